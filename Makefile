@@ -1,0 +1,39 @@
+# Two commands on a fresh machine with Python 3.11 and make:
+#   make demo   builds .venv and runs the main job on the embedded data
+#   make test   builds .venv with the test extras; lint, types, tests
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.PHONY: demo test lint types check-python clean
+
+demo: .venv/installed
+	$(BIN)/normscope compare
+
+test: lint types .venv/installed-test
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-test
+	$(BIN)/pyright
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "normscope needs Python 3.11 or newer; '$(PYTHON)' is not it. Try: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing normscope and its dependencies into .venv (a few minutes the first time)"
+	$(PIP) -e .
+	@touch $@
+
+.venv/installed-test: pyproject.toml constraints.txt .venv/installed
+	@echo "Installing the test extras into .venv"
+	$(PIP) -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,45 @@
+"""The errors a user is meant to read. Any room may import this module; it imports nothing of ours."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class NormscopeError(Exception):
+    """Base of the errors whose message is one line for the user: what was given, expected, and known."""
+
+    exit_status = 1
+
+
+class InputError(NormscopeError, ValueError):
+    """Something the user gave cannot be used. The command line ends with status 2."""
+
+    exit_status = 2
+
+
+class RecordError(InputError):
+    """A file that was given as a record is none, is damaged, or is of another version."""
+
+
+class StorageError(NormscopeError, OSError):
+    """The machine could not store what it was asked to, for example a full disk. Ends with status 1."""
+
+
+def one_of(what: str, given: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is not known: what was given, near matches first, then all that is known."""
+    names = list(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown {what} {given!r}.{hint} Known: {', '.join(names)}."
+
+
+def lookup(what: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry called `name`; an InputError that lists the known names where there is none."""
+    try:
+        return table[name]
+    except KeyError:
+        raise InputError(one_of(what, name, table)) from None

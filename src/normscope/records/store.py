@@ -1,0 +1,307 @@
+"""One record, one SQLite file: the tables, and how they are opened for writing and for reading.
+
+A record is written by one process at a time and read by any number, also while it is written. Everything that
+belongs to one epoch (or one flushed block) goes into one transaction, so a kill at any moment leaves whole epochs.
+The journal is SQLite's rollback journal and not WAL: records live on shared folders, where WAL does not work.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normscope.errors import InputError, RecordError, StorageError
+from normscope.records.arrays import pack, unpack
+
+APPLICATION_ID = 0x6E6F726D  # "norm": marks the file as ours in SQLite's header
+FORMAT_VERSION = 1
+BUSY_SECONDS = 30.0
+MAX_BLOB_BYTES = 1 << 30
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE epochs (
+    epoch INTEGER NOT NULL, name TEXT NOT NULL, value REAL, PRIMARY KEY (epoch, name)
+) WITHOUT ROWID;
+CREATE TABLE arrays (
+    id INTEGER PRIMARY KEY,
+    layer TEXT NOT NULL, statistic TEXT NOT NULL,
+    first_step INTEGER NOT NULL, last_step INTEGER NOT NULL, epoch INTEGER,
+    dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL
+);
+CREATE INDEX arrays_by_name ON arrays (layer, statistic, first_step);
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    step INTEGER NOT NULL, epoch INTEGER, kind TEXT NOT NULL, layer TEXT NOT NULL, detail TEXT NOT NULL
+);
+CREATE TABLE resume (id INTEGER PRIMARY KEY CHECK (id = 0), epoch INTEGER NOT NULL, state BLOB NOT NULL);
+"""
+
+
+class Store:
+    """An open record. `writer` and `reader` make one; close it, or use it as a context manager."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path):
+        self.connection = connection
+        self.path = path
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Closing twice does nothing."""
+        self.connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written inside lands together, or not at all.
+
+        Raises:
+            StorageError: if the file cannot be written (disk full, folder gone, locked by another writer).
+        """
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self.connection.in_transaction:  # a full disk has already rolled back
+                    self.connection.execute("ROLLBACK")
+                raise
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise StorageError(f"Cannot write {self.path}: {error}.") from error
+
+    # -- meta: one JSON value per key
+
+    def set_meta(self, **values: Any) -> None:
+        """Store each value as JSON under its key, replacing what was there. Call inside a transaction."""
+        rows = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
+        self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+    def meta(self) -> dict[str, Any]:
+        """Every key with its decoded value."""
+        rows = self._query("SELECT key, value FROM meta")
+        try:
+            return {key: json.loads(value) for key, value in rows}
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RecordError(f"{self.path} is damaged: its description is not JSON.") from error
+
+    # -- epochs: named scalars on the epoch axis
+
+    def add_epoch(self, epoch: int, values: dict[str, float | None]) -> None:
+        """Store the scalars of one epoch (counted from 1); what is missing or not finite becomes null."""
+        rows = [(epoch, name, _finite(value)) for name, value in values.items()]
+        self.connection.executemany("INSERT INTO epochs VALUES (?, ?, ?)", rows)
+
+    def epochs(self) -> dict[str, np.ndarray]:
+        """{name: float64 [epochs]} in order of epochs, with "epoch" itself; NaN where a value is null."""
+        table: dict[int, dict[str, float]] = {}
+        for epoch, name, value in self._query("SELECT epoch, name, value FROM epochs ORDER BY epoch, name"):
+            if type(epoch) is not int or not isinstance(value, float | int | None):
+                raise RecordError(f"{self.path} is damaged: an epoch holds something that is no number.")
+            table.setdefault(epoch, {})[str(name)] = math.nan if value is None else float(value)
+        names = sorted({name for row in table.values() for name in row})
+        columns = {name: np.array([row.get(name, math.nan) for row in table.values()]) for name in names}
+        return {"epoch": np.array(list(table), dtype=np.float64), **columns}
+
+    # -- arrays: what was measured inside the network
+
+    def add_array(
+        self,
+        layer: str,
+        statistic: str,
+        array: np.ndarray,
+        *,
+        first_step: int,
+        last_step: int | None = None,
+        epoch: int | None = None,
+    ) -> None:
+        """Store one array. Steps count optimizer steps from 1; a block of several steps has them on axis 0."""
+        last = first_step if last_step is None else last_step
+        self.connection.execute(
+            "INSERT INTO arrays (layer, statistic, first_step, last_step, epoch, dtype, shape, data) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (layer, statistic, first_step, last, epoch, *pack(array)),
+        )
+
+    def arrays(
+        self, layer: str | None = None, statistic: str | None = None
+    ) -> Iterator[tuple[str, str, int, int, int | None, np.ndarray]]:
+        """(layer, statistic, first step, last step, epoch, array) in order of steps, those asked for or all."""
+        rows = self._query(
+            "SELECT layer, statistic, first_step, last_step, epoch, dtype, shape, data FROM arrays "
+            "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) ORDER BY first_step, id",
+            (layer, statistic),
+        )
+        for name, quantity, first, last, epoch, dtype, shape, data in rows:
+            if type(first) is not int or type(last) is not int or not isinstance(epoch, int | None):
+                raise RecordError(f"{self.path} is damaged: an array has no step.")
+            yield str(name), str(quantity), first, last, epoch, unpack(dtype, shape, data)
+
+    # -- events: things that happened once, with a JSON detail
+
+    def add_event(
+        self, kind: str, step: int, *, epoch: int | None = None, layer: str = "", detail: Any = None
+    ) -> None:
+        """Store that something happened at a step. Call inside a transaction."""
+        row = (step, epoch, kind, layer, json.dumps(detail, allow_nan=False))
+        self.connection.execute(
+            "INSERT INTO events (step, epoch, kind, layer, detail) VALUES (?, ?, ?, ?, ?)", row
+        )
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Every event as {step, epoch, kind, layer, detail}, in the order in which they were stored."""
+        rows = self._query(
+            "SELECT step, epoch, kind, layer, detail FROM events WHERE (?1 IS NULL OR kind = ?1) ORDER BY id",
+            (kind,),
+        )
+        names = ("step", "epoch", "kind", "layer")
+        try:
+            return [dict(zip(names, row[:4], strict=True), detail=json.loads(row[4])) for row in rows]
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RecordError(f"{self.path} is damaged: an event's detail is not JSON.") from error
+
+    # -- resume state: one blob, replaced with every epoch
+
+    def set_resume_state(self, epoch: int, state: bytes) -> None:
+        """Replace the state from which training can go on after `epoch`. Call inside the epoch's transaction."""
+        self.connection.execute("INSERT OR REPLACE INTO resume VALUES (0, ?, ?)", (epoch, state))
+
+    def resume_state(self) -> tuple[int, bytes] | None:
+        """(epoch, state) of the last whole epoch, or None before the first and after the last."""
+        rows = list(self._query("SELECT epoch, state FROM resume"))
+        return rows[0] if rows else None
+
+    def drop_resume_state(self) -> None:
+        """Forget the resume state and give its space back to the file system. Call outside a transaction."""
+        with self.transaction():
+            self.connection.execute("DELETE FROM resume")
+        try:
+            self.connection.execute("VACUUM")
+        except sqlite3.Error as error:
+            raise StorageError(f"Cannot write {self.path}: {error}.") from error
+
+    def _query(self, sql: str, parameters: tuple[Any, ...] = ()) -> Iterator[Any]:
+        try:
+            yield from self.connection.execute(sql, parameters)
+        except (sqlite3.Error, OverflowError) as error:
+            raise RecordError(f"{self.path} cannot be read as a record: {error}.") from error
+
+
+def writer(path: Path, kind: str) -> Store:
+    """Open a record of this kind ('run' or 'recording') for writing; a new file gets the tables.
+
+    Raises:
+        RecordError: if the file is something else, or a record of another kind or version.
+        StorageError: if the file cannot be opened or made.
+    """
+    path = Path(path)
+    try:
+        connection = sqlite3.connect(
+            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+    except sqlite3.Error as error:
+        raise StorageError(f"Cannot open {path} for writing: {error}.") from error
+    store = Store(connection, path)
+    try:
+        _harden(connection)
+        if _is_empty(store):
+            _create(store, kind)
+        _check(store, kind)
+    except BaseException:
+        connection.close()
+        raise
+    return store
+
+
+def reader(path: Path, kind: str | None = None) -> Store:
+    """Open a record read-only, waiting out a writer's transaction.
+
+    Raises:
+        InputError: if there is no such file.
+        RecordError: if the file is no record, is damaged, or is of another kind or version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no record at {path}.")
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except sqlite3.Error as error:
+        raise RecordError(f"{path} cannot be read as a record: {error}.") from error
+    store = Store(connection, path)
+    try:
+        _harden(connection)
+        _check(store, kind)
+    except BaseException:
+        connection.close()
+        raise
+    return store
+
+
+def _harden(connection: sqlite3.Connection) -> None:
+    """Settings for files that others may have made: no functions from the schema, no oversized blob."""
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB_BYTES)
+
+
+def _is_empty(store: Store) -> bool:
+    try:
+        return store.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    except sqlite3.DatabaseError as error:
+        raise RecordError(f"{store.path} is not a normscope record: {error}.") from error
+
+
+def _create(store: Store, kind: str) -> None:
+    with store.transaction():
+        if not _is_empty(store):
+            return  # another process was first
+        for statement in SCHEMA.split(";"):
+            store.connection.execute(statement)
+        store.connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        store.connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        store.set_meta(kind=kind)
+
+
+def _check(store: Store, kind: str | None) -> None:
+    try:
+        application = store.connection.execute("PRAGMA application_id").fetchone()[0]
+        version = store.connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = dict(
+            store.connection.execute("SELECT name, type FROM sqlite_master WHERE name NOT LIKE 'sqlite%'")
+        )
+    except sqlite3.DatabaseError as error:
+        raise RecordError(f"{store.path} is not a normscope record: {error}.") from error
+    if application != APPLICATION_ID:
+        raise RecordError(f"{store.path} is a SQLite file, but not a normscope record.")
+    if version != FORMAT_VERSION:
+        raise RecordError(
+            f"{store.path} is a record of format {version}; this normscope reads format {FORMAT_VERSION}."
+        )
+    expected = {name: "table" for name in ("meta", "epochs", "arrays", "events", "resume")}
+    if any(tables.get(name) != form for name, form in expected.items()):
+        raise RecordError(f"{store.path} is damaged: its tables are not those of a record.")
+    found = store.meta().get("kind")
+    if kind is not None and found != kind:
+        raise RecordError(f"{store.path} is a record of a {found}, not of a {kind}.")
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

@@ -1,0 +1,44 @@
+"""Fixtures for every test, and what the suite needs from outside: the CIFAR-10 images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_hook_survives(monkeypatch: pytest.MonkeyPatch):
+    """Fail a test after which a hook is still on one of the modules, or on all modules, that it used."""
+    import torch
+    from torch.nn.modules import module as module_hooks
+
+    seen: list[torch.nn.Module] = []
+    original = torch.nn.Module.__init__
+
+    def remember(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        seen.append(self)
+
+    monkeypatch.setattr(torch.nn.Module, "__init__", remember)
+    yield
+    names = [name for name in dir(torch.nn.Module()) if name.endswith("_hooks")]
+    left = [
+        f"{type(module).__name__}.{name}" for module in seen for name in names if module.__dict__.get(name)
+    ]
+    left += [
+        name
+        for name in vars(module_hooks)
+        if name.startswith("_global_") and name.endswith("_hooks") and getattr(module_hooks, name)
+    ]
+    assert not left, f"hooks survived the test: {left}"
+
+
+@pytest.fixture(scope="session")
+def cifar10_directory() -> Path:
+    """The folder of CIFAR-10 images that NORMSCOPE_CIFAR10 names; the test is skipped without one."""
+    directory = os.environ.get("NORMSCOPE_CIFAR10")
+    if not directory:
+        pytest.skip("NORMSCOPE_CIFAR10 is not set: it names a folder with the CIFAR-10 images")
+    return Path(directory)
