@@ -24,9 +24,7 @@ def no_hook_survives(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.nn.Module, "__init__", remember)
     yield
     names = [name for name in dir(torch.nn.Module()) if name.endswith("_hooks")]
-    left = [
-        f"{type(module).__name__}.{name}" for module in seen for name in names if module.__dict__.get(name)
-    ]
+    left = [f"{type(module).__name__}.{name}" for module in seen for name in names if module.__dict__.get(name)]
     left += [
         name
         for name in vars(module_hooks)

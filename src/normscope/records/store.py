@@ -152,14 +152,10 @@ class Store:
 
     # -- events: things that happened once, with a JSON detail
 
-    def add_event(
-        self, kind: str, step: int, *, epoch: int | None = None, layer: str = "", detail: Any = None
-    ) -> None:
+    def add_event(self, kind: str, step: int, *, epoch: int | None = None, layer: str = "", detail: Any = None) -> None:
         """Store that something happened at a step. Call inside a transaction."""
         row = (step, epoch, kind, layer, json.dumps(detail, allow_nan=False))
-        self.connection.execute(
-            "INSERT INTO events (step, epoch, kind, layer, detail) VALUES (?, ?, ?, ?, ?)", row
-        )
+        self.connection.execute("INSERT INTO events (step, epoch, kind, layer, detail) VALUES (?, ?, ?, ?, ?)", row)
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Every event as {step, epoch, kind, layer, detail}, in the order in which they were stored."""
@@ -209,9 +205,7 @@ def writer(path: Path, kind: str) -> Store:
     """
     path = Path(path)
     try:
-        connection = sqlite3.connect(
-            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise StorageError(f"Cannot open {path} for writing: {error}.") from error
     store = Store(connection, path)
@@ -284,9 +278,7 @@ def _check(store: Store, kind: str | None) -> None:
     try:
         application = store.connection.execute("PRAGMA application_id").fetchone()[0]
         version = store.connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = dict(
-            store.connection.execute("SELECT name, type FROM sqlite_master WHERE name NOT LIKE 'sqlite%'")
-        )
+        tables = dict(store.connection.execute("SELECT name, type FROM sqlite_master WHERE name NOT LIKE 'sqlite%'"))
     except sqlite3.DatabaseError as error:
         raise RecordError(f"{store.path} is not a normscope record: {error}.") from error
     if application != APPLICATION_ID:
@@ -295,7 +287,7 @@ def _check(store: Store, kind: str | None) -> None:
         raise RecordError(
             f"{store.path} is a record of format {version}; this normscope reads format {FORMAT_VERSION}."
         )
-    expected = {name: "table" for name in ("meta", "epochs", "arrays", "events", "resume")}
+    expected = dict.fromkeys(("meta", "epochs", "arrays", "events", "resume"), "table")
     if any(tables.get(name) != form for name, form in expected.items()):
         raise RecordError(f"{store.path} is damaged: its tables are not those of a record.")
     found = store.meta().get("kind")
