@@ -1,0 +1,168 @@
+"""Batches on the device: whole batches are gathered, cropped, flipped and normalized at once, every image for itself.
+
+The images go to the device once, as uint8. What an epoch does with them (order, offsets, flips) is drawn ahead for the
+whole epoch on the CPU, from the seed and the epoch alone, so it is the same on every device and an interrupted run
+that resumes at an epoch needs no generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normscope.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """What one epoch does: entry i is about the i-th image that is shown. All int64 [N], `flips` bool [N].
+
+    Attributes:
+        order: which image of the training split.
+        tops: first row of the crop in the padded image, 0 to twice the padding.
+        lefts: first column of the crop in the padded image, 0 to twice the padding.
+        flips: whether the crop is mirrored left to right.
+    """
+
+    order: Tensor
+    tops: Tensor
+    lefts: Tensor
+    flips: Tensor
+
+
+def plan_epoch(count: int, seed: int, epoch: int, crop_padding: int, horizontal_flip: bool) -> EpochPlan:
+    """Draw one epoch over `count` images, on the CPU.
+
+    Each purpose has its own generator, so the order does not depend on which augmentation is on.
+    """
+    order = torch.randperm(count, generator=_generator(seed, epoch, "order"))
+    offsets = torch.randint(2 * crop_padding + 1, (2, count), generator=_generator(seed, epoch, "crop"))
+    flips = torch.zeros(count, dtype=torch.bool)
+    if horizontal_flip:
+        flips = torch.randint(2, (count,), generator=_generator(seed, epoch, "flip")).bool()
+    return EpochPlan(order, offsets[0], offsets[1], flips)
+
+
+class Batches:
+    """A data set on a device, in batches.
+
+    On the CPU the images stay where they are (possibly memory-mapped, shared between processes); elsewhere they are
+    copied once, as uint8.
+
+    Attributes:
+        train_batches: batches in an epoch, the last incomplete one among them.
+        test_batches: batches in the test split, the last incomplete one among them.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        device: torch.device,
+        *,
+        crop_padding: int,
+        horizontal_flip: bool,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.batch_size = batch_size
+        self.device = device
+        self.crop_padding = crop_padding
+        self.horizontal_flip = horizontal_flip
+        self.dtype = dtype
+        self._train_images = _to_device(dataset.train_images, device)
+        self._train_labels = _to_device(dataset.train_labels, device)
+        self._test_images = _to_device(dataset.test_images, device)
+        self._test_labels = _to_device(dataset.test_labels, device)
+        # (pixel / 255 - mean) / std as one multiplication and one addition per pixel. The constants are repeated for a
+        # whole row [W, C], as broadcasting over the 3 channels alone would be three times slower on the CPU.
+        width = dataset.train_images.shape[2]
+        mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
+        self._scale = torch.tensor(1 / (255 * std), dtype=torch.float32, device=device).repeat(width, 1)
+        self._shift = torch.tensor(-mean / std, dtype=torch.float32, device=device).repeat(width, 1)
+        self.train_batches = -(-len(self._train_images) // batch_size)
+        self.test_batches = -(-len(self._test_images) // batch_size)
+
+    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every training image once, augmented, in an order that depends on `seed` and `epoch` alone.
+
+        Yields:
+            images `dtype` [B, C, H, W] in channels_last memory, and labels int64 [B].
+        """
+        count = len(self._train_images)
+        plan = plan_epoch(count, seed, epoch, self.crop_padding, self.horizontal_flip)
+        order, tops, lefts, flips = (t.to(self.device) for t in (plan.order, plan.tops, plan.lefts, plan.flips))
+        crop = Crop(self._train_images, min(self.batch_size, count), self.crop_padding)
+        for start in range(0, count, self.batch_size):
+            span = slice(start, start + self.batch_size)
+            images = crop(order[span], tops[span], lefts[span])
+            if self.horizontal_flip:
+                images = _mirror(images, flips[span])
+            yield self._normalize(images), self._train_labels.index_select(0, order[span])
+
+    def test(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test split in its own order, as it is; only the first `limit` batches if that is given.
+
+        Yields:
+            images `dtype` [B, C, H, W] in channels_last memory, and labels int64 [B].
+        """
+        batches = self.test_batches if limit is None else min(limit, self.test_batches)
+        for start in range(0, batches * self.batch_size, self.batch_size):
+            span = slice(start, start + self.batch_size)
+            yield self._normalize(self._test_images[span]), self._test_labels[span]
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, C] -> `dtype` [B, C, H, W]; the permutation of an NHWC tensor is channels_last as it is."""
+        return images.to(torch.float32).mul_(self._scale).add_(self._shift).to(self.dtype).permute(0, 3, 1, 2)
+
+
+class Crop:
+    """Gathers images and cuts one window out of each, in zero padding: a few kernels, however many images.
+
+    The batch is copied into the middle of a zeroed buffer [B, H + 2p, W + 2p, C]. A row of a crop is W*C consecutive
+    bytes of that buffer, so indexing a view of all its (overlapping) stretches of that length, one per pixel, copies
+    whole rows: an index per row, not per pixel.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int, padding: int):
+        height, width, channels = images.shape[1:]
+        self._images = images
+        self._padding = padding
+        self._shape = (height, width, channels)
+        self._buffer = images.new_zeros((batch_size, height + 2 * padding, width + 2 * padding, channels))
+        pixels = self._buffer.numel() // channels
+        self._stretches = self._buffer.as_strided((pixels - width + 1, width * channels), (channels, 1))
+        self._rows = torch.arange(height, device=images.device)
+        self._slots = torch.arange(batch_size, device=images.device)
+
+    def __call__(self, order: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
+        """Images uint8 [B, H, W, C]: the window of image `order[i]` that starts at (`tops[i]`, `lefts[i]`)."""
+        size = len(order)
+        height, width, _ = self._shape
+        p = self._padding
+        self._buffer[:size, p : p + height, p : p + width] = self._images.index_select(0, order)
+        padded_height, padded_width = height + 2 * p, width + 2 * p
+        rows = (self._slots[:size] * padded_height + tops)[:, None] + self._rows
+        starts = rows * padded_width + lefts[:, None]
+        return self._stretches[starts.reshape(-1)].view(size, *self._shape)
+
+
+def _mirror(images: Tensor, flips: Tensor) -> Tensor:
+    """Images [B, H, W, C], those with `flips` [B] mirrored. Choosing whole images is faster than `torch.where`."""
+    size = len(images)
+    slots = torch.arange(size, device=images.device)
+    return torch.cat((images, images.flip(2))).index_select(0, slots + size * flips)
+
+
+def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
+    digest = hashlib.sha256(f"normscope {purpose} seed={seed} epoch={epoch}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    # torch warns about (and could write to) a read-only array; arrays of ours are writable or copy on write.
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
