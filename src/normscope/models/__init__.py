@@ -1,0 +1,1 @@
+"""Networks whose normalization can be chosen, how they are initialized, and batch normalization's own definition."""

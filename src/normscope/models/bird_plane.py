@@ -1,0 +1,91 @@
+"""The network of the source blog post, which tells birds from aeroplanes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from normscope.models.activations import resolve_activation
+from normscope.models.landmarks import Landmarks, Network
+from normscope.models.norms import NormFactory, resolve_norm
+
+
+class BirdPlaneNet(Network):
+    """The blog's network: layer names, channels and biases as in the printout that it shows; 71,874 parameters.
+
+    The printout says what the layers are, not how they are joined. The forward pass is therefore ours: 2x2
+    max-pooling before and after the block (fc1's 1,024 inputs at 32x32 pixels allow for two halvings), and the skip
+    leaving after the block's first normalized convolution (the block's input has 8 channels, its output 16). As in the
+    printout, convolutions have a bias although a normalization follows, and each `relu` is one module called several
+    times; it keeps that name whatever the activation is. Unlike there, it does not work in place: what enters it can
+    be read afterwards.
+    """
+
+    def __init__(
+        self,
+        norm: str | NormFactory = "batch",
+        num_classes: int = 2,
+        image_size: int = 32,
+        in_channels: int = 3,
+        activation: str = "relu",
+    ):
+        """Build the network for square images of `image_size` pixels.
+
+        Raises:
+            InputError: for an unknown normalization or activation, or images too small for the two poolings.
+        """
+        super().__init__()
+        self.minimum_image_size = 4
+        self.check_image_size(image_size)
+        make_norm, make_activation = resolve_norm(norm), resolve_activation(activation)
+        self.conv1 = _conv3x3(in_channels, 8)
+        self.bn_initial = make_norm(8)
+        self.res_block1 = BirdPlaneBlock(8, 16, make_norm, make_activation)
+        self.fc1 = nn.Linear(16 * (image_size // 4) ** 2, 64)
+        self.fc2 = nn.Linear(64, num_classes)
+        self.relu = make_activation()
+        self.pool = nn.MaxPool2d(2)
+        self.landmarks = Landmarks(
+            stem="conv1",
+            classifier="fc2",
+            first_stage="res_block1",
+            last_activation="res_block1.relu",
+            first_normalization="res_block1.bn1",
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, in_channels, image_size, image_size) -> logits (N, num_classes)."""
+        features = self.pool(self.relu(self.bn_initial(self.conv1(images))))
+        features = self.pool(self.res_block1(features))
+        return self.fc2(self.relu(self.fc1(features.flatten(1))))
+
+
+class BirdPlaneBlock(nn.Module):
+    """Three normalized 3x3 convolutions; the output of the first is added to that of the third.
+
+    y = act(s + norm(conv(act(norm(conv(act s)))))) with s = norm(conv x): s is to the rest of the block what a
+    normalized projection shortcut is to a residual block.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, make_norm: NormFactory, make_activation: Callable[[], nn.Module]
+    ):
+        super().__init__()
+        self.conv1 = _conv3x3(in_channels, out_channels)
+        self.bn1 = make_norm(out_channels)
+        self.conv2 = _conv3x3(out_channels, out_channels)
+        self.bn2 = make_norm(out_channels)
+        self.conv3 = _conv3x3(out_channels, out_channels)
+        self.bn3 = make_norm(out_channels)
+        self.relu = make_activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        skip = self.bn1(self.conv1(x))
+        residual = self.relu(self.bn2(self.conv2(self.relu(skip))))
+        return self.relu(skip + self.bn3(self.conv3(residual)))
+
+
+def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)

@@ -1,0 +1,152 @@
+"""Residual blocks of two 3x3 convolutions, in the three orders that the literature and the source notebook have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normscope.errors import InputError
+from normscope.models.norms import NormFactory, needs_bias
+
+SHORTCUTS = ("projection", "parameter-free")
+"""A 1x1 convolution, or He et al.'s (2016a) option A."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the blocks of one network are made of."""
+
+    norm: NormFactory
+    activation: Callable[[], nn.Module]
+    shortcut: str = "projection"
+    """What joins the two sides where a block changes the shape: one of SHORTCUTS."""
+
+
+class PostActivationBlock(nn.Module):
+    """y = act(norm(conv(act(norm(conv x)))) + shortcut x): He et al. 2016a, and the code of the source notebook."""
+
+    last_activation: ClassVar[str] = "activation2"
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, parts: Parts):
+        super().__init__()
+        norm1, norm2 = parts.norm(out_channels), parts.norm(out_channels)
+        self.conv1 = conv3x3(in_channels, out_channels, stride, bias=needs_bias(norm1))
+        self.bn1 = norm1
+        self.activation1 = parts.activation()
+        self.conv2 = conv3x3(out_channels, out_channels, 1, bias=needs_bias(norm2))
+        self.bn2 = norm2
+        self.shortcut = _normalized_shortcut(in_channels, out_channels, stride, parts, bias=needs_bias(norm1))
+        self.activation2 = parts.activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        residual = self.activation1(self.bn1(self.conv1(x)))
+        residual = self.bn2(self.conv2(residual))
+        return self.activation2(residual + self.shortcut(x))
+
+
+class FormulaBlock(nn.Module):
+    """y = f(x) + shortcut x with f(x) = conv(act(norm(conv x))): the formula of the source notebook.
+
+    One normalization on the residual path and nothing after the addition, so its second convolution has a bias.
+    """
+
+    last_activation: ClassVar[str] = "activation1"
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, parts: Parts):
+        super().__init__()
+        norm1 = parts.norm(out_channels)
+        self.conv1 = conv3x3(in_channels, out_channels, stride, bias=needs_bias(norm1))
+        self.bn1 = norm1
+        self.activation1 = parts.activation()
+        self.conv2 = conv3x3(out_channels, out_channels, 1, bias=True)
+        self.shortcut = _normalized_shortcut(in_channels, out_channels, stride, parts, bias=needs_bias(norm1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        return self.conv2(self.activation1(self.bn1(self.conv1(x)))) + self.shortcut(x)
+
+
+class PreActivationBlock(nn.Module):
+    """y = conv(act(norm(conv(act(norm x))))) + shortcut: He et al. 2016b, "Identity Mappings", figure 1b.
+
+    The shortcut passes x on untouched, except where the shape changes and in the network's first block: there both
+    paths start from act(norm x) (their appendix). Every sum is read through a later normalization, so that with one no
+    convolution has a bias, and the projection is not normalized a second time.
+    """
+
+    last_activation: ClassVar[str] = "activation2"
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, parts: Parts):
+        super().__init__()
+        norm1, norm2 = parts.norm(in_channels), parts.norm(out_channels)
+        self.activates_both_paths = stride != 1 or in_channels != out_channels
+        self.bn1 = norm1
+        self.activation1 = parts.activation()
+        bias = needs_bias(norm2)
+        self.conv1 = conv3x3(in_channels, out_channels, stride, bias=bias)
+        self.bn2 = norm2
+        self.activation2 = parts.activation()
+        self.conv2 = conv3x3(out_channels, out_channels, 1, bias=bias)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, parts, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        activated = self.activation1(self.bn1(x))
+        residual = self.conv2(self.activation2(self.bn2(self.conv1(activated))))
+        return residual + self.shortcut(activated if self.activates_both_paths else x)
+
+
+Block = PostActivationBlock | FormulaBlock | PreActivationBlock
+"""(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+
+`last_activation` is the name of the activation that a forward pass calls last.
+"""
+
+BLOCKS: dict[str, type[Block]] = {
+    "post-activation": PostActivationBlock,
+    "formula": FormulaBlock,
+    "pre-activation": PreActivationBlock,
+}
+
+
+class ParameterFreeShortcut(nn.Module):
+    """Every stride-th pixel, and zeros for the channels that are new: option A of He et al. 2016a, section 3.3."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        if out_channels < in_channels:
+            raise InputError(f"A parameter-free shortcut cannot go from {in_channels} to {out_channels} channels.")
+        self.stride = stride
+        self.new_channels = out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int, *, bias: bool) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size at stride 1."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, parts: Parts, *, bias: bool) -> nn.Sequential:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Sequential()
+    if parts.shortcut == "parameter-free":
+        return nn.Sequential(ParameterFreeShortcut(in_channels, out_channels, stride))
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=bias))
+
+
+def _normalized_shortcut(
+    in_channels: int, out_channels: int, stride: int, parts: Parts, *, bias: bool
+) -> nn.Sequential:
+    """The same with a normalization after the projection, if there is one."""
+    shortcut = _shortcut(in_channels, out_channels, stride, parts, bias=bias)
+    if len(shortcut) and isinstance(shortcut[0], nn.Conv2d):
+        shortcut.append(parts.norm(out_channels))
+    return shortcut

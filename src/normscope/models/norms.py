@@ -1,0 +1,114 @@
+"""Normalizations by name: each is a factory from a number of channels to a module for (N, C, H, W) tensors."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+
+from torch import nn
+
+from normscope.errors import InputError, one_of
+
+NormFactory = Callable[[int], nn.Module]
+"""Number of channels -> normalization layer."""
+
+GROUPS = 8
+"""Groups of the normalization called `group`."""
+
+
+def _group(channels: int) -> nn.Module:
+    if channels % GROUPS:
+        raise InputError(f"Normalization 'group' cannot divide {channels} channels into {GROUPS} groups.")
+    return nn.GroupNorm(GROUPS, channels)
+
+
+def _layer(channels: int) -> nn.Module:
+    return nn.GroupNorm(1, channels)
+
+
+def _instance(channels: int) -> nn.Module:
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+def _none(channels: int) -> nn.Module:
+    return nn.Identity()
+
+
+NORMS: dict[str, NormFactory] = {
+    "batch": nn.BatchNorm2d,
+    "none": _none,
+    "group": _group,
+    "layer": _layer,
+    "instance": _instance,
+}
+"""The named factories. `none` keeps the layer's name with an identity, so that both arms of a comparison share it."""
+
+
+def is_code(name: str) -> bool:
+    """Whether `name` has the form module:callable, so that resolving it runs code of the user's."""
+    return ":" in name
+
+
+def resolve_norm(norm: str | NormFactory) -> NormFactory:
+    """The factory behind a name, behind module:callable, or the factory that was given itself.
+
+    module:callable is imported here: pass on only what comes from the command line or from Python, never from a file
+    that was received (`is_code`).
+
+    Raises:
+        InputError: if the name is unknown, or the module or callable cannot be had. The factory raises one as well
+            where a user's callable fails or returns something else than an nn.Module, and where the channels cannot be
+            divided into groups.
+    """
+    if not isinstance(norm, str):
+        return norm
+    if is_code(norm):
+        return _guarded(norm, _import_callable(norm))
+    if norm not in NORMS:
+        raise InputError(f"{one_of('normalization', norm, NORMS)} Or your own as module:callable.")
+    return NORMS[norm]
+
+
+def needs_bias(norm: nn.Module) -> bool:
+    """Whether a convolution that `norm` follows has a bias: exactly where nothing is normalized.
+
+    A per-channel constant is what batch normalization subtracts; its own bias takes over.
+    """
+    return isinstance(norm, nn.Identity)
+
+
+def _import_callable(name: str) -> NormFactory:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise InputError(f"Normalization {name!r} is not of the form module:callable.")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise InputError(f"Normalization {name!r}: importing {module_name!r} failed: {_one_line(error)}.") from error
+    try:
+        factory = functools.reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        raise InputError(f"Normalization {name!r}: module {module_name!r} has no attribute {attribute!r}.") from None
+    if not callable(factory):
+        raise InputError(f"Normalization {name!r} is of type {type(factory).__name__}; expected a callable.")
+    return factory
+
+
+def _guarded(name: str, factory: NormFactory) -> NormFactory:
+    """`factory`, its failures told to the user in one line."""
+
+    def checked(channels: int) -> nn.Module:
+        try:
+            module = factory(channels)
+        except Exception as error:
+            raise InputError(f"Normalization {name!r} failed for {channels} channels: {_one_line(error)}.") from error
+        if not isinstance(module, nn.Module):
+            raise InputError(f"Normalization {name!r} returned a {type(module).__name__}; expected an nn.Module.")
+        return module
+
+    return checked
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")

@@ -1,0 +1,108 @@
+"""Networks by name, built ready to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from normscope.errors import InputError, lookup
+from normscope.models.bird_plane import BirdPlaneNet
+from normscope.models.initialization import initialize, keyed_seed
+from normscope.models.landmarks import Network
+from normscope.models.norms import NormFactory, resolve_norm
+from normscope.models.resnet import CIFAR_RESNETS, SmallResNet
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network that can be asked for by name."""
+
+    make: Callable[..., Network]
+    """Its constructor; takes norm, in_channels, num_classes and activation, and the options."""
+
+    options: frozenset[str] = frozenset()
+    """Which further arguments of `build` it takes: block, widths, blocks_per_stage, image_size."""
+
+
+MODELS: dict[str, Entry] = {
+    "small-resnet": Entry(SmallResNet, frozenset({"block", "widths", "blocks_per_stage"})),
+    "bird-plane": Entry(BirdPlaneNet, frozenset({"image_size"})),
+    **{name: Entry(make, frozenset({"block"})) for name, make in CIFAR_RESNETS.items()},
+}
+"""Name -> network."""
+
+
+def build(
+    name: str,
+    *,
+    norm: str | NormFactory = "batch",
+    in_channels: int,
+    num_classes: int,
+    image_size: int,
+    activation: str = "relu",
+    block: str | None = None,
+    widths: Sequence[int] | None = None,
+    blocks_per_stage: int | None = None,
+    initialization: str = "default",
+    initialization_scale: float = 1.0,
+    seed: int = 0,
+) -> Network:
+    """The network called `name`, on the CPU, in train mode, with parameters that depend on the arguments alone.
+
+    The global random generator is left as it was. Parameters of a normalization of the user's are what its constructor
+    drew, under a generator that `seed` sets.
+
+    Args:
+        name: a name in MODELS.
+        norm: a name in NORMS, module:callable (imported here), or a factory.
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        image_size: height and width of the images, in pixels.
+        activation: a name in ACTIVATIONS.
+        block: a name in BLOCKS; residual networks only, default post-activation.
+        widths: channels of each stage; small-resnet only, default 16, 32, 64.
+        blocks_per_stage: residual blocks in each stage; small-resnet only, default 2.
+        initialization: a name in SCHEMES.
+        initialization_scale: factor on the weights of convolutions and linear layers.
+        seed: seed of the parameters.
+
+    Raises:
+        InputError: for an unknown name, an option that the network has not got, or images too small for it.
+    """
+    entry = lookup("model", name, MODELS)
+    options = {"block": block, "widths": widths, "blocks_per_stage": blocks_per_stage}
+    given = {option: value for option, value in options.items() if value is not None}
+    _check_options(name, entry, given)
+    if "image_size" in entry.options:
+        given["image_size"] = image_size
+    factory, made = _remembering(resolve_norm(norm))
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that would set the generators of accelerators as well.
+        torch.default_generator.manual_seed(keyed_seed(seed, "constructors"))
+        network = entry.make(
+            norm=factory, in_channels=in_channels, num_classes=num_classes, activation=activation, **given
+        )
+    network.check_image_size(image_size)
+    initialize(network, seed, initialization, initialization_scale, leave=made)
+    return network
+
+
+def _check_options(name: str, entry: Entry, given: dict) -> None:
+    for option in given:
+        if option not in entry.options:
+            having = ", ".join(model for model, other in MODELS.items() if option in other.options)
+            raise InputError(f"Model {name!r} has no option {option!r}. Models that have it: {having}.")
+
+
+def _remembering(factory: NormFactory) -> tuple[NormFactory, list[nn.Module]]:
+    """`factory`, and the list of what it has made."""
+    made: list[nn.Module] = []
+
+    def remembering(channels: int) -> nn.Module:
+        made.append(factory(channels))
+        return made[-1]
+
+    return remembering, made

@@ -1,0 +1,137 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from normscope.errors import InputError
+from normscope.models.activations import ACTIVATIONS, resolve_activation
+from normscope.models.norms import NORMS, is_code, needs_bias, resolve_norm
+
+USER_MODULE = """
+from torch import nn
+
+class Holder:
+    norm = nn.BatchNorm2d
+
+number = 3
+
+def good(channels):
+    return nn.GroupNorm(4, channels)
+
+def fails(channels):
+    raise ValueError("two\\nlines.")
+
+def returns_none(channels):
+    return None
+
+def returns_a_class(channels):
+    return nn.BatchNorm2d
+"""
+
+
+@pytest.fixture(autouse=True)
+def user_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "user_norms_of_the_test.py").write_text(USER_MODULE)
+    (tmp_path / "broken_norms_of_the_test.py").write_text("raise RuntimeError('broken\\nmodule')")
+    (tmp_path / "needy_norms_of_the_test.py").write_text("import no_such_module_anywhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("user_norms_of_the_test", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("batch", nn.BatchNorm2d(16)),
+        ("none", nn.Identity()),
+        ("group", nn.GroupNorm(8, 16)),
+        ("layer", nn.GroupNorm(1, 16)),
+        ("instance", nn.InstanceNorm2d(16, affine=True)),
+        ("user_norms_of_the_test:good", nn.GroupNorm(4, 16)),
+        ("user_norms_of_the_test:Holder.norm", nn.BatchNorm2d(16)),
+        ("torch.nn:LocalResponseNorm", nn.LocalResponseNorm(16)),
+    ],
+)
+def test_a_name_resolves_to_its_module(name, expected):
+    norm = resolve_norm(name)(16)
+    assert repr(norm) == repr(expected)
+    assert needs_bias(norm) == (name == "none")
+    assert is_code(name) == (name not in NORMS)
+
+
+def test_a_factory_stands_for_itself():
+    assert resolve_norm(nn.BatchNorm2d) is nn.BatchNorm2d
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "bach",
+            "Unknown normalization 'bach'. Did you mean 'batch'? Known: batch, none, group, layer, instance. "
+            "Or your own as module:callable.",
+        ),
+        (":good", "Normalization ':good' is not of the form module:callable."),
+        ("user_norms_of_the_test:", "Normalization 'user_norms_of_the_test:' is not of the form module:callable."),
+        (
+            "no_such_module_anywhere:make",
+            "Normalization 'no_such_module_anywhere:make': importing 'no_such_module_anywhere' failed: "
+            "ModuleNotFoundError: No module named 'no_such_module_anywhere'.",
+        ),
+        (
+            "needy_norms_of_the_test:make",
+            "Normalization 'needy_norms_of_the_test:make': importing 'needy_norms_of_the_test' failed: "
+            "ModuleNotFoundError: No module named 'no_such_module_anywhere'.",
+        ),
+        (
+            "broken_norms_of_the_test:make",
+            "Normalization 'broken_norms_of_the_test:make': importing 'broken_norms_of_the_test' failed: "
+            "RuntimeError: broken module.",
+        ),
+        (
+            "user_norms_of_the_test:gone",
+            "Normalization 'user_norms_of_the_test:gone': module 'user_norms_of_the_test' has no attribute 'gone'.",
+        ),
+        (
+            "user_norms_of_the_test:number",
+            "Normalization 'user_norms_of_the_test:number' is of type int; expected a callable.",
+        ),
+        (
+            "user_norms_of_the_test:fails",
+            "Normalization 'user_norms_of_the_test:fails' failed for 16 channels: ValueError: two lines.",
+        ),
+        (
+            "user_norms_of_the_test:returns_none",
+            "Normalization 'user_norms_of_the_test:returns_none' returned a NoneType; expected an nn.Module.",
+        ),
+        (
+            "user_norms_of_the_test:returns_a_class",
+            "Normalization 'user_norms_of_the_test:returns_a_class' returned a type; expected an nn.Module.",
+        ),
+    ],
+)
+def test_what_cannot_be_a_norm_is_one_clear_line(name, message):
+    with pytest.raises(InputError) as caught:
+        resolve_norm(name)(16)
+    assert str(caught.value) == message
+
+
+def test_channels_that_eight_groups_do_not_divide_are_refused():
+    with pytest.raises(InputError, match=r"^Normalization 'group' cannot divide 12 channels into 8 groups\.$"):
+        resolve_norm("group")(12)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_is_torchs_function_of_that_name_and_leaves_its_input(name):
+    x = torch.linspace(-3, 3, 13)
+    before = x.clone()
+    function = getattr(nn.functional, name, None) or getattr(torch, name)
+    assert torch.equal(resolve_activation(name)()(x), function(before))
+    assert torch.equal(x, before)
+
+
+def test_an_unknown_activation_lists_the_known_ones():
+    with pytest.raises(InputError, match="Known: relu, sigmoid, tanh, gelu, silu, leaky_relu"):
+        resolve_activation("swish")
