@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE epochs (
     epoch INTEGER NOT NULL, name TEXT NOT NULL, value REAL, PRIMARY KEY (epoch, name)
 ) WITHOUT ROWID;
+CREATE TABLE blocks (id INTEGER PRIMARY KEY, steps BLOB NOT NULL);
 CREATE TABLE arrays (
     id INTEGER PRIMARY KEY,
     layer TEXT NOT NULL, statistic TEXT NOT NULL,
     first_step INTEGER NOT NULL, last_step INTEGER NOT NULL, epoch INTEGER,
+    block INTEGER REFERENCES blocks (id),
     dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL
 );
 CREATE INDEX arrays_by_name ON arrays (layer, statistic, first_step);
@@ -128,13 +130,50 @@ class Store:
         last_step: int | None = None,
         epoch: int | None = None,
     ) -> None:
-        """Store one array. Steps count optimizer steps from 1; a block of several steps has them on axis 0."""
+        """Store one array. Steps count optimizer steps from 1; `add_block` stores what is measured step by step."""
         last = first_step if last_step is None else last_step
         self.connection.execute(
             "INSERT INTO arrays (layer, statistic, first_step, last_step, epoch, dtype, shape, data) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (layer, statistic, first_step, last, epoch, *pack(array)),
         )
+
+    def add_block(self, steps: np.ndarray, arrays: Mapping[tuple[str, str], np.ndarray]) -> None:
+        """Store {(layer, statistic): [steps, ...]}, measured at these rising steps [steps]. Call inside a transaction.
+
+        The step numbers are stored once for all of the block's arrays.
+        """
+        block = self.connection.execute("INSERT INTO blocks (steps) VALUES (?)", (steps.astype("<i8").tobytes(),))
+        first, last = int(steps[0]), int(steps[-1])
+        rows = [(*name, first, last, block.lastrowid, *pack(array)) for name, array in arrays.items()]
+        self.connection.executemany(
+            "INSERT INTO arrays (layer, statistic, first_step, last_step, block, dtype, shape, data) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def blocks(
+        self, layer: str | None = None, statistic: str | None = None
+    ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+        """(layer, statistic, int64 [steps], array [steps, ...]) of every block, in the order of the steps."""
+        rows = self._query(
+            "SELECT layer, statistic, steps, dtype, shape, data FROM arrays JOIN blocks ON blocks.id = arrays.block "
+            "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) ORDER BY first_step, arrays.id",
+            (layer, statistic),
+        )
+        for name, quantity, data, dtype, shape, values in rows:
+            steps = unpack("<i8", json.dumps([len(data) // 8 if isinstance(data, bytes) else 0]), data)
+            array = unpack(dtype, shape, values)
+            if array.ndim == 0 or len(array) != len(steps):
+                raise RecordError(f"{self.path} is damaged: a block has {len(steps)} steps and other values.")
+            yield str(name), str(quantity), steps, array
+
+    def block_names(self) -> list[tuple[str, str]]:
+        """Every (layer, statistic) that has blocks, in the order in which they came first."""
+        rows = self._query(
+            "SELECT layer, statistic FROM arrays WHERE block IS NOT NULL GROUP BY layer, statistic ORDER BY min(id)"
+        )
+        return [(str(layer), str(statistic)) for layer, statistic in rows]
 
     def arrays(
         self, layer: str | None = None, statistic: str | None = None
@@ -191,7 +230,8 @@ class Store:
 
     def _query(self, sql: str, parameters: tuple[Any, ...] = ()) -> Iterator[Any]:
         try:
-            yield from self.connection.execute(sql, parameters)
+            for row in self.connection.execute(sql, parameters):  # not `yield from`: it would close the cursor late
+                yield row  # noqa: UP028
         except (sqlite3.Error, OverflowError) as error:
             raise RecordError(f"{self.path} cannot be read as a record: {error}.") from error
 
@@ -287,7 +327,7 @@ def _check(store: Store, kind: str | None) -> None:
         raise RecordError(
             f"{store.path} is a record of format {version}; this normscope reads format {FORMAT_VERSION}."
         )
-    expected = dict.fromkeys(("meta", "epochs", "arrays", "events", "resume"), "table")
+    expected = dict.fromkeys(("meta", "epochs", "blocks", "arrays", "events", "resume"), "table")
     if any(tables.get(name) != form for name, form in expected.items()):
         raise RecordError(f"{store.path} is damaged: its tables are not those of a record.")
     found = store.meta().get("kind")
