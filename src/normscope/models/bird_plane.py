@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from normscope.models.activations import resolve_activation
+from normscope.models.fusing import normalize
 from normscope.models.landmarks import Landmarks, Network
 from normscope.models.norms import NormFactory, resolve_norm
 
@@ -56,7 +57,7 @@ class BirdPlaneNet(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_channels, image_size, image_size) -> logits (N, num_classes)."""
-        features = self.pool(self.relu(self.bn_initial(self.conv1(images))))
+        features = self.pool(normalize(self.bn_initial, self.relu, self.conv1(images)))
         features = self.pool(self.res_block1(features))
         return self.fc2(self.relu(self.fc1(features.flatten(1))))
 
@@ -82,9 +83,9 @@ class BirdPlaneBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
-        skip = self.bn1(self.conv1(x))
-        residual = self.relu(self.bn2(self.conv2(self.relu(skip))))
-        return self.relu(skip + self.bn3(self.conv3(residual)))
+        skip = normalize(self.bn1, None, self.conv1(x))
+        residual = normalize(self.bn2, self.relu, self.conv2(self.relu(skip)))
+        return normalize(self.bn3, self.relu, self.conv3(residual), skip)
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normscope.errors import InputError
+from normscope.models.fusing import FusableSequential, normalize
 from normscope.models.norms import NormFactory, needs_bias
 
 SHORTCUTS = ("projection", "parameter-free")
@@ -44,9 +45,8 @@ class PostActivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output."""
-        residual = self.activation1(self.bn1(self.conv1(x)))
-        residual = self.bn2(self.conv2(residual))
-        return self.activation2(residual + self.shortcut(x))
+        residual = normalize(self.bn1, self.activation1, self.conv1(x))
+        return normalize(self.bn2, self.activation2, self.conv2(residual), self.shortcut(x))
 
 
 class FormulaBlock(nn.Module):
@@ -68,7 +68,7 @@ class FormulaBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output."""
-        return self.conv2(self.activation1(self.bn1(self.conv1(x)))) + self.shortcut(x)
+        return self.conv2(normalize(self.bn1, self.activation1, self.conv1(x))) + self.shortcut(x)
 
 
 class PreActivationBlock(nn.Module):
@@ -96,8 +96,8 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output."""
-        activated = self.activation1(self.bn1(x))
-        residual = self.conv2(self.activation2(self.bn2(self.conv1(activated))))
+        activated = normalize(self.bn1, self.activation1, x)
+        residual = self.conv2(normalize(self.bn2, self.activation2, self.conv1(activated)))
         return residual + self.shortcut(activated if self.activates_both_paths else x)
 
 
@@ -136,10 +136,10 @@ def conv3x3(in_channels: int, out_channels: int, stride: int, *, bias: bool) -> 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, parts: Parts, *, bias: bool) -> nn.Sequential:
     if stride == 1 and in_channels == out_channels:
-        return nn.Sequential()
+        return FusableSequential()
     if parts.shortcut == "parameter-free":
-        return nn.Sequential(ParameterFreeShortcut(in_channels, out_channels, stride))
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=bias))
+        return FusableSequential(ParameterFreeShortcut(in_channels, out_channels, stride))
+    return FusableSequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=bias))
 
 
 def _normalized_shortcut(

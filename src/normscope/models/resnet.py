@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from normscope.errors import InputError, lookup
 from normscope.models.activations import resolve_activation
 from normscope.models.blocks import BLOCKS, SHORTCUTS, Block, Parts, PreActivationBlock, conv3x3
+from normscope.models.fusing import FusableSequential
 from normscope.models.landmarks import Landmarks, Network
 from normscope.models.norms import NormFactory, needs_bias, resolve_norm
 
@@ -56,7 +57,7 @@ class SmallResNet(Network):
         for name, stage in zip(self.stage_names, stages, strict=True):
             self.add_module(name, stage)
         pre_activation = block_type is PreActivationBlock
-        self.final = nn.Sequential(*([parts.norm(widths[-1]), parts.activation()] if pre_activation else []))
+        self.final = FusableSequential(*([parts.norm(widths[-1]), parts.activation()] if pre_activation else []))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[-1], num_classes)
         # Each further stage halves the image; instance normalization needs more than the one pixel that is left then.
@@ -82,9 +83,9 @@ def _stem(in_channels: int, width: int, first_block: nn.Module, parts: Parts) ->
     if isinstance(first_block, PreActivationBlock):
         # He et al. 2016b, appendix: the first activation stands before the two paths part.
         first_block.activates_both_paths = True
-        return nn.Sequential(conv3x3(in_channels, width, 1, bias=needs_bias(first_block.bn1)))
+        return FusableSequential(conv3x3(in_channels, width, 1, bias=needs_bias(first_block.bn1)))
     norm = parts.norm(width)
-    return nn.Sequential(conv3x3(in_channels, width, 1, bias=needs_bias(norm)), norm, parts.activation())
+    return FusableSequential(conv3x3(in_channels, width, 1, bias=needs_bias(norm)), norm, parts.activation())
 
 
 def _stages(block_type: type[Block], widths: Sequence[int], blocks_per_stage: int, parts: Parts) -> list[nn.Sequential]:
