@@ -15,7 +15,7 @@ class NormscopeError(Exception):
     exit_status = 1
 
 
-class InputError(NormscopeError, ValueError):
+class InputError(NormscopeError):
     """Something the user gave cannot be used. The command line ends with status 2."""
 
     exit_status = 2

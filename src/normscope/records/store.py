@@ -220,9 +220,11 @@ class Store:
         return rows[0] if rows else None
 
     def drop_resume_state(self) -> None:
-        """Forget the resume state and give its space back to the file system. Call outside a transaction."""
-        with self.transaction():
-            self.connection.execute("DELETE FROM resume")
+        """Forget the resume state. Call inside the transaction that says how the run ended."""
+        self.connection.execute("DELETE FROM resume")
+
+    def compact(self) -> None:
+        """Give the space of what was deleted back to the file system. Call outside a transaction."""
         try:
             self.connection.execute("VACUUM")
         except sqlite3.Error as error:

@@ -1,0 +1,172 @@
+"""The public functions: the one place, beside the command line, that wires the rooms together."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from normscope.judge.comparison import Comparison, summarize
+from normscope.records.files import write_json
+from normscope.records.run import ENDED, RunRecord, load_run, status_of
+from normscope.show.figures import comparison as comparison_figure
+from normscope.show.figures import distributions as distributions_figure
+from normscope.show.figures import learning_rates as learning_rates_figure
+from normscope.show.terminal import StudyProgress, comparison_table, percent
+from normscope.studies.directory import RUNS, StudyDirectory
+from normscope.studies.environment import device_name
+from normscope.studies.execution import default_jobs, execute_all, local_executor, threads_per_job
+from normscope.studies.grid import Grid, lay_out
+from normscope.studies.runner import RunResult, RunTask
+from normscope.studies.spec import CompareOptions, RunSpec, options_from
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonResult:
+    """What `compare` made: the folder, the runs as they are in it, and the summary of the grid that was asked for."""
+
+    directory: Path
+    runs: tuple[RunRecord, ...]
+    summary: Comparison
+
+    @property
+    def failed(self) -> tuple[RunRecord, ...]:
+        """The runs that ended with an error."""
+        return tuple(run for run in self.runs if run.status == "failed")
+
+
+def compare(
+    options: CompareOptions | None = None, *, console: Console | None = None, **settings: Any
+) -> ComparisonResult:
+    """Train the same network with several normalizations and set the runs side by side.
+
+    Takes the names of the command line (`normscope compare --help`), for example
+    `compare(data="digits", norms=("batch", "none"), seeds=5, epochs=10, out="my-study")`. Runs that are finished in
+    the folder are not trained again; interrupted ones go on from their last whole epoch.
+
+    Args:
+        options: all settings as one object, instead of by name.
+        console: where to print; None prints to standard output.
+        settings: fields of `CompareOptions` and of its `Recipe`.
+
+    Returns:
+        A `ComparisonResult`; the folder also holds the figures and summary.json.
+
+    Raises:
+        InputError: for settings or data that cannot be used.
+        StorageError: if the folder cannot be written. Finished epochs are kept.
+        KeyboardInterrupt: on Ctrl-C, after summary.json is written. The same call goes on from there.
+    """
+    if options is None:
+        options = options_from(settings)
+    elif settings:
+        raise TypeError("give either options or settings by name, not both")
+    console = console or Console()
+    grid = lay_out(options)
+    study = StudyDirectory.create(options.directory)
+    _say_set_up(grid, study, console)
+    try:
+        _train_all(options, grid, study, console)
+    except BaseException:
+        _write_summary(grid, study)  # what is finished counts, whatever stopped the rest
+        raise
+    runs, summary = _write_summary(grid, study)
+    _draw(study, runs, summary)
+    _say_result(study, grid, summary, console)
+    return ComparisonResult(study.path, runs, summary)
+
+
+def _train_all(options: CompareOptions, grid: Grid, study: StudyDirectory, console: Console) -> None:
+    device = grid.specs[0].device
+    jobs = min(options.jobs or default_jobs(device, len(grid.specs)), len(grid.specs))
+    threads = threads_per_job(jobs) if device == "cpu" else None
+    data_dir = options.data_dir.absolute() if options.data_dir is not None else None
+    by_name = {study.run(spec).path.name: spec for spec in grid.specs}
+    tasks, already = [], 0
+    for spec in grid.specs:
+        run = study.run(spec)
+        if status_of(run.path) in ENDED:
+            already += 1
+        else:
+            tasks.append(RunTask(spec, run.path.absolute(), data_dir, threads))
+    if already:
+        console.print(f"{already} of {len(by_name)} runs are finished already and are not trained again.")
+    labels = {name: run_label(spec) for name, spec in by_name.items()}
+    with StudyProgress(console, labels, grid.specs[0].epochs, already_done=already) as progress:
+
+        def ended(task: RunTask, result: RunResult) -> None:
+            name = task.directory.name
+            progress.ended(name, _ending(study.path, name, result), good=result.status == "finished")
+
+        execute_all(tasks, local_executor(jobs), progress.report, ended)
+
+
+def run_label(spec: RunSpec) -> str:
+    """A run in the words of its grid."""
+    return f"{spec.norm}  lr {spec.learning_rate:g}  seed {spec.seed}"
+
+
+def _ending(study: Path, name: str, result: RunResult) -> str:
+    if result.status == "failed":
+        return f"failed: {result.error}"
+    run = load_run(study / RUNS / name)
+    if result.status == "diverged":
+        return f"diverged at step {run.meta.get('diverged_step')}"
+    seconds = float(np.nansum(run.column("seconds")))
+    return f"test {percent(run.final('test_accuracy'))} after {len(run.epochs['epoch'])} epochs, {seconds:.0f} s"
+
+
+def _load(study: StudyDirectory, spec: RunSpec) -> RunRecord:
+    run = study.run(spec)
+    if run.record.exists():
+        return load_run(run.path)
+    return RunRecord(run.path, dataclasses.asdict(spec), "interrupted", {"epoch": np.array([])})
+
+
+def _write_summary(grid: Grid, study: StudyDirectory) -> tuple[tuple[RunRecord, ...], Comparison]:
+    runs = tuple(_load(study, spec) for spec in grid.specs)
+    summary = summarize(runs, grid.norms, grid.learning_rates)
+    write_json(study.path / "summary.json", summary.to_json())
+    return runs, summary
+
+
+def _draw(study: StudyDirectory, runs: tuple[RunRecord, ...], summary: Comparison) -> None:
+    comparison_figure.draw(summary, runs, study.path / "comparison.png")
+    if any(run.captures for run in runs):
+        distributions_figure.draw(runs, study.path / "activation_distributions.png")
+    if len(summary.threshold) > 1:
+        learning_rates_figure.draw(summary, runs, study.path / "learning_rates.png")
+
+
+def _say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
+    spec, data = grid.specs[0], grid.dataset
+    parameters = ", ".join(f"{count:,} ({norm})" for norm, count in grid.parameters.items())
+    train, test = (-(-len(labels) // spec.batch_size) for labels in (data.train_labels, data.test_labels))
+    lines = [
+        f"Device      {device_name(spec.device)}, {spec.precision}",
+        f"Data        {data.source}: {len(data.train_labels):,} training and {len(data.test_labels):,} test images, "
+        f"{len(data.classes)} classes",
+        f"Model       {spec.model}, parameters: {parameters}",
+        f"Batches     {train} training, {test} test, {spec.batch_size} images each",
+        f"Runs        {len(grid.specs)} of {spec.epochs} epochs, into {study.path}",
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _say_result(study: StudyDirectory, grid: Grid, summary: Comparison, console: Console) -> None:
+    console.print(comparison_table(summary, grid.specs[0].epochs))
+    console.print(
+        "Accuracy: mean ± standard deviation of n finished runs after the last epoch, on "
+        f"{summary.data.get('source')}. "
+        f"Threshold: 95% of {grid.norms[0]}'s mean final accuracy at that rate. Variation: standard deviation over "
+        "mean of the stem-gradient norm over epochs.",
+        style="dim",
+        highlight=False,
+        markup=False,
+    )
+    files = [*sorted(item.name for item in study.path.iterdir() if item.suffix == ".png"), "summary.json"]
+    console.print(f"Written to {study.path}: {', '.join(files)}", highlight=False, markup=False, soft_wrap=True)

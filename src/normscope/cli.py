@@ -1,0 +1,52 @@
+"""The command line. `normscope --help` teaches; whatever is slow to import waits until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from tyro.extras import subcommand_cli_from_dict
+
+from normscope.errors import NormscopeError
+from normscope.studies.spec import CompareOptions
+
+DESCRIPTION = """What normalization does to a network, from measured runs.
+
+  normscope compare                    with and without batch normalization, on embedded data: a minute
+  normscope compare --data cifar10     the same on CIFAR-10 (downloaded once)
+  normscope COMMAND --help             everything a command can do
+"""
+
+
+def _compare(options: CompareOptions) -> int:
+    from normscope.api import compare
+
+    return 1 if compare(options).failed else 0
+
+
+COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {"compare": (CompareOptions, _compare)}
+"""{command: (its options, what runs it)}."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end with its status: 0, 1 for what went wrong on the way, 2 for bad input, 130 for Ctrl-C."""
+    try:
+        options = subcommand_cli_from_dict(
+            {name: options for name, (options, _) in COMMANDS.items()},
+            prog="normscope",
+            description=DESCRIPTION,
+            args=arguments,
+        )
+        run = next(run for kind, run in COMMANDS.values() if type(options) is kind)
+        status = run(options)
+    except NormscopeError as error:
+        print(f"normscope: {error}", file=sys.stderr)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        print("normscope: interrupted; finished epochs are kept, the same command goes on from there.", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

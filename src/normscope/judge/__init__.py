@@ -1,0 +1,1 @@
+"""Judging: verdicts and summaries from records. Never touches a live model, never imports torch."""

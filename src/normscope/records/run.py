@@ -1,0 +1,115 @@
+"""A run as everything that judges or shows it reads it: its spec, how it ended, its epochs and its captures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normscope.errors import RecordError
+from normscope.records.captures import Distribution, load_distributions
+from normscope.records.store import reader
+
+RECORD_NAME = "record.sqlite"
+WEIGHTS_NAME = "weights.pt"
+SPEC_NAME = "spec.json"
+RECORDING_NAME = "recording.sqlite"
+
+STATUSES = ("finished", "diverged", "failed", "interrupted")
+ENDED = ("finished", "diverged")
+"""The statuses of runs that have their result; the others are taken up again by the same command."""
+
+EPOCH_COLUMNS = {
+    "train_loss": "mean cross-entropy of the training images in train mode, nats",
+    "train_accuracy": "share of training images classified right in train mode, augmented",
+    "test_loss": "mean cross-entropy of the test images in eval mode, nats",
+    "test_accuracy": "share of test images classified right in eval mode",
+    "learning_rate": "learning rate of the epoch",
+    "stem_gradient": "L2 norm of the stem convolution's weight gradient at the epoch's last step",
+    "stem_gradient_mean": "mean of that norm over the epoch's steps",
+    "stem_gradient_std": "its standard deviation over the epoch's steps (population)",
+    "stem_gradient_min": "its minimum over the epoch's steps",
+    "stem_gradient_max": "its maximum over the epoch's steps",
+    "last_layer_gradient": "the same for the classifier's weight, with the same five statistics",
+    "step": "optimizer steps since the start of the run",
+    "train_seconds": "seconds of the epoch's training steps",
+    "seconds": "seconds of the epoch, evaluation included",
+    "images_per_second": "training images per second of the training steps",
+    "first_non_finite_step": "step of the first loss that was not finite; null where all were",
+}
+"""What a run's record holds per epoch, with units. The stem is the network's first layer."""
+
+DURATIONS = ("train_seconds", "seconds", "images_per_second")
+"""The columns in which two runs of one spec differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One run's record, read whole. Epochs are float64 columns, NaN where a value is missing."""
+
+    directory: Path
+    spec: dict[str, Any]
+    status: str
+    epochs: dict[str, np.ndarray]
+    captures: dict[tuple[str, int], Distribution] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def norm(self) -> str:
+        """Name of the normalization."""
+        return self.spec["norm"]
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the first epoch."""
+        return self.spec["learning_rate"]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return self.spec["seed"]
+
+    def column(self, name: str) -> np.ndarray:
+        """One scalar over the epochs that are there, float64 [epochs]."""
+        return self.epochs.get(name, np.full(len(self.epochs["epoch"]), np.nan))
+
+    def final(self, name: str) -> float | None:
+        """The scalar after the last epoch of a run that has finished; None for any other run."""
+        if self.status != "finished":
+            return None
+        last = float(self.column(name)[-1])
+        return last if np.isfinite(last) else None
+
+
+def status_of(directory: Path) -> str | None:
+    """The status in a run's record; None where there is no record yet.
+
+    Raises:
+        RecordError: if what is there is no run's record.
+    """
+    if not (directory / RECORD_NAME).is_file():
+        return None
+    with reader(directory / RECORD_NAME, "run") as store:
+        return store.meta().get("status")
+
+
+def load_run(directory: Path) -> RunRecord:
+    """Read a run's folder.
+
+    Raises:
+        InputError: if there is no record in it.
+        RecordError: if the record is damaged, of another version, or no run's.
+    """
+    with reader(directory / RECORD_NAME, "run") as store:
+        meta, epochs, captures = store.meta(), store.epochs(), load_distributions(store)
+    spec, status = meta.get("spec"), meta.get("status", "interrupted")
+    needed = {"norm": str, "learning_rate": float | int, "seed": int, "epochs": int, "data": str, "model": str}
+    if not isinstance(spec, dict) or not all(isinstance(spec.get(key), kind) for key, kind in needed.items()):
+        raise RecordError(f"{directory / RECORD_NAME} is damaged: it holds no spec of a run.")
+    if status not in STATUSES:
+        raise RecordError(f"{directory / RECORD_NAME} is damaged: its status is {str(status)[:40]!r}.")
+    if status in ENDED and len(epochs["epoch"]) == 0:
+        raise RecordError(f"{directory / RECORD_NAME} is damaged: a {status} run without an epoch.")
+    return RunRecord(directory, spec, status, epochs, captures, meta)

@@ -1,0 +1,155 @@
+"""What a comparison shows on the terminal: its set-up, its progress, and the table it ends with."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from normscope.judge.comparison import Comparison, GroupSummary
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Without a terminal there are no bars: a run then tells of itself at most this often, and when it ends."""
+
+
+class ProgressMessage(Protocol):
+    """How far one run is, as an executor reports it."""
+
+    @property
+    def run(self) -> str: ...  # noqa: D102
+    @property
+    def epochs_done(self) -> float: ...  # noqa: D102
+    @property
+    def train_loss(self) -> float | None: ...  # noqa: D102
+    @property
+    def test_accuracy(self) -> float | None: ...  # noqa: D102
+    @property
+    def images_per_second(self) -> float | None: ...  # noqa: D102
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage with one decimal; a dash where it is missing."""
+    return "–" if fraction is None else f"{100 * fraction:.1f}%"
+
+
+class StudyProgress:
+    """A bar per run while it is trained and one for the whole study; lines where there is no terminal."""
+
+    def __init__(self, console: Console, labels: dict[str, str], epochs: int, *, already_done: int = 0):
+        self._console, self._labels, self._epochs = console, labels, epochs
+        self._live = console.is_terminal
+        self._bars: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._live,
+        )
+        self._total = self._progress.add_task("all runs", total=len(labels), state="", completed=already_done)
+        self._count(0)
+
+    def __enter__(self) -> StudyProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def report(self, message: ProgressMessage) -> None:
+        """Show how far a run is. Safe to call from any thread."""
+        with self._lock:
+            state = _state(message, self._epochs)
+            if not self._live:
+                self._say(message, state)
+                return
+            if message.run not in self._bars:
+                label = escape(self._labels[message.run])
+                self._bars[message.run] = self._progress.add_task(label, total=self._epochs, state="")
+            self._progress.update(self._bars[message.run], completed=message.epochs_done, state=state)
+
+    def ended(self, run: str, outcome: str, *, good: bool = True) -> None:
+        """Replace a run's bar by a line that says how it ended."""
+        with self._lock:
+            if run in self._bars:
+                self._progress.remove_task(self._bars.pop(run))
+            mark = Text("✓ " if good else "✗ ", style="green" if good else "red")
+            self._console.print(mark + Text(f"{self._labels[run]}  {outcome}"), highlight=False, soft_wrap=True)
+            self._progress.advance(self._total, 1)
+            self._count(0)
+
+    def _count(self, _: int) -> None:
+        task = self._progress.tasks[0]
+        self._progress.update(self._total, state=f"{int(task.completed)} of {len(self._labels)} runs")
+
+    def _say(self, message: ProgressMessage, state: str) -> None:
+        now = time.monotonic()
+        last = self._said.setdefault(message.run, now)
+        if now - last >= SECONDS_BETWEEN_LINES and message.epochs_done == int(message.epochs_done):
+            self._said[message.run] = now
+            self._console.print(Text(f"  {self._labels[message.run]}  {state}"), highlight=False, soft_wrap=True)
+
+
+def _state(message: ProgressMessage, epochs: int) -> str:
+    parts = [f"epoch {int(message.epochs_done)}/{epochs}"]
+    if message.train_loss is not None:
+        parts.append(f"loss {message.train_loss:.3f}")
+    if message.test_accuracy is not None:
+        parts.append(f"test {percent(message.test_accuracy)}")
+    if message.images_per_second is not None:
+        parts.append(f"{message.images_per_second:,.0f} img/s")
+    return "  ".join(parts)
+
+
+def comparison_table(comparison: Comparison, epochs: int) -> Table:
+    """The closing table: one row per norm and learning rate."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("norm")
+    table.add_column("rate", justify="right")
+    table.add_column("final test accuracy", justify="right")
+    table.add_column("n", justify="right")
+    table.add_column("epochs to\nthreshold", justify="right")
+    table.add_column("gradient norm\nvariation", justify="right")
+    table.add_column("diverged", justify="right")
+    previous = None
+    for group in comparison.groups:
+        if previous is not None and group.learning_rate != previous:
+            table.add_section()
+        previous = group.learning_rate
+        table.add_row(
+            Text(group.norm),
+            f"{group.learning_rate:g}",
+            _accuracy(group),
+            str(group.n),
+            _epochs_to_threshold(group, epochs),
+            "–" if group.gradient_norm_variation is None else f"{group.gradient_norm_variation:.2f}",
+            str(group.diverged) if group.diverged else "0",
+        )
+    return table
+
+
+def _accuracy(group: GroupSummary) -> str:
+    if group.test_accuracy_mean is None:
+        return "–"
+    if group.test_accuracy_std is None:
+        return percent(group.test_accuracy_mean)
+    return f"{percent(group.test_accuracy_mean)} ± {100 * group.test_accuracy_std:.1f}"
+
+
+def _epochs_to_threshold(group: GroupSummary, epochs: int) -> str:
+    if group.epochs_to_threshold is not None:
+        return f"{group.epochs_to_threshold:.1f}"
+    if group.threshold is None or group.n == 0:
+        return "–"
+    return f"> {epochs} in {group.n - group.reached_threshold} of {group.n}"

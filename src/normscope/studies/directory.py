@@ -1,0 +1,115 @@
+"""The folder of a study: a marker that says it is ours, one folder per run, and a lock for each run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+import normscope
+from normscope.errors import InputError, StorageError
+from normscope.records.files import write_json
+from normscope.records.run import RECORD_NAME, SPEC_NAME, WEIGHTS_NAME
+from normscope.studies.spec import RunSpec
+
+MARKER = "normscope.json"
+RUNS = "runs"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where one run keeps its spec, its record, its final weights and its lock."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """The run's SQLite record."""
+        return self.path / RECORD_NAME
+
+    @property
+    def weights(self) -> Path:
+        """The final weights: a state_dict, to be read with `torch.load(..., weights_only=True)`."""
+        return self.path / WEIGHTS_NAME
+
+    @property
+    def spec(self) -> Path:
+        """The run's spec as JSON."""
+        return self.path / SPEC_NAME
+
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Yields whether this process now owns the run; False while another process trains it.
+
+        The lock belongs to the process, so it is gone with it however it ends.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / "run.lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise StorageError(f"Cannot write to {self.path}: {error.strerror or error}.") from error
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+@dataclass(frozen=True)
+class StudyDirectory:
+    """The folder of a study. `create` and `find` make one."""
+
+    path: Path
+
+    def run(self, spec: RunSpec) -> RunDirectory:
+        """Where the run of this spec is, or would be."""
+        return RunDirectory(self.path / RUNS / spec.name)
+
+    @staticmethod
+    def create(path: Path) -> StudyDirectory:
+        """The study at `path`, made where there is none yet.
+
+        Raises:
+            InputError: if something else is there; nothing in it is touched.
+            StorageError: if the folder cannot be made.
+        """
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; expected a folder for the study (--out).")
+        try:
+            # another command may be writing the marker aside at this moment
+            if path.is_dir() and any(not item.name.startswith(".normscope-") for item in path.iterdir()):
+                return StudyDirectory.find(path)
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"Cannot make the folder {path}: {error.strerror or error}.") from error
+        write_json(path / MARKER, {"format": "normscope study", "version": 1, "made_by": normscope.__version__})
+        return StudyDirectory(path)
+
+    @staticmethod
+    def find(path: Path) -> StudyDirectory:
+        """The study at `path`.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if not path.is_dir():
+            raise InputError(f"There is no folder {path}; expected the folder of a study.")
+        try:
+            marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                f"{path} holds something that is not a normscope study; nothing in it was touched. "
+                "Expected an empty or new folder, or a study's."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path / MARKER} cannot be read: {error}.") from error
+        if not isinstance(marker, dict) or marker.get("format") != "normscope study" or marker.get("version") != 1:
+            raise InputError(f"{path} is a study of another version; this normscope ({normscope.__version__}) reads 1.")
+        return StudyDirectory(path)

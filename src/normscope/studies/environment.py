@@ -1,0 +1,58 @@
+"""What a run ran on: hardware and versions, as plain values for its record."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import normscope
+
+
+def describe_environment(device: str) -> dict[str, Any]:
+    """{"hardware": {...}, "versions": {...}} of this process, for a device type."""
+    return {
+        "hardware": {
+            "device": device,
+            "device_name": device_name(device),
+            "cpu": cpu_name(),
+            "cores": usable_cores(),
+            "threads": torch.get_num_threads(),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "versions": {
+            "normscope": normscope.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def device_name(device: str) -> str:
+    """The name of the accelerator, or of the processor."""
+    return torch.cuda.get_device_name() if device == "cuda" else cpu_name()
+
+
+def cpu_name() -> str:
+    """The processor's name, with its matrix units where the kernel tells of them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    units = [name for flag, name in _MATRIX_UNITS.items() if flag in facts.get("flags", "").split()]
+    name = facts.get("model name") or platform.machine()
+    return f"{name} ({', '.join(units)})" if units else name
+
+
+_MATRIX_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,56 @@
+"""A whole study: hands its runs to an executor until each has ended, also beside other commands on the same folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from normscope.errors import StorageError
+from normscope.studies.environment import usable_cores
+from normscope.studies.executors import Executor
+from normscope.studies.executors.local import ProcessExecutor, SerialExecutor
+from normscope.studies.progress import Report
+from normscope.studies.runner import RunResult, RunTask
+
+SECONDS_BETWEEN_TRIES = 1.0
+
+
+def local_executor(jobs: int) -> Executor:
+    """The executor for this machine: worker processes for several jobs, this process for one."""
+    return ProcessExecutor(jobs) if jobs > 1 else SerialExecutor()
+
+
+def default_jobs(device: str, runs: int) -> int:
+    """Runs trained at once: one per core on the CPU, where two single-threaded runs beat one with two threads."""
+    return min(usable_cores(), runs) if device == "cpu" else 1
+
+
+def threads_per_job(jobs: int) -> int:
+    """Threads for torch in each job, so that all jobs together have the machine's cores and no more."""
+    return max(1, usable_cores() // jobs)
+
+
+def execute_all(
+    tasks: Sequence[RunTask],
+    executor: Executor,
+    report: Report,
+    ended: Callable[[RunTask, RunResult], None],
+) -> None:
+    """Execute every task; runs that other processes are training are waited for, and taken over if those die.
+
+    Raises:
+        StorageError: as soon as one run cannot be stored, for none of the others could.
+    """
+    pending = list(tasks)
+    while pending:
+        busy: list[RunTask] = []
+        for task, result in executor.run(pending, report):
+            if result.storage_failed:
+                raise StorageError(result.error)
+            if result.status == "busy":
+                busy.append(task)
+            else:
+                ended(task, result)
+        if len(busy) == len(pending):
+            time.sleep(SECONDS_BETWEEN_TRIES)
+        pending = busy

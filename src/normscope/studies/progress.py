@@ -1,0 +1,51 @@
+"""What a run tells of itself while it is trained: small messages that cross process borders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from normscope.training.loop import Callback, Epoch
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one run is. `epochs_done` may have a fraction; the scalars are those of the last whole epoch."""
+
+    run: str
+    epochs_done: float
+    train_loss: float | None = None
+    test_accuracy: float | None = None
+    images_per_second: float | None = None
+
+
+Report = Callable[[Progress], None]
+
+SECONDS_BETWEEN_REPORTS = 0.5
+
+
+class ProgressCallback(Callback):
+    """Reports a run's progress after every epoch, and twice a second within one."""
+
+    def __init__(self, run: str, steps_per_epoch: int, report: Report, epochs_done: int = 0):
+        self._run, self._steps, self._report = run, steps_per_epoch, report
+        self._last = Progress(run, epochs_done)
+        self._reported = time.monotonic()
+        report(self._last)
+
+    def on_step(self, epoch: int, index: int) -> None:
+        now = time.monotonic()
+        if now - self._reported < SECONDS_BETWEEN_REPORTS:
+            return
+        self._reported = now
+        done = epoch - 1 + (index + 1) / self._steps
+        last = self._last
+        self._report(Progress(self._run, done, last.train_loss, last.test_accuracy, last.images_per_second))
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        scalars = epoch.scalars
+        self._last = Progress(
+            self._run, epoch.number, scalars["train_loss"], scalars["test_accuracy"], scalars["images_per_second"]
+        )
+        self._report(self._last)

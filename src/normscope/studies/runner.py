@@ -1,0 +1,223 @@
+"""One run from its spec to its record: builds the parts, hangs the callbacks into the loop, survives being killed."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normscope.data import batches as data_batches
+from normscope.data import sources
+from normscope.data.dataset import Dataset
+from normscope.errors import InputError, NormscopeError, RecordError
+from normscope.models.landmarks import Network
+from normscope.probes.capture import capture
+from normscope.records.captures import store_distribution
+from normscope.records.files import write_text, written_aside
+from normscope.records.run import ENDED
+from normscope.records.store import Store, writer
+from normscope.studies.directory import RunDirectory
+from normscope.studies.environment import describe_environment
+from normscope.studies.grid import build_for, count_parameters
+from normscope.studies.progress import ProgressCallback, Report
+from normscope.studies.spec import RunSpec
+from normscope.training.gradients import GradientNorms
+from normscope.training.loop import Batches, Callback, Epoch, Outcome, Plan, train
+from normscope.training.precision import autocast
+from normscope.training.resume import ResumeState
+
+CAPTURED_BATCHES = 3
+"""Test batches whose activations are captured, as in the notebook that this follows."""
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """A run to be executed, as it travels to the process that does it."""
+
+    spec: RunSpec
+    directory: Path
+    data_dir: Path | None = None
+    threads: int | None = None  # for torch; None leaves the process as it is
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How an execution ended: a run's status, or "busy" while another process trains it."""
+
+    status: str
+    error: str | None = None
+    storage_failed: bool = False
+
+
+def execute(task: RunTask, report: Report) -> RunResult:
+    """Bring a run to its end: nothing to do, go on after its last whole epoch, or train it from the start.
+
+    Whatever goes wrong inside the run becomes its status; only KeyboardInterrupt and SystemExit pass through.
+    """
+    directory = RunDirectory(task.directory)
+    threads_before = torch.get_num_threads()
+    try:
+        with directory.locked() as ours:
+            if not ours:
+                return RunResult("busy")
+            with writer(directory.record, "run") as store:
+                _set_threads(task, store)
+                return _execute_recorded(task, directory, store, report)
+    except NormscopeError as error:
+        return RunResult("failed", str(error), storage_failed=isinstance(error, OSError))
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _set_threads(task: RunTask, store: Store) -> None:
+    """Give the run the threads it began with: one and two threads sum in different orders, hence to other bits."""
+    begun_with = store.meta().get("threads", task.threads)
+    if begun_with is not None:
+        torch.set_num_threads(begun_with)
+
+
+def _execute_recorded(task: RunTask, directory: RunDirectory, store: Store, report: Report) -> RunResult:
+    status = store.meta().get("status")
+    if status in ENDED:
+        return RunResult(status)
+    if not directory.spec.exists():
+        write_text(directory.spec, task.spec.to_json() + "\n")
+    try:
+        return _train(task, directory, store, report)
+    except OSError:  # a StorageError among them: the record cannot be trusted to take the error either
+        raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        with store.transaction():
+            store.set_meta(status="failed", error=message, traceback=traceback.format_exc())
+        return RunResult("failed", message)
+
+
+def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report) -> RunResult:
+    spec = task.spec
+    dataset = _dataset(spec.data, task.data_dir, spec.classes)
+    if dataset.fingerprint != spec.data_fingerprint:
+        raise InputError("The data changed since the study was laid out; give the same --data-dir, or another --out.")
+    device = torch.device(spec.device)
+    batches = data_batches.Batches(
+        dataset, spec.batch_size, device, crop_padding=spec.crop_padding, horizontal_flip=spec.horizontal_flip
+    )
+    resume = _resume_state(store)
+    model = build_for(dataset, spec).to(device)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: missing from torch's stubs
+    _describe(store, spec, dataset, batches, model)
+
+    done = resume.epoch if resume is not None else 0
+    callbacks: list[Callback] = [
+        GradientNorms(_watched_weights(model), batches.train_batches),
+        StoreEpochs(store, spec, model, batches),
+        ProgressCallback(task.directory.name, batches.train_batches, report, done),
+    ]
+    outcome = _divergence(store) or train(model, batches, plan_of(spec), callbacks=callbacks, resume=resume)
+
+    with written_aside(directory.weights) as aside:
+        torch.save(model.state_dict(), aside)
+    with store.transaction():
+        store.set_meta(status=outcome.status, diverged_step=outcome.diverged_step, error=None)
+        store.drop_resume_state()
+    store.compact()
+    return RunResult(outcome.status)
+
+
+def plan_of(spec: RunSpec) -> Plan:
+    """The part of a spec that the training loop reads."""
+    return Plan(**{name: getattr(spec, name) for name in Plan.__dataclass_fields__})
+
+
+class StoreEpochs(Callback):
+    """Writes each epoch, with its captures and the state to go on from, in one transaction."""
+
+    def __init__(self, store: Store, spec: RunSpec, model: Network, batches: Batches):
+        self._store, self._spec, self._model, self._batches = store, spec, model, batches
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        ended = epoch.scalars["first_non_finite_step"] is not None
+        captured = epoch.number in self._spec.capture_epochs and not ended
+        distributions = self._capture() if captured else {}
+        with self._store.transaction():
+            self._store.add_epoch(epoch.number, epoch.scalars)
+            for tensor, distribution in distributions.items():
+                store_distribution(self._store, tensor, distribution, step=epoch.step, epoch=epoch.number)
+            self._store.set_resume_state(epoch.number, epoch.state.to_bytes())
+
+    def _capture(self):
+        def forward(images: Tensor) -> Tensor:
+            with autocast(self._spec.precision, self._spec.device):
+                return self._model(images)
+
+        images = (images for images, _ in self._batches.test(CAPTURED_BATCHES))
+        return capture(forward, images, captured_tensors(self._model))
+
+
+def captured_tensors(model: Network) -> Mapping[str, tuple[nn.Module, str]]:
+    """The three tensors of the first stage whose distributions a run records."""
+    marks = model.landmarks
+    return {
+        "block_output": (model.get_submodule(marks.first_stage), "output"),
+        "before_activation": (model.get_submodule(marks.last_activation), "input"),
+        "normalized": (model.get_submodule(marks.first_normalization), "output"),
+    }
+
+
+def _watched_weights(model: Network) -> dict[str, nn.Parameter]:
+    marks = model.landmarks
+    return {
+        "stem": model.get_parameter(f"{marks.stem}.weight"),
+        "last_layer": model.get_parameter(f"{marks.classifier}.weight"),
+    }
+
+
+def _resume_state(store: Store) -> ResumeState | None:
+    saved = store.resume_state()
+    if saved is None:
+        return None
+    state = ResumeState.from_bytes(saved[1])
+    if state.epoch != saved[0] or len(store.epochs()["epoch"]) != state.epoch:
+        raise RecordError(f"{store.path} is damaged: its resume state belongs to another epoch than its last.")
+    return state
+
+
+def _divergence(store: Store) -> Outcome | None:
+    """The outcome of a run that was killed after the epoch in which it diverged, before it could say so."""
+    steps = store.epochs().get("first_non_finite_step", np.array([]))
+    return Outcome("diverged", int(steps[-1])) if len(steps) and np.isfinite(steps[-1]) else None
+
+
+def _describe(store: Store, spec: RunSpec, dataset: Dataset, batches: Batches, model: Network) -> None:
+    """Write what the run is and what it runs on, before its first epoch or after going on."""
+    with store.transaction():
+        store.set_meta(
+            spec=asdict(spec),
+            status="interrupted",  # until it is something else: what a killed run leaves behind
+            error=None,
+            threads=torch.get_num_threads(),
+            data={
+                "source": dataset.source,
+                "classes": list(dataset.classes),
+                "train_images": len(dataset.train_labels),
+                "test_images": len(dataset.test_labels),
+                "image_shape": list(dataset.train_images.shape[1:]),
+                "mean": list(dataset.mean),
+                "std": list(dataset.std),
+            },
+            parameters=count_parameters(model),
+            batches={"train": batches.train_batches, "test": batches.test_batches},
+            environment=describe_environment(spec.device),
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _dataset(name: str, data_dir: Path | None, classes: tuple[str, ...]) -> Dataset:
+    """The data set, kept from run to run in a process."""
+    return sources.load(name, data_dir=data_dir, classes=classes)

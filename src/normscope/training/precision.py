@@ -1,0 +1,62 @@
+"""Where and in what arithmetic to train: names to devices, and what "auto" means on this machine."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from normscope.errors import InputError, one_of
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def resolve_device(name: str) -> str:
+    """The device type that a name means here: itself, or for "auto" the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        InputError: if the name is unknown or the device is not on this machine.
+    """
+    if name not in DEVICES:
+        raise InputError(one_of("device", name, DEVICES))
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in present.items() if there)
+    if not present[name]:
+        there = ", ".join(device for device, found in present.items() if found)
+        raise InputError(f"The device {name!r} is not available to this PyTorch ({torch.__version__}). Here: {there}.")
+    return name
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """The arithmetic that a name means on a device: for "auto", bf16 where the hardware multiplies in it.
+
+    Raises:
+        InputError: if the name is unknown, or bf16 is asked for on MPS.
+    """
+    if name not in PRECISIONS:
+        raise InputError(one_of("precision", name, PRECISIONS))
+    if name == "bf16" and device == "mps":
+        raise InputError("The precision 'bf16' is not offered on mps. Known there: fp32.")
+    if name != "auto":
+        return name
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bf16 natively (AVX512-BF16 or AMX on a CPU; CUDA from Ampere on)."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        # private, and the only way to ask; without them bf16 would be emulated, which is slower than fp32
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return False
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[object]:
+    """The context in which forwards run. Normalization, losses and weights stay in fp32 under it."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device_type=device, dtype=torch.bfloat16)

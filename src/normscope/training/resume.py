@@ -1,0 +1,47 @@
+"""The state from which a run goes on, as bytes: plain tensors and numbers, read back without unpickling code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from normscope.errors import RecordError
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """Everything that training after `epoch` depends on. Order and augmentation depend on seed and epoch alone."""
+
+    epoch: int
+    step: int
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+
+    @staticmethod
+    def of(epoch: int, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> ResumeState:
+        """The state of a run after an epoch. It shares memory with the model: write it before going on."""
+        return ResumeState(epoch, step, model.state_dict(), optimizer.state_dict())
+
+    def to_bytes(self) -> bytes:
+        """The state in torch's file format."""
+        buffer = io.BytesIO()
+        torch.save(vars(self), buffer)
+        return buffer.getvalue()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> ResumeState:
+        """The state behind `to_bytes`, on the CPU.
+
+        Raises:
+            RecordError: if the bytes are no such state. They are never executed.
+        """
+        try:
+            fields = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return ResumeState(**fields)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as error:
+            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RecordError(f"The record's resume state cannot be read: {first_line}") from error

@@ -1,0 +1,278 @@
+"""Runs from their specs: on the real digits, three classes and a narrow network, so that an epoch takes a moment."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from normscope.errors import StorageError
+from normscope.records.run import DURATIONS, EPOCH_COLUMNS, load_run
+from normscope.records.store import reader
+from normscope.studies import runner
+from normscope.studies.directory import RunDirectory
+from normscope.studies.execution import execute_all
+from normscope.studies.executors.local import ProcessExecutor, SerialExecutor
+from normscope.studies.grid import lay_out
+from normscope.studies.runner import RunResult, RunTask, execute
+from normscope.studies.spec import CompareOptions, Recipe
+
+OPTIONS = CompareOptions(
+    classes=("3", "8", "9"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu",
+    precision="fp32", recipe=Recipe(widths=(4, 8, 8), blocks_per_stage=1),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return lay_out(OPTIONS).specs[0]
+
+
+def ignore(_):
+    pass
+
+
+def contents(directory):
+    """All that a run's record holds, except for durations and what it ran on."""
+    with reader(directory / "record.sqlite") as store:
+        epochs = {name: values.tobytes() for name, values in store.epochs().items() if name not in DURATIONS}
+        arrays = [(*row[:5], row[5].tobytes()) for row in store.arrays()]
+        meta = {key: value for key, value in store.meta().items() if key != "environment"}
+        assert store.resume_state() is None
+    return epochs, arrays, meta
+
+
+def weights(directory):
+    return torch.load(directory / "weights.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def finished(spec, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    assert execute(RunTask(spec, directory, threads=1), ignore) == RunResult("finished")
+    return directory
+
+
+def test_a_run_leaves_its_spec_its_record_and_its_weights(finished, spec):
+    assert json.loads((finished / "spec.json").read_text()) == json.loads(spec.to_json())
+    run = load_run(finished)
+    assert run.status == "finished"
+    assert run.spec == json.loads(spec.to_json())
+    assert set(EPOCH_COLUMNS) <= set(run.epochs) | {f"last_layer_gradient{s}" for s in ("", "_mean")}
+    assert run.column("step").tolist() == [4, 8, 12]
+    assert {key for key, _ in run.captures} == {"block_output", "before_activation", "normalized"}
+    assert {epoch for _, epoch in run.captures} == {1, 3}
+    assert run.meta["parameters"] == sum(
+        v.numel() for k, v in weights(finished).items() if "running" not in k and "num" not in k
+    )
+    assert run.meta["batches"] == {"train": 4, "test": 1}
+    assert run.meta["environment"]["versions"]["torch"] == torch.__version__
+
+
+def test_the_final_accuracy_is_that_of_the_saved_weights(finished, spec):
+    from normscope.data import sources
+    from normscope.data.batches import Batches
+    from normscope.studies.grid import build_for
+
+    dataset = sources.load("digits", classes=spec.classes)
+    model = build_for(dataset, spec)
+    model.load_state_dict(weights(finished))
+    model.eval()
+    batches = Batches(dataset, 64, torch.device("cpu"), crop_padding=0, horizontal_flip=False)
+    with torch.no_grad():
+        right = torch.cat([(model(images).argmax(1) == labels) for images, labels in batches.test()])
+    assert load_run(finished).final("test_accuracy") == pytest.approx(right.double().mean().item(), abs=1e-12)
+
+
+def test_captures_are_what_the_final_network_gives(finished, spec):
+    """The last capture against a forward without hooks, on the same images."""
+    from normscope.data import sources
+    from normscope.data.batches import Batches
+    from normscope.studies.grid import build_for
+
+    dataset = sources.load("digits", classes=spec.classes)
+    model = build_for(dataset, spec).to(memory_format=torch.channels_last)
+    model.load_state_dict(weights(finished))
+    model.eval()
+    batches = Batches(dataset, spec.batch_size, torch.device("cpu"), crop_padding=0, horizontal_flip=False)
+    with torch.no_grad():
+        images = torch.cat([images for images, _ in batches.test(3)])
+        block = model.layer1[0]
+        stem = model.stem(images)
+        normalized = block.bn1(block.conv1(stem))
+        before = block.bn2(block.conv2(normalized.relu())) + stem
+    captures = load_run(finished).captures
+    for name, expected in {
+        "normalized": normalized, "before_activation": before, "block_output": before.relu(),
+    }.items():  # fmt: skip
+        found = captures[name, 3]
+        assert found.n == expected.numel()
+        assert found.mean == pytest.approx(expected.double().mean().item(), abs=1e-5)
+        assert found.std == pytest.approx(expected.double().std(correction=0).item(), rel=1e-4)
+    assert captures["block_output", 3].zero_fraction > 0.05
+    assert captures["block_output", 3].quantiles[0] == 0
+
+
+def test_a_finished_run_is_not_trained_again(finished, spec, monkeypatch):
+    monkeypatch.setattr(runner, "train", lambda *a, **k: pytest.fail("trained again"))
+    before = (finished / "record.sqlite").read_bytes()
+    assert execute(RunTask(spec, finished), ignore) == RunResult("finished")
+    assert (finished / "record.sqlite").read_bytes() == before
+
+
+def test_a_locked_run_is_busy(spec, tmp_path):
+    with RunDirectory(tmp_path).locked() as ours:
+        assert ours
+        script = "import sys; from pathlib import Path; from normscope.studies.directory import RunDirectory\n"
+        script += "with RunDirectory(Path(sys.argv[1])).locked() as ours: print(ours)"
+        told = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+        assert told.stdout.strip() == "False"
+
+
+MOMENTS = {
+    "first step": "kill_at_step(1, 0)",
+    "in the second epoch": "kill_at_step(2, 2)",
+    "inside a transaction": "kill_in_transaction(2)",
+    "after an epoch's transaction": "kill_after_epoch(2)",
+    "before the weights": "kill_before('torch.save', lambda value, target: isinstance(target, Path))",
+    "before the status": "kill_before('runner.Store.drop_resume_state', lambda *_: True)",
+    "after the status": "kill_before('runner.Store.compact', lambda *_: True)",
+}
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from normscope.studies import runner
+from normscope.studies.runner import RunTask, execute, StoreEpochs, ProgressCallback
+from normscope.studies.spec import RunSpec
+
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+
+def wrap(owner, name, when):
+    original = getattr(owner, name)
+    def wrapped(*args, **kwargs):
+        if when(*args): kill()
+        return original(*args, **kwargs)
+    setattr(owner, name, wrapped)
+
+def kill_at_step(epoch, index):
+    wrap(ProgressCallback, "on_step", lambda self, e, i: (e, i) == (epoch, index))
+
+def kill_after_epoch(number):
+    wrap(ProgressCallback, "on_epoch", lambda self, epoch: epoch.number == number)
+
+def kill_in_transaction(number):
+    wrap(runner.Store, "set_resume_state", lambda self, epoch, state: epoch == number)
+
+def kill_before(name, when):
+    owner, attribute = name.rsplit(".", 1)
+    wrap(eval(owner), attribute, when)
+
+spec = RunSpec.from_json(Path(sys.argv[1]).read_text())
+runner._dataset(spec.data, None, spec.classes)
+for index, moment in enumerate(sys.argv[3:]):  # a fork each: torch computes in the children only
+    directory = Path(sys.argv[2]) / str(index)
+    for attempt in (moment, None):
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)
+            if attempt: eval(attempt)
+            # another number of threads than at first: the stored one must win
+            result = execute(RunTask(spec, directory, threads=1 if attempt else 2), lambda _: None)
+            os._exit(0 if result.status == "finished" else 1)
+        status = os.waitpid(child, 0)[1]
+        print(moment, attempt is None, os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(finished, spec, tmp_path):
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    told = subprocess.run(
+        [sys.executable, "-c", SCRIPT, tmp_path / "spec.json", tmp_path, *MOMENTS.values()],
+        capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    expected, expected_weights = contents(finished), weights(finished)
+    for index, (moment, code) in enumerate(MOMENTS.items()):
+        assert f"{code} False -9" in told.stdout, f"{moment}: was not killed\n{told.stdout}{told.stderr}"
+        assert f"{code} True 0" in told.stdout, f"{moment}: did not finish\n{told.stdout}{told.stderr}"
+        assert contents(tmp_path / str(index)) == expected, moment
+        found = weights(tmp_path / str(index))
+        assert all(torch.equal(found[name], value) for name, value in expected_weights.items()), moment
+
+
+def test_diverged_is_a_result(spec, tmp_path):
+    wild = dataclasses.replace(spec, learning_rate=1e30, norm="none", capture_epochs=(1,))
+    assert execute(RunTask(wild, tmp_path), ignore) == RunResult("diverged")
+    run = load_run(tmp_path)
+    assert run.status == "diverged"
+    assert 1 <= run.meta["diverged_step"] <= 4
+    assert run.column("first_non_finite_step")[-1] == run.meta["diverged_step"]
+    assert np.isnan(run.column("train_loss")[-1])
+    assert not run.captures
+    assert run.final("test_accuracy") is None
+
+
+def test_a_run_that_fails_says_why_and_is_tried_again(spec, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("the norm of nothing\nand more")
+
+    monkeypatch.setattr(runner, "train", broken)
+    assert execute(RunTask(spec, tmp_path), ignore) == RunResult("failed", "ZeroDivisionError: the norm of nothing")
+    failed = load_run(tmp_path)
+    assert failed.status == "failed"
+    assert "in broken" in failed.meta["traceback"]
+    monkeypatch.undo()
+    assert execute(RunTask(spec, tmp_path), ignore) == RunResult("finished")
+    assert load_run(tmp_path).meta["error"] is None
+
+
+def test_data_that_changed_is_noticed(spec, tmp_path):
+    stale = dataclasses.replace(spec, data_fingerprint="other")
+    result = execute(RunTask(stale, tmp_path), ignore)
+    assert result.status == "failed"
+    assert "data changed" in str(result.error)
+
+
+def test_a_full_disk_stops_the_study_and_keeps_what_is_finished(finished, spec, tmp_path, monkeypatch):
+    def full(*_):
+        raise StorageError("Cannot write record.sqlite: database or disk is full.")
+
+    monkeypatch.setattr(runner.StoreEpochs, "on_epoch", full)
+    tasks = [RunTask(spec, finished), RunTask(spec, tmp_path / "a"), RunTask(spec, tmp_path / "b")]
+    ended = []
+    with pytest.raises(StorageError, match="disk is full"):
+        execute_all(tasks, SerialExecutor(), ignore, lambda task, result: ended.append(result.status))
+    assert ended == ["finished"]
+    assert not (tmp_path / "b").exists()
+    assert load_run(finished).status == "finished"
+
+
+def test_processes_train_the_same_bits_and_report(finished, spec, tmp_path):
+    messages, ended = [], {}
+    tasks = [RunTask(dataclasses.replace(spec, seed=seed), tmp_path / str(seed), threads=1) for seed in (0, 1)]
+    execute_all(
+        tasks, ProcessExecutor(2), messages.append, lambda task, result: ended.update({task.directory.name: result})
+    )
+    assert ended == {"0": RunResult("finished"), "1": RunResult("finished")}
+    assert contents(tmp_path / "0") == contents(finished)
+    assert {(message.run, message.epochs_done) for message in messages} >= {("0", 3), ("1", 3)}
+    assert not np.array_equal(load_run(tmp_path / "1").column("train_loss"), load_run(finished).column("train_loss"))
+
+
+def test_a_run_that_another_process_trains_is_waited_for(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("normscope.studies.execution.SECONDS_BETWEEN_TRIES", 0.01)
+    answers = iter([RunResult("busy"), RunResult("busy"), RunResult("finished")])
+
+    class Scripted:
+        def run(self, tasks, report):
+            for task in tasks:
+                yield task, next(answers)
+
+    ended = []
+    execute_all([RunTask(spec, tmp_path)], Scripted(), ignore, lambda task, result: ended.append(result.status))
+    assert ended == ["finished"]
