@@ -1,0 +1,168 @@
+"""comparison.png: training loss, test accuracy and stem-gradient norm over the epochs, one row per learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from normscope.judge.comparison import THRESHOLD_SHARE, Comparison
+from normscope.records.run import RunRecord
+from normscope.show.figures.page import Frame, Row, lay_out
+from normscope.show.figures.provenance import footer, subject, unfinished
+from normscope.show.figures.style import (
+    REFERENCE,
+    NormStyle,
+    house_style,
+    label_of,
+    log_ticks,
+    mean_handle,
+    norm_styles,
+    save,
+)
+
+DECADES_FOR_LOG = 1.5
+"""An axis whose values span more than this many decades is logarithmic."""
+
+
+@dataclass(frozen=True)
+class _Panel:
+    column: str
+    title: str
+    unit: str
+    scale: float = 1.0
+    may_be_log: bool = True
+
+
+PANELS = (
+    _Panel("train_loss", "Training loss", "cross-entropy (nats)"),
+    _Panel("test_accuracy", "Test accuracy", "accuracy (%)", scale=100.0, may_be_log=False),
+    _Panel("stem_gradient", "Stem gradient after each epoch's last step", "L2 norm"),
+)
+
+
+@house_style()
+def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figure:
+    """Draw the runs of a comparison and write the figure.
+
+    Every run is a thin line as far as it went, the mean of a norm's finished runs a thick one. The panels of a column
+    share their axes, whose limits follow the runs that did not diverge. A diverged run ends in a cross.
+
+    Args:
+        comparison: gives the learning rates, the norms in order, and the thresholds.
+        runs: the runs of that comparison.
+        path: where the figure goes, in the format of its suffix.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    norms = list(dict.fromkeys(group.norm for group in comparison.groups))
+    styles = norm_styles(norms)
+    rates = list(comparison.threshold)
+    by_rate = [[run for run in runs if run.learning_rate == rate] for rate in rates]
+    last = len(rates) - 1
+    rows = [
+        Row(
+            2.15,
+            f"Learning rate {rate:g}",
+            note=unfinished(own),
+            above=0.32 if k == 0 else 0.1,
+            below=0.5 if k == last else 0.35,
+        )
+        for k, (rate, own) in enumerate(zip(rates, by_rate, strict=True))
+    ]
+    frame = Frame(
+        title=f"Training with and without normalization: {subject(runs)}"
+        if "none" in norms
+        else f"Training with different normalizations: {subject(runs)}",
+        footer=footer(runs),
+        handles=_handles(norms, styles, runs, comparison),
+    )
+    figure, axes = lay_out(rows, len(PANELS), frame, width=11.0)
+    for k, panel in enumerate(PANELS):
+        column = [row[k] for row in axes]
+        column[0].set_title(panel.title, loc="left")
+        _set_scale(column, panel, runs)
+        for axis, rate, own in zip(column, rates, by_rate, strict=True):
+            axis.set_ylabel(panel.unit)
+            _draw_runs(axis, panel, own, styles)
+            threshold = comparison.threshold[rate]
+            if panel.column == "test_accuracy" and threshold is not None:
+                axis.axhline(100 * threshold, color=REFERENCE, linewidth=0.8, alpha=0.6, zorder=1.5, gid="threshold")
+        column[-1].set_xlabel("epoch")
+    save(figure, path)
+    return figure
+
+
+def _handles(
+    norms: Sequence[str], styles: dict[str, NormStyle], runs: Sequence[RunRecord], comparison: Comparison
+) -> list[Line2D]:
+    handles = [mean_handle(norm, styles[norm]) for norm in norms]
+    handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed (thick: mean of seeds)"))
+    if any(value is not None for value in comparison.threshold.values()):
+        label = f"threshold: {THRESHOLD_SHARE:.0%} of {label_of(norms[0])}'s final mean"
+        handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, label=label))
+    if any(run.status == "diverged" for run in runs):
+        handles.append(Line2D([], [], color=REFERENCE, marker="x", linestyle="", label="diverged: loss not finite"))
+    return handles
+
+
+def _set_scale(column: Sequence[Axes], panel: _Panel, runs: Sequence[RunRecord]) -> None:
+    """One scale and one pair of limits for all panels of a column, from the runs that did not diverge if there are."""
+    steady = [run for run in runs if run.status != "diverged"] or list(runs)
+    values = np.concatenate([panel.scale * run.column(panel.column) for run in steady])
+    values = values[np.isfinite(values)]
+    epochs = max(run.spec["epochs"] for run in runs)
+    positive = values[values > 0]
+    log = panel.may_be_log and len(positive) > 0 and np.log10(positive.max() / positive.min()) > DECADES_FOR_LOG
+    for axis in column:
+        axis.set_xlim(1 - 0.03 * max(epochs - 1, 10), epochs + 0.03 * max(epochs - 1, 10))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        if log:
+            log_ticks(axis, "y")
+            axis.set_ylim(positive.min() / 1.2, positive.max() * 1.2)
+        elif len(values):
+            pad = 0.05 * (values.max() - values.min()) or 0.05 * abs(values.max()) or 1.0
+            axis.set_ylim(values.min() - pad, values.max() + pad)
+
+
+def _draw_runs(axis: Axes, panel: _Panel, runs: Sequence[RunRecord], styles: dict[str, NormStyle]) -> None:
+    for norm in dict.fromkeys(run.norm for run in runs):
+        own = [run for run in runs if run.norm == norm]
+        for run in own:
+            _draw_run(axis, panel, run, styles[norm])
+        _draw_mean(axis, panel, [run for run in own if run.status == "finished"], styles[norm])
+
+
+def _draw_run(axis: Axes, panel: _Panel, run: RunRecord, style: NormStyle) -> None:
+    epochs, values = run.column("epoch"), panel.scale * run.column(panel.column)
+    known = np.isfinite(values)
+    alone = "." if known.sum() == 1 else ""
+    axis.plot(
+        epochs[known], values[known], color=style.colour, linewidth=0.8, alpha=0.5, marker=alone,
+        gid=f"{run.norm} seed {run.seed}",
+    )  # fmt: skip
+    if run.status == "diverged":
+        low, high = axis.get_ylim()
+        x, y = (epochs[known][-1], values[known][-1]) if known.any() else (epochs[-1], high)
+        axis.plot(
+            x, np.clip(y, low, high), color=style.colour, marker="x", markersize=6, markeredgewidth=1.6, clip_on=False,
+            zorder=4, gid=f"{run.norm} seed {run.seed} diverged",
+        )  # fmt: skip
+
+
+def _draw_mean(axis: Axes, panel: _Panel, finished: Sequence[RunRecord], style: NormStyle) -> None:
+    if not finished:
+        return
+    epochs = finished[0].column("epoch")
+    mean = panel.scale * np.mean([run.column(panel.column) for run in finished], axis=0)
+    axis.plot(
+        epochs, mean, color=style.colour, linestyle=style.line, linewidth=2, marker=style.marker, markersize=4,
+        markevery=max(1, len(epochs) // 6), zorder=3, gid=f"{finished[0].norm} mean",
+    )  # fmt: skip

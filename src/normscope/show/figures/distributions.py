@@ -1,0 +1,208 @@
+"""activation_distributions.png: what the first stage's tensors look like over training, norm by norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from normscope.records.captures import LIMIT, Distribution
+from normscope.records.run import RunRecord
+from normscope.show.figures.page import Frame, Row, lay_out
+from normscope.show.figures.provenance import footer, subject
+from normscope.show.figures.style import REFERENCE, SMALL, NormStyle, house_style, label_of, norm_styles, save
+
+MAX_COLUMNS = 6
+"""Captured epochs that are shown at most, spread evenly from the first to the last."""
+
+MAX_NORMS_FOR_ALL_TENSORS = 3
+"""With more norms the page would be too long for the third tensor."""
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    heading: str
+    near_normal: bool  # whether N(0, 1) is something that it could be
+
+
+TENSORS = (
+    _Tensor("block_output", "Output of the first stage, after its last activation", near_normal=False),
+    _Tensor("before_activation", "Beneath it: the tensor that enters that activation", near_normal=True),
+    _Tensor("normalized", "Output of the first stage's first normalization layer", near_normal=True),
+)
+
+
+@house_style()
+def draw(runs: Sequence[RunRecord], path: Path) -> Figure:
+    """Draw the captured distributions at one learning rate and write the figure.
+
+    The rate is the one at which the first norm has the highest mean final accuracy. Rows are the tensors and, within
+    each, the norms; columns are the captured epochs. Every seed is a thin line, their mean is filled. Exact zeros are
+    a spike that is cut off and given as a number: its height would only say how narrow a bin is.
+
+    Args:
+        runs: the runs of a comparison.
+        path: where the figure goes, in the format of its suffix.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    rate = shown_rate(runs)
+    rates = {run.learning_rate for run in runs}
+    shown = [run for run in runs if run.learning_rate == rate]
+    norms = list(dict.fromkeys(run.norm for run in runs))
+    styles = norm_styles(norms)
+    captured = sorted({epoch for run in shown for _, epoch in run.captures})
+    epochs = _spread(captured)
+    tensors = _tensors(shown, len(norms))
+    rows = [
+        Row(
+            1.05,
+            tensor.heading if k == 0 else "",
+            above=0.62 if k == 0 else 0.42,
+            below=0.55 if k == len(norms) - 1 else 0.22,
+        )
+        for tensor in tensors
+        for k in range(len(norms))
+    ]
+    notes = [
+        f"Learning rate {rate:g}"
+        + (f", of {len(rates)}: the best for {label_of(norms[0])}." if len(rates) > 1 else ".")
+    ]
+    notes.append("Test images in eval mode. Numbers are means over seeds.")
+    if len(epochs) < len(captured):
+        notes.append(f"{len(epochs)} of {len(captured)} captured epochs.")
+    frame = Frame(
+        f"Activations over training: {subject(runs)}",
+        footer(shown),
+        subtitle=" ".join(notes),
+        handles=_handles(tensors),
+    )
+    figure, axes = lay_out(rows, len(epochs), frame, width=max(7.5, 1.2 + 2.9 * len(epochs)), left=1.0, gap=0.25)
+    for row, (tensor, norm) in zip(axes, ((tensor, norm) for tensor in tensors for norm in norms), strict=True):
+        own = [run for run in shown if run.norm == norm]
+        _draw_row(row, own, tensor, epochs, styles[norm], label_of(norm, 18))
+    save(figure, path)
+    return figure
+
+
+def shown_rate(runs: Sequence[RunRecord]) -> float:
+    """The learning rate at which the first norm's finished runs are best on average; without any, the first rate."""
+    finals: dict[float, list[float]] = {}
+    for run in runs:
+        final = run.final("test_accuracy")
+        if run.norm == runs[0].norm and final is not None and run.captures:
+            finals.setdefault(run.learning_rate, []).append(final)
+    if not finals:
+        return next((run for run in runs if run.captures), runs[0]).learning_rate
+    return max(finals, key=lambda rate: float(np.mean(finals[rate])))
+
+
+def _spread(epochs: Sequence[int]) -> list[int]:
+    """At most MAX_COLUMNS of the epochs, the first and the last among them."""
+    places = np.linspace(0, len(epochs) - 1, min(len(epochs), MAX_COLUMNS))
+    return [epochs[round(place)] for place in places]
+
+
+def _tensors(runs: Sequence[RunRecord], norms: int) -> list[_Tensor]:
+    captured = {name for run in runs for name, _ in run.captures}
+    return [
+        tensor
+        for tensor in TENSORS
+        if tensor.name in captured and (norms <= MAX_NORMS_FOR_ALL_TENSORS or tensor.name != "normalized")
+    ]
+
+
+def _handles(tensors: Sequence[_Tensor]) -> list[Line2D | Patch]:
+    handles = [
+        Line2D([], [], color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed"),
+        Patch(color=REFERENCE, alpha=0.3, linewidth=0, label="mean of seeds"),
+    ]
+    if any(tensor.near_normal for tensor in tensors):
+        handles.append(Line2D([], [], color="black", linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)"))
+    return handles
+
+
+def _draw_row(
+    axes: Sequence[Axes],
+    runs: Sequence[RunRecord],
+    tensor: _Tensor,
+    epochs: Sequence[int],
+    style: NormStyle,
+    label: str,
+) -> None:
+    """One norm's distributions of one tensor at every epoch, on one density axis."""
+    columns = [
+        [run.captures[tensor.name, epoch] for run in runs if (tensor.name, epoch) in run.captures] for epoch in epochs
+    ]
+    top = _density_limit([distribution for column in columns for distribution in column], tensor)
+    for axis, epoch, distributions in zip(axes, epochs, columns, strict=True):
+        axis.set_xlim(-LIMIT, LIMIT)
+        axis.set_ylim(0, top)
+        axis.tick_params(labelleft=axis is axes[0])
+        axis.set_xlabel("activation value")
+        measured = [distribution for distribution in distributions if distribution.n > 0]
+        axis.set_title(_caption(epoch, measured, distributions, len(runs)), loc="left", size=SMALL, linespacing=1.25)
+        if measured:
+            _draw_distributions(axis, measured, style, top)
+        if tensor.near_normal:
+            x = np.linspace(-LIMIT, LIMIT, 201)
+            axis.plot(
+                x,
+                np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
+                color="black",
+                linewidth=1,
+                linestyle=(0, (3, 2)),
+                gid="N(0, 1)",
+            )
+    axes[0].set_ylabel(f"{label}\ndensity")
+
+
+def without_zeros(distribution: Distribution) -> np.ndarray:
+    """The density [bins] of the values that are not exactly zero; its integral leaves the zeros' share out."""
+    density = distribution.density.copy()
+    edges = distribution.edges
+    density[np.searchsorted(edges, 0.0, side="right") - 1] -= distribution.zero_fraction / (edges[1] - edges[0])
+    return np.maximum(density, 0)
+
+
+def _density_limit(distributions: Sequence[Distribution], tensor: _Tensor) -> float:
+    peaks = [without_zeros(distribution).max() for distribution in distributions if distribution.n > 0]
+    if tensor.near_normal:
+        peaks.append(1 / np.sqrt(2 * np.pi))
+    return 1.1 * max(peaks, default=0.0) or 1.0
+
+
+def _draw_distributions(axis: Axes, distributions: Sequence[Distribution], style: NormStyle, top: float) -> None:
+    edges = distributions[0].edges
+    for distribution in distributions:
+        axis.stairs(without_zeros(distribution), edges, color=style.colour, linewidth=0.7, alpha=0.7, gid="seed")
+    mean = np.mean([without_zeros(distribution) for distribution in distributions], axis=0)
+    axis.stairs(mean, edges, fill=True, color=style.colour, alpha=0.3, linewidth=0, gid="mean")
+    zeros = float(np.mean([distribution.zero_fraction for distribution in distributions]))
+    if zeros >= 0.001:
+        axis.plot([0, 0], [0, top], color=style.colour, linewidth=2, solid_capstyle="butt", gid="zeros")
+        text = f"{100 * zeros:.1f}% exact zeros"
+        axis.text(-0.25, 0.97 * top, text, ha="right", va="top", size=SMALL - 1, color=style.colour)
+
+
+def _caption(epoch: int, measured: Sequence[Distribution], captured: Sequence[Distribution], runs: int) -> str:
+    """Two lines: the epoch and how many runs reached it; then the moments and what lies beyond the limits."""
+    first = f"Epoch {epoch}"
+    if len(measured) < runs:
+        first += f"  (n = {len(measured)} of {runs})"
+    lost = sum(d.non_finite for d in captured) / max(sum(d.n + d.non_finite for d in captured), 1)
+    if lost:
+        first += f", {100 * lost:.2g}% not finite"
+    if not measured:
+        return f"{first}\nno finite value" if captured else f"{first}\nnot captured"
+    mean, std = (np.mean([getattr(d, name) for d in measured]) for name in ("mean", "std"))
+    beyond = np.mean([(d.counts[0] + d.counts[-1]) / d.n for d in measured])
+    return f"{first}\nmean {mean:.3g}, std {std:.3g}, {100 * beyond:.2g}% beyond ±{LIMIT:g}"

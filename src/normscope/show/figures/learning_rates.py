@@ -1,0 +1,127 @@
+"""learning_rates.png: final accuracy against the learning rate, and where runs diverged."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from normscope.judge.comparison import Comparison, GroupSummary
+from normscope.records.run import RunRecord
+from normscope.show.figures.page import Frame, Row, lay_out, text_width
+from normscope.show.figures.provenance import footer, subject
+from normscope.show.figures.style import (
+    REFERENCE,
+    SMALL,
+    NormStyle,
+    house_style,
+    label_of,
+    log_ticks,
+    mean_handle,
+    norm_styles,
+    save,
+)
+
+
+@house_style()
+def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figure:
+    """Draw final test accuracy against the learning rate and write the figure.
+
+    Every finished run is a point, beside those of the other norms at its rate; a line joins the means. Runs that did
+    not finish have no final accuracy: a strip beneath counts those that diverged.
+
+    Args:
+        comparison: gives the norms in order, the learning rates, means and counts.
+        runs: the runs of that comparison.
+        path: where the figure goes, in the format of its suffix.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    norms = list(dict.fromkeys(group.norm for group in comparison.groups))
+    rates = sorted(comparison.threshold)
+    styles = norm_styles(norms)
+    places = {norm: _dodge(k, len(norms), rates) for k, norm in enumerate(norms)}
+    labels = [label_of(norm, 20) for norm in norms]
+    left = max(0.75, 0.3 + max(text_width(label, SMALL) for label in labels))
+    rows = [
+        Row(3.2, above=0.15, below=0.35),
+        Row(0.15 + 0.22 * len(norms), "Diverged runs", heading_bold=False, below=0.5),
+    ]
+    handles = [mean_handle(norm, styles[norm]) for norm in norms]
+    handles.append(Line2D([], [], color=REFERENCE, marker="o", linestyle="", alpha=0.5, label="one seed (line: mean)"))
+    chance = _chance(comparison)
+    if chance is not None:
+        handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, label=f"guessing ({100 * chance:.3g}%)"))
+    frame = Frame(f"Accuracy over learning rates: {subject(runs)}", footer(runs), handles=handles)
+    figure, ((accuracy,), (strip,)) = lay_out(rows, 1, frame, width=7.5, left=left)
+    for axis in (accuracy, strip):
+        log_ticks(axis, "x", rates)
+        axis.set_xlim(rates[0] / 2, rates[-1] * 2)
+    for norm in norms:
+        groups = sorted((group for group in comparison.groups if group.norm == norm), key=lambda g: g.learning_rate)
+        _draw_norm(accuracy, groups, [run for run in runs if run.norm == norm], styles[norm], places[norm])
+    if chance is not None:
+        accuracy.axhline(100 * chance, color=REFERENCE, linewidth=0.8, alpha=0.6, zorder=1.5, gid="chance")
+    accuracy.set_ylim(-3, 103)
+    accuracy.set_ylabel("final test accuracy (%)")
+    accuracy.tick_params(labelbottom=False)
+    _draw_strip(strip, comparison.groups, norms, labels, styles)
+    strip.set_xlabel("learning rate")
+    save(figure, path)
+    return figure
+
+
+def _dodge(place: int, count: int, rates: Sequence[float]) -> float:
+    """Factor on the learning rate that sets the norms side by side."""
+    closest = min((high / low for low, high in itertools.pairwise(rates)), default=10.0)
+    return float(closest ** (0.25 * ((place + 0.5) / count - 0.5)))
+
+
+def _chance(comparison: Comparison) -> float | None:
+    classes = comparison.data.get("classes")
+    return 1 / len(classes) if classes else None
+
+
+def _draw_norm(
+    axis: Axes, groups: Sequence[GroupSummary], runs: Sequence[RunRecord], style: NormStyle, factor: float
+) -> None:
+    points = [(run.learning_rate, final) for run in runs if (final := run.final("test_accuracy")) is not None]
+    means = [(g.learning_rate, np.nan if g.test_accuracy_mean is None else g.test_accuracy_mean) for g in groups]
+    for values, looks, name in (
+        (points, {"linestyle": "", "alpha": 0.5, "markersize": 5}, "seeds"),
+        (means, {"linestyle": style.line, "linewidth": 2, "markersize": 0}, "mean"),
+    ):
+        x, y = np.array(values).reshape(-1, 2).T
+        axis.plot(
+            x * factor, 100 * y, color=style.colour, marker=style.marker, markeredgewidth=0,
+            gid=f"{groups[0].norm} {name}", **looks,
+        )  # fmt: skip
+
+
+def _draw_strip(
+    axis: Axes,
+    groups: Sequence[GroupSummary],
+    norms: Sequence[str],
+    labels: Sequence[str],
+    styles: dict[str, NormStyle],
+) -> None:
+    """A row per norm and a column per rate: how many runs diverged, of those that ended."""
+    axis.set_ylim(len(norms) - 0.4, -0.6)
+    axis.set_yticks(range(len(norms)), labels)
+    axis.grid(visible=False)
+    axis.tick_params(axis="y", length=0)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_visible(False)
+    for group in groups:
+        colour = styles[group.norm].colour if group.diverged else REFERENCE
+        text = f"✕ {group.diverged} of {group.diverged + group.n}" if group.diverged else "–"
+        axis.text(
+            group.learning_rate, norms.index(group.norm), text, color=colour, ha="center", va="center", size=SMALL,
+            gid=f"{group.norm} diverged at {group.learning_rate:g}",
+        )  # fmt: skip

@@ -1,0 +1,158 @@
+"""Pages of panels laid out in inches, so that no text meets another: title, legend, rows of panels, footer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+from normscope.show.figures.style import LARGE, NORMAL, REFERENCE, SMALL, new_figure
+
+MARGIN = 0.15
+LEADING = 1.35  # distance of lines of text, in font sizes
+_HANDLE, _HANDLE_PAD, _COLUMN_GAP = 3.0, 0.6, 2.0  # legend: font sizes
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of panels. All lengths in inches."""
+
+    height: float
+    heading: str = ""  # a line of its own above the row, wrapped to the page
+    heading_bold: bool = True
+    note: str = ""  # under the heading, smaller
+    above: float = 0.1  # room for the panels' own titles
+    below: float = 0.3  # room for tick labels, and for the axis label where there is one
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around the panels."""
+
+    title: str
+    footer: str
+    subtitle: str = ""
+    handles: Sequence[Artist] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class _Line:
+    top: float  # inches from the page's upper edge
+    text: str
+    size: float
+    bold: bool = False
+    colour: str = "black"
+
+
+class _Flow:
+    """A cursor that goes down the page, collecting lines of text."""
+
+    def __init__(self, width: float):
+        self.width, self.top = width, MARGIN
+        self.lines: list[_Line] = []
+
+    def write(self, text: str, size: float, *, bold: bool = False, colour: str = "black") -> None:
+        for line in wrap(text, self.width - 2 * MARGIN, size, bold=bold):
+            self.lines.append(_Line(self.top, line, size, bold, colour))
+            self.top += LEADING * size / 72
+
+
+def lay_out(
+    rows: Sequence[Row], columns: int, frame: Frame, *, width: float, left: float = 0.75, gap: float = 0.75
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with rows x columns of empty axes.
+
+    Args:
+        rows: from top to bottom.
+        columns: panels in a row, all of one width.
+        frame: title, legend and footer.
+        width: of the page, inches. The height follows.
+        left: room for the axis labels of the first column.
+        gap: between columns.
+    """
+    flow = _Flow(width)
+    flow.write(frame.title, LARGE, bold=True)
+    flow.write(frame.subtitle, SMALL + 0.5, colour=REFERENCE)
+    legend_columns, legend_rows = _legend_shape(frame.handles, width)
+    legend_top = flow.top + 0.05
+    flow.top = legend_top + legend_rows * 1.6 * NORMAL / 72 + 0.05
+    panel_tops = []
+    for row in rows:
+        flow.write(row.heading, NORMAL + 1, bold=row.heading_bold)
+        flow.write(row.note, SMALL + 0.5, colour=REFERENCE)
+        panel_tops.append(flow.top + row.above)
+        flow.top = panel_tops[-1] + row.height + row.below
+    flow.top += 0.08
+    flow.write(frame.footer, SMALL - 1, colour=REFERENCE)
+    height = flow.top + MARGIN - 0.05
+
+    figure = new_figure(width, height)
+    for line in flow.lines:
+        weight = "bold" if line.bold else "normal"
+        figure.text(
+            MARGIN / width, 1 - line.top / height, line.text, va="top", size=line.size, weight=weight, color=line.colour
+        )
+    if frame.handles:
+        figure.legend(
+            handles=list(frame.handles), loc="upper left", bbox_to_anchor=(MARGIN / width, 1 - legend_top / height),
+            ncols=legend_columns, frameon=False, borderaxespad=0, borderpad=0, fontsize=NORMAL,
+            handlelength=_HANDLE, handletextpad=_HANDLE_PAD, columnspacing=_COLUMN_GAP, labelspacing=0.4,
+        )  # fmt: skip
+    panel = (width - left - MARGIN - (columns - 1) * gap) / columns
+    axes = [
+        [
+            figure.add_axes(
+                (
+                    (left + k * (panel + gap)) / width,
+                    1 - (top + row.height) / height,
+                    panel / width,
+                    row.height / height,
+                )
+            )
+            for k in range(columns)
+        ]
+        for row, top in zip(rows, panel_tops, strict=True)
+    ]
+    return figure, axes
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Width of a line of text, in inches."""
+    properties = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
+    return text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0] / 72
+
+
+def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
+    """Lines of at most `width` inches, broken at spaces; a word that is longer by itself is broken anywhere."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}" if line else word
+        if text_width(longer, size, bold=bold) <= width:
+            line = longer
+            continue
+        if line:
+            lines.append(line)
+        line = word
+        while text_width(line, size, bold=bold) > width:
+            fits = next(
+                n for n in range(len(line) - 1, 0, -1) if n == 1 or text_width(line[:n], size, bold=bold) <= width
+            )
+            lines.append(line[:fits])
+            line = line[fits:]
+    return [*lines, line] if line else lines
+
+
+def _legend_shape(handles: Sequence[Artist], width: float) -> tuple[int, int]:
+    """(columns, rows) of a legend that fits the page."""
+    if not handles:
+        return 1, 0
+    widest = max(text_width(str(handle.get_label()), NORMAL) for handle in handles)
+    entry = widest + (_HANDLE + _HANDLE_PAD + _COLUMN_GAP) * NORMAL / 72
+    columns = max(1, min(len(handles), int((width - 2 * MARGIN) / entry)))
+    return columns, -(-len(handles) // columns)

@@ -1,0 +1,136 @@
+"""How every figure looks: a colour, marker and line style per norm, sizes, names as labels, and saving."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from normscope.records.files import written_aside
+
+DPI = 150
+
+SMALL, NORMAL, LARGE = 8.0, 9.0, 12.0
+"""Font sizes in points."""
+
+REFERENCE = "#555555"
+"""Colour of what is no norm: thresholds, chance, reference curves."""
+
+_RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # carried by matplotlib itself: the same on every machine
+    "font.size": NORMAL,
+    "axes.titlesize": NORMAL,
+    "axes.labelsize": NORMAL,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "text.parse_math": False,  # names are shown as they are: a norm may be called "my_module:$x$"
+}
+
+# Okabe and Ito (2008) without yellow, which is too faint on white; distinct under the common colour deficiencies.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (5, 1.4, 1, 1.4), (1.2, 1.2), (8, 1.4, 1, 1.4, 1, 1.4))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+_PLACES = {"batch": 0, "none": 1, "group": 2, "layer": 3, "instance": 4}
+
+
+@dataclass(frozen=True)
+class NormStyle:
+    """How one norm is drawn, in every figure."""
+
+    colour: str
+    dashes: tuple[float, ...]  # on, off, ... in units of the line width; empty is a solid line
+    marker: str
+
+    @property
+    def line(self) -> Literal["-"] | tuple[float, tuple[float, ...]]:
+        """As matplotlib's `linestyle`."""
+        return (0.0, self.dashes) if self.dashes else "-"
+
+
+def norm_styles(norms: Iterable[str]) -> dict[str, NormStyle]:
+    """{norm: style}. The named norms always look the same; others follow in alphabetical order.
+
+    Pairs of colour and line style are distinct for up to 35 norms.
+    """
+    names = set(norms)
+    free = itertools.count(len(_PLACES))
+    places = {name: _PLACES[name] if name in _PLACES else next(free) for name in sorted(names)}
+    return {
+        name: NormStyle(
+            _COLOURS[place % len(_COLOURS)],
+            _DASHES[(place + place // len(_COLOURS)) % len(_DASHES)],
+            _MARKERS[place % len(_MARKERS)],
+        )
+        for name, place in places.items()
+    }
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib's defaults and ours, whatever the user's own settings are; those are back afterwards.
+
+    Also a decorator: `@house_style()`. Settings are read when a text or an axis is made, so a figure keeps its looks.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        yield
+
+
+def label_of(norm: str, characters: int = 36) -> str:
+    """A norm's name as a label. Of a long `module:callable` the end is kept: it says more than the start."""
+    return norm if len(norm) <= characters else "…" + norm[1 - characters :]
+
+
+def mean_handle(norm: str, style: NormStyle) -> Line2D:
+    """The legend's entry for a norm."""
+    return Line2D(
+        [], [], color=style.colour, linestyle=style.line, marker=style.marker, linewidth=2, markersize=5,
+        label=label_of(norm),
+    )  # fmt: skip
+
+
+def log_ticks(axis_of: Axes, which: str, ticks: list[float] | None = None) -> None:
+    """Make the x or y axis logarithmic, with plain numbers at its ticks (at these, or at powers of ten)."""
+    getattr(axis_of, f"set_{which}scale")("log")
+    axis = getattr(axis_of, f"{which}axis")
+    if ticks is None:
+        axis.set_major_locator(LogLocator(numticks=6))
+    else:
+        axis.set_ticks(ticks)
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the path's suffix; a reader sees the old file or the new one.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=DPI)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that knows its canvas and belongs to no pyplot state."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
