@@ -47,6 +47,7 @@ def test_depth_changes_no_layer_that_was_there():
 def test_every_drawn_parameter_depends_on_the_seed_and_the_name():
     first, second = state(norm="none", seed=0), state(norm="none", seed=1)
     assert [name for name in first if torch.equal(first[name], second[name])] == []
+    assert not torch.equal(first["fc.bias"], first["fc.weight"].flatten()[:10])
     same_shape = [tensor for name, tensor in first.items() if name.startswith("layer1") and tensor.dim() == 4]
     assert len({tuple(tensor.flatten()[:4].tolist()) for tensor in same_shape}) == 4
 
