@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from normscope.data.cache import cached
 from normscope.data.dataset import Dataset, Recipe, Splits, channel_statistics, check, fingerprint, select_classes
-from normscope.data.layouts import digits
-from normscope.errors import InputError, lookup
+from normscope.data.layouts import binary, digits, folders, official, parquet, pickled
+from normscope.data.layouts.layout import Layout
+from normscope.errors import InputError, StorageError, lookup
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,84 @@ def read_digits(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, 
     return digits.read(), "embedded in scikit-learn"
 
 
+def read_cifar10(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, str]:
+    """CIFAR-10 from a directory in any of its layouts; the official binary archive, downloaded once, without one.
+
+    Raises:
+        InputError: if the directory holds no CIFAR-10, or the archive cannot be downloaded.
+    """
+    known = official.CLASSES
+    finders = [lambda directory: binary.find_archive(directory, binary.CIFAR10)]
+    if data_dir is None:
+        from normscope.data.download import fetch
+
+        data_dir = fetch(binary.CIFAR10, cache_dir).parent
+    else:
+        finders = [binary.find, pickled.find, *finders]
+        finders += [lambda directory: folders.find(directory, known), lambda directory: parquet.find(directory, known)]
+    splits, layout = _read_directory(data_dir, cache_dir, finders, CIFAR10_LAYOUTS)
+    strange = set(splits.classes) - set(official.CLASSES)
+    if splits.train_images.shape[1:] != official.SHAPE or strange:
+        shape = "x".join(map(str, splits.train_images.shape[1:]))
+        raise InputError(
+            f"{data_dir} holds {shape} images of {', '.join(splits.classes[:4])}, ...: that is not CIFAR-10. "
+            "For images of your own, use the data 'images'."
+        )
+    return splits, layout
+
+
+def read_images(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, str]:
+    """Images of the user's own.
+
+    Raises:
+        InputError: if there is no directory, or it has no layout that is known.
+    """
+    if data_dir is None:
+        raise InputError(f"The data 'images' needs a directory (--data-dir): {IMAGE_LAYOUTS}.")
+    return _read_directory(data_dir, cache_dir, [folders.find, parquet.find], IMAGE_LAYOUTS)
+
+
+def _read_directory(
+    directory: Path, cache_dir: Path | None, finders: Sequence[Callable[[Path], Layout | None]], expected: str
+) -> tuple[Splits, str]:
+    """The splits in `directory` by the first finder that knows it, and the layout's name."""
+    if not directory.is_dir():
+        what = "is a file, not a directory" if directory.exists() else "does not exist"
+        raise InputError(f"The data directory {directory} {what}. Expected: {expected}.")
+    try:
+        layout = next((layout for find in finders if (layout := find(directory))), None)
+        if layout is not None:
+            return cached(layout, cache_dir), layout.phrase
+        names = sorted(path.name for path in directory.iterdir())
+    except StorageError:
+        raise
+    except OSError as error:
+        raise InputError(f"Cannot read {error.filename or directory}: {error.strerror or error}.") from error
+    held = f"holds {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" if names else "is empty"
+    raise InputError(f"The data directory {directory} {held}. Expected: {expected}.")
+
+
+IMAGE_LAYOUTS = "class folders in train/ and test/, or parquet files train* and test* with an image and a label column"
+CIFAR10_LAYOUTS = (
+    f"CIFAR-10 as data_batch_1.bin ... test_batch.bin, as data_batch_1 ... test_batch, as {binary.CIFAR10.file_name}, "
+    f"as {IMAGE_LAYOUTS}"
+)
+CIFAR10_RECIPE = Recipe(epochs=30, learning_rates=(0.1,), crop_padding=4, horizontal_flip=True)
+
 DATASETS: Mapping[str, Source] = {
-    "digits": Source("Handwritten digits (8x8)", read_digits, Recipe(20, (0.01, 0.1, 1.0), 1, False)),
+    "digits": Source(
+        title="Handwritten digits (8x8)",
+        read=read_digits,
+        recipe=Recipe(epochs=20, learning_rates=(0.01, 0.1, 1.0), crop_padding=1, horizontal_flip=False),
+    ),
+    "cifar10": Source(
+        title="CIFAR-10",
+        read=read_cifar10,
+        recipe=CIFAR10_RECIPE,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    ),
+    "images": Source(title="Images", read=read_images, recipe=CIFAR10_RECIPE),
 }
 
 
