@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# tiny networks: several threads, here or in the processes that tests start, would only wait for one another
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True)
 def no_hook_survives(monkeypatch: pytest.MonkeyPatch):

@@ -232,8 +232,9 @@ class Store:
 
     def _query(self, sql: str, parameters: tuple[Any, ...] = ()) -> Iterator[Any]:
         try:
-            for row in self.connection.execute(sql, parameters):  # not `yield from`: it would close the cursor late
-                yield row  # noqa: UP028
+            # not `yield from`, which would close the cursor when the connection may be closed already
+            for row in self.connection.execute(sql, parameters):  # noqa: UP028
+                yield row
         except (sqlite3.Error, OverflowError) as error:
             raise RecordError(f"{self.path} cannot be read as a record: {error}.") from error
 

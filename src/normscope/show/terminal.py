@@ -23,15 +23,15 @@ class ProgressMessage(Protocol):
     """How far one run is, as an executor reports it."""
 
     @property
-    def run(self) -> str: ...  # noqa: D102
+    def run(self) -> str: ...
     @property
-    def epochs_done(self) -> float: ...  # noqa: D102
+    def epochs_done(self) -> float: ...
     @property
-    def train_loss(self) -> float | None: ...  # noqa: D102
+    def train_loss(self) -> float | None: ...
     @property
-    def test_accuracy(self) -> float | None: ...  # noqa: D102
+    def test_accuracy(self) -> float | None: ...
     @property
-    def images_per_second(self) -> float | None: ...  # noqa: D102
+    def images_per_second(self) -> float | None: ...
 
 
 def percent(fraction: float | None) -> str:
