@@ -15,6 +15,8 @@ from PIL import Image
 
 from normscope.data.dataset import Splits
 from normscope.data.layouts import official
+from normscope.data.sources import load
+from normscope.errors import InputError
 
 Writer = Callable[[Path, Splits], object]
 
@@ -135,3 +137,37 @@ def writers() -> dict[str, Writer]:
 def write_tiny_archive() -> Callable[[Path, Splits], Path]:
     """Writes the official archive with `tiny` in it; gives its path."""
     return write_archive
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> Path:
+    """A cache folder that nothing else uses."""
+    monkeypatch.setenv("NORMSCOPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def refuse() -> Callable[..., str]:
+    """Loads what cannot be loaded; gives the message of the InputError: one line, of a length that can be read."""
+
+    def refuse(name: str, data_dir: Path, **options) -> str:
+        with pytest.raises(InputError) as caught:
+            load(name, data_dir=data_dir, **options)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert len(message) < 500
+        return message
+
+    return refuse
+
+
+@pytest.fixture
+def make_images() -> Callable[..., Splits]:
+    """Images of the user's own: three classes, not square, in one or three channels."""
+
+    def make(channels: int = 3) -> Splits:
+        draw = np.random.default_rng(3)
+        train, test = (draw.integers(0, 256, (count, 5, 7, channels), dtype=np.uint8) for count in (9, 3))
+        return Splits(("ant", "bee", "cat"), train, np.repeat(np.arange(3), 3), test, np.arange(3))
+
+    return make
