@@ -27,6 +27,8 @@ from normscope.show.figures.style import (
     save,
 )
 
+THRESHOLD_LINE = (0.0, (6.0, 3.0))
+
 DECADES_FOR_LOG = 1.5
 """An axis whose values span more than this many decades is logarithmic."""
 
@@ -82,7 +84,7 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
         if "none" in norms
         else f"Training with different normalizations: {subject(runs)}",
         footer=footer(runs),
-        handles=_handles(norms, styles, runs, comparison),
+        legends=([mean_handle(norm, styles[norm]) for norm in norms], _key(norms[0], runs, comparison)),
     )
     figure, axes = lay_out(rows, len(PANELS), frame, width=11.0)
     for k, panel in enumerate(PANELS):
@@ -90,24 +92,28 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
         column[0].set_title(panel.title, loc="left")
         _set_scale(column, panel, runs)
         for axis, rate, own in zip(column, rates, by_rate, strict=True):
-            axis.set_ylabel(panel.unit)
             _draw_runs(axis, panel, own, styles)
             threshold = comparison.threshold[rate]
             if panel.column == "test_accuracy" and threshold is not None:
-                axis.axhline(100 * threshold, color=REFERENCE, linewidth=0.8, alpha=0.6, zorder=1.5, gid="threshold")
+                axis.axhline(
+                    100 * threshold,
+                    color=REFERENCE,
+                    linewidth=0.8,
+                    linestyle=THRESHOLD_LINE,
+                    zorder=1.5,
+                    gid="threshold",
+                )
         column[-1].set_xlabel("epoch")
     save(figure, path)
     return figure
 
 
-def _handles(
-    norms: Sequence[str], styles: dict[str, NormStyle], runs: Sequence[RunRecord], comparison: Comparison
-) -> list[Line2D]:
-    handles = [mean_handle(norm, styles[norm]) for norm in norms]
-    handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed (thick: mean of seeds)"))
+def _key(first: str, runs: Sequence[RunRecord], comparison: Comparison) -> list[Line2D]:
+    """Legend entries of what is no norm."""
+    handles = [Line2D([], [], color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed (thick: mean of seeds)")]
     if any(value is not None for value in comparison.threshold.values()):
-        label = f"threshold: {THRESHOLD_SHARE:.0%} of {label_of(norms[0])}'s final mean"
-        handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, label=label))
+        label = f"threshold: {THRESHOLD_SHARE:.0%} of {label_of(first)}'s final mean"
+        handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, linestyle=THRESHOLD_LINE, label=label))
     if any(run.status == "diverged" for run in runs):
         handles.append(Line2D([], [], color=REFERENCE, marker="x", linestyle="", label="diverged: loss not finite"))
     return handles
@@ -115,21 +121,27 @@ def _handles(
 
 def _set_scale(column: Sequence[Axes], panel: _Panel, runs: Sequence[RunRecord]) -> None:
     """One scale and one pair of limits for all panels of a column, from the runs that did not diverge if there are."""
-    steady = [run for run in runs if run.status != "diverged"] or list(runs)
+    steady = [run for run in runs if run.status != "diverged"] or runs
     values = np.concatenate([panel.scale * run.column(panel.column) for run in steady])
     values = values[np.isfinite(values)]
-    epochs = max(run.spec["epochs"] for run in runs)
     positive = values[values > 0]
-    log = panel.may_be_log and len(positive) > 0 and np.log10(positive.max() / positive.min()) > DECADES_FOR_LOG
+    decades = np.log10(positive.max() / positive.min()) if panel.may_be_log and len(positive) else 0.0
+    epochs = max(run.spec["epochs"] for run in runs)
+    margin = 0.03 * max(epochs - 1, 10)
     for axis in column:
-        axis.set_xlim(1 - 0.03 * max(epochs - 1, 10), epochs + 0.03 * max(epochs - 1, 10))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-        if log:
-            log_ticks(axis, "y")
+        axis.set_xlim(1 - margin, epochs + margin)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10], min_n_ticks=1))
+        axis.set_ylabel(panel.unit + (", log scale" if decades > DECADES_FOR_LOG else ""))
+        if decades > DECADES_FOR_LOG:
+            log_ticks(axis, "y", decades=float(decades))
             axis.set_ylim(positive.min() / 1.2, positive.max() * 1.2)
         elif len(values):
-            pad = 0.05 * (values.max() - values.min()) or 0.05 * abs(values.max()) or 1.0
+            pad = max(0.05 * np.ptp(values), 0.05 * np.abs(values).max() if np.ptp(values) == 0 else 0, 1e-9)
             axis.set_ylim(values.min() - pad, values.max() + pad)
+        else:
+            axis.set_ylim(0, 1)
+            axis.set_yticks([])
+            axis.text(0.5, 0.5, "no finite value", transform=axis.transAxes, ha="center", color=REFERENCE)
 
 
 def _draw_runs(axis: Axes, panel: _Panel, runs: Sequence[RunRecord], styles: dict[str, NormStyle]) -> None:

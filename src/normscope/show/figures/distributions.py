@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import footer, subject
 from normscope.show.figures.style import REFERENCE, SMALL, NormStyle, house_style, label_of, norm_styles, save
 
-MAX_COLUMNS = 6
+MAX_COLUMNS = 5
 """Captured epochs that are shown at most, spread evenly from the first to the last."""
 
 MAX_NORMS_FOR_ALL_TENSORS = 3
@@ -33,9 +34,9 @@ class _Tensor:
 
 
 TENSORS = (
-    _Tensor("block_output", "Output of the first stage, after its last activation", near_normal=False),
-    _Tensor("before_activation", "Beneath it: the tensor that enters that activation", near_normal=True),
-    _Tensor("normalized", "Output of the first stage's first normalization layer", near_normal=True),
+    _Tensor("block_output", "Output of the first stage of blocks", near_normal=False),
+    _Tensor("before_activation", "The tensor that enters the last activation of that stage", near_normal=True),
+    _Tensor("normalized", "Output of the first normalization layer in that stage", near_normal=True),
 )
 
 
@@ -55,40 +56,28 @@ def draw(runs: Sequence[RunRecord], path: Path) -> Figure:
         StorageError: if it cannot be written.
     """
     rate = shown_rate(runs)
-    rates = {run.learning_rate for run in runs}
     shown = [run for run in runs if run.learning_rate == rate]
     norms = list(dict.fromkeys(run.norm for run in runs))
     styles = norm_styles(norms)
     captured = sorted({epoch for run in shown for _, epoch in run.captures})
     epochs = _spread(captured)
     tensors = _tensors(shown, len(norms))
-    rows = [
-        Row(
-            1.05,
-            tensor.heading if k == 0 else "",
-            above=0.62 if k == 0 else 0.42,
-            below=0.55 if k == len(norms) - 1 else 0.22,
-        )
-        for tensor in tensors
-        for k in range(len(norms))
-    ]
-    notes = [
-        f"Learning rate {rate:g}"
-        + (f", of {len(rates)}: the best for {label_of(norms[0])}." if len(rates) > 1 else ".")
-    ]
-    notes.append("Test images in eval mode. Numbers are means over seeds.")
-    if len(epochs) < len(captured):
-        notes.append(f"{len(epochs)} of {len(captured)} captured epochs.")
+    rows = [_row(tensor, norm, norms) for tensor in tensors for norm in norms]
     frame = Frame(
         f"Activations over training: {subject(runs)}",
         footer(shown),
-        subtitle=" ".join(notes),
-        handles=_handles(tensors),
+        subtitle=_subtitle(runs, rate, epochs, captured),
+        legends=(_key(tensors),),
     )
-    figure, axes = lay_out(rows, len(epochs), frame, width=max(7.5, 1.2 + 2.9 * len(epochs)), left=1.0, gap=0.25)
-    for row, (tensor, norm) in zip(axes, ((tensor, norm) for tensor in tensors for norm in norms), strict=True):
+    width = max(7.5, 0.9 + 2.85 * len(epochs))
+    figure, axes = lay_out(rows, max(1, len(epochs)), frame, width=width, left=0.65, gap=0.25)
+    for place, row in enumerate(axes):
+        tensor, norm = tensors[place // len(norms)], norms[place % len(norms)]
         own = [run for run in shown if run.norm == norm]
-        _draw_row(row, own, tensor, epochs, styles[norm], label_of(norm, 18))
+        _draw_row(row, own, tensor, epochs, styles[norm], label_of(norm, 22))
+        if norm == norms[-1]:
+            for axis in row:
+                axis.set_xlabel("activation value")
     save(figure, path)
     return figure
 
@@ -103,6 +92,30 @@ def shown_rate(runs: Sequence[RunRecord]) -> float:
     if not finals:
         return next((run for run in runs if run.captures), runs[0]).learning_rate
     return max(finals, key=lambda rate: float(np.mean(finals[rate])))
+
+
+def _row(tensor: _Tensor, norm: str, norms: Sequence[str]) -> Row:
+    """The first row of a tensor has its heading above, the last its axis label beneath."""
+    below = 0.52 if norm == norms[-1] else 0.24
+    if norm != norms[0]:
+        return Row(1.05, above=0.38, below=below)
+    note = (
+        "For the norm none: what passes there unnormalized." if "none" in norms and tensor.name == "normalized" else ""
+    )
+    return Row(1.05, tensor.heading, note=note, above=0.44, below=below)
+
+
+def _subtitle(runs: Sequence[RunRecord], rate: float, epochs: Sequence[int], captured: Sequence[int]) -> str:
+    """Which of the captures these are, and what the numbers mean."""
+    if not captured:
+        return "No activations were captured."
+    rates = {run.learning_rate for run in runs}
+    best = f", of {len(rates)} rates the one with the highest final accuracy of {label_of(runs[0].norm)}"
+    sentences = [f"Learning rate {rate:g}{best if len(rates) > 1 else ''}.", "Test images in eval mode."]
+    if len(epochs) < len(captured):
+        sentences.append(f"{len(epochs)} of the {len(captured)} captured epochs.")
+    sentences.append("Numbers are means over seeds; the density of exact zeros is cut off.")
+    return " ".join(sentences)
 
 
 def _spread(epochs: Sequence[int]) -> list[int]:
@@ -120,7 +133,7 @@ def _tensors(runs: Sequence[RunRecord], norms: int) -> list[_Tensor]:
     ]
 
 
-def _handles(tensors: Sequence[_Tensor]) -> list[Line2D | Patch]:
+def _key(tensors: Sequence[_Tensor]) -> list[Line2D | Patch]:
     handles = [
         Line2D([], [], color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed"),
         Patch(color=REFERENCE, alpha=0.3, linewidth=0, label="mean of seeds"),
@@ -147,9 +160,13 @@ def _draw_row(
         axis.set_xlim(-LIMIT, LIMIT)
         axis.set_ylim(0, top)
         axis.tick_params(labelleft=axis is axes[0])
-        axis.set_xlabel("activation value")
         measured = [distribution for distribution in distributions if distribution.n > 0]
-        axis.set_title(_caption(epoch, measured, distributions, len(runs)), loc="left", size=SMALL, linespacing=1.25)
+        axis.set_title(
+            _caption(f"{label}, epoch {epoch}", measured, distributions, len(runs)),
+            loc="left",
+            size=SMALL,
+            linespacing=1.25,
+        )
         if measured:
             _draw_distributions(axis, measured, style, top)
         if tensor.near_normal:
@@ -162,7 +179,7 @@ def _draw_row(
                 linestyle=(0, (3, 2)),
                 gid="N(0, 1)",
             )
-    axes[0].set_ylabel(f"{label}\ndensity")
+    axes[0].set_ylabel("density")
 
 
 def without_zeros(distribution: Distribution) -> np.ndarray:
@@ -187,15 +204,18 @@ def _draw_distributions(axis: Axes, distributions: Sequence[Distribution], style
     mean = np.mean([without_zeros(distribution) for distribution in distributions], axis=0)
     axis.stairs(mean, edges, fill=True, color=style.colour, alpha=0.3, linewidth=0, gid="mean")
     zeros = float(np.mean([distribution.zero_fraction for distribution in distributions]))
-    if zeros >= 0.001:
-        axis.plot([0, 0], [0, top], color=style.colour, linewidth=2, solid_capstyle="butt", gid="zeros")
-        text = f"{100 * zeros:.1f}% exact zeros"
+    if zeros == 0:
+        return
+    density = zeros / (edges[1] - edges[0])
+    axis.plot([0, 0], [0, min(density, top)], color=style.colour, linewidth=2, solid_capstyle="butt", gid="zeros")
+    if density > top:
+        text = f"{_percent(zeros)} exact zeros"
         axis.text(-0.25, 0.97 * top, text, ha="right", va="top", size=SMALL - 1, color=style.colour)
 
 
-def _caption(epoch: int, measured: Sequence[Distribution], captured: Sequence[Distribution], runs: int) -> str:
-    """Two lines: the epoch and how many runs reached it; then the moments and what lies beyond the limits."""
-    first = f"Epoch {epoch}"
+def _caption(heading: str, measured: Sequence[Distribution], captured: Sequence[Distribution], runs: int) -> str:
+    """Two lines: what it is and how many runs it is of; then the moments and what lies beyond the limits."""
+    first = heading
     if len(measured) < runs:
         first += f"  (n = {len(measured)} of {runs})"
     lost = sum(d.non_finite for d in captured) / max(sum(d.n + d.non_finite for d in captured), 1)
@@ -203,6 +223,18 @@ def _caption(epoch: int, measured: Sequence[Distribution], captured: Sequence[Di
         first += f", {100 * lost:.2g}% not finite"
     if not measured:
         return f"{first}\nno finite value" if captured else f"{first}\nnot captured"
-    mean, std = (np.mean([getattr(d, name) for d in measured]) for name in ("mean", "std"))
-    beyond = np.mean([(d.counts[0] + d.counts[-1]) / d.n for d in measured])
-    return f"{first}\nmean {mean:.3g}, std {std:.3g}, {100 * beyond:.2g}% beyond ±{LIMIT:g}"
+    mean, std = (float(np.mean([getattr(d, name) for d in measured])) for name in ("mean", "std"))
+    beyond = float(np.mean([(d.counts[0] + d.counts[-1]) / d.n for d in measured]))
+    digits = 2 if not 0 < std < 0.1 else 1 - math.floor(math.log10(std))
+    moments = f"mean {_number(mean, digits)}, std {_number(std, digits)}"
+    return f"{first}\n{moments}, {_percent(beyond)} beyond ±{LIMIT:g}"
+
+
+def _number(value: float, digits: int) -> str:
+    """With that many decimals, or in powers of ten where that would be long."""
+    text = f"{value:.2e}" if abs(value) >= 1e4 or digits > 5 else f"{round(value, digits) + 0.0:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def _percent(share: float) -> str:
+    return "<0.1%" if 0 < share < 0.001 else f"{100 * share:.1f}%"

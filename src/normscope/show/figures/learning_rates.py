@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from matplotlib.lines import Line2D
 
 from normscope.judge.comparison import Comparison, GroupSummary
 from normscope.records.run import RunRecord
-from normscope.show.figures.page import Frame, Row, lay_out, text_width
-from normscope.show.figures.provenance import footer, subject
+from normscope.show.figures.page import MARGIN, Frame, Row, lay_out, text_width
+from normscope.show.figures.provenance import footer, subject, unfinished
 from normscope.show.figures.style import (
     REFERENCE,
     SMALL,
@@ -46,41 +47,77 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     norms = list(dict.fromkeys(group.norm for group in comparison.groups))
     rates = sorted(comparison.threshold)
     styles = norm_styles(norms)
-    places = {norm: _dodge(k, len(norms), rates) for k, norm in enumerate(norms)}
     labels = [label_of(norm, 20) for norm in norms]
     left = max(0.75, 0.3 + max(text_width(label, SMALL) for label in labels))
-    rows = [
-        Row(3.2, above=0.15, below=0.35),
-        Row(0.15 + 0.22 * len(norms), "Diverged runs", heading_bold=False, below=0.5),
-    ]
-    handles = [mean_handle(norm, styles[norm]) for norm in norms]
-    handles.append(Line2D([], [], color=REFERENCE, marker="o", linestyle="", alpha=0.5, label="one seed (line: mean)"))
-    chance = _chance(comparison)
-    if chance is not None:
-        handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, label=f"guessing ({100 * chance:.3g}%)"))
-    frame = Frame(f"Accuracy over learning rates: {subject(runs)}", footer(runs), handles=handles)
-    figure, ((accuracy,), (strip,)) = lay_out(rows, 1, frame, width=7.5, left=left)
-    for axis in (accuracy, strip):
+    figure, axes = lay_out(
+        _rows(comparison), 1, _frame(comparison, runs, norms, styles), width=_page_width(rates, left), left=left
+    )
+    accuracy = axes[0][0]
+    for (axis,) in axes:
         log_ticks(axis, "x", rates)
         axis.set_xlim(rates[0] / 2, rates[-1] * 2)
-    for norm in norms:
+        axis.tick_params(labelbottom=axis is axes[-1][0])
+    for k, norm in enumerate(norms):
         groups = sorted((group for group in comparison.groups if group.norm == norm), key=lambda g: g.learning_rate)
-        _draw_norm(accuracy, groups, [run for run in runs if run.norm == norm], styles[norm], places[norm])
+        own = [run for run in runs if run.norm == norm]
+        _draw_norm(accuracy, groups, own, styles[norm], _dodge(k, len(norms), rates))
+    chance = _chance(comparison)
     if chance is not None:
         accuracy.axhline(100 * chance, color=REFERENCE, linewidth=0.8, alpha=0.6, zorder=1.5, gid="chance")
     accuracy.set_ylim(-3, 103)
     accuracy.set_ylabel("final test accuracy (%)")
-    accuracy.tick_params(labelbottom=False)
-    _draw_strip(strip, comparison.groups, norms, labels, styles)
-    strip.set_xlabel("learning rate")
+    if len(axes) > 1:
+        _draw_strip(axes[1][0], comparison.groups, norms, labels, styles)
+    axes[-1][0].set_xlabel("learning rate (norms set side by side)")
     save(figure, path)
     return figure
+
+
+def _rows(comparison: Comparison) -> list[Row]:
+    """The panel, and the strip beneath it if there is something to count."""
+    if not any(group.diverged for group in comparison.groups):
+        return [Row(3.2, above=0.15, below=0.5)]
+    norms = len({group.norm for group in comparison.groups})
+    return [
+        Row(3.2, above=0.15, below=0.3),
+        Row(0.2 * norms, "Diverged runs", heading_bold=False, above=0.05, below=0.5),
+    ]
+
+
+def _frame(
+    comparison: Comparison, runs: Sequence[RunRecord], norms: Sequence[str], styles: dict[str, NormStyle]
+) -> Frame:
+    notes = [unfinished(runs, except_for=("diverged",))]
+    if not any(group.diverged for group in comparison.groups):
+        notes.append("No run diverged.")
+    return Frame(
+        f"Accuracy over learning rates: {subject(runs)}",
+        footer(runs),
+        subtitle=" ".join(note for note in notes if note),
+        legends=([mean_handle(norm, styles[norm]) for norm in norms], _key(_chance(comparison))),
+    )
+
+
+def _page_width(rates: Sequence[float], left: float) -> float:
+    """Inches that leave 0.6 between the closest rates, within reason."""
+    span = math.log(4 * rates[-1] / rates[0])
+    closest = min((math.log(high / low) for low, high in itertools.pairwise(rates)), default=span)
+    return min(max(7.5, left + MARGIN + 0.6 * span / closest), 16.0)
 
 
 def _dodge(place: int, count: int, rates: Sequence[float]) -> float:
     """Factor on the learning rate that sets the norms side by side."""
     closest = min((high / low for low, high in itertools.pairwise(rates)), default=10.0)
-    return float(closest ** (0.25 * ((place + 0.5) / count - 0.5)))
+    return float(closest ** (0.16 * ((place + 0.5) / count - 0.5)))
+
+
+def _key(chance: float | None) -> list[Line2D]:
+    """Legend entries of what is no norm."""
+    dot = Line2D([], [], color=REFERENCE, marker="o", linestyle="", alpha=0.5, markeredgewidth=0)
+    dot.set_label("one seed (line: mean)")
+    if chance is None:
+        return [dot]
+    return [dot, Line2D([], [], color=REFERENCE, linewidth=0.8, label=f"guessing ({100 * chance:.3g}%)")]
 
 
 def _chance(comparison: Comparison) -> float | None:

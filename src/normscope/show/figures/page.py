@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 
-from normscope.show.figures.style import LARGE, NORMAL, REFERENCE, SMALL, new_figure
+from normscope.show.figures.style import DPI, LARGE, NORMAL, REFERENCE, SMALL, new_figure
 
 MARGIN = 0.15
 LEADING = 1.35  # distance of lines of text, in font sizes
+_RENDERER = RendererAgg(1, 1, DPI)  # measures text as it is drawn, hinting included
 _HANDLE, _HANDLE_PAD, _COLUMN_GAP = 3.0, 0.6, 2.0  # legend: font sizes
 
 
@@ -37,7 +38,7 @@ class Frame:
     title: str
     footer: str
     subtitle: str = ""
-    handles: Sequence[Artist] = field(default_factory=tuple)
+    legends: Sequence[Sequence[Artist]] = ()  # each begins on a line of its own
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class _Flow:
 
 
 def lay_out(
-    rows: Sequence[Row], columns: int, frame: Frame, *, width: float, left: float = 0.75, gap: float = 0.75
+    rows: Sequence[Row], columns: int, frame: Frame, *, width: float, left: float = 0.85, gap: float = 0.85
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure with rows x columns of empty axes.
 
@@ -78,9 +79,12 @@ def lay_out(
     flow = _Flow(width)
     flow.write(frame.title, LARGE, bold=True)
     flow.write(frame.subtitle, SMALL + 0.5, colour=REFERENCE)
-    legend_columns, legend_rows = _legend_shape(frame.handles, width)
-    legend_top = flow.top + 0.05
-    flow.top = legend_top + legend_rows * 1.6 * NORMAL / 72 + 0.05
+    legend_tops = []
+    flow.top += 0.05
+    for handles in frame.legends:
+        legend_tops.append(flow.top)
+        flow.top += -(-len(handles) // _legend_columns(handles, width)) * 1.6 * NORMAL / 72
+    flow.top += 0.05
     panel_tops = []
     for row in rows:
         flow.write(row.heading, NORMAL + 1, bold=row.heading_bold)
@@ -97,10 +101,10 @@ def lay_out(
         figure.text(
             MARGIN / width, 1 - line.top / height, line.text, va="top", size=line.size, weight=weight, color=line.colour
         )
-    if frame.handles:
+    for handles, top in zip(frame.legends, legend_tops, strict=True):
         figure.legend(
-            handles=list(frame.handles), loc="upper left", bbox_to_anchor=(MARGIN / width, 1 - legend_top / height),
-            ncols=legend_columns, frameon=False, borderaxespad=0, borderpad=0, fontsize=NORMAL,
+            handles=list(handles), loc="upper left", bbox_to_anchor=(MARGIN / width, 1 - top / height),
+            ncols=_legend_columns(handles, width), frameon=False, borderaxespad=0, borderpad=0, fontsize=NORMAL,
             handlelength=_HANDLE, handletextpad=_HANDLE_PAD, columnspacing=_COLUMN_GAP, labelspacing=0.4,
         )  # fmt: skip
     panel = (width - left - MARGIN - (columns - 1) * gap) / columns
@@ -124,14 +128,14 @@ def lay_out(
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
     """Width of a line of text, in inches."""
     properties = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
-    return text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0] / 72
+    return _RENDERER.get_text_width_height_descent(text, properties, ismath=False)[0] / DPI
 
 
 def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
-    """Lines of at most `width` inches, broken at spaces; a word that is longer by itself is broken anywhere."""
+    """Lines of at most `width` inches, broken at spaces (not at no-break spaces); a word that is longer by itself is broken anywhere."""
     lines: list[str] = []
     line = ""
-    for word in text.split():
+    for word in text.split(" ") if text else ():
         longer = f"{line} {word}" if line else word
         if text_width(longer, size, bold=bold) <= width:
             line = longer
@@ -148,11 +152,8 @@ def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[st
     return [*lines, line] if line else lines
 
 
-def _legend_shape(handles: Sequence[Artist], width: float) -> tuple[int, int]:
-    """(columns, rows) of a legend that fits the page."""
-    if not handles:
-        return 1, 0
+def _legend_columns(handles: Sequence[Artist], width: float) -> int:
+    """How many entries stand side by side on the page."""
     widest = max(text_width(str(handle.get_label()), NORMAL) for handle in handles)
     entry = widest + (_HANDLE + _HANDLE_PAD + _COLUMN_GAP) * NORMAL / 72
-    columns = max(1, min(len(handles), int((width - 2 * MARGIN) / entry)))
-    return columns, -(-len(handles) // columns)
+    return max(1, min(len(handles), int((width - 2 * MARGIN) / entry)))

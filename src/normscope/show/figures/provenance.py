@@ -33,14 +33,17 @@ def epochs_of(count: int) -> str:
     return f"{count} epoch{'s' if count != 1 else ''}"
 
 
-def unfinished(runs: Sequence[RunRecord]) -> str:
-    """Which runs of each norm did not finish, and that means leave them out; empty where all finished."""
+def unfinished(runs: Sequence[RunRecord], except_for: Sequence[str] = ()) -> str:
+    """Which runs of each norm did not finish, and that means leave them out; empty where all did.
+
+    Statuses in `except_for` are not mentioned.
+    """
     notes = []
     for norm in dict.fromkeys(run.norm for run in runs):
         statuses = Counter(run.status for run in runs if run.norm == norm)
-        others = [f"{count} {status}" for status, count in statuses.items() if status != "finished"]
+        others = [f"{count} {status}" for status, count in statuses.items() if status not in ("finished", *except_for)]
         if others:
-            notes.append(f"{label_of(norm)}: {' and '.join(others)} of {statuses.total()} runs")
+            notes.append(f"{label_of(norm)}: {', '.join(others)} of {statuses.total()} runs")
     return f"{'; '.join(notes)} (left out of means)." if notes else ""
 
 
@@ -62,7 +65,7 @@ def _hardware(run: RunRecord) -> str | None:
 
 def _versions(run: RunRecord) -> str | None:
     versions = run.meta.get("environment", {}).get("versions", {})
-    known = [f"{name} {versions[name]}" for name in ("torch", "normscope") if name in versions]
+    known = [f"{name}\u00a0{versions[name]}" for name in ("torch", "normscope") if name in versions]
     return ", ".join(known) or None
 
 

@@ -106,12 +106,12 @@ def mean_handle(norm: str, style: NormStyle) -> Line2D:
     )  # fmt: skip
 
 
-def log_ticks(axis_of: Axes, which: str, ticks: list[float] | None = None) -> None:
-    """Make the x or y axis logarithmic, with plain numbers at its ticks (at these, or at powers of ten)."""
+def log_ticks(axis_of: Axes, which: str, ticks: list[float] | None = None, *, decades: float = 3.0) -> None:
+    """Make the x or y axis logarithmic, with plain numbers at its ticks: at these, or as many as `decades` ask for."""
     getattr(axis_of, f"set_{which}scale")("log")
     axis = getattr(axis_of, f"{which}axis")
     if ticks is None:
-        axis.set_major_locator(LogLocator(numticks=6))
+        axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 3 else (1.0,), numticks=6))
     else:
         axis.set_ticks(ticks)
         axis.set_minor_locator(NullLocator())
