@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from normscope.errors import RecordError, StorageError
 from normscope.judge.comparison import Comparison, summarize
 from normscope.records.files import write_json
 from normscope.records.run import ENDED, RunRecord, load_run, status_of
@@ -17,7 +18,7 @@ from normscope.show.figures import comparison as comparison_figure
 from normscope.show.figures import distributions as distributions_figure
 from normscope.show.figures import learning_rates as learning_rates_figure
 from normscope.show.terminal import StudyProgress, comparison_table, percent
-from normscope.studies.directory import RUNS, StudyDirectory
+from normscope.studies.directory import RUNS, RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name
 from normscope.studies.execution import default_jobs, execute_all, local_executor, threads_per_job
 from normscope.studies.grid import Grid, lay_out
@@ -69,8 +70,12 @@ def compare(
     grid = lay_out(options)
     study = StudyDirectory.create(options.directory)
     _say_set_up(grid, study, console)
+    jobs = min(options.jobs or default_jobs(grid.specs[0].device, len(grid.specs)), len(grid.specs))
+    tasks = _unfinished(grid, study, options.data_dir, jobs)
     try:
-        _train_all(options, grid, study, console)
+        _train(tasks, grid, study, jobs, console)
+    except StorageError:
+        raise  # nothing more can be written
     except BaseException:
         _write_summary(grid, study)  # what is finished counts, whatever stopped the rest
         raise
@@ -80,22 +85,18 @@ def compare(
     return ComparisonResult(study.path, runs, summary)
 
 
-def _train_all(options: CompareOptions, grid: Grid, study: StudyDirectory, console: Console) -> None:
-    device = grid.specs[0].device
-    jobs = min(options.jobs or default_jobs(device, len(grid.specs)), len(grid.specs))
-    threads = threads_per_job(jobs) if device == "cpu" else None
-    data_dir = options.data_dir.absolute() if options.data_dir is not None else None
-    by_name = {study.run(spec).path.name: spec for spec in grid.specs}
-    tasks, already = [], 0
-    for spec in grid.specs:
-        run = study.run(spec)
-        if status_of(run.path) in ENDED:
-            already += 1
-        else:
-            tasks.append(RunTask(spec, run.path.absolute(), data_dir, threads))
+def _unfinished(grid: Grid, study: StudyDirectory, data_dir: Path | None, jobs: int) -> list[RunTask]:
+    threads = threads_per_job(jobs) if grid.specs[0].device == "cpu" else None
+    absolute = data_dir.absolute() if data_dir is not None else None
+    runs = [(spec, study.run(spec)) for spec in grid.specs]
+    return [RunTask(spec, run.path.absolute(), absolute, threads) for spec, run in runs if _status(run) not in ENDED]
+
+
+def _train(tasks: list[RunTask], grid: Grid, study: StudyDirectory, jobs: int, console: Console) -> None:
+    labels = {study.run(spec).path.name: run_label(spec) for spec in grid.specs}
+    already = len(labels) - len(tasks)
     if already:
-        console.print(f"{already} of {len(by_name)} runs are finished already and are not trained again.")
-    labels = {name: run_label(spec) for name, spec in by_name.items()}
+        console.print(f"{already} of {len(labels)} runs are finished already and are not trained again.")
     with StudyProgress(console, labels, grid.specs[0].epochs, already_done=already) as progress:
 
         def ended(task: RunTask, result: RunResult) -> None:
@@ -103,6 +104,13 @@ def _train_all(options: CompareOptions, grid: Grid, study: StudyDirectory, conso
             progress.ended(name, _ending(study.path, name, result), good=result.status == "finished")
 
         execute_all(tasks, local_executor(jobs), progress.report, ended)
+
+
+def _status(run: RunDirectory) -> str | None:
+    try:
+        return status_of(run.path)
+    except RecordError as error:
+        raise RecordError(f"{error} Remove its folder to train that run again; the others are kept.") from error
 
 
 def run_label(spec: RunSpec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tyro.extras import subcommand_cli_from_dict
 
@@ -30,6 +31,7 @@ COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {"compare": (CompareOptio
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end with its status: 0, 1 for what went wrong on the way, 2 for bad input, 130 for Ctrl-C."""
+    sys.path.insert(0, str(Path.cwd()))  # so that module:callable finds the user's own modules, as under `python -m`
     try:
         options = subcommand_cli_from_dict(
             {name: options for name, (options, _) in COMMANDS.items()},

@@ -1,0 +1,224 @@
+"""The main job as a user runs it: through the command line and through Python, on the digits."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+import normscope
+from normscope.cli import main
+from normscope.errors import RecordError
+from normscope.records.run import load_run
+from normscope.records.store import reader
+
+QUICK = ["--classes", "3", "8", "--widths", "4", "8", "8", "--blocks-per-stage", "1", "--seeds", "2", "--epochs", "2",
+         "--jobs", "1", "--device", "cpu"]  # fmt: skip
+
+FILES = {"comparison.png", "activation_distributions.png", "learning_rates.png", "summary.json"}
+
+
+def run(*arguments):
+    """Exit status of a command, in this process."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    return end.value.code
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("studies") / "study"
+    assert run("compare", *QUICK, "--learning-rates", "0.1", "1e30", "--out", str(out)) == 0
+    return out
+
+
+def test_a_study_holds_what_it_promises(study):
+    assert {path.name for path in study.iterdir()} >= FILES
+    runs = sorted((study / "runs").iterdir())
+    assert len(runs) == 8
+    summary = json.loads((study / "summary.json").read_text())
+    assert {entry["id"] for entry in summary["runs"]} == {path.name for path in runs}
+    assert {(g["norm"], g["learning_rate"], g["n"], g["diverged"]) for g in summary["groups"]} >= {
+        ("batch", 0.1, 2, 0), ("none", 0.1, 2, 0), ("none", 1e30, 0, 2),
+    }  # fmt: skip
+    needed = {"id", "norm", "learning_rate", "seed", "status", "epochs", "test_accuracy", "train_loss", "seconds"}
+    assert all(needed <= set(entry) for entry in summary["runs"])
+    assert all(0 <= entry["test_accuracy"] <= 1 for entry in summary["runs"] if entry["status"] == "finished")
+    assert all(entry["test_accuracy"] is None for entry in summary["runs"] if entry["status"] == "diverged")
+    assert {"runs", "groups", "threshold", "data", "model", "hardware", "versions"} <= set(summary)
+    assert summary["model"]["parameters"]["batch"] > summary["model"]["parameters"]["none"]
+
+
+def test_the_same_command_again_trains_nothing(study, capsys):
+    before = {path: path.stat().st_mtime_ns for path in study.glob("runs/*/*") if path.name != "run.lock"}
+    assert run("compare", *QUICK, "--learning-rates", "0.1", "1e30", "--out", str(study)) == 0
+    assert "8 of 8 runs are finished already" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in study.glob("runs/*/*") if path.name != "run.lock"}
+
+
+def test_one_more_seed_trains_only_what_is_new_and_the_summary_covers_what_was_asked(study, capsys):
+    arguments = ["compare", *QUICK, "--learning-rates", "0.1", "--norms", "batch", "--out", str(study)]
+    assert run(*arguments, "--seeds", "3") == 0
+    out = capsys.readouterr().out
+    assert "2 of 3 runs are finished already" in out
+    assert out.count("✓") == 1
+    summary = json.loads((study / "summary.json").read_text())
+    assert [(entry["norm"], entry["seed"]) for entry in summary["runs"]] == [("batch", 0), ("batch", 1), ("batch", 2)]
+
+
+def test_the_terminal_says_what_is_compared_and_what_came_out(study, capsys):
+    run("compare", *QUICK, "--learning-rates", "0.1", "1e30", "--out", str(study))
+    out = capsys.readouterr().out
+    for words in ("Device", "2 classes", "small-resnet, parameters:", "Batches", "batch", "none", "diverged", "±",
+                  "Written to"):  # fmt: skip
+        assert words in out
+
+
+def test_python_takes_the_same_names_and_returns_the_runs(study):
+    result = normscope.compare(
+        classes=["3", "8"], widths=[4, 8, 8], blocks_per_stage=1, seeds=2, epochs=2, jobs=1, device="cpu",
+        learning_rates=[0.1], norms=["batch", "none"], out=str(study), console=Console(quiet=True),
+    )  # fmt: skip
+    assert [run.status for run in result.runs] == ["finished"] * 4
+    assert result.summary.groups[0].n == 2
+    assert not result.failed
+
+
+def test_a_norm_of_the_users_own_that_fails_in_training_ends_with_status_1_and_the_others_finish(tmp_path, monkeypatch):
+    (tmp_path / "my_norms.py").write_text(
+        "import torch\n"
+        "class Broken(torch.nn.BatchNorm2d):\n"
+        "    def forward(self, x):\n"
+        "        if self.training and self.num_batches_tracked > 2: raise RuntimeError('it broke')\n"
+        "        return super().forward(x)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["compare", *QUICK, "--seeds", "1", "--learning-rates", "0.1", "--norms", "my_norms:Broken", "batch"]
+    assert run(*arguments, "--out", "study") == 1
+    summary = json.loads((tmp_path / "study" / "summary.json").read_text())
+    assert [(entry["norm"], entry["status"]) for entry in summary["runs"]] == [
+        ("my_norms:Broken", "failed"), ("batch", "finished"),
+    ]  # fmt: skip
+    assert summary["runs"][0]["error"] == "RuntimeError: it broke"
+
+
+def _a_thesis(path):
+    path.mkdir()
+    (path / "thesis.tex").write_text("years of work")
+
+
+def _a_file(path):
+    path.write_text("a file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "cifar100"], "Unknown data 'cifar100'. Did you mean 'cifar10'?"),
+        (["--classes", "3", "eleven"], "eleven"),
+        (["--norms", "bach"], "'bach'. Did you mean 'batch'?"),
+        (["--norms", "nowhere:norm"], "nowhere"),
+        (["--model", "resnet-21"], "Unknown model 'resnet-21'"),
+        (["--activation", "rely"], "Unknown activation 'rely'. Did you mean 'relu'?"),
+        (["--device", "tpu"], "Unknown device 'tpu'"),
+        (["--precision", "fp8"], "Unknown precision 'fp8'"),
+        (["--epochs", "0"], "number of epochs is 0; expected 1 or more"),
+        (["--learning-rates", "-0.1"], "-0.1; expected a positive number"),
+        (["--epochs", "3", "--capture-epochs", "4"], "Epoch 4 cannot be captured: the run has epochs 1 to 3"),
+        (["--data", "images"], "data"),
+        (["--data", "cifar10", "--data-dir", "nowhere"], "nowhere"),
+        (["--block", "bottleneck"], "bottleneck"),
+        (["--model", "bird-plane", "--block", "formula"], "block"),
+        (["--initialization", "xavier"], "xavier"),
+        (["--widths", "4", "0", "8"], "0"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("compare", *arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir()), "a folder was made for a study that cannot be"
+
+
+@pytest.mark.parametrize(("make", "message"), [(_a_thesis, "not a normscope study"), (_a_file, "is a file")])
+def test_an_out_that_holds_something_else_is_not_touched(make, message, tmp_path, capsys):
+    make(tmp_path / "out")
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    assert run("compare", *QUICK, "--out", str(tmp_path / "out")) == 2
+    assert message in capsys.readouterr().err
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+
+
+def test_a_damaged_record_is_named_with_what_to_do(study, tmp_path, capsys):
+    shutil.copytree(study, tmp_path / "copy")
+    victim = sorted((tmp_path / "copy" / "runs").glob("batch-lr0.1-seed0*"))[0] / "record.sqlite"
+    victim.write_bytes(b"nonsense")
+    assert run("compare", *QUICK, "--learning-rates", "0.1", "--out", str(tmp_path / "copy")) == 2
+    error = capsys.readouterr().err.strip()
+    assert "batch-lr0.1-seed0" in error
+    assert "remove" in error.lower()
+    assert "\n" not in error
+
+
+def start(out, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "normscope.cli", "compare", *arguments, "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def epochs_done(directory):
+    record = directory / "record.sqlite"
+    return len(load_run(directory).epochs["epoch"]) if record.exists() and "spec" in meta_of(record) else 0
+
+
+def meta_of(record):
+    try:
+        with reader(record) as store:
+            return store.meta()
+    except RecordError:  # looked at before its tables were made
+        return {}
+
+
+LONG = [*QUICK, "--learning-rates", "0.1", "--norms", "batch", "--seeds", "1", "--epochs", "2000"]
+
+
+def test_ctrl_c_leaves_everything_resumable_and_says_so(tmp_path):
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        process = start(out, *LONG, "--seeds", "2", "--jobs", jobs)
+        wait_for(lambda out=out: any(epochs_done(run) for run in out.glob("runs/*")))
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130, error
+        assert error.strip().splitlines() == [
+            "normscope: interrupted; finished epochs are kept, the same command goes on from there."
+        ]
+        summary = json.loads((out / "summary.json").read_text())
+        assert {entry["status"] for entry in summary["runs"]} == {"interrupted"}
+        assert max(entry["epochs"] for entry in summary["runs"]) > 0
+
+
+def test_two_commands_on_one_folder_train_no_run_twice(tmp_path):
+    arguments = [*QUICK, "--learning-rates", "0.1", "--epochs", "6"]
+    first, second = start(tmp_path / "s", *arguments), start(tmp_path / "s", *arguments)
+    outputs = [process.communicate(timeout=200) for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), outputs
+    summary = json.loads((tmp_path / "s" / "summary.json").read_text())
+    assert [entry["status"] for entry in summary["runs"]] == ["finished"] * 4
+    assert [entry["epochs"] for entry in summary["runs"]] == [6] * 4  # a second training would add or collide
