@@ -9,6 +9,8 @@ import pytest
 
 # tiny networks: several threads, here or in the processes that tests start, would only wait for one another
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# decoded images stay with the checkout, not in the user's own cache
+os.environ.setdefault("NORMSCOPE_CACHE", str(Path(__file__).parents[1] / ".test-cache"))
 
 
 @pytest.fixture(autouse=True)
