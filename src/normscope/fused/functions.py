@@ -14,14 +14,20 @@ NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 """Type of the data -> its name in the kernels."""
 
 
+class _Plain:
+    """What a node's `_raw_saved_...` is for a tensor that no saved-tensor hook packed: reading it runs no code."""
+
+    unpack_hook = None
+
+
 class BatchNormAddReLU(torch.autograd.Function):
     """relu(batch_norm(x) + residual) in training mode; the residual and the ReLU may be absent.
 
     x, residual and the output are [N, C, H, W], dense and channels_last in memory, float32 or bfloat16; the arithmetic,
     the statistics and the parameters are float32. Ioffe and Szegedy 2015, algorithm 1.
 
-    Like PyTorch's own function, its node in the graph holds the batch mean as `_saved_result1` and the inverse standard
-    deviation as `_saved_result2`, both float32 [C].
+    Like that of PyTorch's own function, its node in the graph holds the batch mean as `_saved_result1` and the inverse
+    standard deviation as `_saved_result2`, both float32 [C]; here also under saved-tensor hooks, which never see them.
     """
 
     @staticmethod
@@ -51,6 +57,7 @@ class BatchNormAddReLU(torch.autograd.Function):
 
         ctx.relu, ctx.library = relu, library
         ctx._saved_result1, ctx._saved_result2 = mean, inverse_std
+        ctx._raw_saved_result1 = ctx._raw_saved_result2 = _Plain
         ctx.has_residual = residual is not None
         ctx.save_for_backward(x, weight, bias, output if relu and residual is not None else None)
         return output

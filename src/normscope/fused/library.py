@@ -77,9 +77,10 @@ def find_compiler() -> str | None:
 
 
 def cache_directory() -> Path:
-    """Where built kernels are kept."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "normscope" / "kernels"
+    """Where built kernels are kept: in the folder that NORMSCOPE_CACHE names, else in the platform's for caches."""
+    import pooch
+
+    return Path(os.environ.get("NORMSCOPE_CACHE") or pooch.os_cache("normscope"), "kernels")
 
 
 def _load(path: Path) -> ctypes.CDLL:

@@ -1,0 +1,33 @@
+"""Freed memory stays with the process: counted in page faults, in a process of its own."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, torch
+from normscope.fused.memory import keep_freed_memory
+assert {keep} is False or keep_freed_memory()
+def step():
+    kept = [torch.ones(1 << 22) for _ in range(8)]  # 16 MB each
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(keep: bool) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_steps_after_the_first_cause_no_page_faults():
+    assert 10 * faults(keep=True) < faults(keep=False)
