@@ -73,7 +73,7 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
         Row(
             2.15,
             f"Learning rate {rate:g}",
-            note=unfinished(own),
+            note=_note(own),
             above=0.32 if k == 0 else 0.1,
             below=0.5 if k == last else 0.35,
         )
@@ -106,6 +106,13 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
         column[-1].set_xlabel("epoch")
     save(figure, path)
     return figure
+
+
+def _note(runs: Sequence[RunRecord]) -> str:
+    """What has to be known to read a row."""
+    zeros = any((run.column("stem_gradient") == 0).any() for run in runs)
+    notes = [unfinished(runs), "Some stem gradients are exactly 0: on a log scale, the lower edge." if zeros else ""]
+    return " ".join(note for note in notes if note)
 
 
 def _key(first: str, runs: Sequence[RunRecord], comparison: Comparison) -> list[Line2D]:
@@ -153,7 +160,7 @@ def _draw_runs(axis: Axes, panel: _Panel, runs: Sequence[RunRecord], styles: dic
 
 
 def _draw_run(axis: Axes, panel: _Panel, run: RunRecord, style: NormStyle) -> None:
-    epochs, values = run.column("epoch"), panel.scale * run.column(panel.column)
+    epochs, values = run.column("epoch"), _drawable(axis, panel.scale * run.column(panel.column))
     known = np.isfinite(values)
     alone = "." if known.sum() == 1 else ""
     axis.plot(
@@ -173,8 +180,13 @@ def _draw_mean(axis: Axes, panel: _Panel, finished: Sequence[RunRecord], style: 
     if not finished:
         return
     epochs = finished[0].column("epoch")
-    mean = panel.scale * np.mean([run.column(panel.column) for run in finished], axis=0)
+    mean = _drawable(axis, panel.scale * np.mean([run.column(panel.column) for run in finished], axis=0))
     axis.plot(
         epochs, mean, color=style.colour, linestyle=style.line, linewidth=2, marker=style.marker, markersize=4,
         markevery=max(1, len(epochs) // 6), zorder=3, gid=f"{finished[0].norm} mean",
     )  # fmt: skip
+
+
+def _drawable(axis: Axes, values: np.ndarray) -> np.ndarray:
+    """The values, with those that a logarithmic axis cannot show at its lower edge."""
+    return np.where(values <= 0, axis.get_ylim()[0], values) if axis.get_yscale() == "log" else values

@@ -100,7 +100,9 @@ def _row(tensor: _Tensor, norm: str, norms: Sequence[str]) -> Row:
     if norm != norms[0]:
         return Row(1.05, above=0.38, below=below)
     note = (
-        "For the norm none: what passes there unnormalized." if "none" in norms and tensor.name == "normalized" else ""
+        "With norm none nothing is normalized: this is the tensor at the same place."
+        if "none" in norms and tensor.name == "normalized"
+        else ""
     )
     return Row(1.05, tensor.heading, note=note, above=0.44, below=below)
 
@@ -110,11 +112,12 @@ def _subtitle(runs: Sequence[RunRecord], rate: float, epochs: Sequence[int], cap
     if not captured:
         return "No activations were captured."
     rates = {run.learning_rate for run in runs}
-    best = f", of {len(rates)} rates the one with the highest final accuracy of {label_of(runs[0].norm)}"
-    sentences = [f"Learning rate {rate:g}{best if len(rates) > 1 else ''}.", "Test images in eval mode."]
+    finished = any(run.norm == runs[0].norm and run.status == "finished" for run in runs if run.learning_rate == rate)
+    why = f", where {label_of(runs[0].norm)} ends with the highest accuracy" if finished else ""
+    sentences = [f"Learning rate {rate:g}{why if len(rates) > 1 else ''}.", "Test images in eval mode."]
     if len(epochs) < len(captured):
         sentences.append(f"{len(epochs)} of the {len(captured)} captured epochs.")
-    sentences.append("Numbers are means over seeds; the density of exact zeros is cut off.")
+    sentences.append("Numbers are means over seeds; the spike of exact zeros is cut off at the top.")
     return " ".join(sentences)
 
 
@@ -208,9 +211,9 @@ def _draw_distributions(axis: Axes, distributions: Sequence[Distribution], style
         return
     density = zeros / (edges[1] - edges[0])
     axis.plot([0, 0], [0, min(density, top)], color=style.colour, linewidth=2, solid_capstyle="butt", gid="zeros")
-    if density > top:
+    if zeros >= 0.001:
         text = f"{_percent(zeros)} exact zeros"
-        axis.text(-0.25, 0.97 * top, text, ha="right", va="top", size=SMALL - 1, color=style.colour)
+        axis.text(-0.25, 0.97 * top, text, ha="right", va="top", size=SMALL - 1, color=REFERENCE)
 
 
 def _caption(heading: str, measured: Sequence[Distribution], captured: Sequence[Distribution], runs: int) -> str:
@@ -220,7 +223,7 @@ def _caption(heading: str, measured: Sequence[Distribution], captured: Sequence[
         first += f"  (n = {len(measured)} of {runs})"
     lost = sum(d.non_finite for d in captured) / max(sum(d.n + d.non_finite for d in captured), 1)
     if lost:
-        first += f", {100 * lost:.2g}% not finite"
+        first += f", {_percent(lost)} not finite"
     if not measured:
         return f"{first}\nno finite value" if captured else f"{first}\nnot captured"
     mean, std = (float(np.mean([getattr(d, name) for d in measured])) for name in ("mean", "std"))

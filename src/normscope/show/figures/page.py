@@ -132,7 +132,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 
 def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
-    """Lines of at most `width` inches, broken at spaces (not at no-break spaces); a word that is longer by itself is broken anywhere."""
+    """Lines of at most `width` inches, broken at spaces, not at no-break ones; a longer word is broken anywhere."""
     lines: list[str] = []
     line = ""
     for word in text.split(" ") if text else ():
