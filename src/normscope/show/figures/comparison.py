@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,44 +68,32 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     styles = norm_styles(norms)
     rates = list(comparison.threshold)
     by_rate = [[run for run in runs if run.learning_rate == rate] for rate in rates]
-    last = len(rates) - 1
-    rows = [
-        Row(
-            2.15,
-            f"Learning rate {rate:g}",
-            note=_note(own),
-            above=0.32 if k == 0 else 0.1,
-            below=0.5 if k == last else 0.35,
-        )
-        for k, (rate, own) in enumerate(zip(rates, by_rate, strict=True))
-    ]
+    manner = "with and without normalization" if "none" in norms else "with different normalizations"
     frame = Frame(
-        title=f"Training with and without normalization: {subject(runs)}"
-        if "none" in norms
-        else f"Training with different normalizations: {subject(runs)}",
-        footer=footer(runs),
+        f"Training {manner}: {subject(runs)}",
+        footer(runs),
         legends=([mean_handle(norm, styles[norm]) for norm in norms], _key(norms[0], runs, comparison)),
     )
-    figure, axes = lay_out(rows, len(PANELS), frame, width=11.0)
-    for k, panel in enumerate(PANELS):
-        column = [row[k] for row in axes]
+    figure, axes = lay_out(_rows(rates, by_rate), len(PANELS), frame, width=11.0)
+    for panel, column in zip(PANELS, zip(*axes, strict=True), strict=True):
         column[0].set_title(panel.title, loc="left")
-        _set_scale(column, panel, runs)
-        for axis, rate, own in zip(column, rates, by_rate, strict=True):
-            _draw_runs(axis, panel, own, styles)
-            threshold = comparison.threshold[rate]
-            if panel.column == "test_accuracy" and threshold is not None:
-                axis.axhline(
-                    100 * threshold,
-                    color=REFERENCE,
-                    linewidth=0.8,
-                    linestyle=THRESHOLD_LINE,
-                    zorder=1.5,
-                    gid="threshold",
-                )
         column[-1].set_xlabel("epoch")
+        _set_scale(column, panel, runs)
+        for axis, own in zip(column, by_rate, strict=True):
+            _draw_runs(axis, panel, own, styles)
+    for row, threshold in zip(axes, comparison.threshold.values(), strict=True):
+        if threshold is not None:
+            row[1].axhline(100 * threshold, color=REFERENCE, lw=0.8, ls=THRESHOLD_LINE, zorder=1.5, gid="threshold")
     save(figure, path)
     return figure
+
+
+def _rows(rates: Sequence[float], by_rate: Sequence[Sequence[RunRecord]]) -> list[Row]:
+    """The first row has room for the panels' titles, the last for their axis label."""
+    rows = [Row(2.15, f"Learning rate {rate:g}", note=_note(own)) for rate, own in zip(rates, by_rate, strict=True)]
+    rows[0] = replace(rows[0], above=0.32)
+    rows[-1] = replace(rows[-1], below=0.5)
+    return rows
 
 
 def _note(runs: Sequence[RunRecord]) -> str:
