@@ -177,6 +177,17 @@ def test_not_a_number_stays_one_as_in_the_modules():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_bit_pattern_of_not_a_number_stays_one(dtype):
+    """Rounding to bfloat16 must not carry a NaN whose bits are all set over into minus zero."""
+    norm = batch_norm(3)
+    with torch.no_grad():
+        norm.weight.view(torch.int32)[1] = 0x7FFFFFFF
+    output = fused.normalize(norm, nn.ReLU(), images((4, 3, 5, 5), dtype))
+    assert output[:, 1].isnan().all()
+    assert output[:, ::2].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bfloat16_rounds_to_the_nearest_even(dtype):
     """Adding nothing, and a ReLU on positive numbers, must give PyTorch's conversion of the exact sum."""
     x = images((2, 8, 16, 16), dtype, spread=3.0).abs().requires_grad_()
