@@ -1,0 +1,148 @@
+"""Rows of measured values, kept on their device until a block of them is full, then brought to the host at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = 1 << 20
+BLOCK_ROWS = 1024
+
+
+class Column(NamedTuple):
+    """What a stretch of a row holds: one statistic of one layer, of this shape."""
+
+    layer: str
+    statistic: str
+    shape: tuple[int, ...]
+
+
+class HostBlock(NamedTuple):
+    """A finished block on the host: int64 steps [R] and values [R, W], W split by the columns."""
+
+    columns: list[Column]
+    steps: np.ndarray
+    values: np.ndarray
+
+    def arrays(self) -> Iterator[tuple[Column, np.ndarray]]:
+        """(column, values [R, *shape]) of each column, as views."""
+        start = 0
+        for column in self.columns:
+            width = int(np.prod(column.shape))
+            yield column, self.values[:, start : start + width].reshape(len(self.steps), *column.shape)
+            start += width
+
+
+class _Block:
+    """Rows of the same columns on one device, in one preallocated tensor."""
+
+    def __init__(self, columns: list[Column], width: int, device: torch.device, dtype: torch.dtype):
+        row_bytes = max(1, width * dtype.itemsize)
+        rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+        self.columns = columns
+        self.steps: list[int] = []
+        self.values = torch.empty(rows, width, dtype=dtype, device=device)
+
+    @property
+    def full(self) -> bool:
+        return len(self.steps) == len(self.values)
+
+    def append(self, step: int, parts: Sequence[Tensor]) -> None:
+        """One kernel for the whole row, whatever the number of layers."""
+        torch.cat([part.detach().reshape(-1) for part in parts], out=self.values[len(self.steps)])
+        self.steps.append(step)
+
+
+@dataclass
+class _Transfer:
+    """A sealed block on its way to the host."""
+
+    columns: list[Column]
+    steps: list[int]
+    values: Tensor
+    arrived: Any  # an event of the device's stream, or None where the values are on the host already
+
+    @classmethod
+    def of(cls, block: _Block) -> _Transfer:
+        values = block.values[: len(block.steps)]
+        if values.device.type != "cuda":
+            return cls(block.columns, block.steps, values.cpu(), None)
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(values.device))
+        return cls(block.columns, block.steps, host, event)
+
+    def done(self, *, wait: bool) -> bool:
+        if self.arrived is None:
+            return True
+        if wait:
+            self.arrived.synchronize()
+        return self.arrived.query()
+
+    def host_block(self) -> HostBlock:
+        return HostBlock(self.columns, np.array(self.steps, dtype=np.int64), self.values.numpy())
+
+
+class Blocks:
+    """The open blocks of a watcher, by what is measured together and by device.
+
+    Seal them at the end of a step, when one is full. Nothing here waits for a GPU until `take(wait=True)`: sealed
+    blocks travel through pinned memory, and are taken when the device says that they have arrived.
+    """
+
+    def __init__(self):
+        self._open: dict[tuple[str, torch.device], _Block] = {}
+        self._transfers: list[_Transfer] = []
+
+    def append(self, group: str, step: int, columns: list[Column], parts: list[Tensor]) -> None:
+        """Add a row. A group's rows with other columns than its last one start a new block."""
+        devices = {part.device for part in parts}
+        if len(devices) > 1:
+            for device in devices:
+                on_device = [index for index, part in enumerate(parts) if part.device == device]
+                self._append(group, step, [columns[i] for i in on_device], [parts[i] for i in on_device])
+        elif devices:
+            self._append(group, step, columns, parts)
+
+    def _append(self, group: str, step: int, columns: list[Column], parts: list[Tensor]) -> None:
+        key = (group, parts[0].device)
+        block = self._open.get(key)
+        if block is not None and block.columns != columns:
+            self._seal(key)
+            block = None
+        if block is None:
+            dtype = parts[0].dtype if not parts[0].is_floating_point() else torch.float32
+            width = sum(part.numel() for part in parts)
+            block = self._open[key] = _Block(columns, width, parts[0].device, dtype)
+        block.append(step, parts)
+
+    def _seal(self, key: tuple[str, torch.device]) -> None:
+        self._transfers.append(_Transfer.of(self._open.pop(key)))
+
+    def seal(self) -> None:
+        """Send every open block to the host, so that what arrives together covers the same steps."""
+        for key in list(self._open):
+            self._seal(key)
+
+    @property
+    def full(self) -> bool:
+        """Whether a block has no room for another step."""
+        return any(block.full for block in self._open.values())
+
+    @property
+    def waiting(self) -> bool:
+        """Whether sealed blocks have not been taken yet."""
+        return bool(self._transfers)
+
+    def take(self, *, wait: bool) -> list[HostBlock]:
+        """All sealed blocks, in order, once the last has arrived; nothing before that, unless told to wait."""
+        if not all(transfer.done(wait=wait) for transfer in self._transfers):
+            return []
+        taken, self._transfers = self._transfers, []
+        return [transfer.host_block() for transfer in taken]

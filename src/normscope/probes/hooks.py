@@ -1,0 +1,77 @@
+"""Forward hooks that belong to one module and stay behind when it is copied or pickled."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+_TABLES = ("_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called")
+
+# A callable that takes anything and returns None. It is what a pickled hook turns into, because it can be loaded where
+# normscope is not installed.
+_nothing = contextlib.nullcontext().__exit__
+
+
+class Hook:
+    """A forward (pre-)hook of one module. It calls `function(module, *rest)` for this module only.
+
+    Copies of a module share or carry its hooks, and must not record into the original's record:
+
+    * a shallow copy, such as a replica of nn.DataParallel, shares the hook, which sees that it is not its module;
+    * a deep copy is swept clean of it when the copying is over;
+    * a pickle holds a function that does nothing.
+
+    Inside torch.compile it is traced to nothing, so that the compiled graph is that of an unwatched model.
+    """
+
+    def __init__(self, module: nn.Module, function: Callable[..., None]):
+        self._module = weakref.ref(module)
+        self._function = function
+        self.handle: RemovableHandle | None = None
+
+    def __call__(self, module: nn.Module, *rest: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if module is self._module():
+            self._function(module, *rest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Callable[..., None]:
+        copied = memo.get(id(self._module()))
+        if copied is not None and self.handle is not None:
+            memo.setdefault(_Sweeper, _Sweeper()).leftovers.append((copied, self.handle.id))
+        return _nothing
+
+
+class _Sweeper:
+    """Lives in deepcopy's memo, which dies when the copying is over; then takes the hooks off the copies."""
+
+    def __init__(self):
+        self.leftovers: list[tuple[nn.Module, int]] = []
+
+    def __del__(self):
+        for module, key in self.leftovers:
+            for table in _TABLES:
+                module.__dict__.get(table, {}).pop(key, None)
+
+
+def before_forward(module: nn.Module, function: Callable[..., None]) -> RemovableHandle:
+    """Call `function(module, args)` before each forward of this module."""
+    hook = Hook(module, function)
+    hook.handle = module.register_forward_pre_hook(hook)
+    return hook.handle
+
+
+def after_forward(module: nn.Module, function: Callable[..., None], *, always: bool = False) -> RemovableHandle:
+    """Call `function(module, args, output)` after each forward; with `always`, also after one that raised."""
+    hook = Hook(module, function)
+    hook.handle = module.register_forward_hook(hook, always_call=always)
+    return hook.handle

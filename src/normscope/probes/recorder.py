@@ -1,0 +1,104 @@
+"""Between a watcher's blocks and its record: when to write, what was said on the way, what watching cost."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from normscope.probes.blocks import Blocks
+from normscope.probes.harvest import NonFinite, record_arrays
+from normscope.probes.notices import NormscopeWarning
+from normscope.probes.rows import WatchedLayer
+from normscope.records.recording import Recording
+from normscope.records.recording_header import LayerInfo
+from normscope.records.recording_parts import Batch, FilePart, WritablePart
+
+FLUSH_SECONDS = 30.0
+
+
+class Recorder:
+    """Writes a watcher's blocks into the part of a recording.
+
+    Args:
+        part: where they go.
+        layers: the watched layers, whose descriptions grow while they run.
+    """
+
+    def __init__(self, part: WritablePart, layers: Sequence[WatchedLayer]):
+        self.blocks = Blocks()
+        self.part = part
+        self._layers = layers
+        self._header = part.header
+        self._events: list[dict[str, Any]] = []
+        self._noted: set[str] = set()
+        self._non_finite = NonFinite()
+        self._seconds = 0.0
+        self._began: float | None = None
+        self._last = self._flushed = time.perf_counter()
+
+    def clock(self, start: float) -> None:
+        """Count the time since `start` as time that watching took."""
+        self._last = time.perf_counter()
+        self._seconds += self._last - start
+        if self._began is None:
+            self._began = start
+
+    def event(self, kind: str, step: int, detail: Any, layer: str = "") -> None:
+        """Keep an event for the next write."""
+        self._events.append({"kind": kind, "step": step, "layer": layer, "detail": detail})
+
+    def note(self, reason: str, text: str, *, step: int, layer: str = "") -> None:
+        """Say once per reason what cannot be recorded: as a warning, and in the record."""
+        if reason not in self._noted:
+            self._noted.add(reason)
+            self.event("note", step, text, layer)
+            warnings.warn(text, NormscopeWarning, stacklevel=3)
+
+    def step_done(self, steps: int) -> None:
+        """Write full blocks, and whatever there is every half minute, as far as it can be had without waiting."""
+        if self.blocks.full or time.perf_counter() - self._flushed > FLUSH_SECONDS:
+            self.blocks.seal()
+            self._flushed = time.perf_counter()
+        if self.blocks.waiting:
+            self._write(steps, wait=False)
+
+    def flush(self, steps: int, *, complete: bool = False) -> None:
+        """Write everything now; on a GPU this waits for it."""
+        self.blocks.seal()
+        self._write(steps, wait=True, complete=complete)
+
+    def _write(self, steps: int, *, wait: bool, complete: bool = False) -> None:
+        blocks = self.blocks.take(wait=wait)
+        if not blocks and not wait:
+            return
+        self._non_finite.search(blocks)
+        infos = [info for layer in self._layers for info in _entries(layer)]
+        header = replace(self._header, layers=infos, complete=complete)
+        began = self._last if self._began is None else self._began
+        header.cost = replace(header.cost, seconds=self._seconds, elapsed=self._last - began, steps=steps)
+        eps = {info.name: info.eps or 0.0 for info in infos}
+        batch = Batch(header, record_arrays(blocks, eps), self._events, self._non_finite.rows)
+        self._header, self._events = header, []
+        self.part.write(batch)
+
+    @property
+    def recording(self) -> Recording:
+        """What has been written so far."""
+        return Recording([FilePart(self.part.path)] if isinstance(self.part, FilePart) else [self.part])
+
+    def report(self) -> str:
+        """One line: what was watched, and what that cost."""
+        cost = self._header.cost
+        share = f"watching took {cost.fraction:.1%} of the time" if cost.steps else "not one step of the model was seen"
+        kept = str(self.part.path) if isinstance(self.part, FilePart) else "kept in memory"
+        return f"normscope: {len(self._layers)} layers, {cost.steps} steps; {share} ({kept})"
+
+
+def _entries(layer: WatchedLayer) -> list[LayerInfo]:
+    """A layer's description, once for each of its calls in a forward."""
+    info = layer.observer.info
+    calls = range(2, layer.most_calls + 1)
+    return [info, *(replace(info, name=f"{info.name}#{call}", call=call) for call in calls)]

@@ -1,0 +1,101 @@
+"""What a recording says about itself: the watched layers, the intervals, the bins, the cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from normscope.errors import RecordError
+
+# A normalized value is binned in BINS equal bins over [-BIN_LIMIT, BIN_LIMIT), with an under- and an overflow bin.
+BINS = 64
+BIN_LIMIT = 4.0
+
+# The rows of a histogram's frame: what turns its normalized bins into physical units, and the sample's extremes.
+FRAME = ("mean", "std", "weight", "bias", "minimum", "maximum")
+
+# The rows of `sample_mean` and `sample_std`: the distribution of a per-sample statistic over the batch.
+SAMPLE_MOMENTS = ("mean", "std", "minimum", "maximum")
+SAMPLE_LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+
+def bin_edges() -> np.ndarray:
+    """The edges [BINS + 1] of the normalized bins."""
+    return np.linspace(-BIN_LIMIT, BIN_LIMIT, BINS + 1)
+
+
+@dataclass
+class LayerInfo:
+    """One watched layer. `kind` is batch, instance, group, layer, rms, or activation for any other module.
+
+    A layer that is called again in one forward has a further entry, named `<layer>#2`, with the calls' statistics.
+    """
+
+    name: str
+    type: str
+    kind: str
+    channels: int | None = None
+    groups: int | None = None
+    eps: float | None = None
+    momentum: float | None = None
+    affine: bool = False
+    tracks: bool = False
+    call: int = 1
+    histogram_channels: list[int] = field(default_factory=list)  # those with histograms, where not all have them
+    activation: str | None = None  # the activation that consumes its output, where one does
+    via: list[str] = field(default_factory=list)  # the operations between the two, such as a residual addition
+
+
+@dataclass
+class Cost:
+    """What watching took: seconds inside the hooks, of the seconds between the first and the last hook."""
+
+    seconds: float = 0.0
+    elapsed: float = 0.0
+    steps: int = 0
+
+    @property
+    def fraction(self) -> float:
+        """Share of the time, NaN before anything ran."""
+        return self.seconds / self.elapsed if self.elapsed > 0 else math.nan
+
+
+@dataclass
+class Header:
+    """The description of one part of a recording: what one process watched."""
+
+    model: str
+    unit: str  # what a step is: "optimizer step" or "forward"
+    intervals: dict[str, str]
+    layers: list[LayerInfo]
+    versions: dict[str, str]
+    device: str
+    rank: int = 0
+    world_size: int = 1
+    bins: int = BINS
+    bin_limit: float = BIN_LIMIT
+    cost: Cost = field(default_factory=Cost)
+    complete: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, for a record's meta table."""
+        return msgspec.to_builtins(self)
+
+    @classmethod
+    def from_json(cls, value: Any, source: str) -> Header:
+        """The header from plain types.
+
+        Raises:
+            RecordError: if they are not those of a header.
+        """
+        try:
+            header = msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise RecordError(f"{source} is damaged: its description cannot be read ({error}).") from error
+        if header.bins != BINS or header.bin_limit != BIN_LIMIT:
+            raise RecordError(f"{source} has {header.bins} bins in its histograms; this normscope reads {BINS}.")
+        return header
