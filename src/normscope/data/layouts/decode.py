@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
 
 import numpy as np
@@ -54,6 +55,16 @@ def decode(count: int, encoded: Iterable[Encoded], bar: Bar) -> tuple[np.ndarray
     return images, grayscale
 
 
+def format_of(name: str, data: bytes) -> str:
+    """The format of an encoded image, "JPEG" for example.
+
+    Raises:
+        InputError: naming the image, if it is none.
+    """
+    with _opened(name, data) as image:
+        return str(image.format)
+
+
 def channels(train: tuple[np.ndarray, bool], test: tuple[np.ndarray, bool]) -> tuple[np.ndarray, np.ndarray]:
     """The images of both splits in the channels they need: one if all of them are grayscale, else three."""
     if train[1] and test[1]:
@@ -69,18 +80,24 @@ def _tasks(entries: Iterator[Encoded]) -> Iterator[list[Encoded]]:
 def _decode_one(entry: Encoded, size: tuple[int, ...] | None, size_of: str) -> tuple[np.ndarray, bool]:
     """One image as uint8 [H, W, 3] and whether it is grayscale; `size` is (H, W) of the image called `size_of`."""
     name, read = entry
-    data = read()
+    with _opened(name, read()) as image:
+        if size is not None and (image.height, image.width) != size:
+            raise InputError(
+                f"{name} is {image.width}x{image.height} pixels but {size_of} is {size[1]}x{size[0]}: "
+                "all images must have the same size; resize them first."
+            )
+        if image.mode in DEEP:
+            raise InputError(f"{name} has more than 8 bits a channel; save the images with 8 first.")
+        return np.asarray(image.convert("RGB")), image.mode in GRAYSCALE
+
+
+@contextmanager
+def _opened(name: str, data: bytes) -> Iterator[Image.Image]:
+    """The image behind some bytes; whatever Pillow's readers raise on damaged ones becomes one line."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if size is not None and (image.height, image.width) != size:
-                raise InputError(
-                    f"{name} is {image.width}x{image.height} pixels but {size_of} is {size[1]}x{size[0]}: "
-                    "all images must have the same size; resize them first."
-                )
-            if image.mode in DEEP:
-                raise InputError(f"{name} has more than 8 bits a channel; save the images with 8 first.")
-            return np.asarray(image.convert("RGB")), image.mode in GRAYSCALE
+            yield image
     except InputError:
         raise
-    except Exception as error:  # Pillow's readers fail in many ways on damaged bytes
+    except Exception as error:
         raise InputError(f"{name} is damaged, or is no image ({', '.join(FORMATS)}).") from error

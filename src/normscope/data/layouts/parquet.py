@@ -55,8 +55,20 @@ def find(directory: Path, known: tuple[str, ...] = ()) -> Layout | None:
     for part in (train, splits[test_name]):
         _check_shards(part)
     phrase = "Hugging Face parquet layout" + ("" if test_name == "test" else f" ({test_name} as the test split)")
+    phrase += f", {_encoding(_open(train[0]))}"
     read = functools.partial(_read, train, splits[test_name], known)
     return Layout(phrase, directory, (*train, *splits[test_name]), known, read)
+
+
+def _encoding(table: Table) -> str:
+    """What the first image is encoded as: accuracies on JPEG images are not those on lossless ones."""
+    import pyarrow.parquet as pq
+
+    from normscope.data.layouts.decode import format_of
+
+    with _named_errors(table.path), pq.ParquetFile(table.path) as file:
+        first = next(file.iter_batches(1, columns=[table.image_column])).column(0)[0].as_py()
+    return f"{format_of(f'Row 0 of {table.path}', _bytes_of(first, 0, table))} images"
 
 
 def _in_split(path: Path, split: str) -> bool:
