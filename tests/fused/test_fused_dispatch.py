@@ -17,7 +17,6 @@ from normscope.fused import library
 from normscope.models import fusing
 from normscope.models.blocks import BLOCKS
 from normscope.models.resnet import SmallResNet
-from normscope.probes.statistics import saved_moments
 
 needs_kernels = pytest.mark.skipif(fused.availability() is not None, reason=f"no kernels: {fused.availability()}")
 
@@ -25,6 +24,13 @@ needs_kernels = pytest.mark.skipif(fused.availability() is not None, reason=f"no
 def images(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+
+
+@needs_kernels
+def test_small_tensors_stay_with_the_modules(monkeypatch):
+    monkeypatch.setattr(fused, "LEAST_NUMBERS", {nn.BatchNorm2d: 72})
+    assert fused.normalize(nn.BatchNorm2d(4), nn.ReLU(), images(2, 4, 3, 3)) is not None
+    assert fused.normalize(nn.BatchNorm2d(4), nn.ReLU(), images(1, 4, 3, 3)) is None
 
 
 class Subclass(nn.BatchNorm2d):
@@ -105,18 +111,19 @@ def test_a_hook_that_reads_statistics_only_leaves_the_bits_as_they_are():
     seen = []
 
     def hook(module, args, output):
-        seen.append((module, args[0], saved_moments(output)))
+        seen.append((module, args[0], output.grad_fn))
 
     hook.reads_statistics_only = True  # type: ignore[attr-defined]
     handle = norm.register_forward_hook(hook)
     watched = fused.normalize(norm, nn.ReLU(), x, residual)
     handle.remove()
     assert torch.equal(plain, watched)
-    ((module, seen_input, moments),) = seen
+    ((module, seen_input, node),) = seen
     assert module is norm
     assert seen_input is x
-    torch.testing.assert_close(moments.mean, x.detach().mean((0, 2, 3)))
-    torch.testing.assert_close(moments.invstd, (x.detach().var((0, 2, 3), correction=0) + norm.eps).rsqrt())
+    assert node._raw_saved_result1.unpack_hook is None
+    torch.testing.assert_close(node._saved_result1, x.detach().mean((0, 2, 3)))
+    torch.testing.assert_close(node._saved_result2, (x.detach().var((0, 2, 3), correction=0) + norm.eps).rsqrt())
 
 
 def train(model: nn.Module, implementation, steps: int) -> list[float]:

@@ -129,7 +129,7 @@ def test_the_variance_survives_numbers_far_from_zero(kind, channels):
     output = fused.normalize(norm, None, x.requires_grad_(), None)
     mean, variance = x.detach().double().mean((0, 2, 3)), x.detach().double().var((0, 2, 3), correction=0)
     torch.testing.assert_close(
-        output.grad_fn._saved_result1.double(), mean, rtol=1e-7, atol=2e-7 * float(variance.max().sqrt()) + 1e-9
+        output.grad_fn._saved_result1.double(), mean, rtol=1e-7, atol=1e-6 * float(variance.max().sqrt()) + 1e-9
     )
     torch.testing.assert_close(output.grad_fn._saved_result2.double(), (variance + norm.eps).rsqrt(), rtol=1e-5, atol=0)
 
@@ -173,7 +173,8 @@ def test_not_a_number_stays_one_as_in_the_modules():
         assert actual[0][:, 1].isnan().all()
         for mine, modules in zip(actual, expected, strict=True):
             torch.testing.assert_close(mine.isnan(), modules.isnan())
-        assert ours.running_mean[1].isnan()
+        for name in ("running_mean", "running_var"):
+            torch.testing.assert_close(ours.get_buffer(name).isnan(), theirs.get_buffer(name).isnan())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -16,6 +16,9 @@ from normscope.fused.library import Library, load
 STATISTICS_ONLY = "reads_statistics_only"
 """Attribute of a forward hook, true where the hook reads nothing but its input and the batch statistics."""
 
+LEAST_NUMBERS = {nn.BatchNorm2d: 1 << 16, nn.Identity: 1 << 18}
+"""Smaller tensors spend more time in Python here than they win: they stay with the modules. Measured on one core."""
+
 
 def availability() -> str | None:
     """None where the kernels can be used, else why not, in one phrase. Builds them the first time on a machine."""
@@ -30,6 +33,7 @@ def normalize(
 
     Ours are training forwards with gradients, of an nn.BatchNorm2d on float32 or bfloat16 images [N, C, H, W] that are
     channels_last on the CPU, followed by an nn.ReLU or no activation; and of nn.Identity with a residual and a ReLU.
+    Tensors below LEAST_NUMBERS are left to the modules, which are faster there.
 
     Hooks on the two modules see what they would see otherwise: with one of them, the step is not ours. The exception
     are forward hooks of the normalization whose attribute `reads_statistics_only` is true. They are called as
@@ -39,6 +43,8 @@ def normalize(
     """
     library = load()
     if not isinstance(library, Library) or not (library.parallel or torch.get_num_threads() == 1):
+        return None
+    if type(norm) not in LEAST_NUMBERS or x.numel() < LEAST_NUMBERS[type(norm)]:
         return None
     if not (activation is None or type(activation) is nn.ReLU) or not _suits(x, residual):
         return None

@@ -45,7 +45,7 @@ struct Layout {
   int64_t block_rows, blocks;
 
   Layout(int64_t rows_, int64_t channels_) : rows(rows_), channels(channels_) {
-    constexpr int64_t least_width = 256, most_blocks = 32, least_tiles = 16;
+    constexpr int64_t least_width = 256, most_blocks = 32, least_tiles = 32;
     tile_rows = std::max<int64_t>(1, least_width / channels);
     width = tile_rows * channels;
     const int64_t tiles = (rows + tile_rows - 1) / tile_rows;
@@ -55,15 +55,15 @@ struct Layout {
 
   std::vector<float> repeated(const float* per_channel) const {
     std::vector<float> tile(width);
-    for (int64_t j = 0; j < width; ++j) tile[j] = per_channel[j % channels];
+    for (int64_t row = 0; row < width; row += channels) std::copy_n(per_channel, channels, &tile[row]);
     return tile;
   }
 
   // The sum over the tile's rows, per channel.
-  double folded(const std::vector<float>& tile, int64_t channel) const {
-    double sum = 0;
-    for (int64_t j = channel; j < width; j += channels) sum += tile[j];
-    return sum;
+  void fold(const std::vector<float>& tile, double* sums) const {
+    std::fill_n(sums, channels, 0.0);
+    for (int64_t row = 0; row < width; row += channels)
+      for (int64_t c = 0; c < channels; ++c) sums[c] += tile[row + c];
   }
 
   // Calls work(block, offset of its first number, how many) for every block.
@@ -186,16 +186,19 @@ void moments(const Layout& layout, const T* x, int threads, std::vector<double>&
   const int64_t C = layout.channels, width = layout.width;
   std::vector<double> means(layout.blocks * C), deviations(layout.blocks * C);
   layout.each_block(threads, [&](int64_t block, int64_t begin, int64_t count) {
-    std::vector<float> pivot(width), sum(width, 0.0f), square(width, 0.0f);
-    for (int64_t j = 0; j < width; ++j) pivot[j] = load(x[begin + j % C]);
+    std::vector<float> first_row(C), sum(width, 0.0f), square(width, 0.0f);
+    for (int64_t c = 0; c < C; ++c) first_row[c] = load(x[begin + c]);
+    const std::vector<float> pivot = layout.repeated(first_row.data());
     layout.each_tile(begin, count, [&](int64_t at, int64_t n) {
       add_moments(n, x + at, pivot.data(), sum.data(), square.data());
     });
+    double *block_mean = &means[block * C], *deviation = &deviations[block * C];
+    layout.fold(sum, block_mean);
+    layout.fold(square, deviation);
     const double n = double(count / C);
     for (int64_t c = 0; c < C; ++c) {
-      const double shifted = layout.folded(sum, c);
-      means[block * C + c] = pivot[c] + shifted / n;
-      deviations[block * C + c] = std::max(0.0, layout.folded(square, c) - shifted * shifted / n);
+      deviation[c] = std::max(deviation[c] - block_mean[c] * block_mean[c] / n, 0.0);  // in this order NaN stays
+      block_mean[c] = pivot[c] + block_mean[c] / n;
     }
   });
   mean.assign(C, 0.0);
@@ -224,10 +227,8 @@ void gradient_sums(const Layout& layout, const Affine& affine, const T* x, const
       add_gradients<mask>(n, x + at, advanced(output, at), gradient + at, affine.mean.data(), affine.scale.data(),
                           affine.shift.data(), advanced(masked, at), sum.data(), product.data());
     });
-    for (int64_t c = 0; c < C; ++c) {
-      partial[block * 2 * C + c] = layout.folded(sum, c);
-      partial[block * 2 * C + C + c] = layout.folded(product, c);
-    }
+    layout.fold(sum, &partial[block * 2 * C]);
+    layout.fold(product, &partial[block * 2 * C + C]);
   });
   sums.assign(C, 0.0);
   products.assign(C, 0.0);
