@@ -155,7 +155,7 @@ def _say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
     parameters = ", ".join(f"{count:,} ({norm})" for norm, count in grid.parameters.items())
     train, test = (-(-len(labels) // spec.batch_size) for labels in (data.train_labels, data.test_labels))
     lines = [
-        f"Device      {device_name(spec.device)}, {spec.precision}",
+        f"Device      {device_name(spec.device)}, {spec.precision}{', fused normalization' if spec.fusion else ''}",
         f"Data        {data.source}: {len(data.train_labels):,} training and {len(data.test_labels):,} test images, "
         f"{len(data.classes)} classes",
         f"Model       {spec.model}, parameters: {parameters}",

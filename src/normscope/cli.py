@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except NormscopeError as error:
         print(f"normscope: {error}", file=sys.stderr)
         status = error.exit_status
+    except BrokenPipeError:  # the reader of a pipe, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     except KeyboardInterrupt:
         print("normscope: interrupted; finished epochs are kept, the same command goes on from there.", file=sys.stderr)
         status = 130

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, fields
 
+from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
+from normscope.errors import InputError
 from normscope.models import registry
 from normscope.models.landmarks import Network
 from normscope.studies.spec import CompareOptions, Recipe, RunSpec, default_capture_epochs
@@ -32,6 +34,7 @@ def lay_out(options: CompareOptions) -> Grid:
     """
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
+    fusion = resolve_fusion(options.fusion, device)
     dataset = sources.load(options.data, data_dir=options.data_dir, classes=options.classes)
     defaults = dataset.recipe
     epochs = options.epochs or defaults.epochs
@@ -53,6 +56,7 @@ def lay_out(options: CompareOptions) -> Grid:
             horizontal_flip=defaults.horizontal_flip and options.augment,
             device=device,
             precision=precision,
+            fusion=fusion,
         )
         # seeds outermost: whatever is interrupted early already has every arm
         for seed, rate, norm in itertools.product(range(options.seeds), rates, options.norms)
@@ -60,6 +64,25 @@ def lay_out(options: CompareOptions) -> Grid:
     first = {spec.norm: spec for spec in reversed(specs)}
     parameters = {norm: count_parameters(build_for(dataset, first[norm])) for norm in options.norms}
     return Grid(specs, dataset, options.norms, rates, parameters)
+
+
+def resolve_fusion(choice: str, device: str) -> bool:
+    """Whether to fuse: for "auto" where it can be done.
+
+    Raises:
+        InputError: if fusion is asked for where it cannot be had, with the reason.
+    """
+    if choice == "off":
+        return False
+    reason = fusion_obstacle(device)
+    if choice == "on" and reason is not None:
+        raise InputError(f"Fusion cannot be had here: {reason} (--fusion).")
+    return reason is None
+
+
+def fusion_obstacle(device: str) -> str | None:
+    """Why normalization cannot be fused on a device, in one phrase; None where it can."""
+    return fused.availability() if device == "cpu" else f"it is made for the CPU, not for {device}"
 
 
 def count_parameters(model: Network) -> int:

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normscope import fused
 from normscope.data import batches as data_batches
 from normscope.data import sources
 from normscope.data.dataset import Dataset
 from normscope.errors import InputError, NormscopeError, RecordError
+from normscope.models.fusing import using
 from normscope.models.landmarks import Network
 from normscope.probes.capture import capture
 from normscope.records.captures import store_distribution
@@ -24,7 +26,7 @@ from normscope.records.run import ENDED
 from normscope.records.store import Store, writer
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import describe_environment
-from normscope.studies.grid import build_for, count_parameters
+from normscope.studies.grid import build_for, count_parameters, fusion_obstacle
 from normscope.studies.progress import ProgressCallback, Report
 from normscope.studies.spec import RunSpec
 from normscope.training.gradients import GradientNorms
@@ -101,6 +103,9 @@ def _execute_recorded(task: RunTask, directory: RunDirectory, store: Store, repo
 
 def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report) -> RunResult:
     spec = task.spec
+    obstacle = fusion_obstacle(spec.device) if spec.fusion else None
+    if obstacle is not None:
+        raise InputError(f"The run was laid out with fused normalization, which cannot be had here: {obstacle}.")
     dataset = _dataset(spec.data, task.data_dir, spec.classes)
     if dataset.fingerprint != spec.data_fingerprint:
         raise InputError("The data changed since the study was laid out; give the same --data-dir, or another --out.")
@@ -119,7 +124,8 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
         StoreEpochs(store, spec, model, batches),
         ProgressCallback(task.directory.name, batches.train_batches, report, done),
     ]
-    outcome = _divergence(store) or train(model, batches, plan_of(spec), callbacks=callbacks, resume=resume)
+    with using(fused.normalize if spec.fusion else None):
+        outcome = _divergence(store) or train(model, batches, plan_of(spec), callbacks=callbacks, resume=resume)
 
     with written_aside(directory.weights) as aside:
         torch.save(model.state_dict(), aside)
@@ -202,6 +208,7 @@ def _describe(store: Store, spec: RunSpec, dataset: Dataset, batches: Batches, m
             status="interrupted",  # until it is something else: what a killed run leaves behind
             error=None,
             threads=torch.get_num_threads(),
+            not_fused=None if spec.fusion else (fusion_obstacle(spec.device) or "switched off"),
             data={
                 "source": dataset.source,
                 "classes": list(dataset.classes),

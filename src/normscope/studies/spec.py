@@ -115,6 +115,9 @@ class RunSpec(Recipe):
     precision: str
     """Arithmetic of convolutions and linear layers: bf16 (autocast) or fp32."""
 
+    fusion: bool
+    """Whether batch normalization, addition and ReLU are computed in one step (the same up to rounding)."""
+
     engine: int = ENGINE_REVISION
     """Revision of the training engine."""
 
@@ -209,6 +212,9 @@ class CompareOptions:
 
     precision: str = "auto"
     """Arithmetic: bf16 (autocast, normalization in fp32), fp32 (plain), or auto: bf16 where the hardware has it."""
+
+    fusion: Literal["auto", "on", "off"] = "auto"
+    """Batch normalization, addition and ReLU in one compiled step: on the CPU, where a C++ compiler is at hand."""
 
     out: _Folder = None
     """Folder of the study (default: normscope-runs/compare-<data>)."""

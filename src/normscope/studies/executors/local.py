@@ -13,6 +13,7 @@ from loky.backend import get_context
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from normscope.errors import NormscopeError
+from normscope.fused.memory import keep_freed_memory
 from normscope.studies.progress import Progress, Report
 from normscope.studies.runner import RunResult, RunTask, execute
 
@@ -74,6 +75,7 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(messages: Any, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    keep_freed_memory()  # a worker trains and ends
     _worker.update(messages=messages, parent=parent)
 
 
