@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from normscope import fused
 from normscope.errors import StorageError
 from normscope.records.run import DURATIONS, EPOCH_COLUMNS, load_run
 from normscope.records.store import reader
@@ -189,20 +190,42 @@ for index, moment in enumerate(sys.argv[3:]):  # a fork each: torch computes in 
 """
 
 
-def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(finished, spec, tmp_path):
-    (tmp_path / "spec.json").write_text(spec.to_json())
+def kill_and_resume(spec, moments, directory):
+    """Kill a run at each moment and resume it, in `directory`/0, 1, ...; asserts that each was killed and finished."""
+    (directory / "spec.json").write_text(spec.to_json())
     told = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path / "spec.json", tmp_path, *MOMENTS.values()],
+        [sys.executable, "-c", SCRIPT, directory / "spec.json", directory, *moments.values()],
         capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
-    expected, expected_weights = contents(finished), weights(finished)
-    for index, (moment, code) in enumerate(MOMENTS.items()):
+    for moment, code in moments.items():
         assert f"{code} False -9" in told.stdout, f"{moment}: was not killed\n{told.stdout}{told.stderr}"
         assert f"{code} True 0" in told.stdout, f"{moment}: did not finish\n{told.stdout}{told.stderr}"
-        assert contents(tmp_path / str(index)) == expected, moment
-        found = weights(tmp_path / str(index))
-        assert all(torch.equal(found[name], value) for name, value in expected_weights.items()), moment
+
+
+def assert_same_bits(found, expected, moment=""):
+    assert contents(found) == contents(expected), moment
+    ours, theirs = weights(found), weights(expected)
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items()), moment
+
+
+def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(finished, spec, tmp_path):
+    kill_and_resume(spec, MOMENTS, tmp_path)
+    for index, moment in enumerate(MOMENTS):
+        assert_same_bits(tmp_path / str(index), finished, moment)
+
+
+@pytest.mark.skipif(fused.availability() is not None, reason=f"nothing is fused here: {fused.availability()}")
+def test_a_fused_bf16_run_resumes_with_the_same_bits_and_is_another_run_than_an_unfused_one(spec, tmp_path):
+    wide = dataclasses.replace(spec, widths=(32, 32, 32), epochs=2, capture_epochs=(), precision="bf16", fusion=True)
+    unfused = dataclasses.replace(wide, fusion=False)
+    assert execute(RunTask(wide, tmp_path / "whole", threads=1), ignore).status == "finished"
+    assert execute(RunTask(unfused, tmp_path / "unfused", threads=1), ignore).status == "finished"
+    assert wide.id != unfused.id
+    assert load_run(tmp_path / "unfused").meta["not_fused"] == "switched off"
+    assert contents(tmp_path / "whole")[0] != contents(tmp_path / "unfused")[0], "nothing was fused"
+    kill_and_resume(wide, {"in the second epoch": "kill_at_step(2, 2)"}, tmp_path)
+    assert_same_bits(tmp_path / "0", tmp_path / "whole")
 
 
 def test_diverged_is_a_result(spec, tmp_path):
