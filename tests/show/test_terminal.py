@@ -1,0 +1,73 @@
+import io
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from normscope.judge.comparison import Comparison, GroupSummary
+from normscope.show.terminal import StudyProgress, comparison_table, percent
+
+
+@dataclass
+class Message:
+    run: str
+    epochs_done: float
+    train_loss: float | None = None
+    test_accuracy: float | None = None
+    images_per_second: float | None = None
+
+
+def group(norm="batch", rate=0.1, n=3, diverged=0, mean=0.9, std=0.01, threshold=0.85, epochs=2.5, reached=3):
+    return GroupSummary(norm, rate, n, diverged, mean, std, 0.1, threshold, epochs, reached, 0.5)
+
+
+def printed(thing, *, terminal=False):
+    file = io.StringIO()
+    console = Console(file=file, width=120, force_terminal=terminal)
+    if callable(thing):
+        thing(console)
+    else:
+        console.print(thing)
+    return file.getvalue()
+
+
+def comparison(*groups):
+    return Comparison((), groups, {}, {}, {}, {}, {})
+
+
+def test_the_table_says_what_is_missing_instead_of_a_number():
+    table = printed(
+        comparison_table(
+            comparison(
+                group(),
+                group("none", n=2, diverged=1, epochs=None, reached=1, std=None),
+                group("my:norm[x]", n=0, diverged=3, mean=None, std=None, epochs=None, reached=0),
+            ),
+            20,
+        )
+    )
+    rows = [line.split() for line in table.splitlines()]
+    assert ["batch", "0.1", "90.0%", "±", "1.0", "3", "2.5", "0.50", "0"] in rows
+    assert ["none", "0.1", "90.0%", "2", ">", "20", "in", "1", "of", "2", "0.50", "1"] in rows
+    assert ["my:norm[x]", "0.1", "–", "0", "–", "0.50", "3"] in rows  # markup in a name stays text
+
+
+def test_percentages():
+    assert percent(0.12345) == "12.3%"
+    assert percent(None) == "–"
+
+
+def test_progress_shows_loss_and_accuracy_and_the_end_of_each_run():
+    def use(console):
+        with StudyProgress(console, {"a": "batch  lr 0.1", "b": "[red]none"}, epochs=4) as progress:
+            progress.report(Message("a", 2.0, 0.5, 0.75, 1234.0))
+            progress.report(Message("b", 0.5))
+            progress.ended("a", "test 80.0%")
+            progress.ended("b", "diverged at step 7", good=False)
+
+    shown = printed(use, terminal=True)
+    for words in ("epoch 2/4", "loss 0.500", "test 75.0%", "1,234 img/s", "2 of 2 runs", "diverged at step 7"):
+        assert words in shown
+    assert "[red]none" in shown
+
+    plain = printed(use)  # a log file: no bars, one line per run
+    assert plain.splitlines() == ["✓ batch  lr 0.1  test 80.0%", "✗ [red]none  diverged at step 7"]
