@@ -1,0 +1,326 @@
+"""Run a model on a few batches, in eval mode and with batch statistics, and gather what its normalization layers do.
+
+Three passes over the batches: in eval mode; with the normalization layers in train mode and everything else, dropout
+included, in eval mode; and the same once more with the samples in other batches. Everything happens inside `untouched`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from normscope.errors import InputError
+from normscope.probes.examine_inputs import Batch, remix
+from normscope.probes.examine_measure import Meter
+from normscope.probes.examine_trace import Trace, trace
+from normscope.records.examination import Forward, Layer, Measured, Place
+
+TRACED_SAMPLES = 4
+DROPOUT_BATCHES = 4
+MAX_FEATURES = 4096
+"""Outputs that are larger per sample are compared on a fixed selection of this many of their values."""
+
+OUTPUT_NAMES = ("logits", "out", "prediction_logits", "last_hidden_state", "pooler_output")
+REDUCED = ("float16", "bfloat16")
+
+
+class ForwardRun:
+    """The passes over one model's batches, and what they gathered."""
+
+    def __init__(
+        self, model: nn.Module, layers: tuple[Layer, ...], modules: dict[str, nn.Module], batches: list[Batch]
+    ):
+        self.model, self.layers, self.modules, self.batches = model, layers, modules, batches
+        self.meters = {layer.name: Meter(layer, modules[layer.name]) for layer in layers}
+        self.switched = [modules[layer.name] for layer in layers if layer.live]
+        self.places: dict[str, Place] = {}
+        self.facts: dict[str, Any] = {}
+        self.scores = True  # outputs are [N, values] and may be class scores
+
+    def run(self) -> Forward:
+        """All passes. Call inside `untouched`.
+
+        Raises:
+            InputError: if the model fails in eval mode.
+        """
+        self.model.eval()
+        with _observed(self.modules, self.meters):
+            evaluated = [self._forward(batch, number) for number, batch in enumerate(self.batches)]
+            self._companions(evaluated[0])
+            given, mixed, order = self._with_batch_statistics()
+        first_parameter = next(self.model.parameters(), None)
+        if given is not None and all(output is not None for output in (*evaluated, *given)):
+            self._compare(evaluated, given, mixed, order)
+        return Forward(
+            batch_sizes=tuple(batch.samples for batch in self.batches),
+            device=str(first_parameter.device) if first_parameter is not None else "cpu",
+            reduced_precision=any(str(p.dtype).removeprefix("torch.") in REDUCED for p in self.model.parameters()),
+            input_heterogeneity=_input_heterogeneity(self.batches),
+            **_label_facts([batch.target for batch in self.batches]),
+            **self.facts,
+        )
+
+    def measured(self, name: str) -> Measured | None:
+        """What one layer showed."""
+        return self.meters[name].measured()
+
+    @torch.no_grad()
+    def _forward(self, batch: Batch, number: int, mode: str = "eval") -> Tensor | None:
+        """One forward; the model's main output as float32 [N, values] on the CPU, None where it has no such shape."""
+        masks = [batch.mask] if batch.mask is not None else _trailing_zeros(batch)
+        for meter in self.meters.values():
+            meter.start(mode, masks)
+        try:
+            output = batch.forward(self.model)
+        except Exception as error:
+            if mode != "eval":
+                raise
+            raise InputError(f"The model fails on batch {number} in eval mode: {one_line(error)}") from error
+        tensor = main_tensor(output)
+        self.scores &= tensor is not None and tensor.ndim == 2
+        return rows(tensor, batch.samples)
+
+    def _companions(self, whole: Tensor | None) -> None:
+        """Does a sample's output in eval mode depend on the samples beside it? And the trace, on a few samples."""
+        batch = self.batches[0]
+        few = batch.take(slice(0, TRACED_SAMPLES))
+        for meter in self.meters.values():
+            meter.start("output", [])
+        traced = self._trace(few)
+        self.places, self.facts["functional_batch_norm"] = traced.places, traced.batch_norm_calls
+        if whole is None:
+            self.facts["companions_failure"] = "the model's output has no sample axis"
+            return
+        again = self._forward(batch, 0, "output")
+        self.facts["repeat_difference"] = _difference(whole, again)
+        if batch.samples < 2:
+            self.facts["companions_failure"] = "the first batch has a single sample"
+            return
+        try:
+            alone = self._forward(batch.take(slice(0, 1)), 0, "alone")
+        except Exception as error:  # a user's model may raise anything on a batch of one: that is the finding
+            self.facts["companions_failure"] = f"the model fails on a batch of one sample: {one_line(error)}"
+            return
+        self.facts["companions_difference"] = _difference(whole[:1], alone)
+
+    def _trace(self, batch: Batch) -> Trace:
+        inputs = [value for value in _flat((batch.args, batch.kwargs)) if isinstance(value, Tensor)]
+        try:
+            return trace(lambda: batch.forward(self.model), self.model, self.modules, inputs)
+        except Exception as error:
+            raise InputError(f"The model fails on {batch.samples} samples in eval mode: {one_line(error)}") from error
+
+    def _with_batch_statistics(self) -> tuple[list[Tensor | None] | None, list[Tensor | None], Tensor | None]:
+        """(outputs with batch statistics, the same with other companions, their order); (None, ...) without any."""
+        if not self.switched:
+            return None, [], None
+        try:
+            with _train_mode(self.switched):
+                given = [self._forward(batch, number, "batch") for number, batch in enumerate(self.batches)]
+                mixed = remix(self.batches)
+                again = [self._forward(batch, 0, "output") for batch in mixed[0]] if mixed else []
+                self._with_dropout()
+        except Exception as error:  # for example the ValueError of a batch with one value per channel
+            self.facts["batch_failure"] = one_line(error)
+            return None, [], None
+        return given, again, mixed[1] if mixed else None
+
+    def _with_dropout(self) -> None:
+        """How much dropout before a layer widens its input: a few batches with dropout on."""
+        if not any(place.dropout_before for place in self.places.values()):
+            return
+        dropouts: list[nn.Module] = [module for module in self.model.modules() if isinstance(module, _DropoutNd)]
+        with _train_mode(dropouts):
+            for batch in self.batches[:DROPOUT_BATCHES]:
+                self._forward(batch, 0, "dropout")
+
+    def _compare(self, evaluated: list, given: list, mixed: list, order: Tensor | None) -> None:
+        """Eval outputs against batch outputs, and those against themselves in other batches."""
+        in_eval, in_batch = torch.cat(evaluated), torch.cat(given)
+        in_mixed = None
+        if order is not None and all(output is not None for output in mixed):
+            in_mixed = torch.empty_like(in_batch)
+            in_mixed[order] = torch.cat(mixed)
+        reference = in_batch if in_mixed is None else in_mixed
+        facts: dict[str, Any] = {"samples": len(in_eval), "gap": _difference(reference, in_eval)}
+        if in_mixed is not None:
+            difference = _difference(in_batch, in_mixed)
+            facts["composition_noise"] = None if difference is None else difference / math.sqrt(2)
+        targets = [batch.target for batch in self.batches]
+        if self.scores and in_eval.shape[1] > 1 and all(_is_class(target) for target in targets):
+            facts |= _class_facts(in_eval, in_batch, in_mixed, targets)
+        self.facts |= facts
+
+
+def _class_facts(in_eval: Tensor, in_batch: Tensor, in_mixed: Tensor | None, targets: list) -> dict[str, Any]:
+    """How often two ways of normalizing predict another class, and which of them is right."""
+    reference = in_batch if in_mixed is None else in_mixed
+    classes = [output.argmax(1) for output in (in_eval, in_batch, reference)]
+    facts: dict[str, Any] = {"disagreement": float((classes[0] != classes[2]).float().mean())}
+    facts["classes"] = in_eval.shape[1]
+    if in_mixed is not None:
+        facts["composition_disagreement"] = float((classes[1] != classes[2]).float().mean())
+    if any(target is None for target in targets):
+        return facts
+    target = torch.cat(targets).flatten()
+    right = [prediction == target for prediction in classes]
+    facts |= {
+        "has_targets": True,
+        "eval_correct": float(right[0].float().mean()),
+        "batch_correct": float(right[1].float().mean()),
+        "only_eval_correct": int((right[0] & ~right[2]).sum()),
+        "only_batch_correct": int((right[2] & ~right[0]).sum()),
+    }
+    if in_mixed is not None:
+        facts["remixed_correct"] = float(right[2].float().mean())
+        facts["only_given_correct"] = int((right[1] & ~right[2]).sum())
+        facts["only_remixed_correct"] = int((right[2] & ~right[1]).sum())
+    return facts
+
+
+def main_output(output: Any, samples: int) -> Tensor | None:
+    """`rows` of the `main_tensor`."""
+    return rows(main_tensor(output), samples)
+
+
+def main_tensor(output: Any) -> Tensor | None:
+    """The output that matters: logits before anything else, the first tensor of several."""
+    if isinstance(output, dict):
+        named = next((output[name] for name in OUTPUT_NAMES if isinstance(output.get(name), Tensor)), None)
+        return named if named is not None else next((v for v in output.values() if isinstance(v, Tensor)), None)
+    if isinstance(output, list | tuple):
+        return next((value for value in output if isinstance(value, Tensor)), None)
+    return output if isinstance(output, Tensor) else None
+
+
+def rows(tensor: Tensor | None, samples: int) -> Tensor | None:
+    """The tensor as float32 [N, values] on the CPU; None without an axis of samples."""
+    if tensor is None or not tensor.is_floating_point() or not tensor.ndim or len(tensor) != samples:
+        return None
+    flat = tensor.detach().reshape(samples, -1)
+    stride = -(-flat.shape[1] // MAX_FEATURES) if flat.shape[1] else 1
+    return flat[:, ::stride].float().cpu()
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line: its type and the first line of its message."""
+    message = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {message[0][:200]}" if message else type(error).__name__
+
+
+def _difference(reference: Tensor, other: Tensor | None) -> float | None:
+    """Relative L2 difference of two outputs, centred per value so that a constant offset does not hide it."""
+    if other is None or reference.shape != other.shape:
+        return None
+    scale = reference.norm()
+    difference = float((reference - other).norm() / scale.clamp_min(1e-30))
+    return difference if math.isfinite(difference) else None
+
+
+@contextmanager
+def _observed(modules: dict[str, nn.Module], meters: dict[str, Meter]) -> Iterator[None]:
+    handles = []
+
+    def hook(meter: Meter) -> Callable[..., None]:
+        def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            if x is not None and isinstance(output, Tensor) and x.ndim > 1 and output.shape == x.shape:
+                meter.observe(x, output)
+
+        return observe
+
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(hook(meters[name]), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _train_mode(modules: list[nn.Module]) -> Iterator[None]:
+    """Only these modules in train mode; synchronized layers on this process's batch, without waiting for others."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(setattr, module, "training", module.training)
+            module.training = True
+            if isinstance(module, nn.SyncBatchNorm):
+                module.forward = functools.partial(_BatchNorm.forward, module)
+                stack.callback(delattr, module, "forward")
+        yield
+
+
+def _is_class(target: Tensor | None) -> bool:
+    return target is None or (not target.is_floating_point() and target.ndim == 1)
+
+
+def _trailing_zeros(batch: Batch) -> list[Tensor]:
+    """Masks [N, L] of the positions before the trailing all-zero ones, for sequences [N, C, L] and [N, L, C]."""
+    x = next((value for value in _flat((batch.args, batch.kwargs)) if isinstance(value, Tensor)), None)
+    if x is None or x.ndim != 3 or not x.is_floating_point():
+        return []
+    masks = []
+    for axis in (1, 2):
+        real = (x != 0).any(axis)
+        masks.append(real.flip(1).cummax(1).values.flip(1))
+    return [mask for mask in masks if len(set(mask.sum(1).tolist())) > 1]
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for entry in value.values():
+            yield from _flat(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _flat(entry)
+    else:
+        yield value
+
+
+def _input_heterogeneity(batches: list[Batch]) -> float | None:
+    """F of the model's own input against batches, median over its channels (axis 1)."""
+    columns = []
+    for batch in batches:
+        x = next((value for value in _flat((batch.args, batch.kwargs)) if isinstance(value, Tensor)), None)
+        if x is None or not x.is_floating_point() or x.ndim < 2 or len(x) < 2:
+            return None
+        columns.append(x.detach().double().flatten(2).mean(2).cpu().numpy() if x.ndim > 2 else x.double().cpu().numpy())
+    if len(columns) < 2 or len({column.shape[1] for column in columns}) != 1:
+        return None
+    grand = np.concatenate(columns).mean(0)
+    between: Any = sum(len(c) * (c.mean(0) - grand) ** 2 for c in columns) / (len(columns) - 1)
+    free = sum(len(c) for c in columns) - len(columns)
+    within: Any = sum(((c - c.mean(0)) ** 2).sum(0) for c in columns) / max(free, 1)
+    keep = within > 1e-12 * np.maximum(np.abs(grand) ** 2, 1e-30)
+    return float(np.median(between[keep] / within[keep])) if keep.any() else None
+
+
+def _label_facts(targets: list[Tensor | None]) -> dict[str, Any]:
+    """Chi-square per degree of freedom of the labels against the batches: 1 if the labels are shuffled over them."""
+    if len(targets) < 2 or any(t is None or t.is_floating_point() or t.ndim != 1 for t in targets):
+        return {}
+    return label_facts([target.numpy() for target in targets if target is not None])
+
+
+def label_facts(labels: list[np.ndarray]) -> dict[str, Any]:
+    """The same from integer labels [N] per batch; {} where there is one class only, or a class per sample."""
+    classes, index = np.unique(np.concatenate(labels), return_inverse=True)
+    sizes = [len(part) for part in labels]
+    if not 2 <= len(classes) <= max(len(index) // 4, 2):
+        return {}
+    parts = np.split(index, np.cumsum(sizes)[:-1])
+    counts = np.stack([np.bincount(part, minlength=len(classes)) for part in parts])
+    expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
+    freedom = (len(sizes) - 1) * (len(classes) - 1)
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    return {"labels_in_batches": chi_square / freedom, "label_freedom": freedom}

@@ -1,0 +1,179 @@
+"""The batches that a user gives to `check`: taken apart, moved to the model's device, cut and mixed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normscope.errors import InputError
+
+TARGETS = ("labels", "label", "targets", "target", "y")
+"""Entries of a dict batch that are targets and not inputs."""
+
+PADDING_MASKS = ("attention_mask", "padding_mask", "mask")
+"""Entries of a dict batch that mark real positions with 1 and padding with 0."""
+
+MAX_BATCHES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch: what the model is called with, and the targets where there are any."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    target: Tensor | None
+    mask: Tensor | None = None  # [N, L], True at real positions
+
+    @property
+    def samples(self) -> int:
+        """N: the size of the first axis of the first tensor."""
+        return len(_first_tensor(self))
+
+    def forward(self, model: Any) -> Any:
+        """Call the model."""
+        return model(*self.args, **self.kwargs)
+
+    def take(self, index: Any) -> Batch:
+        """The samples that an index or a slice selects from every tensor that has N on its first axis."""
+        n = self.samples
+
+        def cut(value: Any) -> Any:
+            return value[index] if isinstance(value, Tensor) and value.ndim and len(value) == n else value
+
+        mapped = {key: _map(cut, value) for key, value in self.kwargs.items()}
+        return Batch(_map(cut, self.args), mapped, _map(cut, self.target), _map(cut, self.mask))
+
+
+def read_batches(batches: Iterable[Any], model: nn.Module | None, limit: int = MAX_BATCHES) -> list[Batch]:
+    """The first batches, on the model's device.
+
+    Raises:
+        InputError: if the iterable holds no batch, or something that is no batch, or values that are not finite.
+    """
+    device = next((p.device for p in model.parameters()), None) if model is not None else None
+    try:
+        found = [_read(content, number, device) for number, content in enumerate(islice(iter(batches), limit))]
+    except TypeError as error:
+        if isinstance(batches, Iterable):
+            raise
+        raise InputError(f"batches must be an iterable of batches, not a {type(batches).__name__}.") from error
+    if not found:
+        raise InputError("batches is empty: give at least one batch of inputs.")
+    return found
+
+
+def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | None:
+    """(the same samples in batches of the same sizes but with other companions, their order), or None if they differ.
+
+    The order is that of the samples: sample i of the mixed batches is sample `order[i]` of the given ones.
+    """
+    signatures = {_signature(batch) for batch in batches}
+    if len(signatures) != 1 or len(batches) < 2:
+        return None
+    sizes = [batch.samples for batch in batches]
+    whole = _join(batches)
+    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
+    return [whole.take(index.to(_first_tensor(whole).device)) for index in order.split(sizes)], order
+
+
+def _read(content: Any, number: int, device: torch.device | None) -> Batch:
+    inputs, target = content, None
+    if isinstance(content, list | tuple):
+        if not 1 <= len(content) <= 2:
+            raise InputError(
+                f"Batch {number} is a {type(content).__name__} of {len(content)}: give tensors, (input, target) "
+                "pairs or dicts."
+            )
+        inputs, target = (content[0], content[1]) if len(content) == 2 else (content[0], None)
+    args, kwargs, mask = (inputs,), {}, None
+    if isinstance(inputs, Mapping):
+        kwargs = {str(key): value for key, value in inputs.items() if key not in TARGETS}
+        target = next((inputs[key] for key in TARGETS if key in inputs), target)
+        mask = next((inputs[key].bool() for key in PADDING_MASKS if isinstance(inputs.get(key), Tensor)), None)
+        args = ()
+    elif isinstance(inputs, list | tuple):
+        args = tuple(inputs)
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device) if device is not None else value
+        return value
+
+    batch = Batch(_map(move, args), _map(move, kwargs), _target(target), _map(move, mask))
+    _check(batch, number)
+    return batch
+
+
+def _target(target: Any) -> Tensor | None:
+    if not isinstance(target, Tensor):
+        return None
+    return target.detach().cpu()
+
+
+def _check(batch: Batch, number: int) -> None:
+    tensors = list(_tensors((batch.args, batch.kwargs)))
+    if not any(tensor.ndim for tensor in tensors):
+        kind = type(batch.args[0]).__name__ if batch.args else "dict without tensors"
+        raise InputError(f"Batch {number} is a {kind}: give tensors, (input, target) pairs or dicts of tensors.")
+    if batch.samples == 0:
+        raise InputError(f"Batch {number} has no samples.")
+    for tensor in tensors:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            bad = int((~tensor.isfinite()).sum())
+            raise InputError(f"Batch {number} holds {bad} values that are not finite: clean the data first.")
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _tensors(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _tensors(entry)
+
+
+def _first_tensor(batch: Batch) -> Tensor:
+    return next(tensor for tensor in _tensors((batch.args, batch.kwargs)) if tensor.ndim)
+
+
+def _map(function: Any, value: Any) -> Any:
+    """The value with every tensor in its tuples, lists and dicts replaced by the function of it."""
+    if isinstance(value, Mapping):
+        return {key: _map(function, entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_map(function, entry) for entry in value)
+    return function(value)
+
+
+def _signature(batch: Batch) -> tuple:
+    """The shapes without the first axis: batches with one signature can be joined."""
+    tensors = _tensors((batch.args, batch.kwargs))
+    return tuple(
+        (tensor.shape[1:], tensor.dtype, tensor.ndim > 0 and len(tensor) == batch.samples) for tensor in tensors
+    )
+
+
+def _join(batches: list[Batch]) -> Batch:
+    def join(values: list[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, Mapping):
+            return {key: join([value[key] for value in values]) for key in first}
+        if isinstance(first, tuple):
+            return tuple(join(list(entries)) for entries in zip(*values, strict=True))
+        if isinstance(first, Tensor) and first.ndim:
+            return torch.cat(values)
+        return first
+
+    targets = [batch.target for batch in batches]
+    shapes = {None if t is None else t.shape[1:] for t in targets}
+    target = torch.cat(targets) if None not in shapes and len(shapes) == 1 else None  # type: ignore[arg-type]
+    args, kwargs = join([batch.args for batch in batches]), join([batch.kwargs for batch in batches])
+    return Batch(args, kwargs, target)

@@ -1,0 +1,242 @@
+"""What a model's normalization layers say without running: settings, values, modes, and who trains them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
+
+from normscope.errors import InputError
+from normscope.records.examination import Layer, Optimizer
+
+EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
+WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, DataParallel or torch.compile."""
+    while True:
+        if isinstance(model, WRAPPERS):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def kind_of(module: nn.Module) -> str:
+    """The kind of normalization layer that a module is, or "" for none.
+
+    torch's own are told by their class. Others are told by what they hold, not by their names: running statistics
+    make a batch normalization (detection libraries' frozen ones, for example); one weight vector and an epsilon,
+    with no module inside, make a layer or RMS normalization (those of transformers).
+    """
+    if isinstance(module, _BatchNorm):
+        return "batch"
+    if isinstance(module, _InstanceNorm):
+        return "instance"
+    for kind, cls in (("group", nn.GroupNorm), ("layer", nn.LayerNorm), ("rms", nn.RMSNorm)):
+        if isinstance(module, cls):
+            return kind
+    if {"running_mean", "running_var"} <= set(module._buffers):
+        return "batch"
+    weight = module._parameters.get("weight")
+    vector = weight is not None and not is_lazy(weight) and weight.ndim == 1
+    if vector and foreign_eps(module) is not None and not module._modules and len(module._parameters) <= 2:
+        return "layer" if module._parameters.get("bias") is not None else "rms"
+    return ""
+
+
+def foreign_eps(module: nn.Module) -> float | None:
+    """The epsilon of a normalization layer that is not torch's own."""
+    values = (getattr(module, name, None) for name in EPS_NAMES)
+    return next((float(value) for value in values if isinstance(value, float | int)), None)
+
+
+def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """{name: module} of every normalization layer, in the model's order.
+
+    Raises:
+        InputError: if a lazy layer has not seen its first batch: it has no values yet.
+    """
+    layers = {name: module for name, module in model.named_modules() if kind_of(module)}
+    for name, module in layers.items():
+        if any(is_lazy(value) for value in _values(module).values()):
+            raise InputError(f"Layer {name!r} is lazy and has no values yet: run the model on one batch first.")
+    return layers
+
+
+def describe_layers(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[Layer, ...]:
+    """The static facts of every normalization layer. Calls `eval()` and `train()`: run it inside `untouched`."""
+    modules = normalization_layers(model)
+    given = {name: module.training for name, module in modules.items()}
+    model.eval()
+    after_eval = {name: module.training for name, module in modules.items()}
+    model.train()
+    after_train = {name: module.training for name, module in modules.items()}
+    groups = parameter_groups(optimizer)
+    scopes = _scopes(model, modules)
+    layers = []
+    for name, module in modules.items():
+        scope = scopes[name]
+        layers.append(
+            Layer(
+                name=name,
+                **_settings(module),
+                **_state(module),
+                training=given[name],
+                training_after_eval=after_eval[name],
+                training_after_train=after_train[name],
+                trainable=_any_trainable(list(module.parameters(recurse=False))),
+                scope_trainable=_any_trainable(scope),
+                **_optimized(module, scope, groups),
+            )
+        )
+    return tuple(layers)
+
+
+def describe_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Optimizer:
+    """The optimizer's facts.
+
+    Raises:
+        InputError: if it is none.
+    """
+    groups = parameter_groups(optimizer)
+    steps = [state["step"] for state in optimizer.state.values() if isinstance(state, dict) and "step" in state]
+    return Optimizer(
+        type=type(optimizer).__name__,
+        holds=sum(id(parameter) in groups for parameter in model.parameters()),
+        weight_decays=tuple(sorted({float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups})),
+        steps=int(max(float(step) for step in steps)) if steps else None,
+    )
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    kind = kind_of(module)
+    features: Any
+    foreign = not type(module).__module__.startswith("torch.nn.")
+    momentum = getattr(module, "momentum", None)
+    has_momentum = hasattr(module, "momentum") and kind in ("batch", "instance")
+    tracks = getattr(module, "track_running_stats", None) if kind in ("batch", "instance") else None
+    shape = getattr(module, "normalized_shape", None)
+    weight = _values(module).get("weight")
+    if kind in ("batch", "instance"):
+        features = getattr(module, "num_features", None) or _length(_values(module).get("running_mean"))
+    elif kind == "group":
+        features = module.num_channels
+    else:
+        features = math.prod(shape) if isinstance(shape, tuple) else _length(weight)
+    return {
+        "type": type(module).__name__,
+        "kind": kind,
+        "foreign": foreign and not isinstance(module, _BatchNorm | _InstanceNorm),
+        "sync": isinstance(module, nn.SyncBatchNorm),
+        "features": int(features),
+        "groups": int(getattr(module, "num_groups", 0) or 0) if kind == "group" else 0,
+        "normalized_dims": len(shape) if isinstance(shape, tuple) else int(kind in ("layer", "rms")),
+        "eps": _eps(module),
+        "momentum": float(momentum) if has_momentum and momentum is not None else None,
+        "cumulative": has_momentum and momentum is None,
+        "tracks": bool(tracks) if tracks is not None else None,
+        # A foreign layer without a momentum holds its statistics fixed in both modes (FrozenBatchNorm2d).
+        "live": kind in ("batch", "instance") and has_momentum,
+    }
+
+
+def _eps(module: nn.Module) -> float | None:
+    if isinstance(module, nn.RMSNorm) and module.eps is None:
+        weight = module._parameters.get("weight")  # torch takes the machine epsilon of the input's type
+        return float(torch.finfo(weight.dtype if weight is not None else torch.float32).eps)
+    return foreign_eps(module)
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    values = _values(module)
+    updates = values.get("num_batches_tracked")
+    affine = [name for name in ("weight", "bias") if module._parameters.get(name) is not None]
+    weight, running = values.get("weight"), values.get("running_mean")
+    return {
+        "affine_names": tuple(affine),
+        "weight": to_array(weight),
+        "bias": to_array(values.get("bias")),
+        "running_mean": to_array(running),
+        "running_var": to_array(values.get("running_var")),
+        "updates": int(updates) if updates is not None and updates.numel() == 1 else None,
+        "parameter_dtype": _dtype(weight),
+        "statistics_dtype": _dtype(running),
+    }
+
+
+def _values(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for holder in (module._parameters, module._buffers) for name, tensor in holder.items()
+            if tensor is not None}  # fmt: skip
+
+
+def to_array(tensor: Tensor | None) -> np.ndarray | None:
+    """The values as float64 [C], or None."""
+    if tensor is None or tensor.is_meta:
+        return None
+    return tensor.detach().flatten().to(device="cpu", dtype=torch.float64).numpy().copy()
+
+
+def _dtype(tensor: Tensor | None) -> str:
+    return "" if tensor is None else str(tensor.dtype).removeprefix("torch.")
+
+
+def _length(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel()
+
+
+def _any_trainable(parameters: list[nn.Parameter]) -> bool | None:
+    return any(p.requires_grad for p in parameters) if parameters else None
+
+
+def _scopes(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
+    """For each normalization layer, the weights that are not normalization's in the smallest module around it."""
+    own = {id(p) for module in modules.values() for p in module.parameters()}
+    cache: dict[str, list[nn.Parameter]] = {}
+
+    def others(prefix: str) -> list[nn.Parameter]:
+        if prefix not in cache:
+            parameters = model.get_submodule(prefix).parameters()
+            cache[prefix] = [p for p in parameters if id(p) not in own]
+        return cache[prefix]
+
+    scopes = {}
+    for name in modules:
+        prefix = name
+        while prefix and not (prefix != name and others(prefix)):
+            prefix = prefix.rpartition(".")[0]
+        scopes[name] = others(prefix)
+    return scopes
+
+
+def parameter_groups(optimizer: torch.optim.Optimizer | None) -> dict[int, float]:
+    """{id of a parameter: its weight decay}, empty without an optimizer.
+
+    Raises:
+        InputError: if it is no optimizer.
+    """
+    if optimizer is None:
+        return {}
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer must be a torch.optim.Optimizer, not a {type(optimizer).__name__}.")
+    return {id(p): float(g.get("weight_decay") or 0.0) for g in optimizer.param_groups for p in g["params"]}
+
+
+def _optimized(module: nn.Module, scope: list[nn.Parameter], groups: dict[int, float]) -> dict[str, Any]:
+    if not groups:
+        return {}
+    trainable = [p for p in module.parameters(recurse=False) if p.requires_grad]
+    held = [groups[id(p)] for p in trainable if id(p) in groups]
+    return {
+        "optimized": len(held) == len(trainable) if trainable else None,
+        "scope_optimized": any(id(p) in groups for p in scope),
+        "weight_decay": max(held, default=None),
+    }

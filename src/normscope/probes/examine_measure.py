@@ -1,0 +1,258 @@
+"""What passes through one normalization layer on a few batches, gathered in a few numbers per channel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normscope.records.examination import Layer, Measured
+
+SET_BATCHES = 4
+"""Quantiles of per-sample variances are taken from so many batches."""
+
+MAX_CALLS = 64
+TINY = 1e-30
+
+
+class Meter:
+    """Gathers the facts of one layer. `start` begins a forward; the pass says what its inputs mean."""
+
+    def __init__(self, layer: Layer, module: nn.Module):
+        self.layer, self.module = layer, module
+        self.per_channel = layer.kind in ("batch", "instance")
+        self.mode = "eval"
+        self.call = 0
+        self.shape_values: list[int] = []
+        self.shape_samples: list[int] = []
+        self.reference: list[tuple[np.ndarray, ...]] = []  # per batch: mean, unbiased var, mean noise, var noise
+        self.evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []  # N, mean, within sum, var
+        self.calls: list[list[tuple[np.ndarray, np.ndarray]]] = []
+        self.dropped: list[np.ndarray] = []
+        self.set_var: list[np.ndarray] = []
+        self.set_square: list[np.ndarray] = []
+        self.first: tuple[Tensor, Tensor] | None = None
+        self.facts: dict[str, Any] = {"input_non_finite": 0, "output_non_finite": 0}
+        self.padding: list[tuple[float, float]] = []
+        self.masks: list[Tensor] = []
+
+    def start(self, mode: str, masks: list[Tensor]) -> None:
+        """A forward begins, in mode "eval", "alone", "batch", "dropout" or "output" (nothing is gathered)."""
+        self.mode, self.call, self.masks = mode, 0, masks
+
+    def observe(self, x: Tensor, y: Tensor) -> None:
+        """One call of the layer: its input and its output."""
+        call, self.call = self.call, self.call + 1
+        if self.mode == "eval":
+            self._evaluate(x, y, call)
+        elif self.mode == "alone" and call == 0 and self.first is not None:
+            self.facts["alone_input"] = _relative(x.detach(), self.first[0])
+            self.facts["alone_output"] = _relative(y.detach(), self.first[1])
+        elif self.mode == "batch" and self.per_channel and call < MAX_CALLS:
+            self.reference.append(_batch_moments(*_sample_moments(x), _positions(x)))
+        elif self.mode == "dropout" and self.per_channel and call == 0:
+            mean, square = _sample_moments(x)
+            self.dropped.append(square.mean(0) - mean.mean(0) ** 2)
+
+    def _evaluate(self, x: Tensor, y: Tensor, call: int) -> None:
+        new = not self.shape_values
+        self.facts["input_non_finite"] += _non_finite(x)
+        self.facts["output_non_finite"] += _non_finite(y)
+        self.shape_samples.append(len(x))
+        self.shape_values.append(_values_behind_one_statistic(self.layer, x))
+        if new:
+            self._first_call(x, y)
+        if (not self.per_channel or self.layer.kind == "instance") and len(self.set_var) < SET_BATCHES:
+            var, square = _set_moments(self.layer, x)
+            self.set_var.append(var)
+            self.set_square.append(square)
+        if not self.per_channel:
+            return
+        mean, square = _sample_moments(x)
+        batch_mean = mean.mean(0)
+        var = square.mean(0) - batch_mean**2
+        if call == 0:
+            self.evaluated.append((len(x), batch_mean, ((mean - batch_mean) ** 2).sum(0), var))
+            self._pad(x)
+        if call < MAX_CALLS:
+            while len(self.calls) <= call:
+                self.calls.append([])
+            self.calls[call].append((batch_mean, var))
+
+    def _first_call(self, x: Tensor, y: Tensor) -> None:
+        self.first = (x[:1].detach().clone(), y[:1].detach().clone())
+        values = x.detach().float().flatten()
+        self.facts["input_spread"] = _number((values - values[0]).std(correction=0))  # exactly 0 for a constant
+        self.facts["output_spread"] = _normalized_spread(self.layer, self.module, y)
+        if self.per_channel and x.ndim == 3 and x.shape[1] == x.shape[2]:
+            ratios = [_spread_ratio(x.float().std(dim=dims, correction=0)) for dims in ((0, 2), (0, 1))]
+            if all(math.isfinite(ratio) for ratio in ratios):
+                self.facts["axis_spread"] = tuple(ratios)
+
+    def _pad(self, x: Tensor) -> None:
+        mask = next((m for m in self.masks if x.ndim >= 3 and m.shape == (len(x), x.shape[-1])), None)
+        if mask is None:
+            return
+        shape = (len(x), 1, *(1,) * (x.ndim - 3), x.shape[-1])
+        real = mask.view(shape).expand_as(x).float()
+        dims = tuple(d for d in range(x.ndim) if d != 1)
+        inside = real.sum(dims).clamp_min(1)
+        mean = (x.float() * real).sum(dims) / inside
+        centred = (x.float() - mean.view(1, -1, *(1,) * (x.ndim - 2))) * real
+        masked = centred.square().sum(dims) / inside
+        ratio = (x.float().var(dim=dims, correction=0).clamp_min(TINY) / masked.clamp_min(TINY)).log().abs()
+        self.padding.append((1 - float(mask.float().mean()), float(ratio.median())))
+
+    def measured(self) -> Measured | None:
+        """The facts, or None if the layer never ran."""
+        if not self.shape_values:
+            return None
+        facts = dict(self.facts)
+        if self.reference:
+            columns = [np.mean(column, axis=0) for column in zip(*self.reference, strict=True)]
+            facts |= dict(zip(("mean", "var", "mean_noise", "var_noise"), columns, strict=True))
+        facts |= _eval_facts(self.evaluated)
+        if len(self.calls) > 1:
+            means = [np.mean([m for m, _ in entries], axis=0) for entries in self.calls]
+            facts |= {"call_mean": np.stack(means)}
+            facts["call_var"] = np.stack([np.mean([v for _, v in entries], axis=0) for entries in self.calls])
+        if self.set_var:
+            facts |= {"set_var": _quantiles(self.set_var), "set_mean_square": _quantiles(self.set_square)}
+        if self.padding:
+            facts |= {"padding": float(np.mean([p for p, _ in self.padding]))}
+            facts["padding_effect"] = float(np.mean([effect for _, effect in self.padding]))
+        if self.dropped and "var" in facts:
+            ratio = np.mean(self.dropped, axis=0) / np.maximum(facts["var"], TINY)
+            facts["dropout_ratio"] = float(np.median(ratio))
+        return Measured(
+            batches=len(self.evaluated) or len(self.shape_values),
+            samples=min(self.shape_samples),
+            values=min(self.shape_values),
+            **facts,
+        )
+
+
+def _sample_moments(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and mean square of every sample's channels, float64 [N, C] each, of an input [N, C, ...].
+
+    The sums run over values shifted by the first sample's mean, so that a large offset does not cancel the spread.
+    """
+    flat = x.detach().float().reshape(len(x), x.shape[1], -1)
+    shift = flat[:1].mean(2, keepdim=True)
+    centred = flat - shift
+    mean, square = centred.mean(2), centred.square().mean(2)
+    mean, square, offset = (value.double().cpu().numpy() for value in (mean, square, shift[:, :, 0]))
+    return mean + offset, square + 2 * offset * mean + offset**2
+
+
+def _batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple[np.ndarray, ...]:
+    """(batch mean, unbiased batch variance, iid variance of that mean / variance, iid variance of its logarithm)."""
+    samples = len(mean)
+    values = samples * positions
+    batch_mean = mean.mean(0)
+    around = square - 2 * batch_mean * mean + batch_mean**2  # each sample's mean square around the batch mean
+    var = around.mean(0) * values / max(values - 1, 1)
+    safe = np.maximum(var, TINY)
+    if samples == 1:  # one sample says nothing of how samples differ: take its positions as independent
+        noise = np.full_like(var, 1 / max(values, 1))
+        return batch_mean, var, noise, 2 * noise
+    mean_noise = mean.var(0, ddof=1) / samples / safe
+    var_noise = around.var(0, ddof=1) / samples / safe**2
+    return batch_mean, var, mean_noise, np.maximum(var_noise, 2 / max(values - 1, 1))
+
+
+def _eval_facts(evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Moments over all batches, and F of a one-way analysis of variance of sample means against batches."""
+    if not evaluated:
+        return {}
+    sizes = np.array([size for size, *_ in evaluated], dtype=np.float64)
+    means, within, var = (np.stack(column) for column in list(zip(*evaluated, strict=True))[1:])
+    weight = sizes[:, None] / sizes.sum()
+    grand = (weight * means).sum(0)
+    between = (sizes[:, None] * (means - grand) ** 2).sum(0)
+    facts = {"eval_mean": grand, "eval_var": (weight * var).sum(0) + between / sizes.sum()}
+    free = sizes.sum() - len(sizes)
+    if len(sizes) > 1 and free > 0:
+        inside = within.sum(0) / free
+        floor = 1e-10 * np.maximum(facts["eval_var"], TINY)
+        facts["heterogeneity"] = np.where(inside > floor, between / (len(sizes) - 1) / np.maximum(inside, TINY), np.nan)
+    return facts
+
+
+def _positions(x: Tensor) -> int:
+    return max(math.prod(x.shape[2:]), 1)
+
+
+def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
+    """How many values one mean and variance are made of: per channel for batch, per sample and group for the others."""
+    if layer.kind == "batch":
+        return len(x) * _positions(x)
+    if layer.kind == "instance":
+        return _positions(x)
+    if layer.kind == "group":
+        return x.shape[1] // max(layer.groups, 1) * _positions(x)
+    return math.prod(x.shape[x.ndim - max(layer.normalized_dims, 1) :])
+
+
+def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Variance and mean square of every normalized set: one sample's channel, group or feature vector."""
+    values = x.detach().float()
+    if layer.kind == "instance":
+        sets = values.reshape(len(x) * x.shape[1], -1)
+    elif layer.kind == "group":
+        sets = values.reshape(len(x) * max(layer.groups, 1), -1)
+    else:
+        sets = values.reshape(-1, _values_behind_one_statistic(layer, x))
+    return sets.var(1, correction=0).cpu().numpy(), sets.square().mean(1).cpu().numpy()
+
+
+def _normalized_spread(layer: Layer, module: nn.Module, y: Tensor) -> float | None:
+    """Standard deviation of the normalized value, the affine parameters taken out again; None where they are 0."""
+    if layer.foreign and layer.kind in ("layer", "rms"):
+        return _number(y.float().std(correction=0))  # what its weight means is not known: Gemma scales by 1 + weight
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    values = y.detach().float()
+    shape = (1, -1, *(1,) * (y.ndim - 2)) if layer.kind in ("batch", "instance", "group") else (-1,)
+    if layer.kind in ("layer", "rms"):
+        values = values.reshape(-1, _values_behind_one_statistic(layer, y))
+    if bias is not None:
+        values = values - bias.detach().float().reshape(shape)
+    if weight is not None:
+        scale = weight.detach().float().reshape(shape)
+        if float(scale.abs().max()) == 0:
+            return None
+        values = torch.where(scale.abs() > 1e-6, values / scale, torch.nan)
+        values = values[~values.isnan()]
+    return _number(values.std(correction=0)) if values.numel() else None
+
+
+def _spread_ratio(std: Tensor) -> float:
+    return float(std.max() / std.min().clamp_min(TINY))
+
+
+def _relative(value: Tensor, reference: Tensor) -> float | None:
+    if value.shape != reference.shape:
+        return None
+    scale = reference.float().norm().clamp_min(TINY)
+    return _number((value.float() - reference.float()).norm() / scale)
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _quantiles(parts: list[np.ndarray]) -> tuple[float, ...]:
+    values = np.concatenate(parts)
+    values = values[np.isfinite(values)]
+    return tuple(float(q) for q in np.quantile(values, (0.05, 0.5, 0.95))) if len(values) else ()
+
+
+def _non_finite(x: Tensor) -> int:
+    """How many values are not finite; a sum tells at the price of one pass that there are none."""
+    if bool(x.detach().float().sum().isfinite()):
+        return 0
+    return int((~x.detach().isfinite()).sum())

@@ -1,0 +1,353 @@
+"""What examining a model found: the record between running a model and judging it. Plain values and numpy only.
+
+Channels are numbered by C, batches by K, samples by N. Every fact that was not measured is None, an empty tuple or an
+empty string, and a rule that needs it says so instead of guessing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from normscope.errors import RecordError
+
+FORMAT_VERSION = 1
+
+Array = np.ndarray
+
+BATCH_KINDS = ("batch", "instance")
+"""Kinds of layer that may keep running statistics."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Place:
+    """Where one normalization layer stands in the network, as one real forward showed it."""
+
+    calls: int = 1  # times the layer ran in one forward
+    fed_by: str = ""  # the operation that made its input: "conv", "linear", "norm", "dropout", "add", "relu", ...
+    fed_by_module: str = ""  # the module in which that operation ran
+    bias_before: bool = False  # that operation adds a bias per channel
+    sole_consumer: bool = False  # nothing but this layer reads that operation's output
+    dropout_before: float = 0.0  # largest p of a Dropout between the last normalization and this layer
+    feeds: tuple[str, ...] = ()  # the operations that read its output
+    added_to_a_shortcut: bool = False  # the output reaches an addition before any weight
+    pooled_next: bool = False  # the output is averaged over all positions before any nonlinearity or weight
+    features_last: bool = False  # the operation that made its input puts the features on the last axis
+    unused_children: tuple[str, ...] = ()  # modules inside the layer that the forward passed by
+    input_shape: tuple[int, ...] = ()
+    input_dtype: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measured:
+    """What a few batches showed at one normalization layer."""
+
+    batches: int = 0  # K
+    samples: int = 0  # N of the smallest batch
+    values: int = 0  # values behind one statistic: per channel and batch, or per sample and group
+    # With batch statistics in use and updates off ("reference"), over the channels:
+    mean: Array | None = None  # mean over batches of the batch means
+    var: Array | None = None  # mean over batches of the unbiased batch variances
+    mean_noise: Array | None = None  # variance of one batch's mean when batches are iid, in units of var
+    var_noise: Array | None = None  # variance of the log of one batch's variance when batches are iid
+    # In eval mode:
+    eval_mean: Array | None = None
+    eval_var: Array | None = None
+    heterogeneity: Array | None = None  # F = N Var_k(batch mean) / Var_n(sample mean); 1 for iid batches
+    set_var: tuple[float, ...] = ()  # 5%, 50% and 95% quantile of the variance of one normalized set (per sample)
+    set_mean_square: tuple[float, ...] = ()  # the same of the mean square
+    input_non_finite: int = 0
+    output_non_finite: int = 0
+    input_spread: float | None = None  # standard deviation of the input over everything
+    output_spread: float | None = None  # standard deviation of the normalized value over everything, without affine
+    alone_input: float | None = None  # relative change of sample 0's input when it comes alone instead of in its batch
+    alone_output: float | None = None
+    call_mean: Array | None = None  # [calls, C] where a layer runs several times in one forward
+    call_var: Array | None = None
+    axis_spread: tuple[float, ...] = ()  # largest / smallest standard deviation along axis 1, and along the last axis
+    padding: float | None = None  # share of positions that are padding
+    padding_effect: float | None = None  # median over channels of |ln(variance with / without padding)|
+    dropout_ratio: float | None = None  # median over channels of variance with dropout / without
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Layer:
+    """One normalization layer."""
+
+    name: str
+    type: str = "BatchNorm2d"
+    kind: str = "batch"  # "batch", "instance", "group", "layer" or "rms"
+    foreign: bool = False  # not one of torch's own classes; recognized by its buffers or parameters
+    sync: bool = False
+    features: int = 0  # channels, or the size of the normalized shape
+    groups: int = 0
+    normalized_dims: int = 0
+    eps: float | None = None
+    momentum: float | None = None
+    cumulative: bool = False  # momentum=None: a cumulative average
+    tracks: bool | None = None  # track_running_stats; None where there is no such flag
+    live: bool = False  # in train mode a forward uses the batch's statistics
+    affine_names: tuple[str, ...] = ()  # those of "weight", "bias" that are parameters
+    weight: Array | None = None
+    bias: Array | None = None
+    running_mean: Array | None = None
+    running_var: Array | None = None
+    updates: int | None = None  # num_batches_tracked
+    parameter_dtype: str = ""
+    statistics_dtype: str = ""
+    training: bool | None = None
+    training_after_eval: bool | None = None  # its mode once model.eval() was called
+    training_after_train: bool | None = None  # its mode once model.train() was called
+    trainable: bool | None = None  # a parameter of the layer requires a gradient; None without parameters
+    scope_trainable: bool | None = None  # a parameter of the smallest enclosing module with other weights does
+    optimized: bool | None = None  # all its trainable parameters are in the optimizer
+    scope_optimized: bool | None = None  # a weight of that enclosing module is in the optimizer
+    weight_decay: float | None = None  # the largest that the optimizer applies to it
+    place: Place | None = None
+    measured: Measured | None = None
+
+    @property
+    def tracked(self) -> bool:
+        """The layer holds running statistics."""
+        return self.running_mean is not None and self.running_var is not None
+
+    @property
+    def at_initialization(self) -> bool:
+        """The running statistics are exactly those of a new layer: mean 0, variance 1."""
+        mean, var = self.running_mean, self.running_var
+        return mean is not None and var is not None and bool(np.all(mean == 0) and np.all(var == 1))
+
+    @property
+    def affine_trained(self) -> bool:
+        """The affine parameters have moved. Initializations leave the bias constant, many also the weight (at 1, or 0
+        on residual branches), so the bias tells where there is one.
+        """
+        telling = self.bias if self.bias is not None else self.weight
+        if telling is None or not len(telling):
+            return False
+        if len(telling) == 1:
+            return bool(telling[0] not in (0.0, 1.0))
+        return bool(np.any(telling != telling[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """The optimizer that was given along with the model."""
+
+    type: str
+    holds: int  # of the model's parameters, how many
+    weight_decays: tuple[float, ...] = ()
+    steps: int | None = None  # steps taken, where its state tells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """What a data loader does, without running it."""
+
+    type: str
+    batch_size: int | None = None
+    samples: int | None = None
+    drop_last: bool | None = None
+    sampler: str = ""
+    shuffles: bool | None = None
+    label_runs: float | None = None  # mean length of runs of one label, over that of shuffled labels
+    labels_in_batches: float | None = None  # as in Forward
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Forward:
+    """What the outputs of a model did on a few batches. "eval" is eval mode; "batch" is batch statistics."""
+
+    batch_sizes: tuple[int, ...] = ()
+    device: str = ""
+    reduced_precision: bool = False
+    repeat_difference: float | None = None  # relative difference of two eval forwards of the same samples
+    companions_difference: float | None = None  # of a sample in its batch and alone, in eval mode
+    companions_failure: str = ""
+    functional_batch_norm: tuple[str, ...] = ()  # where F.batch_norm(training=True) ran in eval mode
+    batch_failure: str = ""  # why the pass with batch statistics failed
+    samples: int = 0  # samples behind the comparison below
+    gap: float | None = None  # relative L2 difference of eval outputs and batch outputs (remixed batches)
+    composition_noise: float | None = None  # relative L2 difference of batch outputs in two compositions, / sqrt 2
+    disagreement: float | None = None  # share of samples whose class differs, eval against batch
+    composition_disagreement: float | None = None  # the same between two compositions
+    has_targets: bool = False
+    eval_correct: float | None = None  # share
+    batch_correct: float | None = None  # batches as given
+    remixed_correct: float | None = None  # the same samples in other batches
+    only_eval_correct: int = 0  # samples that only eval gets right, against remixed
+    only_batch_correct: int = 0
+    only_given_correct: int = 0  # samples that only the given composition gets right, against remixed
+    only_remixed_correct: int = 0
+    classes: int = 0
+    labels_in_batches: float | None = None  # chi-square / degrees of freedom of labels against batches; 1 if shuffled
+    label_freedom: int = 0  # those degrees of freedom
+    input_heterogeneity: float | None = None  # F of the model's input, median over its channels
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PairedLayer:
+    """One normalization layer that two models share by name."""
+
+    name: str
+    type: str
+    other_type: str
+    statistics_equal: bool | None = None  # bitwise
+    affine_equal: bool | None = None
+    mean_distance: float | None = None  # 95% quantile of |difference of running means| / the other's sd
+    var_distance: float | None = None  # 95% quantile of |ln(ratio of running variances)|
+    at_initialization: bool = False
+    other_at_initialization: bool = False
+    updates: int | None = None
+    other_updates: int | None = None
+    eps: float | None = None
+    other_eps: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pair:
+    """Two models that should agree, side by side."""
+
+    layers: tuple[PairedLayer, ...] = ()
+    only_here: tuple[str, ...] = ()  # normalization layers that the other lacks
+    only_there: tuple[str, ...] = ()
+    weight_distance: float | None = None  # relative L2 distance of all other shared weights; None without shared ones
+    output_difference: float | None = None  # relative, in eval mode
+    output_failure: str = ""
+    other_companions_difference: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Keys:
+    """How a state_dict compares to the model that it is for."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    wrong_shape: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerHistory:
+    """What a recording or a training loop showed of one layer over time."""
+
+    name: str
+    kind: str = "batch"
+    steps: int = 0  # optimizer steps seen
+    updates: int | None = None  # updates of the running statistics in those steps
+    updates_without_grad: int = 0
+    first_without_grad: int | None = None  # the step
+    steps_in_eval: int = 0
+    trainable: bool | None = None
+    declared_frozen: bool = False
+    drifted_at: int | None = None  # the step at which a frozen layer's statistics moved
+    first_non_finite: int | None = None
+    samples: int | None = None  # N per update
+    lag: tuple[float, ...] = ()  # 95% quantile of |running mean - batch mean| / sd, at lag_steps
+    lag_steps: tuple[int, ...] = ()
+    weight_moved: bool | None = None
+    bias_moved: bool | None = None
+    gradient_zero: bool | None = None  # the gradient of the weight was zero at every step
+    rank_distance: float | None = None  # largest distance between two ranks' running means, in sd
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What a recording showed."""
+
+    layers: tuple[LayerHistory, ...] = ()
+    steps: int = 0
+    accumulation: int | None = None  # forwards per optimizer step that end in a backward
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Examination:
+    """Everything that rules may ask for. `judge` turns it into a report."""
+
+    source: str = "model"  # "model", "state_dict", "loader" or "recording"
+    model: str = ""
+    training: bool | None = None
+    wrapper: str = ""  # "DistributedDataParallel", "DataParallel" or ""
+    broadcasts_buffers: bool | None = None
+    devices: int = 1  # devices over which DataParallel splits a batch
+    world_size: int = 1
+    export: bool = False
+    trainable_parameters: int = 0
+    layers: tuple[Layer, ...] = ()
+    optimizer: Optimizer | None = None
+    loader: Loader | None = None
+    forward: Forward | None = None
+    pair: Pair | None = None
+    keys: Keys | None = None
+    history: History | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def untrained(self) -> bool:
+        """Nothing has moved yet in the layers that keep running statistics: no statistic, no affine parameter."""
+        layers = [layer for layer in self.of_kind(*BATCH_KINDS) if layer.live and layer.tracked]
+        return bool(layers) and not any(
+            layer.updates or layer.affine_trained or not layer.at_initialization for layer in layers
+        )
+
+    def of_kind(self, *kinds: str) -> tuple[Layer, ...]:
+        """The layers of these kinds."""
+        return tuple(layer for layer in self.layers if layer.kind in kinds)
+
+
+def to_json(examination: Examination, digits: int | None = None) -> bytes:
+    """The record as JSON; arrays as lists, optionally rounded to so many significant digits."""
+    content = {"normscope": "examination", "format": FORMAT_VERSION, "examination": examination}
+    return msgspec.json.encode(content, enc_hook=lambda value: _encode(value, digits))
+
+
+def from_json(data: bytes) -> Examination:
+    """The record behind `to_json`.
+
+    Raises:
+        RecordError: if the bytes are something else, or of another version.
+    """
+    try:
+        envelope = msgspec.json.decode(data, type=_Envelope, dec_hook=_decode)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise RecordError(f"This is not an examination: {error}.") from error
+    if envelope.normscope != "examination" or envelope.format != FORMAT_VERSION:
+        raise RecordError(f"This normscope reads examinations of format {FORMAT_VERSION}, not {envelope.format}.")
+    return envelope.examination
+
+
+def save(examination: Examination, path: Path, digits: int | None = None) -> None:
+    """Write the record to a JSON file."""
+    path.write_bytes(to_json(examination, digits) + b"\n")
+
+
+@dataclass(frozen=True)
+class _Envelope:
+    normscope: str
+    format: int
+    examination: Examination
+
+
+def _encode(value: Any, digits: int | None) -> Any:
+    if not isinstance(value, np.ndarray):
+        raise NotImplementedError(f"examinations do not carry {type(value).__name__}")
+    return _plain(value.astype(np.float64).tolist(), digits)
+
+
+def _plain(value: Any, digits: int | None) -> Any:
+    """Nested lists of numbers; what JSON has no number for (NaN, infinities) becomes its name."""
+    if isinstance(value, list):
+        return [_plain(entry, digits) for entry in value]
+    if not math.isfinite(value):
+        return str(value)
+    return value if digits is None else float(f"{value:.{digits}g}")
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is np.ndarray:
+        return np.array(value, dtype=np.float64)
+    raise NotImplementedError(f"examinations do not carry {kind.__name__}")

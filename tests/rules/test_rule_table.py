@@ -1,0 +1,448 @@
+"""Every rule against records written by hand: a sick one, a healthy one, and one to which it does not apply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from normscope.judge.rules import judge, rules
+from normscope.records.examination import (
+    Examination,
+    Forward,
+    Keys,
+    Layer,
+    Loader,
+    Measured,
+    Optimizer,
+    Pair,
+    PairedLayer,
+    Place,
+    from_json,
+    to_json,
+)
+
+C = 8
+RAMP = np.linspace(0.5, 1.5, C)
+
+
+def norm(**changes) -> Layer:
+    """A healthy, trained BatchNorm2d(8) in eval mode."""
+    facts = {
+        "name": "bn",
+        "features": C,
+        "eps": 1e-5,
+        "momentum": 0.1,
+        "tracks": True,
+        "live": True,
+        "affine_names": ("weight", "bias"),
+        "weight": RAMP,
+        "bias": RAMP - 1,
+        "running_mean": RAMP - 1,
+        "running_var": RAMP,
+        "updates": 1000,
+        "parameter_dtype": "float32",
+        "statistics_dtype": "float32",
+        "training": False,
+        "training_after_eval": False,
+        "training_after_train": True,
+        "trainable": True,
+        "scope_trainable": True,
+    }
+    return Layer(**(facts | changes))
+
+
+def layer_norm(**changes) -> Layer:
+    facts = {
+        "name": "ln",
+        "type": "LayerNorm",
+        "kind": "layer",
+        "features": 64,
+        "normalized_dims": 1,
+        "eps": 1e-5,
+        "weight": np.ones(64),
+        "bias": np.zeros(64),
+        "affine_names": ("weight", "bias"),
+        "parameter_dtype": "float32",
+        "training": False,
+        "trainable": True,
+    }
+    return Layer(**(facts | changes))
+
+
+def measured(**changes) -> Measured:
+    """16 batches of 64 images of 8x8 that agree with `norm`."""
+    facts = {
+        "batches": 16,
+        "samples": 64,
+        "values": 4096,
+        "mean": RAMP - 1,
+        "var": RAMP,
+        "mean_noise": np.full(C, 0.01),
+        "var_noise": np.full(C, 0.01),
+        "eval_mean": RAMP - 1,
+        "eval_var": RAMP,
+        "heterogeneity": np.ones(C),
+        "input_spread": 1.0,
+        "output_spread": 1.0,
+        "alone_input": 0.0,
+        "alone_output": 0.0,
+    }
+    return Measured(**(facts | changes))
+
+
+def forward(**changes) -> Forward:
+    facts = {
+        "batch_sizes": (64,) * 16,
+        "device": "cpu",
+        "repeat_difference": 0.0,
+        "companions_difference": 1e-7,
+        "samples": 1024,
+        "gap": 0.1,
+        "composition_noise": 0.1,
+        "disagreement": 0.01,
+        "composition_disagreement": 0.01,
+        "has_targets": True,
+        "eval_correct": 0.95,
+        "batch_correct": 0.95,
+        "remixed_correct": 0.95,
+        "classes": 10,
+        "labels_in_batches": 1.0,
+        "label_freedom": 135,
+    }
+    return Forward(**(facts | changes))
+
+
+def one(layer: Layer | None = None, **changes) -> Examination:
+    """An examination of a model in eval mode with one layer and healthy batches."""
+    layers = (norm(measured=measured(), place=Place(input_shape=(64, C, 8, 8))) if layer is None else layer,)
+    return Examination(**({"model": "Net", "training": False, "layers": layers, "forward": forward()} | changes))
+
+
+def seen(**changes) -> Examination:
+    """The same, with changes to its layer."""
+    base = norm(measured=measured(), place=Place(input_shape=(64, C, 8, 8)))
+    return one(replace(base, **changes))
+
+
+def pair(layer: PairedLayer | None = None, **changes) -> Examination:
+    shared = layer or PairedLayer(
+        name="bn", type="BatchNorm2d", other_type="BatchNorm2d", statistics_equal=False, affine_equal=False,
+        mean_distance=0.01, var_distance=0.01, updates=10, other_updates=10, eps=1e-5, other_eps=1e-5,
+    )  # fmt: skip
+    facts = {"layers": (shared,), "weight_distance": 0.01, "output_difference": 1e-6}
+    return one(pair=Pair(**(facts | changes)))
+
+
+def paired(**changes) -> PairedLayer:
+    facts = {
+        "name": "bn",
+        "type": "BatchNorm2d",
+        "other_type": "BatchNorm2d",
+        "statistics_equal": False,
+        "eps": 1e-5,
+        "other_eps": 1e-5,
+    }
+    return PairedLayer(**(facts | changes))
+
+
+def loader(**changes) -> Examination:
+    facts = {
+        "type": "DataLoader",
+        "batch_size": 64,
+        "samples": 640,
+        "drop_last": False,
+        "sampler": "RandomSampler",
+        "shuffles": True,
+    }
+    return Examination(source="loader", loader=Loader(**(facts | changes)))
+
+
+def state(**changes) -> Examination:
+    return Examination(source="state_dict", layers=(norm(training=None),), keys=Keys(**changes))
+
+
+ZERO, ONE = np.zeros(C), np.ones(C)
+NEW = {"running_mean": ZERO, "running_var": ONE}
+UNTRAINED = dict(NEW, updates=0, weight=ONE, bias=ZERO)
+HEALTHY = one()
+NO_NORM = Examination(model="Net", forward=forward())
+ONLY_LAYER_NORM = one(layer_norm())
+SPOILED = np.where(np.arange(C) == 2, np.nan, RAMP)
+SMALL = np.where(np.arange(C) == 2, 1e-9, RAMP)
+
+
+@dataclass(frozen=True)
+class Row:
+    sick: Examination
+    severity: str
+    healthy: Examination = HEALTHY
+    not_applicable: Examination = NO_NORM
+
+
+TABLE: dict[str, list[Row]] = {
+    "NS101": [Row(seen(running_var=SPOILED), "error"), Row(seen(weight=SPOILED), "error")],
+    "NS102": [Row(seen(running_var=RAMP - 0.6), "error", not_applicable=ONLY_LAYER_NORM)],
+    "NS103": [
+        Row(seen(**NEW, updates=0), "warning", seen(**UNTRAINED)),
+        Row(one(layers=(norm(), norm(name="b", **NEW, updates=0, place=Place())), forward=None), "error"),
+        Row(one(layers=(norm(), norm(name="b", **NEW, updates=0)),), "info"),
+        Row(one(norm(**NEW, updates=0), training=True), "info"),
+    ],
+    "NS104": [Row(seen(**NEW), "error", seen(**UNTRAINED))],
+    "NS105": [Row(seen(updates=5, running_var=RAMP + 0.5), "warning", seen(updates=5, running_var=SMALL))],
+    "NS106": [Row(seen(running_var=SMALL), "warning", seen(running_var=SMALL, weight=SMALL))],
+    "NS107": [Row(seen(running_var=np.where(np.arange(C) == 2, 1e6, RAMP)), "warning")],
+    "NS108": [
+        Row(seen(running_mean=RAMP * 1e4), "warning", seen(running_mean=RAMP * 100)),
+        Row(seen(measured=measured(eval_mean=RAMP * 1e6)), "warning"),
+        Row(seen(running_mean=RAMP * 100, place=Place(input_dtype="bfloat16")), "warning"),
+    ],
+    "NS109": [
+        Row(seen(statistics_dtype="bfloat16", training=True), "warning"),
+        Row(seen(statistics_dtype="float16"), "info"),
+    ],
+    "NS110": [
+        Row(one(layer_norm(eps=1e-12, parameter_dtype="float16")), "error", one(layer_norm(eps=1e-12))),
+        Row(seen(running_var=RAMP * 1e5), "info"),
+        Row(replace(seen(running_var=RAMP * 1e5), export=True), "warning"),
+    ],
+    "NS201": [Row(seen(momentum=0.99), "warning"), Row(replace(seen(momentum=0.99), training=True), "info")],
+    "NS202": [Row(seen(momentum=1.5), "error", seen(momentum=1.0)), Row(seen(momentum=-0.1), "error")],
+    "NS203": [Row(seen(momentum=0.0, training=True), "warning", seen(momentum=0.0))],
+    "NS204": [Row(seen(momentum=None, cumulative=True, training=True), "info", seen(momentum=None, cumulative=True))],
+    "NS205": [
+        Row(one(layer_norm(eps=0.0)), "error"),
+        Row(seen(eps=0.0), "warning"),
+        Row(seen(eps=-1e-5), "error"),
+        Row(seen(eps=0.0, training=True), "error"),
+    ],
+    "NS206": [Row(seen(eps=0.8), "error", seen(eps=1e-3)), Row(one(layer_norm(eps=0.02)), "warning")],
+    "NS207": [
+        Row(seen(running_var=RAMP * 1e-6), "warning", seen(running_var=RAMP * 1e-3)),
+        Row(seen(running_var=RAMP * 5e-5), "info"),
+        Row(one(layer_norm(measured=measured(set_var=(1e-7, 1e-6, 1e-5)))), "warning"),
+    ],
+    "NS208": [Row(one(layers=(norm(), norm(name="b"), norm(name="c", eps=1e-3))), "info")],
+    "NS209": [
+        Row(one(norm(kind="instance", type="InstanceNorm2d")), "warning",
+            one(norm(kind="instance", tracks=False, running_mean=None, running_var=None)), HEALTHY)
+    ],
+    "NS210": [
+        Row(seen(running_mean=None, running_var=None, tracks=False), "warning", not_applicable=ONLY_LAYER_NORM),
+        Row(seen(running_mean=None, running_var=None, tracks=False, training=True), "info"),
+    ],
+    "NS211": [
+        Row(seen(tracks=False), "warning", seen(tracks=False, running_mean=None, running_var=None)),
+        Row(seen(running_mean=None, running_var=None), "warning"),
+    ],
+    "NS212": [
+        Row(one(layer_norm(measured=measured(values=2))), "error", ONLY_LAYER_NORM, HEALTHY),
+        Row(one(layer_norm(features=1)), "error"),
+        Row(one(layer_norm(measured=measured(values=4))), "warning"),
+        Row(one(layer_norm(measured=measured(values=12))), "info"),
+        Row(one(layer_norm(kind="rms", features=2)), "warning", one(layer_norm(kind="rms", features=16))),
+    ],
+    "NS301": [
+        Row(seen(training_after_eval=True), "error"),
+        Row(replace(NO_NORM, forward=forward(functional_batch_norm=("head",))), "error"),
+    ],
+    "NS302": [Row(seen(training=True), "warning", replace(seen(training=True), training=True))],
+    "NS303": [Row(replace(seen(training=True), training=True), "info", not_applicable=ONLY_LAYER_NORM)],
+    "NS304": [
+        Row(seen(training=True, trainable=False, scope_trainable=False), "warning",
+            seen(training=False, trainable=False, scope_trainable=False)),
+        Row(seen(training=True, trainable=None, scope_trainable=False), "warning",
+            seen(training=True, trainable=False, scope_trainable=True)),
+    ],
+    "NS305": [
+        Row(replace(seen(), training=True), "warning", replace(seen(training_after_train=False), training=True)),
+    ],
+    "NS306": [Row(replace(seen(), training=True), "info", replace(seen(trainable=False), training=True))],
+    "NS401": [
+        Row(replace(seen(optimized=False, scope_optimized=True), optimizer=Optimizer(type="SGD", holds=9)), "warning",
+            replace(seen(optimized=True, scope_optimized=True), optimizer=Optimizer(type="SGD", holds=9))),
+        Row(replace(seen(optimized=False, scope_optimized=False), optimizer=Optimizer(type="SGD", holds=9)), "info"),
+        Row(replace(HEALTHY, optimizer=Optimizer(type="SGD", holds=0)), "error"),
+    ],
+    "NS402": [
+        Row(replace(seen(weight_decay=0.1), optimizer=Optimizer(type="SGD", holds=9)), "info",
+            replace(seen(weight_decay=0.0), optimizer=Optimizer(type="SGD", holds=9)))
+    ],
+    "NS403": [
+        Row(seen(weight=ZERO, updates=2000), "warning", seen(weight=ZERO, place=Place(added_to_a_shortcut=True))),
+        Row(seen(weight=ZERO, updates=10), "warning"),
+        Row(one(layer_norm(weight=np.zeros(64), place=Place())), "warning",
+            one(layer_norm(weight=np.zeros(64), foreign=True, place=Place()))),
+    ],
+    "NS404": [
+        Row(seen(place=Place(fed_by="conv", bias_before=True, sole_consumer=True)), "info",
+            seen(place=Place(fed_by="conv", bias_before=True, sole_consumer=False))),
+        Row(seen(place=Place(bias_before=True, sole_consumer=True)), "info",
+            one(norm(kind="group", groups=2, place=Place(bias_before=True, sole_consumer=True)))),
+    ],
+    "NS405": [
+        Row(seen(place=Place(dropout_before=0.5), measured=measured(dropout_ratio=2.0)), "warning",
+            not_applicable=ONLY_LAYER_NORM),
+        Row(seen(place=Place(dropout_before=0.1), measured=measured(dropout_ratio=1.05)), "info"),
+    ],
+    "NS406": [
+        Row(one(layers=(norm(name="a"), norm(place=Place(fed_by="norm", fed_by_module="a")))), "info",
+            one(layers=(layer_norm(name="a"), norm(place=Place(fed_by="norm", fed_by_module="a")))))
+    ],
+    "NS501": [
+        Row(seen(running_mean=RAMP), "warning", not_applicable=ONLY_LAYER_NORM),
+        Row(replace(seen(running_mean=RAMP), forward=forward(only_batch_correct=300)), "error"),
+        Row(replace(seen(running_var=RAMP * 4, training=True), training=True,
+                    forward=forward(only_batch_correct=300)), "warning"),
+        Row(seen(running_mean=RAMP - 0.5), "warning",
+            seen(running_mean=RAMP - 0.5, measured=measured(mean_noise=ONE))),
+    ],
+    "NS502": [
+        Row(one(forward=forward(only_batch_correct=200, only_eval_correct=5)), "error",
+            one(forward=forward(only_batch_correct=200, only_eval_correct=190)), ONLY_LAYER_NORM),
+        Row(one(forward=forward(only_batch_correct=60)), "warning"),
+        Row(one(forward=forward(has_targets=False, disagreement=0.5, gap=0.9)), "warning",
+            one(forward=forward(has_targets=False, disagreement=0.5, gap=0.9, composition_disagreement=0.5))),
+    ],
+    "NS503": [
+        Row(replace(seen(measured=measured(alone_output=0.2)), forward=forward(companions_difference=0.1)), "error",
+            one(forward=forward(companions_difference=1e-3, reduced_precision=True))),
+        Row(one(forward=forward(companions_difference=0.1)), "warning",
+            one(forward=forward(companions_difference=0.1, repeat_difference=0.1))),
+    ],
+    "NS504": [
+        Row(seen(measured=measured(heterogeneity=np.full(C, 50.0))), "warning",
+            seen(measured=measured(heterogeneity=np.full(C, 2.0))), ONLY_LAYER_NORM)
+    ],
+    "NS505": [
+        Row(one(forward=forward(only_given_correct=5, only_remixed_correct=200)), "warning",
+            one(forward=forward(only_given_correct=200, only_remixed_correct=200)), ONLY_LAYER_NORM),
+        Row(one(forward=forward(only_given_correct=200)), "warning"),
+    ],
+    "NS506": [
+        Row(seen(training=True, measured=measured(values=1, samples=1)), "error",
+            seen(training=True), ONLY_LAYER_NORM),
+        Row(seen(training=True, measured=measured(values=2, samples=2)), "error"),
+        Row(seen(training=True, measured=measured(values=400, samples=4)), "warning"),
+        Row(seen(measured=measured(values=400, samples=4)), "info"),
+        Row(seen(training=True, place=Place(pooled_next=True), measured=measured(values=64, samples=1)), "error"),
+    ],
+    "NS507": [
+        Row(seen(measured=measured(eval_var=ZERO)), "warning", seen(weight=ZERO, measured=measured(eval_var=ZERO))),
+        Row(seen(measured=measured(eval_var=np.where(np.arange(C) == 2, 0, RAMP))), "info"),
+    ],
+    "NS508": [
+        Row(seen(measured=measured(output_spread=1e-5)), "error",
+            seen(measured=measured(output_spread=1e-5, input_spread=0.0)))
+    ],
+    "NS509": [
+        Row(seen(measured=measured(input_non_finite=3)), "error"),
+        Row(seen(measured=measured(output_non_finite=3)), "error"),
+    ],
+    "NS510": [
+        Row(seen(measured=measured(padding=0.4, padding_effect=0.9)), "warning",
+            seen(measured=measured(padding=0.4, padding_effect=0.01)))
+    ],
+    "NS511": [
+        Row(seen(measured=measured(call_mean=np.stack([ONE, -ONE]), call_var=np.stack([ONE, ONE]))), "warning",
+            seen(measured=measured(call_mean=np.stack([ONE, ONE]), call_var=np.stack([ONE, ONE])))),
+        Row(seen(measured=measured(call_mean=np.stack([ONE, ONE]), call_var=np.stack([ONE, 4 * ONE]))), "warning"),
+    ],
+    "NS512": [
+        Row(seen(place=Place(fed_by="linear", features_last=True, input_shape=(4, 8, 8))), "warning",
+            seen(place=Place(fed_by="conv", input_shape=(4, 8, 8)), measured=measured(axis_spread=(8.0, 1.2)))),
+        Row(seen(place=Place(input_shape=(4, 8, 8)), measured=measured(axis_spread=(1.2, 8.0))), "warning"),
+        Row(one(layer_norm(place=Place(fed_by="conv", input_shape=(4, 8, 64, 64)))), "warning",
+            one(layer_norm(place=Place(fed_by="linear", input_shape=(4, 8, 64, 64))))),
+    ],
+    "NS513": [
+        Row(replace(one(norm(training=True), forward=forward(composition_noise=0.9, batch_sizes=(2,) * 16)),
+                    training=True), "warning", not_applicable=ONLY_LAYER_NORM),
+        Row(one(forward=forward(composition_noise=0.9)), "info"),
+    ],
+    "NS601": [
+        Row(loader(samples=641), "warning", loader(samples=641, drop_last=True), one(layer_norm())),
+        Row(replace(loader(samples=26, batch_size=16), devices=4), "warning",
+            replace(loader(samples=26, batch_size=16), devices=2)),
+        Row(one(norm(measured=measured(values=64)), loader=loader(samples=641).loader), "error"),
+    ],
+    "NS602": [
+        Row(one(world_size=8, loader=loader(batch_size=4).loader), "warning",
+            one(world_size=8, loader=loader(batch_size=32).loader), one(loader=loader(batch_size=4).loader)),
+        Row(one(world_size=8, forward=forward(batch_sizes=(4, 4))), "warning", one(norm(sync=True), world_size=8)),
+    ],
+    "NS603": [
+        Row(one(norm(sync=True, place=Place(unused_children=("act",))), world_size=2), "error",
+            one(norm(sync=True), world_size=2), HEALTHY),
+        Row(one(norm(sync=True)), "info"),
+    ],
+    "NS604": [
+        Row(one(forward=forward(labels_in_batches=20.0)), "warning", not_applicable=ONLY_LAYER_NORM),
+        Row(loader(shuffles=False, labels_in_batches=20.0, label_runs=80.0), "warning",
+            loader(shuffles=False, labels_in_batches=1.0, label_runs=1.0)),
+    ],
+    "NS605": [Row(loader(shuffles=False), "info", loader(), ONLY_LAYER_NORM)],
+    "NS701": [
+        Row(pair(paired(at_initialization=True)), "error", pair()),
+        Row(pair(paired(mean_distance=2.0)), "warning"),
+        Row(pair(paired(statistics_equal=True), weight_distance=0.6), "warning",
+            pair(paired(statistics_equal=True), weight_distance=0.01)),
+    ],
+    "NS702": [
+        Row(pair(paired(other_type="BiasFree")), "warning", pair(paired(other_type="SyncBatchNorm"))),
+        Row(pair(paired(other_eps=1e-3)), "warning"),
+    ],
+    "NS703": [
+        Row(pair(output_difference=0.1, weight_distance=0.0), "error", pair(output_difference=0.1)),
+        Row(pair(other_companions_difference=0.2), "error"),
+        Row(pair(only_here=("bn2",), output_difference=0.1), "error"),
+    ],
+    "NS704": [
+        Row(state(missing=("bn.running_mean", "bn.running_var")), "error", state(), HEALTHY),
+        Row(state(missing=("bn.num_batches_tracked",)), "info"),
+        Row(state(wrong_shape=("bn.running_var",)), "error", state(missing=("head.weight",))),
+    ],
+    "NS705": [
+        Row(seen(running_mean=None), "error"),
+        Row(one(layers=(norm(name="a"), norm(name="b"))), "warning", one(layers=(norm(name="a"), norm(
+            name="b", running_mean=RAMP)))),
+    ],
+    "NS706": [
+        Row(replace(seen(training=True), export=True), "error", replace(HEALTHY, export=True), seen(training=True)),
+        Row(replace(seen(running_mean=None, running_var=None), export=True), "error"),
+    ],
+}  # fmt: skip
+
+ROWS = [(code, number, row) for code, rows in TABLE.items() for number, row in enumerate(rows)]
+
+
+def test_the_table_covers_every_rule():
+    assert set(TABLE) == {rule.code for rule in rules() if not rule.code.startswith("NS8")}
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "row"), ROWS, ids=lambda value: value if isinstance(value, str | int) else ""
+)
+def test_rule(code: str, number: int, row: Row):
+    sick = judge(row.sick, select=[code])
+    assert sick.codes == (code,)
+    assert sick.findings[0].severity == row.severity
+    assert sick.findings[0].remedy
+    assert judge(row.healthy, select=[code]).codes == ()
+    assert judge(row.not_applicable, select=[code]).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "row"), ROWS, ids=lambda value: value if isinstance(value, str | int) else ""
+)
+def test_a_record_says_the_same_after_a_round_trip(code: str, number: int, row: Row):
+    again = from_json(to_json(row.sick))
+    assert judge(again).findings == judge(row.sick).findings
+
+
+def test_a_healthy_model_gets_nothing():
+    assert judge(HEALTHY).findings == ()
+    assert judge(ONLY_LAYER_NORM).findings == ()
+    assert judge(seen(**UNTRAINED)).findings == ()
