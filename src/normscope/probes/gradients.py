@@ -10,33 +10,67 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from normscope.probes.observe import Call
+from normscope.probes.statistics import vector_norm
+
 # Nodes that are one normalization layer: their gradient inputs are the gradient at the layer's input.
-_LAYER_NODES = ("BatchNorm", "GroupNorm", "LayerNorm")
+_LAYER_NODES = (
+    "NativeBatchNorm",
+    "CudnnBatchNorm",
+    "MiopenBatchNorm",
+    "SyncBatchNorm",
+    "NativeGroupNorm",
+    "NativeLayerNorm",
+)
 _FRAMES_TO_SCALER = 12
 
 
-def on_gradients(given: Tensor | None, output: Tensor, report: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
-    """Call `report(name, gradient)` in the backward pass, for "output" and "input" of the call that made `output`.
+class GradientNorms:
+    """L2 norms of the gradients at the outputs and inputs of some calls, which the next backward pass brings.
 
     Hooks of the autograd graph, not of the module: a full backward hook puts a view between a layer and an in-place
-    ReLU, which then fails. Where the layer is more than one operation, the gradient at its input is that of the input
+    ReLU, which then fails. Where a layer is more than one operation, the gradient at its input is that of the input
     tensor, with what arrives from its other consumers.
+
+    Args:
+        run: runs a measurement, or does not.
     """
-    node = output.grad_fn
-    if node is None:
-        return []
-    whole = any(name in node.name() for name in _LAYER_NODES)
 
-    def in_backward(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> None:
-        if grad_outputs[0] is not None:
-            report("output", grad_outputs[0])
-        if whole and grad_inputs[0] is not None:
-            report("input", grad_inputs[0])
+    def __init__(self, run: Callable[[Callable[[], None]], None]):
+        self.calls: list[Call] = []
+        self._run = run
+        self._handles: list[RemovableHandle] = []
 
-    handles = [node.register_hook(in_backward)]
-    if not whole and given is not None and given.requires_grad and given.grad_fn is not node:
-        handles.append(given.register_hook(lambda gradient: report("input", gradient)))
-    return handles
+    def await_backward(self, call: Call, given: Tensor | None, made: Tensor) -> None:
+        """Measure the gradients of the call that made a tensor from the one that it was given."""
+        self.calls.append(call)
+        node = made.grad_fn
+        if node is None:
+            return
+        whole = node.name().startswith(_LAYER_NODES)
+
+        def in_backward(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> None:
+            self._measure(call, "output", grad_outputs[0])
+            if whole:
+                self._measure(call, "input", grad_inputs[0])
+
+        self._handles.append(node.register_hook(in_backward))
+        if not whole and given is not None and given.requires_grad and given.grad_fn is not node:
+            self._handles.append(given.register_hook(lambda gradient: self._measure(call, "input", gradient)))
+
+    def clear(self) -> None:
+        """Take the hooks off graphs that somebody may have kept, and forget the calls."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self.calls = [], []
+
+    def _measure(self, call: Call, side: str, gradient: Tensor | None) -> None:
+        def measure() -> None:
+            if gradient is not None:
+                with torch.no_grad():
+                    call.gradient_norms[side] = vector_norm(gradient)
+
+        self._run(measure)
 
 
 def loss_scale(optimizer: torch.optim.Optimizer | None) -> Tensor | None:

@@ -70,8 +70,37 @@ def before_forward(module: nn.Module, function: Callable[..., None]) -> Removabl
     return hook.handle
 
 
-def after_forward(module: nn.Module, function: Callable[..., None], *, always: bool = False) -> RemovableHandle:
-    """Call `function(module, args, output)` after each forward; with `always`, also after one that raised."""
+def after_any_forward(module: nn.Module, function: Callable[..., None]) -> RemovableHandle:
+    """Call `function(module, args, output)` after each forward, and with None for the output of one that raised."""
     hook = Hook(module, function)
-    hook.handle = module.register_forward_hook(hook, always_call=always)
+    hook.handle = module.register_forward_hook(hook, always_call=True)
     return hook.handle
+
+
+class LayerHooks:
+    """Forward hooks of several modules, which can be set aside for a while."""
+
+    def __init__(self):
+        self._hooks: list[tuple[Hook, RemovableHandle]] = []
+
+    def add(self, module: nn.Module, function: Callable[..., None]) -> None:
+        """Call `function(module, args, output)` after each forward of this module."""
+        hook = Hook(module, function)
+        hook.handle = module.register_forward_hook(hook)
+        self._hooks.append((hook, hook.handle))
+
+    def set_aside(self) -> None:
+        """Take the hooks off until they are put back."""
+        for _, handle in self._hooks:
+            handle.remove()
+
+    def put_back(self) -> None:
+        """Undo `set_aside`."""
+        for hook, handle in self._hooks:
+            if (table := handle.hooks_dict_ref()) is not None:
+                table[handle.id] = hook
+
+    def remove(self) -> None:
+        """Take the hooks off for good."""
+        self.set_aside()
+        self._hooks = []

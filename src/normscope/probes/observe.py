@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
-from normscope.probes.blocks import Column
+from normscope.probes.blocks import Column, column
 from normscope.probes.layers import histogram_channels
 from normscope.probes.statistics import (
     Moments,
@@ -29,11 +30,14 @@ from normscope.probes.statistics import (
 )
 from normscope.records.recording_header import BINS, FRAME, SAMPLE_LEVELS, SAMPLE_MOMENTS, LayerInfo
 
+# The kinds whose layers save statistics for backward, where PyTorch's own operations make them.
+_SAVING_KINDS = frozenset({"batch", "instance", "group", "layer"})
+
 # Added to the variance of an unnormalized activation, so that a constant channel has a standard deviation to bin by.
 _ACTIVATION_EPS = 1e-12
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """The measurements of one call, on the device. Each part goes into the row of its group."""
 
@@ -43,11 +47,11 @@ class Call:
     probe: Tensor | None = None  # not finite where the layer's input is not: looked at for every step
     parts: dict[str, list[tuple[Column, Tensor]]] = field(default_factory=dict)
     gradient_norms: dict[str, Tensor] = field(default_factory=dict)
-    node: torch.autograd.graph.Node | None = None  # of the output, while it is being traced
+    node: Node | None = None  # of the output, while it is being traced
 
     def add(self, group: str, statistic: str, value: Tensor, shape: tuple[int, ...]) -> None:
         """Put a value into the step's row of a group."""
-        self.parts.setdefault(group, []).append((Column(self.layer, statistic, shape), value))
+        self.parts.setdefault(group, []).append((column(self.layer, statistic, shape), value))
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -55,9 +59,12 @@ def first_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else None
     if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        return next((found for item in value if (found := first_tensor(item)) is not None), None)
+        value = value.values()
+    elif not isinstance(value, tuple | list):
+        return None
+    for item in value:
+        if (found := first_tensor(item)) is not None:
+            return found
     return None
 
 
@@ -80,19 +87,30 @@ class Observer:
             moments: whether the step records moments.
             turn: the number of the histogram, where the step records one.
         """
-        watched = output if self.info.kind == "activation" or given is None else given
+        info = self.info
+        watched = output if info.kind == "activation" or given is None else given
         axis, trailing = self._channel_axis(module, watched)
-        channels = watched.shape[axis] if trailing == 1 else watched.shape[-trailing:].numel()
-        self.info.channels = self.info.channels or channels
-        call.training = module.training
-        call.n = watched.numel() // max(1, channels)
-        saved = self._saved(output, watched)
+        if info.channels is None:
+            info.channels = watched.shape[axis]
+        saved = self.observe_node(call, module, output.grad_fn, watched.numel(), moments=moments)
+        if turn is not None and watched.numel() and (given is not None or info.kind == "activation"):
+            with torch.no_grad():
+                self._add_histograms(call, module, watched.detach(), saved, turn, (axis, trailing))
+
+    def observe_node(
+        self, call: Call, module: nn.Module, node: Node | None, numel: int, *, moments: bool
+    ) -> Moments | None:
+        """Fill a call from what autograd keeps of it: the output's node. Returns the layer's own statistics."""
+        info = self.info
+        saved = self._saved(node) if info.kind in _SAVING_KINDS else None
         if saved is not None:
-            call.probe = saved.mean if self.info.kind == "batch" else saved.mean.sum()
-            if moments:
+            call.probe = saved.mean if info.kind == "batch" else saved.mean.sum()
+        if moments:
+            call.training = module.training
+            call.n = numel // max(1, info.channels or 1)
+            if saved is not None:
                 self._add_moments(call, saved)
-        if turn is not None and watched.numel() and (given is not None or self.info.kind == "activation"):
-            self._add_histograms(call, module, watched.detach(), saved, turn, (axis, trailing))
+        return saved
 
     def _channel_axis(self, module: Any, watched: Tensor) -> tuple[int, int]:
         """(axis, number of trailing dimensions) of the channels; see `by_channel`."""
@@ -104,16 +122,12 @@ class Observer:
         )
         return (-1, 1) if last else (1, 1)
 
-    def _saved(self, output: Tensor, watched: Tensor) -> Moments | None:
+    def _saved(self, node: Node | None) -> Moments | None:
         """The layer's own statistics as [C] for batch norm, as [samples, G] for the others."""
-        if self.info.kind not in ("batch", "instance", "group", "layer"):
-            return None
-        saved = saved_moments(output)
-        if saved is None:
-            return None
-        groups = {"group": self.info.groups, "instance": watched.shape[1]}.get(self.info.kind, 1)
-        if self.info.kind == "batch":
-            return saved if saved.mean.numel() == watched.shape[1] else None
+        saved = saved_moments(node)
+        if saved is None or self.info.kind == "batch":
+            return saved
+        groups = {"group": self.info.groups, "instance": self.info.channels}.get(self.info.kind, 1)
         if not groups or saved.mean.numel() % groups:
             return None
         return Moments(saved.mean.reshape(-1, groups), saved.invstd.reshape(-1, groups))
@@ -219,9 +233,3 @@ def _float(values: Tensor) -> Tensor:
     """In float32, or float64 where it was that."""
     values = values.detach()
     return values if values.dtype == torch.float64 else values.float()
-
-
-def parameter(module: nn.Module, name: str) -> Tensor | None:
-    """A layer's parameter or buffer by the name that PyTorch gives it, where it has one."""
-    value = getattr(module, name, None)
-    return value if isinstance(value, Tensor) and value.numel() else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,22 +26,22 @@ class Recorder:
         layers: the watched layers, whose descriptions grow while they run.
     """
 
-    def __init__(self, part: WritablePart, layers: Sequence[WatchedLayer]):
+    def __init__(self, part: WritablePart, layers: list[WatchedLayer]):
         self.blocks = Blocks()
         self.part = part
-        self._layers = layers
+        self.layers = layers
         self._header = part.header
         self._events: list[dict[str, Any]] = []
         self._noted: set[str] = set()
         self._non_finite = NonFinite()
-        self._seconds = 0.0
+        self.seconds = 0.0  # that watching took
         self._began: float | None = None
         self._last = self._flushed = time.perf_counter()
 
     def clock(self, start: float) -> None:
         """Count the time since `start` as time that watching took."""
         self._last = time.perf_counter()
-        self._seconds += self._last - start
+        self.seconds += self._last - start
         if self._began is None:
             self._began = start
 
@@ -75,10 +74,10 @@ class Recorder:
         if not blocks and not wait:
             return
         self._non_finite.search(blocks)
-        infos = [info for layer in self._layers for info in _entries(layer)]
+        infos = [info for layer in self.layers for info in _entries(layer)]
         header = replace(self._header, layers=infos, complete=complete)
         began = self._last if self._began is None else self._began
-        header.cost = replace(header.cost, seconds=self._seconds, elapsed=self._last - began, steps=steps)
+        header.cost = replace(header.cost, seconds=self.seconds, elapsed=self._last - began, steps=steps)
         eps = {info.name: info.eps or 0.0 for info in infos}
         batch = Batch(header, record_arrays(blocks, eps), self._events, self._non_finite.rows)
         self._header, self._events = header, []
@@ -94,7 +93,7 @@ class Recorder:
         cost = self._header.cost
         share = f"watching took {cost.fraction:.1%} of the time" if cost.steps else "not one step of the model was seen"
         kept = str(self.part.path) if isinstance(self.part, FilePart) else "kept in memory"
-        return f"normscope: {len(self._layers)} layers, {cost.steps} steps; {share} ({kept})"
+        return f"normscope: {len(self.layers)} layers, {cost.steps} steps; {share} ({kept})"
 
 
 def _entries(layer: WatchedLayer) -> list[LayerInfo]:

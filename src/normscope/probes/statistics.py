@@ -14,6 +14,10 @@ from normscope.records.recording_header import BIN_LIMIT, BINS, SAMPLE_LEVELS
 SAMPLE_VALUES = 1024
 SAMPLE_STRIDE = 16
 
+# Autograd's names of the operations that save a mean and an inverse standard deviation as their results 1 and 2:
+# native, cuDNN's and MIOpen's batch norm, group norm and layer norm.
+_SAVING_NODES = ("BatchNormBackward0", "GroupNormBackward0", "LayerNormBackward0")
+
 _active_saved_tensor_hooks = getattr(getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None)
 
 
@@ -24,35 +28,32 @@ class Moments(NamedTuple):
     invstd: Tensor
 
 
-def saved_moments(output: Tensor) -> Moments | None:
-    """The statistics with which a normalization layer has just made `output`, as autograd saved them for backward.
+def saved_moments(node: Any) -> Moments | None:
+    """The statistics with which a normalization layer made the output of this `grad_fn`, saved for backward.
 
     For batch norm they are [C], for group norm [N, G], for layer norm [N, ..., 1]; float32 also under bf16 autocast.
     They cost nothing: the layer computed them. None where there are none: without gradients, in eval mode, and under
     saved-tensor hooks (checkpointing, offloading), which an access would run.
     """
-    node = output.grad_fn
-    if node is not None and node.name() == "ViewBackward0":  # instance norm is a batch norm of N*C channels, reshaped
+    name = type(node).__name__
+    if name == "ViewBackward0":  # instance norm is a batch norm of N*C channels, reshaped
         node = node.next_functions[0][0]
-    if node is None:
-        return None
-    if node.name() == "SyncBatchNormBackward":
+        name = type(node).__name__
+    if name == "SyncBatchNormBackward":
         return _synchronized_moments(node)
-    if not (_is_free(node, "result1") and _is_free(node, "result2")):
+    if not name.endswith(_SAVING_NODES) or not _is_free(node):
         return None
-    saved: Any = node
-    mean, invstd = saved._saved_result1, saved._saved_result2
-    return Moments(mean, invstd) if isinstance(mean, Tensor) and mean.numel() > 0 else None
+    mean = node._saved_result1
+    return Moments(mean, node._saved_result2) if mean is not None and mean.numel() > 0 else None
 
 
-def _is_free(node: Any, name: str) -> bool:
-    """Whether reading the node's saved tensor runs nobody's code."""
-    raw = getattr(node, f"_raw_saved_{name}", None)
-    if raw is None:
-        return False
-    if hasattr(raw, "unpack_hook"):
-        return raw.unpack_hook is None
-    return _active_saved_tensor_hooks is not None and _active_saved_tensor_hooks(True) is None
+def _is_free(node: Any) -> bool:
+    """Whether reading the node's saved statistics runs nobody's code. A node packs all it saves in the same way."""
+    try:
+        return node._raw_saved_result1.unpack_hook is None
+    except AttributeError:  # an older torch does not tell, or this is no node of that kind
+        known = hasattr(node, "_saved_result1") and hasattr(node, "_saved_result2")
+        return known and _active_saved_tensor_hooks is not None and _active_saved_tensor_hooks(True) is None
 
 
 def _synchronized_moments(node: Any) -> Moments | None:
