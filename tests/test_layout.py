@@ -15,7 +15,8 @@ COLLECTING = ("models", "data", "probes", "mend")
 ALLOWED = {
     "errors": (),
     "records": ("errors",),
-    **dict.fromkeys(COLLECTING, ("errors", "records")),
+    "forwards": ("errors",),
+    **dict.fromkeys(COLLECTING, ("errors", "records", "forwards")),
     "fused": ("errors", "models"),
     "training": ("errors", "records", "fused", *COLLECTING),
     "studies": ("errors", "records", "training", "fused", *COLLECTING),

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from normscope.errors import InputError
+from normscope.forwards.batches import Batch, read_batches
+from normscope.forwards.guard import untouched
 from normscope.probes.examine_forward import ForwardRun
-from normscope.probes.examine_guard import untouched
-from normscope.probes.examine_inputs import Batch, read_batches
 from normscope.probes.examine_layers import describe_layers, describe_optimizer, normalization_layers, unwrap
 from normscope.probes.examine_pair import compare_outputs, make_pair, pair_layers, weight_distance
 from normscope.probes.examine_sources import compare_keys, describe_loader, layers_of_state, unwrap_state

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from normscope.errors import InputError
-from normscope.probes.examine_inputs import Batch, remix
+from normscope.forwards.batches import Batch, remix
 from normscope.probes.examine_measure import Meter
 from normscope.probes.examine_trace import Trace, trace
 from normscope.records.examination import Forward, Layer, Measured, Place

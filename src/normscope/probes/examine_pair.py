@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normscope.forwards.batches import Batch
 from normscope.probes.examine_forward import main_output, one_line
-from normscope.probes.examine_inputs import Batch
 from normscope.records.examination import Layer, Pair, PairedLayer
 
 PAIR_BATCHES = 4

@@ -1,8 +1,8 @@
-"""The batches that a user gives to `check`: taken apart, moved to the model's device, cut and mixed anew."""
+"""The batches that a user gives: taken apart, moved to the model's device, cut and mixed anew."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -50,22 +50,25 @@ class Batch:
         return Batch(_map(cut, self.args), mapped, _map(cut, self.target), _map(cut, self.mask))
 
 
-def read_batches(batches: Iterable[Any], model: nn.Module | None, limit: int = MAX_BATCHES) -> list[Batch]:
-    """The first batches, on the model's device.
+def read_batches(batches: Iterable[Any], model: nn.Module | None, limit: int | None = MAX_BATCHES) -> list[Batch]:
+    """The first batches, all of them without a limit, on the model's device.
 
     Raises:
         InputError: if the iterable holds no batch, or something that is no batch, or values that are not finite.
     """
-    device = next((p.device for p in model.parameters()), None) if model is not None else None
-    try:
-        found = [_read(content, number, device) for number, content in enumerate(islice(iter(batches), limit))]
-    except TypeError as error:
-        if isinstance(batches, Iterable):
-            raise
-        raise InputError(f"batches must be an iterable of batches, not a {type(batches).__name__}.") from error
+    found = list(each_batch(batches, model, limit))
     if not found:
         raise InputError("batches is empty: give at least one batch of inputs.")
     return found
+
+
+def each_batch(batches: Iterable[Any], model: nn.Module | None, limit: int | None = None) -> Iterator[Batch]:
+    """The same, one at a time, without a complaint if there is none."""
+    device = next((p.device for p in model.parameters()), None) if model is not None else None
+    if not isinstance(batches, Iterable):
+        raise InputError(f"batches must be an iterable of batches, not a {type(batches).__name__}.")
+    for number, content in enumerate(islice(iter(batches), limit)):
+        yield _read(content, number, device)
 
 
 def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | None:

@@ -1,0 +1,117 @@
+"""Running statistics made anew from batches, exactly: no momentum, no dependence on the order of the batches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normscope.errors import InputError
+from normscope.forwards.batches import each_batch
+from normscope.forwards.guard import untouched
+from normscope.mend.layers import batch_norms
+
+
+@dataclass
+class _Sums:
+    """Moments over batches in float64: merged pairwise (Chan et al., 1979), so that a large mean cancels nothing."""
+
+    count: int = 0
+    batches: int = 0
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(()))  # sum of squares around the mean
+    variances: Tensor = field(default_factory=lambda: torch.zeros(()))  # sum of unbiased batch variances
+
+    def add(self, x: Tensor) -> None:
+        values = x.detach().double().transpose(0, 1).flatten(1)
+        n = values.shape[1]
+        mean = values.mean(1)
+        squares = (values - mean[:, None]).square().sum(1)
+        if not self.count:
+            self.mean, self.squares, self.variances = (torch.zeros_like(mean) for _ in range(3))
+        delta, total = mean - self.mean, self.count + n
+        self.squares = self.squares + squares + delta.square() * (self.count * n / total)
+        self.mean = self.mean + delta * (n / total)
+        self.variances = self.variances + squares / max(n - 1, 1)
+        self.count, self.batches = total, self.batches + 1
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    variance: Literal["pooled", "mean"] = "pooled",
+    limit: int | None = 200,
+) -> nn.Module:
+    """Replace the running statistics of every batch normalization layer by those of the batches, and return the model.
+
+    The layers normalize with each batch's statistics, as in training; everything else is in eval mode, so dropout,
+    which evaluation does not have, does not widen the variances. Nothing but the running statistics and their counter
+    changes, and not even they if a forward raises.
+
+    Args:
+        model: the model, in any mode.
+        batches: training batches: tensors, (input, target) pairs or dicts; 50 to 200 are enough.
+        variance: "pooled" is the variance over all values, which holds the spread between batches too; "mean" is the
+            mean of the batches' variances, which momentum=None and torch's update_bn give.
+        limit: the most batches to use; None for all.
+
+    Raises:
+        InputError: if the model has no batch normalization with running statistics, there are no batches, or a
+            forward fails.
+    """
+    if variance not in ("pooled", "mean"):
+        raise InputError(f"variance must be 'pooled' or 'mean', not {variance!r}.")
+    layers = {name: m for name, m in batch_norms(model) if m.running_mean is not None and m.running_var is not None}
+    if not layers:
+        raise InputError(
+            "The model has no batch normalization with running statistics: there is nothing to recalibrate."
+        )
+    sums = {name: _Sums() for name in layers}
+    with untouched(model, batches), _measuring(model, layers, sums):
+        seen = 0
+        for number, batch in enumerate(each_batch(batches, model, limit)):
+            try:
+                batch.forward(model)
+            except Exception as error:
+                raise InputError(f"The model fails on batch {number}: {type(error).__name__}: {error}") from error
+            seen += 1
+    if not seen:
+        raise InputError("batches is empty: give at least one batch of inputs.")
+    for name, layer in layers.items():
+        if sums[name].count:
+            _write(layer, sums[name], variance)
+    return model
+
+
+@contextmanager
+def _measuring(model: nn.Module, layers: dict[str, _BatchNorm], sums: dict[str, _Sums]) -> Iterator[None]:
+    model.eval()
+    handles = []
+    try:
+        for name, layer in layers.items():
+            layer.training = True
+            handles.append(layer.register_forward_pre_hook(functools.partial(_add, sums[name])))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _add(sums: _Sums, module: nn.Module, args: tuple[Any, ...]) -> None:
+    sums.add(args[0])
+
+
+def _write(layer: _BatchNorm, sums: _Sums, variance: str) -> None:
+    pooled = sums.squares / max(sums.count - 1, 1)
+    layer.running_mean.copy_(sums.mean)  # type: ignore[union-attr]
+    layer.running_var.copy_(pooled if variance == "pooled" else sums.variances / sums.batches)  # type: ignore[union-attr]
+    if layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.fill_(sums.batches)
