@@ -53,6 +53,11 @@ class NonFinite:
         """[{layer, statistic, step, channels}], the earliest first."""
         return sorted(self._first.values(), key=lambda row: row["step"])
 
+    def take_up(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Know these rows of an earlier part of the run."""
+        for row in rows:
+            self._first[row["layer"], "gradient" in row["statistic"]] = row
+
     def search(self, blocks: Iterable[HostBlock]) -> None:
         """Look through blocks of floating values."""
         for block in blocks:

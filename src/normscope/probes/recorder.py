@@ -38,6 +38,19 @@ class Recorder:
         self._began: float | None = None
         self._last = self._flushed = time.perf_counter()
 
+    def take_up(self) -> None:
+        """Go on where the part ends: its layers' descriptions, what was said and found, what watching cost."""
+        entries = self.part.header.layers
+        called = {layer for layer, statistic in self.part.names() if statistic == "values_per_channel"}
+        for layer in self.layers:
+            own = [info for info in entries if info.name.partition("#")[0] == layer.name]
+            layer.observer.info = own[0]
+            layer.most_calls = len(own) if layer.name in called else 0
+        self._noted |= {str(event["detail"]) for event in self.part.events() if event["kind"] == "note"}
+        self._non_finite.take_up(self.part.non_finite)
+        self.seconds = self.part.header.cost.seconds
+        self._began = self._last - self.part.header.cost.elapsed
+
     def clock(self, start: float) -> None:
         """Count the time since `start` as time that watching took."""
         self._last = time.perf_counter()
@@ -51,7 +64,7 @@ class Recorder:
 
     def note(self, reason: str, text: str, *, step: int, layer: str = "") -> None:
         """Say once per reason what cannot be recorded: as a warning, and in the record."""
-        if reason not in self._noted:
+        if not self._noted & {reason, text}:
             self._noted.add(reason)
             self.event("note", step, text, layer)
             warnings.warn(text, NormscopeWarning, stacklevel=3)

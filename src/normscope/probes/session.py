@@ -112,6 +112,18 @@ class Session:
             handles.append(optimizer.register_step_post_hook(self._step_ends))
         return handles
 
+    def take_up(self, step: int) -> None:
+        """Go on after this many steps, as if they had been seen."""
+        self.steps = step
+        self._turn = sum(self._intervals.due(number).histograms for number in range(2, step + 1))
+        self._begin_step()
+
+    def finish(self) -> None:
+        """Record what still waits for an optimizer, and say what was never seen."""
+        if self._awaits_gradients is not None:
+            self._collect_gradients(self._awaits_gradients, None)
+        self.name_the_uncalled()
+
     def detach(self) -> None:
         """Take off every hook, those on graphs that somebody may have kept among them."""
         self.active = False

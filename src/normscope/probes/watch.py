@@ -11,6 +11,7 @@ from torch import nn
 from normscope.errors import InputError
 from normscope.probes.intervals import Gradually, Interval, Intervals
 from normscope.probes.layers import LayerSelector, find_layers
+from normscope.probes.resuming import cut_off
 from normscope.probes.watcher import Watcher, refuse_watched
 from normscope.records.recording import rank_path
 from normscope.records.recording_header import Header
@@ -31,6 +32,7 @@ def watch(
     every: Interval = EVERY,
     histograms_every: Interval = HISTOGRAMS_EVERY,
     gradients_every: Interval = GRADIENTS_EVERY,
+    after: int | None = None,
 ) -> Watcher:
     """Record what every normalization layer of a model does while it trains; the run stays bitwise the same.
 
@@ -66,6 +68,8 @@ def watch(
             step, counted from 1. By default every step at first and every 25th in the end.
         histograms_every: when to record histograms; by default every 250th step in the end.
         gradients_every: when to record gradients; by default every 100th step in the end.
+        after: go on with the recording at `path` after this step, at whose end it was flushed; what it holds later is
+            dropped. For a training that resumes from a checkpoint.
 
     Raises:
         InputError: for a model without normalization layers, a layer that is not there or watched already, something
@@ -89,7 +93,14 @@ def watch(
         world_size=world_size,
     )
     refuse_watched(found)
-    return Watcher(model, found, _part(path, header), intervals, steps_of)
+    if after is None:
+        return Watcher(model, found, _part(path, header), intervals, steps_of)
+    if path is None:
+        raise InputError("after= goes on with a recording in a file; give its path=.")
+    part = cut_off(rank_path(Path(path), rank), header, after)
+    watcher = Watcher(model, found, part, intervals, steps_of)
+    watcher.take_up(after)
+    return watcher
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -101,18 +101,23 @@ class Watcher:
                 raise InputError(f"mark() takes numbers and strings, not {name}={type(value).__name__}.")
         self._recorder.event("mark", self.step, labels)
 
-    def close(self) -> None:
-        """Take off every hook and write what is left. Closing twice does nothing."""
+    def take_up(self, step: int) -> None:
+        """Count on after this step, at which the recording was cut off."""
+        self._recorder.take_up()
+        self._session.take_up(step)
+
+    def close(self, *, quiet: bool = False) -> None:
+        """Take off every hook and write what is left; say what watching cost. Closing twice does nothing."""
         if not self.active:
             return
-        self._session.name_the_uncalled()
-        self._detach()
         try:
+            self._session.finish()
+            self._detach()
             self._recorder.flush(self.step, complete=True)
         except Exception as error:  # closing may happen at the end of somebody's program
             self._stop(error)
             return
-        if self._recorder.part.header.rank == 0:
+        if self._recorder.part.header.rank == 0 and not quiet:
             print(self._recorder.report(), file=sys.stderr)
 
     def leave_to_parent(self) -> None:

@@ -208,6 +208,18 @@ class Store:
         except (TypeError, ValueError, RecursionError) as error:
             raise RecordError(f"{self.path} is damaged: an event's detail is not JSON.") from error
 
+    def drop_after(self, step: int) -> None:
+        """Forget what was measured after a step, and what happened after it. Call inside a transaction.
+
+        Raises:
+            RecordError: if a block holds steps on both sides.
+        """
+        if next(self._query("SELECT 1 FROM arrays WHERE first_step <= ?1 AND last_step > ?1 LIMIT 1", (step,)), None):
+            raise RecordError(f"{self.path} cannot go on after step {step}: a block crosses it.")
+        self.connection.execute("DELETE FROM arrays WHERE first_step > ?", (step,))
+        self.connection.execute("DELETE FROM blocks WHERE id NOT IN (SELECT block FROM arrays WHERE block NOT NULL)")
+        self.connection.execute("DELETE FROM events WHERE step > ?1 OR (kind = 'mark' AND step = ?1)", (step,))
+
     # -- resume state: one blob, replaced with every epoch
 
     def set_resume_state(self, epoch: int, state: bytes) -> None:

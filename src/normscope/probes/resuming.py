@@ -1,0 +1,56 @@
+"""Going on with a recording: what it holds after a step is dropped, and a watcher takes up where it was then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from normscope.errors import InputError, RecordError
+from normscope.records.recording_header import Header
+from normscope.records.recording_parts import FilePart
+from normscope.records.store import writer
+
+
+def recorded_steps(path: Path) -> int:
+    """The steps after which the recording was last written.
+
+    Raises:
+        InputError, RecordError: if there is none, or it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no recording at {path}.")
+    with writer(path, "recording"):  # a reader cannot undo the transaction in which a process was killed
+        return FilePart(path).header.cost.steps
+
+
+def cut_off(path: Path, header: Header, step: int) -> FilePart:
+    """The recording at `path` without what came after a step: blocks, marks, events, values that were not finite.
+
+    Args:
+        path: the file of this process.
+        header: what is to be recorded from there on: it must be of the same layers at the same intervals.
+        step: the recording was written at its end.
+
+    Raises:
+        InputError: if there is no recording that reaches this step, or it is of something else.
+        RecordError: if it cannot be read, or was not written at the end of that step.
+    """
+    reached = recorded_steps(path)
+    if reached < step:
+        raise InputError(f"{path} ends at step {reached}; it cannot go on after step {step}.")
+    part = FilePart(path)
+    if _subject(part.header) != _subject(header):
+        raise InputError(f"{path} is the recording of other layers or at other intervals; it cannot go on.")
+    kept = replace(part.header, complete=False, cost=replace(part.header.cost, steps=step))
+    with writer(path, "recording") as store, store.transaction():
+        try:
+            store.drop_after(step)
+        except RecordError as error:
+            raise RecordError(f"{error} Remove it to record from the start.") from error
+        store.set_meta(header=kept.to_json(), non_finite=[row for row in part.non_finite if row["step"] <= step])
+    return FilePart(path)
+
+
+def _subject(header: Header) -> tuple[object, ...]:
+    layers = [(info.name, info.type, info.kind) for info in header.layers if info.call == 1]
+    return layers, header.model, header.unit, header.intervals, header.rank, header.world_size
