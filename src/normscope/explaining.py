@@ -1,0 +1,177 @@
+"""`normscope explain`: trains a network or finds it trained, measures one layer, writes the record, and shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from normscope.data.dataset import Dataset
+from normscope.errors import NormscopeError, RecordError
+from normscope.records.explanation import EXPLANATION_NAME, Explanation, Forgotten, load_if_there, store_explanation
+from normscope.records.run import ENDED, load_run, status_of
+from normscope.show.explanation import show
+from normscope.show.figures import explanation as explanation_figure
+from normscope.show.terminal import StudyProgress, percent
+from normscope.studies.directory import RunDirectory, StudyDirectory
+from normscope.studies.environment import describe_environment
+from normscope.studies.execution import execute_all, local_executor, threads_per_job
+from normscope.studies.explain_options import ExplainOptions
+from normscope.studies.explanation import choose_layer, explain_layer
+from normscope.studies.forgotten_eval import Advance, forget_eval
+from normscope.studies.grid import build_for, lay_out
+from normscope.studies.runner import RunResult, RunTask
+from normscope.studies.spec import RunSpec
+from normscope.studies.trained import trained_network
+
+FIGURE_NAME = "explanation.png"
+
+LARGE_ENOUGH_FOR_THREADS = 16
+"""Images of this height, in pixels, give two threads enough to do."""
+
+FILES = (FIGURE_NAME, EXPLANATION_NAME)
+
+
+@dataclass(frozen=True, eq=False)
+class ExplanationResult:
+    """What `explain` made: the folder, and the record that the text and the figure were made from."""
+
+    directory: Path
+    explanation: Explanation
+
+
+def explain(options: ExplainOptions | None = None, console: Console | None = None) -> ExplanationResult:
+    """Work one batch normalization layer of a trained network out on one real batch, as text and as a figure.
+
+    The network is trained unless the folder holds it trained. Accuracies with eval() forgotten are measured unless the
+    folder's record holds them for the same network, machine and versions.
+
+    Args:
+        options: as `normscope explain --help` says; None takes the defaults.
+        console: where to print; None prints to standard output.
+
+    Raises:
+        InputError: for settings, data or a layer that cannot be used.
+        NormscopeError: if the training failed or diverged.
+        StorageError: if the folder cannot be written. Finished epochs are kept.
+    """
+    options = options or ExplainOptions()
+    console = console or Console()
+    grid = lay_out(options.study)
+    spec = dataclasses.replace(grid.specs[0], seed=options.seed)
+    choice = choose_layer(build_for(grid.dataset, spec), options.layer, spec.norm, options.channel)
+    study = StudyDirectory.create(options.directory)
+    run = study.run(spec)
+    path = study.path / EXPLANATION_NAME
+    known = load_if_there(path)
+    threads = _threads(spec, grid.dataset)
+    _train(spec, run, options.data_dir, threads, console)
+    model = trained_network(run, spec, grid.dataset)
+
+    meta = _describe(spec, run, choice.others)
+    if known is not None and (known.meta["run"], known.meta["environment"]) == (meta["run"], meta["environment"]):
+        forgotten = known.forgotten
+    else:
+        with _using(threads):
+            forgotten = _forget_eval(lambda advance: forget_eval(model, grid.dataset, spec, advance), console)
+    explanation = explain_layer(
+        model, choice, grid.dataset, spec, channel=options.channel, forgotten=forgotten, meta=meta
+    )
+    store_explanation(explanation, path)
+    explanation_figure.draw(explanation, study.path / FIGURE_NAME)
+    show(explanation, console)
+    console.print(f"Written to {study.path}: {', '.join(FILES)}", highlight=False, markup=False, soft_wrap=True)
+    return ExplanationResult(study.path, explanation)
+
+
+def _train(spec: RunSpec, run: RunDirectory, data_dir: Path | None, threads: int | None, console: Console) -> None:
+    """Bring the run to its end.
+
+    Raises:
+        NormscopeError: if it failed or diverged: there is no layer to explain then.
+    """
+    label = f"{spec.model} on {spec.data}, seed {spec.seed}"
+    status = _status(run)
+    if status in ENDED:
+        console.print(f"{label}: trained already.", highlight=False, markup=False, soft_wrap=True)
+    else:
+        task = RunTask(spec, run.path.absolute(), data_dir.absolute() if data_dir is not None else None, threads)
+        result = _execute(task, label, console)
+        if result.status == "failed":
+            raise NormscopeError(f"The training failed: {result.error}")
+        status = result.status
+    if status == "diverged":
+        raise NormscopeError(
+            f"The training diverged at learning rate {spec.learning_rate:g}: its layers hold no finite numbers to "
+            "explain. Try a smaller --learning-rate."
+        )
+
+
+def _execute(task: RunTask, label: str, console: Console) -> RunResult:
+    results: list[RunResult] = []
+    name = task.directory.name
+    with StudyProgress(console, {name: label}, task.spec.epochs) as progress:
+
+        def ended(_: RunTask, result: RunResult) -> None:
+            results.append(result)
+            progress.ended(name, _ending(task, result), good=result.status == "finished")
+
+        execute_all([task], local_executor(1), progress.report, ended)
+    return results[0]
+
+
+def _threads(spec: RunSpec, dataset: Dataset) -> int | None:
+    """All cores for one run; one for tiny images, where threads do little but wait for one another."""
+    if spec.device != "cpu":
+        return None
+    return threads_per_job(1) if dataset.train_images.shape[1] >= LARGE_ENOUGH_FOR_THREADS else 1
+
+
+@contextmanager
+def _using(threads: int | None) -> Iterator[None]:
+    """So many threads for torch inside; None leaves them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if threads is None else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _ending(task: RunTask, result: RunResult) -> str:
+    if result.status != "finished":
+        return result.status
+    record = load_run(task.directory)
+    return f"test {percent(record.final('test_accuracy'))} after {len(record.epochs['epoch'])} epochs"
+
+
+def _status(run: RunDirectory) -> str | None:
+    try:
+        return status_of(run.path)
+    except RecordError as error:
+        raise RecordError(f"{error} Remove its folder to train that run again.") from error
+
+
+def _forget_eval(measure: Callable[[Advance], Forgotten], console: Console) -> Forgotten:
+    """Measure, and say meanwhile how far it is where somebody is watching."""
+    with console.status("Forgetting eval()") as status:
+        return measure(lambda done, total: status.update(f"Forgetting eval(): {done} of {total} orders of the images"))
+
+
+def _describe(spec: RunSpec, run: RunDirectory, others: tuple[str, ...]) -> dict[str, Any]:
+    """What the record says of the run and the machine."""
+    record = load_run(run.path)
+    return {
+        "run": run.path.name,
+        "spec": dataclasses.asdict(spec),
+        "data": record.meta["data"],
+        "test_accuracy": record.final("test_accuracy"),
+        "environment": describe_environment(spec.device),
+        "other_layers": list(others),
+    }

@@ -1,0 +1,271 @@
+"""What `normscope explain` measured: one batch normalization layer on one batch, and accuracies without eval().
+
+The record holds the layer's whole input and its vectors; everything else that is shown follows from them by the
+layer's own arithmetic (`Channel`), in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normscope.errors import InputError, RecordError
+from normscope.records.files import written_aside
+from normscope.records.store import reader, writer
+
+EXPLANATION_NAME = "explanation.sqlite"
+KIND = "explanation"
+
+ORDERS = ("shuffled", "class-ordered")
+"""How the test images were put into batches: at random, or sorted by class (at random within one)."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunningStatistics:
+    """What the layer remembers, float64 [C] each; its variance is the unbiased one."""
+
+    mean: np.ndarray
+    var: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Forgotten:
+    """Test accuracy of a trained network whose eval() was forgotten, as fractions in [0, 1]."""
+
+    images: int  # test images that every accuracy is over, always the same ones
+    eval_accuracy: float  # of those, in eval mode
+    batch_sizes: tuple[int, ...]
+    during: np.ndarray  # float64 [ORDERS, batch sizes, repeats]: in train mode; NaN where not measured
+    afterwards: np.ndarray  # the same shape: in eval mode after that pass, which has moved the running statistics
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """One channel of the batch, worked through in float64. `x` and what follows from it are [N, H, W]."""
+
+    index: int
+    x: np.ndarray
+    mean: float
+    var: float  # biased: what the batch is normalized by
+    unbiased_var: float  # what goes into the running variance
+    weight: float  # 1 where the layer has none
+    bias: float  # 0 where the layer has none
+    eps: float
+    running_before: tuple[float, float] | None  # mean and variance; None where the layer remembers nothing
+    running_after: tuple[float, float] | None
+
+    @property
+    def std(self) -> float:
+        """The root of var + eps."""
+        return float(np.sqrt(self.var + self.eps))
+
+    @property
+    def eval_moments(self) -> tuple[float, float]:
+        """What eval mode takes for mean and variance: the running statistics, or the batch's where there are none."""
+        return self.running_before or (self.mean, self.var)
+
+    @cached_property
+    def normalized(self) -> np.ndarray:
+        """(x - mean) / std."""
+        return (self.x - self.mean) / self.std
+
+    @cached_property
+    def output(self) -> np.ndarray:
+        """Weight * normalized + bias: what train mode gives."""
+        return self.weight * self.normalized + self.bias
+
+    @cached_property
+    def eval_output(self) -> np.ndarray:
+        """What eval mode makes of the same values, with the running statistics from before the batch."""
+        mean, var = self.eval_moments
+        return self.weight * (self.x - mean) / np.sqrt(var + self.eps) + self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One layer on one batch. Vectors are float64 [C]."""
+
+    layer: str
+    layer_type: str
+    chosen: int  # the channel whose numbers are worked through
+    eps: float
+    momentum: float | None  # None: the plain average over all batches
+    batches_before: int  # num_batches_tracked before this batch
+    x: np.ndarray  # float32 [N, C, H, W]: what enters the layer
+    labels: np.ndarray  # int64 [N]: classes of the batch's images
+    images: np.ndarray  # uint8 [K, height, width, colours]: the first images of the batch
+    mean: np.ndarray
+    var: np.ndarray  # biased
+    unbiased_var: np.ndarray
+    weight: np.ndarray | None
+    bias: np.ndarray | None
+    running_before: RunningStatistics | None
+    running_after: RunningStatistics | None
+    disagreement: float  # largest difference between this arithmetic and PyTorch's own layer: outputs, buffers
+    forgotten: Forgotten
+    meta: dict[str, Any]  # run, spec, data, environment, test_accuracy, other_layers
+
+    @property
+    def count(self) -> int:
+        """Values that one statistic pools: N x H x W."""
+        return self.x.size // self.x.shape[1]
+
+    @property
+    def update_share(self) -> float:
+        """Share of this batch in the running statistics: momentum, or with None 1 / batches."""
+        return 1 / (self.batches_before + 1) if self.momentum is None else self.momentum
+
+    def channel(self, index: int) -> Channel:
+        """The arithmetic of one channel."""
+        before, after = self.running_before, self.running_after
+        return Channel(
+            index=index,
+            x=self.x[:, index].astype(np.float64),
+            mean=float(self.mean[index]),
+            var=float(self.var[index]),
+            unbiased_var=float(self.unbiased_var[index]),
+            weight=1.0 if self.weight is None else float(self.weight[index]),
+            bias=0.0 if self.bias is None else float(self.bias[index]),
+            eps=self.eps,
+            running_before=None if before is None else (float(before.mean[index]), float(before.var[index])),
+            running_after=None if after is None else (float(after.mean[index]), float(after.var[index])),
+        )
+
+
+_META: dict[str, Any] = {
+    "layer": str,
+    "layer_type": str,
+    "chosen": int,
+    "eps": float | int,
+    "momentum": float | int | None,
+    "batches_before": int,
+    "disagreement": float | int,
+}
+_SPEC = {"model": str, "data": str, "epochs": int, "seed": int, "learning_rate": float | int, "classes": list}
+_LAYER_ARRAYS = ("x", "labels", "images", "mean", "var", "unbiased_var", "weight", "bias")
+_AFFINE = ("weight", "bias")
+_RUNNING = ("running_before", "running_after")
+
+
+def store_explanation(explanation: Explanation, path: Path) -> None:
+    """Write an explanation; a reader sees the old file or the new one.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    arrays = {("layer", name): getattr(explanation, name) for name in _LAYER_ARRAYS}
+    for name in _RUNNING:
+        running = getattr(explanation, name)
+        if running is not None:
+            arrays |= {(name, "mean"): running.mean, (name, "var"): running.var}
+    forgotten = explanation.forgotten
+    arrays |= {
+        ("forgotten", "batch_sizes"): np.array(forgotten.batch_sizes, dtype=np.int64),
+        ("forgotten", "during"): forgotten.during,
+        ("forgotten", "afterwards"): forgotten.afterwards,
+    }
+    with written_aside(path) as aside, writer(aside, KIND) as store, store.transaction():
+        store.set_meta(
+            **{name: getattr(explanation, name) for name in _META},
+            forgotten={"images": forgotten.images, "eval_accuracy": forgotten.eval_accuracy},
+            **explanation.meta,
+        )
+        for (layer, statistic), array in arrays.items():
+            if array is not None:
+                store.add_array(layer, statistic, array, first_step=explanation.batches_before + 1)
+
+
+def load_explanation(path: Path) -> Explanation:
+    """Read an explanation.
+
+    Raises:
+        InputError: if there is none.
+        RecordError: if the file is damaged, of another version, or something else.
+    """
+    with reader(path, KIND) as store:
+        meta = store.meta()
+        arrays = {(layer, statistic): array for layer, statistic, *_, array in store.arrays()}
+    try:
+        explanation = _assemble(meta, arrays)
+        _check(explanation)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{path} is damaged: its explanation is incomplete ({error}).") from error
+    return explanation
+
+
+def load_if_there(path: Path) -> Explanation | None:
+    """The explanation at `path`; None where there is no file.
+
+    Raises:
+        RecordError: as `load_explanation`, and says that the file may be removed.
+    """
+    if not path.exists():
+        return None
+    try:
+        return load_explanation(path)
+    except InputError as error:
+        raise RecordError(f"{error} Remove it to have the layer measured again; the training is kept.") from error
+
+
+def _assemble(meta: dict[str, Any], arrays: dict[tuple[str, str], np.ndarray]) -> Explanation:
+    def running(name: str) -> RunningStatistics | None:
+        return RunningStatistics(arrays[name, "mean"], arrays[name, "var"]) if (name, "mean") in arrays else None
+
+    own = {*_META, "forgotten", "kind"}
+    described: dict[str, Any] = {name: meta[name] for name in _META}
+    tensors: dict[str, Any] = {name: arrays["layer", name] for name in _LAYER_ARRAYS if name not in _AFFINE}
+    return Explanation(
+        **described,
+        **tensors,
+        weight=arrays.get(("layer", "weight")),
+        bias=arrays.get(("layer", "bias")),
+        running_before=running("running_before"),
+        running_after=running("running_after"),
+        forgotten=Forgotten(
+            images=meta["forgotten"]["images"],
+            eval_accuracy=meta["forgotten"]["eval_accuracy"],
+            batch_sizes=tuple(arrays["forgotten", "batch_sizes"].tolist()),
+            during=arrays["forgotten", "during"],
+            afterwards=arrays["forgotten", "afterwards"],
+        ),
+        meta={key: value for key, value in meta.items() if key not in own},
+    )
+
+
+def _check(explanation: Explanation) -> None:
+    """Raise a ValueError or TypeError that names the part which does not fit the others."""
+    spec, forgotten = explanation.meta["spec"], explanation.forgotten
+    for name, kind in _META.items():
+        _require(isinstance(getattr(explanation, name), kind), name)
+    for name, kind in _SPEC.items():
+        _require(isinstance(spec.get(name), kind), name)
+    n, channels, _, _ = explanation.x.shape
+    for name, vector in _vectors(explanation).items():
+        _require(vector is None or (vector.shape == (channels,) and bool(np.isfinite(vector).all())), name)
+    _require(0 <= explanation.chosen < channels and explanation.eps >= 0, "channel")
+    _require(explanation.count > 1 and bool(np.isfinite(explanation.x).all()), "x")
+    _require(explanation.labels.shape == (n,), "labels")
+    images = explanation.images
+    _require(images.ndim == 4 and images.shape[3] in (1, 3) and 0 < len(images) <= n, "images")
+    _require(images.dtype == np.uint8, "images")
+    for table in (forgotten.during, forgotten.afterwards):
+        _require(table.ndim == 3 and table.shape[:2] == (len(ORDERS), len(forgotten.batch_sizes)), "accuracies")
+    _require(isinstance(forgotten.eval_accuracy, float | int) and isinstance(forgotten.images, int), "accuracies")
+
+
+def _vectors(explanation: Explanation) -> dict[str, np.ndarray | None]:
+    vectors = {name: getattr(explanation, name) for name in ("mean", "var", "unbiased_var", *_AFFINE)}
+    for name in _RUNNING:
+        running = getattr(explanation, name)
+        if running is not None:
+            vectors |= {f"{name} mean": running.mean, f"{name} variance": running.var}
+    return vectors
+
+
+def _require(holds: bool, part: str) -> None:
+    if not holds:
+        raise ValueError(part)
