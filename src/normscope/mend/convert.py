@@ -26,7 +26,7 @@ def convert(model: nn.Module, source: str, target: str | Callable[[nn.Module], n
     """Replace every normalization layer of one kind by one of another, in place, and return the model.
 
     Weight and bias are the same objects as before, so an optimizer goes on with them; running statistics are kept
-    where the target has them. The function of the network changes (not from "batch" to "sync"): train on, or recalibrate.
+    where the target has them. The function of the network changes, except from "batch" to "sync": train on.
 
     Args:
         model: the model; if it is such a layer itself, its replacement is returned.

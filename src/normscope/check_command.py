@@ -1,0 +1,364 @@
+"""`normscope check` and `normscope diff`: their options, and what they do with them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from normscope.errors import InputError, StorageError, one_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from normscope.judge.findings import CheckReport
+
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+DATA_FILES = (".pt", ".pth", ".npy", ".safetensors")
+FORMATS = ("text", "json", "sarif", "github", "html")
+LEVELS = ("error", "warning")
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Find the ways normalization breaks in a model: modes, statistics, settings, freezing, batches.
+
+    What is not given comes from [tool.normscope.check] in pyproject.toml. Ends with 0 if there is nothing at or above
+    the level of --fail-on, 1 if there is, 2 for bad input.
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FACTORY|CHECKPOINT")]
+    """What to check: a function without arguments (or a class) that returns the model, as module:name; or a
+    checkpoint (.pt, .safetensors), whose running statistics are judged alone."""
+
+    checkpoint: Path | None = None
+    """Load this state_dict into the model first. Nothing in it is executed."""
+
+    data: str | None = None
+    """Batches: a function without arguments that yields them, as module:name, or a file of inputs (.npy, .pt). Give
+    training data. Without it only what can be seen without running is judged."""
+
+    batch_size: int | None = None
+    """Samples in a batch of a file of inputs. [default: 64]"""
+
+    select: tuple[str, ...] | None = None
+    """Codes or names of the rules to ask; NS5 stands for all of NS5xx. [default: all]"""
+
+    ignore: tuple[str, ...] | None = None
+    """Codes or names of rules not to ask."""
+
+    fail_on: Literal["error", "warning"] | None = None
+    """The level from which the exit status is 1. [default: error]"""
+
+    format: Literal["text", "json", "sarif", "github", "html"] | None = None
+    """How to print. [default: text]"""
+
+    world_size: int | None = None
+    """Processes that train the model together. [default: 1]"""
+
+    export: bool | None = None
+    """The model is about to be exported, fused, quantized or compiled. [default: no]"""
+
+    output: Path | None = None
+    """Write the report to this file and not to standard output."""
+
+
+@dataclass(frozen=True)
+class DiffOptions:
+    """Set two models or checkpoints side by side, layer by layer: where do their statistics part?
+
+    Ends with 0 if they do not, 1 if they do, 2 for bad input.
+    """
+
+    good: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GOOD")]
+    """The one that works: module:factory or a checkpoint."""
+
+    bad: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BAD")]
+    """The other one."""
+
+    format: Literal["text", "json"] = "text"
+    """How to print."""
+
+
+def check(options: CheckOptions, directory: Path | None = None) -> int:
+    """Run `normscope check` and return its exit status. Settings come from the pyproject.toml in `directory`.
+
+    Raises:
+        InputError: for what cannot be used.
+        StorageError: if the report cannot be written.
+    """
+    options = with_settings(options, read_settings(directory or Path.cwd()))
+    report = _report(options)
+    text = getattr(report, options.format or "text")()
+    if options.output is None:
+        if text:
+            print(text)
+    else:
+        try:
+            options.output.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"Cannot write {options.output}: {error.strerror}.") from error
+    failing = report.errors if (options.fail_on or "error") == "error" else (*report.errors, *report.warnings)
+    return 1 if failing else 0
+
+
+def diff(options: DiffOptions) -> int:
+    """Run `normscope diff` and return its exit status.
+
+    Raises:
+        InputError: for what cannot be used.
+    """
+    from normscope.judge.difference import Difference
+    from normscope.probes.examine import examine, examine_state
+
+    good, bad = _load(options.good), _load(options.bad)
+    if isinstance(good, dict) or isinstance(bad, dict):
+        record = examine_state(bad, other=good)
+    else:
+        record = examine(bad, other=good)
+    if record.pair is None:
+        raise InputError("There is nothing to compare.")
+    difference = Difference(record.pair, Path(options.good).name, Path(options.bad).name)
+    print(difference.json() if options.format == "json" else difference.text())
+    return 1 if difference else 0
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """[tool.normscope.check] of the nearest pyproject.toml above a directory; {} without one.
+
+    Raises:
+        InputError: if it is no TOML, or holds a setting that is not known.
+    """
+    path = next(
+        (p / "pyproject.toml" for p in (directory, *directory.parents) if (p / "pyproject.toml").is_file()), None
+    )
+    if path is None:
+        return {}
+    try:
+        with path.open("rb") as file:
+            settings = tomllib.load(file).get("tool", {}).get("normscope", {}).get("check", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}.") from error
+    return {name.replace("-", "_"): _setting(name, value, path) for name, value in settings.items()}
+
+
+def with_settings(options: CheckOptions, settings: dict[str, Any]) -> CheckOptions:
+    """The options, with what was not given taken from the settings."""
+    missing = {name: value for name, value in settings.items() if getattr(options, name) is None}
+    return replace(options, **missing)
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "select": lambda v: isinstance(v, list) and all(isinstance(entry, str) for entry in v),
+    "ignore": lambda v: isinstance(v, list) and all(isinstance(entry, str) for entry in v),
+    "fail_on": lambda v: v in LEVELS,
+    "format": lambda v: v in FORMATS,
+    "world_size": lambda v: type(v) is int and v > 0,
+    "batch_size": lambda v: type(v) is int and v > 0,
+    "export": lambda v: type(v) is bool,
+    "data": lambda v: isinstance(v, str),
+}
+"""{setting: whether a value can be one}."""
+
+
+def _setting(name: str, value: Any, path: Path) -> Any:
+    field = name.replace("-", "_")
+    if field not in KINDS:
+        known = [entry.name.replace("_", "-") for entry in fields(CheckOptions) if entry.name in KINDS]
+        raise InputError(f"{path}: {one_of('setting of [tool.normscope.check]', name, known)}")
+    if not KINDS[field](value):
+        raise InputError(f"{path}: [tool.normscope.check] {name} = {value!r} is no value for it.")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _report(options: CheckOptions) -> CheckReport:
+    from normscope import checks
+    from normscope.judge.rules import choose
+
+    chosen: dict[str, Any] = {"select": options.select or (), "ignore": options.ignore or ()}
+    choose(**chosen)
+    if _is_checkpoint(options.model):
+        if options.data or options.checkpoint:
+            raise InputError("A checkpoint alone cannot be run: give the model as module:factory, and --checkpoint.")
+        return checks.check_state_dict(load_checkpoint(Path(options.model)), **chosen)
+    model = make_model(options.model)
+    keys: CheckReport | None = None
+    if options.checkpoint is not None:
+        state = load_checkpoint(options.checkpoint)
+        keys = checks.check_state_dict(state, model, select=["NS704"])
+        load_into(model, state, options.checkpoint)
+    batches = load_batches(options.data, options.batch_size or 64) if options.data else None
+    report = checks.check(
+        model,
+        batches,
+        world_size=1 if options.world_size is None else options.world_size,
+        export=bool(options.export),
+        **chosen,
+    )
+    wanted = {rule.code for rule in choose(**chosen)}
+    found = [finding for finding in keys or () if finding.code in wanted]
+    return replace(report, findings=(*found, *report.findings)) if found else report
+
+
+def make_model(text: str) -> nn.Module:
+    """The model that module:factory names.
+
+    Raises:
+        InputError: if there is no such thing, it wants arguments, raises, or returns no module.
+    """
+    from torch import nn
+
+    made = _call(text)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{text} must return a torch.nn.Module, and returned a {type(made).__name__}.")
+    return made
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state_dict in a .safetensors file or one of torch.save, of which only plain data and tensors are read.
+
+    Raises:
+        InputError: if there is no such file, it cannot be read, or holds more than plain data.
+    """
+    import pickle
+
+    import torch
+
+    from normscope.probes.examine_sources import unwrap_state
+
+    if not path.is_file():
+        raise InputError(f"There is no checkpoint at {path}.")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds Python objects, which would have to be executed to be read; normscope refuses. Save "
+            "model.state_dict() alone."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0][:150]}") from error
+    return dict(unwrap_state(content))
+
+
+def load_into(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Load what fits; an InputError where shapes differ, or nothing fits at all."""
+    inside = "module." if all(key.startswith("module.") for key in state) else ""
+    state = {key.removeprefix(inside): value for key, value in state.items()}
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit the model: {str(error).splitlines()[1].strip()}") from error
+    if len(result.unexpected_keys) == len(state):
+        raise InputError(f"{path} does not fit the model: none of its {len(state)} entries are the model's.")
+
+
+def load_batches(text: str, batch_size: int) -> Any:
+    """What --data names: the iterable that a function returns, or the batches of a file of inputs.
+
+    Raises:
+        InputError: if there is no such thing.
+    """
+    import numpy as np
+    import torch
+
+    path = Path(text)
+    if path.suffix not in DATA_FILES:
+        return _call(text)
+    if not path.is_file():
+        raise InputError(f"There is no data at {path}.")
+    if path.suffix == ".npy":
+        try:
+            inputs = torch.from_numpy(np.load(path, allow_pickle=False))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} cannot be read as an array: {error}") from error
+    else:
+        content = load_checkpoint_tensor(path)
+        inputs = content
+    return list(inputs.split(batch_size))
+
+
+def load_checkpoint_tensor(path: Path) -> Any:
+    """The one tensor that a file holds; an InputError if it holds anything else."""
+    import pickle
+
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a tensor of inputs.") from error
+    if not isinstance(content, torch.Tensor):
+        raise InputError(f"{path} must hold one tensor of inputs, and holds a {type(content).__name__}.")
+    return content
+
+
+def _load(text: str) -> Any:
+    """A state_dict of a checkpoint, or the model of a factory."""
+    return load_checkpoint(Path(text)) if _is_checkpoint(text) else make_model(text)
+
+
+def _is_checkpoint(text: str) -> bool:
+    return Path(text).suffix in CHECKPOINTS
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise InputError("Reading .safetensors needs the package: pip install safetensors.") from None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _call(text: str) -> Any:
+    """What the function returns that module:name names; the object itself if it is none.
+
+    Raises:
+        InputError: one line, if any of that fails.
+    """
+    module_name, colon, name = text.partition(":")
+    if not colon or not module_name or not name:
+        raise InputError(f"{text!r} names no function: write module:name, or give a file ({', '.join(CHECKPOINTS)}).")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise InputError(f"There is no module {error.name!r} (from {text}).") from error
+    except AttributeError as error:
+        raise InputError(f"{module_name} has no {name!r}.") from error
+    except Exception as error:  # importing runs the user's code
+        raise InputError(f"Importing {module_name} fails: {_one_line(error)}") from error
+    if not callable(found) or _is_module(found):
+        return found
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise InputError(f"{text} must be callable without arguments: {_one_line(error)}") from error
+    except ValueError:  # a builtin without a signature
+        pass
+    try:
+        return found()
+    except Exception as error:  # the user's code
+        raise InputError(f"{text} raises {_one_line(error)}") from error
+
+
+def _is_module(value: Any) -> bool:
+    from torch import nn
+
+    return isinstance(value, nn.Module)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

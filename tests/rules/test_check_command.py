@@ -1,0 +1,225 @@
+"""The command line of `check` and `diff`, their formats, settings and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from toy import batches, network, trained
+
+from normscope.check_command import CheckOptions, DiffOptions, check, diff, read_settings
+from normscope.checks import check as check_model
+from normscope.errors import InputError
+from normscope.judge.findings import CheckError
+from normscope.testing import assert_normalization_ok
+
+MODULE = """
+import torch
+from torch import nn
+from toy import batches as _batches, network, trained
+
+def healthy():
+    return trained()
+
+def sick():
+    model = trained()
+    model[1].eps = 0.8
+    return model
+
+def warned():
+    model = trained()
+    model[1].momentum = 0.99
+    return model
+
+def wants(width):
+    return nn.Linear(width, 1)
+
+def raises():
+    raise RuntimeError("no weights\\nhere")
+
+def returns_text():
+    return "model"
+
+def data():
+    return _batches(4)
+
+ready = nn.Linear(2, 2)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with a module `nets`, made the working directory."""
+    (tmp_path / "nets.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+    return tmp_path
+
+
+def test_exit_statuses(here: Path, capsys):
+    assert check(CheckOptions("nets:healthy", data="nets:data")) == 0
+    assert "0 errors, 0 warnings" in capsys.readouterr().out
+    assert check(CheckOptions("nets:sick")) == 1
+    assert "NS206" in capsys.readouterr().out
+    assert check(CheckOptions("nets:warned")) == 0
+    assert check(CheckOptions("nets:warned", fail_on="warning")) == 1
+    assert check(CheckOptions("nets:sick", ignore=("eps-too-large",))) == 0
+    assert check(CheckOptions("nets:sick", select=("NS1",))) == 0
+    assert check(CheckOptions("nets:ready")) == 0
+
+
+def test_settings_come_from_pyproject_and_give_way(here: Path):
+    (here / "pyproject.toml").write_text('[tool.normscope.check]\nignore = ["NS206"]\nfail-on = "warning"\n')
+    assert read_settings(here / "nowhere") == {"ignore": ("NS206",), "fail_on": "warning"}
+    assert check(CheckOptions("nets:sick")) == 0
+    assert check(CheckOptions("nets:sick", ignore=("NS1",))) == 1
+    assert check(CheckOptions("nets:warned")) == 1
+    assert check(CheckOptions("nets:warned", fail_on="error")) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[tool.normscope.check]\nfail_at = "error"\n', "Unknown setting of .*'fail_at'"),
+        ('[tool.normscope.check]\nfail-on = "info"\n', "fail-on = 'info' is no value"),
+        ("[tool\n", "is not TOML"),
+    ],
+)
+def test_bad_settings(here: Path, text: str, message: str):
+    (here / "pyproject.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        check(CheckOptions("nets:healthy"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "nets"}, "names no function"),
+        ({"model": "nothing_here:make"}, "There is no module 'nothing_here'"),
+        ({"model": "nets:missing"}, "nets has no 'missing'"),
+        ({"model": "nets:wants"}, "must be callable without arguments: TypeError"),
+        ({"model": "nets:raises"}, "nets:raises raises RuntimeError: no weights"),
+        ({"model": "nets:returns_text"}, "must return a torch.nn.Module, and returned a str"),
+        ({"model": "missing.pt"}, "There is no checkpoint at missing.pt"),
+        ({"model": "nets:healthy", "select": ("NS9",)}, "Unknown rule 'NS9'"),
+        ({"model": "nets:healthy", "ignore": ("momentun-zero",)}, "Unknown rule"),
+        ({"model": "nets:healthy", "data": "missing.npy"}, "There is no data at missing.npy"),
+        ({"model": "nets:healthy", "data": "bad.npy"}, "fails on batch 0 in eval mode"),
+        ({"model": "nets:healthy", "data": "nan.npy"}, "not finite"),
+        ({"model": "broken.pt"}, "broken.pt"),
+        ({"model": "broken.safetensors"}, "cannot be read as safetensors"),
+        ({"model": "nets:healthy", "checkpoint": Path("other.pt")}, "does not fit the model"),
+        ({"model": "nets:healthy", "world_size": 0}, "world_size must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_clear_line(here: Path, options, message: str):
+    np.save("bad.npy", np.zeros((4, 3, 8, 8), np.float32))
+    np.save("nan.npy", np.full((4, 1, 8, 8), np.nan, np.float32))
+    Path("broken.pt").write_bytes(b"no checkpoint")
+    Path("broken.safetensors").write_bytes(b"no checkpoint")
+    torch.save({"weight": torch.zeros(3)}, "other.pt")
+    with pytest.raises(InputError, match=message) as caught:
+        check(CheckOptions(**options))
+    assert "\n" not in str(caught.value)
+
+
+class Trap:
+    """Unpickling it would leave a file behind."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def test_a_pickle_is_refused_and_not_executed(here: Path):
+    torch.save({"state_dict": trained().state_dict(), "extra": Trap()}, "trap.pt")
+    with pytest.raises(InputError, match=r"holds Python objects.*refuses"):
+        check(CheckOptions("trap.pt"))
+    assert not (here / "executed").exists()
+
+
+def test_checkpoints_alone_and_in_a_model(here: Path, capsys):
+    state = trained().state_dict()
+    torch.save({"epoch": 3, "state_dict": state}, "good.pt")
+    save_file(state, "good.safetensors")
+    state["1.running_var"] = state["1.running_var"].clone().fill_(float("nan"))
+    torch.save(state, "bad.pt")
+    torch.save(dict(trained().named_parameters()), "parameters.pt")
+    assert check(CheckOptions("good.pt")) == 0
+    assert check(CheckOptions("good.safetensors")) == 0
+    assert check(CheckOptions("bad.pt")) == 1
+    capsys.readouterr()
+    assert check(CheckOptions("nets:healthy", checkpoint=Path("parameters.pt"))) == 1
+    assert "NS704" in capsys.readouterr().out
+    assert check(CheckOptions("nets:healthy", checkpoint=Path("good.pt"), data="nets:data")) == 0
+    with pytest.raises(InputError, match="A checkpoint alone cannot be run"):
+        check(CheckOptions("good.pt", data="nets:data"))
+
+
+def test_diff_says_where_two_part(here: Path, capsys):
+    good, bad = trained(), trained()
+    bad[4].running_mean += 3 * bad[4].running_var.sqrt()
+    torch.save(good.state_dict(), "good.pt")
+    torch.save(bad.state_dict(), "bad.pt")
+    assert diff(DiffOptions("good.pt", "bad.pt")) == 1
+    out = capsys.readouterr().out
+    assert "They part at 4: 1 of 3 shared layers" in out
+    assert diff(DiffOptions("good.pt", "good.pt")) == 0
+    assert "No layer's statistics part" in capsys.readouterr().out
+    assert diff(DiffOptions("nets:healthy", "nets:sick", format="json")) == 1
+    assert json.loads(capsys.readouterr().out)["layers"][0]["eps"] == 0.8
+    assert diff(DiffOptions("nets:healthy", "bad.pt")) == 1
+
+
+def test_formats_hold_every_finding(here: Path, tmp_path: Path):
+    model = trained().train()
+    model[1].eps = 0.8
+    model[4].eps = 0.8
+    report = check_model(model, batches(4))
+    assert [g.layers for g in report.groups if g.first.code == "NS206"] == [("1", "4")]
+    assert "layers: 1, 4" in report.text()
+    plain = json.loads(report.json())
+    assert len(plain["findings"]) == len(report)
+    sarif = json.loads(report.sarif())
+    results = sarif["runs"][0]["results"]
+    assert [result["ruleId"] for result in results] == [finding.code for finding in report]
+    assert {rule["id"] for rule in sarif["runs"][0]["tool"]["driver"]["rules"]} == set(report.codes)
+    assert report.github().startswith("::error title=NS206 eps-too-large::")
+    assert report.html().count("<tr>") == len(report.groups) + 1
+    assert "Not enough data to tell" in report.text()
+    for name in ("json", "sarif", "html", "github"):
+        assert check(CheckOptions("nets:sick", format=name, output=tmp_path / name)) == 1
+        assert (tmp_path / name).stat().st_size > 100
+
+
+def test_reports_raise_for_errors_only():
+    model = trained()
+    model[1].momentum = 0.99
+    report = check_model(model)
+    report.raise_for_errors()
+    model[1].eps = 0.8
+    with pytest.raises(CheckError, match="NS206 eps-too-large"):
+        check_model(model).raise_for_errors()
+
+
+def test_the_pytest_helper():
+    assert assert_normalization_ok(trained(), batches(4)).errors == ()
+    model = trained()
+    model[1].momentum = 0.99
+    assert_normalization_ok(model)
+    with pytest.raises(AssertionError, match="NS201"):
+        assert_normalization_ok(model, level="warning")
+    assert_normalization_ok(model, level="warning", ignore=["NS201"])
+    with pytest.raises(AssertionError, match="normalization is broken in Sequential"):
+        assert_normalization_ok(network(), other=trained())
+
+
+def test_rules_import_no_torch():
+    code = "import sys; from normscope.judge.rules import rules; rules(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
