@@ -68,6 +68,11 @@ def normalization_kind(module: nn.Module) -> str | None:
     return None
 
 
+def saves_statistics(module: nn.Module) -> bool:
+    """Whether a layer's own operation saves its batch's statistics for backward."""
+    return isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm) and not isinstance(module, tuple(_REGISTERED))
+
+
 def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[Found]:
     """The modules to watch, in the order of `named_modules`: every normalization layer, or those that were asked for.
 

@@ -15,7 +15,7 @@ from normscope.probes.blocks import Blocks, Column, column
 from normscope.probes.gradients import loss_scale
 from normscope.probes.harvest import PROBE
 from normscope.probes.intervals import Due
-from normscope.probes.layers import Found
+from normscope.probes.layers import Found, saves_statistics
 from normscope.probes.observe import Call, Observer
 
 Row = list[tuple[Column, Tensor]]
@@ -31,13 +31,14 @@ class WatchedLayer:
 
     module: weakref.ref[nn.Module]
     observer: Observer
+    saves_statistics: bool
     calls: list[Call] = field(default_factory=list)
     most_calls: int = 0
 
     @classmethod
     def of(cls, found: Found) -> WatchedLayer:
         """Watch a module that was found in a model."""
-        return cls(weakref.ref(found.module), Observer(found.info))
+        return cls(weakref.ref(found.module), Observer(found.info), saves_statistics(found.module))
 
     @property
     def name(self) -> str:
@@ -54,7 +55,7 @@ class WatchedLayer:
 
     def lacks_statistics(self, call: Call) -> bool:
         """Whether a call should have kept its batch's statistics, and has not."""
-        return call.probe is None and call.training and self.observer.info.kind in ("batch", "group", "layer")
+        return call.probe is None and call.training and self.saves_statistics
 
     def held(self, names: Iterable[str]) -> Iterator[tuple[Column, Callable[[], Tensor | None]]]:
         """The layer's parameters or buffers of these names, and where to get what each is at any later time."""

@@ -230,7 +230,9 @@ class Recording:
     def _part(self, rank: int | None) -> Part:
         if rank is None:
             return self.parts[0]
-        return lookup("rank", rank, {part.header.rank: part for part in self.parts})  # type: ignore[arg-type]
+        if rank not in self.ranks:
+            raise InputError(f"Rank {rank} is not in this recording. Ranks: {', '.join(map(str, self.ranks))}.")
+        return self.parts[self.ranks.index(rank)]
 
     def _pooled(self, layer: str, statistic: str) -> tuple[np.ndarray, np.ndarray]:
         """Moments of all ranks' batches as one batch, at the steps that all of them recorded."""

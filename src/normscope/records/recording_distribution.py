@@ -37,12 +37,10 @@ def physical_edges(frame: np.ndarray, side: str) -> np.ndarray:
         side: "input" (mean + std z) or "output" (weight z + bias).
     """
     mean, std, weight, bias, minimum, maximum = (frame[:, index, :, None] for index in range(len(FRAME)))
-    inner = bin_edges()
     with np.errstate(invalid="ignore", divide="ignore"):
-        lowest = np.minimum((minimum - mean) / std, inner[0])
-        highest = np.maximum((maximum - mean) / std, inner[-1])
-    body = np.broadcast_to(inner, (*lowest.shape[:2], len(inner)))
-    normalized = np.concatenate([np.nan_to_num(lowest), body, np.nan_to_num(highest)], axis=2)
+        lowest, highest = np.nan_to_num((minimum - mean) / std), np.nan_to_num((maximum - mean) / std)
+    body = np.clip(bin_edges(), lowest, highest)  # nothing lies beyond the extremes of the sample
+    normalized = np.concatenate([lowest, body, highest], axis=2)
     edges = mean + std * normalized if side == "input" else weight * normalized + bias
     return np.sort(edges, axis=2)  # a negative weight turns them round
 
@@ -76,7 +74,7 @@ def merge(
 
 def _extremes(counts: np.ndarray, fine: np.ndarray) -> np.ndarray:
     """[C, 2]: the range of the bins that hold something, over all steps; widened where it is a point."""
-    held = counts > 0
+    held = (counts > 0) & np.isfinite(fine).all(2, keepdims=True)
     low = np.where(held, fine[:, :, :-1], np.inf).min((0, 2))
     high = np.where(held, fine[:, :, 1:], -np.inf).max((0, 2))
     low, high = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 1.0)

@@ -1,0 +1,96 @@
+"""Two gloo processes under DistributedDataParallel: each records its part, loading merges them."""
+
+import socket
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from normscope.errors import InputError
+from normscope.records.recording import Recording
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="this torch has no gloo"
+)
+
+WORKER = """
+    import sys
+    import numpy as np, torch, torch.distributed as dist
+    from torch import nn
+    from normscope.probes.watch import watch
+
+    torch.set_num_threads(1)
+    rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+
+    def run(start):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+        model = nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        finish = start(model, optimizer)
+        for step in range(3):
+            generator = torch.Generator().manual_seed(10 * step + rank)
+            x = torch.randn(4 + 2 * rank, 3, 6, 6, generator=generator) * (1 + rank) + rank
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        finish()
+        return list(model.module.state_dict().values())
+
+    def tapped(model, optimizer):
+        model.module[1].register_forward_hook(lambda m, a, o: inputs.append(a[0].detach().double().numpy()))
+        return lambda: np.savez(f"{folder}/inputs{rank}.npz", *inputs)
+
+    def watched(model, optimizer):
+        every = {"every": 1, "histograms_every": 1, "gradients_every": 1}
+        return watch(model, optimizer=optimizer, path=f"{folder}/r.sqlite", **every).close
+
+    inputs = []
+    for one, two in zip(run(tapped), run(watched), strict=True):
+        assert torch.equal(one, two), "watching changed the run"
+    dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with both ranks' parts and what their layers were given, after a run that watching did not change."""
+    folder = tmp_path_factory.mktemp("ddp")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", textwrap.dedent(WORKER)]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(port), str(folder)], stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), errors
+    assert "1 layers, 3 steps" in errors[0]
+    assert "layers" not in errors[1], "the first rank speaks for all"
+    return folder
+
+
+def test_each_rank_writes_its_part(folder):
+    assert sorted(path.name for path in folder.glob("*.sqlite")) == ["r.rank1.sqlite", "r.sqlite"]
+
+
+def test_parts_are_merged_at_load(folder):
+    recording = Recording.load(folder / "r.sqlite")
+    assert recording.ranks == [0, 1]
+    assert recording.complete
+    inputs = [list(np.load(folder / f"inputs{rank}.npz").values()) for rank in (0, 1)]
+    for step in range(3):
+        own = inputs[1][step]
+        assert np.allclose(recording.query("1", "batch_mean", rank=1)[1][step], own.mean((0, 2, 3)), atol=1e-5)
+        both = np.concatenate([inputs[0][step], own])
+        assert np.allclose(recording.query("1", "batch_mean")[1][step], both.mean((0, 2, 3)), atol=1e-5)
+        assert np.allclose(recording.query("1", "batch_var")[1][step], both.var((0, 2, 3)), rtol=1e-4)
+    everything = np.concatenate([x for part in inputs for x in part])
+    assert recording.distribution("1", "input").counts.sum() == pytest.approx(everything.size)
+    with pytest.raises(InputError, match="Rank 2 is not in this recording. Ranks: 0, 1"):
+        recording.query("1", "weight", rank=2)

@@ -1,0 +1,437 @@
+"""Steps, optimizers, scalers and the other ways in which people's loops differ."""
+
+import copy
+import gc
+import math
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from watch_cases import CLASSES, images, seeded, sgd, small_resnet, train
+
+from normscope.errors import InputError
+from normscope.probes.intervals import Gradually, Intervals
+from normscope.probes.notices import NormscopeWarning
+from normscope.probes.watch import watch
+from normscope.records.recording import Recording
+
+EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
+NAME = "stem.1"
+
+
+def steps_of(watcher, statistic, layer=NAME):
+    return list(watcher.recording.query(layer, statistic)[0])
+
+
+@pytest.fixture
+def model():
+    return seeded(small_resnet)
+
+
+class TestSteps:
+    def test_are_optimizer_steps_where_the_optimizer_is_given(self, model):
+        optimizer = sgd(model)
+        with watch(model, optimizer=optimizer, **EVERYTHING) as watcher:
+            train(model, optimizer, 3, accumulate=2)
+            assert watcher.step == 3
+            for statistic in ("batch_mean", "weight", "histogram", "weight_gradient", "output_gradient_norm"):
+                assert steps_of(watcher, statistic) == [1, 2, 3]
+        assert watcher.recording.header.unit == "optimizer step"
+
+    def test_are_forwards_in_train_mode_otherwise(self, model):
+        with watch(model, **EVERYTHING) as watcher:
+            train(model, sgd(model), 3, accumulate=2)
+            model.eval()
+            model(images()[0])
+            assert watcher.step == 6
+            assert steps_of(watcher, "batch_mean") == [1, 2, 3, 4, 5, 6]
+            assert steps_of(watcher, "weight_gradient") == [2, 4, 6], "gradients are there once per optimizer step"
+            assert steps_of(watcher, "output_gradient_norm") == [1, 2, 3, 4, 5, 6]
+
+    def test_with_accumulation_show_the_first_forward(self, model):
+        optimizer = sgd(model)
+        alone = copy.deepcopy(model)
+        with watch(model, optimizer=optimizer, **EVERYTHING) as watcher, watch(alone, every=1) as other:
+            alone(images(0)[0])
+            train(model, optimizer, 1, accumulate=3)
+            one, two = watcher.recording, other.recording
+        assert np.array_equal(one.query(NAME, "batch_mean")[1][0], two.query(NAME, "batch_mean")[1][0])
+        assert one.query(NAME, "num_batches_tracked")[1][0] == 3
+
+    def test_leave_validation_out(self, model):
+        optimizer = sgd(model)
+
+        def validate(step):
+            model.eval()
+            with torch.no_grad():
+                model(images(99)[0] * 1000)
+            model(images(99)[0] * 1000)  # with gradients, as some do
+            model.train()
+
+        with watch(model, optimizer=optimizer, **EVERYTHING) as watcher:
+            train(model, optimizer, 3, after=validate)
+            _, mean = watcher.recording.query(NAME, "batch_mean")
+            assert watcher.recording.query(NAME, "training")[1].all()
+        assert np.abs(mean).max() < 10
+
+    def test_in_eval_mode_are_recorded_if_that_is_how_the_model_trains(self, model):
+        model.eval()
+        optimizer = sgd(model)
+        with watch(model, optimizer=optimizer, **EVERYTHING) as watcher:
+            train(model, optimizer, 2)
+            assert not watcher.recording.query(NAME, "training")[1].any()
+            assert steps_of(watcher, "batch_mean") == [1, 2]
+
+    def test_of_an_optimizer_with_a_closure(self, model):
+        optimizer = sgd(model)
+        before = []
+
+        def closure():
+            optimizer.zero_grad()
+            before.append(model.get_submodule(NAME).weight.detach().clone())
+            x, y = images(len(before))
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        with watch(model, optimizer=optimizer, **EVERYTHING) as watcher:
+            for _ in range(3):
+                optimizer.step(closure)
+            recording = watcher.recording
+        assert list(recording.query(NAME, "batch_mean")[0]) == [1, 2, 3]
+        for step in range(3):
+            assert np.array_equal(recording.query(NAME, "weight")[1][step], before[step].numpy())
+        assert list(recording.query(NAME, "weight_gradient")[0]) == [1, 2, 3]
+
+    def test_of_a_loop_that_calls_parts_of_the_model(self, model):
+        class Lightning(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = model
+
+        module = Lightning()
+        optimizer = sgd(module)
+        with watch(module, optimizer=optimizer, **EVERYTHING) as watcher:
+            train(module.net, optimizer, 2, accumulate=2)
+            assert steps_of(watcher, "batch_mean", f"net.{NAME}") == [1, 2]
+            assert f"net.{NAME}#2" not in watcher.recording.layers
+
+    def test_are_nobodys_in_a_pure_evaluation(self, model, capsys):
+        with watch(model.eval(), **EVERYTHING) as watcher, torch.no_grad():
+            model(images()[0])
+        assert watcher.step == 0
+        assert "not one step of the model was seen" in capsys.readouterr().err
+
+
+class TestIntervals:
+    def test_numbers(self, model):
+        with watch(model, every=2, histograms_every=3, gradients_every=None) as watcher:
+            train(model, sgd(model), 5)
+            assert steps_of(watcher, "weight") == [1, 3, 5]
+            assert steps_of(watcher, "histogram") == [1, 4]
+            assert "weight_gradient" not in watcher.recording.statistics(NAME)
+
+    def test_functions(self, model):
+        with watch(model, every=lambda step: step in (2, 5), histograms_every=lambda step: False) as watcher:
+            train(model, sgd(model), 5)
+            assert steps_of(watcher, "weight") == [2, 5]
+
+    def test_gradually(self):
+        due = [step for step in range(1, 2000) if Gradually(100, first=4)(step)]
+        assert due[:8] == [1, 2, 3, 4, 5, 6, 7, 9]
+        assert set(np.diff(due[-5:])) == {100}
+        per_doubling = [len([s for s in due if 2**k <= s < 2 ** (k + 1)]) for k in range(3, 7)]
+        assert per_doubling == [4, 4, 4, 4]
+
+    @pytest.mark.parametrize("interval", [0, -1, 2.5, "often", True])
+    def test_that_are_none_are_refused(self, model, interval):
+        with pytest.raises(InputError, match="every="):
+            watch(model, every=interval)
+
+    def test_that_fail_are_refused(self, model):
+        with pytest.raises(InputError, match="fails at step 1: ZeroDivisionError"):
+            watch(model, histograms_every=lambda step: 1 // 0)
+
+    def test_describe_themselves(self):
+        words = Intervals(3, None, Gradually(100, 4)).described()
+        assert words == {
+            "moments": "every 3 steps",
+            "gradients": "never",
+            "histograms": "Gradually(interval=100, first=4)",
+        }
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("with_optimizer", [False, True])
+def test_gradients_under_a_scaler_are_those_of_the_loss(model, fused, with_optimizer):
+    plain, scaled = model, copy.deepcopy(model)
+    recordings = []
+    for net, scaler in ((plain, None), (scaled, torch.amp.GradScaler("cpu", init_scale=1024.0))):
+        optimizer = sgd(net, fused=fused)
+        with watch(net, optimizer=optimizer if with_optimizer else None, **EVERYTHING) as watcher:
+            train(net, optimizer, 2, scaler=scaler)
+        recordings.append(watcher.recording)
+    for statistic in ("weight_gradient", "bias_gradient", "output_gradient_norm", "input_gradient_norm"):
+        one, two = (recording.query(NAME, statistic)[1] for recording in recordings)
+        assert np.allclose(one, two, rtol=1e-3, atol=1e-6), statistic
+
+
+class TestLife:
+    def test_closing_twice_does_nothing(self, model, capsys):
+        watcher = watch(model)
+        watcher.close()
+        watcher.close()
+        assert capsys.readouterr().err.count("normscope:") == 1
+        with pytest.raises(InputError, match="closed"):
+            watcher.mark(epoch=1)
+        with pytest.raises(InputError, match="closed"):
+            watcher.__enter__()
+
+    def test_says_what_it_cost(self, model, capsys):
+        with watch(model):
+            train(model, sgd(model), 2)
+        assert "9 layers, 2 steps; watching took" in capsys.readouterr().err
+
+    def test_ends_with_the_model(self, tmp_path):
+        model = copy.deepcopy(seeded(small_resnet))  # a copy, of which the tests' own fixture keeps nothing
+        watch(model, path=tmp_path / "r.sqlite")
+        train(model, sgd(model), 2)
+        del model
+        gc.collect()
+        recording = Recording.load(tmp_path / "r.sqlite")
+        assert recording.complete
+        assert list(recording.query(NAME, "batch_mean")[0]) == [1, 2]
+
+    def test_ends_with_the_program(self, tmp_path):
+        script = f"""
+            import torch
+            from torch import nn
+            from normscope.probes.watch import watch
+            model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+            watch(model, path={str(tmp_path / "r.sqlite")!r})
+            for _ in range(3):
+                model(torch.randn(5, 4)).sum().backward()
+            """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120, check=True
+        )
+        assert "1 layers, 3 steps" in done.stderr
+        assert list(Recording.load(tmp_path / "r.sqlite").query("1", "batch_mean")[0]) == [1, 2, 3]
+
+    def test_marks(self, model, tmp_path):
+        optimizer = sgd(model)
+        with watch(model, optimizer=optimizer, path=tmp_path / "r.sqlite") as watcher:
+            for epoch in (1, 2):
+                watcher.mark(epoch=epoch, phase="warm up")
+                train(model, optimizer, 3)
+            with pytest.raises(InputError, match="numbers and strings, not what=object"):
+                watcher.mark(what=object())
+        recording = Recording.load(tmp_path / "r.sqlite")
+        assert recording.epochs == {1: 0, 2: 3}
+        assert recording.marks[1] == {"step": 3, "epoch": 2, "phase": "warm up"}
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+    def test_forked_workers_leave_it_alone(self, model, tmp_path):
+        path = tmp_path / "r.sqlite"
+        with watch(model, path=path, **EVERYTHING) as watcher:
+            model(images()[0])
+            watcher.flush()
+            before = path.read_bytes()
+            child = os.fork()
+            if child == 0:
+                model(images(1)[0])
+                watcher.flush()
+                watcher.close()
+                os._exit(0 if not watcher.active else 1)
+            assert os.waitpid(child, 0)[1] == 0
+            assert path.read_bytes() == before
+            model(images(2)[0])
+        assert list(Recording.load(path).query(NAME, "batch_mean")[0]) == [1, 2]
+
+    def test_a_data_loader_with_workers(self, model, tmp_path):
+        x, y = images(n=16)
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(x, y), batch_size=4, num_workers=1, multiprocessing_context="fork"
+        )
+        with watch(model, path=tmp_path / "r.sqlite", every=1):
+            for batch, _ in loader:
+                model(batch).sum().backward()
+        assert len(Recording.load(tmp_path / "r.sqlite").query(NAME, "weight")[0]) == 4
+
+
+class TestStorage:
+    def test_a_file_that_cannot_be_written_ends_the_recording_and_not_the_training(self, model, tmp_path):
+        folder = tmp_path / "gone"
+        folder.mkdir()
+        optimizer = sgd(model)
+        watcher = watch(model, optimizer=optimizer, path=folder / "r.sqlite", **EVERYTHING)
+        (folder / "r.sqlite").unlink()
+        folder.rmdir()
+        watcher._recorder.blocks._open.clear()
+        train(model, optimizer, 1)
+        with pytest.warns(NormscopeWarning, match="stopped at step 2; the training goes on. StorageError"):
+            watcher.close()
+        assert len(train(model, optimizer, 2)) == 2
+        assert not any(m._forward_hooks for m in model.modules())
+
+    def test_a_full_block_is_written_on_the_way(self, model, tmp_path, monkeypatch):
+        monkeypatch.setattr("normscope.probes.blocks.BLOCK_ROWS", 4)
+        path = tmp_path / "r.sqlite"
+        with watch(model, path=path, **EVERYTHING):
+            train(model, sgd(model), 6)
+            recording = Recording.load(path)
+            assert not recording.complete
+            assert list(recording.query(NAME, "batch_mean")[0]) == [1, 2, 3, 4]
+            assert recording.cost.steps == 4
+        assert list(Recording.load(path).query(NAME, "batch_mean")[0]) == [1, 2, 3, 4, 5, 6]
+
+    def test_what_is_there_is_written_every_half_minute(self, model, tmp_path, monkeypatch):
+        monkeypatch.setattr("normscope.probes.recorder.FLUSH_SECONDS", 0.0)
+        path = tmp_path / "r.sqlite"
+        with watch(model, path=path, every=1):
+            model(images()[0])
+            assert list(Recording.load(path).query(NAME, "batch_mean")[0]) == [1]
+
+    def test_memory_is_bounded_and_the_record_says_so(self, model, monkeypatch):
+        monkeypatch.setattr("normscope.probes.blocks.BLOCK_ROWS", 4)
+        with watch(model, **EVERYTHING) as watcher:
+            watcher._recorder.part.limit = 60_000
+            train(model, sgd(model), 40)
+            recording = watcher.recording
+            assert watcher._recorder.part.nbytes <= 60_000
+        steps = recording.query(NAME, "batch_mean")[0]
+        assert len(steps) < 40
+        assert np.diff(steps)[0] >= np.diff(steps)[-1], "old steps are further apart"
+        assert any("dropped" in note for note in recording.notes)
+        assert recording.distribution(NAME).counts.sum() > 0
+
+    def test_an_existing_file_is_refused(self, model, tmp_path):
+        (tmp_path / "r.sqlite").write_text("mine")
+        with pytest.raises(InputError, match="exists already"):
+            watch(model, path=tmp_path / "r.sqlite")
+        assert (tmp_path / "r.sqlite").read_text() == "mine"
+
+    def test_a_missing_folder_is_named(self, model, tmp_path):
+        with pytest.raises(InputError, match="folder of .* does not exist"):
+            watch(model, path=tmp_path / "no" / "r.sqlite")
+
+    def test_thirty_epochs_stay_under_twenty_megabytes(self, tmp_path):
+        """Rows of a full SmallResNet at the default intervals, written for 11,730 steps that are not trained."""
+        from normscope.models.resnet import SmallResNet
+
+        model = seeded(SmallResNet)
+        path = tmp_path / "r.sqlite"
+        watcher = watch(model, path=path)
+        session = watcher._session
+        x, y = images(n=4, size=16)
+        for step in range(1, 11_731):
+            if any(session._intervals.due(step)):
+                F.cross_entropy(model(x), y).backward()
+            else:
+                session.steps += 1
+        watcher.close()
+        assert Recording.load(path).cost.steps == 11_730
+        assert path.stat().st_size < 20e6
+
+
+class TestWhatIsGiven:
+    def test_a_name_that_is_not_there(self, model):
+        with pytest.raises(InputError, match=r"No module matches 'layer1.0.bn3'. Near: layer1.0.bn\d"):
+            watch(model, layers="layer1.0.bn3")
+        with pytest.raises(InputError, match=r"No module matches '\*zzz'. Normalization layers: stem.1"):
+            watch(model, layers="*zzz")
+        with pytest.raises(InputError, match="no module of type Bilinear"):
+            watch(model, layers=["stem.1", nn.Bilinear])
+        with pytest.raises(InputError, match="names, globs and types, not int"):
+            watch(model, layers=[3])
+        with pytest.raises(InputError, match="layers= is empty"):
+            watch(model, layers=[])
+
+    def test_names_globs_and_types(self, model):
+        with watch(model, layers=["stem.1", "layer3.*.bn1", nn.Linear]) as watcher:
+            assert list(watcher.recording.layers) == ["stem.1", "layer3.0.bn1", "fc"]
+
+    def test_a_model_without_normalization(self):
+        with pytest.raises(InputError, match="Sequential has no normalization layer"):
+            watch(nn.Sequential(nn.Linear(2, 2)))
+
+    def test_no_model(self):
+        with pytest.raises(InputError, match="takes a torch.nn.Module, not int"):
+            watch(3)
+
+    def test_no_optimizer(self, model):
+        with pytest.raises(InputError, match="takes a torch.optim.Optimizer, not str"):
+            watch(model, optimizer="adam")
+
+    def test_a_lazy_layer(self):
+        model = nn.Sequential(nn.LazyBatchNorm1d())
+        with pytest.raises(InputError, match="lazy layer that has not seen a batch"):
+            watch(model)
+        model(torch.randn(3, 4))
+        watch(model).close()
+
+    def test_batch_norm_without_a_bias(self):
+        try:
+            norm = nn.BatchNorm1d(3, bias=False)
+        except TypeError:
+            pytest.skip("this torch has no bias= in batch norm")
+        with watch(norm, **EVERYTHING) as watcher:
+            norm(torch.randn(8, 3)).sum().backward()
+            assert "bias" not in watcher.recording.statistics("BatchNorm1d")
+            assert watcher.recording.distribution("BatchNorm1d").counts.sum() == 24
+
+    def test_a_parametrized_weight(self, model):
+        norm = model.get_submodule(NAME)
+        torch.nn.utils.parametrize.register_parametrization(norm, "weight", nn.Softplus())
+        with watch(model, layers=NAME, **EVERYTHING) as watcher:
+            train(model, sgd(model), 2)
+            assert watcher.active
+            assert watcher.recording.query(NAME, "weight")[1][0] == pytest.approx(math.log(2) + 0.62, abs=0.2)
+
+    def test_a_layer_whose_parameters_go_away(self, model):
+        norm = model.get_submodule(NAME)
+        with watch(model, **EVERYTHING) as watcher:
+            train(model, sgd(model), 1)
+            norm.weight = norm.bias = None
+            train(model, sgd(model), 1)
+            assert steps_of(watcher, "weight") == [1]
+            assert steps_of(watcher, "batch_mean") == [1, 2]
+
+
+class TestCompiled:
+    @pytest.mark.parametrize("first", ["watched", "compiled"])
+    def test_is_bitwise_the_same_and_says_what_is_missing(self, first):
+        def build():
+            return seeded(
+                lambda: nn.Sequential(
+                    nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES)
+                )
+            )
+
+        torch.compiler.reset()
+        plain = build()
+        expected = train(torch.compile(plain, backend="aot_eager"), sgd(plain), 4)
+        torch.compiler.reset()
+        model = build()
+        optimizer = sgd(model)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        watcher = watch(model if first == "watched" else compiled, optimizer=optimizer, **EVERYTHING)
+        with pytest.warns(NormscopeWarning, match="1 of 1 layers were not called in any training forward"):
+            losses = train(compiled, optimizer, 4)
+        watcher.close()
+        assert all(torch.equal(a, b) for a, b in zip(losses, expected, strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True)
+        )
+        recording = watcher.recording
+        assert list(recording.layers) == ["1"]
+        assert {"weight", "bias", "running_mean", "weight_gradient"} <= set(recording.statistics("1"))
+        assert "batch_mean" not in recording.statistics("1")
+        assert len(recording.notes) == 1
+        torch.compiler.reset()
