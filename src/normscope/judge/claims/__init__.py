@@ -1,0 +1,53 @@
+"""The claims, one subject a file, and `judge_all`, which judges each on the runs that are there.
+
+Codes: C1xx speed, C2xx accuracy, C3xx gradients, C4xx distributions, C5xx learning rates, C6xx initialization,
+C7xx activation functions, C13xx batch sizes, C14xx placement.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import pkgutil
+from collections.abc import Sequence
+
+from normscope.errors import InputError
+from normscope.judge.claims.base import Claim
+from normscope.judge.claims.cells import Evidence
+from normscope.judge.claims.verdicts import Verdict
+from normscope.records.run import RunRecord
+
+
+@functools.cache
+def claims() -> tuple[Claim, ...]:
+    """Every claim of every file in this folder, in order of codes."""
+    names = [info.name for info in pkgutil.iter_modules(__path__) if info.name != "__main__"]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    found = {value for module in modules for value in vars(module).values() if _is_claim(value)}
+    return tuple(sorted((cls() for cls in found), key=lambda claim: (len(claim.code), claim.code)))
+
+
+def judge_all(runs: Sequence[RunRecord], norm: str = "batch", reference: str = "none") -> list[Verdict]:
+    """Judge every claim on the runs: once for each network, data set and number of epochs among them.
+
+    Args:
+        runs: of one study or of several, in any order, also part of a study.
+        norm: the normalization that claims are about.
+        reference: the one that it is set against.
+
+    Raises:
+        InputError: if there is no run.
+    """
+    if not runs:
+        raise InputError("There is no run to judge a claim on.")
+    subjects: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        key = json.dumps([run.spec.get(name) for name in ("data", "data_fingerprint", "model", "epochs")])
+        subjects.setdefault(key, []).append(run)
+    every = [Evidence(own, norm, reference) for own in subjects.values()]
+    return [claim.judge(evidence) for evidence in every for claim in claims()]
+
+
+def _is_claim(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Claim) and "code" in vars(value)

@@ -1,0 +1,78 @@
+"""C7xx: normalization keeps the inputs of activation functions where these have a gradient."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from normscope.judge.claims.base import Claim, Companion
+from normscope.judge.claims.cells import Cell
+from normscope.judge.claims.distributions import captured
+from normscope.judge.claims.gradients import first_to_last
+from normscope.judge.claims.sources import BLOG
+from normscope.judge.claims.wasserstein import cumulative
+
+ACTIVE = {
+    "relu": (0.0, math.inf),
+    "sigmoid": (-math.log(7 + 4 * math.sqrt(3)), math.log(7 + 4 * math.sqrt(3))),
+    "tanh": (-math.atanh(math.sqrt(0.75)), math.atanh(math.sqrt(0.75))),
+}
+"""Where the slope is a quarter of its largest or more: |x| < 2.63 for sigmoid, |x| < 1.32 for tanh, x > 0 for ReLU."""
+
+
+def active_share(cell: Cell) -> float | None:
+    """Share of the inputs of the first stage's last activation in its active region, in percent; last capture."""
+    found = captured(cell, "before_activation")
+    region = ACTIVE.get(cell.run.spec.get("activation", ""))
+    if found is None or region is None:
+        return None
+    low, high = cumulative(found[-1], np.array([np.nextafter(region[0], np.inf), min(region[1], 1e30)]))
+    return 100 * float(high - low)
+
+
+def stem_gradient(cell: Cell) -> float | None:
+    """Median over the epochs of the mean stem-gradient norm."""
+    values = cell.run.column("stem_gradient_mean")
+    positive = values[np.isfinite(values) & (values > 0)]
+    return float(np.median(positive)) if len(positive) and cell.run.status == "finished" else None
+
+
+class InTheActiveRegion(Claim):
+    """A unit outside its active region passes next to no gradient on. The tensor is what enters the last activation of
+    the first stage (in a residual block: after the addition), on test images in eval mode.
+    """
+
+    code = "C701"
+    name = "inputs-in-the-active-region"
+    statement = "Batch normalization keeps the inputs of activation functions in the region where these have a slope."
+    source = BLOG
+    quantity = "share of activation inputs where the slope is at least a quarter of the largest, in percent"
+    needs = "finished runs with {norm} and {reference}, activation relu, sigmoid or tanh, with captured activations"
+    unit = "points"
+    higher_supports = True
+    margin = 2.0
+
+    def value(self, cell: Cell) -> float | None:
+        return active_share(cell)
+
+
+class LargerGradients(Claim):
+    """The consequence that the post draws. Scales differ between the arms for other reasons too: the ratio of first to
+    last layer stands beside it.
+    """
+
+    code = "C702"
+    name = "larger-gradients"
+    statement = "As inputs stay in the active region, gradients that arrive at the first layer are larger."
+    source = BLOG
+    quantity = "median over epochs of the mean stem-gradient norm"
+    needs = "finished runs with {norm} and {reference} at equal settings"
+    unit = "times"
+    higher_supports = True
+    margin = 1.25
+    ratio = True
+    also = (Companion("stem gradient over last-layer gradient", "times", first_to_last, ratio=True),)
+
+    def value(self, cell: Cell) -> float | None:
+        return stem_gradient(cell)

@@ -1,0 +1,62 @@
+"""docs/claims.md, from the claims themselves. `python -m normscope.judge.claims` prints it."""
+
+from __future__ import annotations
+
+import inspect
+
+from normscope.judge.claims.base import Claim
+from normscope.judge.statistics import LEAST_PAIRS, LEVEL, SIGN_FLIP_FROM
+
+INTRODUCTION = f"""# Claims
+
+What batch normalization is said to do, and what decides here. This page is made from the claims in
+`src/normscope/judge/claims`; `normscope claims DIR` judges them on the runs that are there.
+
+A claim has one quantity, with one value for each arm and seed. Values are paired by seed. Where runs differ in other
+settings too, only runs with equal settings are compared, and a seed's differences are averaged over the settings, so
+that one test decides; the settings are listed beside it with Holm-adjusted p, and one that significantly says the
+opposite leaves the claim open. The interval is the paired t interval (95%). The test is the exact sign-flip test from
+{SIGN_FLIP_FROM} seeds on and the paired t test below, where fewer signs than that cannot reach p < {LEVEL}; Welch's
+where the arms share no seeds. Under {LEAST_PAIRS} seeds there is no verdict.
+
+- **supported**, **contradicted**: p < {LEVEL}, two-sided.
+- **no difference**: two one-sided tests put the difference inside the margin (p < {LEVEL}). This comes first: a
+  difference that is significant and inside the margin is none.
+- **cannot tell**: neither. The verdict says what would settle it.
+
+With about twenty claims judged at this level, one false verdict among them is to be expected: read the intervals.
+"""
+
+NOT_JUDGED = """## Not judged
+
+- *Batch normalization does better on long-tailed data* (the blog post mentions it): there is no such data here.
+- *It works by reducing internal covariate shift*, *it smooths the loss landscape* (Santurkar et al. 2018,
+  https://arxiv.org/abs/1805.11604) and *it downscales residual branches* (De & Smith 2020,
+  https://arxiv.org/abs/2002.10444): a run's record does not hold the measurements yet.
+"""
+
+
+def catalogue(claims: tuple[Claim, ...]) -> str:
+    """The page, Markdown."""
+    return "\n".join([INTRODUCTION, *(_entry(claim) for claim in claims), NOT_JUDGED])
+
+
+def _entry(claim: Claim) -> str:
+    margin = f"a factor of {claim.margin:g}" if claim.ratio else f"{claim.margin:g} {claim.unit}"
+    supports = "A larger" if claim.higher_supports else "A smaller"
+    first = "value in the post-activation block" if claim.arm_field == "block" else "value with normalization"
+    needs = claim.needs.format(norm="batch", reference="none")
+    lines = [
+        f"## {claim.code} {claim.name}",
+        "",
+        f"> {claim.statement}",
+        "",
+        f"- Source: {claim.source.title}, {claim.source.link}",
+        f"- Quantity: {claim.quantity}. {supports} {first} supports the claim.",
+        f"- Why this one: {' '.join((inspect.getdoc(claim) or '').split())}",
+        f"- Needs: {needs}.",
+        f"- Compared by: {'ratio' if claim.ratio else 'difference'}; as no difference counts up to {margin}.",
+    ]
+    if claim.also:
+        lines.append(f"- Reported beside it: {'; '.join(item.label for item in claim.also)}.")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,209 @@
+"""The runs of a study in order for claims: arms, settings and seeds; and the quantities that several claims read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from normscope.records.run import ENDED, RunRecord
+
+_NOT_A_SETTING = ("seed", "capture_epochs")
+DEFAULT_BLOCK = "post-activation"
+
+_WORDS = {"learning_rate": "lr", "block": "", "activation": ""}
+
+LEARNED = 2.0
+"""An arm that is not this many times better than guessing has learned nothing."""
+
+ArmOf = Callable[[RunRecord], str | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The runs of one arm and one seed at one setting: one, or one for each value of the knobs that a claim is over."""
+
+    arm: str
+    seed: int
+    runs: tuple[RunRecord, ...]  # in order of the knobs
+    group: Group
+
+    @property
+    def run(self) -> RunRecord:
+        """The one run of a cell without knobs."""
+        return self.runs[0]
+
+    def others(self) -> list[Cell]:
+        """The cells of the same arm at the same setting with other seeds."""
+        return [cell for seed, cell in self.group.arms[self.arm].items() if seed != self.seed]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The cells at one setting."""
+
+    setting: dict[str, Any]
+    label: str
+    arms: dict[str, dict[int, Cell]] = field(default_factory=dict)  # {arm: {seed: cell}}
+
+
+class Evidence:
+    """The runs of one network on one data set, and the two arms that claims set against each other."""
+
+    def __init__(self, runs: Sequence[RunRecord], norm: str = "batch", reference: str = "none"):
+        self.runs = tuple(runs)
+        self.norm, self.reference = norm, reference
+
+    @cached_property
+    def ended(self) -> tuple[RunRecord, ...]:
+        """The runs that have their result, finished or diverged, in an order that does not depend on how they came."""
+        return tuple(sorted((run for run in self.runs if run.status in ENDED), key=_place))
+
+    @property
+    def subject(self) -> str:
+        """Which network on which data, for how long."""
+        spec = self.runs[0].spec
+        epochs = spec["epochs"]
+        return f"{spec['model']} on {spec['data']}, {epochs} epoch{'s' if epochs != 1 else ''}"
+
+    def groups(self, arm_of: ArmOf, arms: tuple[str, str], over: Sequence[str], arm_field: str = "norm") -> list[Group]:
+        """The ended runs by setting. Of cells over knobs only those are kept that have every value.
+
+        Values that one arm alone has are left out, unless the arms are told apart by that knob.
+
+        Args:
+            arm_of: the arm that a run belongs to; None leaves it out.
+            arms: the two that are compared.
+            over: fields of a spec that are varied inside a cell.
+            arm_field: the field by which the arms differ.
+        """
+        by_setting: dict[str, list[tuple[str, RunRecord]]] = {}
+        for run in self.ended:
+            arm = arm_of(run)
+            if arm in arms:
+                key = json.dumps(_setting(run, (arm_field, *over)), sort_keys=True)
+                by_setting.setdefault(key, []).append((arm, run))
+        settings = {key: json.loads(key) for key in by_setting}
+        labels = _labels(settings.values())
+        return [
+            _group(settings[key], label, members, arms, over, arm_field not in over)
+            for (key, members), label in zip(by_setting.items(), labels, strict=True)
+        ]
+
+
+def value_of(run: RunRecord, knob: str) -> Any:
+    """A field of a run's spec, a default by its name."""
+    value = run.spec.get(knob)
+    return DEFAULT_BLOCK if knob == "block" and value is None else value
+
+
+def knobs_of(run: RunRecord, over: Sequence[str]) -> tuple[Any, ...]:
+    """The values of several fields."""
+    return tuple(value_of(run, knob) for knob in over)
+
+
+def chance(run: RunRecord) -> float:
+    """The accuracy of guessing."""
+    classes = run.spec.get("classes") or run.meta.get("data", {}).get("classes") or range(10)
+    return 1 / len(classes)
+
+
+def accuracy(run: RunRecord) -> float | None:
+    """Test accuracy after the last epoch, in percent; of a diverged run that of guessing, for it says nothing more.
+
+    Leaving diverged runs out would judge an arm by its survivors.
+    """
+    if run.status == "diverged":
+        return 100 * chance(run)
+    final = run.final("test_accuracy")
+    return None if final is None else 100 * final
+
+
+def has_learned(cells: Iterable[Cell]) -> bool:
+    """Whether the mean accuracy of the runs is at least twice that of guessing; True where it is not known."""
+    runs = [run for cell in cells for run in cell.runs]
+    known = [value for run in runs if (value := accuracy(run)) is not None]
+    return not known or float(np.mean(known)) >= LEARNED * 100 * chance(runs[0])
+
+
+def accuracy_step(runs: Iterable[RunRecord]) -> float:
+    """The accuracy of one test image in percent, of the smallest test set; 0 where it is not recorded."""
+    sizes = [size for run in runs if (size := run.meta.get("data", {}).get("test_images"))]
+    return 100 / min(sizes) if sizes else 0.0
+
+
+def accuracies(cells: Iterable[Cell], over: Sequence[str]) -> dict[tuple[Any, ...], float]:
+    """Mean accuracy over the cells for each value of their knobs, without values at which one is not known."""
+    found: dict[tuple[Any, ...], list[float | None]] = {}
+    for cell in cells:
+        for run in cell.runs:
+            found.setdefault(knobs_of(run, over), []).append(accuracy(run))
+    return {
+        knobs: float(np.mean([value for value in values if value is not None]))
+        for knobs, values in found.items()
+        if None not in values
+    }
+
+
+def accuracy_at_the_choice_of_others(cell: Cell, over: Sequence[str]) -> float | None:
+    """A seed's accuracy at the knobs that were best for the other seeds of its arm: its own result chose nothing."""
+    means = accuracies(cell.others(), over)
+    own = {knobs_of(run, over): accuracy(run) for run in cell.runs}
+    if not means:
+        return None
+    return own.get(max(means, key=lambda knobs: means[knobs]))
+
+
+def _place(run: RunRecord) -> tuple[Any, ...]:
+    """Where a run stands among others: by learning rate, then by its other settings and its seed."""
+    values = [value for knob, value in sorted(run.spec.items()) if knob not in ("learning_rate", "seed")]
+    sortable = [(0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value)) for value in values]
+    return run.learning_rate, sortable, run.seed
+
+
+def _setting(run: RunRecord, over: Sequence[str]) -> dict[str, Any]:
+    left_out = {*_NOT_A_SETTING, *over}
+    return {knob: value_of(run, knob) for knob in run.spec if knob not in left_out}
+
+
+def _labels(settings: Iterable[dict[str, Any]]) -> list[str]:
+    """Each setting by what tells it from the others."""
+    every = list(settings)
+    knobs = list(dict.fromkeys(knob for setting in every for knob in setting if knob != "norm"))
+    told = [knob for knob in knobs if len({json.dumps(setting.get(knob)) for setting in every}) > 1]
+    return [", ".join(_words(knob, setting.get(knob)) for knob in told) for setting in every]
+
+
+def _words(knob: str, value: Any) -> str:
+    name = _WORDS.get(knob, knob.replace("_", " "))
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{name} {shown}".strip()
+
+
+def _group(
+    setting: dict[str, Any],
+    label: str,
+    members: Sequence[tuple[str, RunRecord]],
+    arms: tuple[str, str],
+    over: Sequence[str],
+    same_knobs: bool,
+) -> Group:
+    runs: dict[str, dict[int, dict[tuple[Any, ...], RunRecord]]] = {arm: {} for arm in arms}
+    for arm, run in members:
+        runs[arm].setdefault(run.seed, {})[knobs_of(run, over)] = run
+    wanted = {arm: {knobs for seeds in runs[arm].values() for knobs in seeds} for arm in arms}
+    if same_knobs:
+        shared = wanted[arms[0]] & wanted[arms[1]]
+        wanted = dict.fromkeys(arms, shared)
+    group = Group(setting, label)
+    for arm in arms:
+        group.arms[arm] = {
+            seed: Cell(arm, seed, tuple(found[knobs] for knobs in sorted(wanted[arm])), group)
+            for seed, found in sorted(runs[arm].items())
+            if wanted[arm] and wanted[arm] <= set(found)
+        }
+    return group

@@ -1,0 +1,71 @@
+"""C1xx: normalization makes a network learn faster."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from normscope.judge.claims.base import Claim, Companion
+from normscope.judge.claims.cells import LEARNED, Cell, Group, chance
+from normscope.judge.claims.sources import NOTEBOOK
+from normscope.judge.comparison import epochs_to_reach
+from normscope.judge.statistics import restricted_time
+
+
+def epochs_to_share(cell: Cell, share: float) -> float | None:
+    """Epochs, linear between them, to a share of the reference arm's mean final accuracy at the same setting.
+
+    A run that never gets there, or diverges, counts as all epochs. None where the reference did not learn.
+    """
+    target = reference_accuracy(cell.group)
+    if target is None:
+        return None
+    run = cell.run
+    reached = epochs_to_reach(run.column("test_accuracy"), share * target)
+    return restricted_time(reached, float(run.spec["epochs"]))
+
+
+def area_under_curve(cell: Cell) -> float | None:
+    """Mean over the epochs of the test accuracy, in percent; epochs after a divergence count as guessing."""
+    run = cell.run
+    curve = run.column("test_accuracy")
+    full = np.full(int(run.spec["epochs"]), chance(run))
+    full[: len(curve)] = np.where(np.isfinite(curve), curve, chance(run))
+    return 100 * float(full.mean())
+
+
+def reference_accuracy(group: Group) -> float | None:
+    """Mean final accuracy of the second arm's finished runs, a fraction; None where it did not learn."""
+    _, reference = group.arms
+    finals = [run.final("test_accuracy") for cell in group.arms[reference].values() for run in cell.runs]
+    known = [final for final in finals if final is not None]
+    if not known:
+        return None
+    guess = chance(next(iter(group.arms[reference].values())).run)
+    mean = float(np.mean(known))
+    return mean if mean >= LEARNED * guess else None
+
+
+class FasterConvergence(Claim):
+    """Epochs to a threshold say how long one has to wait; a loss is not comparable between networks that regularize
+    differently. The threshold is what the network without normalization ends with, so that both arms can get there.
+    """
+
+    code = "C101"
+    name = "faster-convergence"
+    statement = "With batch normalization the network needs fewer epochs to become as good as without."
+    source = NOTEBOOK
+    quantity = "epochs to 90% of the reference arm's mean final test accuracy (never there: all epochs)"
+    needs = "runs with {norm} and {reference} at equal settings at which {reference} learns"
+    unit = "epochs"
+    higher_supports = False
+    margin = 0.5
+    also = (
+        Companion("epochs to 80%", "epochs", partial(epochs_to_share, share=0.8)),
+        Companion("epochs to 95%", "epochs", partial(epochs_to_share, share=0.95)),
+        Companion("mean test accuracy over the epochs", "points", area_under_curve),
+    )
+
+    def value(self, cell: Cell) -> float | None:
+        return epochs_to_share(cell, 0.9)

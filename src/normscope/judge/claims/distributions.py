@@ -1,0 +1,111 @@
+"""C4xx: with normalization activations stay near N(0, 1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from normscope.judge.claims.base import Claim, Companion
+from normscope.judge.claims.cells import Cell
+from normscope.judge.claims.sources import BLOG, NOTEBOOK
+from normscope.judge.claims.wasserstein import between, to_normal
+from normscope.records.captures import Distribution
+
+NEEDS = "finished runs with {norm} and {reference} at equal settings, with activations captured at two epochs or more"
+
+
+def captured(cell: Cell, tensor: str, least: int = 1) -> list[Distribution] | None:
+    """The distributions of a tensor in order of epochs; None for fewer than `least`, or any that is not finite."""
+    found = [seen for (name, _), seen in sorted(cell.run.captures.items()) if name == tensor]
+    finite = all(np.isfinite(seen.quantiles).all() and seen.n for seen in found)
+    return found if len(found) >= least and finite and cell.run.status == "finished" else None
+
+
+def distance_to_normal(cell: Cell, tensor: str) -> float | None:
+    """Mean over the captured epochs of the Wasserstein distance to N(0, 1)."""
+    found = captured(cell, tensor)
+    return None if found is None else float(np.mean([to_normal(seen) for seen in found]))
+
+
+class _Distribution(Claim):
+    higher_supports = False
+    needs = NEEDS
+
+
+class NormalizedNearNormal(_Distribution):
+    """This is the tensor that the layer makes; "near N(0, 1)" can only be meant of it. It is measured after the layer's
+    weight and bias, in eval mode, on test images. Without normalization, the tensor at the same place.
+    """
+
+    code = "C401"
+    name = "normalized-tensor-near-normal"
+    statement = "What a batch normalization layer puts out stays near N(0, 1)."
+    source = BLOG
+    quantity = "Wasserstein distance of the first normalized tensor of the first stage to N(0, 1), mean over captures"
+    unit = "standard deviations"
+    margin = 0.05
+
+    def value(self, cell: Cell) -> float | None:
+        return distance_to_normal(cell, "normalized")
+
+
+class BlockOutputNearNormal(_Distribution):
+    """The notebook says it of the output of its first stage. That tensor follows a ReLU and cannot be negative, so that
+    the distance cannot be zero: the verdict is only about which arm is nearer.
+    """
+
+    code = "C402"
+    name = "block-output-near-normal"
+    statement = "With batch normalization the output of the first stage of blocks stays nearer to N(0, 1)."
+    source = NOTEBOOK
+    quantity = "Wasserstein distance of the first stage's output (after its ReLU) to N(0, 1), mean over captures"
+    unit = "standard deviations"
+    margin = 0.05
+
+    def value(self, cell: Cell) -> float | None:
+        return distance_to_normal(cell, "block_output")
+
+
+class NoDrift(_Distribution):
+    """How far values move between the first and the last captured epoch, as a multiple of their spread at the first:
+    without a unit, or the arm with the smaller activations would win by their size.
+    """
+
+    code = "C403"
+    name = "no-drift"
+    statement = "With batch normalization the distribution of the first stage's output drifts less during training."
+    source = NOTEBOOK
+    quantity = "Wasserstein distance of the block output between first and last capture, over its first spread"
+    unit = "times"
+    margin = 1.25
+    ratio = True
+    also = (
+        Companion("the same of the normalized tensor", "times", lambda cell: drift(cell, "normalized"), ratio=True),
+    )
+
+    def value(self, cell: Cell) -> float | None:
+        return drift(cell, "block_output")
+
+
+def drift(cell: Cell, tensor: str) -> float | None:
+    """Distance between the first and the last capture over the first one's standard deviation."""
+    found = captured(cell, tensor, least=2)
+    if found is None or found[0].std == 0:
+        return None
+    return between(found[0], found[-1]) / found[0].std
+
+
+class NoWidening(_Distribution):
+    """The last captured spread over the first one."""
+
+    code = "C404"
+    name = "no-widening"
+    statement = "Without normalization the distribution of the first stage's output widens; with it, less so."
+    source = NOTEBOOK
+    quantity = "standard deviation of the block output at the last capture over that at the first"
+    unit = "times"
+    margin = 1.25
+    ratio = True
+
+    def value(self, cell: Cell) -> float | None:
+        found = captured(cell, "block_output", least=2)
+        return found[-1].std / found[0].std if found is not None and found[0].std > 0 else None

@@ -1,0 +1,36 @@
+"""C6xx: normalization makes a network depend less on its initialization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from normscope.judge.claims.base import Claim
+from normscope.judge.claims.cells import Cell, accuracy, accuracy_step
+from normscope.judge.claims.sources import BLOG
+from normscope.records.run import RunRecord
+
+
+class LessDependentOnInitialization(Claim):
+    """The same seed draws the same numbers under every scale, so that the range over initializations is theirs alone.
+    Best minus worst, since one bad initialization is what a user meets.
+    """
+
+    code = "C601"
+    name = "less-dependent-on-initialization"
+    statement = "With batch normalization the result depends less on how the weights are initialized."
+    source = BLOG
+    quantity = "best minus worst final test accuracy over schemes and scales of initialization (diverged: guessing)"
+    needs = "runs with {norm} and {reference} at several --sweep initialization_scale or initialization"
+    unit = "points"
+    higher_supports = False
+    margin = 0.5
+    over = ("initialization", "initialization_scale")
+    least = 2
+
+    def value(self, cell: Cell) -> float | None:
+        values = [accuracy(run) for run in cell.runs]
+        known = [value for value in values if value is not None]
+        return max(known) - min(known) if len(known) == len(values) else None
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        return accuracy_step(runs)

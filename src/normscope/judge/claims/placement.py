@@ -1,0 +1,52 @@
+"""C14xx: where normalization belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from normscope.judge.claims.base import Claim
+from normscope.judge.claims.cells import (
+    DEFAULT_BLOCK,
+    Cell,
+    Evidence,
+    accuracy_at_the_choice_of_others,
+    accuracy_step,
+    value_of,
+)
+from normscope.judge.claims.sources import IDENTITY_MAPPINGS
+from normscope.records.run import RunRecord
+
+OTHERS = "other placements"
+
+
+class AfterEachConvolution(Claim):
+    """The notebook's order is the post-activation block: convolution, normalization, then the non-linearity. It is set
+    against the best of the other blocks, chosen on other seeds. The networks are in each case the same but for the
+    order (the formula block has one normalization less).
+    """
+
+    code = "C1401"
+    name = "after-each-convolution"
+    statement = "Batch normalization belongs after each convolution and before the non-linearity."
+    source = IDENTITY_MAPPINGS
+    quantity = "final test accuracy of the post-activation block against the other block that was best for other seeds"
+    needs = "runs with {norm} in several blocks, two seeds or more (--sweep block=post-activation,pre-activation)"
+    unit = "points"
+    higher_supports = True
+    margin = 0.5
+    over = ("block",)
+    arm_field = "block"
+
+    def arms(self, evidence: Evidence) -> tuple[str, str]:
+        return DEFAULT_BLOCK, OTHERS
+
+    def arm_of(self, run: RunRecord, evidence: Evidence) -> str | None:
+        if run.norm != evidence.norm:
+            return None
+        return DEFAULT_BLOCK if value_of(run, "block") == DEFAULT_BLOCK else OTHERS
+
+    def value(self, cell: Cell) -> float | None:
+        return accuracy_at_the_choice_of_others(cell, self.over)
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        return accuracy_step(runs)

@@ -1,0 +1,23 @@
+"""Where the claims are made and disputed."""
+
+from __future__ import annotations
+
+from normscope.judge.claims.verdicts import Source
+
+NOTEBOOK = Source(
+    'the notebook "Batch Normalization in ResNets", which follows Ioffe & Szegedy 2015',
+    "https://arxiv.org/abs/1502.03167",
+)
+BLOG = Source(
+    'the blog post "Intuitive Understanding of Batch Normalization", which follows Ioffe & Szegedy 2015',
+    "https://arxiv.org/abs/1502.03167",
+)
+BJORCK = Source(
+    'the notebook\'s table; measured by Bjorck et al. 2018, "Understanding Batch Normalization"',
+    "https://arxiv.org/abs/1806.02375",
+)
+WU_HE = Source('Wu & He 2018, "Group Normalization", figure 1', "https://arxiv.org/abs/1803.08494")
+IDENTITY_MAPPINGS = Source(
+    'the notebook\'s last line; disputed by He et al. 2016, "Identity Mappings in Deep Residual Networks"',
+    "https://arxiv.org/abs/1603.05027",
+)

@@ -1,0 +1,49 @@
+"""The claims as a collection: their page, their size, and what they import."""
+
+import time
+from pathlib import Path
+
+import pytest
+from claim_runs import arms
+
+from normscope.judge import claims as room
+from normscope.judge.claims import claims, judge_all
+from normscope.judge.claims.catalogue import catalogue
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_is_made_from_the_claims():
+    assert (DOCS / "claims.md").read_text(encoding="utf-8") == catalogue(claims()), (
+        "make it anew: python -m normscope.judge.claims > docs/claims.md"
+    )
+
+
+def test_codes_and_names_are_unique_and_everything_is_said():
+    assert len({claim.code for claim in claims()}) == len({claim.name for claim in claims()}) == len(claims())
+    for claim in claims():
+        assert claim.source.link.startswith("https://")
+        assert claim.statement.endswith(".")
+        assert (type(claim).__doc__ or "").strip()
+        assert claim.margin > (1 if claim.ratio else 0)
+
+
+@pytest.mark.parametrize("path", sorted(Path(room.__path__[0]).glob("*.py")), ids=lambda path: path.name)
+def test_no_claim_is_long(path):
+    text = path.read_text(encoding="utf-8")
+    if "(Claim)" in text:
+        assert len(text.splitlines()) <= 120
+
+
+def test_two_hundred_runs_are_judged_in_two_seconds():
+    runs = [
+        run
+        for rate in (0.01, 0.03, 0.1, 0.3, 1.0)
+        for size in (16, 128)
+        for run in arms(10, learning_rate=rate, batch_size=size)
+    ]
+    assert len(runs) == 200
+    judge_all(runs[:4])  # imports
+    began = time.process_time()
+    judge_all(runs)
+    assert time.process_time() - began < 2

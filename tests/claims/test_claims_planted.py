@@ -1,0 +1,272 @@
+"""Every claim finds the effect that is planted in hand-made runs, its opposite, and says when it cannot tell."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from claim_runs import arms, describe, jitter, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from normscope.errors import InputError
+from normscope.judge.claims import claims, judge_all
+from normscope.judge.claims.cells import Evidence
+from normscope.judge.claims.wasserstein import between, to_normal
+
+
+def verdict(code, runs, **options):
+    return next(claim for claim in claims() if claim.code == code).judge(Evidence(runs, **options))
+
+
+def captured(seed, start, end, shift=0.0):
+    """Captures at two epochs: normal values of these spreads, through a ReLU for the block output."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for epoch, spread in ((1, start), (10, end)):
+        values = rng.normal(shift, spread, 4000)
+        found |= {("normalized", epoch): describe(values), ("before_activation", epoch): describe(values)}
+        found["block_output", epoch] = describe(np.maximum(values, 0))
+    return found
+
+
+def with_captures(batch, none, seeds=4, **spec):
+    return [
+        run(norm, seed, captures=captured(10 * seed + k, *spreads), final=0.9 + jitter(seed), **spec)
+        for seed in range(seeds)
+        for k, (norm, spreads) in enumerate((("batch", batch), ("none", none)))
+    ]
+
+
+def over(knob, finals, seeds=4, **spec):
+    """{norm: {value: final accuracy}} as runs; None is a diverged one."""
+    return [
+        run(norm, seed, status="diverged" if final is None else "finished",
+            final=(final or 0.1) + jitter(seed + 7 * k), **spec | {knob: value})
+        for seed in range(seeds)
+        for k, (norm, values) in enumerate(finals.items())
+        for value, final in values.items()
+    ]  # fmt: skip
+
+
+RATES = {0.01: 0.9, 0.1: 0.9, 1.0: 0.9}
+NARROW = {0.01: 0.6, 0.1: 0.9, 1.0: None}
+
+PLANTED = {  # code: runs for which it holds, runs for which it does not
+    "C101": (arms(batch={"speed": 2.0}, none={"speed": 0.3}), arms(batch={"speed": 0.3}, none={"speed": 2.0})),
+    "C201": (arms(batch={"final": 0.95}), arms(batch={"final": 0.80})),
+    "C202": (
+        over("learning_rate", {"batch": {0.1: 0.95, 1.0: 0.2}, "none": {0.1: 0.3, 1.0: 0.9}}),
+        over("learning_rate", {"batch": {0.1: 0.9, 1.0: 0.2}, "none": {0.1: 0.3, 1.0: 0.95}}),
+    ),
+    "C401": (with_captures((1, 1), (3, 3)), with_captures((3, 3), (1, 1))),
+    "C402": (with_captures((1, 1), (9, 9)), with_captures((9, 9), (1, 1))),
+    "C403": (with_captures((1, 1.2), (1, 4)), with_captures((1, 4), (1, 1.2))),
+    "C404": (with_captures((1, 1), (1, 4)), with_captures((1, 4), (1, 1))),
+    "C601": (
+        over("initialization_scale", {"batch": {0.1: 0.9, 1.0: 0.91}, "none": {0.1: None, 1.0: 0.9}}),
+        over("initialization_scale", {"batch": {0.1: None, 1.0: 0.91}, "none": {0.1: 0.9, 1.0: 0.91}}),
+    ),
+    "C701": (
+        with_captures((1, 1), (5, 5), activation="tanh"), with_captures((5, 5), (1, 1), activation="tanh"),
+    ),
+    "C1301": (
+        over("batch_size", {"batch": {2: 0.5, 128: 0.9}, "group": {2: 0.88, 128: 0.9}}),
+        over("batch_size", {"batch": {2: 0.88, 128: 0.9}, "group": {2: 0.5, 128: 0.9}}),
+    ),
+    "C1401": (
+        over("block", {"batch": {None: 0.95, "pre-activation": 0.9, "formula": 0.8}}),
+        over("block", {"batch": {"post-activation": 0.85, "pre-activation": 0.9, "formula": 0.8}}),
+    ),
+}  # fmt: skip
+
+
+PLANTED["C501"] = PLANTED["C502"] = (
+    over("learning_rate", {"batch": RATES, "none": NARROW}),
+    over("learning_rate", {"batch": NARROW, "none": RATES}),
+)
+
+
+def gradients(batch, none):
+    """Runs whose gradients differ, with a spread over seeds."""
+    return [
+        run(norm, seed, **{name: value * np.exp(jitter(seed + k, 0.05)) for name, value in given.items()})
+        for seed in range(4)
+        for k, (norm, given) in enumerate((("batch", batch), ("none", none)))
+    ]
+
+
+PLANTED["C301"] = gradients({"noise": 0.2}, {"noise": 0.6}), gradients({"noise": 0.6}, {"noise": 0.2})
+PLANTED["C702"] = gradients({"gradient": 3.0}, {"gradient": 1.0}), gradients({"gradient": 1.0}, {"gradient": 3.0})
+
+
+def with_column(runs, norm, **columns):
+    return [
+        dataclasses.replace(one, epochs=one.epochs | {name: change(one) for name, change in columns.items()})
+        if one.norm == norm else one
+        for one in runs
+    ]  # fmt: skip
+
+
+def erratic(norm):
+    def change(one):
+        return np.geomspace(1.0, 9.0 + 0.3 * one.seed, 10)
+
+    return with_column(arms(), norm, stem_gradient=change)
+
+
+def vanishing(norm):
+    def change(one):
+        return np.full(10, 1e-6 * (1 + one.seed))
+
+    return with_column(gradients({}, {}), norm, stem_gradient_min=change)
+
+
+PLANTED["C302"] = erratic("none"), erratic("batch")
+PLANTED["C303"] = vanishing("none"), vanishing("batch")
+
+
+def test_an_effect_is_planted_for_every_claim():
+    assert {claim.code for claim in claims()} == set(PLANTED)
+
+
+@pytest.mark.parametrize("code", PLANTED)
+def test_a_planted_effect_is_found_and_so_is_its_opposite(code):
+    holds, fails = (verdict(code, runs) for runs in PLANTED[code])
+    assert (holds.outcome, fails.outcome) == ("supported", "contradicted"), (holds, fails)
+    assert holds.n == 4
+    assert holds.interval[0] < holds.effect < holds.interval[1]
+    assert not holds.interval[0] <= holds.neutral <= holds.interval[1]
+    assert (holds.improvement, fails.improvement) == (1.0, 0.0)
+    assert all(set(values) == {0, 1, 2, 3} for values in holds.values.values())
+    assert holds.needs == ""
+
+
+@pytest.mark.parametrize("code", PLANTED)
+def test_without_its_runs_a_claim_says_which_it_needs(code):
+    found = verdict(code, [run("batch", seed, status="interrupted") for seed in range(3)])
+    assert found.outcome == "cannot tell"
+    assert found.effect is None
+    assert "runs with" in found.needs
+
+
+@pytest.mark.parametrize("code", PLANTED)
+def test_one_seed_is_never_enough(code):
+    found = verdict(code, [one for one in PLANTED[code][0] if one.seed == 0])
+    assert found.outcome == "cannot tell"
+    assert "more seed" in found.needs or "runs with" in found.needs
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_the_runs_does_not_matter(random):
+    for code in ("C101", "C202", "C501"):
+        runs = [*PLANTED["C501"][0]]
+        expected = verdict(code, runs).to_json()
+        random.shuffle(runs)
+        assert verdict(code, runs).to_json() == expected
+
+
+def test_no_difference_is_said_within_the_margin_only():
+    assert verdict("C201", arms(batch={"final": 0.9001})).outcome == "no difference"
+    noisy = [
+        run(norm, seed, final=0.9 + jitter(10 * seed + k, 0.05))
+        for seed in range(4)
+        for k, norm in enumerate(("batch", "none"))
+    ]
+    assert verdict("C201", noisy).outcome == "cannot tell"
+
+
+def test_a_run_that_never_gets_there_counts_as_all_epochs():
+    runs = arms(none={"speed": 0.3})
+    slow = next(one for one in runs if one.norm == "batch" and one.seed == 2)
+    runs[runs.index(slow)] = run("batch", 2, final=0.5)
+    assert verdict("C101", runs).values["batch"][2] == 10.0
+
+
+def test_diverged_runs_count_as_guessing_and_are_not_left_out():
+    runs = arms()
+    for place, one in enumerate(runs):
+        if one.norm == "none" and one.seed == 1:
+            runs[place] = run("none", 1, status="diverged")
+    assert verdict("C201", runs).values["none"][1] == pytest.approx(10.0)
+
+
+def test_settings_that_say_the_opposite_leave_a_claim_open_and_are_named():
+    runs = over("learning_rate", {"batch": {0.1: 0.90, 1.0: 0.9}, "none": {0.1: 0.95, 1.0: 0.2}})
+    found = verdict("C201", runs)
+    assert found.outcome == "cannot tell"
+    assert "contradicted at lr 0.1" in found.needs
+    assert [(reading.label, reading.outcome) for reading in found.settings] == [
+        ("lr 0.1", "contradicted"), ("lr 1", "supported"),
+    ]  # fmt: skip
+
+
+def test_the_rate_is_chosen_by_the_other_seeds():
+    runs = over("learning_rate", {"batch": {0.1: 0.9, 1.0: 0.8}, "none": {0.1: 0.9, 1.0: 0.8}})
+    lucky = next(one for one in runs if (one.norm, one.seed, one.learning_rate) == ("batch", 0, 1.0))
+    runs[runs.index(lucky)] = run("batch", 0, final=0.99, learning_rate=1.0)
+    assert verdict("C202", runs).values["batch"][0] == pytest.approx(90, abs=1)
+
+
+def test_a_seed_without_all_rates_does_not_count_for_the_sweep():
+    runs = [one for one in PLANTED["C501"][0] if (one.norm, one.seed, one.learning_rate) != ("none", 3, 1.0)]
+    assert verdict("C501", runs).n == 3
+
+
+def test_a_setting_that_was_just_begun_does_not_hide_the_finished_ones():
+    runs = [*arms(), run("batch", 0, learning_rate=1.0), run("none", 0, learning_rate=1.0)]
+    found = verdict("C201", runs)
+    assert found.n == 4
+    assert any("Left out" in note and "lr 1" in note for note in found.notes)
+
+
+def test_an_arm_that_did_not_learn_is_named():
+    found = verdict("C301", arms(none={"final": 0.11}))
+    assert any("none did not learn" in note for note in found.notes)
+
+
+def test_arms_without_seeds_in_common_are_compared_unpaired():
+    runs = [run("batch", s, final=0.95 + jitter(s)) for s in range(4)]
+    runs += [run("none", s, final=0.85 + jitter(s)) for s in range(4, 8)]
+    found = verdict("C201", runs)
+    assert (found.outcome, found.test, found.n) == ("supported", "Welch t", 4)
+
+
+def test_other_arms_can_be_named_and_data_sets_are_judged_apart():
+    runs = arms() + [run("group", s, final=0.8 + jitter(s + 3)) for s in range(4)]
+    assert verdict("C201", runs, reference="group").outcome == "supported"
+    both = runs + [run("batch", s, data="cifar10", data_fingerprint="beef") for s in range(4)]
+    assert len(judge_all(both)) == 2 * len(claims())
+    with pytest.raises(InputError, match="no run"):
+        judge_all([])
+
+
+def test_nothing_is_claimed_of_arms_that_do_not_differ():
+    """A/A over whole verdicts: the share of false ones stays about the level."""
+    rng = np.random.default_rng(11)
+    false = 0
+    for _ in range(150):
+        finals = 0.9 + 0.02 * rng.standard_normal((4, 2))
+        runs = [run(norm, s, final=finals[s, k]) for s in range(4) for k, norm in enumerate(("batch", "none"))]
+        false += verdict("C201", runs).outcome in ("supported", "contradicted")
+    assert false <= 14  # 7.5 expected
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.0, 1.0), (1.0, 1.0), (0.0, 3.0), (-2.0, 0.5)])
+def test_distance_to_normal_is_that_of_the_values(mean, spread):
+    values = np.random.default_rng(0).normal(mean, spread, 100_000)
+    normal = stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    expected = stats.wasserstein_distance(values, normal)
+    assert to_normal(describe(values)) == pytest.approx(expected, abs=0.03)
+
+
+def test_exact_zeros_are_a_step_and_distances_between_captures_follow_scipy():
+    rng = np.random.default_rng(1)
+    first, second = np.maximum(rng.normal(0, 1, 50_000), 0), np.maximum(rng.normal(0.5, 2, 50_000), 0)
+    normal = stats.norm.ppf((np.arange(50_000) + 0.5) / 50_000)
+    assert to_normal(describe(first)) == pytest.approx(stats.wasserstein_distance(first, normal), abs=0.02)
+    assert between(describe(first), describe(second)) == pytest.approx(
+        stats.wasserstein_distance(first, second), abs=0.03
+    )
+    assert between(describe(first), describe(first)) == 0
