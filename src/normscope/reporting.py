@@ -1,0 +1,114 @@
+"""`normscope report`: studies and recordings in one HTML file, which needs no network and no server."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from normscope.errors import InputError, NormscopeError
+from normscope.records.run import RECORD_NAME, RECORDING_NAME
+
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Show studies, runs and recordings on one page: one HTML file that opens without a network."""
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR_OR_RECORD")]
+    """Folders of studies, and files or folders of recordings. Several are set side by side."""
+    out: Path | None = None
+    """The file to write. Default: report.html in the study's folder, or beside the recording."""
+
+
+def report(*paths: str | Path, out: str | Path | None = None, command: str | None = None) -> Path:
+    """Write a report of studies and recordings.
+
+    A record that cannot be read is named on the page, and the others are shown.
+
+    Args:
+        paths: folders of studies, and recordings' files.
+        out: the file to write; by default report.html in the first folder, or beside the first recording.
+        command: how the studies were made, for the page; by default how this process was started.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: if nothing can be shown of a path, or the file is something else than a report.
+        StorageError: if the file cannot be written.
+    """
+    from normscope.show.report.build import build
+    from normscope.show.report.material import gather
+
+    if not paths:
+        raise InputError("Nothing to show: expected the folder of a study, or a recording.")
+    studies, recordings = _sort([Path(path) for path in paths])
+    target = Path(out) if out is not None else _default(studies, recordings)
+    if not target.parent.is_dir():
+        raise InputError(f"There is no folder {target.parent} for the report.")
+    return build(gather(studies, recordings, _command() if command is None else command), target)
+
+
+def run_report(options: ReportOptions) -> int:
+    """The command: writes the report and says where it is."""
+    path = report(*options.paths, out=options.out)
+    print(f"Written: {path}")
+    return 0
+
+
+def report_after(directory: Path) -> Path | None:
+    """Write a study's report at the end of another command, whose result does not depend on it.
+
+    Where it cannot be written, one line on stderr says why.
+    """
+    try:
+        return report(directory)
+    except NormscopeError as error:
+        print(f"normscope: no report: {error}", file=sys.stderr)
+        return None
+
+
+def _sort(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The folders of studies and the files of recordings among the paths."""
+    studies, recordings = [], []
+    for path in paths:
+        if path.is_file():
+            recordings.append(path)
+        elif _is_study(path):
+            studies.append(path)
+        elif (path / RECORDING_NAME).is_file() and not (path / RECORD_NAME).is_file():
+            recordings.append(path / RECORDING_NAME)
+        elif not path.exists():
+            raise InputError(f"There is nothing at {path}; expected the folder of a study, or a recording.")
+        else:
+            raise InputError(
+                f"{path} is no folder of a study: it holds no normscope.json. Expected one, or a recording."
+            )
+    return studies, recordings
+
+
+def _is_study(path: Path) -> bool:
+    try:
+        marker = json.loads((path / "normscope.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(marker, dict) and marker.get("format") == "normscope study"
+
+
+def _default(studies: Sequence[Path], recordings: Sequence[Path]) -> Path:
+    if studies:
+        return studies[0] / REPORT_NAME
+    return recordings[0].with_name(f"{recordings[0].stem}.{REPORT_NAME}")
+
+
+def _command() -> str:
+    """How this process was started, without the folders of the machine it ran on."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

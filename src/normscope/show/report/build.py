@@ -1,0 +1,139 @@
+"""Builds the report: the page's files, Vega, and everything that is shown, in one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from normscope.errors import InputError
+from normscope.records.files import write_text
+from normscope.show.figures.distributions import shown_rate
+from normscope.show.report import headline
+from normscope.show.report.layers import layer_names
+from normscope.show.report.material import Material
+from normscope.show.report.specs import CONFIG
+from normscope.show.report.vega import vega_script
+from normscope.show.report.views import SECTIONS, VIEWS
+
+MARK = '<meta name="generator" content="normscope report">'
+"""What a file must hold near its beginning to be replaced by another report."""
+
+COLOURS = {
+    "#0072B2": "var(--c0)", "#D55E00": "var(--c1)", "#009E73": "var(--c2)", "#CC79A7": "var(--c3)",
+    "#E69F00": "var(--c4)", "#56B4E9": "var(--c5)", "#000000": "var(--c6)",
+}  # fmt: skip
+"""{a colour of the figures: its variable in page.css, which a dark page brightens}."""
+
+SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
+
+
+def build(material: Material, path: Path) -> Path:
+    """Write the report of this material to `path`, replacing an earlier report there.
+
+    Raises:
+        InputError: if `path` is something else than a report; it is left as it is.
+        StorageError: if it cannot be written.
+    """
+    _refuse_foreign(path)
+    write_text(path, page(material))
+    return path
+
+
+def page(material: Material) -> str:
+    """The whole page as text."""
+    style = _asset("page.css")
+    scripts = [_as_script(vega_script()), _as_script("".join(_asset(name) for name in _SCRIPTS))]
+    policy = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"script-src {' '.join(map(_hash, scripts))}; style-src {_hash(style)}"
+    )
+    parts = {
+        "TITLE": html.escape(material.title),
+        "MARK": MARK,
+        "POLICY": policy,
+        "STYLE": style,
+        "VEGA": scripts[0],
+        "SCRIPT": scripts[1],
+        "PAYLOAD": as_json(payload(material)),
+    }
+    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+
+
+def payload(material: Material) -> dict[str, Any]:
+    """What the page shows, as plain values."""
+    tables = [(view, view.query(material)) for view in VIEWS]
+    return {
+        "title": material.title,
+        "problems": list(material.problems),
+        "summary": headline.summary_rows(material),
+        "summary_note": headline.summary_note(material),
+        "made_by": headline.made_by(material),
+        "runs": headline.run_rows(material),
+        "arms": [
+            {"label": label, "colour": COLOURS[colour], "dash": dash, "shape": SHAPES.get(marker, "circle")}
+            for label, (colour, dash, marker) in material.arms.items()
+        ],
+        "first_rate": shown_rate(material.runs) if material.runs else None,
+        "layers": layer_names(material),
+        "recordings": [
+            {
+                "name": item.name,
+                "run": item.run,
+                "unit": item.recording.header.unit,
+                "epochs": list(item.recording.epochs.items()),
+                "complete": item.recording.complete,
+            }
+            for item in material.watched
+        ],
+        "config": CONFIG,
+        "sections": [{"name": name, "title": title, "note": note} for name, (title, note) in SECTIONS.items()],
+        "views": [view.to_json(table) for view, table in tables if table is not None],
+    }
+
+
+def as_json(value: Any) -> str:
+    """JSON that can stand in a script element: without `<`, and null for what is not finite."""
+    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+_SCRIPTS = ("decode.js", "rows.js", "charts.js", "page.js")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _asset(name: str) -> str:
+    return resources.files("normscope.show.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _as_script(script: str) -> str:
+    """Code as an inline script's content: nothing in it may look like the end of the element or a comment."""
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _hash(content: str) -> str:
+    digest = hashlib.sha256(content.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected a file for the report (--out).")
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        if MARK.encode() not in file.read(4096):
+            raise InputError(f"{path} is no report of normscope; it was left as it is. Give another file (--out).")

@@ -1,0 +1,244 @@
+// Charts: a figure with one Vega view per panel, drawn when it comes into sight; pointer, click, keyboard, numbers.
+
+const ERRORS = 1; // Vega's log level: an arm that is hidden leaves axes without an extent, of which it would warn
+const tooltip = document.getElementById("tooltip");
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key === "text") made.textContent = value;
+    else if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value !== false && value !== undefined) made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+class Chart {
+  constructor(view) {
+    this.view = view;
+    this.panels = new Map();
+    this.dirty = true;
+    this.visible = false;
+    this.drawing = Promise.resolve();
+    this.host = element("div", { class: "panels" });
+    this.figure = element("figure", { id: `view-${view.name}` },
+      element("figcaption", {}, element("h3", { text: view.title }), ...(view.note ? [element("p", { text: view.note })] : [])),
+      this.host, this.numbers());
+  }
+
+  /** Draw what has changed, once what is being drawn is done. */
+  update() {
+    this.dirty = true;
+    if (this.visible) this.drawing = this.drawing.then(() => this.dirty && this.draw());
+    return this.drawing;
+  }
+
+  async draw() {
+    this.dirty = false;
+    const panels = SHAPES[this.view.shape](this.view);
+    this.figure.hidden = this.view.shape === "heatmap" && panels.length === 0;
+    this.host.classList.toggle("one", panels.length < 2);
+    this.host.classList.toggle("narrow", Boolean(panels[0]?.narrow));
+    for (const [key, panel] of this.panels) if (!panels.some((wanted) => wanted.key === key)) panel.remove(), this.panels.delete(key);
+    for (const wanted of panels) {
+      if (!this.panels.has(wanted.key)) this.panels.set(wanted.key, new Panel(this.view, this.host));
+      await this.panels.get(wanted.key).draw(wanted);
+    }
+    if (this.details.open) this.fillNumbers();
+  }
+
+  rows() {
+    return SHAPES[this.view.shape](this.view).flatMap(({ label, rows }) => [...rows].map((row) => ({ panel: label ?? "", ...row })));
+  }
+
+  numbers() {
+    this.table = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Numbers of ${this.view.title}` });
+    const save = element("button", { type: "button", text: "Save as CSV", onclick: () => saveCsv(this.view.name, numbersOf(this.rows())) });
+    this.details = element("details", { ontoggle: () => this.details.open && this.fillNumbers() }, element("summary", { text: "Numbers" }), save, this.table);
+    return this.details;
+  }
+
+  fillNumbers() {
+    const rows = numbersOf(this.rows());
+    this.table.replaceChildren(tableElement(rows.slice(0, 401)));
+    if (rows.length > 401) this.table.append(element("p", { text: `The first 400 of ${rows.length - 1} rows; the CSV has all.` }));
+  }
+}
+
+class Panel {
+  constructor(view, host) {
+    this.view = view;
+    this.heading = element("h4");
+    this.caption = element("p");
+    this.plot = element("div", { class: "plot", tabindex: 0, role: "img", "data-clickable": ["curves", "heatmap"].includes(view.shape) });
+    this.box = element("div", { class: "panel" }, this.heading, this.caption, this.plot);
+    host.append(this.box);
+    this.plot.addEventListener("pointermove", (event) => this.point(event));
+    this.plot.addEventListener("pointerleave", () => this.focus(null));
+    this.plot.addEventListener("click", (event) => this.choose(this.nearest(event)));
+    this.plot.addEventListener("keydown", (event) => this.key(event));
+    this.plot.addEventListener("blur", () => this.focus(null));
+    this.sizes = new ResizeObserver(() => this.fit());
+    this.sizes.observe(this.plot);
+  }
+
+  remove() {
+    this.sizes.disconnect();
+    this.vega?.finalize();
+    this.box.remove();
+  }
+
+  async draw({ label, caption, rows, signals, height, log }) {
+    this.heading.textContent = label ?? "";
+    this.heading.hidden = !label;
+    this.caption.textContent = caption ?? "";
+    this.caption.hidden = !caption;
+    this.rows = rows;
+    const what = `${this.view.title}${label ? `, ${label}` : ""}.`;
+    this.plot.setAttribute("aria-label", `${what} ${describe(rows)} Arrow keys read the values.`);
+    if (!this.vega || this.log !== log) await this.embed(log, [...rows]);
+    else this.vega.data("rows", [...rows]);
+    if (this.hasFocus) this.vega.data("focus", []);
+    for (const [name, value] of Object.entries(signals ?? {})) this.vega.signal(name, value);
+    if (height) this.vega.height(height);
+    await this.vega.runAsync();
+  }
+
+  async embed(log, rows) {
+    this.vega?.finalize();
+    this.log = log;
+    const spec = structuredClone(this.view.spec);
+    if (log) Object.assign(spec.encoding.y.scale, { type: "log", nice: false });
+    this.hasFocus = JSON.stringify(spec).includes('"focus"');
+    spec.datasets = { rows, ...(this.hasFocus ? { focus: [] } : {}) };
+    spec.width = this.width();
+    spec.autosize = { type: "fit", contains: "padding" };
+    const options = { mode: "vega-lite", ast: true, actions: false, renderer: "svg", tooltip: false, logLevel: ERRORS, defaultStyle: false, config: page.config };
+    const holder = element("div", { "aria-hidden": "true" });
+    this.plot.replaceChildren(holder);
+    this.vega = (await vegaEmbed(holder, spec, options)).view;
+  }
+
+  width() {
+    return Math.max(220, Math.floor(this.plot.clientWidth));
+  }
+
+  fit() {
+    if (this.vega && this.vega.width() !== this.width()) this.vega.width(this.width()).runAsync();
+  }
+
+  /** The row that is nearest to the pointer, among those that are drawn. */
+  nearest(event) {
+    if (!this.vega || !this.rows?.length) return null;
+    const box = this.plot.querySelector("svg").getBoundingClientRect();
+    const [left, top] = this.vega.origin();
+    const x = event.clientX - box.left - left;
+    const y = event.clientY - box.top - top;
+    return nearestRow(this.rows, this.positions(), x, y, this.view.shape === "heatmap");
+  }
+
+  positions() {
+    const [x, y] = [this.vega.scale("x"), this.vega.scale("y")];
+    const offset = this.view.shape === "rates" ? this.vega.scale("xOffset") : null;
+    const half = (scale) => (scale.bandwidth ? scale.bandwidth() / 2 : 0);
+    if (this.view.shape === "heatmap") return (row) => [x((row.x + row.x2) / 2), y(row.name) + half(y)];
+    if (offset) return (row) => [x(row.x) + offset(row.arm) + half(offset), row.kind === "diverged" ? y.range()[0] : y(row.y)];
+    return (row) => [x(row.x), y(row.y)];
+  }
+
+  point(event) {
+    const row = this.nearest(event);
+    this.focus(row, event.clientX, event.clientY);
+  }
+
+  choose(row) {
+    if (!row) return;
+    if (row.run !== undefined) toggleRun(row.run);
+    else if (row.layer !== undefined) chooseLayer(row.layer);
+  }
+
+  focus(row, x, y) {
+    this.focused = row;
+    if (this.vega && this.hasFocus) this.vega.data("focus", row ? [{ ...row, shape: row.shape ?? "circle" }] : []).runAsync();
+    tooltip.hidden = !row;
+    if (!row) return;
+    tooltip.textContent = this.describeRow(row);
+    const { width, height } = tooltip.getBoundingClientRect();
+    tooltip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 6))}px`;
+    tooltip.style.top = `${Math.max(4, y + height + 20 > innerHeight ? y - height - 10 : y + 16)}px`;
+  }
+
+  describeRow(row) {
+    if (this.view.shape === "ridges") return `${row.name}\nvalue ${number(row.x)}`;
+    const what = { curves: "epoch", trajectories: "step", heatmap: "step", densities: "value", rates: "learning rate" }[this.view.shape];
+    return `${row.name}\n${what} ${number(row.x)}: ${row.kind === "diverged" ? "no final accuracy" : number(row.y)}`;
+  }
+
+  /** Left and right go along a line, up and down to the next one, Enter selects, Escape leaves. */
+  key(event) {
+    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    if (event.key === "Escape") return this.focus(null);
+    if ((event.key === "Enter" || event.key === " ") && this.focused) {
+      event.preventDefault();
+      return this.choose(this.focused);
+    }
+    if (!(event.key in moves) || !this.rows?.length) return undefined;
+    event.preventDefault();
+    const lines = [...groupBy(this.rows.filter((row) => !row.mean), (row) => row.series ?? row.layer ?? row.run).values()];
+    let line = lines.findIndex((own) => own.includes(this.focused));
+    let at = line < 0 ? 0 : lines[line].indexOf(this.focused);
+    if (line >= 0) [line, at] = [line + moves[event.key][0], at + moves[event.key][1]];
+    line = (Math.max(line, line < 0 && this.focused ? lines.length - 1 : 0)) % lines.length;
+    at = Math.max(0, Math.min(at, lines[line].length - 1));
+    const row = lines[line][at];
+    const box = this.plot.querySelector("svg").getBoundingClientRect();
+    const [x, y] = this.positions()(row);
+    const [left, top] = this.vega.origin();
+    return this.focus(row, box.left + left + x, box.top + top + y);
+  }
+}
+
+function nearestRow(rows, position, x, y, cells) {
+  let best = null;
+  let least = Infinity;
+  for (const row of rows) {
+    const [at, height] = position(row);
+    const distance = cells ? Math.abs(at - x) + 1e4 * Math.abs(height - y) : (at - x) ** 2 * 4 + (height - y) ** 2;
+    if (distance < least) [best, least] = [row, distance];
+  }
+  return best;
+}
+
+function describe(rows) {
+  const finite = [...rows].filter((row) => Number.isFinite(row.y));
+  if (!finite.length) return "Nothing to draw.";
+  const names = new Set(finite.map((row) => row.name));
+  let [low, high] = [Infinity, -Infinity];
+  for (const { y } of finite) [low, high] = [Math.min(low, y), Math.max(high, y)];
+  return `${names.size} ${names.size === 1 ? "series" : "series"}, values from ${number(low)} to ${number(high)}.`;
+}
+
+/** [header, ...rows] of what a chart shows, as text. */
+function numbersOf(rows) {
+  const header = ["panel", "name", "x", "y"];
+  return [header, ...rows.map((row) => header.map((key) => (typeof row[key] === "number" ? number(row[key]) : String(row[key] ?? ""))))];
+}
+
+function tableElement([header, ...rows]) {
+  return element("table", {},
+    element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col" })))),
+    element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((text) => element("td", { text }))))));
+}
+
+/** Offer rows of text as a CSV file. A cell that a spreadsheet would take for a formula gets an apostrophe. */
+function saveCsv(name, rows) {
+  const cell = (text) => {
+    const plain = /^[=+@\t\r-]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text;
+    return /[",\n\r]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;
+  };
+  const text = rows.map((row) => row.map((value) => cell(String(value))).join(",")).join("\r\n");
+  const link = element("a", { download: `${name}.csv`, href: URL.createObjectURL(new Blob([text], { type: "text/csv" })) });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}

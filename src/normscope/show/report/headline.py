@@ -1,0 +1,134 @@
+"""The words and tables around the views: the summary with every seed's value, and how it all was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
+from normscope.records.run import RunRecord
+from normscope.show.figures.provenance import unfinished
+from normscope.show.report.material import Material, Study
+from normscope.show.terminal import percent
+
+Row = list[str]
+
+
+def summary_rows(material: Material) -> list[dict[str, Any]]:
+    """One row per arm and learning rate: its arm, its rate, and what the table says of it."""
+    return [_group(material, study, group) for study in material.studies for group in study.summary.groups]
+
+
+def summary_note(material: Material) -> str:
+    """What the numbers of the summary mean, and which runs are left out."""
+    if not material.studies:
+        return ""
+    first = material.studies[0].summary.groups[0].norm
+    notes = [unfinished(study.runs) for study in material.studies]
+    return " ".join(
+        [
+            "Accuracy is that after the last epoch, never the best one; ± is the standard deviation over seeds. "
+            f"Threshold: {THRESHOLD_SHARE:.0%} of {first}'s mean final accuracy at that learning rate.",
+            *(note for note in notes if note),
+        ]
+    )
+
+
+def run_rows(material: Material) -> list[dict[str, Any]]:
+    """Every run as the page lists it and gives it as CSV."""
+    arms = list(material.arms)
+    rows = []
+    for study in material.studies:
+        for run in study.runs:
+            arm = material.arm(study, run.norm)
+            rows.append(
+                {
+                    "label": f"{arm}, learning rate {run.learning_rate:g}, seed {run.seed}",
+                    "arm": arms.index(arm),
+                    "rate": run.learning_rate,
+                    "seed": run.seed,
+                    "status": run.status,
+                    "epochs": len(run.epochs["epoch"]),
+                    "test_accuracy": run.final("test_accuracy"),
+                    "train_loss": run.final("train_loss"),
+                    "seconds": _seconds(run),
+                    "id": run.directory.name,
+                    "error": str(run.meta.get("error") or ""),
+                }
+            )
+    return rows
+
+
+def made_by(material: Material) -> list[Row]:
+    """(what, value) pairs: command, hardware, versions, durations, and every setting."""
+    runs = material.runs
+    rows = [["Written by", material.command]] if material.command else []
+    environments = [run.meta.get("environment", {}) for run in runs]
+    for part in ("hardware", "versions"):
+        described = [environment.get(part, {}) for environment in environments]
+        rows += [
+            [f"{part.capitalize()}: {key}", value] for key, value in _values(described) if key not in ("cpu", "cores")
+        ]
+    seconds = [value for run in runs if (value := _seconds(run)) is not None]
+    if seconds:
+        text = f"{min(seconds):.1f} to {max(seconds):.1f} s each, {sum(seconds):.0f} s in all"
+        rows.append([f"Duration of {len(seconds)} runs", text])
+    rows += [[f"Setting: {key}", value] for key, value in _values([run.spec for run in runs])]
+    for item in material.watched:
+        cost = item.recording.cost
+        share = f"{cost.fraction:.1%} of the time" if cost.elapsed > 0 else "not measured"
+        rows.append([f"Watching: {item.name}", f"{cost.steps} steps, {share}"])
+        rows += [[f"Note: {item.name}", note] for note in item.recording.notes]
+    return rows
+
+
+def _values(dictionaries: Iterable[dict[str, Any]]) -> list[Row]:
+    """[key, its values, each once] over several dictionaries."""
+    values: dict[str, dict[str, None]] = {}
+    for dictionary in dictionaries:
+        for key, value in dictionary.items():
+            if value is not None:
+                values.setdefault(str(key), {})[_text(value)] = None
+    return [[key, " / ".join(found)] for key, found in values.items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _seconds(run: RunRecord) -> float | None:
+    seconds = run.column("seconds")
+    return float(np.nansum(seconds)) if len(seconds) else None
+
+
+def _group(material: Material, study: Study, group: GroupSummary) -> dict[str, Any]:
+    own = [run for run in study.runs if (run.norm, run.learning_rate) == (group.norm, group.learning_rate)]
+    seeds = []
+    for run in own:
+        final = run.final("test_accuracy")
+        seeds.append(f"{run.seed}: {percent(final) if final is not None else run.status}")
+    mean = percent(group.test_accuracy_mean)
+    if group.test_accuracy_std is not None:
+        mean += f" ± {100 * group.test_accuracy_std:.1f}"
+    return {
+        "arm": list(material.arms).index(material.arm(study, group.norm)),
+        "rate": group.learning_rate,
+        "accuracy": mean,
+        "seeds": seeds,
+        "n": group.n,
+        "threshold": _to_threshold(group, max((len(run.epochs["epoch"]) for run in own), default=0)),
+        "variation": "–" if group.gradient_norm_variation is None else f"{group.gradient_norm_variation:.2f}",
+        "diverged": group.diverged,
+    }
+
+
+def _to_threshold(group: GroupSummary, epochs: int) -> str:
+    if group.epochs_to_threshold is not None:
+        return f"{group.epochs_to_threshold:.1f}"
+    if group.threshold is None or group.n == 0:
+        return "–"
+    return f"> {epochs} in {group.n - group.reached_threshold} of {group.n}"

@@ -1,0 +1,122 @@
+"""What a report is about: the runs of one or more studies, their arms, the recordings, and what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from normscope.errors import RecordError
+from normscope.judge.comparison import Comparison, summarize
+from normscope.records.recording import Recording
+from normscope.records.run import RECORDING_NAME, RunRecord, load_run
+from normscope.show.figures.provenance import subject
+from normscope.show.figures.style import norm_styles
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """The runs of one folder, in the order norm, learning rate, seed."""
+
+    name: str
+    runs: tuple[RunRecord, ...]
+
+    @cached_property
+    def summary(self) -> Comparison:
+        """The summary over all runs that are here. The norm that was asked for first sets the threshold: batch norm
+        where it is there, because a folder does not say the order."""
+        norms = sorted({run.norm for run in self.runs}, key=lambda norm: (norm != "batch", norm == "none", norm))
+        return summarize(self.runs, norms, sorted({run.learning_rate for run in self.runs}))
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """A recording, and the number of the run it belongs to if it is a study's."""
+
+    name: str
+    recording: Recording
+    run: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Everything that a report shows."""
+
+    studies: tuple[Study, ...] = ()
+    watched: tuple[Watched, ...] = ()
+    problems: tuple[str, ...] = ()
+    command: str = ""
+
+    @cached_property
+    def runs(self) -> tuple[RunRecord, ...]:
+        """All runs; the page refers to them by their place here."""
+        return tuple(run for study in self.studies for run in study.runs)
+
+    def arm(self, study: Study, norm: str) -> str:
+        """The label of a norm's runs: with the study's name where several are set side by side."""
+        return f"{study.name}: {norm}" if len(self.studies) > 1 else norm
+
+    @cached_property
+    def arms(self) -> dict[str, tuple[str, str, str]]:
+        """{label: (colour, SVG dashes, marker)}, batch norm first and no norm last within each study."""
+        labels = [self.arm(study, norm) for study in self.studies for norm in _norms(study)]
+        styles = norm_styles(labels)
+        return {
+            label: (styles[label].colour, " ".join(f"{dash:g}" for dash in styles[label].dashes), styles[label].marker)
+            for label in labels
+        }
+
+    @property
+    def title(self) -> str:
+        """What was compared on what, in a line."""
+        if self.studies:
+            subjects = dict.fromkeys(subject(study.runs) for study in self.studies)
+            norms = dict.fromkeys(norm for study in self.studies for norm in _norms(study))
+            return f"{' and '.join(norms)}: {' / '.join(subjects)}"
+        return ", ".join(dict.fromkeys(item.recording.header.model for item in self.watched)) or "Nothing to show yet"
+
+
+def _norms(study: Study) -> list[str]:
+    return list(dict.fromkeys(group.norm for group in study.summary.groups))
+
+
+def gather(directories: Sequence[Path], recordings: Sequence[Path] = (), command: str = "") -> Material:
+    """Read studies' folders (those with runs/) and recordings. A damaged record is named and the others are shown."""
+    studies, watched, problems = [], [], []
+    names = _distinct(directories)
+    first = 0
+    for directory, name in zip(directories, names, strict=True):
+        runs = []
+        for folder in sorted((directory / "runs").glob("*/")):
+            try:
+                runs.append(load_run(folder))
+            except RecordError as error:
+                problems.append(str(error))
+            except FileNotFoundError:
+                continue
+        runs.sort(key=lambda run: (run.norm != "batch", run.norm == "none", run.norm, run.learning_rate, run.seed))
+        if runs:
+            studies.append(Study(name, tuple(runs)))
+        for place, run in enumerate(runs):
+            path = run.directory / RECORDING_NAME
+            if path.is_file():
+                label = f"{run.norm}, learning rate {run.learning_rate:g}, seed {run.seed}"
+                _add(watched, problems, path, f"{name}: {label}" if len(directories) > 1 else label, first + place)
+        first += len(runs)
+    for path, name in zip(recordings, _distinct(recordings), strict=True):
+        _add(watched, problems, path, name)
+    return Material(tuple(studies), tuple(watched), tuple(problems), command)
+
+
+def _add(watched: list[Watched], problems: list[str], path: Path, name: str, run: int | None = None) -> None:
+    try:
+        watched.append(Watched(name, Recording.load(path), run))
+    except RecordError as error:
+        problems.append(str(error))
+
+
+def _distinct(paths: Sequence[Path]) -> list[str]:
+    """Names that tell the paths apart: the last part, or the whole path where last parts repeat."""
+    last = [path.resolve().name for path in paths]
+    return [name if last.count(name) == 1 else str(path) for name, path in zip(last, paths, strict=True)]

@@ -1,0 +1,267 @@
+// The page: headline, sections, the controls, and what they change.
+
+const main = document.getElementById("main");
+const charts = page.views.map((view) => new Chart(view));
+const chartsOf = (section) => charts.filter((chart) => chart.view.section === section);
+
+function update(...sections) {
+  return Promise.all(charts.filter((chart) => !sections.length || sections.includes(chart.view.section)).map((chart) => chart.update()));
+}
+
+// -- headline
+
+function swatch({ colour, dash }) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  const line = document.createElementNS(space, "line");
+  const attributes = { x1: 0, x2: 26, y1: 6, y2: 6, stroke: colour, "stroke-width": 3, "stroke-dasharray": dash };
+  for (const [key, value] of Object.entries(attributes)) line.setAttribute(key, value);
+  svg.setAttribute("class", "swatch");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(line);
+  return svg;
+}
+
+function summaryTable() {
+  const header = ["learning rate", "arm", "final test accuracy", "n", "every seed", "epochs to threshold", "gradient norm variation", "diverged"];
+  const numeric = new Set([0, 3, 5, 6, 7]);
+  const head = header.map((text, k) => element("th", { text, scope: "col", class: numeric.has(k) ? "number" : "" }));
+  const rows = page.summary.map((row, k) => {
+    const arm = page.arms[row.arm];
+    const seeds = element("div", { class: "seeds" }, ...row.seeds.map((text) => element("span", { text })));
+    const cells = [number(row.rate), arm.label, row.accuracy, String(row.n), seeds, row.threshold, row.variation, String(row.diverged)];
+    const made = cells.map((cell, at) =>
+      cell instanceof Node ? element("td", {}, cell) : element("td", { text: cell, class: numeric.has(at) ? "number" : at === 1 ? "name" : "" }));
+    made[1].prepend(swatch(arm), " ");
+    return element("tr", { class: page.summary[k + 1]?.rate !== row.rate ? "group" : "" }, ...made);
+  });
+  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Summary" },
+    element("table", { id: "summary" }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
+}
+
+function headline() {
+  const made = page.problems.map((text) => element("p", { class: "problem", text: `Not shown: ${text}` }));
+  if (!page.summary.length && !page.recordings.length) made.push(element("p", { text: "There is no run to show so far." }));
+  if (page.summary.length) {
+    const keys = ["label", "status", "epochs", "test_accuracy", "train_loss", "seconds", "error", "id"];
+    const rows = () => [keys, ...page.runs.map((run) => keys.map((key) => String(run[key] ?? "")))];
+    made.push(summaryTable(), element("p", { class: "note", text: page.summary_note }),
+      element("button", { type: "button", text: "Save all runs as CSV", onclick: () => saveCsv("runs", rows()) }));
+  }
+  return element("section", { id: "headline", "aria-label": "Result" }, ...made);
+}
+
+// -- controls
+
+function choice(text, checked, change, picture) {
+  const box = element("input", { type: "checkbox", onchange: (event) => change(event.target.checked) });
+  box.checked = checked;
+  return element("label", {}, box, ...(picture ? [picture] : []), element("span", { text }));
+}
+
+function choices(name, items, hidden) {
+  const set = element("fieldset", { class: items.length > 8 ? "many" : "" }, element("legend", { text: name }));
+  for (const { key, label, picture } of items) {
+    set.append(choice(label, true, (on) => { hidden[on ? "delete" : "add"](key); update(); }, picture));
+  }
+  return set;
+}
+
+function dropdown(name, options, value, change) {
+  const list = element("select", { onchange: (event) => change(event.target.value) },
+    ...options.map(([key, text]) => element("option", { value: key, text })));
+  list.value = value;
+  return element("label", {}, element("span", { text: name }), list);
+}
+
+function slider(name, { least = 0, most, step = 1, value, say, change, playing }) {
+  const input = element("input", { type: "range", min: least, max: most, step, value });
+  const output = element("output", { text: say(value) });
+  const set = (to) => {
+    input.value = to;
+    output.textContent = say(Number(to));
+    input.setAttribute("aria-valuetext", say(Number(to)));
+    return change(Number(to));
+  };
+  input.addEventListener("input", () => set(input.value));
+  input.setAttribute("aria-valuetext", say(value));
+  const made = [element("label", {}, element("span", { text: name }), input), output];
+  if (playing) made.push(playButton(input, set));
+  return made;
+}
+
+/** Plays a slider from where it is to its end, slowly enough to follow; pressed again, it stops. */
+function playButton(input, set) {
+  let going = false;
+  const button = element("button", { type: "button", text: "Play" });
+  const stop = () => { going = false; button.textContent = "Play"; };
+  button.addEventListener("click", async () => {
+    if (going) return stop();
+    going = true;
+    button.textContent = "Stop";
+    if (input.value === input.max) await set(input.min);
+    while (going && Number(input.value) < Number(input.max)) {
+      await new Promise((done) => setTimeout(done, 600));
+      if (going) await set(Number(input.value) + 1);
+    }
+    return stop();
+  });
+  return button;
+}
+
+function toggleRun(run) {
+  state.selected[state.selected.has(run) ? "delete" : "add"](run);
+  showSelection();
+  update("rates", "curves", "activations");
+}
+
+const selection = element("fieldset", { hidden: true });
+
+function showSelection() {
+  selection.hidden = state.selected.size === 0;
+  const clear = element("button", { type: "button", text: "Clear", onclick: () => { state.selected.clear(); state.onlySelected = false; showSelection(); update(); } });
+  const chips = [...state.selected].map((run) =>
+    element("button", { type: "button", text: `${page.runs[run].label} ×`, "aria-label": `Deselect ${page.runs[run].label}`, onclick: () => toggleRun(run) }));
+  const only = choice("only these", state.onlySelected, (on) => { state.onlySelected = on; update(); });
+  selection.replaceChildren(element("legend", { text: "Selected" }), ...chips, only, clear);
+}
+
+function runControls() {
+  const rates = [...new Set(page.runs.map((run) => run.rate))].sort((a, b) => a - b);
+  const seeds = [...new Set(page.runs.map((run) => run.seed))].sort((a, b) => a - b);
+  const options = [...rates.map((rate) => [String(rate), number(rate)]), ["all", "all"]];
+  const made = [choices("Arms", page.arms.map((arm, key) => ({ key, label: arm.label, picture: swatch(arm) })), state.hiddenArms)];
+  if (seeds.length > 1) made.push(choices("Seeds", seeds.map((key) => ({ key, label: String(key) })), state.hiddenSeeds));
+  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); update("curves", "activations"); }));
+  return element("div", { class: "toolbar", role: "group", "aria-label": "Runs shown" }, ...made, selection);
+}
+
+function logChoice(section) {
+  return choice("Log axis", state.log, (on) => {
+    state.log = on;
+    for (const box of document.querySelectorAll("input[data-log]")) box.checked = on;
+    update("curves", "layer");
+  });
+}
+
+const LOCAL_CONTROLS = {
+  curves: () => {
+    const log = logChoice();
+    log.querySelector("input").dataset.log = "";
+    return [log, ...slider("Smoothing", { most: 0.95, step: 0.05, value: 0, say: (value) => value.toFixed(2), change: (value) => { state.smoothing = value; return update("curves"); } })];
+  },
+  activations: () => {
+    const epochs = [...new Set(chartsOf("activations").flatMap(({ view }) => [...tableOf(view).columns.epoch]))].sort((a, b) => a - b);
+    state.epoch = epochs.length - 1;
+    return slider("Epoch", { most: epochs.length - 1, value: state.epoch, say: (at) => `${epochs[at]}`, change: (at) => { state.epoch = at; return update("activations"); }, playing: true });
+  },
+  layers: () => {
+    const names = chartsOf("layers").map(({ view }) => [view.name, view.title]);
+    state.overview = names[0][0];
+    return [dropdown("Show", names, state.overview, (name) => { state.overview = name; update("layers"); }), layerList(), recordingChoices()];
+  },
+  layer: () => {
+    const log = logChoice();
+    log.querySelector("input").dataset.log = "";
+    frameControls();
+    return [log, frameBox];
+  },
+};
+
+function layerList() {
+  const label = dropdown("Layer", page.layers.map((name, k) => [String(k), name]), String(state.layer), (value) => chooseLayer(Number(value), false));
+  label.querySelector("select").id = "layer-list";
+  return label;
+}
+
+const frameBox = element("span", { class: "frames" });
+
+/** The slider over the steps at which the chosen layer's distributions were recorded. */
+function frameControls() {
+  const view = chartsOf("layer").map((chart) => chart.view).find(({ shape }) => shape === "ridges");
+  const frames = view ? framesOf(view) : [];
+  state.frame = Math.max(0, frames.length - 1);
+  frameBox.hidden = frames.length < 2;
+  if (frames.length < 2) return;
+  frameBox.replaceChildren(...slider("Step", { most: frames.length - 1, value: state.frame, say: (at) => String(frames[at]), playing: true,
+    change: (at) => { state.frame = at; return Promise.all(chartsOf("layer").filter(({ view: own }) => own.shape === "ridges").map((chart) => chart.update())); } }));
+}
+
+function chooseLayer(layer, scroll = true) {
+  state.layer = layer;
+  document.getElementById("layer-list").value = String(layer);
+  document.querySelector("#layer h2").textContent = `Inside one layer: ${page.layers[layer]}`;
+  frameControls();
+  update("layer");
+  if (scroll) document.getElementById("layer").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+}
+
+/** One recording of every arm, at the shown learning rate if it was watched there; four at most: more are a click away. */
+function firstRecordings() {
+  const wanted = new Map();
+  page.recordings.forEach(({ run }, k) => {
+    const arm = run === null ? `recording ${k}` : page.runs[run].arm;
+    const better = run !== null && page.runs[run].rate === state.rate && page.runs[page.recordings[wanted.get(arm)]?.run]?.rate !== state.rate;
+    if (!wanted.has(arm) || better) wanted.set(arm, k);
+  });
+  return [...wanted.values()].slice(0, 4);
+}
+
+function recordingChoices() {
+  const set = element("fieldset", { class: page.recordings.length > 6 ? "many" : "" }, element("legend", { text: "Recordings" }));
+  page.recordings.forEach(({ name }, k) => {
+    set.append(choice(name, state.recordings.has(k), (on) => { state.recordings[on ? "add" : "delete"](k); frameControls(); update("layers", "layer"); }));
+  });
+  return page.recordings.length > 1 ? set : "";
+}
+
+// -- sections
+
+function section({ name, title, note }) {
+  const own = chartsOf(name);
+  const wide = ["activations", "layers", "layer", "rates"].includes(name);
+  const local = LOCAL_CONTROLS[name]?.() ?? [];
+  return element("section", { id: name, "aria-labelledby": `${name}-title` },
+    element("h2", { id: `${name}-title`, text: name === "layer" ? `${title}: ${page.layers[state.layer]}` : title }),
+    element("p", { class: "note", text: note }),
+    ...(local.length ? [element("div", { class: "toolbar local", role: "group", "aria-label": `${title}: controls` }, ...local)] : []),
+    element("div", { class: wide ? "grid whole" : "grid" }, ...own.map((chart) => chart.figure)));
+}
+
+function madeBy() {
+  const rows = page.made_by.map(([what, value]) => element("tr", {}, element("th", { text: what, scope: "row" }), element("td", { text: value, class: "long" })));
+  return element("section", { id: "made-by", "aria-labelledby": "made-by-title" },
+    element("h2", { id: "made-by-title", text: "How this was made" }),
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "How this was made" }, element("table", {}, element("tbody", {}, ...rows))));
+}
+
+/** Draw what is in sight at once, and the rest one by one while nothing else is to do (a print needs all of it). */
+function drawInTurn() {
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      const chart = charts.find(({ figure }) => figure === entry.target);
+      chart.visible = entry.isIntersecting || chart.view.shape === "heatmap";
+      if (chart.visible && chart.dirty) chart.update();
+    }
+  }, { rootMargin: "200px" });
+  for (const { figure } of charts) watcher.observe(figure);
+  const idle = window.requestIdleCallback ?? ((task) => setTimeout(task, 50));
+  const rest = async () => {
+    const next = charts.find((chart) => chart.dirty && !chart.visible);
+    if (next) {
+      await (next.drawing = next.drawing.then(() => next.dirty && next.draw()));
+      idle(rest);
+    } else document.body.dataset.drawn = "all";
+  };
+  setTimeout(() => idle(rest), 300);
+}
+
+for (const recording of firstRecordings()) state.recordings.add(recording);
+main.append(headline());
+if (page.runs.length) main.append(runControls());
+const sections = page.sections.filter(({ name }) => chartsOf(name).length);
+for (const each of sections) main.append(section(each));
+main.append(madeBy(), element("footer", { text: "Drawn with Vega by normscope. This file needs no network." }));
+document.getElementById("contents").append(...[...sections, { name: "made-by", title: "How this was made" }].map(({ name, title }) =>
+  element("a", { href: `#${name}`, text: title })));
+drawInTurn();

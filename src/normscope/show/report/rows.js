@@ -1,0 +1,264 @@
+// From a view's table and what the reader chose to the rows of each of its panels.
+
+const page = JSON.parse(document.getElementById("payload").textContent);
+
+const state = {
+  rate: page.first_rate, // a learning rate, or null for all of them
+  hiddenArms: new Set(),
+  hiddenSeeds: new Set(),
+  selected: new Set(), // runs
+  onlySelected: false,
+  log: false,
+  smoothing: 0,
+  epoch: 0, // place in the captured epochs
+  overview: null, // name of the view shown
+  layer: 0,
+  recordings: new Set(),
+  frame: 0, // place in the layer's recorded distributions
+};
+
+function shown(run, anyRate) {
+  const { arm, seed, rate } = page.runs[run];
+  if (state.hiddenArms.has(arm) || state.hiddenSeeds.has(seed)) return false;
+  if (state.onlySelected && state.selected.size && !state.selected.has(run)) return false;
+  return anyRate || state.rate === null || rate === state.rate;
+}
+
+const armOf = (run) => page.arms[page.runs[run].arm];
+
+/** Looks of a run's line: thin, and faint while others are selected. */
+function looks(run) {
+  const { colour, shape } = armOf(run);
+  if (!state.selected.size) return { colour, shape, dash: "", width: 0.9, opacity: 0.5 };
+  const chosen = state.selected.has(run);
+  return { colour, shape, dash: "", width: chosen ? 2.2 : 0.8, opacity: chosen ? 1 : 0.15 };
+}
+
+/** Exponential moving average, corrected for its start; what is missing stays missing. */
+function smooth(values) {
+  if (!state.smoothing) return values;
+  let sum = 0;
+  let weight = 0;
+  return values.map((value) => {
+    if (!Number.isFinite(value)) return value;
+    sum = state.smoothing * sum + (1 - state.smoothing) * value;
+    weight = state.smoothing * weight + (1 - state.smoothing);
+    return sum / weight;
+  });
+}
+
+function groupBy(items, key) {
+  const groups = new Map();
+  for (const item of items) {
+    const name = key(item);
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(item);
+  }
+  return groups;
+}
+
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+function range(length) {
+  return Array.from({ length }, (_, k) => k);
+}
+
+const SHAPES = {
+  curves(view) {
+    const { columns, length } = tableOf(view);
+    const log = state.log && view.may_be_log;
+    const rows = [];
+    const byRun = groupBy(range(length).filter((k) => shown(columns.run[k])), (k) => columns.run[k]);
+    for (const [run, places] of byRun) {
+      const values = smooth(places.map((k) => columns.y[k]));
+      const style = looks(run);
+      places.forEach((k, at) => {
+        if (log && !(values[at] > 0)) return;
+        rows.push({ run, x: columns.x[k], y: values[at], series: `run ${run}`, name: page.runs[run].label, ...style });
+      });
+    }
+    return [{ key: "all", rows: rows.concat(means(rows)), log }];
+  },
+
+  densities(view) {
+    const table = tableOf(view);
+    const { columns, length } = table;
+    const rate = state.rate ?? page.first_rate;
+    const epochs = [...new Set(columns.epoch)].sort((a, b) => a - b);
+    const epoch = epochs[Math.min(state.epoch, epochs.length - 1)];
+    const mine = range(length).filter((k) => shown(columns.run[k], true) && page.runs[columns.run[k]].rate === rate);
+    const panels = [];
+    for (const [arm, places] of groupBy(mine, (k) => page.runs[columns.run[k]].arm)) {
+      const peak = Math.max(view.spec.layer.length > 2 ? 0.4 : 0, ...places.map((k) => peakOf(table, k)));
+      const now = places.filter((k) => columns.epoch[k] === epoch);
+      const { label, colour } = page.arms[arm];
+      const rows = [];
+      for (const k of now) {
+        const run = columns.run[k];
+        for (let at = 0; at < table.points; at++) {
+          const y = table.curve[k * table.points + at];
+          rows.push({ x: place(table, k, at), y, series: `run ${run}`, name: page.runs[run].label, ...looks(run) });
+        }
+      }
+      for (let at = 0; now.length && at < table.points; at++) {
+        const y = mean(now.map((k) => table.curve[k * table.points + at]));
+        rows.push({ x: place(table, now[0], at), y, mean: true, series: "mean", name: `${label}, mean`, colour });
+      }
+      panels.push({
+        key: `arm ${arm}`,
+        label: `${label}, epoch ${epoch}`,
+        caption: momentsOf(columns, now),
+        rows: rows.map((row) => (row.mean ? { width: 0, opacity: 0, ...row } : row)),
+        signals: { top: 1.08 * peak || 1 },
+        order: arm,
+      });
+    }
+    return panels.sort((a, b) => a.order - b.order);
+  },
+
+  rates(view) {
+    const { columns, length } = tableOf(view);
+    const rows = [];
+    const places = range(length).filter((k) => shown(columns.run[k], true));
+    for (const k of places) {
+      const run = columns.run[k];
+      const { label: name, arm, status } = page.runs[run];
+      const row = { run, x: page.runs[run].rate, y: columns.y[k], arm, name, ...looks(run), opacity: looks(run).opacity + 0.2 };
+      if (status === "diverged") rows.push({ ...row, kind: "diverged", name: `${name}: diverged` });
+      else if (Number.isFinite(row.y)) rows.push({ ...row, kind: "seed" });
+    }
+    for (const [series, own] of groupBy(rows.filter((row) => row.kind === "seed"), (row) => `${row.arm} ${row.x}`)) {
+      const { arm, x } = own[0];
+      const { label, colour, dash } = page.arms[arm];
+      const y = mean(own.map((row) => row.y));
+      rows.push({ x, y, arm, kind: "mean", series: arm, key: series, colour, dash: dashes(dash), name: `${label}, mean of ${own.length}` });
+    }
+    return [{ key: "all", rows: rows.sort((a, b) => a.x - b.x || a.arm - b.arm), narrow: true }];
+  },
+
+  heatmap(view) {
+    if (view.name !== state.overview) return [];
+    const { columns, length } = tableOf(view);
+    const mine = range(length).filter((k) => state.recordings.has(columns.recording[k]));
+    const span = extent(mine.map((k) => columns.y[k]));
+    return perRecording(columns, mine, (places) => {
+      const rows = places.map((k) => ({
+        x: columns.x[k], x2: columns.x2[k], y: columns.y[k], layer: columns.layer[k], name: page.layers[columns.layer[k]],
+      }));
+      return Object.assign(rows, { signals: { span }, height: 95 + 17 * new Set(rows.map((row) => row.layer)).size });
+    });
+  },
+
+  trajectories(view) {
+    const table = tableOf(view);
+    const { columns, length } = table;
+    const log = state.log && view.may_be_log;
+    const panels = perRecording(columns, ofLayer(columns, length), (places, colour) => {
+      const rows = [];
+      for (const k of places) {
+        for (let at = 0; at < table.points; at++) {
+          const y = table.curve[k * table.points + at];
+          if (log && !(y > 0)) continue;
+          const series = `channel ${columns.channel[k]}`;
+          rows.push({ x: place(table, k, at), y, series, name: series, colour, shape: "circle", dash: "", width: 0.8, opacity: 0.45 });
+        }
+      }
+      return rows;
+    });
+    return panels.map((panel) => ({ ...panel, log }));
+  },
+
+  ridges(view) {
+    const table = tableOf(view);
+    const { columns, length } = table;
+    const places = ofLayer(columns, length);
+    const step = framesOf(view)[state.frame];
+    return perRecording(columns, places, (own, colour) => {
+      const nearest = nearestTo([...new Set(own.map((k) => columns.step[k]))], step);
+      const now = own.filter((k) => columns.step[k] === nearest).sort((a, b) => columns.channel[b] - columns.channel[a]);
+      const rows = [];
+      now.forEach((k) => {
+        const base = columns.channel[k];
+        const name = `channel ${base}, step ${nearest}`;
+        for (let at = 0; at < table.points; at++) {
+          const y = base + 1.7 * table.curve[k * table.points + at];
+          rows.push({ x: place(table, k, at), y, base, series: `${999 - base}`, name, colour });
+        }
+      });
+      const span = extent(own.flatMap((k) => [columns.low[k], columns.high[k]]));
+      return Object.assign(rows, { signals: { span }, height: 50 + 11 * Math.max(8, now.length), step: nearest });
+    });
+  },
+};
+
+/** [least, greatest], pulled apart where they are one. */
+function extent(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) if (Number.isFinite(value)) [low, high] = [Math.min(low, value), Math.max(high, value)];
+  return low < high ? [low, high] : [low, low + (Math.abs(low) || 1)];
+}
+
+function dashes(text) {
+  return text ? text.split(" ").map(Number) : [1, 0];
+}
+
+function means(rows) {
+  const finished = rows.filter((row) => page.runs[row.run].status === "finished" && Number.isFinite(row.y));
+  const found = [];
+  for (const own of groupBy(finished, (row) => `${page.runs[row.run].arm} ${page.runs[row.run].rate} ${row.x}`).values()) {
+    const { arm, rate } = page.runs[own[0].run];
+    const { label, colour, dash, shape } = page.arms[arm];
+    const n = own.length;
+    found.push({
+      x: own[0].x, y: mean(own.map((row) => row.y)), series: `mean ${arm} ${rate}`, colour, shape, dash: dashes(dash), width: 2.4,
+      opacity: state.selected.size ? 0.3 : 1, name: `${label}, learning rate ${number(rate)}, mean of ${n}`,
+    });
+  }
+  return found;
+}
+
+function peakOf(table, row) {
+  let peak = 0;
+  for (let at = row * table.points; at < (row + 1) * table.points; at++) peak = Math.max(peak, table.curve[at]);
+  return peak;
+}
+
+function momentsOf(columns, places) {
+  if (!places.length) return "not captured";
+  const of = (name) => mean(places.map((k) => columns[name][k]));
+  const parts = [`mean ${of("mean").toFixed(2)}, std ${of("std").toFixed(2)}`];
+  if (of("zeros") >= 0.0005) parts.push(`${(100 * of("zeros")).toFixed(1)}% exact zeros`);
+  parts.push(`${(100 * of("beyond")).toFixed(1)}% beyond ±5`, `n = ${places.length}`);
+  return parts.join(" · ");
+}
+
+const ofLayer = (columns, length) => range(length).filter((k) => columns.layer[k] === state.layer);
+
+/** The steps at which the chosen layer's distributions were recorded in the shown recordings. */
+function framesOf(view) {
+  const { columns, length } = tableOf(view);
+  const mine = ofLayer(columns, length).filter((k) => state.recordings.has(columns.recording[k]));
+  return [...new Set(mine.map((k) => columns.step[k]))].sort((a, b) => a - b);
+}
+
+const nearestTo = (values, wanted) =>
+  values.reduce((best, value) => (Math.abs(value - wanted) < Math.abs(best - wanted) ? value : best), values[0]);
+
+/** A panel for each shown recording that has rows. */
+function perRecording(columns, places, make) {
+  const panels = [];
+  for (const [recording, own] of groupBy(places, (k) => columns.recording[k])) {
+    if (!state.recordings.has(recording)) continue;
+    const { name, run } = page.recordings[recording];
+    const rows = make(own, run === null ? "var(--c0)" : armOf(run).colour);
+    const { signals, height, step } = rows;
+    const when = step === undefined ? "" : ` · step ${step}${epochAt(recording, step)}`;
+    panels.push({ key: `recording ${recording}`, label: name + when, rows, signals, height, order: recording });
+  }
+  return panels.sort((a, b) => a.order - b.order);
+}
+
+function epochAt(recording, step) {
+  const begun = page.recordings[recording].epochs.filter(([, before]) => before < step);
+  return begun.length ? `, epoch ${begun[begun.length - 1][0]}` : "";
+}

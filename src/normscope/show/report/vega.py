@@ -1,0 +1,38 @@
+"""Vega's JavaScript, out of the vl-convert wheel: bundled once, then kept in the cache folder."""
+
+from __future__ import annotations
+
+import functools
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import pooch
+import vl_convert
+
+from normscope.errors import StorageError
+from normscope.records.files import write_text
+
+# vega-embed carries Vega, Vega-Lite and the expression interpreter, with which the page needs no eval
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
+_REVISION = 1  # of the snippet
+
+
+@functools.cache
+def vega_script() -> str:
+    """The bundle, about 0.9 MB. Making it takes seconds, so it is kept; a cache that cannot be used is done without."""
+    path = _cache() / f"vega-{version('vl-convert-python')}-{_REVISION}.js"
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        script = vl_convert.javascript_bundle(_SNIPPET)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, script)
+    except (OSError, StorageError):
+        pass  # a read-only home costs seconds, not the report
+    return script
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("NORMSCOPE_CACHE") or pooch.os_cache("normscope"))
