@@ -361,6 +361,13 @@ class TestWhatIsGiven:
         with pytest.raises(InputError, match="Sequential has no normalization layer"):
             watch(nn.Sequential(nn.Linear(2, 2)))
 
+    def test_a_model_with_a_normalization_of_its_own(self):
+        class LlamaNorm(nn.Module):
+            pass
+
+        with pytest.raises(InputError, match=r"or make a class \(perhaps LlamaNorm\) known with"):
+            watch(nn.Sequential(LlamaNorm()))
+
     def test_no_model(self):
         with pytest.raises(InputError, match="takes a torch.nn.Module, not int"):
             watch(3)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
+from normscope.probes.fused_nodes import gradient_behind_normalization, is_fused
 from normscope.probes.observe import Call
 from normscope.probes.statistics import vector_norm
 
@@ -41,11 +43,14 @@ class GradientNorms:
         self._run = run
         self._handles: list[RemovableHandle] = []
 
-    def await_backward(self, call: Call, given: Tensor | None, made: Tensor) -> None:
-        """Measure the gradients of the call that made a tensor from the one that it was given."""
+    def await_backward(self, call: Call, module: nn.Module, given: Tensor | None, made: Tensor) -> None:
+        """Measure the gradients of the module's call that made a tensor from the one that it was given."""
         self.calls.append(call)
         node = made.grad_fn
         if node is None:
+            return
+        if is_fused(node) and given is not None:
+            self._await_fused(call, module, given, node)
             return
         whole = node.name().startswith(_LAYER_NODES)
 
@@ -57,6 +62,15 @@ class GradientNorms:
         self._handles.append(node.register_hook(in_backward))
         if not whole and given is not None and given.requires_grad and given.grad_fn is not node:
             self._handles.append(given.register_hook(lambda gradient: self._measure(call, "input", gradient)))
+
+    def _await_fused(self, call: Call, module: nn.Module, given: Tensor, node: Node) -> None:
+        def in_backward(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> None:
+            vectors = (getattr(module, name, None) for name in ("weight", "bias"))
+            at_output = gradient_behind_normalization(node, given, grad_inputs, grad_outputs[0], *vectors)
+            self._measure(call, "output", at_output)
+            self._measure(call, "input", grad_inputs[0])
+
+        self._handles.append(node.register_hook(in_backward))
 
     def clear(self) -> None:
         """Take the hooks off graphs that somebody may have kept, and forget the calls."""

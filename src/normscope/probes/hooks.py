@@ -28,11 +28,16 @@ class Hook:
     * a pickle holds a function that does nothing.
 
     Inside torch.compile it is traced to nothing, so that the compiled graph is that of an unwatched model.
+
+    Attributes:
+        reads_statistics_only: tells fused layers that this hook reads its input and the output's `grad_fn`, but not the
+            values of the output. They then stay fused, and a watched step has the bits of an unwatched one.
     """
 
-    def __init__(self, module: nn.Module, function: Callable[..., None]):
+    def __init__(self, module: nn.Module, function: Callable[..., None], *, reads_statistics_only: bool = False):
         self._module = weakref.ref(module)
         self._function = function
+        self.reads_statistics_only = reads_statistics_only
         self.handle: RemovableHandle | None = None
 
     def __call__(self, module: nn.Module, *rest: Any) -> None:
@@ -83,9 +88,9 @@ class LayerHooks:
     def __init__(self):
         self._hooks: list[tuple[Hook, RemovableHandle]] = []
 
-    def add(self, module: nn.Module, function: Callable[..., None]) -> None:
-        """Call `function(module, args, output)` after each forward of this module."""
-        hook = Hook(module, function)
+    def add(self, module: nn.Module, function: Callable[..., None], *, reads_statistics_only: bool) -> None:
+        """Call `function(module, args, output)` after each forward of this module; see `Hook`."""
+        hook = Hook(module, function, reads_statistics_only=reads_statistics_only)
         hook.handle = module.register_forward_hook(hook)
         self._hooks.append((hook, hook.handle))
 

@@ -87,10 +87,7 @@ def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[F
     if layers is None:
         chosen = {name for name, module in modules.items() if normalization_kind(module)}
         if not chosen:
-            raise InputError(
-                f"{type(model).__name__} has no normalization layer. Name the modules to watch in layers=, or make a "
-                "class of yours known with normscope.probes.layers.register_normalization."
-            )
+            raise InputError(_no_normalization(model))
     else:
         single = isinstance(layers, str | type)
         chosen = set[str]().union(*(_matches(s, modules) for s in ([layers] if single else layers)))
@@ -125,6 +122,15 @@ def _no_match(selector: str, modules: dict[str, nn.Module]) -> str:
     if near:
         return f"No module matches {selector!r}. Near: {', '.join(near)}."
     return f"No module matches {selector!r}. Normalization layers: {_listing(norms)}."
+
+
+def _no_normalization(model: nn.Module) -> str:
+    sounding = sorted({type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()})
+    classes = f" (perhaps {_listing(sounding)})" if sounding else ""
+    return (
+        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch in layers=, or make "
+        f"a class{classes} known with normscope.probes.layers.register_normalization."
+    )
 
 
 def _listing(names: Iterable[str], most: int = 8) -> str:

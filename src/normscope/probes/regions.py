@@ -12,6 +12,7 @@ from torch.autograd.graph import Node
 from torch.nn import functional as F
 
 from normscope.errors import lookup
+from normscope.probes.fused_nodes import is_fused
 
 # What autograd calls an activation -> the name by which this package knows it.
 _ACTIVATIONS = {
@@ -104,9 +105,11 @@ def _consumers(roots: list[Node]) -> dict[Node, list[Node]]:
     return consumers
 
 
-def _first_activation(node: Node, consumers: dict[Node, list[Node]]) -> tuple[str, list[str]] | None:
+def _first_activation(node: Any, consumers: dict[Any, list[Any]]) -> tuple[str, list[str]] | None:
     """The nearest activation behind a node, and the operations on the way."""
-    waiting: deque[tuple[Node, list[str]]] = deque([(node, [])])
+    if is_fused(node) and node.relu:
+        return "relu", ["addition"] if node.has_residual else []
+    waiting: deque[tuple[Any, list[str]]] = deque([(node, [])])
     seen = {node}
     while waiting:
         at, via = waiting.popleft()
@@ -114,6 +117,8 @@ def _first_activation(node: Node, consumers: dict[Node, list[Node]]) -> tuple[st
             name = consumer.name()
             if name in _ACTIVATIONS:
                 return _ACTIVATIONS[name], via
+            if is_fused(consumer) and consumer.has_residual and consumer.relu and consumer.next_functions[1][0] is at:
+                return "relu", [*via, "addition"]
             if name in _PASSED and consumer not in seen:
                 seen.add(consumer)
                 waiting.append((consumer, [*via, _PASSED[name]] if _PASSED[name] else via))

@@ -103,7 +103,8 @@ class Session:
     def _attach(self, model: nn.Module, found: list[Found], optimizer: Optimizer | None) -> list[RemovableHandle]:
         handles = [before_forward(model, self._forward_begins)]
         for layer, watched in zip(found, self.layers, strict=True):
-            self._layer_hooks.add(layer.module, functools.partial(self._layer_called, watched))
+            called = functools.partial(self._layer_called, watched)
+            self._layer_hooks.add(layer.module, called, reads_statistics_only=watched.observer.info.kind == "batch")
         handles.append(after_any_forward(model, self._forward_ends))
         if optimizer is None:
             handles.append(register_optimizer_step_pre_hook(self._some_optimizer_steps))
@@ -219,7 +220,7 @@ class Session:
         layer.observer.observe(call, module, given, made, moments=self._due.moments, turn=turn)
         self._check_statistics(layer, call)
         if self._due.gradients:
-            self._gradients.await_backward(call, given, made)
+            self._gradients.await_backward(call, module, given, made)
 
     def _read_seen(self) -> None:
         """Measure the calls of which nothing but autograd's nodes was kept."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normscope.probes import fused_nodes
 from normscope.records.recording_header import BIN_LIMIT, BINS, SAMPLE_LEVELS
 
 # A histogram sees at least about this many values of a channel, and at most a sixteenth of the batch beyond that.
@@ -15,8 +16,8 @@ SAMPLE_VALUES = 1024
 SAMPLE_STRIDE = 16
 
 # Autograd's names of the operations that save a mean and an inverse standard deviation as their results 1 and 2:
-# native, cuDNN's and MIOpen's batch norm, group norm and layer norm.
-_SAVING_NODES = ("BatchNormBackward0", "GroupNormBackward0", "LayerNormBackward0")
+# native, cuDNN's and MIOpen's batch norm, group norm and layer norm; and fused batch norm.
+_SAVING_NODES = ("BatchNormBackward0", "GroupNormBackward0", "LayerNormBackward0", fused_nodes.NAME)
 
 _active_saved_tensor_hooks = getattr(getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None)
 

@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="transformers is not installed (normscope[transformers])")
+pytest.importorskip("accelerate", reason="accelerate is not installed (normscope[transformers])")
+
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+from normscope.integrations.transformers import WatchNormalization
+from normscope.records.recording import Recording
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def fit(tmp_path, callbacks, accumulate=1):
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=50, n_positions=12, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config)
+    tokens = torch.randint(0, 50, (16, 12), generator=torch.Generator().manual_seed(0))
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "out"),
+        num_train_epochs=2,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=accumulate,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=3,
+    )
+    Trainer(model=model, args=arguments, train_dataset=data, callbacks=callbacks).train()
+    return list(model.state_dict().values())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_training_is_recorded_and_the_same(tmp_path, accumulate):
+    plain = fit(tmp_path, [], accumulate)
+    callback = WatchNormalization(tmp_path / "r.sqlite", every=1, histograms_every=1, gradients_every=1)
+    watched = fit(tmp_path, [callback], accumulate)
+    assert all(torch.equal(one, two) for one, two in zip(plain, watched, strict=True))
+    recording = Recording.load(tmp_path / "r.sqlite")
+    steps = 8 // accumulate
+    assert recording.complete
+    assert recording.epochs == {1: 0, 2: steps // 2}
+    assert len(recording.layers) == 5
+    for statistic in ("sample_mean", "weight", "weight_gradient", "output_gradient_norm", "histogram"):
+        assert list(recording.query("transformer.h.0.ln_1", statistic)[0]) == list(range(1, steps + 1)), statistic
