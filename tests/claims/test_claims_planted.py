@@ -221,6 +221,14 @@ def test_a_setting_that_was_just_begun_does_not_hide_the_finished_ones():
     assert any("Left out" in note and "lr 1" in note for note in found.notes)
 
 
+def test_what_is_varied_for_one_claim_does_not_decide_another():
+    runs = arms(batch={"final": 0.95}) + arms(batch={"final": 0.2}, none={"final": 0.9}, initialization_scale=10.0)
+    assert verdict("C201", runs).outcome == "supported"
+    assert verdict("C601", runs).outcome == "contradicted"
+    only = arms(batch={"final": 0.2}, none={"final": 0.9}, initialization_scale=10.0)
+    assert verdict("C201", only).outcome == "contradicted"
+
+
 def test_an_arm_that_did_not_learn_is_named():
     found = verdict("C301", arms(none={"final": 0.11}))
     assert any("none did not learn" in note for note in found.notes)

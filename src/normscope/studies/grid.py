@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from normscope import fused
 from normscope.data import sources
@@ -26,8 +28,12 @@ class Grid:
     parameters: dict[str, int]  # per norm
 
 
-def lay_out(options: CompareOptions) -> Grid:
-    """Decide everything that was left open, and try the network once with every norm.
+def lay_out(options: CompareOptions, sweep: Mapping[str, Sequence[Any]] | None = None) -> Grid:
+    """Decide everything that was left open, and try each network once with every norm.
+
+    Args:
+        options: what all runs have in common, the norms, learning rates and number of seeds.
+        sweep: {field of RunSpec: values}; the grid has every combination, instead of the one value of `options`.
 
     Raises:
         InputError: for anything that cannot be: names, devices, data, shapes, epochs.
@@ -37,33 +43,48 @@ def lay_out(options: CompareOptions) -> Grid:
     fusion = resolve_fusion(options.fusion, device)
     dataset = sources.load(options.data, data_dir=options.data_dir, classes=options.classes)
     defaults = dataset.recipe
-    epochs = options.epochs or defaults.epochs
-    rates = options.learning_rates or defaults.learning_rates
-    captured = default_capture_epochs(epochs) if options.capture_epochs is None else options.capture_epochs
-    shared = {field.name: getattr(options.recipe, field.name) for field in fields(Recipe)}
-    specs = tuple(
-        RunSpec(
-            **shared,
-            data=dataset.name,
-            data_fingerprint=dataset.fingerprint,
-            classes=dataset.classes,
-            norm=norm,
-            learning_rate=rate,
-            seed=seed,
-            epochs=epochs,
-            capture_epochs=tuple(sorted(set(captured))),
-            crop_padding=defaults.crop_padding if options.augment else 0,
-            horizontal_flip=defaults.horizontal_flip and options.augment,
-            device=device,
-            precision=precision,
-            fusion=fusion,
-        )
-        # seeds outermost: whatever is interrupted early already has every arm
-        for seed, rate, norm in itertools.product(range(options.seeds), rates, options.norms)
-    )
-    first = {spec.norm: spec for spec in reversed(specs)}
-    parameters = {norm: count_parameters(build_for(dataset, first[norm])) for norm in options.norms}
-    return Grid(specs, dataset, options.norms, rates, parameters)
+    shared: dict[str, Any] = {
+        **{field.name: getattr(options.recipe, field.name) for field in fields(Recipe)},
+        "data": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "classes": dataset.classes,
+        "epochs": options.epochs or defaults.epochs,
+        "crop_padding": defaults.crop_padding if options.augment else 0,
+        "horizontal_flip": defaults.horizontal_flip and options.augment,
+        "device": device,
+        "precision": precision,
+        "fusion": fusion,
+    }
+    axes = {"learning_rate": options.learning_rates or defaults.learning_rates, "norm": options.norms, **(sweep or {})}
+    swept = [name for name in axes if name not in ("learning_rate", "norm")]
+    # seeds outermost: whatever is interrupted early already has every arm; norms innermost: arms side by side
+    names = ("seed", *swept, "learning_rate", "norm")
+    values = [(axes | {"seed": range(options.seeds)})[name] for name in names]
+    choices = (shared | dict(zip(names, choice, strict=True)) for choice in itertools.product(*values))
+    specs = tuple(_spec(choice, options.capture_epochs) for choice in choices)
+    return Grid(specs, dataset, tuple(axes["norm"]), tuple(axes["learning_rate"]), _parameters(specs, dataset))
+
+
+def _spec(choices: dict[str, Any], capture_epochs: tuple[int, ...] | None) -> RunSpec:
+    captured = default_capture_epochs(choices["epochs"]) if capture_epochs is None else capture_epochs
+    return RunSpec(**choices, capture_epochs=tuple(sorted(set(captured))))
+
+
+def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
+    """{norm: number of parameters of the first of its networks}. Every network of the grid is built once."""
+    counts: dict[str, int] = {}
+    built = set()
+    for spec in specs:
+        network = (spec.norm, *(getattr(spec, name) for name in _NETWORK))
+        if network not in built:
+            built.add(network)
+            count = count_parameters(build_for(dataset, spec))
+            counts.setdefault(spec.norm, count)
+    return counts
+
+
+_NETWORK = ("model", "activation", "block", "widths", "blocks_per_stage", "initialization", "initialization_scale")
+"""What a network is built from, beside its norm and its seed."""
 
 
 def resolve_fusion(choice: str, device: str) -> bool:

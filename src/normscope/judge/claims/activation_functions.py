@@ -51,6 +51,7 @@ class InTheActiveRegion(Claim):
     needs = "finished runs with {norm} and {reference}, activation relu, sigmoid or tanh, with captured activations"
     unit = "points"
     higher_supports = True
+    across = ("activation",)
     margin = 2.0
 
     def value(self, cell: Cell) -> float | None:
@@ -70,6 +71,7 @@ class LargerGradients(Claim):
     needs = "finished runs with {norm} and {reference} at equal settings"
     unit = "times"
     higher_supports = True
+    across = ("activation",)
     margin = 1.25
     ratio = True
     also = (Companion("stem gradient over last-layer gradient", "times", first_to_last, ratio=True),)

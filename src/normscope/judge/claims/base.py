@@ -49,6 +49,7 @@ class Claim:
     ratio: ClassVar[bool] = False  # arms are compared by value / value
     over: ClassVar[tuple[str, ...]] = ()  # knobs that are varied inside one value
     least: ClassVar[int] = 1  # values of those knobs without which there is no quantity
+    across: ClassVar[tuple[str, ...]] = ()  # knobs of other claims that may differ from setting to setting
     also: ClassVar[tuple[Companion, ...]] = ()
     arm_field: ClassVar[str] = "norm"
 
@@ -71,8 +72,7 @@ class Claim:
     def judge(self, evidence: Evidence) -> Verdict:
         """The verdict on the runs of one network on one data set."""
         arms = self.arms(evidence)
-        groups = evidence.groups(lambda run: self.arm_of(run, evidence), arms, self.over, self.arm_field)
-        groups = [group for group in groups if self._has_enough_knobs(group, arms)]
+        groups = self._groups(evidence, arms)
         resolution = self.resolution(evidence.ended)
         summary = _Summary(self.value, groups, arms, self.ratio)
         if not summary.groups:
@@ -99,6 +99,13 @@ class Claim:
     @property
     def _margin(self) -> float:
         return math.log(self.margin) if self.ratio else self.margin
+
+    def _groups(self, evidence: Evidence, arms: tuple[str, str]) -> list[Group]:
+        def arm_of(run: RunRecord) -> str | None:
+            return self.arm_of(run, evidence)
+
+        groups = evidence.groups(arm_of, arms, self.over, self.across, self.arm_field)
+        return [group for group in groups if self._has_enough_knobs(group, arms)]
 
     def _has_enough_knobs(self, group: Group, arms: tuple[str, str]) -> bool:
         cells = [cell for arm in arms for cell in group.arms[arm].values()]

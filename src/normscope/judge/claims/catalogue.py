@@ -15,9 +15,12 @@ What batch normalization is said to do, and what decides here. This page is made
 A claim has one quantity, with one value for each arm and seed. Values are paired by seed. Where runs differ in other
 settings too, only runs with equal settings are compared, and a seed's differences are averaged over the settings, so
 that one test decides; the settings are listed beside it with Holm-adjusted p, and one that significantly says the
-opposite leaves the claim open. The interval is the paired t interval (95%). The test is the exact sign-flip test from
-{SIGN_FLIP_FROM} seeds on and the paired t test below, where fewer signs than that cannot reach p < {LEVEL}; Welch's
-where the arms share no seeds. Under {LEAST_PAIRS} seeds there is no verdict.
+opposite leaves the claim open. Initialization, activation function, block and batch size are varied for the claims
+about them; the other claims are judged at the default of these, or the most frequent value.
+
+The interval is the paired t interval (95%). The test is the exact sign-flip test from {SIGN_FLIP_FROM} seeds on; with
+fewer, no choice of signs has p < {LEVEL}, and it is the paired t test; Welch's where the arms share no seeds. Under
+{LEAST_PAIRS} seeds there is no verdict.
 
 - **supported**, **contradicted**: p < {LEVEL}, two-sided.
 - **no difference**: two one-sided tests put the difference inside the margin (p < {LEVEL}). This comes first: a

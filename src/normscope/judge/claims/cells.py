@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,15 @@ _NOT_A_SETTING = ("seed", "capture_epochs")
 DEFAULT_BLOCK = "post-activation"
 
 _WORDS = {"learning_rate": "lr", "block": "", "activation": ""}
+
+USUAL = {
+    "activation": "relu",
+    "batch_size": 128,
+    "block": DEFAULT_BLOCK,
+    "initialization": "default",
+    "initialization_scale": 1.0,
+}
+"""Knobs that some claims are about, and the value at which the others are judged, if it is there."""
 
 LEARNED = 2.0
 """An arm that is not this many times better than guessing has learned nothing."""
@@ -70,7 +80,14 @@ class Evidence:
         epochs = spec["epochs"]
         return f"{spec['model']} on {spec['data']}, {epochs} epoch{'s' if epochs != 1 else ''}"
 
-    def groups(self, arm_of: ArmOf, arms: tuple[str, str], over: Sequence[str], arm_field: str = "norm") -> list[Group]:
+    def groups(
+        self,
+        arm_of: ArmOf,
+        arms: tuple[str, str],
+        over: Sequence[str] = (),
+        across: Sequence[str] = (),
+        arm_field: str = "norm",
+    ) -> list[Group]:
         """The ended runs by setting. Of cells over knobs only those are kept that have every value.
 
         Values that one arm alone has are left out, unless the arms are told apart by that knob.
@@ -79,14 +96,17 @@ class Evidence:
             arm_of: the arm that a run belongs to; None leaves it out.
             arms: the two that are compared.
             over: fields of a spec that are varied inside a cell.
+            across: knobs of USUAL that may differ from setting to setting; of the others one value is kept.
             arm_field: the field by which the arms differ.
         """
+        members = [(arm, run) for run in self.ended if (arm := arm_of(run)) in arms]
+        for knob in USUAL:
+            if knob not in (*over, *across, arm_field):
+                members = _at_its_usual_value(members, knob)
         by_setting: dict[str, list[tuple[str, RunRecord]]] = {}
-        for run in self.ended:
-            arm = arm_of(run)
-            if arm in arms:
-                key = json.dumps(_setting(run, (arm_field, *over)), sort_keys=True)
-                by_setting.setdefault(key, []).append((arm, run))
+        for arm, run in members:
+            key = json.dumps(_setting(run, (arm_field, *over)), sort_keys=True)
+            by_setting.setdefault(key, []).append((arm, run))
         settings = {key: json.loads(key) for key in by_setting}
         labels = _labels(settings.values())
         return [
@@ -163,6 +183,15 @@ def _place(run: RunRecord) -> tuple[Any, ...]:
     values = [value for knob, value in sorted(run.spec.items()) if knob not in ("learning_rate", "seed")]
     sortable = [(0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value)) for value in values]
     return run.learning_rate, sortable, run.seed
+
+
+def _at_its_usual_value(members: list[tuple[str, RunRecord]], knob: str) -> list[tuple[str, RunRecord]]:
+    """Those with the default of a knob; where there are none, those with its most frequent value."""
+    counts = Counter(value_of(run, knob) for _, run in members)
+    if len(counts) < 2:
+        return members
+    kept = USUAL[knob] if USUAL[knob] in counts else counts.most_common(1)[0][0]
+    return [(arm, run) for arm, run in members if value_of(run, knob) == kept]
 
 
 def _setting(run: RunRecord, over: Sequence[str]) -> dict[str, Any]:

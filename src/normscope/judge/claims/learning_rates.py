@@ -65,6 +65,7 @@ class ToleranceOfRates(Claim):
     margin = 0.25
     over = OVER
     least = 3
+    across = ("batch_size",)
     also = (Companion("runs that diverge", "points", divergence),)
 
     def value(self, cell: Cell) -> float | None:
@@ -93,6 +94,7 @@ class HigherRates(Claim):
     margin = 0.25
     over = OVER
     least = 3
+    across = ("batch_size",)
 
     def value(self, cell: Cell) -> float | None:
         rates = tolerated(cell)

@@ -1,0 +1,93 @@
+"""Studies by name and from TOML files. A file is data: code that it names is imported only where that was allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from normscope.errors import InputError, one_of
+from normscope.studies.spec import CompareOptions, Recipe
+from normscope.studies.study import OF_THE_MACHINE, GridPlan, StudyPlan, checked_values
+from normscope.studies.study_plans import STUDIES
+
+Table = dict[str, Any]
+
+
+class _Grid(msgspec.Struct, forbid_unknown_fields=True):
+    settings: Table = {}
+    sweep: dict[str, list[Any]] = {}
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    description: str = ""
+    settings: Table = {}
+    sweep: dict[str, list[Any]] = {}
+    grid: list[_Grid] = []
+
+
+def find_study(name: str, *, allow_code: bool = False) -> StudyPlan:
+    """The built-in study of a name, or the one in a TOML file.
+
+    Raises:
+        InputError: if there is neither, or the file cannot be used.
+    """
+    if name in STUDIES:
+        return STUDIES[name]
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        return read_study(path, allow_code=allow_code)
+    raise InputError(f"{one_of('study', name, STUDIES)} Or a TOML file.")
+
+
+def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
+    """The study in a TOML file.
+
+    Its `settings` are settings of `compare`, its `sweep` knobs with lists of values. Several grids stand under
+    `[[grid]]`, each with settings and a sweep of its own, which add to those of the file.
+
+    Raises:
+        InputError: if the file cannot be read or used, or names code and `allow_code` is false.
+    """
+    try:
+        file = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise InputError(f"{path} is no study: {error}.") from error
+    try:
+        parts = file.grid or [_Grid()]
+        grids = tuple(_grid({**file.settings, **own.settings}, {**file.sweep, **own.sweep}) for own in parts)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    code = sorted({norm for grid in grids for norm in _norms(grid) if ":" in norm})
+    if code and not allow_code:
+        raise InputError(
+            f"{path} names code that would be run: {', '.join(code)}. If you trust it, say so with --allow-code."
+        )
+    return StudyPlan(path.stem, file.description, grids)
+
+
+def _grid(settings: Table, sweep: dict[str, list[Any]]) -> GridPlan:
+    known = sorted(
+        ({field.name for field in dataclasses.fields(CompareOptions)} - {"recipe", *OF_THE_MACHINE})
+        | {field.name for field in dataclasses.fields(Recipe)}
+    )
+    for name in settings:
+        if name in OF_THE_MACHINE:
+            raise InputError(f"{name} is no setting of a study, but of the machine that it runs on; give it there.")
+        if name not in known:
+            raise InputError(one_of("setting", name, known))
+    plan = GridPlan(settings, {knob: checked_values(knob, values) for knob, values in sweep.items()})
+    twice = [knob for knob in plan.sweep if knob in settings or f"{knob}s" in settings]
+    if twice:
+        raise InputError(f"{twice[0]} is given as a setting and as a sweep; expected one of them.")
+    plan.options({})
+    return plan
+
+
+def _norms(grid: GridPlan) -> tuple[str, ...]:
+    return (*grid.settings.get("norms", ()), *grid.sweep.get("norm", ()))

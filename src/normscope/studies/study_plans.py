@@ -1,0 +1,79 @@
+"""The built-in studies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from normscope.studies.study import GridPlan, StudyPlan
+
+BLOCKS = ("post-activation", "pre-activation", "formula")
+
+
+def _plan(name: str, description: str, *grids: GridPlan) -> StudyPlan:
+    return StudyPlan(name, description, grids)
+
+
+def _grid(sweep: dict[str, tuple[Any, ...]] | None = None, **settings: Any) -> GridPlan:
+    return GridPlan(settings, sweep or {})
+
+
+_DIGITS = {"data": "digits", "seeds": 3, "epochs": 20}
+_CIFAR = {"data": "cifar10", "seeds": 3, "epochs": 30, "learning_rates": (0.1,)}
+
+STUDIES = {
+    plan.name: plan
+    for plan in (
+        _plan(
+            "quick",
+            "Every claim that small images can say something about, on the embedded digits.",
+            _grid(**_DIGITS, learning_rates=(0.01, 0.1, 1.0)),
+            _grid({"initialization_scale": (0.1, 1.0, 3.0)}, **_DIGITS, learning_rates=(0.1,)),
+            _grid({"activation": ("tanh",)}, **_DIGITS, learning_rates=(0.1,)),
+            _grid({"batch_size": (8, 128)}, **_DIGITS, learning_rates=(0.1,), norms=("batch", "group")),
+            _grid({"block": ("pre-activation",)}, **_DIGITS, learning_rates=(0.1,), norms=("batch",)),
+        ),
+        _plan(
+            "notebook",
+            "SmallResNet on CIFAR-10 with and without batch normalization, as the notebook trains it, with three seeds.",
+            _grid(**_CIFAR),
+        ),
+        _plan(
+            "blog",
+            "BirdPlaneNet on birds and airplanes with and without batch normalization, also at ten times the rate.",
+            _grid(
+                data="cifar10", classes=("airplane", "bird"), model="bird-plane", seeds=3, epochs=10,
+                learning_rates=(0.01, 0.1, 1.0),
+            ),
+        ),
+        _plan(
+            "learning-rates",
+            "Which learning rates each network tolerates, at small, usual and large batches.",
+            _grid(
+                {"batch_size": (16, 128, 1024)}, data="digits", seeds=5,
+                learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+            ),
+        ),
+        _plan(
+            "initialization",
+            "Weights drawn ten times too small to ten times too large, in PyTorch's way and in He's.",
+            _grid(
+                {"initialization": ("default", "he"), "initialization_scale": (0.1, 0.3, 1.0, 3.0, 10.0)},
+                data="digits", seeds=5, learning_rates=(0.1,),
+            ),
+        ),
+        _plan(
+            "batch-size",
+            "Batch, group and layer normalization from batches of 2 to 128.",
+            _grid(
+                {"batch_size": (2, 4, 8, 32, 128)}, data="digits", seeds=5, learning_rates=(0.01,),
+                norms=("batch", "group", "layer"),
+            ),
+        ),
+        _plan(
+            "placement",
+            "Batch normalization before and after the non-linearity, and once per block.",
+            _grid({"block": BLOCKS}, data="digits", seeds=5, learning_rates=(0.03, 0.1), norms=("batch",)),
+        ),
+    )
+}  # fmt: skip
+"""{name: study}."""
