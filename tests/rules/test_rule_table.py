@@ -355,7 +355,7 @@ TABLE: dict[str, list[Row]] = {
             seen(place=Place(fed_by="conv", input_shape=(4, 8, 8)), measured=measured(axis_spread=(8.0, 1.2)))),
         Row(seen(place=Place(input_shape=(4, 8, 8)), measured=measured(axis_spread=(1.2, 8.0))), "warning"),
         Row(one(layer_norm(place=Place(fed_by="conv", input_shape=(4, 8, 64, 64)))), "warning",
-            one(layer_norm(place=Place(fed_by="linear", input_shape=(4, 8, 64, 64))))),
+            one(layer_norm(place=Place(fed_by="conv", axes_moved=True, input_shape=(4, 64, 64, 8))))),
     ],
     "NS513": [
         Row(replace(one(norm(training=True), forward=forward(composition_noise=0.9, batch_sizes=(2,) * 16)),

@@ -16,6 +16,8 @@ SET_BATCHES = 4
 
 MAX_CALLS = 64
 TINY = 1e-30
+CANCELLATION = 100.0
+"""A squared mean so many times the variance leaves fp32 sums five digits of it; beyond, values are shifted first."""
 
 
 class Meter:
@@ -59,7 +61,8 @@ class Meter:
 
     def _evaluate(self, x: Tensor, y: Tensor, call: int) -> None:
         new = not self.shape_values
-        self.facts["input_non_finite"] += _non_finite(x)
+        if not self.per_channel:
+            self.facts["input_non_finite"] += _non_finite(x)
         self.facts["output_non_finite"] += _non_finite(y)
         self.shape_samples.append(len(x))
         self.shape_values.append(_values_behind_one_statistic(self.layer, x))
@@ -72,6 +75,8 @@ class Meter:
         if not self.per_channel:
             return
         mean, square = _sample_moments(x)
+        if not np.isfinite(mean).all():
+            self.facts["input_non_finite"] += _non_finite(x)
         batch_mean = mean.mean(0)
         var = square.mean(0) - batch_mean**2
         if call == 0:
@@ -138,14 +143,24 @@ class Meter:
 def _sample_moments(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Mean and mean square of every sample's channels, float64 [N, C] each, of an input [N, C, ...].
 
-    The sums run over values shifted by the first sample's mean, so that a large offset does not cancel the spread.
+    Where an offset dwarfs the spread, the sums run over values shifted by the first sample's mean: in fp32 the offset
+    would cancel the spread.
     """
     flat = x.detach().float().reshape(len(x), x.shape[1], -1)
+    mean, square = _plain_moments(flat)
+    around = (square - mean**2).mean(0)
+    if not (mean**2 > CANCELLATION * np.maximum(around[None], TINY)).any():
+        return mean, square
     shift = flat[:1].mean(2, keepdim=True)
-    centred = flat - shift
-    mean, square = centred.mean(2), centred.square().mean(2)
-    mean, square, offset = (value.double().cpu().numpy() for value in (mean, square, shift[:, :, 0]))
+    mean, square = _plain_moments(flat - shift)
+    offset = shift[:, :, 0].double().cpu().numpy()
     return mean + offset, square + 2 * offset * mean + offset**2
+
+
+def _plain_moments(flat: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    mean = flat.mean(2).double().cpu().numpy()
+    norm = torch.linalg.vector_norm(flat, dim=2).double().cpu().numpy()
+    return mean, norm**2 / flat.shape[2]
 
 
 def _batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple[np.ndarray, ...]:
@@ -253,6 +268,6 @@ def _quantiles(parts: list[np.ndarray]) -> tuple[float, ...]:
 
 def _non_finite(x: Tensor) -> int:
     """How many values are not finite; a sum tells at the price of one pass that there are none."""
-    if bool(x.detach().float().sum().isfinite()):
+    if bool(x.detach().sum(dtype=torch.float32).isfinite()):
         return 0
     return int((~x.detach().isfinite()).sum())

@@ -177,6 +177,7 @@ def _place(name: str, nodes: list[Node], shape: tuple[tuple[int, ...], str], rec
         added_to_a_shortcut=any(_reaches_addition(node) for node in nodes),
         pooled_next=any(reader.whole for reader in _readers(nodes[0], ("view", "axes"))),
         features_last=bool(source and source.kind in FEATURES_LAST and not moved),
+        axes_moved=moved,
         unused_children=tuple(child for child, module in children if child and id(module) not in recorder.called),
         input_shape=shape[0],
         input_dtype=shape[1],

@@ -38,6 +38,7 @@ class Place:
     added_to_a_shortcut: bool = False  # the output reaches an addition before any weight
     pooled_next: bool = False  # the output is averaged over all positions before any nonlinearity or weight
     features_last: bool = False  # the operation that made its input puts the features on the last axis
+    axes_moved: bool = False  # axes were moved between that operation and the layer
     unused_children: tuple[str, ...] = ()  # modules inside the layer that the forward passed by
     input_shape: tuple[int, ...] = ()
     input_dtype: str = ""

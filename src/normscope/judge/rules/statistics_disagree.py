@@ -19,7 +19,7 @@ NOISE_FACTOR = 5.0
 class StatisticsDisagree(Rule):
     """Running mean and variance are far from the statistics of the batches that were given.
 
-    z = |running_mean - mean| / sqrt(var + eps) and l = |ln(running_var / var)|, 95% quantile over the channels. A
+    z = |running_mean - mean| / sqrt(var + eps) and l = |ln((running_var + eps) / (var + eps))|, 95% quantile over the channels. A
     running average with momentum m over batches of N samples has the noise floor sd(z)^2 = m / (2 - m) Var(batch
     mean) / var, measured from the spread of samples within batches, and likewise for l; the K batches given add 1/K.
     Reported above five floors, and above z 0.25 or l 0.35. An error where both are large and the outputs suffer.
@@ -56,8 +56,8 @@ class StatisticsDisagree(Rule):
         # Channels that are constant in the batches have no spread to compare with.
         alive = var > eps
         z = np.where(alive, np.abs(layer.running_mean - mean) / np.sqrt(var + eps), np.nan)
-        tiny = 1e-12
-        log = np.where(alive, np.abs(np.log(np.maximum(layer.running_var, tiny) / np.maximum(var, tiny))), np.nan)
+        held = np.maximum(layer.running_var, 0) + eps
+        log = np.where(alive, np.abs(np.log(held / (var + eps))), np.nan)
         z95, l95 = high(z), high(log)
         limits = [
             max(NOISE_FACTOR * np.sqrt(_memory(layer, measured) * high(noise, 0.5)), least)

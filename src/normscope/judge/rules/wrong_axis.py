@@ -38,7 +38,7 @@ class WrongAxis(Rule):
             return
         shape = place.input_shape
         if layer.kind in ("layer", "rms"):
-            if len(shape) == 4 and layer.normalized_dims == 1 and place.fed_by == "conv" and not place.features_last:
+            if len(shape) == 4 and layer.normalized_dims == 1 and place.fed_by == "conv" and not place.axes_moved:
                 yield self.found(layer.name, "The layer normalizes rows of pixels.", shape=str(shape), axis=3)
             return
         if len(shape) != 3 or shape[1] != shape[2]:
