@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ def _describe(spec: RunSpec, run: RunDirectory, others: tuple[str, ...]) -> dict
     record = load_run(run.path)
     return {
         "run": run.path.name,
-        "spec": dataclasses.asdict(spec),
+        "spec": json.loads(spec.to_json()),
         "data": record.meta["data"],
         "test_accuracy": record.final("test_accuracy"),
         "environment": describe_environment(spec.device),

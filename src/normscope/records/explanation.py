@@ -107,7 +107,7 @@ class Explanation:
     running_after: RunningStatistics | None
     disagreement: float  # largest difference between this arithmetic and PyTorch's own layer: outputs, buffers
     forgotten: Forgotten
-    meta: dict[str, Any]  # run, spec, data, environment, test_accuracy, other_layers
+    meta: dict[str, Any]  # run, spec, data, environment, test_accuracy, other_layers; as a run's record has them
 
     @property
     def count(self) -> int:
@@ -238,11 +238,15 @@ def _assemble(meta: dict[str, Any], arrays: dict[tuple[str, str], np.ndarray]) -
 
 def _check(explanation: Explanation) -> None:
     """Raise a ValueError or TypeError that names the part which does not fit the others."""
-    spec, forgotten = explanation.meta["spec"], explanation.forgotten
+    meta, forgotten = explanation.meta, explanation.forgotten
+    environment = meta["environment"]
+    _require(all(isinstance(part, dict) for part in (meta["spec"], meta["data"], environment)), "description")
+    _require(all(isinstance(environment.get(part), dict) for part in ("hardware", "versions")), "environment")
+    _require(isinstance(meta["run"], str) and isinstance(meta["other_layers"], list), "description")
     for name, kind in _META.items():
         _require(isinstance(getattr(explanation, name), kind), name)
     for name, kind in _SPEC.items():
-        _require(isinstance(spec.get(name), kind), name)
+        _require(isinstance(meta["spec"].get(name), kind), name)
     n, channels, _, _ = explanation.x.shape
     for name, vector in _vectors(explanation).items():
         _require(vector is None or (vector.shape == (channels,) and bool(np.isfinite(vector).all())), name)

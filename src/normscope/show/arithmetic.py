@@ -24,6 +24,17 @@ def number(value: float, digits: int = 5) -> str:
     return text.replace("-", "−")
 
 
+def describe_layer(explanation: Explanation) -> str:
+    """The layer as PyTorch would write it."""
+    momentum = "None (plain average)" if explanation.momentum is None else number(explanation.momentum)
+    return f"{explanation.layer_type}({explanation.x.shape[1]}), eps {explanation.eps:g}, momentum {momentum}"
+
+
+def seen(explanation: Explanation) -> str:
+    """How many batches the running statistics are of; empty where there are none."""
+    return "" if explanation.running_before is None else f" ({explanation.batches_before:,} batches)"
+
+
 def shown_channels(channels: int, chosen: int, most: int) -> list[int]:
     """At most so many channels, evenly spread, the chosen one among them, in order."""
     spread = [int(place) for place in np.linspace(0, channels - 1, min(channels, most)).round()]

@@ -9,7 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from normscope.records.explanation import ORDERS, Channel, Explanation, Forgotten
-from normscope.show.arithmetic import Step, batch_steps, memory_steps, number, shown_channels, value_steps
+from normscope.show.arithmetic import (
+    Step,
+    batch_steps,
+    describe_layer,
+    memory_steps,
+    number,
+    seen,
+    shown_channels,
+    value_steps,
+)
+from normscope.show.figures.provenance import epochs_of
 from normscope.show.terminal import percent
 
 MAX_CHANNELS = 16
@@ -30,16 +40,15 @@ def show(explanation: Explanation, console: Console) -> None:
 def _tensor(explanation: Explanation, console: Console) -> None:
     spec = explanation.meta["spec"]
     n, channels, height, width = explanation.x.shape
-    momentum = "None" if explanation.momentum is None else f"{explanation.momentum:g}"
     _heading(f"1. {explanation.layer}: the tensor and its pooled axes", console)
     _say(
-        f"{explanation.layer_type}({channels}), eps {explanation.eps:g}, momentum {momentum}, of {spec['model']} on "
-        f"{spec['data']} after {spec['epochs']} epochs ({explanation.batches_before:,} batches seen).",
+        f"{describe_layer(explanation)}, of {spec['model']} on {spec['data']} after {epochs_of(spec['epochs'])} of "
+        f"training{seen(explanation)}.",
         console,
     )
     others = explanation.meta.get("other_layers", [])
     if others:
-        _say(f"The pattern matches {len(others)} further layers: {', '.join(others)}.", console)
+        _say(f"It is the first of {len(others) + 1} layers that were asked for; the next is {others[0]}.", console)
     _say(
         f"x is [N, C, H, W] = [{n}, {channels}, {height}, {width}]: {n} images, {channels} channels of {height} x "
         f"{width} positions.\nEach channel is pooled over the axes 0 (images), 2 (rows) and 3 (columns): "
@@ -132,20 +141,25 @@ def _forgotten(explanation: Explanation, console: Console) -> None:
         f"In eval mode: {percent(forgotten.eval_accuracy)}. All on the same {forgotten.images:,} test images; mean ± "
         f"standard deviation over {forgotten.during.shape[2]} orders of the images (batch size 1: one), one trained "
         f"network (seed {explanation.meta['spec']['seed']}).\n"
-        "Class-ordered: images sorted by class, as a folder of images is read. Afterwards: the pass in train mode has "
-        "moved the running statistics, and eval() does not bring them back." + _refused(forgotten),
+        "Class-ordered: images sorted by class, as a folder of images is read.",
         console,
     )
+    if explanation.running_before is not None:
+        _say(
+            "After: the pass in train mode has moved the running statistics, and eval() does not bring them back.",
+            console,
+        )
+    _refused(forgotten, console)
 
 
-def _refused(forgotten: Forgotten) -> str:
+def _refused(forgotten: Forgotten, console: Console) -> None:
     sizes = [size for column, size in enumerate(forgotten.batch_sizes) if np.isnan(forgotten.during[:, column]).all()]
-    if not sizes:
-        return ""
-    return (
-        f"\nNot measured at batch size {', '.join(map(str, sizes))}: a batch has one value per channel in some layer, "
-        "and PyTorch ends with an error."
-    )
+    if sizes:
+        _say(
+            f"Not measured at batch size {', '.join(map(str, sizes))}: a batch has one value per channel in some "
+            "layer, and PyTorch ends with an error.",
+            console,
+        )
 
 
 def _spread(values: np.ndarray) -> str:

@@ -59,7 +59,10 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
             if known
             else f"This network has none: its norm is {norm!r} (--norm)"
         )
-        raise InputError(f"Layer {name!r} is a {type(module).__name__}; expected a torch.nn.BatchNorm2d. {those}.")
+        raise InputError(
+            f"Layer {name!r} is a {type(module).__name__}; expected a torch.nn.BatchNorm2d, whose forward a subclass "
+            f"may not change. {those}."
+        )
     (name, layer), *others = explained
     if channel is not None and channel >= layer.num_features:
         raise InputError(

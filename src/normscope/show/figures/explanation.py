@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normscope.records.explanation import Explanation
-from normscope.show.arithmetic import number, step_groups
+from normscope.show.arithmetic import describe_layer, seen, step_groups
 from normscope.show.figures import explanation_piles as piles
 from normscope.show.figures.explanation_accuracy import draw_accuracies
 from normscope.show.figures.explanation_panels import (
@@ -20,6 +20,7 @@ from normscope.show.figures.explanation_panels import (
     draw_updates,
 )
 from normscope.show.figures.page import MARGIN, Frame, Row, lay_out
+from normscope.show.figures.provenance import epochs_of
 from normscope.show.figures.style import house_style, save
 
 WIDTH = 13.0
@@ -103,10 +104,9 @@ def _split(axis: Axes, widths: Sequence[float], left: float, gap: float) -> list
 
 def _subtitle(explanation: Explanation) -> str:
     spec = explanation.meta["spec"]
-    momentum = "None (plain average)" if explanation.momentum is None else number(explanation.momentum)
     return (
-        f"{explanation.layer_type}({explanation.x.shape[1]}), eps {explanation.eps:g}, momentum {momentum}. One "
-        f"training batch of {spec['data']} after {spec['epochs']} epochs, {explanation.batches_before:,} batches seen."
+        f"{describe_layer(explanation)}. One training batch of {spec['data']} after {epochs_of(spec['epochs'])} of "
+        f"training{seen(explanation)}."
     )
 
 

@@ -18,7 +18,9 @@ def draw_accuracies(during: Axes, afterwards: Axes, explanation: Explanation) ->
     _panel(during, explanation, forgotten.during, "during")
     _panel(afterwards, explanation, forgotten.afterwards, "afterwards")
     during.set_title("Test accuracy, eval() forgotten:\ntrain mode", loc="left")
-    afterwards.set_title("Then eval(): the running\nstatistics have moved", loc="left")
+    remembers = explanation.running_before is not None
+    moved = "the running\nstatistics have moved" if remembers else "there are\nno running statistics"
+    afterwards.set_title(f"Then eval(): {moved}", loc="left")
     during.set_ylabel("accuracy (%)")
     afterwards.tick_params(labelleft=False)
     during.legend(

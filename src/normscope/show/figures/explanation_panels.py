@@ -174,7 +174,8 @@ def draw_batch_means(axis: Axes, explanation: Explanation) -> None:
     axis.set_xticks(range(len(groups)), list(groups))
     axis.grid(visible=False, axis="x")
     axis.set_xlim(-0.6, len(groups) - 0.4)
-    axis.set_title("What is subtracted in smaller\nbatches (line: running mean)", loc="left")
+    line = " (line: running mean)" if channel.running_before is not None else ""
+    axis.set_title(f"What is subtracted in smaller\nbatches{line}", loc="left")
     axis.set_xlabel("images in a batch")
     axis.set_ylabel(f"mean of channel {channel.index}")
 
