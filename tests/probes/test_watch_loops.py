@@ -265,6 +265,59 @@ class TestLife:
         assert len(Recording.load(tmp_path / "r.sqlite").query(NAME, "weight")[0]) == 4
 
 
+class TestResuming:
+    @pytest.mark.parametrize("intervals", [EVERYTHING, {"every": 1, "histograms_every": 2, "gradients_every": 3}])
+    @pytest.mark.parametrize("with_optimizer", [True, False])
+    def test_goes_on_as_if_nothing_had_happened(self, tmp_path, with_optimizer, intervals):
+        recordings = []
+        for name, stops in (("whole", False), ("resumed", True)):
+            model = seeded(small_resnet)
+            optimizer = sgd(model)
+            settings = {"path": tmp_path / name, "optimizer": optimizer if with_optimizer else None, **intervals}
+            watcher = watch(model, **settings)
+            x, y = images(n=64)  # enough for histograms of a sample that rotates
+
+            def steps(number, model=model, optimizer=optimizer, x=x, y=y):
+                for _ in range(number):
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+
+            watcher.mark(epoch=1)
+            steps(4)
+            watcher.flush()
+            if stops:
+                state, momenta = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+                steps(3)  # of which the checkpoint knows nothing
+                watcher.mark(epoch=9)
+                watcher.close()
+                model.load_state_dict(state)
+                optimizer.load_state_dict(momenta)
+                watcher = watch(model, after=4, **settings)
+            watcher.mark(epoch=2)
+            steps(3)
+            watcher.close()
+            recordings.append(Recording.load(tmp_path / name))
+        one, two = recordings
+        assert one.epochs == two.epochs == {1: 0, 2: 4}
+        assert two.cost.steps == 7
+        for layer in one.layers:
+            for statistic in one.statistics(layer):
+                for a, b in zip(one.query(layer, statistic), two.query(layer, statistic), strict=True):
+                    assert np.array_equal(a, b), statistic
+
+    def test_of_other_layers_is_refused(self, model, tmp_path):
+        watch(model, path=tmp_path / "r.sqlite").close()
+        with pytest.raises(InputError, match="is the recording of other layers or at other intervals"):
+            watch(model, after=0, path=tmp_path / "r.sqlite", layers=nn.Linear)
+        with pytest.raises(InputError, match="ends at step 0; it cannot go on after step 2"):
+            watch(model, after=2, path=tmp_path / "r.sqlite")
+        with pytest.raises(InputError, match="There is no recording at"):
+            watch(model, after=2, path=tmp_path / "s.sqlite")
+        with pytest.raises(InputError, match="give its path="):
+            watch(model, after=2)
+
+
 class TestStorage:
     def test_a_file_that_cannot_be_written_ends_the_recording_and_not_the_training(self, model, tmp_path):
         folder = tmp_path / "gone"

@@ -128,8 +128,8 @@ def _no_normalization(model: nn.Module) -> str:
     sounding = sorted({type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()})
     classes = f" (perhaps {_listing(sounding)})" if sounding else ""
     return (
-        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch in layers=, or make "
-        f"a class{classes} known with normscope.probes.layers.register_normalization."
+        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch in layers=, or "
+        f"make a class{classes} known with normscope.probes.layers.register_normalization."
     )
 
 

@@ -75,7 +75,14 @@ class Observer:
         self.info = info
 
     def observe(
-        self, call: Call, module: nn.Module, given: Tensor | None, output: Tensor, *, moments: bool, turn: int | None
+        self,
+        call: Call,
+        module: nn.Module,
+        given: Tensor | None,
+        output: Tensor,
+        *,
+        moments: bool,
+        histogram_step: int | None,
     ) -> None:
         """Fill a call from one forward of the module.
 
@@ -85,7 +92,7 @@ class Observer:
             given: the tensor that it was given, where there is one.
             output: the tensor that it returned.
             moments: whether the step records moments.
-            turn: the number of the histogram, where the step records one.
+            histogram_step: the number of the step, where it records histograms.
         """
         info = self.info
         watched = output if info.kind == "activation" or given is None else given
@@ -93,9 +100,9 @@ class Observer:
         if info.channels is None:
             info.channels = watched.shape[axis]
         saved = self.observe_node(call, module, output.grad_fn, watched.numel(), moments=moments)
-        if turn is not None and watched.numel() and (given is not None or info.kind == "activation"):
+        if histogram_step is not None and watched.numel() and (given is not None or info.kind == "activation"):
             with torch.no_grad():
-                self._add_histograms(call, module, watched.detach(), saved, turn, (axis, trailing))
+                self._add_histograms(call, module, watched.detach(), saved, histogram_step, (axis, trailing))
 
     def observe_node(
         self, call: Call, module: nn.Module, node: Node | None, numel: int, *, moments: bool
@@ -143,9 +150,9 @@ class Observer:
         call.add("moments", "sample_std", sample_distribution(saved.invstd.reciprocal()), shape)
 
     def _add_histograms(
-        self, call: Call, module: Any, watched: Tensor, saved: Moments | None, turn: int, layout: tuple[int, int]
+        self, call: Call, module: Any, watched: Tensor, saved: Moments | None, step: int, layout: tuple[int, int]
     ) -> None:
-        sample = sample_images(watched, call.n, turn)
+        sample = sample_images(watched, call.n, step)
         values = _float(by_channel(sample, layout[0], trailing=layout[1]))
         used = self._channel_statistics(module, saved)
         if used is None or not module.training:

@@ -86,7 +86,6 @@ class Session:
         self._intervals = intervals
         self._by_optimizer = optimizer is not None
         self._due = intervals.due(1)
-        self._turn = 0  # of the histograms' sample
         self._depth = 0  # of forwards of the model, which may call itself
         self._taken = 0  # EVAL or TRAIN once the step has a forward
         self._listening = False
@@ -116,7 +115,6 @@ class Session:
     def take_up(self, step: int) -> None:
         """Go on after this many steps, as if they had been seen."""
         self.steps = step
-        self._turn = sum(self._intervals.due(number).histograms for number in range(2, step + 1))
         self._begin_step()
 
     def finish(self) -> None:
@@ -216,8 +214,8 @@ class Session:
             return
         given = first_tensor(args)
         call.node = None if self._traced else made.grad_fn
-        turn = self._turn if self._due.histograms else None
-        layer.observer.observe(call, module, given, made, moments=self._due.moments, turn=turn)
+        step = self.steps + 1 if self._due.histograms else None
+        layer.observer.observe(call, module, given, made, moments=self._due.moments, histogram_step=step)
         self._check_statistics(layer, call)
         if self._due.gradients:
             self._gradients.await_backward(call, module, given, made)
@@ -266,7 +264,6 @@ class Session:
 
     def _begin_step(self) -> None:
         self._due = self._intervals.due(self.steps + 1)
-        self._turn += self._due.histograms
         self._taken = 0
         self._collected = False
         if self._due.gradients and self._awaits_gradients is not None:  # no optimizer step has come

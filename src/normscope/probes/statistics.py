@@ -101,13 +101,14 @@ def spread(per_channel: Tensor, values: Tensor) -> Tensor:
     return per_channel if values.dim() == 2 else per_channel.unsqueeze(1)
 
 
-def sample_images(values: Tensor, n: int, turn: int) -> Tensor:
-    """Whole images `values[k::stride]`, k rotating with `turn`: a deterministic sample, never a random one.
+def sample_images(values: Tensor, n: int, step: int) -> Tensor:
+    """Whole images `values[k::stride]`, k going round with the step: a deterministic sample, never a random one.
 
     A stride inside an image would see few of its columns. `n` is the number of values per channel of the whole batch.
     """
     stride = max(1, min(SAMPLE_STRIDE, values.shape[0], n // SAMPLE_VALUES))
-    return values[turn % stride :: stride]
+    scattered = step * 0x9E3779B1 >> 16  # steps that are recorded are often multiples of the stride
+    return values[scattered % stride :: stride]
 
 
 def bin_counts(normalized: Tensor) -> Tensor:
