@@ -109,7 +109,7 @@ class Panel {
     this.vega?.finalize();
     this.log = log;
     const spec = structuredClone(this.view.spec);
-    if (log) Object.assign(spec.encoding.y.scale, { type: "log", nice: false });
+    if (log) spec.encoding.y.scale = { type: "log", nice: false };
     this.hasFocus = JSON.stringify(spec).includes('"focus"');
     spec.datasets = { rows, ...(this.hasFocus ? { focus: [] } : {}) };
     spec.width = this.width();

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from normscope.errors import RecordError
 from normscope.judge.comparison import Comparison, summarize
 from normscope.records.recording import Recording
-from normscope.records.run import RECORDING_NAME, RunRecord, load_run
+from normscope.records.recording_parts import Block, Name, Part
+from normscope.records.run import RECORD_NAME, RECORDING_NAME, RunRecord, load_run
 from normscope.show.figures.provenance import subject
 from normscope.show.figures.style import norm_styles
 
@@ -88,13 +90,11 @@ def gather(directories: Sequence[Path], recordings: Sequence[Path] = (), command
     first = 0
     for directory, name in zip(directories, names, strict=True):
         runs = []
-        for folder in sorted((directory / "runs").glob("*/")):
+        for folder in sorted(path.parent for path in (directory / "runs").glob(f"*/{RECORD_NAME}")):
             try:
                 runs.append(load_run(folder))
             except RecordError as error:
                 problems.append(str(error))
-            except FileNotFoundError:
-                continue
         runs.sort(key=lambda run: (run.norm != "batch", run.norm == "none", run.norm, run.learning_rate, run.seed))
         if runs:
             studies.append(Study(name, tuple(runs)))
@@ -111,9 +111,28 @@ def gather(directories: Sequence[Path], recordings: Sequence[Path] = (), command
 
 def _add(watched: list[Watched], problems: list[str], path: Path, name: str, run: int | None = None) -> None:
     try:
-        watched.append(Watched(name, Recording.load(path), run))
+        recording = Recording.load(path)
+        watched.append(Watched(name, Recording([_ReadPart(part) for part in recording.parts]), run))
     except RecordError as error:
         problems.append(str(error))
+
+
+class _ReadPart:
+    """A part of a recording, read whole and once: every view asks for its arrays, and damage shows at once."""
+
+    def __init__(self, part: Part):
+        self.header, self.non_finite = part.header, part.non_finite
+        self._events = part.events()
+        self._blocks = {name: part.blocks(*name) for name in part.names()}
+
+    def events(self) -> list[dict[str, Any]]:
+        return self._events
+
+    def names(self) -> list[Name]:
+        return list(self._blocks)
+
+    def blocks(self, layer: str, statistic: str) -> list[Block]:
+        return self._blocks.get((layer, statistic), [])
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:

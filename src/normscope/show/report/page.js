@@ -68,14 +68,14 @@ function choices(name, items, hidden) {
 }
 
 function dropdown(name, options, value, change) {
-  const list = element("select", { onchange: (event) => change(event.target.value) },
+  const list = element("select", { "aria-label": name, onchange: (event) => change(event.target.value) },
     ...options.map(([key, text]) => element("option", { value: key, text })));
   list.value = value;
   return element("label", {}, element("span", { text: name }), list);
 }
 
 function slider(name, { least = 0, most, step = 1, value, say, change, playing }) {
-  const input = element("input", { type: "range", min: least, max: most, step, value });
+  const input = element("input", { type: "range", "aria-label": name, min: least, max: most, step, value });
   const output = element("output", { text: say(value) });
   const set = (to) => {
     input.value = to;

@@ -1,0 +1,215 @@
+"""The page in a real browser: every view, control and key; no console message, no network request."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+from report_records import HOSTILE, write_recording, write_study
+
+from normscope.reporting import report
+
+
+@pytest.fixture(scope="module")
+def path(study, tmp_path_factory):
+    return report(study, out=tmp_path_factory.mktemp("browser") / "report.html", command="normscope compare")
+
+
+def views(page):
+    return page.evaluate("charts.map(({view}) => view.name)")
+
+
+def rows(page, name):
+    """What a view shows, as the page's own data."""
+    view = f"charts.find(({{view}}) => view.name === {json.dumps(name)}).view"
+    return page.evaluate(f"SHAPES[{view}.shape]({view}).flatMap(({{rows}}) => [...rows])")
+
+
+def settle(page):
+    page.evaluate("Promise.all(charts.map((chart) => chart.drawing))")
+
+
+def test_every_view_is_drawn(open_page, path):
+    page = open_page(path, drawn=True)
+    for name in views(page):
+        if name.startswith("overview_"):
+            page.get_by_label("Show", exact=True).select_option(name)
+            settle(page)
+        marks = page.locator(f"#view-{name} .plot svg .mark-line path, #view-{name} .plot svg .mark-area path, "
+                             f"#view-{name} .plot svg .mark-rect path")  # fmt: skip
+        assert marks.count() > 0, name
+    assert page.evaluate("document.documentElement.scrollWidth") == 1280
+
+
+def test_arms_seeds_and_rates_hide(open_page, path):
+    page = open_page(path)
+    names = lambda: {row["name"] for row in rows(page, "train_loss")}  # noqa: E731
+    assert {"none, learning rate 0.1, seed 1", "none, learning rate 0.1, mean of 2"} <= names()
+    page.get_by_role("checkbox", name="none", exact=True).uncheck()
+    page.get_by_role("checkbox", name="1", exact=True).uncheck()
+    assert names() == {"batch, learning rate 0.1, seed 0", "batch, learning rate 0.1, mean of 1"}
+    page.get_by_label("Learning rate", exact=True).select_option("all")
+    assert len(names()) == 4
+
+
+def test_log_axis_and_smoothing(open_page, path):
+    page = open_page(path)
+    before = rows(page, "stem_gradient")
+    page.get_by_role("slider", name="Smoothing").fill("0.9")
+    after = rows(page, "stem_gradient")
+    spread = lambda found: max(r["y"] for r in found) - min(r["y"] for r in found)  # noqa: E731
+    assert spread(after) < spread(before)
+    assert after[0]["y"] == before[0]["y"]  # the first value has nothing to be smoothed with
+    page.locator("#curves").get_by_role("checkbox", name="Log axis").check()
+    page.locator("#view-train_loss svg").wait_for()
+    page.locator("#view-test_accuracy svg").wait_for()
+    settle(page)
+    scale = "charts.find(({view}) => view.name === %s).panels.get('all').vega.scale('y').type"
+    assert page.evaluate(scale % "'train_loss'") == "log"
+    assert page.evaluate(scale % "'test_accuracy'") == "linear"
+    assert page.locator("#layer").get_by_role("checkbox", name="Log axis").is_checked()
+
+
+def test_hover_names_the_run_and_click_selects_it(open_page, path):
+    page = open_page(path)
+    plot = page.locator("#view-train_loss .plot")
+    plot.scroll_into_view_if_needed()
+    plot.locator("svg").wait_for()
+    settle(page)
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tooltip = page.locator("#tooltip")
+    assert "learning rate 0.1" in tooltip.inner_text()
+    assert "epoch" in tooltip.inner_text()
+    x, y = page.evaluate("""() => {
+        const panel = charts.find(({view}) => view.name === 'train_loss').panels.get('all');
+        const row = panel.rows.find((row) => row.run !== undefined && row.x === 4);
+        const [left, top] = panel.vega.origin();
+        const box = panel.plot.querySelector('svg').getBoundingClientRect();
+        const at = panel.positions()(row);
+        return [box.left + left + at[0], box.top + top + at[1]];
+    }""")
+    page.mouse.click(x, y)
+    chosen = page.evaluate("[...state.selected].map((run) => page.runs[run].label)")
+    assert len(chosen) == 1
+    assert chosen[0] in tooltip.inner_text()
+    page.get_by_role("checkbox", name="only these").check()
+    assert {row["name"] for row in rows(page, "train_loss") if "run" in row} == set(chosen)
+    page.get_by_role("button", name="Clear").click()
+    assert page.evaluate("state.selected.size") == 0
+
+
+def test_the_epoch_slider_moves_the_distributions(open_page, path):
+    page = open_page(path)
+    page.locator("#view-block_output").scroll_into_view_if_needed()
+    page.locator("#view-block_output svg").first.wait_for()
+    assert page.locator("#view-block_output h4").first.inner_text() == "batch, epoch 6"
+    last = rows(page, "block_output")
+    page.get_by_role("slider", name="Epoch").press("ArrowLeft")
+    settle(page)
+    assert page.locator("#view-block_output h4").first.inner_text() == "batch, epoch 1"
+    assert page.get_by_role("slider", name="Epoch").get_attribute("aria-valuetext") == "1"
+    assert rows(page, "block_output") != last
+    page.locator("#activations").get_by_role("button", name="Play").click()
+    page.wait_for_timeout(900)
+    assert page.get_by_role("slider", name="Epoch").input_value() == "1"
+
+
+def test_a_click_on_the_overview_leads_to_the_layer(open_page, path):
+    page = open_page(path, drawn=True)
+    assert page.locator("#view-output_ridges .panel").count() == 2  # with and without, side by side
+    page.locator("#view-overview_std .role-mark.mark-rect path").last.click()
+    assert page.locator("#layer h2").inner_text() == "Inside one layer: layer1.bn"
+    assert page.get_by_label("Layer", exact=True).input_value() == "1"
+    page.get_by_label("Layer", exact=True).select_option("0")
+    assert page.locator("#layer h2").inner_text() == "Inside one layer: stem.bn"
+
+
+def test_the_step_slider_moves_the_ridges(open_page, path):
+    page = open_page(path, drawn=True)
+    heading = page.locator("#view-output_ridges h4").first
+    assert heading.inner_text().endswith("step 30, epoch 3")
+    page.get_by_role("slider", name="Step").press("Home")
+    settle(page)
+    assert heading.inner_text().endswith("step 1, epoch 1")
+    ridges = rows(page, "output_ridges")
+    assert {row["name"] for row in ridges} == {f"channel {c}, step 1" for c in range(4)}
+    peak = max((row for row in ridges if row["base"] == 2), key=lambda row: row["y"])
+    assert abs(peak["x"] - 1) < 0.5  # 2 z + 1, whatever the channel's mean was
+
+
+def test_keyboard(open_page, path):
+    page = open_page(path)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    plot = page.locator("#view-train_loss .plot")
+    plot.scroll_into_view_if_needed()
+    plot.locator("svg").wait_for()
+    settle(page)
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    first = page.locator("#tooltip").inner_text()
+    page.keyboard.press("ArrowRight")
+    second = page.locator("#tooltip").inner_text()
+    assert first != second
+    assert "epoch 2" in second
+    page.keyboard.press("ArrowDown")
+    assert "seed 1" in page.locator("#tooltip").inner_text()
+    page.keyboard.press("Enter")
+    assert page.evaluate("state.selected.size") == 1
+    page.keyboard.press("Escape")
+    assert page.locator("#tooltip").is_hidden()
+    assert "series" in plot.get_attribute("aria-label")
+
+
+def test_numbers_as_table_and_csv(open_page, path, tmp_path):
+    page = open_page(path)
+    figure = page.locator("#view-train_loss")
+    figure.locator("summary").click()
+    assert figure.locator("tbody tr").count() == len(rows(page, "train_loss"))
+    with page.expect_download() as download:
+        figure.get_by_role("button", name="Save as CSV").click()
+    download.value.save_as(tmp_path / "view.csv")
+    with (tmp_path / "view.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.reader(file))
+    assert table[0] == ["panel", "name", "x", "y"]
+    assert len(table) == 1 + len(rows(page, "train_loss"))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save all runs as CSV").click()
+    assert download.value.suggested_filename == "runs.csv"
+
+
+def test_hostile_names_stay_text(open_page, tmp_path):
+    study = write_study(tmp_path / "study", norms=(HOSTILE, "=1+1"), seeds=(0,), epochs=2)
+    write_recording(study / "runs" / "run0" / "recording.sqlite", layers=(HOSTILE, "</style>"))
+    page = open_page(report(study, command=HOSTILE))
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img").count() == 0
+    assert HOSTILE in page.locator("#summary").inner_text()
+    page.get_by_label("Layer", exact=True).select_option("1")
+    assert page.locator("#layer h2").inner_text() == "Inside one layer: </style>"
+    assert page.evaluate("numbersOf([{name: '=1+1'}])[1][1]") == "=1+1"
+
+
+def test_an_empty_study_and_a_recording_alone(open_page, tmp_path):
+    page = open_page(report(write_study(tmp_path / "study", norms=())))
+    assert "no run to show so far" in page.locator("main").inner_text()
+    page = open_page(report(write_recording(tmp_path / "r.sqlite")), drawn=True)
+    assert page.locator("#view-output_ridges .panel").count() == 1
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_from_phone_to_wide_screen(open_page, path, width, scheme):
+    page = open_page(path, width, scheme, drawn="NORMSCOPE_SCREENSHOTS" in os.environ)
+    page.locator(".plot svg").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    wide = page.evaluate(
+        "[...document.querySelectorAll('.plot svg')].map((svg) => svg.clientWidth - svg.closest('.plot').clientWidth)"
+    )
+    assert max(wide) <= 0
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+    if folder := os.environ.get("NORMSCOPE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png", full_page=True)

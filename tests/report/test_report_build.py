@@ -1,0 +1,202 @@
+"""The report as a file: what is in it, what is refused, and that nothing from a record becomes code."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+from report_records import HOSTILE, write_recording, write_run, write_study
+
+from normscope.errors import InputError
+from normscope.records.run import RECORD_NAME
+from normscope.reporting import report, report_after
+from normscope.show.figures.style import norm_styles
+from normscope.show.report.build import COLOURS, _asset, as_json
+from normscope.show.report.views import SECTIONS, VIEWS
+
+
+def payload_of(path):
+    return json.loads(re.search(r'id="payload">(.*?)</script>', path.read_text(), re.DOTALL)[1])
+
+
+def column(view, name):
+    types = {"float32": "<f4", "uint32": "<u4", "uint16": "<u2", "uint8": "<u1"}
+    encoded = view["table"]["columns"][name]
+    return np.frombuffer(base64.b64decode(encoded["data"]), types[encoded["kind"]])
+
+
+@pytest.fixture(scope="module")
+def shown(study, tmp_path_factory):
+    path = report(study, out=tmp_path_factory.mktemp("out") / "report.html", command="normscope compare")
+    return path, payload_of(path)
+
+
+class TestWhatIsShown:
+    def test_every_view_has_its_data(self, shown):
+        _, payload = shown
+        assert [view["name"] for view in payload["views"]] == [
+            view.name for view in VIEWS if view.name not in ("weight_gradient", "bias_gradient")
+        ]
+        assert {view["section"] for view in payload["views"]} == set(SECTIONS)
+
+    def test_curves_hold_what_was_recorded(self, shown):
+        _, payload = shown
+        view = next(view for view in payload["views"] if view["name"] == "learning_rate")
+        runs = payload["runs"]
+        expected = [run["rate"] for run in runs for _ in range(run["epochs"])]
+        assert np.allclose(column(view, "y"), expected)
+        assert column(view, "x").tolist() == [*range(1, 7)] * len(runs)
+
+    def test_summary_names_every_seed(self, shown):
+        _, payload = shown
+        assert len(payload["summary"]) == 4
+        for row in payload["summary"]:
+            finals = [
+                run["test_accuracy"]
+                for run in payload["runs"]
+                if (run["arm"], run["rate"]) == (row["arm"], row["rate"])
+            ]
+            assert row["seeds"] == [f"{seed}: {100 * final:.1f}%" for seed, final in enumerate(finals)]
+            assert row["accuracy"].startswith(f"{100 * np.mean(finals):.1f}% ±")
+
+    def test_overviews_of_known_statistics(self, shown):
+        _, payload = shown
+        views = {view["name"]: view for view in payload["views"]}
+        assert np.allclose(column(views["overview_std"], "y"), 2)
+        assert np.allclose(column(views["overview_gap"], "y"), 0.5)  # |running - batch mean| = 1, std = 2
+        assert np.allclose(column(views["overview_mean"], "y"), np.sqrt((0 + 1 + 4 + 9) / 4))
+        assert np.allclose(column(views["overview_weight"], "y"), 2)
+        assert not column(views["overview_dead"], "y").any()
+
+    def test_the_active_fraction_is_that_of_the_output(self, shown):
+        # output 2 z + 1 is above zero where z > -0.5; z is binned from a Hann window on bins 20 to 45
+        views = {view["name"]: view for view in shown[1]["views"]}
+        counts = np.zeros(66)
+        counts[20:46] = (np.hanning(26) * 100).astype("u2")
+        lower = np.concatenate([[-np.inf], np.linspace(-4, 4, 65)])
+        assert lower[29] == -0.5
+        expected = counts[29:].sum() / counts.sum()
+        assert np.allclose(column(views["overview_active"], "y"), expected)
+
+    def test_several_studies_and_a_recording_side_by_side(self, tmp_path):
+        for name in ("one", "two"):
+            write_study(tmp_path / name, norms=("batch",), epochs=2)
+        recording = write_recording(tmp_path / "watched.sqlite")
+        path = report(tmp_path / "one", tmp_path / "two", recording)
+        payload = payload_of(path)
+        assert path == tmp_path / "one" / "report.html"
+        assert [arm["label"] for arm in payload["arms"]] == ["one: batch", "two: batch"]
+        assert len({(arm["colour"], arm["dash"]) for arm in payload["arms"]}) == 2
+        assert [recording["run"] for recording in payload["recordings"]] == [None]
+
+    def test_a_recording_alone(self, tmp_path):
+        path = report(write_recording(tmp_path / "watched.sqlite"))
+        assert path.name == "watched.report.html"
+        assert payload_of(path)["title"] == "Net"
+
+    def test_colours_are_those_of_the_figures(self):
+        styles = norm_styles([f"norm{k}" for k in range(35)])
+        assert {style.colour for style in styles.values()} == set(COLOURS)
+        for colour, variable in COLOURS.items():
+            assert f"{variable[4:-1]}: {colour}" in _asset("page.css")
+
+
+class TestBadInput:
+    def test_a_damaged_record_is_named_and_the_others_are_shown(self, tmp_path):
+        study = write_study(tmp_path / "study")
+        (study / "runs" / "run1" / RECORD_NAME).write_bytes(b"no record")
+        payload = payload_of(report(study))
+        assert len(payload["runs"]) == 3
+        assert len(payload["problems"]) == 1
+        assert "run1" in payload["problems"][0]
+
+    def test_a_study_without_a_finished_run(self, tmp_path):
+        study = write_study(tmp_path / "study", status="interrupted", epochs=2)
+        payload = payload_of(report(study))
+        assert {run["status"] for run in payload["runs"]} == {"interrupted"}
+        assert "interrupted" in payload["summary_note"]
+
+    def test_a_study_without_a_run(self, tmp_path):
+        study = write_study(tmp_path / "study", norms=())
+        (study / "runs" / "begun").mkdir(parents=True)
+        assert payload_of(report(study))["views"] == []
+
+    @pytest.mark.parametrize("status", ["diverged", "failed"])
+    def test_a_run_without_numbers(self, tmp_path, status):
+        study = write_study(tmp_path / "study")
+        write_run(study / "runs" / "bad", "batch", 0.1, 7, epochs=1, status=status)
+        row = next(row for row in payload_of(report(study))["summary"] if row["arm"] == 0)
+        assert f"7: {status}" in row["seeds"]
+
+    def test_a_foreign_file_is_left_as_it_is(self, tmp_path):
+        study = write_study(tmp_path / "study", norms=("batch",), seeds=(0,), epochs=1)
+        (study / "report.html").write_text("<p>mine</p>")
+        with pytest.raises(InputError, match="no report of normscope"):
+            report(study)
+        assert (study / "report.html").read_text() == "<p>mine</p>"
+        (study / "report.html").unlink()
+        assert report(study) == report(study)  # its own it replaces
+
+    @pytest.mark.parametrize(("what", "message"), [("nothing", "There is nothing at"), ("folder", "no normscope.json")])
+    def test_what_is_no_study(self, tmp_path, what, message):
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(InputError, match=message):
+            report(tmp_path / what)
+
+    def test_out_is_checked(self, tmp_path):
+        study = write_study(tmp_path / "study", norms=())
+        with pytest.raises(InputError, match="is a folder"):
+            report(study, out=tmp_path)
+        with pytest.raises(InputError, match="no folder"):
+            report(study, out=tmp_path / "missing" / "r.html")
+
+    def test_after_another_command_a_report_that_fails_is_a_line(self, tmp_path, capsys):
+        study = write_study(tmp_path / "study", norms=())
+        (study / "report.html").write_text("mine")
+        assert report_after(study) is None
+        assert "no report" in capsys.readouterr().err
+
+
+class TestNothingBecomesCode:
+    def test_hostile_names_stay_inside_the_json(self, tmp_path):
+        study = write_study(tmp_path / "study", norms=(HOSTILE,), seeds=(0,), epochs=1)
+        recording = write_recording(tmp_path / "r.sqlite", layers=(HOSTILE,))
+        path = report(study, recording)
+        text = path.read_text()
+        assert HOSTILE not in text
+        assert "<img src=x" not in text
+        assert text.count("</script>") == 3
+        payload = payload_of(path)
+        assert payload["arms"][0]["label"] == HOSTILE
+        assert payload["layers"] == [HOSTILE]
+        assert HOSTILE not in json.dumps([view["spec"] for view in payload["views"]])
+
+    def test_specs_do_not_depend_on_records(self, shown):
+        assert {view["name"]: view["spec"] for view in shown[1]["views"]} == {
+            view.name: view.spec for view in VIEWS if view.name in {view["name"] for view in shown[1]["views"]}
+        }
+
+    def test_no_eval_no_inline_markup_no_network(self, shown):
+        policy = re.search(r'Content-Security-Policy" content="([^"]*)"', shown[0].read_text())[1]
+        assert policy.startswith("default-src 'none'")
+        assert "unsafe" not in policy
+        assert "http" not in policy
+        ours = "".join(_asset(name) for name in ("decode.js", "rows.js", "charts.js", "page.js"))
+        for word in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "eval(",
+            "new Function",
+            "fetch(",
+            "http://www.w3",
+        ):
+            assert (word in ours) == (word == "http://www.w3"), word  # the last is SVG's name, not an address
+
+    def test_json_holds_no_markup(self):
+        value = {"a": ["</script>", "<!--", "&amp;", "\u2028", float("nan"), float("inf")]}
+        text = as_json(value)
+        assert not set("<>&\u2028") & set(text)
+        assert json.loads(text)["a"][:4] == value["a"][:4]
+        assert json.loads(text)["a"][4:] == [None, None]
