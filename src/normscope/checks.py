@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from normscope.errors import InputError
-from normscope.judge.findings import CheckReport
+from normscope.judge.findings import CheckError, CheckReport, Finding
+from normscope.judge.history import read_history
 from normscope.judge.rules import choose, judge
+from normscope.records.examination import Examination, History
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +55,7 @@ def check(
     choose(select, ignore)  # a misspelt code is said before the model runs
     if world_size < 1:
         raise InputError(f"world_size must be at least 1, not {world_size}.")
-    history = None
+    history = read_history(recording) if recording is not None else None
     examination = examine(
         model,
         batches,
@@ -106,3 +108,68 @@ def check_loader(
 
     choose(select, ignore)
     return judge(examine_loader(loader, world_size, devices), select, ignore)
+
+
+class LoopCheck:
+    """Judges a training loop as it runs: each fault once, as a NormscopeWarning, and all in `findings`.
+
+    What the host knows (modes, forwards, steps) is judged behind every optimizer step of the first hundred and every
+    hundredth after; nothing is read from a device. `also(history)` judges what a recording adds, at its flushes.
+
+    Args:
+        model: the model that is trained.
+        optimizer: whose steps count.
+        raises: raise a CheckError instead of warning, behind the step in which the fault shows.
+        ignore: codes or names of rules to leave out.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, *, raises: bool = False, ignore: Iterable[str] = ()
+    ):
+        from normscope.probes.loop import LoopObserver
+
+        self.findings: list[Finding] = []
+        self.raises = raises
+        self._ignore = tuple(ignore)
+        self._reported: set[tuple[str, str]] = set()
+        self._observer = LoopObserver(model, optimizer)
+        self._handle = optimizer.register_step_post_hook(lambda *_: self._look())
+
+    def __enter__(self) -> LoopCheck:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take off every hook."""
+        self._observer.close()
+        self._handle.remove()
+
+    def also(self, history: History) -> None:
+        """Judge what something else recorded: a Recording's facts from `normscope.judge.history.read_history`."""
+        self._judge(history)
+
+    def _look(self) -> None:
+        steps = self._observer.steps
+        if steps >= 2 and (steps <= 100 or steps % 100 == 0):
+            self._judge(self._observer.history())
+
+    def _judge(self, history: History) -> None:
+        import warnings
+
+        from normscope.probes.notices import NormscopeWarning
+
+        report = judge(Examination(source="recording", history=history), select=("NS8",), ignore=self._ignore)
+        new = tuple(f for f in report if (f.code, f.layer) not in self._reported)
+        self._reported |= {(finding.code, finding.layer) for finding in new}
+        self.findings += new
+        if not new:
+            return
+        serious = tuple(finding for finding in new if finding.severity != "info")
+        if serious and self.raises:
+            raise CheckError(CheckReport(serious).text())
+        for group in CheckReport(serious).groups:
+            layers = ", ".join(filter(None, group.layers))
+            text = f"{group.first.code} {group.first.name}: {group.first.message} {layers} {dict(group.evidence)}"
+            warnings.warn(text, NormscopeWarning, stacklevel=4)

@@ -6,16 +6,19 @@ Numbers are those of the cases. `found` names rules of which at least one must f
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 from toy import batches, fit, images, move_parameters, network, norms, shifted_set, train_set, trained
 
-from normscope.checks import check, check_loader, check_state_dict
+from normscope.checks import LoopCheck, check, check_loader, check_state_dict
 from normscope.judge.findings import CheckReport
 
 
@@ -608,3 +611,165 @@ def compared_in_train_mode():
 def compiled_with_momentum_none():
     model = network(momentum=None)
     return check(model.train())
+
+
+# -- loops: what a model cannot tell afterwards
+
+
+def in_a_loop(step: Callable[[nn.Module, Any, int], None], steps=6, model=None, train=True) -> CheckReport:
+    """`step(model, optimizer, number)` is one step of somebody's loop, which is judged as it runs."""
+    model = (trained() if model is None else model).train(train)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad] or model.parameters(), 0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with LoopCheck(model, optimizer) as loop:
+            for number in range(steps):
+                step(model, optimizer, number)
+    return CheckReport(findings=tuple(loop.findings))
+
+
+def learn(model: nn.Module, optimizer: Any, number: int, parts: int = 1) -> None:
+    x, y = train_set()
+    optimizer.zero_grad()
+    for part in range(parts):
+        start = 64 * (number + part)
+        F.cross_entropy(model(x[start : start + 32]), y[start : start + 32]).backward()
+    optimizer.step()
+
+
+@case(6, "A2", "NS802")
+def validation_in_train_mode():
+    def step(model, optimizer, number):
+        learn(model, optimizer, number)
+        with torch.no_grad():
+            model(images(1000, 2)[0][:64])
+
+    return in_a_loop(step)
+
+
+@case(8, "A2", "NS802")
+def dummy_forward_of_a_tool():
+    def step(model, optimizer, number):
+        if number == 0:
+            with torch.no_grad():
+                model(torch.randn(2, 1, 8, 8))
+        learn(model, optimizer, number)
+
+    return in_a_loop(step)
+
+
+@case(10, "A3", "NS803")
+def train_forgotten_in_the_loop():
+    def step(model, optimizer, number):
+        learn(model, optimizer, number)
+        if number == 2:
+            model.eval()
+
+    return in_a_loop(step)
+
+
+@case(25, "B4", "NS806")
+def accumulated_batches():
+    return in_a_loop(lambda model, optimizer, number: learn(model, optimizer, number, parts=4))
+
+
+@case(84, "F1", "NS804")
+def validation_thaws_a_frozen_layer():
+    model = trained().train()
+
+    def step(model, optimizer, number):
+        if number == 0:
+            return
+        learn(model, optimizer, number)
+        model.eval()
+        model.train()
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    norms(model)[0].eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with LoopCheck(model, optimizer) as loop:
+            for number in range(4):
+                step(model, optimizer, number)
+    return CheckReport(findings=tuple(loop.findings))
+
+
+@case(93, "F4", "NS802", quiet=True)
+def teacher_in_train_mode_on_purpose():
+    def step(model, optimizer, number):
+        with torch.no_grad():
+            model(train_set()[0][:32])
+        learn(model, optimizer, number)
+
+    return in_a_loop(step)
+
+
+@case(95, "F4", "NS801")
+def attack_in_train_mode():
+    def step(model, optimizer, number):
+        x, y = train_set()
+        z = x[:32].clone().requires_grad_()
+        for _ in range(5):
+            z = (z + 0.01 * torch.autograd.grad(F.cross_entropy(model(z), y[:32]), z)[0].sign()).detach()
+            z.requires_grad_()
+        learn(model, optimizer, number)
+
+    return in_a_loop(step)
+
+
+class _Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x):
+        return checkpoint(self.body, x, use_reentrant=False)
+
+
+@case(96, "G1", "NS801")
+def activation_checkpointing():
+    return in_a_loop(learn, model=_Checkpointed())
+
+
+@case(99, "G2", "NS801")
+def two_forwards_on_different_weights():
+    def step(model, optimizer, number):
+        x, y = train_set()
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[:32]), y[:32]).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(parameter.grad, alpha=0.05)
+        learn(model, optimizer, number)
+
+    return in_a_loop(step)
+
+
+@case(111, "H3", "NS802")
+def domains_forwarded_apart():
+    def step(model, optimizer, number):
+        learn(model, optimizer, number)
+        with torch.no_grad():
+            model(shifted_set()[0][:64])
+
+    return in_a_loop(step)
+
+
+@case(115, "H5", "NS803")
+def trained_without_train_mode():
+    return in_a_loop(learn, model=network(), train=False)
+
+
+@case(0, "none", quiet=True)
+def an_ordinary_loop_with_checks_and_validation():
+    def step(model, optimizer, number):
+        learn(model, optimizer, number)
+        model.eval()
+        with torch.no_grad():
+            model(train_set()[0][:32])
+        check(model, batches(3))
+        model.train()
+
+    report = in_a_loop(step)
+    assert not report.findings, report.text()
+    return report

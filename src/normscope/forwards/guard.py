@@ -15,7 +15,12 @@ from torch.nn.parameter import is_lazy
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 """Attributes of these types are kept by value: `training`, `momentum`, a module's own counters."""
 
-STATE = ("_buffers", "_parameters")
+_depth = 0
+
+
+def is_examined() -> bool:
+    """Forwards that run now are somebody's measurement and no part of a training: observers leave them out."""
+    return _depth > 0
 
 
 @contextmanager
@@ -33,10 +38,13 @@ def untouched(model: nn.Module, batches: Any = None) -> Iterator[None]:
     states = [(g, g.get_state()) for g in generators]
     python, numpy_state = random.getstate(), np.random.get_state()
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    global _depth
+    _depth += 1
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
+        _depth -= 1
         random.setstate(python)
         np.random.set_state(numpy_state)
         for generator, state in states:

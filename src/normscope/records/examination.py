@@ -240,6 +240,7 @@ class LayerHistory:
     kind: str = "batch"
     steps: int = 0  # optimizer steps seen
     updates: int | None = None  # updates of the running statistics in those steps
+    updates_in_backward: int = 0  # forwards repeated under activation checkpointing
     updates_without_grad: int = 0
     first_without_grad: int | None = None  # the step
     steps_in_eval: int = 0
@@ -251,7 +252,6 @@ class LayerHistory:
     lag: tuple[float, ...] = ()  # 95% quantile of |running mean - batch mean| / sd, at lag_steps
     lag_steps: tuple[int, ...] = ()
     weight_moved: bool | None = None
-    bias_moved: bool | None = None
     gradient_zero: bool | None = None  # the gradient of the weight was zero at every step
     rank_distance: float | None = None  # largest distance between two ranks' running means, in sd
 

@@ -52,7 +52,7 @@ def judge(examination: Examination, select: Iterable[str] = (), ignore: Iterable
         if not rule.applies(examination):
             continue
         if not rule.has_what_it_needs(examination):
-            if rule.needs in NEEDS:
+            if rule.needs in NEEDS and examination.source == "model":
                 undecided.append(rule.undecided(NEEDS[rule.needs]))
             continue
         for result in rule.find(examination):

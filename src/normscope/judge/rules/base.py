@@ -41,6 +41,8 @@ class Rule:
 
     def applies(self, seen: Examination) -> bool:
         """The model has what the rule is about."""
+        if self.needs == "history":
+            return seen.history is not None or bool(seen.of_kind("batch", "instance"))
         return not self.kinds or bool(seen.of_kind(*self.kinds))
 
     def has_what_it_needs(self, seen: Examination) -> bool:

@@ -19,9 +19,10 @@ NOISE_FACTOR = 5.0
 class StatisticsDisagree(Rule):
     """Running mean and variance are far from the statistics of the batches that were given.
 
-    z = |running_mean - mean| / sqrt(var + eps) and l = |ln((running_var + eps) / (var + eps))|, 95% quantile over the channels. A
-    running average with momentum m over batches of N samples has the noise floor sd(z)^2 = m / (2 - m) Var(batch
-    mean) / var, measured from the spread of samples within batches, and likewise for l; the K batches given add 1/K.
+    z = |running_mean - mean| / sqrt(var + eps) and l = |ln((running_var + eps) / (var + eps))|, 95% quantile over the
+    channels. A running average with momentum m over batches of N samples has the noise floor sd(z)^2 = m / (2 - m)
+    Var(batch mean) / var, measured from the spread of samples within batches, and likewise for l; the K batches given
+    add 1/K.
     Reported above five floors, and above z 0.25 or l 0.35. An error where both are large and the outputs suffer.
     """
 
