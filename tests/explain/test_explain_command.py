@@ -46,8 +46,9 @@ def test_the_text_is_plain_and_teaches_step_by_step(explained):
 
 def test_the_same_again_neither_trains_nor_measures_again(explained, again, monkeypatch):
     monkeypatch.setattr(explaining, "forget_eval", None)
-    before = modified(explained.directory)
+    before, threads = modified(explained.directory), torch.get_num_threads()
     second = again(explained.directory)
+    assert torch.get_num_threads() == threads
     assert "trained already" in second.text
     assert modified(explained.directory) == before
     assert second.text.split("1. layer1")[1] == explained.text.split("1. layer1")[1]
@@ -65,16 +66,12 @@ def test_another_layer_and_channel_of_the_same_network_need_no_training(explaine
 
 def test_another_seed_is_another_network_in_the_same_folder(explained, again):
     runs = len(list(explained.directory.glob("runs/*")))
+    threads = torch.get_num_threads()
     other = again(explained.directory, seed=3)
+    assert torch.get_num_threads() == threads
     assert len(list(explained.directory.glob("runs/*"))) == runs + 1
     assert other.explanation.meta["spec"]["seed"] == 3
     assert other.explanation.meta["run"] != explained.explanation.meta["run"]
-
-
-def test_threads_of_the_process_are_left(explained, again):
-    threads = torch.get_num_threads()
-    again(explained.directory)
-    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,17 @@ class Step:
 
 def number(value: float, digits: int = 5) -> str:
     """A number with so many significant digits and a real minus sign."""
-    text = f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:,.{digits}g}"
+    if 10**digits <= abs(value) < 10**7:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:,.{digits}g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
     return text.replace("-", "−")
 
 
 def describe_layer(explanation: Explanation) -> str:
     """The layer as PyTorch would write it."""
     momentum = "None (plain average)" if explanation.momentum is None else number(explanation.momentum)
-    return f"{explanation.layer_type}({explanation.x.shape[1]}), eps {explanation.eps:g}, momentum {momentum}"
+    return f"{explanation.layer_type}({explanation.x.shape[1]}), eps {number(explanation.eps)}, momentum {momentum}"
 
 
 def seen(explanation: Explanation) -> str:
@@ -73,7 +76,7 @@ def value_steps(explanation: Explanation) -> list[Step]:
         Step(
             "normalized",
             "(x − mean) / √(variance + eps)",
-            f"({number(x)} − {_signed(channel.mean)}) / √({number(channel.var)} + {channel.eps:g}) = "
+            f"({number(x)} − {_signed(channel.mean)}) / √({number(channel.var)} + {number(channel.eps)}) = "
             f"{number(normalized)}",
         ),
         Step(
@@ -115,7 +118,7 @@ def _eval_step(explanation: Explanation, channel: Channel) -> Step:
         "output in eval mode",
         "weight · (x − running mean) / √(running variance + eps) + bias",
         f"{number(channel.weight)} · ({number(float(channel.x[place]))} − {_signed(mean)}) / √({number(var)} + "
-        f"{channel.eps:g}) + {_signed(channel.bias)} = {number(float(channel.eval_output[place]))}",
+        f"{number(channel.eps)}) + {_signed(channel.bias)} = {number(float(channel.eval_output[place]))}",
     )
 
 

@@ -77,7 +77,10 @@ class ExplainOptions:
 
     @property
     def study(self) -> CompareOptions:
-        """The same as a study of one run, with the first seed."""
+        """The same as a study of one run, with the first seed.
+
+        Nothing is fused: building the kernels, the first time on a machine, would take longer than these few epochs.
+        """
         return CompareOptions(
             data=self.data,
             data_dir=self.data_dir,
@@ -89,6 +92,7 @@ class ExplainOptions:
             capture_epochs=(),
             device=self.device,
             precision=self.precision,
+            fusion="off",
             out=self.directory,
             recipe=self.recipe,
         )

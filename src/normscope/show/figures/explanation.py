@@ -55,7 +55,7 @@ def draw(explanation: Explanation, path: Path) -> Figure:
     draw_steps(text, step_groups(explanation))
     draw_updates(mean, explanation, "mean")
     draw_updates(var, explanation, "var")
-    outputs, means, during, afterwards = _split(modes, (2.6, 2.6, 3.1, 2.2), 0.5, 0.62)
+    outputs, means, during, afterwards = _split(modes, (2.6, 2.6, 3.1, 2.2), 0.72, 0.74)
     draw_modes(outputs, explanation)
     draw_batch_means(means, explanation)
     draw_accuracies(during, afterwards, explanation)

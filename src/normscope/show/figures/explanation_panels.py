@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from normscope.records.explanation import Channel, Explanation
-from normscope.show.arithmetic import Step, shown_channels
+from normscope.show.arithmetic import Step, number, shown_channels
 from normscope.show.figures.explanation_piles import CHOSEN
 from normscope.show.figures.page import text_width, wrap
 from normscope.show.figures.style import NORMAL, REFERENCE, SMALL
@@ -28,6 +28,7 @@ BATCH_COLOUR = "#D55E00"
 PAIRS = 8
 GROUP_SIZES = (1, 2, 8)
 
+Side = Literal["x", "y"]
 Tensor = Literal["x", "normalized", "output"]
 RIDGE_TITLES: dict[Tensor, str] = {
     "x": "x: every channel its own mean and spread",
@@ -59,6 +60,7 @@ def draw_ridges(axis: Axes, explanation: Explanation, tensor: Tensor) -> None:
         )  # fmt: skip
         axis.plot([own.mean()] * 2, [place, place - 0.35], color="black", linewidth=1.2, zorder=3 + place,
                   gid=f"{tensor} mean {index}")  # fmt: skip
+    plain_ticks(axis, "x", 7)
     axis.set_title(RIDGE_TITLES[tensor], loc="left")
     axis.set_xlabel("value")
     if tensor == "x":
@@ -97,7 +99,7 @@ def draw_updates(axis: Axes, explanation: Explanation, statistic: Literal["mean"
     axis.set_yticks(range(len(shown)), [str(index) for index in shown])
     axis.get_yticklabels()[shown.index(explanation.chosen)].set(color=CHOSEN, weight="bold")
     axis.grid(visible=False, axis="y")
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    plain_ticks(axis, "x", 4)
     axis.set_xlabel("difference from before the batch")
     if statistic == "mean":
         axis.set_ylabel("channel")
@@ -143,6 +145,8 @@ def draw_modes(axis: Axes, explanation: Explanation) -> None:
               label="no difference")  # fmt: skip
     axis.set_xlim(low, high)
     axis.set_ylim(low, high)
+    plain_ticks(axis, "x", 4)
+    plain_ticks(axis, "y")
     axis.set_title("Both modes' output of the same\nvalues: a line per batch", loc="left")
     axis.set_xlabel("output in eval mode")
     axis.set_ylabel("output in train mode")
@@ -150,6 +154,19 @@ def draw_modes(axis: Axes, explanation: Explanation) -> None:
         loc="upper left", bbox_to_anchor=(-0.12, -0.28), ncols=3, frameon=False, fontsize=SMALL, columnspacing=1.2,
         handletextpad=0.4, borderaxespad=0,
     )  # fmt: skip
+
+
+def plain_ticks(axis_of: Axes, which: Side, most: int = 5) -> None:
+    """Few ticks, each with its whole number in as many digits as tell it from the next."""
+    axis = getattr(axis_of, f"{which}axis")
+    axis.set_major_locator(MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axis.get_majorticklocs()))))
+
+
+def _digits(ticks: np.ndarray) -> int:
+    """Significant digits that tell the largest tick from its neighbour, half steps included."""
+    step, largest = np.diff(ticks[:2]).item() if len(ticks) > 1 else 0.0, np.abs(ticks).max()
+    return 3 if step <= 0 else max(3, int(np.ceil(np.log10(largest / step))) + 1)
 
 
 def _ends(x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
@@ -174,6 +191,7 @@ def draw_batch_means(axis: Axes, explanation: Explanation) -> None:
     axis.set_xticks(range(len(groups)), list(groups))
     axis.grid(visible=False, axis="x")
     axis.set_xlim(-0.6, len(groups) - 0.4)
+    plain_ticks(axis, "y")
     line = " (line: running mean)" if channel.running_before is not None else ""
     axis.set_title(f"What is subtracted in smaller\nbatches{line}", loc="left")
     axis.set_xlabel("images in a batch")
