@@ -82,7 +82,7 @@ def test_each_fault_is_said_once_or_raised():
     assert "NS802" in ours[0]
     assert "first_step" in ours[0]
     assert [finding.layer for finding in loop.findings] == ["1", "4"]
-    with LoopCheck(model, optimizer, raises=True), pytest.raises(CheckError, match="NS802"):  # noqa: PT012
+    with LoopCheck(model, optimizer, raises=True), pytest.raises(CheckError, match="NS802"):
         for seed in range(6):
             with torch.no_grad():
                 model(torch.zeros(2, 1, 8, 8))

@@ -393,6 +393,10 @@ TABLE: dict[str, list[Row]] = {
             loader(shuffles=False, labels_in_batches=1.0, label_runs=1.0)),
     ],
     "NS605": [Row(loader(shuffles=False), "info", loader(), ONLY_LAYER_NORM)],
+    "NS606": [
+        Row(replace(history(updates=200), broadcasts_buffers=True), "error",
+            replace(history(updates=200, accumulation=2), broadcasts_buffers=True), history(updates=200)),
+    ],
     "NS701": [
         Row(pair(paired(at_initialization=True)), "error", pair()),
         Row(pair(paired(mean_distance=2.0)), "warning"),

@@ -99,9 +99,9 @@ def _lag(read: Read, eps: float) -> tuple[tuple[int, ...], tuple[float, ...]]:
     common = sorted(set(read["running_mean"][0]) & set(read["batch_mean"][0]))
     at = {name: _rows(read[name], common) for name in ("running_mean", "batch_mean", "batch_var")}
     z = np.abs(at["running_mean"] - at["batch_mean"]) / np.sqrt(np.maximum(at["batch_var"], 0) + eps)
-    finite = np.isfinite(z).reshape(len(common), -1).all(1)
+    finite = np.isfinite(np.atleast_2d(z)).reshape(len(common), -1).all(1)
     values = np.quantile(z[finite], 0.95, axis=1) if finite.any() else np.array([])
-    return tuple(int(s) for s, keep in zip(common, finite.tolist(), strict=True) if keep), tuple(
+    return tuple(int(s) for s, keep in zip(common, np.asarray(finite).tolist(), strict=True) if keep), tuple(
         float(v) for v in values
     )
 

@@ -21,7 +21,9 @@ from normscope.records.examination import Examination
 def rules() -> tuple[Rule, ...]:
     """Every rule, in order of codes."""
     names = (info.name for info in pkgutil.iter_modules(__path__))
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in names if name not in ("base", "__main__")]
+    modules = [
+        importlib.import_module(f"{__name__}.{name}") for name in names if name not in ("base", "catalogue", "__main__")
+    ]
     found = {value for module in modules for value in vars(module).values() if _is_rule(value)}
     return tuple(sorted((cls() for cls in found), key=lambda rule: rule.code))
 

@@ -28,7 +28,7 @@ class UpdatedMoreThanOnce(Rule):
     fine = "Designs that want every forward to count, such as separate real and fake batches."
     reference = "https://github.com/pytorch/pytorch/issues/96136"
     causes = ("G1", "G2", "H1", "F4")
-    replaces = ("L01", "S15")
+    replaces = ("L01",)
     needs = "history"
     kinds = ()
 

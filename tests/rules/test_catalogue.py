@@ -1,0 +1,60 @@
+"""The rules as a set: complete, well formed, chosen by code, and the page that is made from them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from normscope.errors import InputError
+from normscope.judge.rules import choose, rules
+from normscope.judge.rules.catalogue import to_markdown
+
+ROOT = Path(__file__).parent.parent.parent
+
+CAUSES = {
+    *("A1", "A2", "A3", "B1", "B2", "B3", "B4", "C1", "C2", "D1", "D2", "D3", "D4", "D5", "D6", "D7", "D8", "E1", "E2"),
+    *("E3", "E4", "F1", "F2", "F3", "F4", "G1", "G2", "G3", "H1", "H2", "H3", "H4", "H5", "H6", "H7", "H8", "I1", "I2"),
+    *("I3", "I4", "I5", "J1", "J2"),
+}
+
+
+def test_every_root_cause_has_a_rule():
+    assert {cause for rule in rules() for cause in rule.causes} == CAUSES
+    assert len(CAUSES) == 43
+
+
+def test_codes_and_names_are_unique_and_well_formed():
+    codes, names = [rule.code for rule in rules()], [rule.name for rule in rules()]
+    assert len(set(codes)) == len(codes)
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"NS[1-8]\d\d", code) for code in codes)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", name) for name in names)
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.code)
+def test_a_rule_says_what_a_reader_needs(rule):
+    assert rule.reference.startswith("https://")
+    for text in (type(rule).__doc__, rule.why, rule.remedy, rule.fine):
+        assert text
+        assert text.rstrip().endswith(".")
+    if rule.mend:
+        module, _, name = rule.mend.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_choosing_by_code_prefix_and_name():
+    assert [rule.code for rule in choose(["ns101", "eps-too-large"])] == ["NS101", "NS206"]
+    assert {rule.code[:3] for rule in choose(["NS5"])} == {"NS5"}
+    assert len(choose(ignore=["NS1"])) == len(rules()) - len(choose(["NS1"]))
+    assert len(choose("NS101")) == 1
+    with pytest.raises(InputError, match="Unknown rule 'NS999'"):
+        choose(ignore=["NS999"])
+    with pytest.raises(InputError, match="select holds 3"):
+        choose([3])  # type: ignore[list-item]
+
+
+def test_the_page_is_that_of_the_rules():
+    assert (ROOT / "docs" / "checks.md").read_text(encoding="utf-8") == to_markdown()
