@@ -106,6 +106,9 @@ class StudyOptions:
     fusion: Literal["auto", "on", "off"] = "auto"
     """Fused normalization, as for compare."""
 
+    watch: bool = False
+    """Record what every normalization layer does, as for compare."""
+
     allow_code: bool = False
     """Import normalizations that a study file names as module:callable. It is code: look at it first."""
 
@@ -121,9 +124,37 @@ class StudyOptions:
         """What the user decided, as settings of `compare`; a setting that was left alone is the study's."""
         chosen = {name: getattr(self, name) for name in ("data", "data_dir", "seeds", "epochs", "jobs")}
         with_default = {name: getattr(self, name) for name in ("device", "precision", "fusion")}
-        return {name: value for name, value in chosen.items() if value is not None} | {
-            name: value for name, value in with_default.items() if value != "auto"
-        }
+        return (
+            {name: value for name, value in chosen.items() if value is not None}
+            | {name: value for name, value in with_default.items() if value != "auto"}
+            | ({"watch": True} if self.watch else {})
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimsOptions:
+    """Judge the usual claims about normalization on runs that are there, also on part of a study.
+
+    Writes claims.json, claims.md and a figure for each claim. Nothing is trained.
+    """
+
+    directories: Positional[tuple[Path, ...]]
+    """Folders of studies; the runs of several are judged together."""
+
+    norm: str = "batch"
+    """The normalization that claims are about."""
+
+    reference: str = "none"
+    """The one that it is set against."""
+
+    out: _Folder = None
+    """Where the results go (default: the first folder)."""
+
+    def __post_init__(self) -> None:
+        if not self.directories:
+            raise InputError("No folder was given; expected the folder of a study.")
+        if self.norm == self.reference:
+            raise InputError(f"--norm and --reference are both {self.norm!r}; expected two normalizations.")
 
 
 def parse_sweeps(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:

@@ -34,7 +34,7 @@ STUDIES = {
         ),
         _plan(
             "notebook",
-            "SmallResNet on CIFAR-10 with and without batch normalization, as the notebook trains it, with three seeds.",
+            "SmallResNet on CIFAR-10 with and without batch normalization, as the notebook does it, three seeds.",
             _grid(**_CIFAR),
         ),
         _plan(

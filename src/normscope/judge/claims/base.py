@@ -250,7 +250,7 @@ def _warnings(summary: _Summary, groups: Sequence[Group], arms: tuple[str, str])
     for group in summary.groups:
         idle = [arm for arm in arms if not has_learned(group.arms[arm].values())]
         where = f" at {group.label}" if group.label else ""
-        notes += [f"{arm} did not learn{where}: its mean accuracy is below twice that of guessing." for arm in idle]
+        notes += [f"{arm} did not learn{where}: its mean accuracy is hardly above guessing." for arm in idle]
     return tuple(notes)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import LEARNED, Cell, Group, chance
+from normscope.judge.claims.cells import Cell, Group, chance, learned_from
 from normscope.judge.claims.sources import NOTEBOOK
 from normscope.judge.comparison import epochs_to_reach
 from normscope.judge.statistics import restricted_time
@@ -42,9 +42,9 @@ def reference_accuracy(group: Group) -> float | None:
     known = [final for final in finals if final is not None]
     if not known:
         return None
-    guess = chance(next(iter(group.arms[reference].values())).run)
+    some = next(iter(group.arms[reference].values())).run
     mean = float(np.mean(known))
-    return mean if mean >= LEARNED * guess else None
+    return mean if mean >= learned_from(some) else None
 
 
 class FasterConvergence(Claim):

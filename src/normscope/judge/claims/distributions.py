@@ -41,7 +41,7 @@ class NormalizedNearNormal(_Distribution):
     statement = "What a batch normalization layer puts out stays near N(0, 1)."
     source = BLOG
     quantity = "Wasserstein distance of the first normalized tensor of the first stage to N(0, 1), mean over captures"
-    unit = "standard deviations"
+    unit = "sd"  # of N(0, 1)
     margin = 0.05
 
     def value(self, cell: Cell) -> float | None:
@@ -58,7 +58,7 @@ class BlockOutputNearNormal(_Distribution):
     statement = "With batch normalization the output of the first stage of blocks stays nearer to N(0, 1)."
     source = NOTEBOOK
     quantity = "Wasserstein distance of the first stage's output (after its ReLU) to N(0, 1), mean over captures"
-    unit = "standard deviations"
+    unit = "sd"  # of N(0, 1)
     margin = 0.05
 
     def value(self, cell: Cell) -> float | None:

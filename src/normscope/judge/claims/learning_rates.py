@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import LEARNED, Cell, accuracies, accuracy, chance, knobs_of
+from normscope.judge.claims.cells import Cell, accuracies, accuracy, knobs_of, learned_from
 from normscope.judge.claims.sources import BJORCK, BLOG
 from normscope.records.run import RunRecord
 
@@ -28,7 +28,7 @@ def tolerated(cell: Cell) -> list[float] | None:
     if not means or None in own.values():
         return None
     best = max(means, key=lambda knobs: means[knobs])
-    if means[best] < LEARNED * 100 * chance(cell.run):
+    if means[best] < 100 * learned_from(cell.run):
         return []
     good = [rate for rate, value in own.items() if value is not None and value >= means[best] - POINTS]
     return _around(best[0], sorted(own), good)

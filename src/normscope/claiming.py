@@ -1,0 +1,216 @@
+"""Claims and studies: where runs, verdicts and what shows them meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from normscope.errors import InputError, RecordError, StorageError
+from normscope.judge.claims import judge_all
+from normscope.judge.claims.verdicts import Verdict
+from normscope.records.files import write_json, write_text
+from normscope.records.run import ENDED, RECORD_NAME, RunRecord, load_run
+from normscope.show.verdicts import open_questions, verdict_page, verdict_table
+from normscope.studies.directory import RUNS, StudyDirectory
+from normscope.studies.study import ClaimsOptions, StudyOptions, StudyPlan, checked_values, parse_sweeps
+from normscope.studies.study_files import find_study
+
+FIGURES = "claims"
+
+
+@dataclass(frozen=True, eq=False)
+class ClaimsResult:
+    """What was judged: the folder with the results, the runs, and a verdict for each claim and subject."""
+
+    directory: Path
+    runs: tuple[RunRecord, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What claims.json holds."""
+        return {"claims": [verdict.to_json() for verdict in self.verdicts]}
+
+    @property
+    def failed(self) -> tuple[RunRecord, ...]:
+        """The runs that ended with an error."""
+        return tuple(run for run in self.runs if run.status == "failed")
+
+
+def claims(
+    *directories: str | Path,
+    norm: str = "batch",
+    reference: str = "none",
+    out: str | Path | None = None,
+    console: Console | None = None,
+) -> ClaimsResult:
+    """Judge the claims on the runs of one study or several, also while they are still being trained.
+
+    Args:
+        directories: folders of studies.
+        norm: the normalization that claims are about.
+        reference: the one that it is set against.
+        out: where claims.json, claims.md and the figures go; None puts them into the first folder.
+        console: where to print; None prints to standard output.
+
+    Raises:
+        InputError: if a folder is no study, or there is no run.
+        RecordError: for a run whose record is damaged.
+        StorageError: if the results cannot be written.
+    """
+    options = ClaimsOptions(
+        directories=tuple(Path(each) for each in directories),
+        norm=norm,
+        reference=reference,
+        out=Path(out) if out is not None else None,
+    )
+    return judge_directories(options, console)
+
+
+def judge_directories(options: ClaimsOptions, console: Console | None = None) -> ClaimsResult:
+    """`claims`, with its settings as one object."""
+    runs = [run for path in options.directories for run in _load(StudyDirectory.find(path))]
+    if not runs:
+        raise InputError(f"There is no run in {', '.join(str(path) for path in options.directories)}.")
+    return _judge(runs, options.out or options.directories[0], console or Console(), options.norm, options.reference)
+
+
+def study(
+    name: str | Path = "quick",
+    *,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    console: Console | None = None,
+    **settings: Any,
+) -> ClaimsResult:
+    """Train the runs of a study and judge the claims on them.
+
+    Args:
+        name: a built-in study, or a TOML file.
+        sweep: {knob: values} to vary as well.
+        console: where to print; None prints to standard output.
+        settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, device, precision, fusion, watch,
+            allow_code, out.
+
+    Raises:
+        InputError: for a study, settings or data that cannot be used.
+        StorageError: if the folder cannot be written. Finished epochs are kept.
+    """
+    for path in ("out", "data_dir"):
+        if settings.get(path) is not None:
+            settings[path] = Path(settings[path])
+    known = {field.name for field in dataclasses.fields(StudyOptions)} - {"study", "sweep"}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise InputError(f"Unknown setting {unknown[0]!r} of a study. Known: {', '.join(sorted(known))}.")
+    swept = {knob: checked_values(knob, list(values)) for knob, values in (sweep or {}).items()}
+    return run_study(StudyOptions(study=str(name), **settings), console, swept)
+
+
+def run_study(
+    options: StudyOptions, console: Console | None = None, sweep: Mapping[str, tuple[Any, ...]] | None = None
+) -> ClaimsResult:
+    """`study`, with its settings as one object; `sweep` adds to the options' own."""
+    from normscope.api import tasks_of, train_all  # imports torch, which judging does without
+
+    console = console or Console()
+    plan = find_study(options.study, allow_code=options.allow_code)
+    plan = plan.swept({**parse_sweeps(options.sweep), **(sweep or {})})
+    grids, shared = _grids(plan, options)
+    directory = StudyDirectory.create(options.directory)
+    runs = sum(len(grid.specs) for grid in grids)
+    console.print(
+        f"Study {plan.name}: {runs} runs, into {directory.path}", highlight=False, markup=False, soft_wrap=True
+    )
+    for grid in grids:
+        train_all(tasks_of(grid, directory, shared, console), grid, directory, console)
+    names = {spec.name for grid in grids for spec in grid.specs}
+    return _judge(_load(directory, names), directory.path, console)
+
+
+def _grids(plan: StudyPlan, options: StudyOptions) -> tuple[list[Any], Any]:
+    """The study's grids, each run in one of them only and one grid for each number of epochs; and shared options."""
+    from normscope.studies.grid import lay_out
+
+    asked = [grid.options(options.overrides()) for grid in plan.grids]
+    laid_out = [lay_out(own, grid.sweep) for own, grid in zip(asked, plan.grids, strict=True)]
+    by_epochs: dict[tuple[str, int], dict[str, Any]] = {}
+    for grid in laid_out:
+        for spec in grid.specs:
+            by_epochs.setdefault((spec.data_fingerprint, spec.epochs), {}).setdefault(spec.id, (spec, grid))
+    merged = []
+    for members in by_epochs.values():
+        ordered = sorted(members.values(), key=lambda member: member[0].seed)  # early stops leave whole seeds
+        first = ordered[0][1]
+        merged.append(dataclasses.replace(first, specs=tuple(spec for spec, _ in ordered)))
+    return merged, asked[0]
+
+
+def _load(study: StudyDirectory, names: set[str] | None = None) -> list[RunRecord]:
+    """The runs of a study that have a record, in order of their folders; of `names` only, if given."""
+    runs = []
+    for record in sorted(study.path.glob(f"{RUNS}/*/{RECORD_NAME}")):
+        if names is not None and record.parent.name not in names:
+            continue
+        try:
+            runs.append(load_run(record.parent))
+        except RecordError as error:
+            raise RecordError(f"{error} Remove its folder to go on without that run.") from error
+    return runs
+
+
+def _judge(
+    runs: Sequence[RunRecord], out: Path, console: Console, norm: str = "batch", reference: str = "none"
+) -> ClaimsResult:
+    runs = _once(runs)
+    verdicts = tuple(judge_all(runs, norm, reference))
+    result = ClaimsResult(out, runs, verdicts)
+    for subject in dict.fromkeys(verdict.subject for verdict in verdicts):
+        own = [verdict for verdict in verdicts if verdict.subject == subject]
+        console.print(verdict_table(own))
+        console.print(open_questions(own), style="dim", highlight=False, markup=False, soft_wrap=True)
+    _write(result)
+    console.print(
+        f"Written to {out}: claims.json, claims.md, figures in {FIGURES}/",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    return result
+
+
+def _once(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+    """Each run once, though several folders may hold it; the ended one of two."""
+    found: dict[str, RunRecord] = {}
+    for run in runs:
+        name = run.directory.name  # it ends with the run's id
+        if name not in found or found[name].status not in ENDED:
+            found[name] = run
+    return tuple(found.values())
+
+
+def _write(result: ClaimsResult) -> None:
+    from normscope.show.figures.claims import draw  # matplotlib takes as long as all of the judging
+
+    folder = result.directory / FIGURES
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+    subjects = list(dict.fromkeys(verdict.subject for verdict in result.verdicts))
+    figures = {}
+    for verdict in result.verdicts:
+        if not verdict.values or not all(verdict.values.values()):
+            continue
+        suffix = f"-{_slug(verdict.subject)}" if len(subjects) > 1 else ""
+        path = folder / f"{verdict.code}-{verdict.name}{suffix}.png"
+        draw(verdict, result.runs, path)
+        figures[verdict.subject, verdict.code] = f"{FIGURES}/{path.name}"
+    write_json(result.directory / "claims.json", result.to_json())
+    write_text(result.directory / "claims.md", verdict_page(result.verdicts, figures))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
