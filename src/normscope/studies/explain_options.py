@@ -22,7 +22,7 @@ class ExplainOptions:
 
     With no arguments: a small network is trained on the embedded digits for a few seconds; then one of its layers is
     worked through step by step, as text and as explanation.png. The same command again does not train again, and
-    another --layer or --channel of the same network takes a second.
+    another --layer or --channel of the same network takes a few seconds.
     """
 
     data: str = "digits"
@@ -46,8 +46,8 @@ class ExplainOptions:
     learning_rate: float = 0.1
     """Learning rate of the first epoch."""
 
-    epochs: int = 5
-    """Passes over the training images before the layer is looked at."""
+    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
+    """Passes over the training images before the layer is looked at (default: 5; digits: 10)."""
 
     seed: int = 0
     """Seed of the initialization, the order of the images and the augmentation."""
@@ -88,7 +88,7 @@ class ExplainOptions:
             norms=(self.norm,),
             learning_rates=(self.learning_rate,),
             seeds=1,
-            epochs=self.epochs,
+            epochs=(10 if self.data == "digits" else 5) if self.epochs is None else self.epochs,
             capture_epochs=(),
             device=self.device,
             precision=self.precision,

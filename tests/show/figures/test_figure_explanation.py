@@ -164,7 +164,7 @@ def dead_channel():
 
 
 CASES = {
-    "many channels": lambda: make_explanation(channels=64, chosen=37),
+    "many channels": lambda: make_explanation(channels=256, size=2, chosen=237),
     "one channel, two images": lambda: make_explanation(n=2, channels=1),
     "one image": lambda: make_explanation(n=1, channels=3),
     "colours": lambda: make_explanation(n=128, size=16, channels=16, colours=3),

@@ -49,9 +49,9 @@ def draw(explanation: Explanation, path: Path) -> Figure:
     figure, axes = lay_out(_rows(explanation), 1, frame, width=WIDTH, left=MARGIN)
     before, ridges, arithmetic, modes = (row[0] for row in axes)
     piles.draw(before, explanation)
-    for axis, kind in zip(_split(ridges, (3.9, 3.9, 3.9), 0.35, 0.35), ("x", "normalized", "output"), strict=True):
+    for axis, kind in zip(_split(ridges, (1, 1, 1), 0.47, 0.35), ("x", "normalized", "output"), strict=True):
         draw_ridges(axis, explanation, kind)
-    text, mean, var = _split(arithmetic, (6.9, 2.45, 2.45), 0.0, 0.45)
+    text, mean, var = _split(arithmetic, (6.9, 2.45, 2.45), 0.0, 0.47)
     draw_steps(text, step_groups(explanation))
     draw_updates(mean, explanation, "mean")
     draw_updates(var, explanation, "var")
