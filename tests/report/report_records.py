@@ -33,9 +33,9 @@ def write_run(folder: Path, norm: str, rate: float, seed: int, *, epochs: int = 
         for epoch in range(1, epochs + 1):
             fit = 1 - np.exp(-epoch * (1 + (norm == "batch")) / 4) * draw.uniform(0.9, 1) * (1 if rate == 0.1 else 1.25)
             values = {
-                "train_loss": 2.3 * (1 - fit), "test_loss": 2.3 * (1 - fit), "test_accuracy": fit,
-                "train_accuracy": fit, "learning_rate": rate, "stem_gradient": draw.uniform(0.1, 1), "stem_gradient_mean": 0.5, "seconds": 1.5,
-                "last_layer_gradient_mean": 0.2,
+                "train_loss": 2.3 * (1 - fit), "test_loss": 2.3 * (1 - fit), "train_accuracy": fit,
+                "test_accuracy": fit, "learning_rate": rate, "stem_gradient": draw.uniform(0.1, 1),
+                "stem_gradient_mean": 0.5, "last_layer_gradient_mean": 0.2, "seconds": 1.5,
             }  # fmt: skip
             store.add_epoch(epoch, values)
             if epoch in (1, epochs):

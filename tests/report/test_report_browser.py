@@ -199,17 +199,27 @@ def test_an_empty_study_and_a_recording_alone(open_page, tmp_path):
     assert page.locator("#view-output_ridges .panel").count() == 1
 
 
-@pytest.mark.parametrize("width", [390, 1280, 1920])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_from_phone_to_wide_screen(open_page, path, width, scheme):
-    page = open_page(path, width, scheme, drawn="NORMSCOPE_SCREENSHOTS" in os.environ)
-    page.locator(".plot svg").first.wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    wide = page.evaluate(
-        "[...document.querySelectorAll('.plot svg')].map((svg) => svg.clientWidth - svg.closest('.plot').clientWidth)"
-    )
-    assert max(wide) <= 0
-    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
-    if folder := os.environ.get("NORMSCOPE_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png", full_page=True)
+def test_it_fits_from_phone_to_wide_screen_in_light_and_dark(open_page, path):
+    folder = os.environ.get("NORMSCOPE_SCREENSHOTS")
+    page = open_page(path, drawn=bool(folder))
+    for width in (390, 1280, 1920):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.locator(".plot svg").first.wait_for()
+        settle(page)
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        over = "(svg) => svg.clientWidth - svg.closest('.plot').clientWidth"
+        assert max(page.evaluate(f"[...document.querySelectorAll('.plot svg')].map({over})")) <= 0
+        for scheme, paper in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(15, 19, 24)")):
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+            if folder:
+                page.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png", full_page=True)
+
+
+def test_it_prints_on_white_without_its_controls(open_page, path):
+    page = open_page(path, scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator(".toolbar").first.is_visible()
+    assert page.locator("#summary").is_visible()

@@ -21,8 +21,15 @@ def payload_of(path):
 
 
 def column(view, name):
+    return decode(view["table"]["columns"][name])
+
+
+def curve(view):
+    return decode(view["table"]["curve"])
+
+
+def decode(encoded):
     types = {"float32": "<f4", "uint32": "<u4", "uint16": "<u2", "uint8": "<u1"}
-    encoded = view["table"]["columns"][name]
     return np.frombuffer(base64.b64decode(encoded["data"]), types[encoded["kind"]])
 
 
@@ -63,11 +70,11 @@ class TestWhatIsShown:
     def test_overviews_of_known_statistics(self, shown):
         _, payload = shown
         views = {view["name"]: view for view in payload["views"]}
-        assert np.allclose(column(views["overview_std"], "y"), 2)
-        assert np.allclose(column(views["overview_gap"], "y"), 0.5)  # |running - batch mean| = 1, std = 2
-        assert np.allclose(column(views["overview_mean"], "y"), np.sqrt((0 + 1 + 4 + 9) / 4))
-        assert np.allclose(column(views["overview_weight"], "y"), 2)
-        assert not column(views["overview_dead"], "y").any()
+        assert np.allclose(curve(views["overview_std"]), 2)
+        assert np.allclose(curve(views["overview_gap"]), 0.5)  # |running - batch mean| = 1, std = 2
+        assert np.allclose(curve(views["overview_mean"]), np.sqrt((0 + 1 + 4 + 9) / 4))
+        assert np.allclose(curve(views["overview_weight"]), 2)
+        assert not curve(views["overview_dead"]).any()
 
     def test_the_active_fraction_is_that_of_the_output(self, shown):
         # output 2 z + 1 is above zero where z > -0.5; z is binned from a Hann window on bins 20 to 45
@@ -77,7 +84,7 @@ class TestWhatIsShown:
         lower = np.concatenate([[-np.inf], np.linspace(-4, 4, 65)])
         assert lower[29] == -0.5
         expected = counts[29:].sum() / counts.sum()
-        assert np.allclose(column(views["overview_active"], "y"), expected)
+        assert np.allclose(curve(views["overview_active"]), expected)
 
     def test_several_studies_and_a_recording_side_by_side(self, tmp_path):
         for name in ("one", "two"):

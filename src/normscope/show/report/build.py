@@ -8,6 +8,7 @@ import html
 import json
 import math
 import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,6 @@ def page(material: Material) -> str:
 
 def payload(material: Material) -> dict[str, Any]:
     """What the page shows, as plain values."""
-    tables = [(view, view.query(material)) for view in VIEWS]
     return {
         "title": material.title,
         "problems": list(material.problems),
@@ -94,8 +94,19 @@ def payload(material: Material) -> dict[str, Any]:
         ],
         "config": CONFIG,
         "sections": [{"name": name, "title": title, "note": note} for name, (title, note) in SECTIONS.items()],
-        "views": [view.to_json(table) for view, table in tables if table is not None],
+        "views": list(_views(material)),
     }
+
+
+def _views(material: Material) -> Iterator[dict[str, Any]]:
+    """The views that have data; those of one query share them."""
+    first: dict[Any, str] = {}
+    for view in VIEWS:
+        if view.query in first:
+            yield view.to_json(first[view.query])
+        elif (table := view.query(material)) is not None:
+            first[view.query] = view.name
+            yield view.to_json(table.to_json())
 
 
 def as_json(value: Any) -> str:

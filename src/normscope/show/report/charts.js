@@ -100,7 +100,9 @@ class Panel {
     if (!this.vega || this.log !== log) await this.embed(log, [...rows]);
     else this.vega.data("rows", [...rows]);
     if (this.hasFocus) this.vega.data("focus", []);
-    for (const [name, value] of Object.entries(signals ?? {})) this.vega.signal(name, value);
+    for (const [name, value] of Object.entries(signals ?? {})) {
+      if (String(this.vega.signal(name)) !== String(value)) this.vega.signal(name, value);
+    }
     if (height) this.vega.height(height);
     await this.vega.runAsync();
   }

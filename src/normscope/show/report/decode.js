@@ -20,6 +20,7 @@ const decoded = new WeakMap();
 
 /** {columns, curve, points, axes, length} of a view, decoded when it is first shown. */
 function tableOf(view) {
+  if (typeof view.table === "string") return tableOf(page.views.find(({ name }) => name === view.table));
   if (!decoded.has(view)) {
     const columns = {};
     for (const [name, column] of Object.entries(view.table.columns)) columns[name] = decodeColumn(column);
@@ -30,11 +31,11 @@ function tableOf(view) {
   return decoded.get(view);
 }
 
-/** Where point k of row's curve lies. */
-function place(table, row, k) {
+/** Where point k of row's curve lies; `side` names the columns of its ends where there are several pairs. */
+function place(table, row, k, side = "") {
   if (table.axes.length) return table.axes[table.columns.axis[row]][k];
-  const low = table.columns.low[row];
-  return low + ((table.columns.high[row] - low) * (k + 0.5)) / table.points;
+  const low = table.columns[`low${side}`][row];
+  return low + ((table.columns[`high${side}`][row] - low) * (k + 0.5)) / table.points;
 }
 
 function number(value) {

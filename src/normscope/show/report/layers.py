@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from normscope.errors import InputError
 from normscope.records.recording import Recording
-from normscope.records.recording_distribution import ChannelDistributions
+from normscope.records.recording_header import BINS
 from normscope.show.report import measures
 from normscope.show.report.material import Material, Watched
 from normscope.show.report.tables import Table, exact, quantised, whole
 
-TRAJECTORY_BYTES = 700_000  # of all recordings together, before base64
-RIDGE_BYTES = 900_000
-MOST_STEPS, FEWEST_STEPS = 80, 8
-MOST_FRAMES, FEWEST_FRAMES = 12, 3
-OVERVIEW_STEPS = 60
-RIDGE_BINS = 40
-MOST_CHANNELS = 64
+TRAJECTORY_BYTES = 580_000  # of all recordings together, before base64
+RIDGE_BYTES = 700_000
+MOST_STEPS, FEWEST_STEPS = 80, 10
+MOST_FRAMES, FEWEST_FRAMES = 12, 4
+OVERVIEW_STEPS = 40
+RIDGE_BINS = BINS // 2
+RIDGE_ROW_BYTES = RIDGE_BINS + 14
+CHANNELS = (64, 32, 16)  # of a layer that travel, evenly spread over it: as many as the budget allows
 
 OVERVIEWS = (
     # name, measure, title, note, unit, colour scheme, log
@@ -85,27 +85,28 @@ def layer_names(material: Material) -> list[str]:
 
 
 def overview(measure: Callable[[Recording, str], measures.Series]) -> Query:
-    """The query of one overview: a row for each recording, layer and step."""
+    """The query of one overview: a curve over the steps for each recording and layer."""
 
     def query(material: Material) -> Table | None:
-        places = {layer: place for place, layer in enumerate(layer_names(material))}
-        rows: list[np.ndarray] = []
-        for number, item in enumerate(material.watched):
-            for layer in item.recording.layers:
-                steps, values = measure(item.recording, layer)
-                keep = np.isfinite(values)
-                steps, values = steps[keep], values[keep]
-                chosen = spread(len(steps), OVERVIEW_STEPS)
-                steps, values = steps[chosen], values[chosen]
-                if len(steps):
-                    ends = np.append(steps[1:], steps[-1] + max(1, np.diff(steps)[-1] if len(steps) > 1 else 1))
-                    n = len(steps)
-                    rows.append(np.stack([np.full(n, number), np.full(n, places[layer]), steps, ends, values]))
-        if not rows:
+        series = []
+        for number, layer_place, item, layer in _layers(material):
+            steps, values = measure(item.recording, layer)
+            keep = np.isfinite(values)
+            if keep.any():
+                series.append((number, layer_place, steps[keep], values[keep]))
+        if not series:
             return None
-        recording, layer, x, x2, y = np.concatenate(rows, axis=1)
-        columns = {"recording": whole(recording), "layer": whole(layer), "x": whole(x), "x2": whole(x2), "y": exact(y)}
-        return Table(columns)
+        points = min(OVERVIEW_STEPS, max(len(steps) for _, _, steps, _ in series))
+        keys, curves, axes = [], [], {}
+        for number, layer_place, steps, values in series:
+            chosen = _stretched(len(steps), points)
+            axis = axes.setdefault(tuple(steps[chosen].tolist()), len(axes))
+            keys.append((number, layer_place, axis))
+            curves.append(values[chosen])
+        columns = {
+            name: whole([key[place] for key in keys]) for place, name in enumerate(("recording", "layer", "axis"))
+        }
+        return Table(columns, exact(np.concatenate(curves)), points, tuple(axes))
 
     return query
 
@@ -114,7 +115,8 @@ def trajectories(statistic: str) -> Query:
     """The query of one statistic: a curve over the steps for each recording, layer and channel."""
 
     def query(material: Material) -> Table | None:
-        points = _affordable(material, TRAJECTORY_BYTES / len(TRAJECTORIES), FEWEST_STEPS, MOST_STEPS)
+        budget = TRAJECTORY_BYTES / len(TRAJECTORIES) / 2
+        points, channels = _affordable(material, budget, FEWEST_STEPS, MOST_STEPS)
         keys, curves, axes = [], [], {}
         for number, layer_place, item, layer in _layers(material):
             if statistic not in item.recording.statistics(layer):
@@ -122,44 +124,51 @@ def trajectories(statistic: str) -> Query:
             steps, values = item.recording.query(layer, statistic)
             if values.ndim != 2 or not len(steps):
                 continue
-            chosen = np.linspace(0, len(steps) - 1, points).round().astype(int)
+            chosen = _stretched(len(steps), points)
             axis = axes.setdefault(tuple(steps[chosen].tolist()), len(axes))
-            for channel in spread(values.shape[1], MOST_CHANNELS):
+            for channel in spread(values.shape[1], channels):
                 keys.append((number, layer_place, channel, axis))
                 curves.append(values[chosen, channel])
-        return _curves(keys, curves, points, tuple(axes), "axis")
-
-    return query
-
-
-def ridges(side: str) -> Query:
-    """The query of one side: a density for each recording, layer, channel and step, over the layer's own range."""
-
-    def query(material: Material) -> Table | None:
-        frames = _affordable(material, RIDGE_BYTES / len(SIDES) / RIDGE_BINS, FEWEST_FRAMES, MOST_FRAMES)
-        keys, curves, lows, highs = [], [], [], []
-        for number, layer_place, item, layer in _layers(material):
-            for step, distribution in _frames(item, layer, side, frames):
-                density = np.nan_to_num(distribution.density)
-                for channel in spread(len(density), MOST_CHANNELS):
-                    keys.append((number, layer_place, distribution.channels[channel], step))
-                    curves.append(density[channel] / (density[channel].max() or 1.0))
-                    lows.append(distribution.edges[channel, 0])
-                    highs.append(distribution.edges[channel, -1])
-        table = _curves(keys, curves, RIDGE_BINS, (), "step", size=1)
-        if table is None:
+        if not keys:
             return None
-        return Table({**table.columns, "low": exact(lows), "high": exact(highs)}, table.curve, table.points)
+        names = ("recording", "layer", "channel", "axis")
+        columns = {name: whole([key[place] for key in keys]) for place, name in enumerate(names)}
+        return Table(columns, quantised(np.concatenate(curves)), points, tuple(axes))
 
     return query
 
 
-def _curves(keys: list, curves: list, points: int, axes: tuple, last: str, size: int = 2) -> Table | None:
+def ridges(material: Material) -> Table | None:
+    """A density of the normalized value for each recording, layer, channel and step.
+
+    Where it lies as the layer's input (mean + std z) and as its output (weight z + bias) are columns, so both sides are
+    one curve. Of layers whose output was binned by itself, a row is one side only: NaN for the other.
+    """
+    frames, channels = _affordable(material, RIDGE_BYTES / RIDGE_ROW_BYTES, FEWEST_FRAMES, MOST_FRAMES)
+    keys, curves, ends = [], [], []
+    for number, layer_place, item, layer in _layers(material):
+        known = item.recording.statistics(layer)
+        apart = "output_histogram_frame" in known
+        for name in ("histogram", "output_histogram"):
+            if f"{name}_frame" not in known or name not in known:
+                continue
+            steps, density, limits = measures.normalized(item.recording, layer, name, RIDGE_BINS)
+            if apart:
+                limits[:, 2:] = np.nan if name == "histogram" else limits[:, 2:]
+                limits[:, :2] = np.nan if name == "output_histogram" else limits[:, :2]
+            numbers = item.recording.layers[layer].histogram_channels or range(density.shape[1])
+            chosen = spread(density.shape[1], channels)
+            for row in spread(len(steps), frames):
+                keys += [(number, layer_place, numbers[channel], steps[row]) for channel in chosen]
+                curves.append(density[row, chosen])
+                ends.append(limits[row][:, chosen])
     if not keys:
         return None
-    names = ("recording", "layer", "channel", last)
+    names = ("recording", "layer", "channel", "step")
     columns = {name: whole([key[place] for key in keys]) for place, name in enumerate(names)}
-    return Table(columns, quantised(np.concatenate(curves), size), points, axes)
+    sides = ("low_input", "high_input", "low_output", "high_output")
+    columns |= {name: quantised(values) for name, values in zip(sides, np.concatenate(ends, axis=1), strict=True)}
+    return Table(columns, quantised(np.concatenate(curves).ravel(), 1), RIDGE_BINS)
 
 
 def _layers(material: Material) -> Iterator[tuple[int, int, Watched, str]]:
@@ -169,27 +178,17 @@ def _layers(material: Material) -> Iterator[tuple[int, int, Watched, str]]:
             yield number, places[layer], item, layer
 
 
-def _frames(item: Watched, layer: str, side: str, count: int) -> Iterator[tuple[int, ChannelDistributions]]:
-    """(step, distribution) at the recorded steps that travel."""
-    known = item.recording.statistics(layer)
-    wanted = ("output_histogram", "histogram") if side == "output" else ("histogram",)
-    name = next((name for name in wanted if f"{name}_frame" in known), None)
-    if name is None:
-        return
-    steps, _ = item.recording.query(layer, f"{name}_frame")
-    for step in steps[spread(len(steps), count)].tolist():
-        try:
-            yield step, item.recording.distribution(layer, side, bins=RIDGE_BINS, first=step, last=step)
-        except InputError:
-            continue  # a frame without its histogram: the watcher was killed between the two
+def _affordable(material: Material, budget: float, fewest: int, most: int) -> tuple[int, int]:
+    """(points of a curve, channels of a layer) that a budget of points pays for."""
+    widths = [info.channels or 1 for item in material.watched for info in item.recording.layers.values()]
+    affordable = {channels: budget / max(sum(min(width, channels) for width in widths), 1) for channels in CHANNELS}
+    channels = next((channels for channels, points in affordable.items() if points >= fewest), CHANNELS[-1])
+    return int(np.clip(affordable[channels], fewest, most)), channels
 
 
-def _affordable(material: Material, budget: float, fewest: int, most: int) -> int:
-    """How many points of every channel's curve a budget of bytes pays for."""
-    channels = sum(
-        min(info.channels or 1, MOST_CHANNELS) for item in material.watched for info in item.recording.layers.values()
-    )
-    return int(np.clip(budget / max(channels, 1), fewest, most))
+def _stretched(available: int, wanted: int) -> np.ndarray:
+    """Exactly that many places [wanted], evenly spread; some more than once where fewer are there."""
+    return np.linspace(0, available - 1, wanted).round().astype(int)
 
 
 def spread(available: int, wanted: int) -> list[int]:

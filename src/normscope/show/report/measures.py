@@ -89,7 +89,7 @@ def active(recording: Recording, layer: str) -> Series:
 
     From the normalized histogram and its frame: weight z + bias > 0. The bin that holds the threshold counts in part.
     """
-    found = _get_histograms(recording, layer)
+    found = _get_histograms(recording, layer, "histogram")
     if found is None:
         return np.empty(0, np.int64), np.empty(0)
     steps, counts, frame = found
@@ -104,10 +104,27 @@ def active(recording: Recording, layer: str) -> Series:
         return steps, np.nanmean(np.where(total > 0, share, np.nan), axis=1)
 
 
-def _get_histograms(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    if not {"histogram", "histogram_frame"} <= set(recording.statistics(layer)):
+def normalized(recording: Recording, layer: str, name: str, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(steps [R], density [R, C, bins], ends [R, 4, C]) of the normalized values of a layer.
+
+    The density is scaled to a peak of 1 and covers BIN_LIMIT standard deviations on either side; the ends are where
+    that lies: low and high of the input, low and high of the output (turned round where the weight is negative).
+    """
+    found = _get_histograms(recording, layer, name)
+    if found is None:
+        return np.empty(0, np.int64), np.empty((0, 0, bins)), np.empty((0, 4, 0))
+    steps, counts, frame = found
+    inner = counts[:, :, 1:-1].reshape(*counts.shape[:2], bins, -1).sum(3).astype(np.float64)
+    density = inner / np.maximum(inner.max(2, keepdims=True), 1)
+    mean, std, weight, bias = (frame[:, FRAME.index(row)] for row in ("mean", "std", "weight", "bias"))
+    ends = [mean - BIN_LIMIT * std, mean + BIN_LIMIT * std, bias - BIN_LIMIT * weight, bias + BIN_LIMIT * weight]
+    return steps, density, np.stack(ends, axis=1)
+
+
+def _get_histograms(recording: Recording, layer: str, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    if not {name, f"{name}_frame"} <= set(recording.statistics(layer)):
         return None
-    (at, counts), (framed, frame) = (recording.query(layer, name) for name in ("histogram", "histogram_frame"))
+    (at, counts), (framed, frame) = (recording.query(layer, part) for part in (name, f"{name}_frame"))
     steps = np.intersect1d(at, framed)
     if not len(steps):
         return None

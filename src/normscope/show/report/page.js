@@ -85,9 +85,8 @@ function slider(name, { least = 0, most, step = 1, value, say, change, playing }
   };
   input.addEventListener("input", () => set(input.value));
   input.setAttribute("aria-valuetext", say(value));
-  const made = [element("label", {}, element("span", { text: name }), input), output];
-  if (playing) made.push(playButton(input, set));
-  return made;
+  return element("span", { class: "control" },
+    element("label", {}, element("span", { text: name }), input), output, ...(playing ? [playButton(input, set)] : []));
 }
 
 /** Plays a slider from where it is to its end, slowly enough to follow; pressed again, it stops. */
@@ -136,24 +135,25 @@ function runControls() {
   return element("div", { class: "toolbar", role: "group", "aria-label": "Runs shown" }, ...made, selection);
 }
 
-function logChoice(section) {
-  return choice("Log axis", state.log, (on) => {
+/** The box for logarithmic axes. Every section has one, and all of them say the same. */
+function logChoice() {
+  const label = choice("Log axis", state.log, (on) => {
     state.log = on;
     for (const box of document.querySelectorAll("input[data-log]")) box.checked = on;
     update("curves", "layer");
   });
+  label.querySelector("input").dataset.log = "";
+  return label;
 }
 
 const LOCAL_CONTROLS = {
   curves: () => {
-    const log = logChoice();
-    log.querySelector("input").dataset.log = "";
-    return [log, ...slider("Smoothing", { most: 0.95, step: 0.05, value: 0, say: (value) => value.toFixed(2), change: (value) => { state.smoothing = value; return update("curves"); } })];
+    return [logChoice(), slider("Smoothing", { most: 0.95, step: 0.05, value: 0, say: (value) => value.toFixed(2), change: (value) => { state.smoothing = value; return update("curves"); } })];
   },
   activations: () => {
     const epochs = [...new Set(chartsOf("activations").flatMap(({ view }) => [...tableOf(view).columns.epoch]))].sort((a, b) => a - b);
     state.epoch = epochs.length - 1;
-    return slider("Epoch", { most: epochs.length - 1, value: state.epoch, say: (at) => `${epochs[at]}`, change: (at) => { state.epoch = at; return update("activations"); }, playing: true });
+    return [slider("Epoch", { most: epochs.length - 1, value: state.epoch, say: (at) => `${epochs[at]}`, change: (at) => { state.epoch = at; return update("activations"); }, playing: true })];
   },
   layers: () => {
     const names = chartsOf("layers").map(({ view }) => [view.name, view.title]);
@@ -161,10 +161,8 @@ const LOCAL_CONTROLS = {
     return [dropdown("Show", names, state.overview, (name) => { state.overview = name; update("layers"); }), layerList(), recordingChoices()];
   },
   layer: () => {
-    const log = logChoice();
-    log.querySelector("input").dataset.log = "";
     frameControls();
-    return [log, frameBox];
+    return [logChoice(), frameBox];
   },
 };
 
@@ -183,7 +181,7 @@ function frameControls() {
   state.frame = Math.max(0, frames.length - 1);
   frameBox.hidden = frames.length < 2;
   if (frames.length < 2) return;
-  frameBox.replaceChildren(...slider("Step", { most: frames.length - 1, value: state.frame, say: (at) => String(frames[at]), playing: true,
+  frameBox.replaceChildren(slider("Step", { most: frames.length - 1, value: state.frame, say: (at) => String(frames[at]), playing: true,
     change: (at) => { state.frame = at; return Promise.all(chartsOf("layer").filter(({ view: own }) => own.shape === "ridges").map((chart) => chart.update())); } }));
 }
 

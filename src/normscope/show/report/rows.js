@@ -63,6 +63,8 @@ function range(length) {
   return Array.from({ length }, (_, k) => k);
 }
 
+const MOST_SEEDS = 12; // lines of single seeds in a panel of distributions; the mean is over all of them
+
 const SHAPES = {
   curves(view) {
     const { columns, length } = tableOf(view);
@@ -93,7 +95,8 @@ const SHAPES = {
       const now = places.filter((k) => columns.epoch[k] === epoch);
       const { label, colour } = page.arms[arm];
       const rows = [];
-      for (const k of now) {
+      const drawn = now.filter((k, at) => at < MOST_SEEDS || state.selected.has(columns.run[k]));
+      for (const k of drawn) {
         const run = columns.run[k];
         for (let at = 0; at < table.points; at++) {
           const y = table.curve[k * table.points + at];
@@ -107,7 +110,7 @@ const SHAPES = {
       panels.push({
         key: `arm ${arm}`,
         label: `${label}, epoch ${epoch}`,
-        caption: momentsOf(columns, now),
+        caption: momentsOf(columns, now) + (drawn.length < now.length ? ` · ${drawn.length} seeds drawn` : ""),
         rows: rows.map((row) => (row.mean ? { width: 0, opacity: 0, ...row } : row)),
         signals: { top: 1.08 * peak || 1 },
         order: arm,
@@ -138,13 +141,12 @@ const SHAPES = {
 
   heatmap(view) {
     if (view.name !== state.overview) return [];
-    const { columns, length } = tableOf(view);
-    const mine = range(length).filter((k) => state.recordings.has(columns.recording[k]));
-    const span = extent(mine.map((k) => columns.y[k]));
+    const table = tableOf(view);
+    const { columns, curve, points } = table;
+    const mine = range(table.length).filter((k) => state.recordings.has(columns.recording[k]));
+    const span = extent(mine.flatMap((k) => [...curve.subarray(k * points, (k + 1) * points)]));
     return perRecording(columns, mine, (places) => {
-      const rows = places.map((k) => ({
-        x: columns.x[k], x2: columns.x2[k], y: columns.y[k], layer: columns.layer[k], name: page.layers[columns.layer[k]],
-      }));
+      const rows = places.flatMap((k) => cells(table, k));
       return Object.assign(rows, { signals: { span }, height: 95 + 17 * new Set(rows.map((row) => row.layer)).size });
     });
   },
@@ -171,7 +173,8 @@ const SHAPES = {
   ridges(view) {
     const table = tableOf(view);
     const { columns, length } = table;
-    const places = ofLayer(columns, length);
+    const side = view.name === "input_ridges" ? "_input" : "_output";
+    const places = ofLayer(columns, length).filter((k) => Number.isFinite(columns[`low${side}`][k]));
     const step = framesOf(view)[state.frame];
     return perRecording(columns, places, (own, colour) => {
       const nearest = nearestTo([...new Set(own.map((k) => columns.step[k]))], step);
@@ -182,14 +185,24 @@ const SHAPES = {
         const name = `channel ${base}, step ${nearest}`;
         for (let at = 0; at < table.points; at++) {
           const y = base + 1.7 * table.curve[k * table.points + at];
-          rows.push({ x: place(table, k, at), y, base, series: `${999 - base}`, name, colour });
+          rows.push({ x: place(table, k, at, side), y, base, series: `${999 - base}`, name, colour });
         }
       });
-      const span = extent(own.flatMap((k) => [columns.low[k], columns.high[k]]));
+      const span = extent(own.flatMap((k) => [columns[`low${side}`][k], columns[`high${side}`][k]]));
       return Object.assign(rows, { signals: { span }, height: 50 + 11 * Math.max(8, now.length), step: nearest });
     });
   },
 };
+
+/** A layer's cells: each reaches from one recorded step to the next, the last one as far as the one before. */
+function cells(table, row) {
+  const layer = table.columns.layer[row];
+  const at = range(table.points).map((k) => place(table, row, k));
+  const last = at.length > 1 ? Math.max(1, at.at(-1) - at.at(-2)) : 1;
+  return at
+    .map((x, k) => ({ x, x2: at[k + 1] ?? x + last, y: table.curve[row * table.points + k], layer, name: page.layers[layer] }))
+    .filter((cell) => cell.x2 > cell.x);
+}
 
 /** [least, greatest], pulled apart where they are one. */
 function extent(values) {

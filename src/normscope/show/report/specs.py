@@ -36,7 +36,12 @@ _AS_IT_IS: Spec = {"scale": None, "legend": None}
 
 def _own(*channels: str) -> Spec:
     """Encodings of channels whose values are columns of the same meaning, drawn as they are."""
-    columns = {"color": ("colour", "nominal"), "fill": ("colour", "nominal"), "strokeDash": ("dash", "nominal")}
+    columns = {
+        "color": ("colour", "nominal"),
+        "fill": ("colour", "nominal"),
+        "stroke": ("colour", "nominal"),
+        "strokeDash": ("dash", "nominal"),
+    }
     columns |= {"strokeWidth": ("width", "quantitative"), "opacity": ("opacity", "quantitative")}
     columns |= {"shape": ("shape", "nominal")}
     return {name: {"field": columns[name][0], "type": columns[name][1], **_AS_IT_IS} for name in channels}
@@ -177,7 +182,7 @@ def ridges(title: str) -> Spec:
         "height": 340,
         "data": ROWS,
         "params": [{"name": "span", "value": [-1, 1]}],
-        "mark": {"type": "area", "clip": True, "line": {"strokeWidth": 0.8}, "fillOpacity": 0.35},
+        "mark": {"type": "area", "clip": True, "strokeWidth": 0.8, "fillOpacity": 0.35},
         "encoding": {
             "x": x,
             "y": {
@@ -185,7 +190,7 @@ def ridges(title: str) -> Spec:
                 "axis": {"grid": False, "tickMinStep": 1, "format": "d"}, "scale": {"reverse": False},
             },
             "y2": {"field": "base"},
-            **_own("color"),
+            **_own("fill", "stroke"),
             "detail": {"field": "series"},
         },
     }  # fmt: skip

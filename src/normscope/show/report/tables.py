@@ -19,8 +19,10 @@ def exact(values: np.ndarray | Sequence[float]) -> dict[str, Any]:
 
 
 def whole(values: np.ndarray | Sequence[int]) -> dict[str, Any]:
-    """Whole numbers from 0: indices, epochs, steps."""
-    return _column("uint32", np.asarray(values, dtype="<u4"))
+    """Whole numbers from 0 (indices, epochs, steps) in as few bytes as the largest asks for."""
+    numbers = np.asarray(values, dtype=np.int64)
+    size = next(size for size in (1, 2, 4) if numbers.max(initial=0) < 1 << (8 * size))
+    return _column(f"uint{8 * size}", numbers.astype(f"<u{size}"))
 
 
 def quantised(values: np.ndarray, size: int = 2) -> dict[str, Any]:

@@ -47,10 +47,10 @@ class View:
     spec: dict[str, Any] = field(repr=False)
     may_be_log: bool = False
 
-    def to_json(self, table: Table) -> dict[str, Any]:
-        """Plain values for the page."""
+    def to_json(self, table: dict[str, Any] | str) -> dict[str, Any]:
+        """Plain values for the page, with the data or the name of the view that has the same."""
         keys = ("name", "section", "shape", "title", "note", "spec", "may_be_log")
-        return {key: getattr(self, key) for key in keys} | {"table": table.to_json()}
+        return {key: getattr(self, key) for key in keys} | {"table": table}
 
 
 SECTIONS = {
@@ -62,7 +62,11 @@ SECTIONS = {
         "of exact zeros, which a ReLU makes, is given as a number.",
     ),
     "layers": ("Normalization layers", "Layers by steps, in each watched run. Choose a layer: click it, or the list."),
-    "layer": ("Inside one layer", "Channel by channel: the distributions of one step, and what moved over training."),
+    "layer": (
+        "Inside one layer",
+        "Channel by channel: the distributions of one step, within four standard deviations, each scaled to its peak; "
+        "and what moved over training. Of wide layers, channels evenly spread; of long runs, steps evenly spread.",
+    ),
 }
 """{section: (heading, note)} in the order of the page."""
 
@@ -152,7 +156,7 @@ VIEWS = (
         for name, measure, title, note, unit, scheme, log in layers.OVERVIEWS
     ),
     *(
-        View(f"{side}_ridges", "layer", "ridges", title, note, layers.ridges(side), specs.ridges(unit))
+        View(f"{side}_ridges", "layer", "ridges", title, note, layers.ridges, specs.ridges(unit))
         for side, title, note, unit in layers.SIDES
     ),
     *(
