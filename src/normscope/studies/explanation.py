@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normscope.data.batches import Batches
 from normscope.data.dataset import Dataset
 from normscope.errors import InputError
-from normscope.models.batch_norm import BatchNormSteps, steps_of
+from normscope.models.batch_norm import BatchNormSteps, steps_of, unbiased
 from normscope.models.batch_norm import RunningStatistics as Running
 from normscope.models.landmarks import Network
 from normscope.probes.layers import find_layers, normalization_kind
@@ -123,7 +123,7 @@ def explain_layer(
         images=_as_pixels(images[:SHOWN_IMAGES], dataset),
         mean=steps.mean.numpy(),
         var=steps.var.numpy(),
-        unbiased_var=_required(steps.unbiased_var).numpy(),
+        unbiased_var=unbiased(steps.var, steps.count).numpy(),
         weight=_vector(steps.weight),
         bias=_vector(steps.bias),
         running_before=_running(running),
@@ -169,8 +169,3 @@ def _running(running: Running | None) -> RunningStatistics | None:
 
 def _vector(tensor: Tensor | None) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy()
-
-
-def _required(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
