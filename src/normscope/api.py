@@ -24,6 +24,7 @@ from normscope.studies.execution import default_jobs, execute_all, local_executo
 from normscope.studies.grid import Grid, lay_out
 from normscope.studies.runner import RunResult, RunTask
 from normscope.studies.spec import CompareOptions, RunSpec, options_from
+from normscope.studies.watching import is_recorded
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +70,10 @@ def compare(
     console = console or Console()
     grid = lay_out(options)
     study = StudyDirectory.create(options.directory)
-    _say_set_up(grid, study, console)
-    jobs = min(options.jobs or default_jobs(grid.specs[0].device, len(grid.specs)), len(grid.specs))
-    tasks = _unfinished(grid, study, options.data_dir, jobs)
+    say_set_up(grid, study, console)
+    tasks = tasks_of(grid, study, options, console)
     try:
-        _train(tasks, grid, study, jobs, console)
+        train_all(tasks, grid, study, console)
     except StorageError:
         raise  # nothing more can be written
     except BaseException:
@@ -85,25 +85,67 @@ def compare(
     return ComparisonResult(study.path, runs, summary)
 
 
-def _unfinished(grid: Grid, study: StudyDirectory, data_dir: Path | None, jobs: int) -> list[RunTask]:
+@dataclass(frozen=True)
+class Tasks:
+    """What is left to train of a grid, and how many at once."""
+
+    tasks: tuple[RunTask, ...]
+    jobs: int
+
+
+def tasks_of(grid: Grid, study: StudyDirectory, options: CompareOptions, console: Console) -> Tasks:
+    """What is left to do: runs that have not ended, and those that are to be watched and have no recording.
+
+    The latter are trained again, to the same weights, and that is said.
+
+    Raises:
+        RecordError: for a run whose record or recording is damaged.
+    """
+    jobs = min(options.jobs or default_jobs(grid.specs[0].device, len(grid.specs)), len(grid.specs))
     threads = threads_per_job(jobs) if grid.specs[0].device == "cpu" else None
-    absolute = data_dir.absolute() if data_dir is not None else None
+    data_dir = options.data_dir.absolute() if options.data_dir is not None else None
     runs = [(spec, study.run(spec)) for spec in grid.specs]
-    return [RunTask(spec, run.path.absolute(), absolute, threads) for spec, run in runs if _status(run) not in ENDED]
+    ended = [run for _, run in runs if _status(run) in ENDED]
+    unrecorded = [run for run in ended if options.watch and not _is_recorded(run)]
+    tasks = tuple(
+        RunTask(spec, run.path.absolute(), data_dir, threads, options.watch)
+        for spec, run in runs
+        if run not in ended or run in unrecorded
+    )
+    if done := len(ended) - len(unrecorded):
+        console.print(f"{done} of {len(runs)} runs are finished already and are not trained again.")
+    if unrecorded:
+        console.print(
+            f"{len(unrecorded)} of {len(runs)} runs are finished without a recording: they are trained again, to the "
+            "same weights, for the recording alone.",
+            soft_wrap=True,
+        )
+    return Tasks(tasks, jobs)
 
 
-def _train(tasks: list[RunTask], grid: Grid, study: StudyDirectory, jobs: int, console: Console) -> None:
+def _is_recorded(run: RunDirectory) -> bool:
+    try:
+        return is_recorded(run.recording)
+    except RecordError as error:
+        raise RecordError(f"{error} Remove that file to record the run again.") from error
+
+
+def train_all(left: Tasks, grid: Grid, study: StudyDirectory, console: Console) -> None:
+    """Bring every run that is left to its end, several at once, and show how far they are.
+
+    Raises:
+        StorageError: as soon as a run cannot be stored.
+    """
     labels = {study.run(spec).path.name: run_label(spec) for spec in grid.specs}
-    already = len(labels) - len(tasks)
-    if already:
-        console.print(f"{already} of {len(labels)} runs are finished already and are not trained again.")
+    already = len(labels) - len(left.tasks)
     with StudyProgress(console, labels, grid.specs[0].epochs, already_done=already) as progress:
 
         def ended(task: RunTask, result: RunResult) -> None:
             name = task.directory.name
-            progress.ended(name, _ending(study.path, name, result), good=result.status == "finished")
+            told = "; ".join(filter(None, (_ending(study.path, name, result), result.note)))
+            progress.ended(name, told, good=result.status == "finished")
 
-        execute_all(tasks, local_executor(jobs), progress.report, ended)
+        execute_all(left.tasks, local_executor(left.jobs), progress.report, ended)
 
 
 def _status(run: RunDirectory) -> str | None:
@@ -150,7 +192,8 @@ def _draw(study: StudyDirectory, runs: tuple[RunRecord, ...], summary: Compariso
         learning_rates_figure.draw(summary, runs, study.path / "learning_rates.png")
 
 
-def _say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
+def say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
+    """Print what is about to be trained, on what and where."""
     spec, data = grid.specs[0], grid.dataset
     parameters = ", ".join(f"{count:,} ({norm})" for norm, count in grid.parameters.items())
     train, test = (-(-len(labels) // spec.batch_size) for labels in (data.train_labels, data.test_labels))

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 import normscope
 from normscope.errors import InputError, StorageError
 from normscope.records.files import write_json
-from normscope.records.run import RECORD_NAME, SPEC_NAME, WEIGHTS_NAME
+from normscope.records.run import RECORD_NAME, RECORDING_NAME, SPEC_NAME, WEIGHTS_NAME
 from normscope.studies.spec import RunSpec
 
 MARKER = "normscope.json"
@@ -35,6 +35,11 @@ class RunDirectory:
     def weights(self) -> Path:
         """The final weights: a state_dict, to be read with `torch.load(..., weights_only=True)`."""
         return self.path / WEIGHTS_NAME
+
+    @property
+    def recording(self) -> Path:
+        """What was recorded inside the network, where the run was watched."""
+        return self.path / RECORDING_NAME
 
     @property
     def spec(self) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from normscope.studies.environment import describe_environment
 from normscope.studies.grid import build_for, count_parameters, fusion_obstacle
 from normscope.studies.progress import ProgressCallback, Report
 from normscope.studies.spec import RunSpec
+from normscope.studies.watching import WatchedTraining, WatchPlan, differing, is_recorded, plan_watching
 from normscope.training.gradients import GradientNorms
 from normscope.training.loop import Batches, Callback, Epoch, Outcome, Plan, train
 from normscope.training.precision import autocast
@@ -46,6 +47,7 @@ class RunTask:
     directory: Path
     data_dir: Path | None = None
     threads: int | None = None  # for torch; None leaves the process as it is
+    watch: bool = False  # whether a recording is made; no part of the run's identity, for it changes nothing
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class RunResult:
     status: str
     error: str | None = None
     storage_failed: bool = False
+    note: str = ""  # what there is to say beside that
 
 
 def execute(task: RunTask, report: Report) -> RunResult:
@@ -87,11 +90,11 @@ def _set_threads(task: RunTask, store: Store) -> None:
 def _execute_recorded(task: RunTask, directory: RunDirectory, store: Store, report: Report) -> RunResult:
     status = store.meta().get("status")
     if status in ENDED:
-        return RunResult(status)
+        return _recorded(task, directory, RunResult(status), report)
     if not directory.spec.exists():
         write_text(directory.spec, task.spec.to_json() + "\n")
     try:
-        return _train(task, directory, store, report)
+        return _recorded(task, directory, _train(task, directory, store, report), report)
     except OSError:  # a StorageError among them: the record cannot be trusted to take the error either
         raise
     except Exception as error:
@@ -101,7 +104,44 @@ def _execute_recorded(task: RunTask, directory: RunDirectory, store: Store, repo
         return RunResult("failed", message)
 
 
-def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report) -> RunResult:
+def _recorded(task: RunTask, directory: RunDirectory, result: RunResult, report: Report) -> RunResult:
+    """The result of a run that has ended, after the recording is made that it may lack: by training it once more.
+
+    Only a training that ends with the bits of the weights that are there gives the run's recording.
+    """
+    if not task.watch or is_recorded(directory.recording):
+        return result
+    again = directory.path / ".recording-again.sqlite"
+    try:
+        prepared = _prepare(task)
+        watched = WatchedTraining(again, prepared.watching)
+        progress = ProgressCallback(task.directory.name, prepared.batches.train_batches, report)
+        _train_with(prepared, task.spec, [watched, progress], watched)
+        if others := differing(prepared.model.state_dict(), directory.weights):
+            note = f"not recorded: trained again here, it ends with other weights ({others[0]}), and so would mislead"
+            return replace(result, note=note)
+        if not is_recorded(again):
+            return replace(result, note="not recorded: the recording stopped on the way")
+        again.replace(directory.recording)
+        return replace(result, note="trained again to the same weights for its recording")
+    except Exception as error:  # the run has its result, whatever becomes of its recording
+        return replace(result, note=f"not recorded: {type(error).__name__}: {error}".splitlines()[0])
+    finally:
+        again.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a training needs, made from a task."""
+
+    dataset: Dataset
+    batches: data_batches.Batches
+    model: Network
+    watching: WatchPlan
+
+
+def _prepare(task: RunTask) -> _Prepared:
+    """Check that the run can be trained here, and build its parts."""
     spec = task.spec
     obstacle = fusion_obstacle(spec.device) if spec.fusion else None
     if obstacle is not None:
@@ -113,19 +153,43 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     batches = data_batches.Batches(
         dataset, spec.batch_size, device, crop_padding=spec.crop_padding, horizontal_flip=spec.horizontal_flip
     )
-    resume = _resume_state(store)
     model = build_for(dataset, spec).to(device)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: missing from torch's stubs
-    _describe(store, spec, dataset, batches, model)
+    return _Prepared(dataset, batches, model, plan_watching(dataset, spec, batches.train_batches))
 
-    done = resume.epoch if resume is not None else 0
+
+def _train_with(
+    prepared: _Prepared,
+    spec: RunSpec,
+    callbacks: Sequence[Callback],
+    watched: WatchedTraining | None,
+    resume: ResumeState | None = None,
+) -> Outcome:
+    """Train, and end the recording, where there is one, however the training ends."""
+    try:
+        with using(fused.normalize if spec.fusion else None):
+            return train(prepared.model, prepared.batches, plan_of(spec), callbacks=callbacks, resume=resume)
+    finally:
+        if watched is not None:
+            watched.close()
+
+
+def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report) -> RunResult:
+    spec = task.spec
+    prepared = _prepare(task)
+    model, batches = prepared.model, prepared.batches
+    resume = _resume_state(store)
+    _describe(store, spec, prepared.dataset, batches, model)
+
+    done, step = (resume.epoch, resume.step) if resume is not None else (0, 0)
+    watched = WatchedTraining(directory.recording, prepared.watching, step) if task.watch else None
     callbacks: list[Callback] = [
+        *([watched] if watched is not None else []),  # first: a whole epoch is recorded before it is stored
         GradientNorms(_watched_weights(model), batches.train_batches),
         StoreEpochs(store, spec, model, batches),
         ProgressCallback(task.directory.name, batches.train_batches, report, done),
     ]
-    with using(fused.normalize if spec.fusion else None):
-        outcome = _divergence(store) or train(model, batches, plan_of(spec), callbacks=callbacks, resume=resume)
+    outcome = _divergence(store) or _train_with(prepared, spec, callbacks, watched, resume)
 
     with written_aside(directory.weights) as aside:
         torch.save(model.state_dict(), aside)

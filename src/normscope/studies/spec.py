@@ -216,6 +216,9 @@ class CompareOptions:
     fusion: Literal["auto", "on", "off"] = "auto"
     """Batch normalization, addition and ReLU in one compiled step: on the CPU, where a C++ compiler is at hand."""
 
+    watch: bool = False
+    """Record what every normalization layer does, into recording.sqlite in each run's folder; the results are the same. Runs that are finished without a recording are trained again, to the same weights, for it alone."""  # noqa: E501
+
     out: _Folder = None
     """Folder of the study (default: normscope-runs/compare-<data>)."""
 

@@ -71,6 +71,9 @@ class Outcome:
 class Callback:
     """What may be hung into the loop. Each method does nothing here; override what is needed."""
 
+    def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Before the first epoch that is trained, when the network and its optimizer are as it will find them."""
+
     def on_epoch_start(self, epoch: int) -> None:
         """Before the first step of an epoch."""
 
@@ -113,6 +116,8 @@ def train(
         model.load_state_dict(resume.model)
         optimizer.load_state_dict(resume.optimizer)
         done, step = resume.epoch, resume.step
+    for callback in callbacks:
+        callback.on_start(model, optimizer)
     for number in range(done + 1, plan.epochs + 1):
         epoch = _one_epoch(model, optimizer, batches, plan, number, step, callbacks)
         step = epoch.step

@@ -1,0 +1,226 @@
+"""overview.png: every layer of a network over training, by depth and time, with normalization and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from normscope.judge.activation_regions import FUNCTIONS, active_region
+from normscope.records.recording import Recording
+from normscope.records.recording_header import FRAME
+from normscope.show.figures.page import Frame, Row, lay_out, text_width
+from normscope.show.figures.recording_time import Timeline, recorded
+from normscope.show.figures.style import SMALL, house_style, label_of, save
+
+MIN_COLUMNS, MAX_COLUMNS = 24, 120
+"""Stretches of time in a row; an epoch is one, or a whole number of them, where that is possible."""
+
+MAX_NAMES = 40
+"""Of more layers, not every one is named."""
+
+_BAR = 0.75  # inches on the right for the scale
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    heading: str
+    of: Callable[[Recording, str], tuple[np.ndarray, np.ndarray]]  # layer -> steps [R], values [R]
+    logarithmic: bool
+
+
+@house_style()
+def draw(recordings: Mapping[str, Recording], path: Path, *, origin: str = "") -> Figure:
+    """Draw mean, spread, dead channels and gradient of every layer over training, and write them.
+
+    Args:
+        recordings: {norm: recording} of networks that differ in the normalization, each one column.
+        path: where to write.
+        origin: what the recordings are of, for the footer.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
+    first = next(iter(recordings.values()))
+    layers = list(first.layers)
+    height = min(5.0, max(1.0, 0.135 * len(layers)))
+    rows = [
+        Row(
+            height,
+            quantity.heading,
+            above=0.24 if quantity is QUANTITIES[0] else 0.04,
+            below=0.5 if quantity is QUANTITIES[-1] else 0.36,
+        )
+        for quantity in QUANTITIES
+    ]
+    frame = Frame(
+        "All layers over training, the first at the top",
+        origin or recorded(first),
+        subtitle="Training batches; a cell without a record keeps the colour before it. "
+        "With norm none there is nothing in a layer's place: its row is the tensor there.",
+    )
+    left = 0.35 + max(text_width(name, SMALL - 1) for name in layers)
+    width = left + len(recordings) * 3.6 + _BAR
+    figure, axes = lay_out(rows, len(recordings), frame, width=width, left=left, gap=0.2)
+    shrink = _BAR / width / len(recordings)
+    for quantity, row in zip(QUANTITIES, axes, strict=True):
+        tables = [_table(quantity, recording, layers) for recording in recordings.values()]
+        scale = _scale(tables, quantity.logarithmic)
+        for place, (axis, norm, recording, table) in enumerate(
+            zip(row, recordings, recordings.values(), tables, strict=True)
+        ):
+            box = axis.get_position()
+            axis.set_position((box.x0 - place * shrink, box.y0, box.width - shrink, box.height))
+            _draw_table(axis, table, layers, Timeline.of(recording), scale, named=place == 0)
+            if quantity is QUANTITIES[0]:
+                axis.set_title(label_of(norm), loc="left", weight="bold")
+            if quantity is QUANTITIES[-1]:
+                axis.set_xlabel(Timeline.of(recording).label)
+        _draw_bar(figure, row[-1], scale)
+    save(figure, path)
+    return figure
+
+
+def input_mean(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    """Root mean square over the channels of the batch means."""
+    steps, values = _of(recording, layer, "batch_mean")
+    return steps, np.sqrt(np.mean(np.square(values), axis=1)) if len(steps) else values
+
+
+def input_spread(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    """Median over the channels of the batch standard deviations."""
+    steps, values = _of(recording, layer, "batch_var")
+    return steps, np.median(np.sqrt(values), axis=1) if len(steps) else values
+
+
+def dead_channels(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    """The share of channels of which no sampled value lies in the active region of the following activation."""
+    activation = recording.layers[layer].activation
+    known = recording.statistics(layer)
+    name = "output_histogram_frame" if "output_histogram_frame" in known else "histogram_frame"
+    if activation not in FUNCTIONS or name not in known:
+        return np.zeros(0), np.zeros(0)
+    steps, frame = recording.query(layer, name)
+    mean, std, weight, bias, minimum, maximum = (frame[:, FRAME.index(row)].astype(np.float64) for row in FRAME)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ends = np.stack([weight * (extreme - mean) / std + bias for extreme in (minimum, maximum)])
+    low, high = ends.min(0), ends.max(0)
+    alive = np.zeros_like(low, dtype=bool)
+    for start, end in active_region(activation):
+        alive |= (high > start) & (low < end)
+    return steps, np.mean(~alive, axis=1)
+
+
+def gradient(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    """The L2 norm of the loss's gradient at the layer's output."""
+    return _of(recording, layer, "output_gradient_norm")
+
+
+QUANTITIES = (
+    _Quantity("Mean of the input: root mean square over channels", input_mean, True),
+    _Quantity("Spread of the input: median standard deviation of the channels", input_spread, True),
+    _Quantity("Dead channels: no sampled value lets a tenth of the activation's largest gradient pass",
+              dead_channels, False),
+    _Quantity("Gradient of the loss at the output: L2 norm", gradient, True),
+)  # fmt: skip
+
+
+def _of(recording: Recording, layer: str, statistic: str) -> tuple[np.ndarray, np.ndarray]:
+    if statistic not in recording.statistics(layer):
+        return np.zeros(0), np.zeros(0)
+    steps, values = recording.query(layer, statistic)
+    return steps, values.astype(np.float64)
+
+
+def _table(quantity: _Quantity, recording: Recording, layers: list[str]) -> np.ndarray:
+    """[layers, stretches of time]: the mean of each stretch's records, or what the last one before it had."""
+    timeline = Timeline.of(recording)
+    table = np.full((len(layers), columns_of(timeline)), np.nan)
+    for row, layer in enumerate(layers):
+        if layer in recording.layers:
+            steps, values = quantity.of(recording, layer)
+            table[row] = _binned(timeline.at(steps) / timeline.end, values, table.shape[1])
+    return table
+
+
+def columns_of(timeline: Timeline) -> int:
+    """How many stretches of time are told apart."""
+    epochs = max(1, len(timeline.starts))
+    return min(MAX_COLUMNS, epochs * -(-MIN_COLUMNS // epochs))
+
+
+def _binned(places: np.ndarray, values: np.ndarray, columns: int) -> np.ndarray:
+    keep = np.isfinite(values)
+    index = np.minimum((places[keep] * columns - 1e-9).astype(int), columns - 1)
+    totals, counts = np.bincount(index, values[keep], columns), np.bincount(index, minlength=columns)
+    with np.errstate(invalid="ignore"):
+        means = totals / counts
+    for column in range(1, columns):
+        if not counts[column]:
+            means[column] = means[column - 1]
+    return means
+
+
+def _scale(tables: list[np.ndarray], logarithmic: bool) -> Normalize:
+    if not logarithmic:
+        return Normalize(0, 1)
+    values = np.concatenate([table.ravel() for table in tables])
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not len(positive):
+        return LogNorm(0.1, 1)
+    low, high = np.quantile(positive, [0.005, 0.995])
+    return LogNorm(low, max(high, 1.5 * low))
+
+
+def _draw_table(
+    axis: Axes, table: np.ndarray, layers: list[str], timeline: Timeline, scale: Normalize, *, named: bool
+) -> None:
+    colours = matplotlib.colormaps["viridis" if isinstance(scale, LogNorm) else "Reds"].copy()
+    colours.set_bad("#f2f2f2")
+    edges = np.linspace(0, timeline.end, table.shape[1] + 1)
+    shown = np.maximum(table, scale.vmin or 0.0) if isinstance(scale, LogNorm) else table
+    axis.pcolormesh(edges, np.arange(len(layers) + 1), np.ma.masked_invalid(shown), norm=scale, cmap=colours)
+    axis.set_ylim(len(layers), 0)
+    axis.set_xlim(0, timeline.end)
+    axis.grid(visible=False)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    every = -(-len(layers) // MAX_NAMES)
+    axis.set_yticks(np.arange(0, len(layers), every) + 0.5, layers[::every] if named else [])
+    axis.tick_params(axis="y", length=0, labelsize=SMALL - 1)
+
+
+def _draw_bar(figure: Figure, beside: Axes, scale: Normalize) -> None:
+    """The scale of a row, at the page's right edge."""
+    box, width = beside.get_position(), figure.get_figwidth()
+    axis = figure.add_axes((box.x1 + 0.08 / width, box.y0, 0.11 / width, box.height), gid="scale")
+    mappable = ScalarMappable(scale, "viridis" if isinstance(scale, LogNorm) else "Reds")
+    bar = Colorbar(axis, mappable)
+    logarithmic = isinstance(scale, LogNorm)
+    if logarithmic:
+        bar.set_ticks(_decades(float(scale.vmin or 1), float(scale.vmax or 1)))
+        bar.minorticks_off()
+    axis.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if logarithmic else f"{100 * value:.0f}%")
+    )
+    axis.tick_params(labelsize=SMALL - 1, length=2)
+    axis.grid(visible=False)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Four ticks or so, at 1, 2, 5 or powers of ten."""
+    decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
+        if len(ticks) >= 3:
+            return ticks[:: -(-len(ticks) // 6)]
+    return [float(f"{low:.2g}"), float(f"{high:.2g}")]

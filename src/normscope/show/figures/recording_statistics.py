@@ -1,0 +1,202 @@
+"""<layer>_statistics.png: a layer's batch and running statistics, weight and bias, per channel over training."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from normscope.records.recording import Recording
+from normscope.show.figures.page import Frame, Row, lay_out
+from normscope.show.figures.recording_time import Timeline, recorded
+from normscope.show.figures.style import REFERENCE, SMALL, house_style, log_ticks, save
+
+MAX_CHANNELS = 64
+"""Of a wider layer, as many channels are shown, evenly spaced."""
+
+WINDOWS = 60
+"""Stretches of training, at most; in each the batch means of a channel span a piece of the band."""
+
+PER_WINDOW = 8
+"""Batches in a stretch, at least: the extremes of fewer say little."""
+
+_GAP = 0.75  # inches between wide panels: room for the numbers at their axes
+
+_LINES = (("running_var", "running variance"), ("weight", "weight"), ("bias", "bias"))
+
+
+@house_style()
+def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> Figure:
+    """Draw one layer's statistics over training, and write them.
+
+    Each channel has a panel for its mean, and a colour that is its own in all panels.
+
+    Args:
+        recording: of a network in training.
+        layer: the name of a normalization layer.
+        path: where to write.
+        origin: what the recording is of, for the footer.
+
+    Raises:
+        InputError: for a layer that is not there.
+        StorageError: if the file cannot be written.
+    """
+    timeline = Timeline.of(recording)
+    series = {name: recording.query(layer, name) for name in recording.statistics(layer) if name in _WANTED}
+    channels = max((values.shape[1] for _, values in series.values()), default=0)
+    shown = _spread(channels)
+    colours = _colours(len(shown))
+    columns, panel = (6, 1.6) if len(shown) <= 24 else (8, 1.3)  # inches
+    panel_rows = -(-len(shown) // columns)
+    rows = [Row(0.8, above=0.2, below=0.08) for _ in range(panel_rows)]
+    rows[0] = Row(0.8, "Mean of the input, channel by channel", above=0.22, below=0.08)
+    rows[-1] = Row(0.8, rows[-1].heading, above=rows[-1].above, below=0.5)
+    rows.append(Row(2.1, "All channels", above=0.22, below=0.45))
+    info = recording.layers[layer]
+    frame = Frame(
+        f"{layer} ({info.type}): statistics and parameters over training",
+        origin or recorded(recording),
+        subtitle=_subtitle(series, len(shown), channels, info.momentum),
+        legends=(_legend(series),),
+    )
+    figure, axes = lay_out(rows, columns, frame, width=panel * columns, left=0.6, gap=0.42)
+    flat = [axis for row in axes[:-1] for axis in row]
+    limits = _mean_limits(series, shown)
+    for place, axis in enumerate(flat):
+        if place >= len(shown):
+            axis.remove()
+            continue
+        _draw_mean(axis, series, shown[place], colours[place], timeline)
+        axis.set_ylim(limits)
+        last = place + columns >= len(shown)
+        axis.tick_params(labelbottom=last, labelleft=place % columns == 0, labelsize=SMALL - 1)
+        if last:
+            axis.set_xlabel(timeline.label)
+    for (name, label), axis in zip(_LINES, _joined(figure, axes[-1]), strict=True):
+        _draw_lines(axis, series.get(name), shown, colours, timeline, label)
+    save(figure, path)
+    return figure
+
+
+_WANTED = frozenset({"batch_mean", "running_mean", *(name for name, _ in _LINES)})
+
+
+def _spread(channels: int) -> list[int]:
+    if channels <= MAX_CHANNELS:
+        return list(range(channels))
+    return [round(place) for place in np.linspace(0, channels - 1, MAX_CHANNELS)]
+
+
+def _colours(count: int) -> list[str]:
+    """As many distinct colours, dark enough on white: neighbours differ in hue and lightness."""
+    return [to_hex(colorsys.hls_to_rgb(0.93 * place / count, (0.30, 0.45)[place % 2], 0.8)) for place in range(count)]
+
+
+def _joined(figure: Figure, row: Sequence[Axes]) -> list[Axes]:
+    """A row of panels as three wide ones."""
+    first, last = row[0].get_position(), row[-1].get_position()
+    gap = _GAP / figure.get_figwidth()
+    width = (last.x1 - first.x0 - gap * (len(_LINES) - 1)) / len(_LINES)
+    for axis in row[len(_LINES) :]:
+        figure.delaxes(axis)
+    kept = list(row[: len(_LINES)])
+    for place, axis in enumerate(kept):
+        axis.set_position((first.x0 + place * (width + gap), first.y0, width, first.height))
+    return kept
+
+
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _mean_limits(series: Series, shown: list[int]) -> tuple[float, float]:
+    """One scale for all channels' means: all that is finite, but for the most extreme batches."""
+    values = [series[name][1][:, shown].ravel() for name in ("batch_mean", "running_mean") if name in series]
+    finite = np.concatenate(values)[np.isfinite(np.concatenate(values))] if values else np.zeros(0)
+    if not len(finite):
+        return 0.0, 1.0
+    low, high = np.quantile(finite, [0.0005, 0.9995])
+    margin = 0.05 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
+
+
+def _draw_mean(axis: Axes, series: Series, channel: int, colour: str, timeline: Timeline) -> None:
+    axis.axhline(0, color=REFERENCE, linewidth=0.5, alpha=0.6)
+    if "batch_mean" in series:
+        steps, values = series["batch_mean"]
+        place, low, high = envelope(timeline.at(steps), values[:, channel])
+        axis.fill_between(place, low, high, color=colour, alpha=0.28, linewidth=0, gid="batch mean")
+    if "running_mean" in series:
+        steps, values = series["running_mean"]
+        axis.plot(timeline.at(steps), values[:, channel], color=colour, linewidth=1.1, gid="running mean")
+    axis.set_xlim(0, timeline.end)
+    axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(3))
+    axis.set_title(str(channel), loc="left", size=SMALL - 1, color=colour, weight="bold", pad=2)
+
+
+def envelope(places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(place, smallest, largest) of the values in stretches of equally many records."""
+    chunks = np.array_split(np.arange(len(places)), stretches(len(places)))
+    low = np.array([np.min(values[chunk]) for chunk in chunks])
+    high = np.array([np.max(values[chunk]) for chunk in chunks])
+    return np.array([places[chunk].mean() for chunk in chunks]), low, high
+
+
+def stretches(records: int) -> int:
+    """How many stretches so many records make."""
+    return min(WINDOWS, max(1, records // PER_WINDOW))
+
+
+def _draw_lines(
+    axis: Axes,
+    series: tuple[np.ndarray, np.ndarray] | None,
+    shown: list[int],
+    colours: Sequence[str],
+    timeline: Timeline,
+    label: str,
+) -> None:
+    axis.set_title(label, loc="left")
+    axis.set_xlim(0, timeline.end)
+    axis.set_xlabel(timeline.label)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if series is None:
+        axis.text(0.5, 0.5, "not there", transform=axis.transAxes, ha="center", color=REFERENCE)
+        return
+    steps, values = series
+    for channel, colour in zip(shown, colours, strict=True):
+        axis.plot(timeline.at(steps), values[:, channel], color=colour, linewidth=0.8, alpha=0.85, gid=str(channel))
+    if label == "running variance" and np.all(values > 0) and values.max() > 30 * values.min():
+        log_ticks(axis, "y", decades=float(np.log10(values.max() / values.min())))
+
+
+def _subtitle(series: Series, shown: int, channels: int, momentum: float | None) -> str:
+    sentences = []
+    if "batch_mean" in series:
+        count = len(series["batch_mean"][0])
+        sentences.append(
+            f"Band: smallest to largest batch mean in each of {stretches(count)} stretches; {count:,} batches in all."
+        )
+    if "running_mean" in series and momentum is not None:
+        sentences.append(f"Line: the running mean (momentum {momentum:g}).")
+    if shown < channels:
+        sentences.append(f"{shown} of {channels} channels, evenly spaced.")
+    return " ".join(sentences)
+
+
+def _legend(series: Series) -> list[Artist]:
+    handles: list[Artist] = []
+    if "batch_mean" in series:
+        handles.append(Patch(color=REFERENCE, alpha=0.28, linewidth=0, label="batch means"))
+    if "running_mean" in series:
+        handles.append(Line2D([], [], color=REFERENCE, linewidth=1.2, label="running mean"))
+    handles.append(Line2D([], [], color=_colours(2)[0], linewidth=1.2, label="a channel has one colour in all panels"))
+    return handles

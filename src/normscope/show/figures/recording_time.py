@@ -1,0 +1,59 @@
+"""The time axis of a recording: epochs where they were marked, else steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from normscope.errors import InputError
+from normscope.records.recording import Recording
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Turns steps into places on a figure's time axis. `starts` are the steps done before each epoch; may be empty."""
+
+    starts: np.ndarray
+    steps: int
+
+    @classmethod
+    def of(cls, recording: Recording) -> Timeline:
+        """The recording's own."""
+        starts = sorted(recording.epochs.values())
+        return cls(np.array(starts, np.float64), max(1, recording.cost.steps))
+
+    @property
+    def label(self) -> str:
+        """The axis label."""
+        return "epoch" if len(self.starts) else "step"
+
+    @property
+    def end(self) -> float:
+        """Where the axis ends; it begins at 0."""
+        return float(len(self.starts) or self.steps)
+
+    def at(self, steps: np.ndarray) -> np.ndarray:
+        """The places of steps, counted from 1: a whole number of epochs after the last step of an epoch."""
+        if not len(self.starts):
+            return steps.astype(np.float64)
+        return np.interp(steps, [*self.starts, self.steps], np.arange(len(self.starts) + 1.0))
+
+    def span(self, epoch: int) -> tuple[int, int]:
+        """(first, last) step of an epoch, counted from 1; of the whole recording where epochs were not marked.
+
+        Raises:
+            InputError: if there is no such epoch.
+        """
+        if not len(self.starts):
+            return 1, self.steps
+        if not 1 <= epoch <= len(self.starts):
+            raise InputError(f"The recording has no epoch {epoch}; expected 1 to {len(self.starts)}.")
+        ends = [*self.starts[1:], self.steps]
+        return int(self.starts[epoch - 1]) + 1, int(ends[epoch - 1])
+
+
+def recorded(recording: Recording) -> str:
+    """What was recorded with what, for a figure's footer where nothing more is known."""
+    versions = ", ".join(f"{name}\u00a0{version}" for name, version in recording.header.versions.items())
+    return f"Recorded by normscope on {recording.header.device}; {recording.cost.steps:,} steps. Versions: {versions}."
