@@ -116,6 +116,7 @@ def run_study(
 ) -> ClaimsResult:
     """`study`, with its settings as one object; `sweep` adds to the options' own."""
     from normscope.api import tasks_of, train_all  # imports torch, which judging does without
+    from normscope.studies.study_measurements import measure
 
     console = console or Console()
     plan = find_study(options.study, allow_code=options.allow_code)
@@ -128,6 +129,7 @@ def run_study(
     )
     for grid in grids:
         train_all(tasks_of(grid, directory, shared, console), grid, directory, console)
+        measure(directory, grid.specs, grid.dataset)
     names = {spec.name for grid in grids for spec in grid.specs}
     return _judge(_load(directory, names), directory.path, console)
 

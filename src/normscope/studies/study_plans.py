@@ -70,6 +70,14 @@ STUDIES = {
             ),
         ),
         _plan(
+            "propagation",
+            "Variance of skip paths and branches at initialization, in deeper networks; training is cut short.",
+            _grid(
+                {"initialization": ("he", "default")}, data="digits", seeds=5, epochs=1, learning_rates=(0.01,),
+                block="pre-activation", blocks_per_stage=4,
+            ),
+        ),
+        _plan(
             "placement",
             "Batch normalization before and after the non-linearity, and once per block.",
             _grid({"block": BLOCKS}, data="digits", seeds=5, learning_rates=(0.03, 0.1), norms=("batch",)),

@@ -33,9 +33,8 @@ With about twenty claims judged at this level, one false verdict among them is t
 NOT_JUDGED = """## Not judged
 
 - *Batch normalization does better on long-tailed data* (the blog post mentions it): there is no such data here.
-- *It works by reducing internal covariate shift*, *it smooths the loss landscape* (Santurkar et al. 2018,
-  https://arxiv.org/abs/1805.11604) and *it downscales residual branches* (De & Smith 2020,
-  https://arxiv.org/abs/2002.10444): a run's record does not hold the measurements yet.
+- *It works by reducing internal covariate shift* and *it smooths the loss landscape* (Santurkar et al. 2018,
+  https://arxiv.org/abs/1805.11604): a run's record does not hold the measurements yet.
 """
 
 

@@ -16,6 +16,10 @@ BJORCK = Source(
     'the notebook\'s table; measured by Bjorck et al. 2018, "Understanding Batch Normalization"',
     "https://arxiv.org/abs/1806.02375",
 )
+DE_SMITH = Source(
+    'De & Smith 2020, "Batch Normalization Biases Residual Blocks Towards the Identity Function in Deep Networks"',
+    "https://arxiv.org/abs/2002.10444",
+)
 WU_HE = Source('Wu & He 2018, "Group Normalization", figure 1', "https://arxiv.org/abs/1803.08494")
 IDENTITY_MAPPINGS = Source(
     'the notebook\'s last line; disputed by He et al. 2016, "Identity Mappings in Deep Residual Networks"',

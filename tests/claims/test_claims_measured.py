@@ -1,0 +1,99 @@
+"""Measurements beside training: against a slow computation, against theory, and as the claim reads them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from claim_runs import run
+from torch import nn
+
+from normscope.judge.claims import claims
+from normscope.judge.claims.cells import Evidence
+from normscope.probes.propagation import path_variances
+from normscope.records.files import write_json
+from normscope.records.measurements import load_measurement, store_measurement
+from normscope.records.store import writer
+from normscope.studies.directory import StudyDirectory
+from normscope.studies.grid import lay_out
+from normscope.studies.study import GridPlan
+from normscope.studies.study_measurements import measure, propagation
+
+PLAN = GridPlan(
+    {"data": "digits", "seeds": 1, "epochs": 1, "learning_rates": (0.01,), "block": "pre-activation",
+     "blocks_per_stage": 4, "device": "cpu", "classes": ("0", "1", "2", "3")},
+    {"initialization": ("he",)},
+)  # fmt: skip
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.branch(x) + 2 * x
+
+
+def test_variances_are_those_of_the_paths():
+    torch.manual_seed(0)
+    model = nn.Sequential(Block(), Block())
+    batches = [torch.randn(size, 3, 4, 4) for size in (5, 8)]
+    found = path_variances(model, batches, {str(k): (block, block.branch) for k, block in enumerate(model)})
+    expected = {"skip": np.zeros(2), "branch": np.zeros(2)}
+    with torch.no_grad():
+        for x in batches:
+            for place, block in enumerate(model):
+                for name, tensor in (("skip", 2 * x), ("branch", block.branch(x))):
+                    channels = tensor.double().transpose(0, 1).flatten(1).numpy()
+                    expected[name][place] += channels.var(axis=1).mean() / 2
+                x = block(x)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5)
+
+
+def test_growth_is_linear_with_batch_normalization_and_exponential_without():
+    """De & Smith 2020, section 3, in the stage before any downsampling."""
+    grid = lay_out(PLAN.options({}), PLAN.sweep)
+    found = {spec.norm: propagation(spec, grid.dataset) for spec in grid.specs}
+    with_bn, without = (found[norm]["skip"][:4] for norm in ("batch", "none"))
+    steps = np.diff(with_bn)
+    assert steps.max() < 2 * steps.min(), "equal steps: linear"
+    assert found["batch"]["branch"][:4].mean() == pytest.approx(1 - 1 / np.pi, abs=0.12)
+    assert without[3] / without[0] > 5
+    ratio = found["none"]["branch"][:4] / without
+    assert ratio.min() > 0.4, "about as large as the skip, block after block"
+
+
+def test_a_measurement_is_made_once_and_only_where_there_is_a_record(tmp_path):
+    grid = lay_out(PLAN.options({}), PLAN.sweep)
+    write_json(tmp_path / "normscope.json", {"format": "normscope study", "version": 1})
+    study = StudyDirectory.find(tmp_path)
+    assert measure(study, grid.specs, grid.dataset) == 0
+    first = study.run(grid.specs[0])
+    first.path.mkdir(parents=True)
+    writer(first.record, "run").close()
+    assert measure(study, grid.specs, grid.dataset) == 1
+    assert measure(study, grid.specs, grid.dataset) == 0
+    found = load_measurement(first.path, "propagation")
+    assert found["skip"].shape == found["branch"].shape == (12,)
+    assert load_measurement(tmp_path / "nowhere", "propagation") == {}
+
+
+@pytest.mark.parametrize(("batch", "none", "outcome"), [(0.3, 1.0, "supported"), (1.0, 0.3, "contradicted")])
+def test_the_claim_reads_them(batch, none, outcome, tmp_path):
+    runs = []
+    for seed in range(4):
+        for norm, ratio in (("batch", batch), ("none", none)):
+            directory = tmp_path / f"{norm}{seed}"
+            directory.mkdir()
+            skip = np.array([1.0, 2.0, 4.0])
+            with writer(directory / "record.sqlite", "run") as store:
+                branch = skip * ratio * np.exp(0.05 * np.random.default_rng([seed, len(norm)]).standard_normal(3))
+                store_measurement(store, "propagation", {"skip": skip, "branch": branch})
+            runs.append(dataclasses.replace(run(norm, seed, block="pre-activation"), directory=directory))
+    (claim,) = (claim for claim in claims() if claim.code == "C1201")
+    found = claim.judge(Evidence(runs))
+    assert (found.outcome, found.n) == (outcome, 4)
+    assert found.effect == pytest.approx(batch / none, rel=0.1)
+    assert claim.judge(Evidence([run("batch", 0)])).outcome == "cannot tell"
