@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from watch_cases import Checkpointed, Reusing, images, seeded, sgd, small_resnet, train
 
 from normscope.probes.layers import register_normalization
@@ -390,6 +391,39 @@ def test_checkpointed_layers_are_measured_once_and_said_to_be_recomputed(reentra
         )
     assert len(recording.notes) == 1
     assert "body.1#2" not in recording.layers
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.filterwarnings("ignore:.*kept the statistics:normscope.probes.notices.NormscopeWarning")
+def test_a_checkpointed_model_makes_one_step_per_forward(reentrant):
+    model = seeded(small_resnet)
+    with watch(model, **EVERYTHING) as watcher:
+        for step in range(3):
+            x, _ = images(step)
+            checkpoint(model, x.requires_grad_(), use_reentrant=reentrant).sum().backward()
+        assert watcher.step == 3
+        assert list(watcher.recording.layers) == [name for name in watcher.recording.layers if "#" not in name]
+
+
+def test_a_backward_inside_the_forward_repeats_no_call():
+    class Penalized(nn.Module):
+        """Takes a gradient in its forward, which repeats what is checkpointed."""
+
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            x = x.requires_grad_()
+            y = checkpoint(lambda x: torch.tanh(self.norm(x)), x, use_reentrant=False)
+            (gradient,) = torch.autograd.grad(y.square().sum(), x)
+            return self.norm(x).sum() + gradient.sum()
+
+    model = Penalized()
+    with watch(model, every=None) as watcher:
+        for _ in range(4):
+            model(torch.randn(5, 3))
+        assert list(watcher.recording.layers) == ["norm", "norm#2"]
 
 
 def test_the_first_value_that_is_not_finite_is_found_at_its_step():
