@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from report_records import HOSTILE, write_recording, write_study
+from report_records import HOSTILE, write_recording, write_run, write_study
 
 from normscope.reporting import report
 
@@ -98,6 +98,16 @@ def test_hover_names_the_run_and_click_selects_it(open_page, path):
     assert {row["name"] for row in rows(page, "train_loss") if "run" in row} == set(chosen)
     page.get_by_role("button", name="Clear").click()
     assert page.evaluate("state.selected.size") == 0
+
+
+def test_a_diverged_run_ends_in_a_cross(open_page, tmp_path):
+    study = write_study(tmp_path / "study", epochs=3)
+    write_run(study / "runs" / "bad", "batch", 0.1, 7, epochs=2, status="diverged")
+    page = open_page(report(study))
+    page.locator("#view-train_loss").scroll_into_view_if_needed()
+    page.locator("#view-train_loss .mark-symbol path").first.wait_for()
+    assert [row["name"] for row in rows(page, "train_loss") if row.get("end")] == ["batch, learning rate 0.1, seed 7"]
+    assert "7: diverged" in page.locator("#summary").inner_text()
 
 
 def test_the_epoch_slider_moves_the_distributions(open_page, path):

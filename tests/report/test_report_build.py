@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from report_records import HOSTILE, write_recording, write_run, write_study
 
 from normscope.errors import InputError
 from normscope.records.run import RECORD_NAME
-from normscope.reporting import report, report_after
+from normscope.reporting import ReportOptions, report, report_after, run_report
 from normscope.show.figures.style import norm_styles
 from normscope.show.report.build import COLOURS, _asset, as_json
 from normscope.show.report.views import SECTIONS, VIEWS
@@ -96,6 +98,17 @@ class TestWhatIsShown:
         assert [arm["label"] for arm in payload["arms"]] == ["one: batch", "two: batch"]
         assert len({(arm["colour"], arm["dash"]) for arm in payload["arms"]}) == 2
         assert [recording["run"] for recording in payload["recordings"]] == [None]
+
+    def test_norms_are_in_the_order_that_was_asked_for(self, tmp_path):
+        study = write_study(tmp_path / "study", epochs=1)
+        (study / "summary.json").write_text(json.dumps({"groups": [{"norm": "none"}, {"norm": "batch"}]}))
+        payload = payload_of(report(study))
+        assert [arm["label"] for arm in payload["arms"]] == ["none", "batch"]
+        assert "of none's mean final accuracy" in payload["summary_note"]
+
+    def test_the_command_says_where_the_page_is(self, study, tmp_path, capsys):
+        assert run_report(ReportOptions((study,), tmp_path / "r.html")) == 0
+        assert capsys.readouterr().out == f"Written: {tmp_path / 'r.html'}\n"
 
     def test_a_recording_alone(self, tmp_path):
         path = report(write_recording(tmp_path / "watched.sqlite"))
@@ -207,3 +220,10 @@ class TestNothingBecomesCode:
         assert not set("<>&\u2028") & set(text)
         assert json.loads(text)["a"][:4] == value["a"][:4]
         assert json.loads(text)["a"][4:] == [None, None]
+
+
+def test_options_cost_no_slow_import():
+    script = "import sys, normscope.reporting\n"
+    script += "slow = {'torch', 'matplotlib', 'scipy', 'vl_convert'} & set(sys.modules)\n"
+    script += "sys.exit(str(slow) if slow else 0)"
+    subprocess.run([sys.executable, "-c", script], check=True)

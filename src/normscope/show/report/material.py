@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,17 +20,20 @@ from normscope.show.figures.style import norm_styles
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The runs of one folder, in the order norm, learning rate, seed."""
+    """The runs of one folder, in the order norm (as the study was asked for), learning rate, seed."""
 
     name: str
     runs: tuple[RunRecord, ...]
 
     @cached_property
     def summary(self) -> Comparison:
-        """The summary over all runs that are here. The norm that was asked for first sets the threshold: batch norm
-        where it is there, because a folder does not say the order."""
-        norms = sorted({run.norm for run in self.runs}, key=lambda norm: (norm != "batch", norm == "none", norm))
-        return summarize(self.runs, norms, sorted({run.learning_rate for run in self.runs}))
+        """The summary over all runs that are here; the first of `norms` sets the threshold."""
+        return summarize(self.runs, self.norms, sorted({run.learning_rate for run in self.runs}))
+
+    @property
+    def norms(self) -> list[str]:
+        """The norms in the order of the runs."""
+        return list(dict.fromkeys(run.norm for run in self.runs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +65,8 @@ class Material:
 
     @cached_property
     def arms(self) -> dict[str, tuple[str, str, str]]:
-        """{label: (colour, SVG dashes, marker)}, batch norm first and no norm last within each study."""
-        labels = [self.arm(study, norm) for study in self.studies for norm in _norms(study)]
+        """{label: (colour, SVG dashes, marker)}, in the order of the runs within each study."""
+        labels = [self.arm(study, norm) for study in self.studies for norm in study.norms]
         styles = norm_styles(labels)
         return {
             label: (styles[label].colour, " ".join(f"{dash:g}" for dash in styles[label].dashes), styles[label].marker)
@@ -74,13 +78,9 @@ class Material:
         """What was compared on what, in a line."""
         if self.studies:
             subjects = dict.fromkeys(subject(study.runs) for study in self.studies)
-            norms = dict.fromkeys(norm for study in self.studies for norm in _norms(study))
+            norms = dict.fromkeys(norm for study in self.studies for norm in study.norms)
             return f"{' and '.join(norms)}: {' / '.join(subjects)}"
         return ", ".join(dict.fromkeys(item.recording.header.model for item in self.watched)) or "Nothing to show yet"
-
-
-def _norms(study: Study) -> list[str]:
-    return list(dict.fromkeys(group.norm for group in study.summary.groups))
 
 
 def gather(directories: Sequence[Path], recordings: Sequence[Path] = (), command: str = "") -> Material:
@@ -95,7 +95,8 @@ def gather(directories: Sequence[Path], recordings: Sequence[Path] = (), command
                 runs.append(load_run(folder))
             except RecordError as error:
                 problems.append(str(error))
-        runs.sort(key=lambda run: (run.norm != "batch", run.norm == "none", run.norm, run.learning_rate, run.seed))
+        order = _asked_for(directory)
+        runs.sort(key=lambda run: (order.get(run.norm, len(order)), run.norm, run.learning_rate, run.seed))
         if runs:
             studies.append(Study(name, tuple(runs)))
         for place, run in enumerate(runs):
@@ -107,6 +108,15 @@ def gather(directories: Sequence[Path], recordings: Sequence[Path] = (), command
     for path, name in zip(recordings, _distinct(recordings), strict=True):
         _add(watched, problems, path, name)
     return Material(tuple(studies), tuple(watched), tuple(problems), command)
+
+
+def _asked_for(directory: Path) -> dict[str, int]:
+    """{norm: place} as the study's summary has them; batch norm first where there is no summary to read."""
+    try:
+        groups = json.loads((directory / "summary.json").read_text(encoding="utf-8"))["groups"]
+        return {norm: place for place, norm in enumerate(dict.fromkeys(str(group["norm"]) for group in groups))}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {"batch": 0}
 
 
 def _add(watched: list[Watched], problems: list[str], path: Path, name: str, run: int | None = None) -> None:

@@ -31,7 +31,7 @@ function summaryTable() {
     const seeds = element("div", { class: "seeds" }, ...row.seeds.map((text) => element("span", { text })));
     const cells = [number(row.rate), arm.label, row.accuracy, String(row.n), seeds, row.threshold, row.variation, String(row.diverged)];
     const made = cells.map((cell, at) =>
-      cell instanceof Node ? element("td", {}, cell) : element("td", { text: cell, class: numeric.has(at) ? "number" : at === 1 ? "name" : "" }));
+      cell instanceof Node ? element("td", {}, cell) : element("td", { text: cell, class: numeric.has(at) ? "number" : at === 1 ? "name" : "short" }));
     made[1].prepend(swatch(arm), " ");
     return element("tr", { class: page.summary[k + 1]?.rate !== row.rate ? "group" : "" }, ...made);
   });

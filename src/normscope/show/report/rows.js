@@ -78,6 +78,7 @@ const SHAPES = {
         if (log && !(values[at] > 0)) return;
         rows.push({ run, x: columns.x[k], y: values[at], series: `run ${run}`, name: page.runs[run].label, ...style });
       });
+      if (rows.length && page.runs[run].status === "diverged") rows.at(-1).end = true;
     }
     return [{ key: "all", rows: rows.concat(means(rows)), log }];
   },

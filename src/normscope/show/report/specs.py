@@ -58,7 +58,7 @@ def _y(title: str, **scale: Any) -> Spec:
 
 
 def curves(unit: str, x: str = "epoch") -> Spec:
-    """Lines over epochs or steps, one for each series; `focus` holds the point that is pointed at, and the ends."""
+    """Lines over epochs or steps, one for each series; a diverged run ends in a cross, `focus` is pointed at."""
     encoding = {
         "x": {
             "field": "x",
@@ -82,7 +82,13 @@ def curves(unit: str, x: str = "epoch") -> Spec:
         "mark": {"type": "point", "filled": False, "size": 60, "strokeWidth": 2},
         "encoding": _own("color", "shape"),
     }
-    return {"height": 250, "encoding": encoding, "layer": [line, points]}
+    ends = {
+        "data": ROWS,
+        "transform": [{"filter": "datum.end"}],
+        "mark": {"type": "point", "shape": "cross", "angle": 45, "filled": True, "size": 70},
+        "encoding": _own("color"),
+    }
+    return {"height": 250, "encoding": encoding, "layer": [line, ends, points]}
 
 
 def densities(near_normal: bool) -> Spec:

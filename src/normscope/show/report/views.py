@@ -55,7 +55,10 @@ class View:
 
 SECTIONS = {
     "rates": ("Accuracy over learning rates", "Every finished run is a point; the line joins the means."),
-    "curves": ("Over the epochs", "A thin line is one run, the thick one the mean of an arm's finished runs."),
+    "curves": (
+        "Over the epochs",
+        "A thin line is one run, the thick one the mean of an arm's finished runs. Cross: diverged.",
+    ),
     "activations": (
         "Activations",
         "Test images in eval mode, after the epoch on the slider. Thin: one seed. Filled: the mean of seeds. The spike "
