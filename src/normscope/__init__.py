@@ -10,19 +10,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from normscope.api import compare
+    from normscope.checks import check, check_loader, check_state_dict
+    from normscope.claiming import claims, study
     from normscope.errors import InputError, NormscopeError, RecordError, StorageError
+    from normscope.explaining import explain
+    from normscope.inspecting import inspect
+    from normscope.probes.watch import watch
+    from normscope.records.recording import Recording
+    from normscope.reporting import report
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "compare": "normscope.api",
     "InputError": "normscope.errors",
     "NormscopeError": "normscope.errors",
     "RecordError": "normscope.errors",
+    "Recording": "normscope.records.recording",
     "StorageError": "normscope.errors",
+    "check": "normscope.checks",
+    "check_loader": "normscope.checks",
+    "check_state_dict": "normscope.checks",
+    "claims": "normscope.claiming",
+    "compare": "normscope.api",
+    "explain": "normscope.explaining",
+    "inspect": "normscope.inspecting",
+    "report": "normscope.reporting",
+    "study": "normscope.claiming",
+    "watch": "normscope.probes.watch",
 }
 
-__all__ = ["InputError", "NormscopeError", "RecordError", "StorageError", "__version__", "compare"]
+__all__ = [
+    "InputError", "NormscopeError", "RecordError", "Recording", "StorageError", "__version__", "check",
+    "check_loader", "check_state_dict", "claims", "compare", "explain", "inspect", "report", "study", "watch",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

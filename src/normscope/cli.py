@@ -9,14 +9,18 @@ from pathlib import Path
 
 from tyro.extras import subcommand_cli_from_dict
 
+from normscope.check_command import CheckOptions, DiffOptions
 from normscope.errors import NormscopeError
+from normscope.reporting import ReportOptions
+from normscope.studies.explain_options import ExplainOptions
+from normscope.studies.inspect_options import InspectOptions
 from normscope.studies.spec import CompareOptions
+from normscope.studies.study import ClaimsOptions, StudyOptions
 
 DESCRIPTION = """What normalization does to a network, from measured runs.
 
-  normscope compare                    with and without batch normalization, on embedded data: a minute
-  normscope compare --data cifar10     the same on CIFAR-10 (downloaded once)
-  normscope COMMAND --help             everything a command can do
+Start with `normscope compare`: with and without batch normalization, on embedded data, in about a minute.
+`normscope COMMAND --help` says everything that a command can do.
 """
 
 
@@ -26,8 +30,62 @@ def _compare(options: CompareOptions) -> int:
     return 1 if compare(options).failed else 0
 
 
-COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {"compare": (CompareOptions, _compare)}
-"""{command: (its options, what runs it)}."""
+def _inspect(options: InspectOptions) -> int:
+    from normscope.inspecting import inspect
+
+    inspect(options)
+    return 0
+
+
+def _explain(options: ExplainOptions) -> int:
+    from normscope.explaining import explain
+
+    explain(options)
+    return 0
+
+
+def _study(options: StudyOptions) -> int:
+    from normscope.claiming import run_study
+
+    return 1 if run_study(options).failed else 0
+
+
+def _claims(options: ClaimsOptions) -> int:
+    from normscope.claiming import judge_directories
+
+    judge_directories(options)
+    return 0
+
+
+def _check(options: CheckOptions) -> int:
+    from normscope.check_command import check
+
+    return check(options)
+
+
+def _diff(options: DiffOptions) -> int:
+    from normscope.check_command import diff
+
+    return diff(options)
+
+
+def _report(options: ReportOptions) -> int:
+    from normscope.reporting import run_report
+
+    return run_report(options)
+
+
+COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
+    "compare": (CompareOptions, _compare),
+    "inspect": (InspectOptions, _inspect),
+    "explain": (ExplainOptions, _explain),
+    "study": (StudyOptions, _study),
+    "claims": (ClaimsOptions, _claims),
+    "check": (CheckOptions, _check),
+    "diff": (DiffOptions, _diff),
+    "report": (ReportOptions, _report),
+}
+"""{command: (its options, what runs it and returns the exit status)}."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
