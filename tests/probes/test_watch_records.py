@@ -420,7 +420,7 @@ def test_a_backward_inside_the_forward_repeats_no_call():
             return self.norm(x).sum() + gradient.sum()
 
     model = Penalized()
-    with watch(model, every=None) as watcher:
+    with watch(model, every=None, histograms_every=None, gradients_every=None) as watcher:
         for _ in range(4):
             model(torch.randn(5, 3))
         assert list(watcher.recording.layers) == ["norm", "norm#2"]
