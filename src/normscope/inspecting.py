@@ -89,9 +89,16 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
     return layers
 
 
-def file_name(layer: str) -> str:
-    """A layer's name as the beginning of a file's name: letters, digits, points, dashes and underscores."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", layer).strip(".")[:100] or "layer"
+def file_names(layers: Sequence[str]) -> dict[str, str]:
+    """{layer: how its files' names begin}: letters, digits, points, dashes and underscores; different for each layer."""
+    names: dict[str, str] = {}
+    taken: list[str] = []  # in lower case: some file systems know no other
+    for layer in layers:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", layer).strip(".")[:100] or "layer"
+        taken.append(name.lower())
+        count = taken.count(name.lower())
+        names[layer] = name if count == 1 else f"{name}-{count}"
+    return names
 
 
 def _recordings(grid: Grid, study: StudyDirectory, runs: Sequence[RunRecord]) -> dict[str, list[Recording]]:
@@ -143,12 +150,12 @@ def _write(
     one = f"{subject(runs[:1])}, norm {runs[0].norm}, seed {runs[0].seed}. {footer(runs[:1])}"
     every = f"{subject(runs)}. {footer(runs)}"
     files = []
-    for layer in layers:
+    for layer, name in file_names(layers).items():
         for ending, draw in (
             ("distributions", recording_distributions.draw),
             ("statistics", recording_statistics.draw),
         ):
-            files.append(f"{file_name(layer)}_{ending}.png")
+            files.append(f"{name}_{ending}.png")
             draw(normalized, layer, study.path / files[-1], origin=one)
     recording_overview.draw(
         {norm: own[0] for norm, own in recordings.items()}, study.path / "overview.png", origin=every

@@ -184,8 +184,7 @@ def _scale(tables: list[np.ndarray], logarithmic: bool) -> Normalize:
 def _draw_table(
     axis: Axes, table: np.ndarray, layers: list[str], timeline: Timeline, scale: Normalize, *, named: bool
 ) -> None:
-    colours = matplotlib.colormaps["viridis" if isinstance(scale, LogNorm) else "Reds"].copy()
-    colours.set_bad("#f2f2f2")
+    colours = matplotlib.colormaps["viridis" if isinstance(scale, LogNorm) else "Reds"].with_extremes(bad="#f2f2f2")
     edges = np.linspace(0, timeline.end, table.shape[1] + 1)
     shown = np.maximum(table, scale.vmin or 0.0) if isinstance(scale, LogNorm) else table
     axis.pcolormesh(edges, np.arange(len(layers) + 1), np.ma.masked_invalid(shown), norm=scale, cmap=colours)

@@ -1,0 +1,208 @@
+"""Runs that are watched: the same bits, and one recording whatever happens to the process on the way."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from normscope import fused
+from normscope.records.recording import Recording
+from normscope.studies import runner
+from normscope.studies.grid import lay_out
+from normscope.studies.runner import RunTask, execute
+from normscope.studies.spec import CompareOptions, Recipe
+from normscope.studies.watching import ByEpoch
+
+OPTIONS = CompareOptions(
+    classes=("3", "8"), norms=("batch", "none", "group"), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu",
+    precision="fp32", fusion="off", recipe=Recipe(widths=(8, 8, 8), blocks_per_stage=1, batch_size=64),
+)  # fmt: skip
+STEPS = 5  # of an epoch: 287 images
+
+
+def ignore(_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def specs():
+    return {spec.norm: spec for spec in lay_out(OPTIONS).specs}
+
+
+@pytest.fixture(scope="module")
+def watched(specs, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("watched")
+    assert execute(RunTask(specs["batch"], directory, threads=1, watch=True), ignore).status == "finished"
+    return directory
+
+
+def weights(directory):
+    return torch.load(directory / "weights.pt", weights_only=True)
+
+
+def same_weights(one, other):
+    return all(torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
+
+
+def contents(directory):
+    """Everything in a recording that does not depend on the clock."""
+    recording = Recording.load(directory / "recording.sqlite")
+    values = {
+        (layer, statistic): [array.tobytes() for array in recording.query(layer, statistic)]
+        for layer in recording.layers
+        for statistic in recording.statistics(layer)
+    }
+    header = dataclasses.asdict(recording.header)
+    steps = header.pop("cost")["steps"]
+    return values, recording.marks, recording.notes, recording.non_finite, header, steps
+
+
+@pytest.mark.parametrize("norm", ["batch", "none", "group"])
+def test_a_watched_run_ends_with_the_bits_of_an_unwatched_one(specs, norm, tmp_path):
+    for name, watch in (("plain", False), ("watched", True)):
+        assert execute(RunTask(specs[norm], tmp_path / name, threads=1, watch=watch), ignore).status == "finished"
+    assert same_weights(tmp_path / "plain", tmp_path / "watched")
+    assert not (tmp_path / "plain" / "recording.sqlite").exists()
+    assert Recording.load(tmp_path / "watched" / "recording.sqlite").complete
+
+
+@pytest.mark.skipif(fused.availability() is not None, reason="no compiler")
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_a_watched_fused_run_ends_with_the_bits_of_an_unwatched_one(specs, norm, tmp_path, monkeypatch):
+    monkeypatch.setattr(fused, "LEAST_NUMBERS", dict.fromkeys(fused.LEAST_NUMBERS, 1))
+    spec = dataclasses.replace(specs[norm], fusion=True, epochs=1, capture_epochs=())
+    for name, watch in (("plain", False), ("watched", True)):
+        assert execute(RunTask(spec, tmp_path / name, threads=1, watch=watch), ignore).status == "finished"
+    assert same_weights(tmp_path / "plain", tmp_path / "watched")
+    recording = Recording.load(tmp_path / "watched" / "recording.sqlite")
+    assert {info.activation for info in recording.layers.values()} == {"relu"}
+
+
+def test_only_training_steps_are_recorded_and_epochs_are_marked(watched):
+    recording = Recording.load(watched / "recording.sqlite")
+    assert recording.cost.steps == 3 * STEPS
+    assert recording.epochs == {1: 0, 2: STEPS, 3: 2 * STEPS}
+    assert len(recording.layers) == 9
+    for layer in recording.layers:
+        steps, training = recording.query(layer, "training")
+        assert training.all()
+        assert steps.tolist() == list(range(1, 3 * STEPS + 1))
+        assert recording.query(layer, "num_batches_tracked")[1].ravel().tolist() == steps.tolist()
+        # the first and the last epoch at every step, the one between them once
+        assert recording.query(layer, "histogram")[0].tolist() == [1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15]
+
+
+def test_intervals_by_epoch():
+    interval = ByEpoch(steps_per_epoch=100, epochs=4, per_epoch=2, per_shown_epoch=10)
+    due = [step for step in range(1, 401) if interval(step)]
+    assert due == [*range(1, 101, 10), 101, 151, 201, 251, *range(301, 401, 10)]
+
+
+MOMENTS = {
+    "first step": "kill_at_step(1, 0)",
+    "in the second epoch, behind a flush": "flush_at_step(2, 1), kill_at_step(2, 3)",
+    "between the recording and the epoch": "kill_before('runner.Store.set_resume_state', lambda s, e, b: e == 2)",
+    "after an epoch": "kill_after_epoch(2)",
+    "before the status": "kill_before('runner.Store.drop_resume_state', lambda *_: True)",
+}
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from normscope.studies import runner
+from normscope.studies.runner import RunTask, execute, ProgressCallback
+from normscope.studies.spec import RunSpec
+from normscope.studies.watching import WatchedTraining
+
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+
+def wrap(owner, name, when, what=kill):
+    original = getattr(owner, name)
+    def wrapped(*args, **kwargs):
+        if when(*args): what()
+        return original(*args, **kwargs)
+    setattr(owner, name, wrapped)
+
+def kill_at_step(epoch, index):
+    wrap(ProgressCallback, "on_step", lambda self, e, i: (e, i) == (epoch, index))
+
+def flush_at_step(epoch, index):
+    watched = []
+    wrap(WatchedTraining, "on_epoch_start", lambda self, e: watched.append(self))
+    wrap(ProgressCallback, "on_step", lambda self, e, i: (e, i) == (epoch, index),
+         lambda: watched[0]._watcher.flush())
+
+def kill_after_epoch(number):
+    wrap(ProgressCallback, "on_epoch", lambda self, epoch: epoch.number == number)
+
+def kill_before(name, when):
+    owner, attribute = name.rsplit(".", 1)
+    wrap(eval(owner), attribute, when)
+
+spec = RunSpec.from_json(Path(sys.argv[1]).read_text())
+runner._dataset(spec.data, None, spec.classes)
+for index, moment in enumerate(sys.argv[3:]):  # a fork each: torch computes in the children only
+    directory = Path(sys.argv[2]) / str(index)
+    for attempt in (moment, None):
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)
+            if attempt: eval(attempt)
+            result = execute(RunTask(spec, directory, threads=1, watch=True), lambda _: None)
+            os._exit(0 if result.status == "finished" and not result.note else 1)
+        status = os.waitpid(child, 0)[1]
+        print(moment, attempt is None, os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+def test_killed_and_resumed_a_run_has_the_recording_of_an_uninterrupted_one(specs, watched, tmp_path):
+    (tmp_path / "spec.json").write_text(specs["batch"].to_json())
+    told = subprocess.run(
+        [sys.executable, "-c", SCRIPT, tmp_path / "spec.json", tmp_path, *MOMENTS.values()],
+        capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    expected = contents(watched)
+    for index, (moment, code) in enumerate(MOMENTS.items()):
+        assert f"{code} False -9" in told.stdout, f"{moment}: was not killed\n{told.stdout}{told.stderr}"
+        assert f"{code} True 0" in told.stdout, f"{moment}: did not finish\n{told.stdout}{told.stderr}"
+        assert same_weights(watched, tmp_path / str(index)), moment
+        assert contents(tmp_path / str(index)) == expected, moment
+
+
+def test_a_finished_run_without_a_recording_is_trained_again_for_it(specs, watched, tmp_path):
+    assert not execute(RunTask(specs["batch"], tmp_path, threads=1), ignore).note
+    record = (tmp_path / "record.sqlite").read_bytes()
+    result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
+    assert (result.status, result.note) == ("finished", "trained again to the same weights for its recording")
+    assert contents(tmp_path) == contents(watched)
+    assert (tmp_path / "record.sqlite").read_bytes() == record
+    assert not execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore).note
+
+
+def test_a_recording_of_other_weights_is_not_kept(specs, watched, tmp_path):
+    execute(RunTask(specs["batch"], tmp_path, threads=1), ignore)
+    other = weights(tmp_path)
+    bits = other["layer1.0.bn1.weight"].view(torch.int32)
+    bits[0] += 1
+    torch.save(other, tmp_path / "weights.pt")
+    result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
+    assert result.status == "finished"
+    assert "other weights (layer1.0.bn1.weight)" in result.note
+    assert [item.name for item in tmp_path.iterdir() if "recording" in item.name] == []
+
+
+def test_a_run_that_was_begun_unwatched_is_recorded_when_it_is_over(specs, watched, tmp_path, monkeypatch):
+    def stop(self, epoch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.ProgressCallback, "on_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        execute(RunTask(specs["batch"], tmp_path, threads=1), ignore)
+    monkeypatch.undo()
+    result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
+    assert "trained again" in result.note
+    assert contents(tmp_path) == contents(watched)
