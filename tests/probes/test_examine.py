@@ -285,6 +285,21 @@ def test_bad_models_are_one_clear_line():
         examine(Net(), other=3)
 
 
+def test_a_script_can_be_the_other_model():
+    plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval()
+    script = torch.jit.trace(plain, torch.zeros(2, 1, 6, 6))
+    pair = examine(plain, pairs(), other=script).pair
+    assert pair.output_difference < 1e-6
+    with pytest.raises(InputError, match="TorchScript model cannot be examined"):
+        examine(script)
+
+
+def test_the_weights_around_a_layer_are_those_before_it():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    model[0].requires_grad_(False)
+    assert [layer.scope_trainable for layer in examine(model).layers] == [False, True]
+
+
 def test_a_pair_is_compared_layer_by_layer():
     model, other = Net().eval(), Net().eval()
     other.load_state_dict(model.state_dict())
@@ -318,3 +333,36 @@ def test_the_order_of_a_loaders_labels_is_read_without_drawing():
     assert facts.label_runs == pytest.approx(1, abs=0.3)
     with pytest.raises(InputError, match="loader must be"):
         examine_loader([1, 2])
+
+
+class Exported(nn.Sequential):
+    """As torch.export makes them: one mode, and one batch size."""
+
+    def train(self, mode=True):
+        raise NotImplementedError("Calling train() is not supported yet.")
+
+    def forward(self, x):
+        assert len(x) == 8, "Guard failed: x.size()[0] == 8"
+        return super().forward(x)
+
+
+def test_a_program_with_one_mode_and_one_batch_size():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval()
+    program = Exported(model[0], model[1])
+    data = [x for x, _ in pairs()]
+    record = examine(program, data)
+    assert record.layers[0].place.fed_by == "conv"
+    assert "Guard failed" in record.forward.companions_failure
+    pair = examine(model, data, other=program).pair
+    assert pair.output_difference < 1e-6
+    assert pair.other_companions_difference is None
+
+
+def test_an_eval_that_raises_is_one_clear_line():
+    class Broken(nn.BatchNorm2d):
+        def train(self, mode=True):
+            raise RuntimeError("cannot switch")
+
+    with pytest.raises(InputError, match=r"model\.eval\(\) raises RuntimeError"):
+        examine(Broken(2))

@@ -231,7 +231,8 @@ TABLE: dict[str, list[Row]] = {
     "NS207": [
         Row(seen(running_var=RAMP * 1e-6), "warning", seen(running_var=RAMP * 1e-3)),
         Row(seen(running_var=RAMP * 5e-5), "info"),
-        Row(one(layer_norm(measured=measured(set_var=(1e-7, 1e-6, 1e-5)))), "warning"),
+        Row(one(layer_norm(measured=measured(set_var=(1e-7, 1e-6, 1e-5)))), "info"),
+        Row(one(layer_norm(bias=np.arange(64), measured=measured(set_var=(1e-7, 1e-6, 1e-5)))), "warning"),
     ],
     "NS208": [Row(one(layers=(norm(), norm(name="b"), norm(name="c", eps=1e-3))), "info")],
     "NS209": [
@@ -339,8 +340,8 @@ TABLE: dict[str, list[Row]] = {
         Row(seen(training=True, place=Place(pooled_next=True), measured=measured(values=64, samples=1)), "error"),
     ],
     "NS507": [
-        Row(seen(measured=measured(eval_var=ZERO)), "warning", seen(weight=ZERO, measured=measured(eval_var=ZERO))),
-        Row(seen(measured=measured(eval_var=np.where(np.arange(C) == 2, 0, RAMP))), "info"),
+        Row(seen(measured=measured(var=ZERO)), "warning", seen(weight=ZERO, measured=measured(var=ZERO))),
+        Row(seen(measured=measured(var=np.where(np.arange(C) == 2, 0, RAMP))), "info"),
     ],
     "NS508": [
         Row(seen(measured=measured(output_spread=1e-5)), "error",

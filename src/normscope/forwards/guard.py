@@ -56,6 +56,20 @@ def untouched(model: nn.Module, batches: Any = None) -> Iterator[None]:
             parameter.grad = grad
 
 
+@contextmanager
+def untouched_script(model: nn.Module) -> Iterator[None]:
+    """The same for a TorchScript model, which has no attributes of Python's: its mode and its state_dict."""
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    training = model.training
+    try:
+        yield
+    finally:
+        model.train(training)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                tensor.copy_(state[name])
+
+
 def _generators(batches: Any) -> list[Any]:
     """The loader's own generator and its sampler's: iterating advances them."""
     sampler = getattr(batches, "sampler", None)

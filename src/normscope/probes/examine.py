@@ -17,7 +17,7 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.forwards.batches import Batch, read_batches
-from normscope.forwards.guard import untouched
+from normscope.forwards.guard import untouched, untouched_script
 from normscope.probes.examine_forward import ForwardRun
 from normscope.probes.examine_layers import describe_layers, describe_optimizer, normalization_layers, unwrap
 from normscope.probes.examine_pair import compare_outputs, make_pair, pair_layers, weight_distance
@@ -70,7 +70,7 @@ def examine(
             )
         if other is not None:
             if isinstance(other, nn.Module):
-                stack.enter_context(untouched(other))
+                stack.enter_context(untouched_script(other) if _is_script(other) else untouched(other))
             pair = _examine_pair(inner, layers, other, read)
     return Examination(
         model=type(inner).__name__,
@@ -118,7 +118,7 @@ def _examine_pair(model: nn.Module, layers: tuple[Layer, ...], other: Any, batch
     if not callable(other):
         raise InputError(f"other must be a model, a callable or a state_dict, not a {type(other).__name__}.")
     facts = {}
-    inner = unwrap(other) if isinstance(other, nn.Module) else None
+    inner = unwrap(other) if isinstance(other, nn.Module) and not _is_script(other) else None
     if inner is not None:
         there = describe_layers(inner, None)
         facts = pair_layers(layers, there)
@@ -127,6 +127,11 @@ def _examine_pair(model: nn.Module, layers: tuple[Layer, ...], other: Any, batch
     if batches:
         facts |= compare_outputs(model, inner if inner is not None else other, batches)
     return make_pair(facts)
+
+
+def _is_script(module: nn.Module) -> bool:
+    """A scripted or traced model: it runs, but its layers cannot be looked into."""
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _wrapper_facts(model: nn.Module) -> dict[str, Any]:

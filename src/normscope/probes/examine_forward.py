@@ -20,6 +20,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from normscope.errors import InputError
 from normscope.forwards.batches import Batch, remix
+from normscope.probes.examine_layers import switch_mode
 from normscope.probes.examine_measure import Meter
 from normscope.probes.examine_trace import Trace, trace
 from normscope.records.examination import Forward, Layer, Measured, Place
@@ -52,7 +53,7 @@ class ForwardRun:
         Raises:
             InputError: if the model fails in eval mode.
         """
-        self.model.eval()
+        switch_mode(self.model, training=False)
         with _observed(self.modules, self.meters):
             evaluated = [self._forward(batch, number) for number, batch in enumerate(self.batches)]
             self._companions(evaluated[0])
@@ -113,11 +114,14 @@ class ForwardRun:
         self.facts["companions_difference"] = _difference(whole[:1], alone)
 
     def _trace(self, batch: Batch) -> Trace:
+        """The trace of one forward: of a few samples where the model takes them, of the whole batch elsewhere."""
         inputs = [value for value in _flat((batch.args, batch.kwargs)) if isinstance(value, Tensor)]
         try:
             return trace(lambda: batch.forward(self.model), self.model, self.modules, inputs)
-        except Exception as error:
-            raise InputError(f"The model fails on {batch.samples} samples in eval mode: {one_line(error)}") from error
+        except Exception as error:  # exported programs, for example, take the batch size that they were made with
+            if batch is self.batches[0]:
+                raise InputError(f"The model fails when its forward is traced: {one_line(error)}") from error
+            return self._trace(self.batches[0])
 
     def _with_batch_statistics(self) -> tuple[list[Tensor | None] | None, list[Tensor | None], Tensor | None]:
         """(outputs with batch statistics, the same with other companions, their order); (None, ...) without any."""

@@ -30,6 +30,21 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def switch_mode(model: nn.Module, *, training: bool) -> None:
+    """Call train() or eval(). An exported program, which has its mode built in and refuses, is left as it is.
+
+    Raises:
+        InputError: if the model's own method raises anything else.
+    """
+    name = "train" if training else "eval"
+    try:
+        getattr(model, name)()
+    except NotImplementedError:
+        return
+    except Exception as error:  # it may be overridden by anybody
+        raise InputError(f"model.{name}() raises {type(error).__name__}: {str(error).splitlines()[:1]}") from error
+
+
 def kind_of(module: nn.Module) -> str:
     """The kind of normalization layer that a module is, or "" for none.
 
@@ -63,8 +78,10 @@ def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
     """{name: module} of every normalization layer, in the model's order.
 
     Raises:
-        InputError: if a lazy layer has not seen its first batch: it has no values yet.
+        InputError: if a lazy layer has not seen its first batch, or the model is a TorchScript one.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("A TorchScript model cannot be examined: give the module that it was made from.")
     layers = {name: module for name, module in model.named_modules() if kind_of(module)}
     for name, module in layers.items():
         if any(is_lazy(value) for value in _values(module).values()):
@@ -76,9 +93,9 @@ def describe_layers(model: nn.Module, optimizer: torch.optim.Optimizer | None) -
     """The static facts of every normalization layer. Calls `eval()` and `train()`: run it inside `untouched`."""
     modules = normalization_layers(model)
     given = {name: module.training for name, module in modules.items()}
-    model.eval()
+    switch_mode(model, training=False)
     after_eval = {name: module.training for name, module in modules.items()}
-    model.train()
+    switch_mode(model, training=True)
     after_train = {name: module.training for name, module in modules.items()}
     groups = parameter_groups(optimizer)
     scopes = _scopes(model, modules)
@@ -198,22 +215,25 @@ def _any_trainable(parameters: list[nn.Parameter]) -> bool | None:
 
 
 def _scopes(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
-    """For each normalization layer, the weights that are not normalization's in the smallest module around it."""
-    own = {id(p) for module in modules.values() for p in module.parameters()}
-    cache: dict[str, list[nn.Parameter]] = {}
+    """For each normalization layer, the weights around it: those of the sibling before it, or else behind it, that has
+    any, or else of the smallest module around it that has.
+    """
+    norms = {id(p) for module in modules.values() for p in module.parameters()}
 
-    def others(prefix: str) -> list[nn.Parameter]:
-        if prefix not in cache:
-            parameters = model.get_submodule(prefix).parameters()
-            cache[prefix] = [p for p in parameters if id(p) not in own]
-        return cache[prefix]
+    def others(module: nn.Module) -> list[nn.Parameter]:
+        return [p for p in module.parameters() if id(p) not in norms]
 
     scopes = {}
     for name in modules:
-        prefix = name
-        while prefix and not (prefix != name and others(prefix)):
-            prefix = prefix.rpartition(".")[0]
-        scopes[name] = others(prefix)
+        parent, _, own = name.rpartition(".")
+        siblings = list(model.get_submodule(parent).named_children()) if name else []
+        place = next((k for k, (child, _) in enumerate(siblings) if child == own), 0)
+        near = [module for _, module in (*reversed(siblings[:place]), *siblings[place + 1 :])]
+        found = next((weights for module in near if (weights := others(module))), [])
+        while not found and parent:
+            parent = parent.rpartition(".")[0]
+            found = others(model.get_submodule(parent))
+        scopes[name] = found
     return scopes
 
 

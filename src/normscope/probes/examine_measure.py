@@ -40,6 +40,7 @@ class Meter:
         self.facts: dict[str, Any] = {"input_non_finite": 0, "output_non_finite": 0}
         self.padding: list[tuple[float, float]] = []
         self.masks: list[Tensor] = []
+        self.moves_axis_1: bool | None = None  # a LayerNorm of somebody's over channels that come first
 
     def start(self, mode: str, masks: list[Tensor]) -> None:
         """A forward begins, in mode "eval", "alone", "batch", "dropout" or "output" (nothing is gathered)."""
@@ -47,6 +48,11 @@ class Meter:
 
     def observe(self, x: Tensor, y: Tensor) -> None:
         """One call of the layer: its input and its output."""
+        if self.layer.foreign and not self.per_channel:
+            if self.moves_axis_1 is None:
+                self.moves_axis_1 = _normalizes_axis_1(self.layer, x, y)
+            if self.moves_axis_1:
+                x, y = x.movedim(1, -1), y.movedim(1, -1)
         call, self.call = self.call, self.call + 1
         if self.mode == "eval":
             self._evaluate(x, y, call)
@@ -130,8 +136,10 @@ class Meter:
             facts |= {"padding": float(np.mean([p for p, _ in self.padding]))}
             facts["padding_effect"] = float(np.mean([effect for _, effect in self.padding]))
         if self.dropped and "var" in facts:
-            ratio = np.mean(self.dropped, axis=0) / np.maximum(facts["var"], TINY)
-            facts["dropout_ratio"] = float(np.median(ratio))
+            alive = facts["var"] > (self.layer.eps or 0)
+            if alive.any():
+                ratio = np.mean(self.dropped, axis=0)[alive] / facts["var"][alive]
+                facts["dropout_ratio"] = float(np.median(ratio))
         return Measured(
             batches=len(self.evaluated) or len(self.shape_values),
             samples=min(self.shape_samples),
@@ -210,6 +218,19 @@ def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
     if layer.kind == "group":
         return x.shape[1] // max(layer.groups, 1) * _positions(x)
     return math.prod(x.shape[x.ndim - max(layer.normalized_dims, 1) :])
+
+
+def _normalizes_axis_1(layer: Layer, x: Tensor, y: Tensor) -> bool:
+    """Whether a layer that is not torch's own normalizes [N, C, ...] over C: by sizes, else by its output.
+
+    Over the normalized axis the output has one mean square for every position; over another it varies.
+    """
+    if x.ndim < 3 or layer.normalized_dims > 1 or x.shape[1] != layer.features:
+        return False
+    if x.shape[-1] != layer.features:
+        return True
+    square = y.detach().float().square()
+    return bool(square.mean(1).std() < square.mean(-1).std())
 
 
 def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:

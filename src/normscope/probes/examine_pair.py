@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from normscope.forwards.batches import Batch
 from normscope.probes.examine_forward import main_output, one_line
+from normscope.probes.examine_layers import switch_mode
 from normscope.records.examination import Layer, Pair, PairedLayer
 
 PAIR_BATCHES = 4
@@ -48,7 +49,7 @@ def compare_outputs(model: nn.Module, other: Callable[..., Any], batches: list[B
     """Relative difference of two models' outputs in eval mode. Both must already be inside `untouched`."""
     for each in (model, other):
         if isinstance(each, nn.Module):
-            each.eval()
+            switch_mode(each, training=False)
     square, scale = 0.0, 0.0
     try:
         for batch in batches[:PAIR_BATCHES]:
@@ -57,15 +58,24 @@ def compare_outputs(model: nn.Module, other: Callable[..., Any], batches: list[B
                 return {"output_failure": "their outputs have different shapes"}
             square += float((outputs[0] - outputs[1]).double().square().sum())
             scale += float(outputs[0].double().square().sum())
-        few, one = batches[0], batches[0].take(slice(0, 1))
-        whole, alone = main_output(few.forward(other), few.samples), main_output(one.forward(other), 1)
     except Exception as error:  # the other model is the user's: what it raises is reported, not raised
         return {"output_failure": one_line(error)}
-    facts: dict[str, Any] = {"output_difference": math.sqrt(square / max(scale, 1e-30))}
-    if whole is not None and alone is not None and few.samples > 1:
-        change = (whole[:1] - alone).norm() / whole[:1].norm().clamp_min(1e-30)
-        facts["other_companions_difference"] = float(change)
-    return facts
+    difference = math.sqrt(square / max(scale, 1e-30))
+    return {"output_difference": difference, "other_companions_difference": _companions_difference(other, batches[0])}
+
+
+def _companions_difference(other: Callable[..., Any], batch: Batch) -> float | None:
+    """How the first sample's output changes when it comes alone; None where it cannot."""
+    if batch.samples < 2:
+        return None
+    try:
+        whole = main_output(batch.forward(other), batch.samples)
+        alone = main_output(batch.take(slice(0, 1)).forward(other), 1)
+    except Exception:  # for example an exported program that takes one batch size only
+        return None
+    if whole is None or alone is None or whole.shape[1] != alone.shape[1]:
+        return None
+    return float((whole[:1] - alone).norm() / whole[:1].norm().clamp_min(1e-30))
 
 
 def make_pair(facts: dict[str, Any]) -> Pair:
@@ -77,8 +87,8 @@ def make_pair(facts: dict[str, Any]) -> Pair:
 def _pair(here: Layer, there: Layer) -> PairedLayer:
     return PairedLayer(
         name=here.name,
-        type=here.type,
-        other_type=there.type,
+        type=_class_name(here),
+        other_type=_class_name(there),
         statistics_equal=_all_equal((here.running_mean, there.running_mean), (here.running_var, there.running_var)),
         affine_equal=_all_equal((here.weight, there.weight), (here.bias, there.bias)),
         **_distances(here, there),
@@ -89,6 +99,11 @@ def _pair(here: Layer, there: Layer) -> PairedLayer:
         eps=here.eps,
         other_eps=there.eps,
     )
+
+
+def _class_name(layer: Layer) -> str:
+    """Its class; "" in exported programs, whose modules hold values only."""
+    return "" if layer.eps is None else layer.type
 
 
 def _all_equal(*pairs: tuple[np.ndarray | None, np.ndarray | None]) -> bool | None:

@@ -196,7 +196,7 @@ class PairedLayer:
     """One normalization layer that two models share by name."""
 
     name: str
-    type: str
+    type: str  # "" where the class is not known
     other_type: str
     statistics_equal: bool | None = None  # bitwise
     affine_equal: bool | None = None

@@ -12,7 +12,7 @@ LIMIT = 1.5
 
 
 class BuffersBroadcast(Rule):
-    """The model is wrapped in DistributedDataParallel with broadcast_buffers=True and runs several forwards per step."""
+    """The model is wrapped in DistributedDataParallel, which broadcasts buffers, and runs several forwards per step."""
 
     code = "NS606"
     name = "buffers-broadcast"

@@ -25,7 +25,7 @@ class EpsDominates(Rule):
     kinds = ("batch", "instance", "group", "layer", "rms")
     why = "The layer hardly normalizes: it scales by 1 / sqrt(eps), and its output shrinks with its input."
     remedy = "Use a smaller eps if the weights are yet to be trained, or find out why the input is so small."
-    fine = "Weights that were trained that way."
+    fine = "Weights that were trained that way; an untrained network with a small initialization (an info)."
     reference = "https://github.com/gzuidhof/nn-transfer/pull/3"
     causes = ("D2",)
     replaces = ("S04",)
@@ -37,7 +37,8 @@ class EpsDominates(Rule):
         if eps is None or not 0 < eps < 1e-2 or var is None or not var > 0:
             return
         if eps / var > INFO:
-            severity = "warning" if eps / var > WARNING else "info"
+            trained = layer.affine_trained or layer.tracked
+            severity = "warning" if eps / var > WARNING and trained else "info"
             message = "eps is not small against the variance that it is added to."
             yield self.found(layer.name, message, severity, ratio=eps / var, limit=INFO, eps=eps, variance=var)
 

@@ -38,6 +38,8 @@ class WrongAxis(Rule):
             return
         shape = place.input_shape
         if layer.kind in ("layer", "rms"):
+            if layer.foreign:  # it may move axes inside
+                return
             if len(shape) == 4 and layer.normalized_dims == 1 and place.fed_by == "conv" and not place.axes_moved:
                 yield self.found(layer.name, "The layer normalizes rows of pixels.", shape=str(shape), axis=3)
             return
