@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from normscope.errors import InputError, RecordError, StorageError
-from normscope.judge.claims import judge_all
+from normscope.judge.claims import by_subject, judge_all
 from normscope.judge.claims.verdicts import Verdict
 from normscope.records.files import write_json, write_text
 from normscope.records.run import ENDED, RECORD_NAME, RunRecord, load_run
@@ -201,14 +201,14 @@ def _write(result: ClaimsResult) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
-    subjects = list(dict.fromkeys(verdict.subject for verdict in result.verdicts))
+    subjects = by_subject(result.runs)
     figures = {}
     for verdict in result.verdicts:
         if not verdict.values or not all(verdict.values.values()):
             continue
         suffix = f"-{_slug(verdict.subject)}" if len(subjects) > 1 else ""
         path = folder / f"{verdict.code}-{verdict.name}{suffix}.png"
-        draw(verdict, result.runs, path)
+        draw(verdict, subjects[verdict.subject], path)
         figures[verdict.subject, verdict.code] = f"{FIGURES}/{path.name}"
     write_json(result.directory / "claims.json", result.to_json())
     write_text(result.directory / "claims.md", verdict_page(result.verdicts, figures))

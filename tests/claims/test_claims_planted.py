@@ -247,6 +247,11 @@ def test_other_arms_can_be_named_and_data_sets_are_judged_apart():
     assert verdict("C201", runs, reference="group").outcome == "supported"
     both = runs + [run("batch", s, data="cifar10", data_fingerprint="beef") for s in range(4)]
     assert len(judge_all(both)) == 2 * len(claims())
+    halves = runs + [run("batch", s, data_fingerprint="beef1234567") for s in range(4)]
+    assert {found.subject for found in judge_all(halves)} == {
+        "small-resnet on digits, 10 epochs, data f00d",
+        "small-resnet on digits, 10 epochs, data beef1234",
+    }
     with pytest.raises(InputError, match="no run"):
         judge_all([])
 

@@ -112,6 +112,11 @@ def test_a_damaged_record_is_named(done, tmp_path):
         claims(tmp_path / "bad")
 
 
+def test_the_help_names_every_built_in_study():
+    for name in STUDIES:
+        assert f" {name}" in " ".join((StudyOptions.__doc__ or "").split())
+
+
 def test_every_built_in_study_can_be_laid_out_but_for_its_data():
     for plan in STUDIES.values():
         for grid in plan.grids:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
@@ -119,7 +119,7 @@ def _p(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _seeds(values) -> str:
+def _seeds(values: Mapping[int, float]) -> str:
     return ", ".join(f"{seed}: {value:.4g}" for seed, value in sorted(values.items()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
+import numpy as np
 import torch
 
 from normscope.data.batches import Batches
@@ -46,7 +47,7 @@ def _measure(study: StudyDirectory, spec: RunSpec, dataset: Dataset) -> bool:
     return True
 
 
-def propagation(spec: RunSpec, dataset: Dataset):
+def propagation(spec: RunSpec, dataset: Dataset) -> dict[str, np.ndarray]:
     """Variances of skip and branch of every residual block before the first step, in fp32 on the CPU, in train mode.
 
     Blocks in which something follows the addition have no such paths, and are left out.

@@ -30,7 +30,7 @@ STUDIES = {
             _grid({"initialization_scale": (0.1, 1.0, 3.0)}, **_DIGITS, learning_rates=(0.1,)),
             _grid({"activation": ("tanh",)}, **_DIGITS, learning_rates=(0.1,)),
             _grid({"batch_size": (8, 128)}, **_DIGITS, learning_rates=(0.1,), norms=("batch", "group")),
-            _grid({"block": ("pre-activation",)}, **_DIGITS, learning_rates=(0.1,), norms=("batch",)),
+            _grid({"block": ("pre-activation",)}, **_DIGITS, learning_rates=(0.1,)),
         ),
         _plan(
             "notebook",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import pkgutil
+from collections import Counter
 from collections.abc import Sequence
 
 from normscope.errors import InputError
@@ -41,12 +41,22 @@ def judge_all(runs: Sequence[RunRecord], norm: str = "batch", reference: str = "
     """
     if not runs:
         raise InputError("There is no run to judge a claim on.")
-    subjects: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        key = json.dumps([run.spec.get(name) for name in ("data", "data_fingerprint", "model", "epochs")])
-        subjects.setdefault(key, []).append(run)
-    every = [Evidence(own, norm, reference) for own in subjects.values()]
+    every = [Evidence(own, subject, norm, reference) for subject, own in by_subject(runs).items()]
     return [claim.judge(evidence) for evidence in every for claim in claims()]
+
+
+def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The runs of each network, data set and number of epochs, by these in words."""
+    found: dict[tuple[str, str], list[RunRecord]] = {}
+    for run in runs:
+        epochs = run.spec["epochs"]
+        words = f"{run.spec['model']} on {run.spec['data']}, {epochs} epoch{'s' if epochs != 1 else ''}"
+        found.setdefault((words, str(run.spec.get("data_fingerprint"))), []).append(run)
+    names = Counter(words for words, _ in found)
+    return {
+        words if names[words] == 1 else f"{words}, data {fingerprint[:8]}": own
+        for (words, fingerprint), own in found.items()
+    }
 
 
 def _is_claim(value: object) -> bool:

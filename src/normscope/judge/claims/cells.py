@@ -64,21 +64,14 @@ class Group:
 class Evidence:
     """The runs of one network on one data set, and the two arms that claims set against each other."""
 
-    def __init__(self, runs: Sequence[RunRecord], norm: str = "batch", reference: str = "none"):
-        self.runs = tuple(runs)
+    def __init__(self, runs: Sequence[RunRecord], subject: str = "", norm: str = "batch", reference: str = "none"):
+        self.runs, self.subject = tuple(runs), subject
         self.norm, self.reference = norm, reference
 
     @cached_property
     def ended(self) -> tuple[RunRecord, ...]:
         """The runs that have their result, finished or diverged, in an order that does not depend on how they came."""
         return tuple(sorted((run for run in self.runs if run.status in ENDED), key=_place))
-
-    @property
-    def subject(self) -> str:
-        """Which network on which data, for how long."""
-        spec = self.runs[0].spec
-        epochs = spec["epochs"]
-        return f"{spec['model']} on {spec['data']}, {epochs} epoch{'s' if epochs != 1 else ''}"
 
     def groups(
         self,
