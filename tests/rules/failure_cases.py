@@ -20,6 +20,7 @@ from toy import batches, fit, images, move_parameters, network, norms, shifted_s
 
 from normscope.checks import LoopCheck, check, check_loader, check_state_dict
 from normscope.judge.findings import CheckReport
+from normscope.mend import fold
 
 
 @dataclass(frozen=True)
@@ -356,7 +357,7 @@ def received_parameters_only():
 # -- F: freezing
 
 
-@case(80, "F1", "NS304")
+@case(80, "F1", "NS304", quiet=True)
 def gradients_off_is_no_freeze():
     return check(trained().requires_grad_(False).train())
 
@@ -428,7 +429,7 @@ def two_forwards_are_not_one():
 # -- H: what is in a batch
 
 
-@case(104, "H1", "NS504")
+@case(104, "H1", "NS504", quiet=True)
 def real_and_fake():
     pairs = [x for pair in zip(batches(8), shifted_batches(8), strict=True) for x in pair]
     return check(network().train(), [x for x, _ in pairs])
@@ -611,6 +612,58 @@ def compared_in_train_mode():
 def compiled_with_momentum_none():
     model = network(momentum=None)
     return check(model.train())
+
+
+# -- reports that are no faults: nothing here is an error
+
+
+@case(0, "timm-106", quiet=True)
+def average_with_copied_buffers():
+    live = trained()
+    average = copy.deepcopy(live)
+    for parameter in average.parameters():
+        parameter.data.mul_(1.001)
+    report = check(average, batches(4), other=live)
+    assert not report.warnings, report.text()
+    return report
+
+
+@case(0, "mmcv-747", quiet=True)
+def correct_fusion():
+    return check(trained(), batches(4), other=fold(trained()))
+
+
+@case(0, "KAIR-4", "NS404", quiet=True)
+def harmless_bias():
+    return check(fit(network(bias=True), 60), batches(4))
+
+
+@case(0, "katerakelly-5", "NS201", quiet=True)
+def transductive_momentum():
+    return check(network(momentum=1.0).train(), [images(16, seed, shift=seed - 2.0) for seed in range(5)])
+
+
+@case(0, "cbfinn-37", "NS210", quiet=True)
+def transductive_without_statistics():
+    return check(network(track_running_stats=False).eval(), [images(16, seed, shift=seed - 2.0) for seed in range(5)])
+
+
+@case(0, "moco-46", quiet=True)
+def synchronized_by_design():
+    return check(nn.SyncBatchNorm.convert_sync_batchnorm(trained()).train(), batches(4), world_size=4)
+
+
+@case(0, "opacus-315", quiet=True)
+def frozen_for_privacy():
+    model = trained().train()
+    for layer in norms(model):
+        layer.eval().requires_grad_(False)
+    return check(model, batches(4))
+
+
+@case(0, "pix2pix", "NS303", quiet=True)
+def batch_statistics_at_test_by_design():
+    return check(trained().train(), batches(4, 8))
 
 
 # -- loops: what a model cannot tell afterwards
