@@ -42,6 +42,13 @@ def test_every_view_is_drawn(open_page, path):
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
 
 
+def test_the_claims_are_a_table(open_page, path):
+    page = open_page(path)
+    table = page.get_by_role("region", name="Claims", exact=True)
+    assert table.locator("tbody tr").count() == page.evaluate("page.verdicts.length") > 0
+    assert "Measured: " in table.inner_text()
+
+
 def test_arms_seeds_and_rates_hide(open_page, path):
     page = open_page(path)
     names = lambda: {row["name"] for row in rows(page, "train_loss")}  # noqa: E731
@@ -74,7 +81,7 @@ def test_log_axis_and_smoothing(open_page, path):
 def test_hover_names_the_run_and_click_selects_it(open_page, path):
     page = open_page(path)
     plot = page.locator("#view-train_loss .plot")
-    plot.scroll_into_view_if_needed()
+    page.locator("#view-train_loss").scroll_into_view_if_needed()
     plot.locator("svg").wait_for()
     settle(page)
     box = plot.bounding_box()
@@ -154,7 +161,7 @@ def test_keyboard(open_page, path):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     plot = page.locator("#view-train_loss .plot")
-    plot.scroll_into_view_if_needed()
+    page.locator("#view-train_loss").scroll_into_view_if_needed()
     plot.locator("svg").wait_for()
     settle(page)
     plot.focus()

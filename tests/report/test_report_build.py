@@ -11,10 +11,12 @@ import pytest
 from report_records import HOSTILE, write_recording, write_run, write_study
 
 from normscope.errors import InputError
+from normscope.judge.claims import judge_all
 from normscope.records.run import RECORD_NAME
 from normscope.reporting import ReportOptions, report, report_after, run_report
 from normscope.show.figures.style import norm_styles
 from normscope.show.report.build import COLOURS, _asset, as_json
+from normscope.show.report.material import gather
 from normscope.show.report.views import SECTIONS, VIEWS
 
 
@@ -68,6 +70,16 @@ class TestWhatIsShown:
             ]
             assert row["seeds"] == [f"{seed}: {100 * final:.1f}%" for seed, final in enumerate(finals)]
             assert row["accuracy"].startswith(f"{100 * np.mean(finals):.1f}% ±")
+
+    def test_claims_are_those_that_were_judged(self, study, shown):
+        rows = shown[1]["verdicts"]
+        expected = [verdict for verdict in judge_all(gather([study]).runs) if verdict.values]
+        assert [(row["claim"], row["verdict"], row["n"]) for row in rows] == [
+            (f"{verdict.code} {verdict.name}", verdict.outcome, verdict.n) for verdict in expected
+        ]
+        assert expected
+        for row, verdict in zip(rows, expected, strict=True):
+            assert len(row["values"]) == len(verdict.values)
 
     def test_overviews_of_known_statistics(self, shown):
         _, payload = shown

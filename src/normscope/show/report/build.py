@@ -74,6 +74,7 @@ def payload(material: Material) -> dict[str, Any]:
         "problems": list(material.problems),
         "summary": headline.summary_rows(material),
         "summary_note": headline.summary_note(material),
+        "verdicts": headline.verdict_rows(material),
         "made_by": headline.made_by(material),
         "runs": headline.run_rows(material),
         "arms": [

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from normscope.judge.claims import judge_all
 from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
 from normscope.records.run import RunRecord
 from normscope.show.figures.provenance import unfinished
 from normscope.show.report.material import Material, Study
 from normscope.show.terminal import percent
+from normscope.show.verdicts import effect_text
 
 Row = list[str]
 
@@ -34,6 +36,26 @@ def summary_note(material: Material) -> str:
             *(note for note in notes if note),
         ]
     )
+
+
+def verdict_rows(material: Material) -> list[dict[str, Any]]:
+    """The claims on which the runs say something, study by study; open ones with what would settle them."""
+    judged = [(study, verdict) for study in material.studies for verdict in judge_all(study.runs)]
+    return [
+        {
+            "claim": f"{verdict.code} {verdict.name}",
+            "statement": verdict.statement,
+            "subject": f"{study.name}: {verdict.subject}" if len(material.studies) > 1 else verdict.subject,
+            "verdict": verdict.outcome,
+            "quantity": verdict.quantity,
+            "effect": effect_text(verdict.effect, verdict.unit, verdict.interval),
+            "n": verdict.n,
+            "values": [_arm_values(arm, seeds) for arm, seeds in verdict.values.items()],
+            "needs": verdict.needs,
+        }
+        for study, verdict in judged
+        if verdict.values
+    ]
 
 
 def run_rows(material: Material) -> list[dict[str, Any]]:
@@ -82,6 +104,10 @@ def made_by(material: Material) -> list[Row]:
         rows.append([f"Watching: {item.name}", f"{cost.steps} steps, {share}"])
         rows += [[f"Note: {item.name}", note] for note in item.recording.notes]
     return rows
+
+
+def _arm_values(arm: str, seeds: Mapping[int, float]) -> str:
+    return f"{arm}: " + ", ".join(f"{value:.4g}" for _, value in sorted(seeds.items()))
 
 
 def _values(dictionaries: Iterable[dict[str, Any]]) -> list[Row]:

@@ -51,6 +51,27 @@ function headline() {
   return element("section", { id: "headline", "aria-label": "Result" }, ...made);
 }
 
+const MARKS = { supported: "✓", contradicted: "✗", "no difference": "=", "cannot tell": "?" };
+
+/** The claims with their verdicts: what was measured, its effect with an interval, every seed's value. */
+function claims() {
+  const header = ["claim", "verdict", "effect [95%]", "n", "every seed", "what would settle it"];
+  const subjects = new Set(page.verdicts.map((row) => row.subject));
+  const rows = page.verdicts.map((row) => {
+    const words = [row.claim, ...(subjects.size > 1 ? [row.subject] : [])];
+    const claim = element("td", { class: "claim" }, element("strong", { text: words.join(" · ") }), element("div", { text: row.statement }),
+      element("div", { class: "quantity", text: `Measured: ${row.quantity}` }));
+    const seeds = element("td", { class: "claim" }, ...row.values.map((text) => element("div", { text })));
+    return element("tr", {}, claim, element("td", { class: "short", text: `${MARKS[row.verdict]} ${row.verdict}` }),
+      element("td", { text: row.effect }), element("td", { class: "number", text: String(row.n) }), seeds, element("td", { text: row.needs }));
+  });
+  return element("section", { id: "claims", "aria-labelledby": "claims-title" },
+    element("h2", { id: "claims-title", text: "Claims, judged from these runs" }),
+    element("p", { class: "note", text: "Each claim's quantity and test were fixed before the runs. “Cannot tell” is an answer: it says what would settle it." }),
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Claims" },
+      element("table", {}, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col", class: text === "n" ? "number" : "" })))), element("tbody", {}, ...rows))));
+}
+
 // -- controls
 
 function choice(text, checked, change, picture) {
@@ -243,7 +264,7 @@ function drawInTurn() {
     }
   }, { rootMargin: "200px" });
   for (const { figure } of charts) watcher.observe(figure);
-  const idle = window.requestIdleCallback ?? ((task) => setTimeout(task, 50));
+  const idle = (task) => (window.requestIdleCallback ? requestIdleCallback(task, { timeout: 500 }) : setTimeout(task, 50));
   const rest = async () => {
     const next = charts.find((chart) => chart.dirty && !chart.visible);
     if (next) {
@@ -256,10 +277,11 @@ function drawInTurn() {
 
 for (const recording of firstRecordings()) state.recordings.add(recording);
 main.append(headline());
+if (page.verdicts.length) main.append(claims());
 if (page.runs.length) main.append(runControls());
 const sections = page.sections.filter(({ name }) => chartsOf(name).length);
 for (const each of sections) main.append(section(each));
 main.append(madeBy(), element("footer", { text: "Drawn with Vega by normscope. This file needs no network." }));
-document.getElementById("contents").append(...[...sections, { name: "made-by", title: "How this was made" }].map(({ name, title }) =>
+document.getElementById("contents").append(...[...(page.verdicts.length ? [{ name: "claims", title: "Claims" }] : []), ...sections, { name: "made-by", title: "How this was made" }].map(({ name, title }) =>
   element("a", { href: `#${name}`, text: title })));
 drawInTurn();
