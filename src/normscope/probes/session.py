@@ -22,6 +22,7 @@ from normscope.probes.observe import Call, first_tensor
 from normscope.probes.recorder import Recorder
 from normscope.probes.regions import followers
 from normscope.probes.rows import Row, Rows, WatchedLayer
+from normscope.probes.statistics import TELLS_OF_HOOKS
 
 MAX_CALLS = 8  # of one layer in one forward: a network unrolled over time may make hundreds
 EVAL, TRAIN = 1, 2  # how good a forward is for the record of its step
@@ -156,7 +157,7 @@ class Session:
         """Make the forward that begins the one that is recorded of its step."""
         self._taken = quality
         self._listening = True
-        self._light = self._traced and not (self._due.histograms or self._due.gradients)
+        self._light = TELLS_OF_HOOKS and self._traced and not (self._due.histograms or self._due.gradients)
         self._seen = []
         for layer in self.layers:
             layer.calls = []

@@ -19,6 +19,10 @@ SAMPLE_STRIDE = 16
 # native, cuDNN's and MIOpen's batch norm, group norm and layer norm; and fused batch norm.
 _SAVING_NODES = ("BatchNormBackward0", "GroupNormBackward0", "LayerNormBackward0", fused_nodes.NAME)
 
+# Whether a node tells of its own saved tensors that hooks have packed them. Where it does not, only the moment at which
+# they are saved shows it, and they must be read then.
+TELLS_OF_HOOKS = hasattr(getattr(getattr(torch._C, "_autograd", None), "SavedTensor", None), "unpack_hook")
+
 _active_saved_tensor_hooks = getattr(getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None)
 
 
@@ -44,24 +48,33 @@ def saved_moments(node: Any) -> Moments | None:
         return _synchronized_moments(node)
     if not name.endswith(_SAVING_NODES) or not _is_free(node):
         return None
-    mean = node._saved_result1
-    return Moments(mean, node._saved_result2) if mean is not None and mean.numel() > 0 else None
+    try:
+        mean, invstd = node._saved_result1, node._saved_result2
+    except RuntimeError:  # a backward inside the forward has freed them
+        return None
+    return Moments(mean, invstd) if mean is not None and mean.numel() > 0 else None
 
 
 def _is_free(node: Any) -> bool:
     """Whether reading the node's saved statistics runs nobody's code. A node packs all it saves in the same way."""
-    try:
+    if TELLS_OF_HOOKS:
         return node._raw_saved_result1.unpack_hook is None
-    except AttributeError:  # an older torch does not tell, or this is no node of that kind
-        known = hasattr(node, "_saved_result1") and hasattr(node, "_saved_result2")
-        return known and _active_saved_tensor_hooks is not None and _active_saved_tensor_hooks(True) is None
+    return type(node).__name__ == fused_nodes.NAME or (hasattr(type(node), "_saved_result1") and _no_hooks_now())
+
+
+def _no_hooks_now() -> bool:
+    return _active_saved_tensor_hooks is not None and _active_saved_tensor_hooks(True) is None
 
 
 def _synchronized_moments(node: Any) -> Moments | None:
     """SyncBatchNorm's statistics, which are those of all processes; it saves (input, weight, mean, invstd, count)."""
-    if _active_saved_tensor_hooks is None or _active_saved_tensor_hooks(True) is not None:
+    try:
+        packed = TELLS_OF_HOOKS and any(raw.unpack_hook is not None for raw in node._raw_saved_tensors)
+        if packed or not (TELLS_OF_HOOKS or _no_hooks_now()):
+            return None
+        saved = node.saved_tensors
+    except RuntimeError:  # freed
         return None
-    saved = node.saved_tensors
     return Moments(saved[2].flatten(), saved[3].flatten()) if len(saved) == 5 else None
 
 
