@@ -224,8 +224,11 @@ def test_a_setting_that_was_just_begun_does_not_hide_the_finished_ones():
 
 def test_what_is_varied_for_one_claim_does_not_decide_another():
     runs = arms(batch={"final": 0.95}) + arms(batch={"final": 0.2}, none={"final": 0.9}, initialization_scale=10.0)
-    assert verdict("C201", runs).outcome == "supported"
+    found = verdict("C201", runs)
+    assert found.outcome == "supported"
+    assert found.notes == ("Judged at initialization scale 1 only; other values are in this study for other claims.",)
     assert verdict("C601", runs).outcome == "contradicted"
+    assert verdict("C601", runs).notes == ()
     only = arms(batch={"final": 0.2}, none={"final": 0.9}, initialization_scale=10.0)
     assert verdict("C201", only).outcome == "contradicted"
 

@@ -243,7 +243,8 @@ class _Summary:
 
 def _warnings(summary: _Summary, groups: Sequence[Group], arms: tuple[str, str]) -> tuple[str, ...]:
     """Settings that do not count, and arms that did not learn at one that does."""
-    notes = []
+    held = summary.groups[0].held
+    notes = [f"Judged at {', '.join(held)} only; other values are in this study for other claims."] if held else []
     left_out = [group.label for group in groups if group not in summary.groups and any(group.arms.values())]
     if left_out:
         notes.append(f"Left out, as too few runs of both arms give the quantity there: {'; '.join(left_out)}.")

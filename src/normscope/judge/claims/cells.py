@@ -58,6 +58,7 @@ class Group:
 
     setting: dict[str, Any]
     label: str
+    held: tuple[str, ...] = ()  # knobs that other runs of the study vary, at the value that was kept
     arms: dict[str, dict[int, Cell]] = field(default_factory=dict)  # {arm: {seed: cell}}
 
 
@@ -93,9 +94,13 @@ class Evidence:
             arm_field: the field by which the arms differ.
         """
         members = [(arm, run) for run in self.ended if (arm := arm_of(run)) in arms]
+        held = []
         for knob in USUAL:
             if knob not in (*over, *across, arm_field):
-                members = _at_its_usual_value(members, knob)
+                kept = _at_its_usual_value(members, knob)
+                if len(kept) < len(members):
+                    held.append(_words(knob, value_of(kept[0][1], knob)))
+                members = kept
         by_setting: dict[str, list[tuple[str, RunRecord]]] = {}
         for arm, run in members:
             key = json.dumps(_setting(run, (arm_field, *over)), sort_keys=True)
@@ -103,8 +108,8 @@ class Evidence:
         settings = {key: json.loads(key) for key in by_setting}
         labels = _labels(settings.values())
         return [
-            _group(settings[key], label, members, arms, over, arm_field not in over)
-            for (key, members), label in zip(by_setting.items(), labels, strict=True)
+            _filled(Group(settings[key], label, tuple(held)), of, arms, over, same_knobs=arm_field not in over)
+            for (key, of), label in zip(by_setting.items(), labels, strict=True)
         ]
 
 
@@ -211,14 +216,15 @@ def _words(knob: str, value: Any) -> str:
     return f"{name} {shown}".strip()
 
 
-def _group(
-    setting: dict[str, Any],
-    label: str,
+def _filled(
+    group: Group,
     members: Sequence[tuple[str, RunRecord]],
     arms: tuple[str, str],
     over: Sequence[str],
+    *,
     same_knobs: bool,
 ) -> Group:
+    """The group with the cells of its members that have every value of the knobs."""
     runs: dict[str, dict[int, dict[tuple[Any, ...], RunRecord]]] = {arm: {} for arm in arms}
     for arm, run in members:
         runs[arm].setdefault(run.seed, {})[knobs_of(run, over)] = run
@@ -226,7 +232,6 @@ def _group(
     if same_knobs:
         shared = wanted[arms[0]] & wanted[arms[1]]
         wanted = dict.fromkeys(arms, shared)
-    group = Group(setting, label)
     for arm in arms:
         group.arms[arm] = {
             seed: Cell(arm, seed, tuple(found[knobs] for knobs in sorted(wanted[arm])), group)
