@@ -22,15 +22,20 @@ from normscope.errors import InputError
 from normscope.forwards.batches import Batch, remix
 from normscope.probes.examine_layers import switch_mode
 from normscope.probes.examine_measure import Meter
+from normscope.probes.examine_outputs import (
+    class_facts,
+    difference,
+    is_class,
+    main_tensor,
+    one_line,
+    rows,
+    target_facts,
+)
 from normscope.probes.examine_trace import Trace, trace
 from normscope.records.examination import Forward, Layer, Measured, Place
 
 TRACED_SAMPLES = 4
 DROPOUT_BATCHES = 4
-MAX_FEATURES = 4096
-"""Outputs that are larger per sample are compared on a fixed selection of this many of their values."""
-
-OUTPUT_NAMES = ("logits", "out", "prediction_logits", "last_hidden_state", "pooler_output")
 REDUCED = ("float16", "bfloat16")
 
 
@@ -66,7 +71,7 @@ class ForwardRun:
             device=str(first_parameter.device) if first_parameter is not None else "cpu",
             reduced_precision=any(str(p.dtype).removeprefix("torch.") in REDUCED for p in self.model.parameters()),
             input_heterogeneity=_input_heterogeneity(self.batches),
-            **_label_facts([batch.target for batch in self.batches]),
+            **target_facts([batch.target for batch in self.batches]),
             **self.facts,
         )
 
@@ -102,7 +107,7 @@ class ForwardRun:
             self.facts["companions_failure"] = "the model's output has no sample axis"
             return
         again = self._forward(batch, 0, "output")
-        self.facts["repeat_difference"] = _difference(whole, again)
+        self.facts["repeat_difference"] = difference(whole, again)
         if batch.samples < 2:
             self.facts["companions_failure"] = "the first batch has a single sample"
             return
@@ -111,7 +116,7 @@ class ForwardRun:
         except Exception as error:  # a user's model may raise anything on a batch of one: that is the finding
             self.facts["companions_failure"] = f"the model fails on a batch of one sample: {one_line(error)}"
             return
-        self.facts["companions_difference"] = _difference(whole[:1], alone)
+        self.facts["companions_difference"] = difference(whole[:1], alone)
 
     def _trace(self, batch: Batch) -> Trace:
         """The trace of one forward: of a few samples where the model takes them, of the whole batch elsewhere."""
@@ -155,79 +160,14 @@ class ForwardRun:
             in_mixed = torch.empty_like(in_batch)
             in_mixed[order] = torch.cat(mixed)
         reference = in_batch if in_mixed is None else in_mixed
-        facts: dict[str, Any] = {"samples": len(in_eval), "gap": _difference(reference, in_eval)}
+        facts: dict[str, Any] = {"samples": len(in_eval), "gap": difference(reference, in_eval)}
         if in_mixed is not None:
-            difference = _difference(in_batch, in_mixed)
-            facts["composition_noise"] = None if difference is None else difference / math.sqrt(2)
+            change = difference(in_batch, in_mixed)
+            facts["composition_noise"] = None if change is None else change / math.sqrt(2)
         targets = [batch.target for batch in self.batches]
-        if self.scores and in_eval.shape[1] > 1 and all(_is_class(target) for target in targets):
-            facts |= _class_facts(in_eval, in_batch, in_mixed, targets)
+        if self.scores and in_eval.shape[1] > 1 and all(is_class(target) for target in targets):
+            facts |= class_facts(in_eval, in_batch, in_mixed, targets)
         self.facts |= facts
-
-
-def _class_facts(in_eval: Tensor, in_batch: Tensor, in_mixed: Tensor | None, targets: list) -> dict[str, Any]:
-    """How often two ways of normalizing predict another class, and which of them is right."""
-    reference = in_batch if in_mixed is None else in_mixed
-    classes = [output.argmax(1) for output in (in_eval, in_batch, reference)]
-    facts: dict[str, Any] = {"disagreement": float((classes[0] != classes[2]).float().mean())}
-    facts["classes"] = in_eval.shape[1]
-    if in_mixed is not None:
-        facts["composition_disagreement"] = float((classes[1] != classes[2]).float().mean())
-    if any(target is None for target in targets):
-        return facts
-    target = torch.cat(targets).flatten()
-    right = [prediction == target for prediction in classes]
-    facts |= {
-        "has_targets": True,
-        "eval_correct": float(right[0].float().mean()),
-        "batch_correct": float(right[1].float().mean()),
-        "only_eval_correct": int((right[0] & ~right[2]).sum()),
-        "only_batch_correct": int((right[2] & ~right[0]).sum()),
-    }
-    if in_mixed is not None:
-        facts["remixed_correct"] = float(right[2].float().mean())
-        facts["only_given_correct"] = int((right[1] & ~right[2]).sum())
-        facts["only_remixed_correct"] = int((right[2] & ~right[1]).sum())
-    return facts
-
-
-def main_output(output: Any, samples: int) -> Tensor | None:
-    """`rows` of the `main_tensor`."""
-    return rows(main_tensor(output), samples)
-
-
-def main_tensor(output: Any) -> Tensor | None:
-    """The output that matters: logits before anything else, the first tensor of several."""
-    if isinstance(output, dict):
-        named = next((output[name] for name in OUTPUT_NAMES if isinstance(output.get(name), Tensor)), None)
-        return named if named is not None else next((v for v in output.values() if isinstance(v, Tensor)), None)
-    if isinstance(output, list | tuple):
-        return next((value for value in output if isinstance(value, Tensor)), None)
-    return output if isinstance(output, Tensor) else None
-
-
-def rows(tensor: Tensor | None, samples: int) -> Tensor | None:
-    """The tensor as float32 [N, values] on the CPU; None without an axis of samples."""
-    if tensor is None or not tensor.is_floating_point() or not tensor.ndim or len(tensor) != samples:
-        return None
-    flat = tensor.detach().reshape(samples, -1)
-    stride = -(-flat.shape[1] // MAX_FEATURES) if flat.shape[1] else 1
-    return flat[:, ::stride].float().cpu()
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as one line: its type and the first line of its message."""
-    message = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {message[0][:200]}" if message else type(error).__name__
-
-
-def _difference(reference: Tensor, other: Tensor | None) -> float | None:
-    """Relative L2 difference of two outputs, centred per value so that a constant offset does not hide it."""
-    if other is None or reference.shape != other.shape:
-        return None
-    scale = reference.norm()
-    difference = float((reference - other).norm() / scale.clamp_min(1e-30))
-    return difference if math.isfinite(difference) else None
 
 
 @contextmanager
@@ -262,10 +202,6 @@ def _train_mode(modules: list[nn.Module]) -> Iterator[None]:
                 module.forward = functools.partial(_BatchNorm.forward, module)
                 stack.callback(delattr, module, "forward")
         yield
-
-
-def _is_class(target: Tensor | None) -> bool:
-    return target is None or (not target.is_floating_point() and target.ndim == 1)
 
 
 def _trailing_zeros(batch: Batch) -> list[Tensor]:
@@ -307,24 +243,3 @@ def _input_heterogeneity(batches: list[Batch]) -> float | None:
     within: Any = sum(((c - c.mean(0)) ** 2).sum(0) for c in columns) / max(free, 1)
     keep = within > 1e-12 * np.maximum(np.abs(grand) ** 2, 1e-30)
     return float(np.median(between[keep] / within[keep])) if keep.any() else None
-
-
-def _label_facts(targets: list[Tensor | None]) -> dict[str, Any]:
-    """Chi-square per degree of freedom of the labels against the batches: 1 if the labels are shuffled over them."""
-    if len(targets) < 2 or any(t is None or t.is_floating_point() or t.ndim != 1 for t in targets):
-        return {}
-    return label_facts([target.numpy() for target in targets if target is not None])
-
-
-def label_facts(labels: list[np.ndarray]) -> dict[str, Any]:
-    """The same from integer labels [N] per batch; {} where there is one class only, or a class per sample."""
-    classes, index = np.unique(np.concatenate(labels), return_inverse=True)
-    sizes = [len(part) for part in labels]
-    if not 2 <= len(classes) <= max(len(index) // 4, 2):
-        return {}
-    parts = np.split(index, np.cumsum(sizes)[:-1])
-    counts = np.stack([np.bincount(part, minlength=len(classes)) for part in parts])
-    expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
-    freedom = (len(sizes) - 1) * (len(classes) - 1)
-    chi_square = float(((counts - expected) ** 2 / expected).sum())
-    return {"labels_in_batches": chi_square / freedom, "label_freedom": freedom}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from normscope.forwards.batches import Batch
-from normscope.probes.examine_forward import main_output, one_line
 from normscope.probes.examine_layers import switch_mode
+from normscope.probes.examine_outputs import main_output, one_line
 from normscope.records.examination import Layer, Pair, PairedLayer
 
 PAIR_BATCHES = 4

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from normscope.errors import InputError
-from normscope.probes.examine_forward import label_facts
 from normscope.probes.examine_layers import to_array
+from normscope.probes.examine_outputs import label_facts
 from normscope.records.examination import Keys, Layer, Loader
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

@@ -1,0 +1,106 @@
+"""A model's outputs on a few batches: found in what it returns, and compared between two ways of normalizing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_FEATURES = 4096
+"""Outputs that are larger per sample are compared on a fixed selection of this many of their values."""
+
+OUTPUT_NAMES = ("logits", "out", "prediction_logits", "last_hidden_state", "pooler_output")
+
+
+def main_output(output: Any, samples: int) -> Tensor | None:
+    """`rows` of the `main_tensor`."""
+    return rows(main_tensor(output), samples)
+
+
+def main_tensor(output: Any) -> Tensor | None:
+    """The output that matters: logits before anything else, the first tensor of several."""
+    if isinstance(output, dict):
+        named = next((output[name] for name in OUTPUT_NAMES if isinstance(output.get(name), Tensor)), None)
+        return named if named is not None else next((v for v in output.values() if isinstance(v, Tensor)), None)
+    if isinstance(output, list | tuple):
+        return next((value for value in output if isinstance(value, Tensor)), None)
+    return output if isinstance(output, Tensor) else None
+
+
+def rows(tensor: Tensor | None, samples: int) -> Tensor | None:
+    """The tensor as float32 [N, values] on the CPU; None without an axis of samples."""
+    if tensor is None or not tensor.is_floating_point() or not tensor.ndim or len(tensor) != samples:
+        return None
+    flat = tensor.detach().reshape(samples, -1)
+    stride = -(-flat.shape[1] // MAX_FEATURES) if flat.shape[1] else 1
+    return flat[:, ::stride].float().cpu()
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line: its type and the first line of its message."""
+    message = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {message[0][:200]}" if message else type(error).__name__
+
+
+def difference(reference: Tensor, other: Tensor | None) -> float | None:
+    """Relative L2 difference of two outputs; None where their shapes differ, or they are not finite."""
+    if other is None or reference.shape != other.shape:
+        return None
+    scale = reference.norm()
+    change = float((reference - other).norm() / scale.clamp_min(1e-30))
+    return change if math.isfinite(change) else None
+
+
+def class_facts(in_eval: Tensor, in_batch: Tensor, in_mixed: Tensor | None, targets: list) -> dict[str, Any]:
+    """How often two ways of normalizing predict another class, and which of them is right."""
+    reference = in_batch if in_mixed is None else in_mixed
+    classes = [output.argmax(1) for output in (in_eval, in_batch, reference)]
+    facts: dict[str, Any] = {"disagreement": float((classes[0] != classes[2]).float().mean())}
+    facts["classes"] = in_eval.shape[1]
+    if in_mixed is not None:
+        facts["composition_disagreement"] = float((classes[1] != classes[2]).float().mean())
+    if any(target is None for target in targets):
+        return facts
+    target = torch.cat(targets).flatten()
+    right = [prediction == target for prediction in classes]
+    facts |= {
+        "has_targets": True,
+        "eval_correct": float(right[0].float().mean()),
+        "batch_correct": float(right[1].float().mean()),
+        "only_eval_correct": int((right[0] & ~right[2]).sum()),
+        "only_batch_correct": int((right[2] & ~right[0]).sum()),
+    }
+    if in_mixed is not None:
+        facts["remixed_correct"] = float(right[2].float().mean())
+        facts["only_given_correct"] = int((right[1] & ~right[2]).sum())
+        facts["only_remixed_correct"] = int((right[2] & ~right[1]).sum())
+    return facts
+
+
+def is_class(target: Tensor | None) -> bool:
+    """The target may be a class per sample, or is not known."""
+    return target is None or (not target.is_floating_point() and target.ndim == 1)
+
+
+def target_facts(targets: list[Tensor | None]) -> dict[str, Any]:
+    """Chi-square per degree of freedom of the labels against the batches: 1 if the labels are shuffled over them."""
+    if len(targets) < 2 or any(t is None or t.is_floating_point() or t.ndim != 1 for t in targets):
+        return {}
+    return label_facts([target.numpy() for target in targets if target is not None])
+
+
+def label_facts(labels: list[np.ndarray]) -> dict[str, Any]:
+    """The same from integer labels [N] per batch; {} where there is one class only, or a class per sample."""
+    classes, index = np.unique(np.concatenate(labels), return_inverse=True)
+    sizes = [len(part) for part in labels]
+    if not 2 <= len(classes) <= max(len(index) // 4, 2):
+        return {}
+    parts = np.split(index, np.cumsum(sizes)[:-1])
+    counts = np.stack([np.bincount(part, minlength=len(classes)) for part in parts])
+    expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
+    freedom = (len(sizes) - 1) * (len(classes) - 1)
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    return {"labels_in_batches": chi_square / freedom, "label_freedom": freedom}
