@@ -90,7 +90,7 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
 
 
 def file_names(layers: Sequence[str]) -> dict[str, str]:
-    """{layer: how its files' names begin}: letters, digits, points, dashes and underscores; different for each layer."""
+    """{layer: how its files' names begin}, of letters, digits, points, dashes and underscores; no two alike."""
     names: dict[str, str] = {}
     taken: list[str] = []  # in lower case: some file systems know no other
     for layer in layers:
@@ -157,8 +157,11 @@ def _write(
         ):
             files.append(f"{name}_{ending}.png")
             draw(normalized, layer, study.path / files[-1], origin=one)
+    first = [run for run in runs if run.seed == runs[0].seed]
     recording_overview.draw(
-        {norm: own[0] for norm, own in recordings.items()}, study.path / "overview.png", origin=every
+        {norm: own[0] for norm, own in recordings.items()},
+        study.path / "overview.png",
+        origin=f"{subject(first)}, seed {first[0].seed}. {footer(first)}",
     )
     files.append("overview.png")
     before = list(dict.fromkeys(row["layer"] for row in numbers["activation_regions"]))

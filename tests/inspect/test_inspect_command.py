@@ -111,8 +111,9 @@ def test_ridges_are_the_distributions_and_the_region_is_marked(done, tmp_path):
     figure = recording_distributions.draw(recording, "res_block1.bn1", tmp_path / "a.png", epoch=1)
     given, made = figure.axes
     assert [len([c for c in axis.collections if c.get_gid() == "ridge"]) for axis in (given, made)] == [16, 16]
-    region = next(patch for patch in made.patches if patch.get_gid() == "region")
-    assert (region.get_x(), region.get_x() + region.get_width()) == (0, 1)
+    region = next(patch for patch in made.patches if patch.get_gid() == "region").get_extents()
+    ends = made.transData.inverted().transform([(region.x0, region.y0), (region.x1, region.y0)])[:, 0]
+    assert np.allclose(ends, (0, 1))
     assert not [patch for patch in given.patches if patch.get_gid() == "region"]
     first, last = span_of(recording, 1)
     whole = recording.distribution("res_block1.bn1", "input", first=first, last=last)

@@ -1,14 +1,19 @@
 """Runs that are watched: the same bits, and one recording whatever happens to the process on the way."""
 
 import dataclasses
+import io
 import subprocess
 import sys
 
 import pytest
 import torch
+from rich.console import Console
 
 from normscope import fused
+from normscope.api import compare
+from normscope.errors import StorageError
 from normscope.records.recording import Recording
+from normscope.records.recording_parts import FilePart
 from normscope.studies import runner
 from normscope.studies.grid import lay_out
 from normscope.studies.runner import RunTask, execute
@@ -112,6 +117,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
+from normscope.data import sources
 from normscope.studies import runner
 from normscope.studies.runner import RunTask, execute, ProgressCallback
 from normscope.studies.spec import RunSpec
@@ -143,7 +149,7 @@ def kill_before(name, when):
     wrap(eval(owner), attribute, when)
 
 spec = RunSpec.from_json(Path(sys.argv[1]).read_text())
-runner._dataset(spec.data, None, spec.classes)
+sources.load(spec.data, classes=spec.classes)  # imports what is slow to import
 for index, moment in enumerate(sys.argv[3:]):  # a fork each: torch computes in the children only
     directory = Path(sys.argv[2]) / str(index)
     for attempt in (moment, None):
@@ -206,3 +212,39 @@ def test_a_run_that_was_begun_unwatched_is_recorded_when_it_is_over(specs, watch
     result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
     assert "trained again" in result.note
     assert contents(tmp_path) == contents(watched)
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_full_disk_ends_the_recording_and_not_the_run(specs, watched, tmp_path, monkeypatch, writes):
+    original, left = FilePart.write, [writes]
+
+    def write(self, batch):
+        if not left[0]:
+            raise StorageError("Cannot write recording.sqlite: database or disk is full.")
+        left[0] -= 1
+        original(self, batch)
+
+    monkeypatch.setattr(FilePart, "write", write)
+    with pytest.warns(UserWarning, match="The recording stopped") as told:
+        result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
+    assert len(told) == 1
+    assert result.status == "finished"
+    assert "not recorded" in result.note
+    assert same_weights(watched, tmp_path)
+    monkeypatch.undo()
+    assert "trained again" in execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore).note
+    assert contents(tmp_path) == contents(watched)
+
+
+def test_compare_says_that_it_trains_again_for_a_recording(tmp_path):
+    options = dataclasses.replace(OPTIONS, norms=("batch",), epochs=1, capture_epochs=(), jobs=1, out=tmp_path)
+    texts = []
+    for watch in (False, True, True):
+        told = io.StringIO()
+        compare(dataclasses.replace(options, watch=watch), console=Console(file=told, width=200))
+        texts.append(told.getvalue())
+    first, again, last = texts
+    assert "recording" not in first
+    assert "1 of 1 runs are finished without a recording: they are trained again, to the same weights" in again
+    assert "trained again to the same weights for its recording" in again
+    assert "1 of 1 runs are finished already" in last

@@ -75,7 +75,7 @@ def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
         known = recording.statistics(layer)
         output = recording.distribution(layer, "output", bins=BINS, first=first, last=last)
         channels = output.channels
-        own = dict(zip(("output_mean", "output_std"), moments(output), strict=True))
+        own: dict[str, np.ndarray] = dict(zip(("output_mean", "output_std"), moments(output), strict=True))
         if "histogram" in known:
             given = recording.distribution(layer, "input", bins=BINS, first=first, last=last)
             own["input_mean"], own["input_std"] = moments(given)

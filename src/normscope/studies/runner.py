@@ -109,7 +109,7 @@ def _recorded(task: RunTask, directory: RunDirectory, result: RunResult, report:
 
     Only a training that ends with the bits of the weights that are there gives the run's recording.
     """
-    if not task.watch or is_recorded(directory.recording):
+    if not task.watch or result.note or is_recorded(directory.recording):
         return result
     again = directory.path / ".recording-again.sqlite"
     try:
@@ -197,7 +197,8 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
         store.set_meta(status=outcome.status, diverged_step=outcome.diverged_step, error=None)
         store.drop_resume_state()
     store.compact()
-    return RunResult(outcome.status)
+    stopped = watched is not None and watched.stopped
+    return RunResult(outcome.status, note="not recorded: the recording stopped on the way" if stopped else "")
 
 
 def plan_of(spec: RunSpec) -> Plan:

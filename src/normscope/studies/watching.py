@@ -14,6 +14,7 @@ from normscope.data.dataset import Dataset
 from normscope.errors import InputError, RecordError, StorageError
 from normscope.probes.intervals import Gradually
 from normscope.probes.layers import find_layers
+from normscope.probes.notices import NormscopeWarning
 from normscope.probes.watch import watch
 from normscope.probes.watcher import Watcher
 from normscope.records.recording_parts import FilePart
@@ -86,6 +87,8 @@ class WatchedTraining(Callback):
     def __init__(self, path: Path, plan: WatchPlan, done: int = 0):
         self._path, self._plan, self._done = path, plan, done
         self._watcher: Watcher | None = None
+        self.stopped = False
+        """Whether recording was begun and had to stop, with a warning; the training went on."""
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         if not self._done:
@@ -105,6 +108,8 @@ class WatchedTraining(Callback):
             if not self._done:
                 raise
             self._path.unlink(missing_ok=True)  # it ended before the run did: it is made anew when the run is over
+        except StorageError as error:
+            self._stop(error, "at its start")
 
     def on_epoch_start(self, epoch: int) -> None:
         if self._watcher is not None and self._watcher.active:
@@ -115,14 +120,22 @@ class WatchedTraining(Callback):
             return
         try:
             self._watcher.flush()
-        except StorageError as error:  # the training must not end of it
-            warnings.warn(f"The recording stopped after epoch {epoch.number}: {error}", stacklevel=1)
-            self.close()
+        except StorageError as error:
+            self._stop(error, f"after epoch {epoch.number}")
+        self.stopped |= not self._watcher.active
 
     def close(self) -> None:
         """End the recording."""
         if self._watcher is not None:
             self._watcher.close(quiet=True)
+
+    def _stop(self, error: StorageError, when: str) -> None:
+        """Give up recording: the training must not end of it."""
+        warnings.warn(f"The recording stopped {when}: {error}", NormscopeWarning, stacklevel=1)
+        self.stopped = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NormscopeWarning)  # closing fails for the same reason
+            self.close()
 
 
 def is_recorded(path: Path) -> bool:

@@ -60,7 +60,7 @@ def draw(
         f"Where the input of {activation} lies, layer by layer",
         origin or recorded(first),
         subtitle=_subtitle(first, layers),
-        legends=(_legend(styles, epochs),),
+        legends=(_legend(styles, epochs, seeds=max(len(own) for own in recordings.values())),),
     )
     left = 0.4 + max(text_width(name, SMALL) for name in names)
     rows = [Row(0.25 + 0.3 * len(layers), above=0.42, below=0.5)]
@@ -155,7 +155,7 @@ def _subtitle(first: Recording, layers: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
-def _legend(styles: Mapping[str, NormStyle], epochs: Sequence[int]) -> list[Artist]:
+def _legend(styles: Mapping[str, NormStyle], epochs: Sequence[int], seeds: int) -> list[Artist]:
     handles: list[Artist] = [
         Line2D([], [], color=style.colour, marker=style.marker, linewidth=1.2, label=label_of(norm))
         for norm, style in styles.items()
@@ -166,4 +166,8 @@ def _legend(styles: Mapping[str, NormStyle], epochs: Sequence[int]) -> list[Arti
                    label="epoch 1")
         )  # fmt: skip
         handles.append(Line2D([], [], linestyle="none", marker="o", color=REFERENCE, label=f"epoch {epochs[-1]}"))
+    if seeds > 1:
+        handles.append(
+            Line2D([], [], linestyle="none", marker="|", color=REFERENCE, label="one seed; larger: the mean")
+        )
     return handles

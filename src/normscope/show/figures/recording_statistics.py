@@ -34,6 +34,12 @@ _GAP = 0.75  # inches between wide panels: room for the numbers at their axes
 _LINES = (("running_var", "running variance"), ("weight", "weight"), ("bias", "bias"))
 
 
+_WANTED = frozenset({"batch_mean", "batch_var", "running_mean", *(name for name, _ in _LINES)})
+
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+"""{statistic: (steps [R], values [R, C])}."""
+
+
 @house_style()
 def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> Figure:
     """Draw one layer's statistics over training, and write them.
@@ -56,11 +62,6 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
     shown = _spread(channels)
     colours = _colours(len(shown))
     columns, panel = (6, 1.6) if len(shown) <= 24 else (8, 1.3)  # inches
-    panel_rows = -(-len(shown) // columns)
-    rows = [Row(0.8, above=0.2, below=0.08) for _ in range(panel_rows)]
-    rows[0] = Row(0.8, "Mean of the input, channel by channel", above=0.22, below=0.08)
-    rows[-1] = Row(0.8, rows[-1].heading, above=rows[-1].above, below=0.5)
-    rows.append(Row(2.1, "All channels", above=0.22, below=0.45))
     info = recording.layers[layer]
     frame = Frame(
         f"{layer} ({info.type}): statistics and parameters over training",
@@ -68,10 +69,29 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
         subtitle=_subtitle(series, len(shown), channels, info.momentum),
         legends=(_legend(series),),
     )
-    figure, axes = lay_out(rows, columns, frame, width=panel * columns, left=0.6, gap=0.42)
-    flat = [axis for row in axes[:-1] for axis in row]
-    limits = _mean_limits(series, shown)
-    for place, axis in enumerate(flat):
+    figure, axes = lay_out(_rows(-(-len(shown) // columns)), columns, frame, width=panel * columns, left=0.6, gap=0.42)
+    _draw_means(axes[:-1], series, shown, colours, timeline)
+    lines = _LINES if "running_var" in series else (("batch_var", "variance of the input, batch by batch"), *_LINES[1:])
+    for (name, label), axis in zip(lines, _joined(figure, axes[-1]), strict=True):
+        _draw_lines(axis, series.get(name), shown, colours, timeline, label)
+    save(figure, path)
+    return figure
+
+
+def _rows(means: int) -> list[Row]:
+    """So many rows of channels' means, with one heading and one row of axis labels, and the row of wide panels."""
+    heading = "Mean of the input, channel by channel"
+    rows = [
+        Row(0.8, "" if row else heading, above=0.2, below=0.5 if row == means - 1 else 0.08) for row in range(means)
+    ]
+    return [*rows, Row(2.1, "All channels", above=0.22, below=0.45)]
+
+
+def _draw_means(
+    axes: Sequence[Sequence[Axes]], series: Series, shown: list[int], colours: list[str], timeline: Timeline
+) -> None:
+    limits, columns = _mean_limits(series, shown), len(axes[0])
+    for place, axis in enumerate(axis for row in axes for axis in row):
         if place >= len(shown):
             axis.remove()
             continue
@@ -81,13 +101,6 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
         axis.tick_params(labelbottom=last, labelleft=place % columns == 0, labelsize=SMALL - 1)
         if last:
             axis.set_xlabel(timeline.label)
-    for (name, label), axis in zip(_LINES, _joined(figure, axes[-1]), strict=True):
-        _draw_lines(axis, series.get(name), shown, colours, timeline, label)
-    save(figure, path)
-    return figure
-
-
-_WANTED = frozenset({"batch_mean", "running_mean", *(name for name, _ in _LINES)})
 
 
 def _spread(channels: int) -> list[int]:
@@ -114,9 +127,6 @@ def _joined(figure: Figure, row: Sequence[Axes]) -> list[Axes]:
     return kept
 
 
-Series = dict[str, tuple[np.ndarray, np.ndarray]]
-
-
 def _mean_limits(series: Series, shown: list[int]) -> tuple[float, float]:
     """One scale for all channels' means: all that is finite, but for the most extreme batches."""
     values = [series[name][1][:, shown].ravel() for name in ("batch_mean", "running_mean") if name in series]
@@ -130,13 +140,16 @@ def _mean_limits(series: Series, shown: list[int]) -> tuple[float, float]:
 
 def _draw_mean(axis: Axes, series: Series, channel: int, colour: str, timeline: Timeline) -> None:
     axis.axhline(0, color=REFERENCE, linewidth=0.5, alpha=0.6)
-    if "batch_mean" in series:
-        steps, values = series["batch_mean"]
-        place, low, high = envelope(timeline.at(steps), values[:, channel])
-        axis.fill_between(place, low, high, color=colour, alpha=0.28, linewidth=0, gid="batch mean")
     if "running_mean" in series:
         steps, values = series["running_mean"]
         axis.plot(timeline.at(steps), values[:, channel], color=colour, linewidth=1.1, gid="running mean")
+    if "batch_mean" in series:
+        steps, values = series["batch_mean"]
+        if "running_mean" in series:
+            place, low, high = envelope(timeline.at(steps), values[:, channel])
+            axis.fill_between(place, low, high, color=colour, alpha=0.28, linewidth=0, gid="batch means")
+        else:
+            axis.plot(timeline.at(steps), values[:, channel], color=colour, linewidth=0.8, gid="batch means")
     axis.set_xlim(0, timeline.end)
     axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(3))
@@ -168,13 +181,14 @@ def _draw_lines(
     axis.set_xlim(0, timeline.end)
     axis.set_xlabel(timeline.label)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.ticklabel_format(axis="y", useOffset=False)
     if series is None:
         axis.text(0.5, 0.5, "not there", transform=axis.transAxes, ha="center", color=REFERENCE)
         return
     steps, values = series
     for channel, colour in zip(shown, colours, strict=True):
         axis.plot(timeline.at(steps), values[:, channel], color=colour, linewidth=0.8, alpha=0.85, gid=str(channel))
-    if label == "running variance" and np.all(values > 0) and values.max() > 30 * values.min():
+    if "variance" in label and np.all(values > 0) and values.max() > 30 * values.min():
         log_ticks(axis, "y", decades=float(np.log10(values.max() / values.min())))
 
 
@@ -182,9 +196,12 @@ def _subtitle(series: Series, shown: int, channels: int, momentum: float | None)
     sentences = []
     if "batch_mean" in series:
         count = len(series["batch_mean"][0])
-        sentences.append(
-            f"Band: smallest to largest batch mean in each of {stretches(count)} stretches; {count:,} batches in all."
-        )
+        if "running_mean" in series:
+            sentences.append(
+                f"Band: smallest to largest batch mean in each of {stretches(count)} stretches of {count:,} batches."
+            )
+        else:
+            sentences.append(f"Means of {count:,} batches; this layer keeps no running statistics.")
     if "running_mean" in series and momentum is not None:
         sentences.append(f"Line: the running mean (momentum {momentum:g}).")
     if shown < channels:
@@ -194,7 +211,9 @@ def _subtitle(series: Series, shown: int, channels: int, momentum: float | None)
 
 def _legend(series: Series) -> list[Artist]:
     handles: list[Artist] = []
-    if "batch_mean" in series:
+    if "batch_mean" in series and "running_mean" not in series:
+        handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, label="batch means"))
+    elif "batch_mean" in series:
         handles.append(Patch(color=REFERENCE, alpha=0.28, linewidth=0, label="batch means"))
     if "running_mean" in series:
         handles.append(Line2D([], [], color=REFERENCE, linewidth=1.2, label="running mean"))
