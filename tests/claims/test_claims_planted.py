@@ -248,6 +248,8 @@ def test_arms_without_seeds_in_common_are_compared_unpaired():
 def test_other_arms_can_be_named_and_data_sets_are_judged_apart():
     runs = arms() + [run("group", s, final=0.8 + jitter(s + 3)) for s in range(4)]
     assert verdict("C201", runs, reference="group").outcome == "supported"
+    own = [run("mine:norm", s, final=0.8 + jitter(s + 3), norm_code="c0de") for s in range(4)]
+    assert verdict("C201", arms(norm_code="") + own, reference="mine:norm").outcome == "supported"
     both = runs + [run("batch", s, data="cifar10", data_fingerprint="beef") for s in range(4)]
     assert len(judge_all(both)) == 2 * len(claims())
     halves = runs + [run("batch", s, data_fingerprint="beef1234567") for s in range(4)]

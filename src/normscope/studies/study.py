@@ -30,6 +30,7 @@ NOT_SWEPT = {
     "capture_epochs": "the setting capture_epochs",
     "device": "--device",
     "fusion": "--fusion",
+    "norm_code": "the norm",
     "engine": "nothing: it is normscope's own",
 }
 """Fields of a RunSpec that are no knobs, and what decides them."""

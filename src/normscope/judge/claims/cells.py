@@ -13,7 +13,7 @@ import numpy as np
 
 from normscope.records.run import ENDED, RunRecord
 
-_NOT_A_SETTING = ("seed", "capture_epochs")
+_NOT_A_SETTING = ("seed", "capture_epochs", "norm_code")  # the last belongs to the arm
 DEFAULT_BLOCK = "post-activation"
 
 _WORDS = {"learning_rate": "lr", "block": "", "activation": ""}
