@@ -60,7 +60,9 @@ def write_study(folder: Path, norms=("batch", "none"), rates=(0.1,), seeds=(0, 1
     return folder
 
 
-def write_recording(path: Path, layers=("stem.bn", "layer1.bn"), *, channels: int = 4, steps: int = 30) -> Path:
+def write_recording(
+    path: Path, layers=("stem.bn", "layer1.bn"), *, channels: int = 4, steps: int = 30, output_only=False
+) -> Path:
     """A recording whose channel c has batch mean c, and whose running mean lags by half a standard deviation."""
     infos = [LayerInfo(name, "BatchNorm2d", "batch", channels, eps=1e-5, momentum=0.1, affine=True) for name in layers]
     header = Header("Net", "optimizer step", {}, infos, {"torch": "2.13.0"}, "cpu", complete=True)
@@ -76,7 +78,8 @@ def write_recording(path: Path, layers=("stem.bn", "layer1.bn"), *, channels: in
         series |= {(name, "batch_mean"): c, (name, "batch_var"): 4 * one, (name, "running_mean"): c + 1}
         series |= {(name, "running_var"): 4 * one, (name, "weight"): 2 * one, (name, "bias"): one}
         series |= {(name, "output_gradient_norm"): one[:, 0] * 0.5}
-        frames |= {(name, "histogram"): counts, (name, "histogram_frame"): frame}
+        binned = "output_histogram" if output_only else "histogram"
+        frames |= {(name, binned): counts, (name, f"{binned}_frame"): frame}
     marks = [{"kind": "mark", "step": step, "detail": {"epoch": epoch}} for epoch, step in ((1, 0), (2, 10), (3, 20))]
     part.write(Batch(header, [(at, series), (at[[0, 14, 29]], frames)], marks))
     return path

@@ -124,7 +124,7 @@ def test_the_epoch_slider_moves_the_distributions(open_page, path):
     assert page.locator("#view-block_output h4").first.inner_text() == "batch, epoch 6"
     last = rows(page, "block_output")
     page.get_by_role("slider", name="Epoch").press("ArrowLeft")
-    settle(page)
+    page.locator("#view-block_output").get_by_role("heading", name="batch, epoch 1").wait_for()
     assert page.locator("#view-block_output h4").first.inner_text() == "batch, epoch 1"
     assert page.get_by_role("slider", name="Epoch").get_attribute("aria-valuetext") == "1"
     assert rows(page, "block_output") != last
@@ -147,9 +147,9 @@ def test_the_step_slider_moves_the_ridges(open_page, path):
     page = open_page(path, drawn=True)
     heading = page.locator("#view-output_ridges h4").first
     assert heading.inner_text().endswith("step 30, epoch 3")
+    heading.scroll_into_view_if_needed()
     page.get_by_role("slider", name="Step").press("Home")
-    settle(page)
-    assert heading.inner_text().endswith("step 1, epoch 1")
+    page.get_by_role("heading", name="step 1, epoch 1").first.wait_for()
     ridges = rows(page, "output_ridges")
     assert {row["name"] for row in ridges} == {f"channel {c}, step 1" for c in range(4)}
     peak = max((row for row in ridges if row["base"] == 2), key=lambda row: row["y"])

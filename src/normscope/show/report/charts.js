@@ -31,6 +31,7 @@ class Chart {
   update() {
     this.dirty = true;
     if (this.visible) this.drawing = this.drawing.then(() => this.dirty && this.draw());
+    else drawRestSoon();
     return this.drawing;
   }
 

@@ -89,7 +89,8 @@ def active(recording: Recording, layer: str) -> Series:
 
     From the normalized histogram and its frame: weight z + bias > 0. The bin that holds the threshold counts in part.
     """
-    found = _get_histograms(recording, layer, "histogram")
+    apart = "output_histogram" in recording.statistics(layer)  # the output was binned by itself
+    found = _get_histograms(recording, layer, "output_histogram" if apart else "histogram")
     if found is None:
         return np.empty(0, np.int64), np.empty(0)
     steps, counts, frame = found

@@ -254,8 +254,8 @@ function madeBy() {
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "How this was made" }, element("table", {}, element("tbody", {}, ...rows))));
 }
 
-/** Draw what is in sight at once, and the rest one by one while nothing else is to do (a print needs all of it). */
-function drawInTurn() {
+/** Draw what comes into sight at once. */
+function drawInSight() {
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       const chart = charts.find(({ figure }) => figure === entry.target);
@@ -264,6 +264,13 @@ function drawInTurn() {
     }
   }, { rootMargin: "200px" });
   for (const { figure } of charts) watcher.observe(figure);
+}
+
+let pause;
+
+/** Draw what is out of sight one by one, while nothing else is to do: a print needs all of it. */
+function drawRestSoon(milliseconds = 800) {
+  clearTimeout(pause);
   const idle = (task) => (window.requestIdleCallback ? requestIdleCallback(task, { timeout: 500 }) : setTimeout(task, 50));
   const rest = async () => {
     const next = charts.find((chart) => chart.dirty && !chart.visible);
@@ -272,7 +279,7 @@ function drawInTurn() {
       idle(rest);
     } else document.body.dataset.drawn = "all";
   };
-  setTimeout(() => idle(rest), 300);
+  pause = setTimeout(() => idle(rest), milliseconds);
 }
 
 for (const recording of firstRecordings()) state.recordings.add(recording);
@@ -284,4 +291,5 @@ for (const each of sections) main.append(section(each));
 main.append(madeBy(), element("footer", { text: "Drawn with Vega by normscope. This file needs no network." }));
 document.getElementById("contents").append(...[...(page.verdicts.length ? [{ name: "claims", title: "Claims" }] : []), ...sections, { name: "made-by", title: "How this was made" }].map(({ name, title }) =>
   element("a", { href: `#${name}`, text: title })));
-drawInTurn();
+drawInSight();
+drawRestSoon(300);

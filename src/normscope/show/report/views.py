@@ -64,7 +64,11 @@ SECTIONS = {
         "Test images in eval mode, after the epoch on the slider. Thin: one seed. Filled: the mean of seeds. The spike "
         "of exact zeros, which a ReLU makes, is given as a number.",
     ),
-    "layers": ("Normalization layers", "Layers by steps, in each watched run. Choose a layer: click it, or the list."),
+    "layers": (
+        "Normalization layers",
+        "Layers by steps, in each watched run. Choose a layer: click it, or the list. Where a network has no "
+        "normalization layer, its row is the tensor at that place.",
+    ),
     "layer": (
         "Inside one layer",
         "Channel by channel: the distributions of one step, within four standard deviations, each scaled to its peak; "
