@@ -52,9 +52,13 @@ def watch(
     are recorded at histogram steps only. Bytes per record and channel: 24 for moments, 8 for gradients, 156 for a
     histogram.
 
+    Batch statistics are the layer's own, the ones it normalized with. On contiguous tensors they are within 1e-5 of a
+    standard deviation of the exact ones; PyTorch's kernel for channels_last on the CPU is up to four times further off.
+
     With gradient accumulation, a step's batch statistics are those of its first forward. A layer that is called several
     times in one forward is recorded as `name`, `name#2`, ...; under torch.compile only parameters, buffers and their
-    gradients can be recorded, and a warning says so.
+    gradients can be recorded, and a warning says so. A watched model cannot be given to `torch.jit.script`, which
+    compiles its hooks; a deep copy of it can.
 
     Args:
         model: the model that the loop calls, or its wrapper in DistributedDataParallel: each process then records into

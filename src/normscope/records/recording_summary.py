@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from normscope.records.recording import Recording
     from normscope.records.recording_header import LayerInfo
 
-WIDTH = 140
+WIDTH = 200
 LAST_RECORDS = 10  # batch statistics are noisy: what is said of the end is the median of this many records
 
 # What stands out; these only point at layers to look at, `normscope check` judges.
