@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -16,6 +17,7 @@ from normscope.cli import main
 from normscope.errors import RecordError
 from normscope.records.run import load_run
 from normscope.records.store import reader
+from normscope.studies.grid import code_checksum
 
 QUICK = ["--classes", "3", "8", "--widths", "4", "8", "8", "--blocks-per-stage", "1", "--seeds", "2", "--epochs", "2",
          "--jobs", "1", "--device", "cpu"]  # fmt: skip
@@ -105,6 +107,48 @@ def test_a_norm_of_the_users_own_that_fails_in_training_ends_with_status_1_and_t
         ("my_norms:Broken", "failed"), ("batch", "finished"),
     ]  # fmt: skip
     assert summary["runs"][0]["error"] == "RuntimeError: it broke"
+
+
+def test_a_norm_that_fails_before_training_is_a_failed_run_and_the_others_finish(tmp_path, monkeypatch):
+    (tmp_path / "late_norms.py").write_text(
+        "import sys, torch\n"
+        "def norm(channels):\n"
+        "    if 'loky' in sys.modules and any('popen' in a for a in sys.orig_argv): raise RuntimeError('only here')\n"
+        "    return torch.nn.BatchNorm2d(channels)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["compare", *QUICK, "--seeds", "1", "--learning-rates", "0.1", "--norms", "late_norms:norm", "batch"]
+    assert run(*arguments, "--jobs", "2", "--out", "study") == 1
+    summary = json.loads((tmp_path / "study" / "summary.json").read_text())
+    assert [entry["status"] for entry in summary["runs"]] == ["failed", "finished"]
+    assert (tmp_path / "study" / "comparison.png").exists()
+
+
+def test_a_norm_that_was_edited_is_another_norm(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "edited_norms.py").write_text("import torch\nnorm = torch.nn.BatchNorm2d\n")
+    before = code_checksum("edited_norms:norm")
+    (tmp_path / "edited_norms.py").write_text("import torch\nnorm = torch.nn.InstanceNorm2d\n")
+    assert code_checksum("edited_norms:norm") != before
+    assert code_checksum("batch") == ""
+
+
+def test_a_file_of_the_current_folder_is_not_taken_for_a_library(tmp_path):
+    (tmp_path / "filelock.py").write_text("raise SystemExit('the wrong filelock')")
+    told = subprocess.run(
+        [Path(sys.executable).with_name("normscope"), "compare", "--data", "nothing"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 2, told.stderr
+    assert "Unknown data 'nothing'" in told.stderr
+
+
+def test_figures_of_an_earlier_grid_do_not_stay(study, tmp_path, capsys):
+    shutil.copytree(study, tmp_path / "copy")
+    arguments = ["compare", *QUICK, "--learning-rates", "0.1", "--norms", "batch", "--out", str(tmp_path / "copy")]
+    assert run(*arguments) == 0
+    assert not (tmp_path / "copy" / "learning_rates.png").exists()
+    assert "learning_rates.png" not in capsys.readouterr().out
 
 
 def _a_thesis(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,8 @@ def compare(
         _write_summary(grid, study)  # what is finished counts, whatever stopped the rest
         raise
     runs, summary = _write_summary(grid, study)
-    _draw(study, runs, summary)
-    _say_result(study, grid, summary, console)
+    figures = _draw(study, runs, summary)
+    _say_result(study, grid, summary, figures, console)
     return ComparisonResult(study.path, runs, summary)
 
 
@@ -102,7 +103,7 @@ def tasks_of(grid: Grid, study: StudyDirectory, options: CompareOptions, console
         RecordError: for a run whose record or recording is damaged.
     """
     jobs = min(options.jobs or default_jobs(grid.specs[0].device, len(grid.specs)), len(grid.specs))
-    threads = threads_per_job(jobs) if grid.specs[0].device == "cpu" else None
+    threads = threads_per_job(grid.specs[0].device, jobs, grid.dataset.train_images.shape[1])
     data_dir = options.data_dir.absolute() if options.data_dir is not None else None
     runs = [(spec, study.run(spec)) for spec in grid.specs]
     ended = [run for _, run in runs if _status(run) in ENDED]
@@ -172,7 +173,7 @@ def _ending(study: Path, name: str, result: RunResult) -> str:
 
 def _load(study: StudyDirectory, spec: RunSpec) -> RunRecord:
     run = study.run(spec)
-    if run.record.exists():
+    if status_of(run.path) is not None:
         return load_run(run.path)
     return RunRecord(run.path, dataclasses.asdict(spec), "interrupted", {"epoch": np.array([])})
 
@@ -184,12 +185,23 @@ def _write_summary(grid: Grid, study: StudyDirectory) -> tuple[tuple[RunRecord, 
     return runs, summary
 
 
-def _draw(study: StudyDirectory, runs: tuple[RunRecord, ...], summary: Comparison) -> None:
-    comparison_figure.draw(summary, runs, study.path / "comparison.png")
-    if any(run.captures for run in runs):
-        distributions_figure.draw(runs, study.path / "activation_distributions.png")
-    if len(summary.threshold) > 1:
-        learning_rates_figure.draw(summary, runs, study.path / "learning_rates.png")
+def _draw(study: StudyDirectory, runs: tuple[RunRecord, ...], summary: Comparison) -> list[str]:
+    """Draw what this grid has figures for, remove those of an earlier grid, and return the names of what is there."""
+    figures: dict[str, Callable[[Path], object] | None] = {
+        "comparison.png": lambda path: comparison_figure.draw(summary, runs, path),
+        "activation_distributions.png": (
+            (lambda path: distributions_figure.draw(runs, path)) if any(run.captures for run in runs) else None
+        ),
+        "learning_rates.png": (
+            (lambda path: learning_rates_figure.draw(summary, runs, path)) if len(summary.threshold) > 1 else None
+        ),
+    }
+    for name, draw in figures.items():
+        if draw is None:
+            (study.path / name).unlink(missing_ok=True)
+        else:
+            draw(study.path / name)
+    return [name for name, draw in figures.items() if draw is not None]
 
 
 def say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
@@ -208,7 +220,7 @@ def say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _say_result(study: StudyDirectory, grid: Grid, summary: Comparison, console: Console) -> None:
+def _say_result(study: StudyDirectory, grid: Grid, summary: Comparison, figures: list[str], console: Console) -> None:
     console.print(comparison_table(summary, grid.specs[0].epochs))
     console.print(
         "Accuracy: mean ± standard deviation of n finished runs after the last epoch, on "
@@ -219,5 +231,5 @@ def _say_result(study: StudyDirectory, grid: Grid, summary: Comparison, console:
         highlight=False,
         markup=False,
     )
-    files = [*sorted(item.name for item in study.path.iterdir() if item.suffix == ".png"), "summary.json"]
+    files = [*figures, "summary.json"]
     console.print(f"Written to {study.path}: {', '.join(files)}", highlight=False, markup=False, soft_wrap=True)

@@ -90,7 +90,7 @@ COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end with its status: 0, 1 for what went wrong on the way, 2 for bad input, 130 for Ctrl-C."""
-    sys.path.insert(0, str(Path.cwd()))  # so that module:callable finds the user's own modules, as under `python -m`
+    sys.path.append(str(Path.cwd()))  # for module:callable; last, so that a file there is never taken for a library
     try:
         options = subcommand_cli_from_dict(
             {name: options for name, (options, _) in COMMANDS.items()},

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from normscope.data.dataset import Dataset
 from normscope.errors import NormscopeError, RecordError
 from normscope.records.explanation import EXPLANATION_NAME, Explanation, Forgotten, load_if_there, store_explanation
 from normscope.records.run import ENDED, load_run, status_of
@@ -32,9 +31,6 @@ from normscope.studies.spec import RunSpec
 from normscope.studies.trained import trained_network
 
 FIGURE_NAME = "explanation.png"
-
-LARGE_ENOUGH_FOR_THREADS = 16
-"""Images of this height, in pixels, give two threads enough to do."""
 
 FILES = (FIGURE_NAME, EXPLANATION_NAME)
 
@@ -71,7 +67,7 @@ def explain(options: ExplainOptions | None = None, console: Console | None = Non
     run = study.run(spec)
     path = study.path / EXPLANATION_NAME
     known = load_if_there(path)
-    threads = _threads(spec, grid.dataset)
+    threads = threads_per_job(spec.device, 1, grid.dataset.train_images.shape[1])
     _train(spec, run, options.data_dir, threads, console)
     model = trained_network(run, spec, grid.dataset)
 
@@ -125,13 +121,6 @@ def _execute(task: RunTask, label: str, console: Console) -> RunResult:
 
         execute_all([task], local_executor(1), progress.report, ended)
     return results[0]
-
-
-def _threads(spec: RunSpec, dataset: Dataset) -> int | None:
-    """All cores for one run; one for tiny images, where threads do little but wait for one another."""
-    if spec.device != "cpu":
-        return None
-    return threads_per_job(1) if dataset.train_images.shape[1] >= LARGE_ENOUGH_FOR_THREADS else 1
 
 
 @contextmanager

@@ -75,15 +75,17 @@ with store.transaction():
     store.add_epoch(1, {"loss": 1.0})
 with store.transaction():
     store.add_epoch(2, {"loss": 2.0})
-    store.set_resume_state(2, bytes(3_000_000))  # more than the page cache holds back
+    store.set_resume_state(2, bytes(8_000_000))  # more than the page cache holds back
     os.kill(os.getpid(), signal.SIGKILL)
 """
     path = tmp_path / "record.sqlite"
     ended = subprocess.run([sys.executable, "-c", script, path], check=False)
     assert ended.returncode == -9
-    with writer(path, "run") as store:
-        assert store.epochs()["epoch"].tolist() == [1]
-        assert store.resume_state() is None
+    assert path.with_name("record.sqlite-journal").exists()  # a reader must roll back what the writer left
+    for opened in (reader(path, "run"), writer(path, "run")):
+        with opened as store:
+            assert store.epochs()["epoch"].tolist() == [1]
+            assert store.resume_state() is None
 
 
 def test_a_full_disk_is_a_storage_error_and_keeps_what_was_there(path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import torch
 
 from normscope import fused
 from normscope.errors import StorageError
-from normscope.records.run import DURATIONS, EPOCH_COLUMNS, load_run
+from normscope.records.run import DURATIONS, EPOCH_COLUMNS, load_run, status_of
 from normscope.records.store import reader
 from normscope.studies import runner
 from normscope.studies.directory import RunDirectory
@@ -138,7 +139,7 @@ MOMENTS = {
     "in the second epoch": "kill_at_step(2, 2)",
     "inside a transaction": "kill_in_transaction(2)",
     "after an epoch's transaction": "kill_after_epoch(2)",
-    "before the weights": "kill_before('torch.save', lambda value, target: isinstance(target, Path))",
+    "before the weights": "kill_before('runner.written_aside', lambda path: True)",
     "before the status": "kill_before('runner.Store.drop_resume_state', lambda *_: True)",
     "after the status": "kill_before('runner.Store.compact', lambda *_: True)",
 }
@@ -174,7 +175,7 @@ def kill_before(name, when):
     wrap(eval(owner), attribute, when)
 
 spec = RunSpec.from_json(Path(sys.argv[1]).read_text())
-runner._dataset(spec.data, None, spec.classes)
+runner._dataset(spec.data, None, spec.classes, spec.data_fingerprint)
 for index, moment in enumerate(sys.argv[3:]):  # a fork each: torch computes in the children only
     directory = Path(sys.argv[2]) / str(index)
     for attempt in (moment, None):
@@ -259,6 +260,43 @@ def test_data_that_changed_is_noticed(spec, tmp_path):
     result = execute(RunTask(stale, tmp_path), ignore)
     assert result.status == "failed"
     assert "data changed" in str(result.error)
+    failed = load_run(tmp_path)  # a run that fails in its preparation is a run nevertheless
+    assert (failed.status, failed.spec["data_fingerprint"]) == ("failed", "other")
+
+
+def test_a_run_that_was_killed_before_it_said_anything_is_no_run_yet(spec, tmp_path):
+    (tmp_path / "record.sqlite").touch()  # what SQLite leaves when it is killed before its first transaction
+    assert status_of(tmp_path) is None
+    assert execute(RunTask(spec, tmp_path), ignore) == RunResult("finished")
+
+
+def test_leftovers_of_a_killed_process_are_cleared_away(spec, tmp_path):
+    (tmp_path / ".weights-1a2b3c.pt").touch()
+    execute(RunTask(spec, tmp_path), ignore)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["record.sqlite", "run.lock", "spec.json", "weights.pt"]
+
+
+def test_data_that_changes_in_one_process_is_read_again(spec, tmp_path, monkeypatch):
+    loads = []
+    original = runner.sources.load
+    monkeypatch.setattr(runner.sources, "load", lambda *a, **k: loads.append(1) or original(*a, **k))
+    for fingerprint in ("one", "two"):
+        execute(RunTask(dataclasses.replace(spec, data_fingerprint=fingerprint), tmp_path / fingerprint), ignore)
+    assert len(loads) == 2
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_that_is_really_full_is_a_storage_error(spec, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        result = execute(RunTask(spec, disk / "run"), ignore)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert (result.status, result.storage_failed) == ("failed", True)
+    assert "Cannot write" in str(result.error)
 
 
 def test_a_full_disk_stops_the_study_and_keeps_what_is_finished(finished, spec, tmp_path, monkeypatch):

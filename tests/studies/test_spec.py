@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +51,7 @@ def test_every_field_is_part_of_the_identity():
 
 def test_an_identity_does_not_change_between_versions_by_accident():
     """If this fails and the engine's arithmetic is the same, runs on users' disks would be trained again."""
-    assert RunSpec(**FIELDS).id == "4add095d2f8dd272"
+    assert RunSpec(**FIELDS).id == "dbf4399661516f34"
 
 
 @settings(deadline=None, max_examples=50)
@@ -86,6 +87,7 @@ def test_a_spec_that_is_none_is_refused(text):
         ({"weight_decay": float("nan")}, "weight decay is nan; expected a number 0 or more"),
         ({"epoch": 3}, "Unknown setting 'epoch'. Did you mean 'epochs'"),
         ({"epochs": "many"}, "epochs"),
+        ({"norms": "batch"}, "Expected a list, got `str` - at `norms`"),
         ({"schedule": "linear"}, "schedule"),
     ],
 )
@@ -123,3 +125,9 @@ def test_settings_by_name_reach_the_recipe_and_the_options():
 )
 def test_default_capture_epochs(epochs, expected):
     assert default_capture_epochs(epochs) == expected
+
+
+def test_numpys_numbers_and_arrays_are_settings_too():
+    options = options_from({"learning_rates": np.logspace(-2, 0, 3), "seeds": np.int64(2), "momentum": np.float32(0.5)})
+    assert options.learning_rates == pytest.approx((0.01, 0.1, 1.0))
+    assert (options.seeds, options.recipe.momentum) == (2, 0.5)

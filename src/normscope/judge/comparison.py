@@ -67,7 +67,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, with null for what is missing."""
-        return asdict(self) | {"threshold": {f"{rate:g}": value for rate, value in self.threshold.items()}}
+        return asdict(self) | {"threshold": {str(rate): value for rate, value in self.threshold.items()}}
 
 
 def summarize(runs: Sequence[RunRecord], norms: Sequence[str], learning_rates: Sequence[float]) -> Comparison:

@@ -84,14 +84,15 @@ class RunRecord:
 
 
 def status_of(directory: Path) -> str | None:
-    """The status in a run's record; None where there is no record yet.
+    """The status in a run's record; None where there is no record yet, or one that was killed before it said so.
 
     Raises:
         RecordError: if what is there is no run's record.
     """
-    if not (directory / RECORD_NAME).is_file():
+    record = directory / RECORD_NAME
+    if not record.is_file() or record.stat().st_size == 0:
         return None
-    with reader(directory / RECORD_NAME, "run") as store:
+    with reader(record, "run") as store:
         return store.meta().get("status")
 
 

@@ -276,7 +276,9 @@ def writer(path: Path, kind: str) -> Store:
 
 
 def reader(path: Path, kind: str | None = None) -> Store:
-    """Open a record read-only, waiting out a writer's transaction.
+    """Open a record for reading alone, waiting out a writer's transaction.
+
+    A transaction whose writer was killed is rolled back first, which is why SQLite may write if the file permits it.
 
     Raises:
         InputError: if there is no such file.
@@ -287,7 +289,7 @@ def reader(path: Path, kind: str | None = None) -> Store:
         raise InputError(f"There is no record at {path}.")
     try:
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro",
+            f"{path.absolute().as_uri()}?mode=rw",
             uri=True,
             timeout=BUSY_SECONDS,
             isolation_level=None,
@@ -298,6 +300,7 @@ def reader(path: Path, kind: str | None = None) -> Store:
     store = Store(connection, path)
     try:
         _harden(connection)
+        connection.execute("PRAGMA query_only = ON")
         _check(store, kind)
     except BaseException:
         connection.close()

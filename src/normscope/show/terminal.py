@@ -115,13 +115,9 @@ def _state(message: ProgressMessage, epochs: int) -> str:
 def comparison_table(comparison: Comparison, epochs: int) -> Table:
     """The closing table: one row per norm and learning rate."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("norm")
-    table.add_column("rate", justify="right")
-    table.add_column("final test accuracy", justify="right")
-    table.add_column("n", justify="right")
-    table.add_column("epochs to\nthreshold", justify="right")
-    table.add_column("gradient norm\nvariation", justify="right")
-    table.add_column("diverged", justify="right")
+    table.add_column("norm", overflow="fold")
+    for heading in ("rate", "final test accuracy", "n", "epochs to\nthreshold", "gradient norm\nvariation", "diverged"):
+        table.add_column(heading, justify="right", overflow="fold")
     previous = None
     for group in comparison.groups:
         if previous is not None and group.learning_rate != previous:

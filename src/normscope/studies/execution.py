@@ -14,6 +14,9 @@ from normscope.studies.runner import RunResult, RunTask
 
 SECONDS_BETWEEN_TRIES = 1.0
 
+LARGE_ENOUGH_FOR_THREADS = 16
+"""Pixels of an image's side from which a run gets more than one thread."""
+
 
 def local_executor(jobs: int) -> Executor:
     """The executor for this machine: worker processes for several jobs, this process for one."""
@@ -25,9 +28,14 @@ def default_jobs(device: str, runs: int) -> int:
     return min(usable_cores(), runs) if device == "cpu" else 1
 
 
-def threads_per_job(jobs: int) -> int:
-    """Threads for torch in each job, so that all jobs together have the machine's cores and no more."""
-    return max(1, usable_cores() // jobs)
+def threads_per_job(device: str, jobs: int, image_size: int) -> int | None:
+    """Threads for torch in each job, so that all jobs together have the machine's cores and no more.
+
+    One for images of a few pixels, where threads do little but wait for one another; None (leave it) on a GPU.
+    """
+    if device != "cpu":
+        return None
+    return max(1, usable_cores() // jobs) if image_size >= LARGE_ENOUGH_FOR_THREADS else 1
 
 
 def execute_all(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from normscope import fused
@@ -13,6 +16,7 @@ from normscope.data.dataset import Dataset
 from normscope.errors import InputError
 from normscope.models import registry
 from normscope.models.landmarks import Network
+from normscope.models.norms import is_code, resolve_norm
 from normscope.studies.spec import CompareOptions, Recipe, RunSpec, default_capture_epochs
 from normscope.training.precision import resolve_device, resolve_precision
 
@@ -67,7 +71,8 @@ def lay_out(options: CompareOptions, sweep: Mapping[str, Sequence[Any]] | None =
 
 def _spec(choices: dict[str, Any], capture_epochs: tuple[int, ...] | None) -> RunSpec:
     captured = default_capture_epochs(choices["epochs"]) if capture_epochs is None else capture_epochs
-    return RunSpec(**choices, capture_epochs=tuple(sorted(set(captured))))
+    code = code_checksum(choices["norm"])
+    return RunSpec(**choices, norm_code=code, capture_epochs=tuple(sorted(set(captured))))
 
 
 def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
@@ -104,6 +109,21 @@ def resolve_fusion(choice: str, device: str) -> bool:
 def fusion_obstacle(device: str) -> str | None:
     """Why normalization cannot be fused on a device, in one phrase; None where it can."""
     return fused.availability() if device == "cpu" else f"it is made for the CPU, not for {device}"
+
+
+def code_checksum(norm: str) -> str:
+    """Checksum of the file that defines a norm given as module:callable; empty for the others.
+
+    With it in a run's identity, a norm that was edited is another norm. What its file imports is not covered.
+
+    Raises:
+        InputError: if there is no such norm.
+    """
+    if not is_code(norm):
+        return ""
+    resolve_norm(norm)
+    file = sys.modules[norm.partition(":")[0]].__file__
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file is not None else ""
 
 
 def count_parameters(model: Network) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from normscope import fused
 from normscope.data import batches as data_batches
 from normscope.data import sources
 from normscope.data.dataset import Dataset
-from normscope.errors import InputError, NormscopeError, RecordError
+from normscope.errors import InputError, NormscopeError, RecordError, StorageError
 from normscope.models.fusing import using
 from normscope.models.landmarks import Network
 from normscope.probes.capture import capture
@@ -91,17 +92,27 @@ def _execute_recorded(task: RunTask, directory: RunDirectory, store: Store, repo
     status = store.meta().get("status")
     if status in ENDED:
         return _recorded(task, directory, RunResult(status), report)
-    if not directory.spec.exists():
-        write_text(directory.spec, task.spec.to_json() + "\n")
+    _begin(task.spec, directory, store)
     try:
         return _recorded(task, directory, _train(task, directory, store, report), report)
-    except OSError:  # a StorageError among them: the record cannot be trusted to take the error either
+    except StorageError:  # the record cannot be trusted to take the error either
         raise
     except Exception as error:
         message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         with store.transaction():
             store.set_meta(status="failed", error=message, traceback=traceback.format_exc())
         return RunResult("failed", message)
+
+
+def _begin(spec: RunSpec, directory: RunDirectory, store: Store) -> None:
+    """Say which run this is before anything can go wrong, and clear away what a killed process left half written."""
+    for leftover in directory.path.glob(f".{directory.weights.stem}-*"):
+        leftover.unlink(missing_ok=True)
+    if not directory.spec.exists():
+        write_text(directory.spec, spec.to_json() + "\n")
+    with store.transaction():
+        # interrupted until it is something else: what a killed run leaves behind
+        store.set_meta(spec=asdict(spec), status="interrupted", error=None, threads=torch.get_num_threads())
 
 
 def _recorded(task: RunTask, directory: RunDirectory, result: RunResult, report: Report) -> RunResult:
@@ -146,7 +157,7 @@ def _prepare(task: RunTask) -> _Prepared:
     obstacle = fusion_obstacle(spec.device) if spec.fusion else None
     if obstacle is not None:
         raise InputError(f"The run was laid out with fused normalization, which cannot be had here: {obstacle}.")
-    dataset = _dataset(spec.data, task.data_dir, spec.classes)
+    dataset = _dataset(spec.data, task.data_dir, spec.classes, spec.data_fingerprint)
     if dataset.fingerprint != spec.data_fingerprint:
         raise InputError("The data changed since the study was laid out; give the same --data-dir, or another --out.")
     device = torch.device(spec.device)
@@ -191,8 +202,10 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     ]
     outcome = _divergence(store) or _train_with(prepared, spec, callbacks, watched, resume)
 
+    buffer = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
+    torch.save(model.state_dict(), buffer)
     with written_aside(directory.weights) as aside:
-        torch.save(model.state_dict(), aside)
+        aside.write_bytes(buffer.getvalue())
     with store.transaction():
         store.set_meta(status=outcome.status, diverged_step=outcome.diverged_step, error=None)
         store.drop_resume_state()
@@ -269,10 +282,6 @@ def _describe(store: Store, spec: RunSpec, dataset: Dataset, batches: Batches, m
     """Write what the run is and what it runs on, before its first epoch or after going on."""
     with store.transaction():
         store.set_meta(
-            spec=asdict(spec),
-            status="interrupted",  # until it is something else: what a killed run leaves behind
-            error=None,
-            threads=torch.get_num_threads(),
             not_fused=None if spec.fusion else (fusion_obstacle(spec.device) or "switched off"),
             data={
                 "source": dataset.source,
@@ -290,6 +299,6 @@ def _describe(store: Store, spec: RunSpec, dataset: Dataset, batches: Batches, m
 
 
 @functools.lru_cache(maxsize=1)
-def _dataset(name: str, data_dir: Path | None, classes: tuple[str, ...]) -> Dataset:
-    """The data set, kept from run to run in a process."""
+def _dataset(name: str, data_dir: Path | None, classes: tuple[str, ...], fingerprint: str) -> Dataset:
+    """The data set, kept from run to run in a process as long as the runs ask for the same content."""
     return sources.load(name, data_dir=data_dir, classes=classes)

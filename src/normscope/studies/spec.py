@@ -91,6 +91,9 @@ class RunSpec(Recipe):
     norm: str
     """Normalization: batch, none, group, layer, instance, or module:callable."""
 
+    norm_code: str = ""
+    """Checksum of the file behind a norm given as module:callable; empty for the others."""
+
     learning_rate: float
     """Learning rate of the first epoch."""
 
@@ -255,12 +258,14 @@ def options_from(settings: dict[str, Any]) -> CompareOptions:
     for name in settings:
         if name not in recipe_names | option_names:
             raise InputError(one_of("setting", name, sorted(recipe_names | option_names)))
-    values = {name: value for name, value in settings.items() if name in option_names}
-    values["recipe"] = {name: value for name, value in settings.items() if name in recipe_names}
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in settings.items()}  # NumPy's
+    values = {name: value for name, value in plain.items() if name in option_names}
+    values["recipe"] = {name: value for name, value in plain.items() if name in recipe_names}
     try:
         return msgspec.convert(values, CompareOptions, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise InputError(f"A setting cannot be used: {error}.") from error
+        told = str(error).replace("Expected `array`", "Expected a list").replace("$.recipe.", "").replace("$.", "")
+        raise InputError(f"A setting cannot be used: {told}.") from error
 
 
 def _path(kind: type, value: Any) -> Any:
