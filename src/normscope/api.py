@@ -15,6 +15,7 @@ from normscope.errors import RecordError, StorageError
 from normscope.judge.comparison import Comparison, summarize
 from normscope.records.files import write_json
 from normscope.records.run import ENDED, RunRecord, load_run, status_of
+from normscope.reporting import report_after
 from normscope.show.figures import comparison as comparison_figure
 from normscope.show.figures import distributions as distributions_figure
 from normscope.show.figures import learning_rates as learning_rates_figure
@@ -81,8 +82,9 @@ def compare(
         _write_summary(grid, study)  # what is finished counts, whatever stopped the rest
         raise
     runs, summary = _write_summary(grid, study)
-    figures = _draw(study, runs, summary)
-    _say_result(study, grid, summary, figures, console)
+    written = [*_draw(study, runs, summary), "summary.json"]
+    page = report_after(study.path)
+    _say_result(study, grid, summary, [*written, *([page.name] if page is not None else [])], console)
     return ComparisonResult(study.path, runs, summary)
 
 
@@ -220,7 +222,7 @@ def say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _say_result(study: StudyDirectory, grid: Grid, summary: Comparison, figures: list[str], console: Console) -> None:
+def _say_result(study: StudyDirectory, grid: Grid, summary: Comparison, files: list[str], console: Console) -> None:
     console.print(comparison_table(summary, grid.specs[0].epochs))
     console.print(
         "Accuracy: mean ± standard deviation of n finished runs after the last epoch, on "
@@ -231,5 +233,4 @@ def _say_result(study: StudyDirectory, grid: Grid, summary: Comparison, figures:
         highlight=False,
         markup=False,
     )
-    files = [*figures, "summary.json"]
     console.print(f"Written to {study.path}: {', '.join(files)}", highlight=False, markup=False, soft_wrap=True)

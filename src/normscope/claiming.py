@@ -16,6 +16,7 @@ from normscope.judge.claims import by_subject, judge_all
 from normscope.judge.claims.verdicts import Verdict
 from normscope.records.files import write_json, write_text
 from normscope.records.run import ENDED, RECORD_NAME, RunRecord, load_run
+from normscope.reporting import report_after
 from normscope.show.verdicts import open_questions, verdict_page, verdict_table
 from normscope.studies.directory import RUNS, StudyDirectory
 from normscope.studies.study import ClaimsOptions, StudyOptions, StudyPlan, checked_values, parse_sweeps
@@ -131,7 +132,10 @@ def run_study(
         train_all(tasks_of(grid, directory, shared, console), grid, directory, console)
         measure(directory, grid.specs, grid.dataset)
     names = {spec.name for grid in grids for spec in grid.specs}
-    return _judge(_load(directory, names), directory.path, console)
+    result = _judge(_load(directory, names), directory.path, console)
+    if (page := report_after(directory.path)) is not None:
+        console.print(f"Everything on one page: {page}", highlight=False, markup=False, soft_wrap=True)
+    return result
 
 
 def _grids(plan: StudyPlan, options: StudyOptions) -> tuple[list[Any], Any]:

@@ -18,6 +18,7 @@ from normscope.probes.layers import find_layers, normalization_kind
 from normscope.records.files import write_json, write_text, written_aside
 from normscope.records.recording import Recording
 from normscope.records.run import RECORDING_NAME, RunRecord, load_run
+from normscope.reporting import report_after
 from normscope.show.figures import activation_regions, recording_distributions, recording_overview, recording_statistics
 from normscope.show.figures.provenance import footer, subject
 from normscope.show.inspection import show
@@ -65,6 +66,8 @@ def inspect(options: InspectOptions | None = None, *, console: Console | None = 
     recordings = _recordings(grid, study, runs)
     numbers = _numbers(runs, recordings, layers)
     files = _write(study, layers, runs, recordings, numbers)
+    if (page := report_after(study.path)) is not None:
+        files.append(page.name)
     show(numbers, recordings[grid.norms[0]][0], layers, console)
     console.print(f"Written to {study.path}: {', '.join(files)}", highlight=False, markup=False, soft_wrap=True)
     return InspectionResult(study.path, layers, runs, recordings, numbers)
