@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 # Statistics of the batch that a rank saw; everything else is the same on all ranks, or taken from the first.
 _POOLED = frozenset({"batch_mean", "batch_var"})
-_NOT_SCALAR = ("histogram", "histogram_frame", "output_histogram", "output_histogram_frame")
 
 
 def rank_path(path: Path, rank: int) -> Path:
@@ -189,32 +188,9 @@ class Recording:
         Raises:
             InputError: if pandas is not installed, or a name is not known.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise InputError("to_dataframe() needs pandas: pip install pandas.") from None
-        tables = []
-        for name in [layer] if layer is not None else self.layers:
-            known = [s for s in self.statistics(name) if s not in _NOT_SCALAR]
-            for quantity in known if statistic is None else [statistic]:
-                if quantity not in known and layer is None:
-                    continue
-                steps, values = self.query(name, quantity)
-                flat = values.reshape(len(steps), -1)
-                channels = np.arange(flat.shape[1]) if values.ndim > 1 else np.array([-1])
-                tables.append(
-                    pd.DataFrame(
-                        {
-                            "step": np.repeat(steps, flat.shape[1]),
-                            "layer": name,
-                            "statistic": quantity,
-                            "channel": np.tile(channels, len(steps)),
-                            "value": flat.ravel().astype(np.float64),
-                        }
-                    )
-                )
-        columns = ["step", "layer", "statistic", "channel", "value"]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+        from normscope.records.recording_table import dataframe
+
+        return dataframe(self, layer, statistic)
 
     def summary(self) -> str:
         """A table of the layers for the terminal, and beneath it what stands out."""
