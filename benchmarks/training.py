@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from training_profile import where_time_goes
 from training_runs import Data, data_of
 from training_steps import ceilings, fusion, scaling
 
-from normscope.errors import InputError
+from normscope.errors import InputError, NormscopeError
 from normscope.fused.memory import keep_freed_memory
 from normscope.studies.environment import usable_cores
 from normscope.training.precision import resolve_device
@@ -123,7 +124,10 @@ def run(options: Options) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    run(tyro.cli(Options, args=arguments, description=__doc__))
+    try:
+        run(tyro.cli(Options, args=arguments, description=__doc__))
+    except NormscopeError as error:
+        sys.exit(f"benchmarks/training.py: {error}")
 
 
 if __name__ == "__main__":

@@ -100,12 +100,13 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
     rates = {name: [2 * WHOLE / seconds for seconds in way.train] for name, way in _ways(notebook, ours).items()}
     faster_job, faster_training = ratio(notebook.job(), ours.job), ratio(notebook.train, ours.train)
     share = f"{len(data.dataset.train_labels):,} of {WHOLE:,} training images"
+    unit = "epoch" if rounds == 1 else "epochs"
     return Table(
         title=f"Whole job: 30 epochs of SmallResNet with and without batch normalization on CIFAR-10 ({device})",
         header=("", "notebook's way", "normscope", "ratio"),
         rows=[
             (
-                f"whole job, extrapolated from {rounds} epochs to {EPOCHS}, minutes",
+                f"whole job, extrapolated from {rounds} {unit} to {EPOCHS}, minutes",
                 *(Spread.of([s / 60 for s in jobs]).text(".1f") for jobs in (notebook.job(), ours.job)),
                 faster_job.text(".2f"),
             ),
@@ -117,9 +118,9 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
         ],
         notes=[
             f"An epoch here is {share}; n counts epochs of both arms. The notebook's second training was run for "
-            f"{second_batches} batches of each arm. Left out of its time: imports and figures; of normscope's: nothing. "
-            f"normscope chose {', '.join(f'{name} {value}' for name, value in ours.set_up.items())}; of arms side by "
-            "side the slower one counts.",
+            f"{second_batches} batches of each arm. Left out of its time: imports and figures; of normscope's: "
+            f"nothing. normscope chose {', '.join(f'{name} {value}' for name, value in ours.set_up.items())}; of arms "
+            "side by side the slower one counts.",
         ],
         values={
             "rounds": rounds,
@@ -183,8 +184,9 @@ def memory(data: Data) -> Table:
         header=("one run in one process", "peak resident MB"),
         rows=[(case, "unknown" if peak is None else f"{peak / 1e6:,.0f}") for case, peak in peaks.items()],
         notes=[
-            "n = 1 command each: imports, data, training, captures and figures. The images are mapped from a file and "
-            f"count as far as they are used ({data.dataset.train_images.nbytes / 1e6:,.0f} MB here); processes share them.",
+            "n = 1 command each: imports, data, training, captures and figures. The images are mapped from a file "
+            f"and count as far as they are used ({data.dataset.train_images.nbytes / 1e6:,.0f} MB here); "
+            "processes share them.",
         ],
         values={"peak_bytes": peaks},
     )

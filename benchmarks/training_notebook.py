@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Images(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        item = Image.fromarray(self.images[index])
+        item: Any = Image.fromarray(self.images[index])
         for transform in self.transforms:
             item = transform(item)
         return item, self.labels[index]
@@ -141,7 +142,7 @@ class Arm:
 
     def gradient_norm(self) -> float:
         """Of the stem, after an epoch's last step."""
-        gradient = self.model.stem[0].weight.grad
+        gradient = next(self.model.stem.parameters()).grad
         return 0.0 if gradient is None else gradient.norm().item()
 
     @torch.no_grad()

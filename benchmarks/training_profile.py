@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 
-import torch
 from common import Table
 from torch import Tensor, nn
 from torch.autograd.profiler_util import EventList, FunctionEvent
@@ -67,7 +65,7 @@ def _marked_normalize(
         return fused.normalize(norm, activation, x, residual)
 
 
-def seconds_by_category(trainer: Trainer) -> Counter[str]:
+def seconds_by_category(trainer: Trainer) -> dict[str, float]:
     """Seconds of one turn of a trainer, by category. The profiler itself slows small operators."""
     trainer()
     batches = MarkedBatches(trainer.batches)
@@ -76,7 +74,7 @@ def seconds_by_category(trainer: Trainer) -> Counter[str]:
         begin = time.perf_counter()
         train(trainer.model, batches, trainer.plan)
         wall = time.perf_counter() - begin
-    found: Counter[str] = Counter()
+    found: dict[str, float] = dict.fromkeys((*CATEGORIES, OTHER, OUTSIDE), 0.0)
     events = profiled.events()
     assert isinstance(events, EventList)
     for event in events:
@@ -112,19 +110,19 @@ def where_time_goes(dataset: Dataset, images: int) -> Table:
     leading = next(iter(found.values()))
     categories = sorted((*CATEGORIES, OTHER, OUTSIDE), key=lambda category: -leading[category])
 
-    def cell(seconds: Counter[str], category: str) -> str:
-        return f"{1e3 * seconds[category] / steps:.2f} ({seconds[category] / seconds.total():.0%})"
+    def cell(seconds: dict[str, float], category: str) -> str:
+        return f"{1e3 * seconds[category] / steps:.2f} ({seconds[category] / sum(seconds.values()):.0%})"
 
     return Table(
         title="Where the time of a step goes",
         header=("ms per step (share)", *found),
         rows=[
             *((category, *(cell(seconds, category) for seconds in found.values())) for category in categories),
-            ("together", *(f"{1e3 * seconds.total() / steps:.2f}" for seconds in found.values())),
+            ("together", *(f"{1e3 * sum(seconds.values()) / steps:.2f}" for seconds in found.values())),
         ],
         notes=[
-            f"One thread, batch size 128, {torch.get_num_threads()} threads in the process before; one turn of "
-            f"{steps:.0f} steps under PyTorch's profiler, which itself takes some time of small operators."
+            f"One thread, batch size 128; n = one turn of {steps:.0f} steps under PyTorch's profiler, which itself "
+            "takes some time of small operators."
         ],
         values={name: {category: s / steps for category, s in seconds.items()} for name, seconds in found.items()},
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,32 +118,50 @@ def compare(data: Data, *arguments: str) -> Comparison:
     with tempfile.TemporaryDirectory(prefix="normscope-benchmark-") as folder:
         out = Path(folder, "study")
         command = [sys.executable, "-m", "normscope.cli", "compare", "--data", "cifar10", *where, *arguments]
-        log = Path(folder, "log")
-        with log.open("wb") as output:
-            begin = time.perf_counter()
-            process = subprocess.Popen(
-                [*command, "--out", str(out)], env=environment, stdout=output, stderr=subprocess.STDOUT
-            )
-            peak = _wait(process)
-            seconds = time.perf_counter() - begin
-        if process.returncode != 0:
-            raise NormscopeError(f"{' '.join(command[1:])} ended with status {process.returncode}: {_tail(log)}")
+        measured = launch([*command, "--out", str(out)], Path(folder), environment)
         runs = [load_run(path) for path in sorted((out / RUNS).iterdir())]
     unfinished = [f"{run.norm} ({run.status})" for run in runs if run.status != "finished"]
     if unfinished:
         raise NormscopeError(f"A run that does not finish is no measurement: {', '.join(unfinished)}.")
-    return Comparison(seconds, peak, runs)
+    return Comparison(measured.seconds, measured.peak_bytes, runs)
 
 
-def _wait(process: subprocess.Popen) -> int | None:
-    """Wait for the end. Returns the peak resident bytes of the largest process among it and its children."""
-    if not hasattr(os, "wait4"):
-        process.wait()
-        return None
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+@dataclass(frozen=True)
+class Launched:
+    """Seconds of a command, and the peak resident memory of the largest of its processes."""
+
+    seconds: float
+    peak_bytes: int | None
 
 
-def _tail(log: Path) -> str:
-    return " / ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
+LAUNCHER = """
+import json, subprocess, sys, time
+begin = time.perf_counter()
+status = subprocess.call(sys.argv[2:])
+seconds = time.perf_counter() - begin
+try:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+except ImportError:
+    peak = None
+with open(sys.argv[1], "w") as file:
+    json.dump({"seconds": seconds, "peak_bytes": peak}, file)
+sys.exit(status)
+"""
+"""Starts a command from a small process: a child of this one would begin with the peak memory of this one."""
+
+
+def launch(command: list[str], folder: Path, environment: dict[str, str]) -> Launched:
+    """Run a command to its end; `folder` takes its output.
+
+    Raises:
+        NormscopeError: if it fails, with the end of what it printed.
+    """
+    log, result = folder / "log", folder / "launched.json"
+    with log.open("wb") as output:
+        launcher = [sys.executable, "-c", LAUNCHER, str(result), *command]
+        status = subprocess.call(launcher, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    if status != 0:
+        told = " / ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
+        raise NormscopeError(f"{' '.join(command[1:])} ended with status {status}: {told}")
+    return Launched(**json.loads(result.read_text()))

@@ -197,10 +197,12 @@ def flop_per_image(model: Network) -> float:
 
 
 def bytes_per_image(model: Network, width: int) -> float:
-    """Least traffic of a step: every convolution and normalization reads its input and writes its output once
-    forward, and reads both gradients' worth twice backward. `width` is the bytes of a number."""
-    numbers = 0
-    images = 2
+    """Estimated traffic of a step, for numbers of `width` bytes.
+
+    Each input and output of a convolution or normalization moves once forward and twice backward: the tensor, saved,
+    and its gradient.
+    """
+    numbers, images = 0, 2
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal numbers
@@ -248,10 +250,10 @@ def ceilings(dataset: Dataset, rounds: int, images: int, cores: int) -> Table:
         rows=rows,
         notes=[
             "Ceilings: the best of 5 products of 2048 x 2048 matrices and of 5 copies of 256 MB (read and written). "
-            "Training: FLOP of convolutions and the linear layer, forward and backward; the memory traffic is the "
-            "least there can be, each input and output of a convolution or normalization once forward, twice backward "
-            "(caches keep some of it, so this is an estimate). In parentheses: share of the ceiling on one thread. "
-            + " ".join(notes),
+            "Training: FLOP of convolutions and the linear layer, forward and backward; its memory traffic is "
+            "an estimate, each input and output of a convolution or normalization once forward and twice backward "
+            "(caches keep some of it; ReLU and additions are left out). In parentheses: share of the ceiling on one "
+            "thread. " + " ".join(notes),
         ],
         values=values,
     )
