@@ -14,7 +14,6 @@ from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from normscope.forwards.guard import is_examined
 from normscope.probes.gradients import GradientNorms
 from normscope.probes.hooks import LayerHooks, after_any_forward, before_forward
 from normscope.probes.intervals import Intervals
@@ -32,11 +31,8 @@ _graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 def _out_of_forward() -> bool:
-    """Whether hooks see something else than a forward of the training.
-
-    Backward repeats forwards under checkpointing; tracing runs one for itself; `check` and `recalibrate` run many.
-    """
-    return _graph_task() != -1 or torch.jit.is_tracing() or is_examined()  # pyright: ignore[reportPrivateImportUsage]
+    """Whether hooks see something else than a forward: backward repeats forwards under checkpointing."""
+    return _graph_task() != -1 or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _inside(method: Callable[..., None]) -> Callable[..., None]:
@@ -202,7 +198,7 @@ class Session:
                 self._recorder.seconds += time.perf_counter() - start
             else:
                 self._observe(layer, module, args, output)
-        elif self._by_optimizer and not is_examined() and self._is_called_alone(layer):
+        elif self._by_optimizer and self._is_called_alone(layer):
             self._observe(layer, module, args, output)
 
     def _is_called_alone(self, layer: WatchedLayer) -> bool:
