@@ -216,6 +216,8 @@ def start(out, *arguments, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "normscope.cli", "compare", *arguments, "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+        # a suite that runs in the background of a shell has inherited that SIGINT is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
