@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from normscope.probes.watch import watch
+import normscope
 
 images, labels = load_digits(return_X_y=True)
 images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
@@ -19,7 +19,7 @@ model = nn.Sequential(
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
 path = Path(tempfile.mkdtemp()) / "recording.sqlite"
-with watch(model, optimizer=optimizer, path=path) as watcher:  # the one line that is added to a loop
+with normscope.watch(model, optimizer=optimizer, path=path) as watcher:  # the one line that is added to a loop
     for epoch in range(1, 11):
         watcher.mark(epoch=epoch)
         for batch in torch.randperm(len(images)).split(128):
