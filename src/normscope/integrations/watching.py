@@ -1,0 +1,51 @@
+"""What the callbacks for other people's trainers have in common: their arguments, and the life of the watcher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from normscope.probes.intervals import Interval
+from normscope.probes.layers import LayerSelector
+from normscope.probes.watch import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY, watch
+from normscope.probes.watcher import Watcher
+
+
+class Watching:
+    """A watcher from the start of a training to its end. The arguments are those of `normscope.watch`.
+
+    To be the first base of a callback, before the trainer's own.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        layers: LayerSelector | None = None,
+        every: Interval = EVERY,
+        histograms_every: Interval = HISTOGRAMS_EVERY,
+        gradients_every: Interval = GRADIENTS_EVERY,
+    ):
+        super().__init__()
+        self.watcher: Watcher | None = None
+        self._settings: dict[str, Any] = {
+            "path": path,
+            "layers": layers,
+            "every": every,
+            "histograms_every": histograms_every,
+            "gradients_every": gradients_every,
+        }
+
+    def _attach(self, model: Any, optimizer: Any) -> None:
+        """Attach the watcher."""
+        self.watcher = watch(model, optimizer=optimizer, **self._settings)
+
+    def _mark(self, epoch: int) -> None:
+        """Label what follows with an epoch, counted from 1."""
+        if self.watcher is not None and self.watcher.active:
+            self.watcher.mark(epoch=epoch)
+
+    def _close(self) -> None:
+        """Close the watcher; its recording stays."""
+        if self.watcher is not None:
+            self.watcher.close()
