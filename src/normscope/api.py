@@ -108,7 +108,7 @@ def tasks_of(grid: Grid, study: StudyDirectory, options: CompareOptions, console
     threads = threads_per_job(grid.specs[0].device, jobs, grid.dataset.train_images.shape[1])
     data_dir = options.data_dir.absolute() if options.data_dir is not None else None
     runs = [(spec, study.run(spec)) for spec in grid.specs]
-    ended = [run for _, run in runs if _status(run) in ENDED]
+    ended = [run for _, run in runs if known_status(run) in ENDED]
     unrecorded = [run for run in ended if options.watch and not _is_recorded(run)]
     tasks = tuple(
         RunTask(spec, run.path.absolute(), data_dir, threads, options.watch)
@@ -151,7 +151,12 @@ def train_all(left: Tasks, grid: Grid, study: StudyDirectory, console: Console) 
         execute_all(left.tasks, local_executor(left.jobs), progress.report, ended)
 
 
-def _status(run: RunDirectory) -> str | None:
+def known_status(run: RunDirectory) -> str | None:
+    """The status in a run's record, None before there is one.
+
+    Raises:
+        RecordError: if the record is damaged, with what to do.
+    """
     try:
         return status_of(run.path)
     except RecordError as error:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from normscope.errors import NormscopeError, RecordError
+from normscope.api import known_status
+from normscope.errors import NormscopeError
 from normscope.records.explanation import EXPLANATION_NAME, Explanation, Forgotten, load_if_there, store_explanation
-from normscope.records.run import ENDED, load_run, status_of
+from normscope.records.run import ENDED, load_run
 from normscope.show.explanation import show
 from normscope.show.figures import explanation as explanation_figure
 from normscope.show.terminal import StudyProgress, percent
@@ -94,7 +95,7 @@ def _train(spec: RunSpec, run: RunDirectory, data_dir: Path | None, threads: int
         NormscopeError: if it failed or diverged: there is no layer to explain then.
     """
     label = f"{spec.model} on {spec.data}, seed {spec.seed}"
-    status = _status(run)
+    status = known_status(run)
     if status in ENDED:
         console.print(f"{label}: trained already.", highlight=False, markup=False, soft_wrap=True)
     else:
@@ -139,13 +140,6 @@ def _ending(task: RunTask, result: RunResult) -> str:
         return result.status
     record = load_run(task.directory)
     return f"test {percent(record.final('test_accuracy'))} after {len(record.epochs['epoch'])} epochs"
-
-
-def _status(run: RunDirectory) -> str | None:
-    try:
-        return status_of(run.path)
-    except RecordError as error:
-        raise RecordError(f"{error} Remove its folder to train that run again.") from error
 
 
 def _forget_eval(measure: Callable[[Advance], Forgotten], console: Console) -> Forgotten:

@@ -58,7 +58,7 @@ class StudyProgress:
             disable=not self._live,
         )
         self._total = self._progress.add_task("all runs", total=len(labels), state="", completed=already_done)
-        self._count(0)
+        self._count()
 
     def __enter__(self) -> StudyProgress:
         self._progress.start()
@@ -87,9 +87,9 @@ class StudyProgress:
             mark = Text("✓ " if good else "✗ ", style="green" if good else "red")
             self._console.print(mark + Text(f"{self._labels[run]}  {outcome}"), highlight=False, soft_wrap=True)
             self._progress.advance(self._total, 1)
-            self._count(0)
+            self._count()
 
-    def _count(self, _: int) -> None:
+    def _count(self) -> None:
         task = self._progress.tasks[0]
         self._progress.update(self._total, state=f"{int(task.completed)} of {len(self._labels)} runs")
 
