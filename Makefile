@@ -1,12 +1,13 @@
 # Two commands on a fresh machine with Python 3.11 and make:
 #   make demo   builds .venv and runs the main job on the embedded data
 #   make test   builds .venv with the test extras; lint, types, tests
+# make wheel builds dist/*.whl, which installs anywhere with pip.
 # make bench measures speed beside the notebook's way; NORMSCOPE_CIFAR10 names the folder of the images.
 PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types bench wheel clean
 
 demo: .venv/installed
 	$(BIN)/normscope compare
@@ -17,6 +18,9 @@ test: lint types .venv/installed-test
 bench: .venv/installed
 	$(BIN)/python benchmarks/training.py --parts job
 	$(BIN)/python benchmarks/training.py --parts jobs fusion scaling ceilings profile memory
+
+wheel: .venv/installed-test
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
