@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,11 @@ def run_study(
 ) -> ClaimsResult:
     """`study`, with its settings as one object; `sweep` adds to the options' own."""
     from normscope.api import tasks_of, train_all  # imports torch, which judging does without
-    from normscope.studies.study_measurements import measure
 
     console = console or Console()
     plan = find_study(options.study, allow_code=options.allow_code)
     plan = plan.swept({**parse_sweeps(options.sweep), **(sweep or {})})
-    grids, shared = _grids(plan, options)
+    grids, wanted, shared = _grids(plan, options)
     directory = StudyDirectory.create(options.directory)
     runs = sum(len(grid.specs) for grid in grids)
     console.print(
@@ -130,7 +129,7 @@ def run_study(
     )
     for grid in grids:
         train_all(tasks_of(grid, directory, shared, console), grid, directory, console)
-        measure(directory, grid.specs, grid.dataset)
+        _measure(directory, grid, wanted, console)
     names = {spec.name for grid in grids for spec in grid.specs}
     result = _judge(_load(directory, names), directory.path, console)
     if (page := report_after(directory.path)) is not None:
@@ -138,22 +137,43 @@ def run_study(
     return result
 
 
-def _grids(plan: StudyPlan, options: StudyOptions) -> tuple[list[Any], Any]:
-    """The study's grids, each run in one of them only and one grid for each number of epochs; and shared options."""
+def _measure(directory: StudyDirectory, grid: Any, wanted: Mapping[str, Collection[str]], console: Console) -> None:
+    """Make the measurements that these runs lack, and say which were made and which could not be."""
+    from normscope.studies.study_measurements import measure
+
+    with console.status("Measuring") as status:
+        found = measure(
+            directory, grid.specs, grid.dataset, wanted, say=lambda words: status.update(f"Measuring {words}")
+        )
+    made = [f"{name} of {runs} run{'s' if runs > 1 else ''}" for name, runs in found.made.items()]
+    lines = [f"Measured beside training: {', '.join(made)}."] if made else []
+    lines += [f"Not measured: {why}" for why in found.left_out.values()]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _grids(plan: StudyPlan, options: StudyOptions) -> tuple[list[Any], dict[str, set[str]], Any]:
+    """The study's grids, each run in one of them only and one grid for each number of epochs.
+
+    With them, {run id: what is measured of it} and the first grid's options, of which those of the machine are shared.
+    """
     from normscope.studies.grid import lay_out
+    from normscope.studies.study_measurements import BY_DEFAULT
 
     asked = [grid.options(options.overrides()) for grid in plan.grids]
     laid_out = [lay_out(own, grid.sweep) for own, grid in zip(asked, plan.grids, strict=True)]
     by_epochs: dict[tuple[str, int], dict[str, Any]] = {}
-    for grid in laid_out:
+    wanted: dict[str, set[str]] = {}
+    for grid, own in zip(laid_out, plan.grids, strict=True):
         for spec in grid.specs:
+            wanted.setdefault(spec.id, set()).update(BY_DEFAULT if own.measure is None else own.measure)
             by_epochs.setdefault((spec.data_fingerprint, spec.epochs), {}).setdefault(spec.id, (spec, grid))
     merged = []
     for members in by_epochs.values():
         ordered = sorted(members.values(), key=lambda member: member[0].seed)  # early stops leave whole seeds
         first = ordered[0][1]
         merged.append(dataclasses.replace(first, specs=tuple(spec for spec, _ in ordered)))
-    return merged, asked[0]
+    return merged, wanted, asked[0]
 
 
 def _load(study: StudyDirectory, names: set[str] | None = None) -> list[RunRecord]:

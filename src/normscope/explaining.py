@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from normscope.api import known_status
@@ -29,6 +27,7 @@ from normscope.studies.forgotten_eval import Advance, forget_eval
 from normscope.studies.grid import build_for, lay_out
 from normscope.studies.runner import RunResult, RunTask
 from normscope.studies.spec import RunSpec
+from normscope.studies.threads import using_threads
 from normscope.studies.trained import trained_network
 
 FIGURE_NAME = "explanation.png"
@@ -76,7 +75,7 @@ def explain(options: ExplainOptions | None = None, console: Console | None = Non
     if known is not None and (known.meta["run"], known.meta["environment"]) == (meta["run"], meta["environment"]):
         forgotten = known.forgotten
     else:
-        with _using(threads):
+        with using_threads(threads):
             forgotten = _forget_eval(lambda advance: forget_eval(model, grid.dataset, spec, advance), console)
     explanation = explain_layer(
         model, choice, grid.dataset, spec, channel=options.channel, forgotten=forgotten, meta=meta
@@ -122,17 +121,6 @@ def _execute(task: RunTask, label: str, console: Console) -> RunResult:
 
         execute_all([task], local_executor(1), progress.report, ended)
     return results[0]
-
-
-@contextmanager
-def _using(threads: int | None) -> Iterator[None]:
-    """So many threads for torch inside; None leaves them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if threads is None else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _ending(task: RunTask, result: RunResult) -> str:

@@ -1,6 +1,7 @@
 """Measurements beside training: against a slow computation, against theory, and as the claim reads them."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,16 +9,20 @@ import torch
 from claim_runs import run
 from torch import nn
 
+from normscope.errors import InputError
 from normscope.judge.claims import claims
 from normscope.judge.claims.cells import Evidence
 from normscope.probes.propagation import path_variances
+from normscope.records import measurement_names
 from normscope.records.files import write_json
 from normscope.records.measurements import load_measurement, store_measurement
 from normscope.records.store import writer
-from normscope.studies.directory import StudyDirectory
+from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.grid import lay_out
+from normscope.studies.measurements.propagation import propagation
+from normscope.studies.measurements.subject import Subject
 from normscope.studies.study import GridPlan
-from normscope.studies.study_measurements import measure, propagation
+from normscope.studies.study_measurements import MEASUREMENTS, measure
 
 PLAN = GridPlan(
     {"data": "digits", "seeds": 1, "epochs": 1, "learning_rates": (0.01,), "block": "pre-activation",
@@ -55,7 +60,7 @@ def test_variances_are_those_of_the_paths():
 def test_growth_is_linear_with_batch_normalization_and_exponential_without():
     """De & Smith 2020, section 3, in the stage before any downsampling."""
     grid = lay_out(PLAN.options({}), PLAN.sweep)
-    found = {spec.norm: propagation(spec, grid.dataset) for spec in grid.specs}
+    found = {spec.norm: propagation(Subject(spec, grid.dataset, RunDirectory(Path()))) for spec in grid.specs}
     with_bn, without = (found[norm]["skip"][:4] for norm in ("batch", "none"))
     steps = np.diff(with_bn)
     assert steps.max() < 2 * steps.min(), "equal steps: linear"
@@ -65,16 +70,36 @@ def test_growth_is_linear_with_batch_normalization_and_exponential_without():
     assert ratio.min() > 0.4, "about as large as the skip, block after block"
 
 
-def test_a_measurement_is_made_once_and_only_where_there_is_a_record(tmp_path):
+def begun(place):
+    """A study in which the first of two runs has a record."""
     grid = lay_out(PLAN.options({}), PLAN.sweep)
-    write_json(tmp_path / "normscope.json", {"format": "normscope study", "version": 1})
-    study = StudyDirectory.find(tmp_path)
-    assert measure(study, grid.specs, grid.dataset) == 0
+    write_json(place / "normscope.json", {"format": "normscope study", "version": 1})
+    study = StudyDirectory.find(place)
     first = study.run(grid.specs[0])
     first.path.mkdir(parents=True)
     writer(first.record, "run").close()
-    assert measure(study, grid.specs, grid.dataset) == 1
-    assert measure(study, grid.specs, grid.dataset) == 0
+    return study, grid
+
+
+def test_every_measurement_has_one_name():
+    assert tuple(MEASUREMENTS) == measurement_names.KNOWN
+    assert all(row.name == name for name, row in MEASUREMENTS.items())
+    with pytest.raises(InputError, match="Did you mean 'propagation'"):
+        GridPlan(measure=("propagatoin",))
+
+
+def test_what_a_grid_does_not_ask_for_is_not_measured(tmp_path):
+    study, grid = begun(tmp_path)
+    assert not measure(study, grid.specs, grid.dataset, {spec.id: () for spec in grid.specs}).made
+
+
+def test_a_measurement_is_made_once_and_only_where_there_is_a_record(tmp_path):
+    study, grid = begun(tmp_path)
+    first = study.run(grid.specs[0])
+    told = []
+    assert measure(study, grid.specs, grid.dataset, say=told.append).made == {"propagation": 1}
+    assert told == ["propagation, 1 of 1"]
+    assert not measure(study, grid.specs, grid.dataset).made
     found = load_measurement(first.path, "propagation")
     assert found["skip"].shape == found["branch"].shape == (12,)
     assert load_measurement(tmp_path / "nowhere", "propagation") == {}

@@ -12,9 +12,6 @@ from normscope.records.store import Store, reader
 
 PREFIX = "measured:"
 
-PROPAGATION = "propagation"
-"""Variances of the skip path ("skip") and of the branches ("branch") at initialization, float64 [blocks]."""
-
 
 def store_measurement(store: Store, name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write {statistic: array} of a measurement, in a transaction of its own.

@@ -16,6 +16,7 @@ import msgspec
 from tyro.conf import Positional, arg
 
 from normscope.errors import InputError, one_of
+from normscope.records.measurement_names import KNOWN as MEASUREMENTS
 from normscope.studies.spec import CompareOptions, RunSpec, options_from
 
 _Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the study's)")]
@@ -45,6 +46,12 @@ class GridPlan:
 
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sweep: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    measure: tuple[str, ...] | None = None  # what is measured beside training; None: what is cheap
+
+    def __post_init__(self) -> None:
+        for name in self.measure or ():
+            if name not in MEASUREMENTS:
+                raise InputError(one_of("measurement", name, MEASUREMENTS))
 
     def options(self, overrides: Mapping[str, Any]) -> CompareOptions:
         """The grid's settings as options, with what the user decided in their place.
@@ -65,7 +72,7 @@ class StudyPlan:
 
     def swept(self, sweep: Mapping[str, tuple[Any, ...]]) -> StudyPlan:
         """The same study with these knobs swept in every grid, in place of what a grid says of them."""
-        grids = tuple(GridPlan(grid.settings, {**grid.sweep, **sweep}) for grid in self.grids)
+        grids = tuple(dataclasses.replace(grid, sweep={**grid.sweep, **sweep}) for grid in self.grids)
         return dataclasses.replace(self, grids=grids)
 
 

@@ -20,12 +20,14 @@ Table = dict[str, Any]
 class _Grid(msgspec.Struct, forbid_unknown_fields=True):
     settings: Table = {}
     sweep: dict[str, list[Any]] = {}
+    measure: tuple[str, ...] | None = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     description: str = ""
     settings: Table = {}
     sweep: dict[str, list[Any]] = {}
+    measure: tuple[str, ...] | None = None
     grid: list[_Grid] = []
 
 
@@ -47,7 +49,8 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
     """The study in a TOML file.
 
     Its `settings` are settings of `compare`, its `sweep` knobs with lists of values. Several grids stand under
-    `[[grid]]`, each with settings and a sweep of its own, which add to those of the file.
+    `[[grid]]`, each with settings and a sweep of its own, which add to those of the file. `measure` names what is
+    measured beside training, for all grids or for one; left out, it is what is cheap.
 
     Raises:
         InputError: if the file cannot be read or used, or names code and `allow_code` is false.
@@ -60,7 +63,7 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
         raise InputError(f"{path} is no study: {error}.") from error
     try:
         parts = file.grid or [_Grid()]
-        grids = tuple(_grid({**file.settings, **own.settings}, {**file.sweep, **own.sweep}) for own in parts)
+        grids = tuple(_grid(file, own) for own in parts)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     code = sorted({norm for grid in grids for norm in _norms(grid) if ":" in norm})
@@ -71,7 +74,8 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
     return StudyPlan(path.stem, file.description, grids)
 
 
-def _grid(settings: Table, sweep: dict[str, list[Any]]) -> GridPlan:
+def _grid(file: _File, own: _Grid) -> GridPlan:
+    settings, sweep = {**file.settings, **own.settings}, {**file.sweep, **own.sweep}
     known = sorted(
         ({field.name for field in dataclasses.fields(CompareOptions)} - {"recipe", *OF_THE_MACHINE})
         | {field.name for field in dataclasses.fields(Recipe)}
@@ -81,7 +85,11 @@ def _grid(settings: Table, sweep: dict[str, list[Any]]) -> GridPlan:
             raise InputError(f"{name} is no setting of a study, but of the machine that it runs on; give it there.")
         if name not in known:
             raise InputError(one_of("setting", name, known))
-    plan = GridPlan(settings, {knob: checked_values(knob, values) for knob, values in sweep.items()})
+    plan = GridPlan(
+        settings,
+        {knob: checked_values(knob, values) for knob, values in sweep.items()},
+        own.measure if own.measure is not None else file.measure,
+    )
     twice = [knob for knob in plan.sweep if knob in settings or f"{knob}s" in settings]
     if twice:
         raise InputError(f"{twice[0]} is given as a setting and as a sweep; expected one of them.")

@@ -2,62 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-
-from normscope.data.batches import Batches
 from normscope.data.dataset import Dataset
-from normscope.models.blocks import FormulaBlock, PreActivationBlock
-from normscope.probes.propagation import Blocks, path_variances
-from normscope.records.measurements import PROPAGATION, measured_in, store_measurement
-from normscope.records.store import writer
-from normscope.studies.directory import StudyDirectory
-from normscope.studies.grid import build_for
+from normscope.errors import RecordError
+from normscope.records.measurement_names import PROPAGATION
+from normscope.records.measurements import measured_in, store_measurement
+from normscope.records.store import reader, writer
+from normscope.studies.directory import RunDirectory, StudyDirectory
+from normscope.studies.execution import threads_per_job
+from normscope.studies.measurements.propagation import has_paths, propagation
+from normscope.studies.measurements.subject import Arrays, Subject
 from normscope.studies.spec import RunSpec
+from normscope.studies.threads import using_threads
 
-BATCHES = 3
-BATCH_SIZE = 128
+Say = Callable[[str], None]
+"""Told, in words, what is being measured and how far it is."""
 
 
-def measure(study: StudyDirectory, specs: Sequence[RunSpec], dataset: Dataset) -> int:
-    """Measure what the records of these runs lack, and return how many runs were measured.
+@dataclass(frozen=True)
+class Measurement:
+    """One kind of measurement: a row in MEASUREMENTS, its name in `records/measurement_names.py`."""
 
-    Runs without a record, or that another process has at this moment, are left for the next time.
+    name: str  # as in the record, and in a study's `measure`
+    measure: Callable[[Subject], Arrays]
+    applies: Callable[[RunSpec], bool]
+    trained: bool  # whether it needs the weights of a finished run
+    by_default: bool = True  # cheap enough for every study; the others are made where a study names them
+
+
+MEASUREMENTS = {row.name: row for row in (Measurement(PROPAGATION, propagation, has_paths, trained=False),)}
+"""{name: measurement}."""
+
+BY_DEFAULT = frozenset(name for name, row in MEASUREMENTS.items() if row.by_default)
+
+
+@dataclass
+class Measured:
+    """What was made: {name: runs}, and {run: why} for runs that had to be left without."""
+
+    made: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def measure(
+    study: StudyDirectory,
+    specs: Sequence[RunSpec],
+    dataset: Dataset,
+    wanted: Mapping[str, Collection[str]] | None = None,
+    say: Say = lambda words: None,
+) -> Measured:
+    """Measure what the records of these runs lack.
+
+    Runs without a record, or that another process has at this moment, are left for the next time; so are runs that
+    did not finish, where a measurement needs the trained network.
+
+    Args:
+        study: the folder that holds the runs.
+        specs: the runs, all on one data set.
+        dataset: that data set.
+        wanted: {run id: names of measurements}; runs that are not in it get those that are made by default.
+        say: told what is going on.
 
     Raises:
         StorageError: if a record cannot be written.
+        RecordError: if a record is damaged.
     """
-    return sum(_measure(study, spec, dataset) for spec in specs if spec.block in ("pre-activation", "formula"))
+    todo = [
+        (spec, row)
+        for spec in specs
+        for row in _lacking(study.run(spec), spec, (wanted or {}).get(spec.id, BY_DEFAULT))
+    ]
+    found = Measured()
+    for number, (spec, row) in enumerate(todo, 1):
+        run, place = study.run(spec), f"{row.name}, {number} of {len(todo)}"
+        say(place)
+
+        def advance(share: float, place: str = place) -> None:
+            say(f"{place}, {100 * share:.0f}%")
+
+        subject = Subject(spec, dataset, run, advance)
+        with using_threads(threads_per_job("cpu", 1, dataset.train_images.shape[1])):
+            _measure(subject, row, found)
+    return found
 
 
-def _measure(study: StudyDirectory, spec: RunSpec, dataset: Dataset) -> bool:
-    run = study.run(spec)
-    if not run.record.exists():
-        return False
+def _lacking(run: RunDirectory, spec: RunSpec, names: Collection[str]) -> list[Measurement]:
+    """The measurements that this run is to have and does not."""
+    rows = [row for name, row in MEASUREMENTS.items() if name in names and row.applies(spec)]
+    if not rows or not run.record.exists():
+        return []
+    with reader(run.record, "run") as store:
+        finished = store.meta().get("status") == "finished"
+        return [row for row in rows if (finished or not row.trained) and not measured_in(store, row.name)]
+
+
+def _measure(subject: Subject, row: Measurement, found: Measured) -> None:
+    run = subject.run
     with run.locked() as ours:
         if not ours:
-            return False
+            return
         with writer(run.record, "run") as store:
-            if measured_in(store, PROPAGATION):
-                return False
-            store_measurement(store, PROPAGATION, propagation(spec, dataset))
-    return True
-
-
-def propagation(spec: RunSpec, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Variances of skip and branch of every residual block before the first step, in fp32 on the CPU, in train mode.
-
-    Blocks in which something follows the addition have no such paths, and are left out.
-    """
-    model = build_for(dataset, spec)
-    blocks: Blocks = {
-        name: (module, module.conv2)
-        for name, module in model.named_modules()
-        if isinstance(module, PreActivationBlock | FormulaBlock)
-    }
-    batches = Batches(dataset, BATCH_SIZE, torch.device("cpu"), crop_padding=0, horizontal_flip=False)
-    images = (images for images, _ in islice(batches.train(spec.seed, 1), BATCHES))
-    return path_variances(model.train(), images, blocks)
+            if measured_in(store, row.name):
+                return
+            try:
+                arrays = row.measure(subject)
+            except RecordError as error:  # its weights are gone: the claim says so, and the others go on
+                found.left_out[run.path.name] = str(error)
+                return
+            store_measurement(store, row.name, arrays)
+            found.made[row.name] += 1

@@ -7,7 +7,8 @@ import numpy as np
 from normscope.judge.claims.base import Claim, Companion
 from normscope.judge.claims.cells import Cell
 from normscope.judge.claims.sources import DE_SMITH
-from normscope.records.measurements import PROPAGATION, load_measurement
+from normscope.records.measurement_names import PROPAGATION
+from normscope.records.measurements import load_measurement
 
 
 def paths(cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:
