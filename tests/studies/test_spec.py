@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +132,9 @@ def test_numpys_numbers_and_arrays_are_settings_too():
     options = options_from({"learning_rates": np.logspace(-2, 0, 3), "seeds": np.int64(2), "momentum": np.float32(0.5)})
     assert options.learning_rates == pytest.approx((0.01, 0.1, 1.0))
     assert (options.seeds, options.recipe.momentum) == (2, 0.5)
+
+
+@pytest.mark.parametrize("setting", ["out", "data_dir"])
+def test_a_folder_may_be_text_or_a_path(setting):
+    for folder in ("here", Path("here")):
+        assert getattr(options_from({setting: folder}), setting) == Path("here")

@@ -269,7 +269,7 @@ def options_from(settings: dict[str, Any]) -> CompareOptions:
 
 
 def _path(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str | Path):
         return Path(value)
     raise TypeError(f"expected {kind.__name__}, got {value!r}")
 
