@@ -15,8 +15,8 @@ from normscope.judge.claims.cells import Evidence
 from normscope.probes.propagation import path_variances
 from normscope.records import measurement_names
 from normscope.records.files import write_json
-from normscope.records.measurements import load_measurement, store_measurement
-from normscope.records.store import writer
+from normscope.records.measurements import load_measurements
+from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.measurements.propagation import propagation
@@ -100,23 +100,21 @@ def test_a_measurement_is_made_once_and_only_where_there_is_a_record(tmp_path):
     assert measure(study, grid.specs, grid.dataset, say=told.append).made == {"propagation": 1}
     assert told == ["propagation, 1 of 1"]
     assert not measure(study, grid.specs, grid.dataset).made
-    found = load_measurement(first.path, "propagation")
-    assert found["skip"].shape == found["branch"].shape == (12,)
-    assert load_measurement(tmp_path / "nowhere", "propagation") == {}
+    with reader(first.record, "run") as store:
+        found = load_measurements(store)
+    assert set(found) == {"propagation"}
+    assert found["propagation"]["skip"].shape == found["propagation"]["branch"].shape == (12,)
 
 
 @pytest.mark.parametrize(("batch", "none", "outcome"), [(0.3, 1.0, "supported"), (1.0, 0.3, "contradicted")])
-def test_the_claim_reads_them(batch, none, outcome, tmp_path):
+def test_the_claim_reads_them(batch, none, outcome):
     runs = []
     for seed in range(4):
         for norm, ratio in (("batch", batch), ("none", none)):
-            directory = tmp_path / f"{norm}{seed}"
-            directory.mkdir()
             skip = np.array([1.0, 2.0, 4.0])
-            with writer(directory / "record.sqlite", "run") as store:
-                branch = skip * ratio * np.exp(0.05 * np.random.default_rng([seed, len(norm)]).standard_normal(3))
-                store_measurement(store, "propagation", {"skip": skip, "branch": branch})
-            runs.append(dataclasses.replace(run(norm, seed, block="pre-activation"), directory=directory))
+            branch = skip * ratio * np.exp(0.05 * np.random.default_rng([seed, len(norm)]).standard_normal(3))
+            own = run(norm, seed, block="pre-activation")
+            runs.append(dataclasses.replace(own, measured={"propagation": {"skip": skip, "branch": branch}}))
     (claim,) = (claim for claim in claims() if claim.code == "C1201")
     found = claim.judge(Evidence(runs))
     assert (found.outcome, found.n) == (outcome, 4)

@@ -5,5 +5,14 @@ from __future__ import annotations
 PROPAGATION = "propagation"
 """Variances of the skip path ("skip") and of the branches ("branch") at initialization, float64 [blocks]."""
 
-KNOWN = (PROPAGATION,)
+BATCH_STATISTICS = "batch-statistics"
+"""What normalization layers get and give from batch to batch in the trained network, and what they remember of it:
+"place", "before", "after", "before_in_eval", "after_in_eval", "batch_sd", with running statistics also "running_mean"
+and "running_sd"; float64 [channels of all places]."""
+
+EVALUATION = "evaluation"
+"""Test accuracies of the batch-normalized network as fractions: with "running" and "recalibrated" statistics, float64
+[1] each, and with those of the "batch", float64 [sizes], by batch "size", int64 [sizes]."""
+
+KNOWN = (PROPAGATION, BATCH_STATISTICS, EVALUATION)
 """Every measurement. How each is made is in `studies/study_measurements.py`."""

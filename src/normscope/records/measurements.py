@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from normscope.records.run import RECORD_NAME
-from normscope.records.store import Store, reader
+from normscope.records.measurement_names import KNOWN
+from normscope.records.store import Store
 
 PREFIX = "measured:"
 
@@ -29,13 +28,7 @@ def measured_in(store: Store, name: str) -> dict[str, np.ndarray]:
     return {statistic: array for _, statistic, _, _, _, array in store.arrays(f"{PREFIX}{name}")}
 
 
-def load_measurement(directory: Path, name: str) -> dict[str, np.ndarray]:
-    """The same of a run's folder; empty also where there is no record.
-
-    Raises:
-        RecordError: if the record is damaged.
-    """
-    if not (directory / RECORD_NAME).is_file():
-        return {}
-    with reader(directory / RECORD_NAME, "run") as store:
-        return measured_in(store, name)
+def load_measurements(store: Store) -> dict[str, dict[str, np.ndarray]]:
+    """{name: {statistic: array}} of every measurement that was made."""
+    found = {name: measured_in(store, name) for name in KNOWN}
+    return {name: arrays for name, arrays in found.items() if arrays}

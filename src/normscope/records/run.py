@@ -10,6 +10,7 @@ import numpy as np
 
 from normscope.errors import RecordError
 from normscope.records.captures import Distribution, load_distributions
+from normscope.records.measurements import load_measurements
 from normscope.records.store import reader
 
 RECORD_NAME = "record.sqlite"
@@ -47,7 +48,10 @@ DURATIONS = ("train_seconds", "seconds", "images_per_second")
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """One run's record, read whole. Epochs are float64 columns, NaN where a value is missing."""
+    """One run's record, read whole. Epochs are float64 columns, NaN where a value is missing.
+
+    What was measured beside training is in `measured`: {name: {statistic: array}}, as in `measurement_names`.
+    """
 
     directory: Path
     spec: dict[str, Any]
@@ -55,6 +59,7 @@ class RunRecord:
     epochs: dict[str, np.ndarray]
     captures: dict[tuple[str, int], Distribution] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def norm(self) -> str:
@@ -105,6 +110,7 @@ def load_run(directory: Path) -> RunRecord:
     """
     with reader(directory / RECORD_NAME, "run") as store:
         meta, epochs, captures = store.meta(), store.epochs(), load_distributions(store)
+        measured = load_measurements(store)
     spec, status = meta.get("spec"), meta.get("status", "interrupted")
     needed = {"norm": str, "learning_rate": float | int, "seed": int, "epochs": int, "data": str, "model": str}
     if not isinstance(spec, dict) or not all(isinstance(spec.get(key), kind) for key, kind in needed.items()):
@@ -113,4 +119,4 @@ def load_run(directory: Path) -> RunRecord:
         raise RecordError(f"{directory / RECORD_NAME} is damaged: its status is {str(status)[:40]!r}.")
     if status in ENDED and len(epochs["epoch"]) == 0:
         raise RecordError(f"{directory / RECORD_NAME} is damaged: a {status} run without an epoch.")
-    return RunRecord(directory, spec, status, epochs, captures, meta)
+    return RunRecord(directory, spec, status, epochs, captures, meta, measured)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope.data.batches import Batches
 from normscope.data.dataset import Dataset
+from normscope.mend.recalibrate import recalibrate
 from normscope.models.landmarks import Network
 from normscope.records.explanation import ORDERS, Forgotten
 from normscope.studies.spec import RunSpec
@@ -27,7 +28,7 @@ Advance = Callable[[int, int], None]
 """Called with the passes that are done and their number."""
 
 
-class _Subject:
+class EvaluatedNetwork:
     """A trained network on test images, measured on a copy whose buffers are put back before every pass."""
 
     def __init__(self, model: Network, dataset: Dataset, spec: RunSpec):
@@ -50,10 +51,18 @@ class _Subject:
 
     def pass_without_eval(self, order: Tensor, batch_size: int) -> tuple[float, float]:
         """Accuracy in train mode, then in eval mode with the running statistics that this has left behind."""
+        return self.accuracy_without_eval(order, batch_size), self.eval_accuracy()
+
+    def accuracy_without_eval(self, order: Tensor, batch_size: int) -> float:
+        """Accuracy in train mode, over the images in this order; the running statistics move meanwhile."""
         self._restore()
         self._model.train()
-        during = self._accuracy(order, batch_size)
-        return during, self.eval_accuracy()
+        return self._accuracy(order, batch_size)
+
+    def recalibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Put the statistics of these batches in the place of the running ones, until the next pass without eval."""
+        with autocast(self._precision, self._device.type):
+            recalibrate(self._model, batches, limit=None)
 
     def eval_accuracy(self) -> float:
         """Accuracy in eval mode, with the running statistics as they are."""
@@ -104,7 +113,7 @@ def forget_eval(model: Network, dataset: Dataset, spec: RunSpec, advance: Advanc
         spec: device, precision and seed.
         advance: told how far it is.
     """
-    subject = _Subject(model, dataset, spec)
+    subject = EvaluatedNetwork(model, dataset, spec)
     eval_accuracy = subject.eval_accuracy()
     during = np.full((len(ORDERS), len(BATCH_SIZES), REPEATS), np.nan)
     afterwards = during.copy()

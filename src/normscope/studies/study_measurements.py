@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from normscope.data.dataset import Dataset
 from normscope.errors import RecordError
-from normscope.records.measurement_names import PROPAGATION
+from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION, PROPAGATION
 from normscope.records.measurements import measured_in, store_measurement
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.execution import threads_per_job
+from normscope.studies.measurements.batch_statistics import batch_statistics
+from normscope.studies.measurements.evaluation import evaluation, is_batch_normalized
 from normscope.studies.measurements.propagation import has_paths, propagation
 from normscope.studies.measurements.subject import Arrays, Subject
 from normscope.studies.spec import RunSpec
@@ -33,7 +35,14 @@ class Measurement:
     by_default: bool = True  # cheap enough for every study; the others are made where a study names them
 
 
-MEASUREMENTS = {row.name: row for row in (Measurement(PROPAGATION, propagation, has_paths, trained=False),)}
+MEASUREMENTS = {
+    row.name: row
+    for row in (
+        Measurement(PROPAGATION, propagation, has_paths, trained=False),
+        Measurement(BATCH_STATISTICS, batch_statistics, lambda spec: True, trained=True),
+        Measurement(EVALUATION, evaluation, is_batch_normalized, trained=True),
+    )
+}
 """{name: measurement}."""
 
 BY_DEFAULT = frozenset(name for name, row in MEASUREMENTS.items() if row.by_default)

@@ -93,8 +93,12 @@ class Claim:
             needs=needs,
             settings=settings if len(settings) > 1 else (),
             also=tuple(self._companion(item, groups, arms) for item in self.also),
-            notes=_warnings(summary, groups, arms),
+            notes=_warnings(summary, groups, self._learners(evidence)),
         )
+
+    def _learners(self, evidence: Evidence) -> dict[str, str]:
+        """{arm: what to call it where its runs did not learn}."""
+        return {arm: arm for arm in self.arms(evidence)}
 
     @property
     def _margin(self) -> float:
@@ -241,7 +245,7 @@ class _Summary:
         return float(np.mean([of[arm][seed] for _, of in self._found]))
 
 
-def _warnings(summary: _Summary, groups: Sequence[Group], arms: tuple[str, str]) -> tuple[str, ...]:
+def _warnings(summary: _Summary, groups: Sequence[Group], learners: dict[str, str]) -> tuple[str, ...]:
     """Settings that do not count, and arms that did not learn at one that does."""
     held = summary.groups[0].held
     notes = [f"Judged at {', '.join(held)} only; other values are in this study for other claims."] if held else []
@@ -249,7 +253,7 @@ def _warnings(summary: _Summary, groups: Sequence[Group], arms: tuple[str, str])
     if left_out:
         notes.append(f"Left out, as too few runs of both arms give the quantity there: {'; '.join(left_out)}.")
     for group in summary.groups:
-        idle = [arm for arm in arms if not has_learned(group.arms[arm].values())]
+        idle = [words for arm, words in learners.items() if not has_learned(group.arms[arm].values())]
         where = f" at {group.label}" if group.label else ""
         notes += [f"{arm} did not learn{where}: its mean accuracy is hardly above guessing." for arm in idle]
     return tuple(notes)

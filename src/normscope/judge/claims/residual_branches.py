@@ -8,12 +8,11 @@ from normscope.judge.claims.base import Claim, Companion
 from normscope.judge.claims.cells import Cell
 from normscope.judge.claims.sources import DE_SMITH
 from normscope.records.measurement_names import PROPAGATION
-from normscope.records.measurements import load_measurement
 
 
 def paths(cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:
     """Variances of skip and branch by block, float64 [blocks] each; None where they were not measured or not finite."""
-    found = load_measurement(cell.run.directory, PROPAGATION)
+    found = cell.run.measured.get(PROPAGATION, {})
     skip, branch = found.get("skip", np.array([])), found.get("branch", np.array([]))
     usable = len(skip) > 0 and skip.shape == branch.shape and (skip > 0).all() and (branch > 0).all()
     return (skip, branch) if usable and np.isfinite([skip, branch]).all() else None
