@@ -28,8 +28,8 @@ ALLOWED = {
 """{room: the other rooms it may import}. What is not listed wires the rooms together and may import all of them."""
 
 WIRING = {
-    "__init__", "api", "check_command", "check_inputs", "checks", "claiming", "cli", "explaining", "inspecting",
-    "reporting",
+    "__init__", "api", "check_command", "check_inputs", "checks", "claiming", "cli", "explaining", "exporting",
+    "inspecting", "reporting", "serving", "watching",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from normscope.claiming import claims, study
     from normscope.errors import InputError, NormscopeError, RecordError, StorageError
     from normscope.explaining import explain
+    from normscope.exporting import export
     from normscope.inspecting import inspect
     from normscope.probes.watch import watch
     from normscope.records.recording import Recording
@@ -33,6 +34,7 @@ _HOMES = {
     "claims": "normscope.claiming",
     "compare": "normscope.api",
     "explain": "normscope.explaining",
+    "export": "normscope.exporting",
     "inspect": "normscope.inspecting",
     "report": "normscope.reporting",
     "study": "normscope.claiming",
@@ -41,7 +43,7 @@ _HOMES = {
 
 __all__ = [
     "InputError", "NormscopeError", "RecordError", "Recording", "StorageError", "__version__", "check",
-    "check_loader", "check_state_dict", "claims", "compare", "explain", "inspect", "report", "study", "watch",
+    "check_loader", "check_state_dict", "claims", "compare", "explain", "export", "inspect", "report", "study", "watch",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from normscope.check_command import CheckOptions, DiffOptions
 from normscope.errors import NormscopeError
+from normscope.exporting import ExportOptions
 from normscope.reporting import ReportOptions
 from normscope.studies.explain_options import ExplainOptions
 from normscope.studies.inspect_options import InspectOptions
@@ -76,6 +77,18 @@ def _report(options: ReportOptions) -> int:
 
 
 COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
+def _serve(options: ServeOptions) -> int:
+    from normscope.serving import serve
+
+    return serve(options)
+
+
+def _export(options: ExportOptions) -> int:
+    from normscope.exporting import run_export
+
+    return run_export(options)
+
+
     "compare": (CompareOptions, _compare),
     "inspect": (InspectOptions, _inspect),
     "explain": (ExplainOptions, _explain),
@@ -85,6 +98,8 @@ COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
     "diff": (DiffOptions, _diff),
     "report": (ReportOptions, _report),
 }
+    "export": (ExportOptions, _export),
+    "serve": (ServeOptions, _serve),
 """{command: (its options, what runs it and returns the exit status)}."""
 
 

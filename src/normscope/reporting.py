@@ -50,7 +50,7 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
 
     if not paths:
         raise InputError("Nothing to show: expected the folder of a study, or a recording.")
-    studies, recordings = _sort([Path(path) for path in paths])
+    studies, recordings = sorted_paths([Path(path) for path in paths])
     target = Path(out) if out is not None else _default(studies, recordings)
     if not target.parent.is_dir():
         raise InputError(f"There is no folder {target.parent} for the report.")
@@ -76,7 +76,7 @@ def report_after(directory: Path) -> Path | None:
         return None
 
 
-def _sort(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The folders of studies and the files of recordings among the paths."""
     studies, recordings = [], []
     for path in paths:

@@ -1,1 +1,3 @@
-"""The one format between collecting and showing: SQLite files of scalars and arrays. numpy only, never torch."""
+"""The one format between collecting and showing: SQLite files of scalars and arrays. Never torch; export alone needs
+more than numpy.
+"""

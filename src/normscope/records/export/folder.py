@@ -1,0 +1,167 @@
+"""The folder of an export: files written aside and renamed, and a list of them by which they are known again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from normscope.errors import InputError, StorageError
+from normscope.records.export.schema import TEXT, Table
+from normscope.records.files import write_json, written_aside
+
+MANIFEST = "normscope-export.json"
+"""Names the files of an export with their checksums: a file that is not in it, or has changed, is somebody else's."""
+
+ROWS_AT_ONCE = 100_000
+"""Rows that are collected before they are written: one row group in parquet."""
+
+
+class _File(Protocol):
+    def write_table(self, table: pa.Table) -> None: ...
+    def close(self) -> None: ...
+
+
+def write_tables(folder: Path, kind: str, rows: Iterable[tuple[Table, pa.RecordBatch]]) -> list[Path]:
+    """Write tables as `<table>.parquet` or `<table>.csv` into a folder, which is made; returns the files.
+
+    All files are written aside first, then renamed, so an error leaves an earlier export as it was.
+
+    Raises:
+        InputError: if the folder is a file, or a file of one of these names is there that no export wrote.
+        StorageError: if something cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; expected a folder for the tables (--out).")
+    known = _known(folder)
+    with contextlib.ExitStack() as stack:
+        files: dict[str, _Buffered] = {}
+        for table, batch in rows:
+            if table.name not in files:
+                path = folder / f"{table.name}.{kind}"
+                _refuse_foreign(path, known)
+                _make(folder)
+                files[table.name] = stack.enter_context(contextlib.closing(_Buffered(stack, path, kind, table)))
+            files[table.name].add(batch)
+        for file in files.values():
+            file.close()
+        sums = {file.path.name: _checksum(file.aside) for file in files.values()}
+        # both old and new sums until all are renamed: a kill between leaves no file that nobody wrote
+        _write_manifest(folder, {**known, **{name: [*known.get(name, []), new] for name, new in sums.items()}})
+    gone = _stale(folder, kind, known, set(sums))
+    _write_manifest(folder, {**{k: v for k, v in known.items() if k not in gone}, **{k: [v] for k, v in sums.items()}})
+    return [file.path for file in files.values()]
+
+
+class _Buffered:
+    """One table's file, aside until the stack that it is entered into ends well."""
+
+    def __init__(self, stack: contextlib.ExitStack, path: Path, kind: str, table: Table):
+        self.path = path
+        self.aside = stack.enter_context(written_aside(path))
+        self._schema = table.schema
+        self._file = _open(self.aside, kind, table.schema)
+        self._batches: list[pa.RecordBatch] = []
+        self._waiting = 0
+        self._closed = False
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._batches.append(batch)
+        self._waiting += batch.num_rows
+        if self._waiting >= ROWS_AT_ONCE:
+            self._flush()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._flush()
+            self._file.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._file.write_table(pa.Table.from_batches(self._batches, self._schema))
+        self._batches, self._waiting = [], 0
+
+
+def _open(path: Path, kind: str, schema: pa.Schema) -> _File:
+    if kind == "parquet":
+        return pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
+    return _CsvFile(path, schema)
+
+
+class _CsvFile:
+    """CSV as RFC 4180 has it: text always in quotes, null empty, lists as JSON text."""
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self._lists = [place for place, field in enumerate(schema) if pa.types.is_list(field.type)]
+        for place in self._lists:
+            schema = schema.set(place, pa.field(schema.field(place).name, TEXT))
+        self._schema = schema
+        options = pyarrow.csv.WriteOptions(quoting_style="needed")
+        self._file = pyarrow.csv.CSVWriter(path, schema, write_options=options)
+
+    def write_table(self, table: pa.Table) -> None:
+        for place in self._lists:
+            name = self._schema.field(place).name
+            table = table.set_column(place, name, [[_as_json(value) for value in table.column(place).to_pylist()]])
+        self._file.write_table(table.cast(self._schema))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _as_json(value: list[Any] | None) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def _known(folder: Path) -> dict[str, list[str]]:
+    """{file: checksums} of what exports have written into a folder."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return {str(name): [str(each) for each in sums] for name, sums in files.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / MANIFEST} cannot be read; give another folder (--out).") from error
+
+
+def _refuse_foreign(path: Path, known: dict[str, list[str]]) -> None:
+    if path.exists() and (not path.is_file() or _checksum(path) not in known.get(path.name, [])):
+        raise InputError(
+            f"{path} was not written by normscope export, or has changed since; it was left as it is. "
+            "Move it away, or give another folder (--out)."
+        )
+
+
+def _stale(folder: Path, kind: str, known: dict[str, list[str]], written: set[str]) -> set[str]:
+    """Remove the tables of an earlier export in this format that have no rows any more, if nobody changed them."""
+    gone = {name for name in known if name.endswith(f".{kind}") and name not in written}
+    for name in gone:
+        path = folder / Path(name).name
+        if path.is_file() and _checksum(path) in known[name]:
+            path.unlink(missing_ok=True)
+    return gone
+
+
+def _write_manifest(folder: Path, files: dict[str, list[str]]) -> None:
+    _make(folder)
+    write_json(folder / MANIFEST, {"format": "normscope export", "version": 1, "files": files})
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

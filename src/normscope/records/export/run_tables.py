@@ -1,0 +1,266 @@
+"""Tables of a study's runs: settings and endings, epochs, captured distributions, measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from normscope.errors import RecordError
+from normscope.records.captures import LEVELS, LIMIT, Distribution
+from normscope.records.export.schema import NUMBER, TEXT, WHOLE, Column, Table, column_of, repeated
+from normscope.records.measurements import PREFIX
+from normscope.records.run import EPOCH_COLUMNS, RECORD_NAME, RunRecord, load_run
+from normscope.records.store import reader
+
+RUN = Column("run", TEXT, "the run: the name of its folder, which ends with its id")
+EPOCH = Column("epoch", WHOLE, "the epoch, counted from 1")
+TENSOR = Column("tensor", TEXT, "block_output, before_activation or normalized: tensors of the network's first stage")
+
+WHOLE_SCALARS = frozenset({"step", "first_non_finite_step"})
+"""The scalars of an epoch that are whole numbers."""
+
+UNITS = {
+    "train_loss": "nats", "test_loss": "nats", "train_accuracy": "share", "test_accuracy": "share",
+    "step": "steps", "train_seconds": "s", "seconds": "s", "images_per_second": "images/s",
+    "first_non_finite_step": "steps",
+}  # fmt: skip
+"""Units of an epoch's scalars; gradient norms and learning rates have none."""
+
+QUANTILES = {f"quantile_{level:.2f}": level for level in LEVELS}
+
+RUNS = Table(
+    "runs",
+    "a run",
+    (
+        RUN,
+        Column("status", TEXT, "finished, diverged, failed or interrupted"),
+        Column("error", TEXT, "why it failed"),
+        Column("diverged_step", WHOLE, "the first step whose loss was not finite", "steps"),
+        Column("parameters", WHOLE, "numbers that are trained"),
+        Column("source", TEXT, "where the images came from"),
+        Column("train_images", WHOLE, "training images"),
+        Column("test_images", WHOLE, "test images"),
+        Column("device_name", TEXT, "the accelerator or processor"),
+        Column("threads", WHOLE, "threads that torch used"),
+        Column("torch", TEXT, "version of torch"),
+        Column("normscope", TEXT, "version of normscope"),
+    ),
+)
+"""Followed by the run's settings (the names of spec.json), in whatever the runs of the study have."""
+
+EPOCHS = Table(
+    "epochs",
+    "an epoch of a run; null where a value was not finite or not measured",
+    (
+        RUN,
+        EPOCH,
+        *(
+            Column(name, WHOLE if name in WHOLE_SCALARS else NUMBER, meaning, UNITS.get(name, ""))
+            for name, meaning in EPOCH_COLUMNS.items()
+            if name != "last_layer_gradient"
+        ),
+        *(
+            Column(
+                f"last_layer_gradient{suffix}",
+                NUMBER,
+                EPOCH_COLUMNS[f"stem_gradient{suffix}"].replace("the stem convolution's", "the classifier's"),
+            )
+            for suffix in ("", "_mean", "_std", "_min", "_max")
+        ),
+    ),
+)
+
+CAPTURES = Table(
+    "captures",
+    "a tensor's distribution over three test batches after an epoch of a run",
+    (
+        RUN,
+        EPOCH,
+        TENSOR,
+        Column("values", WHOLE, "finite values"),
+        Column("non_finite", WHOLE, "values that are not finite"),
+        Column("mean", NUMBER, "their mean", "the tensor's"),
+        Column("std", NUMBER, "their standard deviation (population)", "the tensor's"),
+        Column("zero_fraction", NUMBER, "exact zeros: what a ReLU cut off", "share"),
+        *(Column(name, NUMBER, f"the {level:.0%} quantile", "the tensor's") for name, level in QUANTILES.items()),
+    ),
+)
+
+CAPTURE_BINS = Table(
+    "capture_bins",
+    f"a bin of such a distribution; the outermost count what lies beyond {LIMIT:g}",
+    (
+        RUN,
+        EPOCH,
+        TENSOR,
+        Column("low", NUMBER, "lower end of the bin", "the tensor's"),
+        Column("high", NUMBER, "upper end of the bin", "the tensor's"),
+        Column("count", WHOLE, "values in it"),
+    ),
+)
+
+MEASUREMENTS = Table(
+    "measurements",
+    "a number that was measured once for a run, for a claim",
+    (
+        RUN,
+        Column("measurement", TEXT, "what was measured, for example propagation (variances at initialization)"),
+        Column("statistic", TEXT, "which quantity of it, for example branch: the variance of a residual branch"),
+        Column(
+            "index",
+            WHOLE,
+            "its place in the measured array, counted from 0 in C order; for propagation, the residual block",
+        ),
+        Column("value", NUMBER, "the number"),
+    ),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RunSource:
+    """A run as it is exported: its record, and what was measured beside training."""
+
+    run: RunRecord
+    measured: Mapping[tuple[str, str], np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """What all tables call it."""
+        return self.run.directory.name
+
+    @classmethod
+    def load(cls, run: RunRecord) -> RunSource:
+        """Read what a run's record holds beside what `load_run` reads.
+
+        Raises:
+            RecordError: if the record is damaged.
+        """
+        with reader(run.directory / RECORD_NAME, "run") as store:
+            measured = {
+                (layer.removeprefix(PREFIX), statistic): array
+                for layer, statistic, _, _, _, array in store.arrays()
+                if layer.startswith(PREFIX)
+            }
+        return cls(run, measured)
+
+
+def read_run(directory) -> RunSource:
+    """A run's folder, read whole and found to make tables.
+
+    Raises:
+        RecordError: if its record is damaged.
+    """
+    source = RunSource.load(load_run(directory))
+    for _ in run_batches([source]):
+        pass
+    return source
+
+
+def run_batches(sources: Sequence[RunSource]) -> Iterator[tuple[Table, pa.RecordBatch]]:
+    """(table, rows) of all runs; a table without a row is left out."""
+    if not sources:
+        return
+    yield _runs(sources)
+    extra = [name for name in _scalars(sources) if name not in EPOCHS.schema.names]
+    epochs = EPOCHS.with_columns([Column(name, NUMBER, "a scalar of the epoch") for name in extra])
+    for source in sources:
+        if len(source.run.epochs["epoch"]):
+            yield epochs, epochs.batch(_epochs(source))
+        if source.run.captures:
+            yield CAPTURES, CAPTURES.batch(_captures(source))
+            for key, distribution in source.run.captures.items():
+                yield CAPTURE_BINS, CAPTURE_BINS.batch(_bins(source, *key, distribution))
+        for (measurement, statistic), array in source.measured.items():
+            if array.size:
+                yield MEASUREMENTS, MEASUREMENTS.batch(_measured(source, measurement, statistic, array))
+
+
+def _runs(sources: Sequence[RunSource]) -> tuple[Table, pa.RecordBatch]:
+    metas = [source.run.meta for source in sources]
+    data = [_mapping(meta.get("data")) for meta in metas]
+    environments = [_mapping(meta.get("environment")) for meta in metas]
+    hardware = [_mapping(each.get("hardware")) for each in environments]
+    versions = [_mapping(each.get("versions")) for each in environments]
+    values = {
+        "run": [source.name for source in sources],
+        "status": [source.run.status for source in sources],
+        **{name: [meta.get(name) for meta in metas] for name in ("error", "diverged_step", "parameters", "threads")},
+        **{name: [each.get(name) for each in data] for name in ("source", "train_images", "test_images")},
+        "device_name": [each.get("device_name") for each in hardware],
+        **{name: [each.get(name) for each in versions] for name in ("torch", "normscope")},
+    }
+    columns = []
+    for name in dict.fromkeys(name for source in sources for name in source.run.spec):
+        own = f"spec_{name}" if name in values else name
+        settings = [source.run.spec.get(name) for source in sources]
+        column, values[own] = column_of(own, settings, "a setting of the run: see `normscope compare --help`")
+        columns.append(column)
+    table = RUNS.with_columns(columns)
+    return table, table.batch(values)
+
+
+def _scalars(sources: Sequence[RunSource]) -> list[str]:
+    return list(dict.fromkeys(name for source in sources for name in source.run.epochs))
+
+
+def _epochs(source: RunSource) -> dict[str, object]:
+    columns = source.run.epochs
+    rows = {
+        name: _whole(name, values)
+        if name in WHOLE_SCALARS | {"epoch"}
+        else pa.array(values, NUMBER, from_pandas=True)  # NaN is how the record's null reads
+        for name, values in columns.items()
+    }
+    return {**rows, "run": repeated(source.name, len(columns["epoch"]))}
+
+
+def _whole(name: str, values: np.ndarray) -> list[int | None]:
+    if not all(value == int(value) for value in values[np.isfinite(values)]):
+        raise RecordError(f"{name} of an epoch holds something that is no whole number.")
+    return [int(value) if np.isfinite(value) else None for value in values]
+
+
+def _captures(source: RunSource) -> dict[str, object]:
+    keys, distributions = zip(*source.run.captures.items(), strict=True)
+    quantiles = np.stack([each.quantiles for each in distributions])
+    return {
+        "run": repeated(source.name, len(keys)),
+        "tensor": [tensor for tensor, _ in keys],
+        "epoch": [epoch for _, epoch in keys],
+        "values": [each.n for each in distributions],
+        **{
+            name: [getattr(each, name) for each in distributions]
+            for name in ("non_finite", "mean", "std", "zero_fraction")
+        },
+        **{name: quantiles[:, place] for place, name in enumerate(QUANTILES)},
+    }
+
+
+def _bins(source: RunSource, tensor: str, epoch: int, distribution: Distribution) -> dict[str, object]:
+    ends = np.concatenate([[-np.inf], distribution.edges, [np.inf]])
+    length = len(distribution.counts)
+    return {
+        "run": repeated(source.name, length),
+        "epoch": repeated(epoch, length),
+        "tensor": repeated(tensor, length),
+        "low": ends[:-1],
+        "high": ends[1:],
+        "count": distribution.counts,
+    }
+
+
+def _measured(source: RunSource, measurement: str, statistic: str, array: np.ndarray) -> dict[str, object]:
+    return {
+        "run": repeated(source.name, array.size),
+        "measurement": repeated(measurement, array.size),
+        "statistic": repeated(statistic, array.size),
+        "index": np.arange(array.size),
+        "value": array.ravel().astype(np.float64),
+    }
+
+
+def _mapping(value: object) -> Mapping:
+    return value if isinstance(value, dict) else {}

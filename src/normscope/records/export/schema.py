@@ -1,0 +1,100 @@
+"""What a table and its columns are: names, types, units and what they mean, kept with the data in parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from normscope.errors import RecordError
+
+TEXT, WHOLE, NUMBER, SINGLE, FLAG = pa.string(), pa.int64(), pa.float64(), pa.float32(), pa.bool_()
+WHOLES, TEXTS = pa.list_(WHOLE), pa.list_(TEXT)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `unit` is empty for names and plain counts."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: a row is what `row` says."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns as pyarrow has them, meaning and unit in their metadata."""
+        fields = [
+            pa.field(column.name, column.type, metadata={"description": column.meaning, "unit": column.unit})
+            for column in self.columns
+        ]
+        return pa.schema(fields, metadata={"normscope.table": self.name, "normscope.row": self.row})
+
+    def with_columns(self, columns: Sequence[Column]) -> Table:
+        """The same table with further columns at its end."""
+        return replace(self, columns=(*self.columns, *columns))
+
+    def batch(self, values: Mapping[str, Any]) -> pa.RecordBatch:
+        """Rows from {column: values}; a column that is missing is null throughout.
+
+        Raises:
+            RecordError: if the values are not of the column's type, for example text that is no Unicode.
+        """
+        length = max(len(column) for column in values.values())
+        arrays = [_array(values[c.name], c) if c.name in values else pa.nulls(length, c.type) for c in self.columns]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+def repeated(value: str | int | None, length: int) -> Any:
+    """A column that says the same in every row."""
+    if value is None:
+        return [None] * length
+    return pa.array([value]).take(pa.array([0] * length, pa.int32())) if length else []
+
+
+def column_of(name: str, values: Sequence[Any], meaning: str, unit: str = "") -> tuple[Column, list[Any]]:
+    """The column that JSON values make: values and lists of one kind as they are, anything else as JSON text."""
+    present = [value for value in values if value is not None]
+    kind = next((kind for kind, fits in _FITS if all(map(fits, present))), None) if present else TEXT
+    if kind is not None:
+        return Column(name, kind, meaning, unit), list(values)
+    return Column(name, TEXT, f"{meaning}, as JSON", unit), [None if v is None else json.dumps(v) for v in values]
+
+
+def _array(values: Any, column: Column) -> pa.Array:
+    try:
+        if isinstance(values, pa.Array):
+            return values.cast(column.type)
+        return pa.array(values, column.type)
+    except (pa.ArrowException, UnicodeError, OverflowError, TypeError) as error:
+        raise RecordError(f"{column.name} holds a value that is no {column.type}: {str(error)[:80]}.") from error
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -(1 << 63) <= value < 1 << 63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (_is_whole(value) and abs(value) <= 1 << 53)
+
+
+_FITS = (
+    (FLAG, lambda value: type(value) is bool),
+    (WHOLE, _is_whole),
+    (NUMBER, _is_number),
+    (TEXT, lambda value: type(value) is str),
+    (WHOLES, lambda value: type(value) is list and all(map(_is_whole, value))),
+    (TEXTS, lambda value: type(value) is list and all(type(item) is str for item in value)),
+)
