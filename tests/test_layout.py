@@ -22,7 +22,7 @@ ALLOWED = {
     "studies": ("errors", "records", "training", "fused", *COLLECTING),
     "judge": ("errors", "records"),
     "show": ("errors", "records", "judge"),
-    "integrations": ("errors", "records", "probes"),
+    "integrations": ("errors", "records", "probes", "watching"),
     "testing": ("errors", "records", "probes", "judge"),
 }
 """{room: the other rooms it may import}. What is not listed wires the rooms together and may import all of them."""

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from normscope.explaining import explain
     from normscope.exporting import export
     from normscope.inspecting import inspect
-    from normscope.probes.watch import watch
     from normscope.records.recording import Recording
     from normscope.reporting import report
+    from normscope.watching import watch
 
 __version__ = "0.1.0.dev0"
 
@@ -38,7 +38,7 @@ _HOMES = {
     "inspect": "normscope.inspecting",
     "report": "normscope.reporting",
     "study": "normscope.claiming",
-    "watch": "normscope.probes.watch",
+    "watch": "normscope.watching",
 }
 
 __all__ = [

@@ -5,18 +5,24 @@ This module and `normscope.api` are where the rooms meet: probes run the model, 
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from normscope.errors import InputError
-from normscope.judge.findings import CheckError, CheckReport, Finding
-from normscope.judge.history import read_history
+from normscope.errors import CheckError, InputError
+from normscope.judge.findings import CheckReport, Finding, Group
+from normscope.judge.history import read_history, with_counts
 from normscope.judge.rules import choose, judge
+from normscope.probes.notices import NormscopeWarning
 from normscope.records.examination import Examination, History
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from normscope.probes.watcher import Watcher
+    from normscope.records.recording import Recording
 
 
 def check(
@@ -110,56 +116,96 @@ def check_loader(
     return judge(examine_loader(loader, world_size, devices), select, ignore)
 
 
+PATIENCE = 200
+"""A recording is not read again before this many times of what it took to read it."""
+
+
 class LoopCheck:
     """Judges a training loop as it runs: each fault once, as a NormscopeWarning, and all in `findings`.
 
     What the host knows (modes, forwards, steps) is judged behind every optimizer step of the first hundred and every
     hundredth after; nothing is read from a device. `also(history)` judges what a recording adds, at its flushes.
 
+    With a watcher it is one of its listeners: what the recording adds is judged at its flushes, and raised behind the
+    next step, or when the watcher is closed. Reading a long recording takes time; there is a flush that it leaves out
+    if it would spend more than half a percent of the training.
+
     Args:
         model: the model that is trained.
-        optimizer: whose steps count.
+        optimizer: whose steps count. Without it: those of the first optimizer that steps a parameter of the model.
         raises: raise a CheckError instead of warning, behind the step in which the fault shows.
         ignore: codes or names of rules to leave out.
+        watcher: what records the same training; findings then name its steps.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, *, raises: bool = False, ignore: Iterable[str] = ()
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        raises: bool = False,
+        ignore: Iterable[str] = (),
+        watcher: Watcher | None = None,
     ):
         from normscope.probes.loop import LoopObserver
 
+        choose(ignore=ignore)
         self.findings: list[Finding] = []
         self.raises = raises
         self._ignore = tuple(ignore)
         self._reported: set[tuple[str, str]] = set()
-        self._observer = LoopObserver(model, optimizer)
-        self._handle = optimizer.register_step_post_hook(lambda *_: self._look())
+        self._pending: list[Finding] = []  # to be raised
+        self._read_again = 0.0  # not before this time, of time.perf_counter
+        self._observer = LoopObserver(model, optimizer, watcher=watcher, stepped=self._look)
 
     def __enter__(self) -> LoopCheck:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            self._pending.clear()  # the body's own error is what the user must see
         self.close()
 
     def close(self) -> None:
-        """Take off every hook."""
+        """Take off every hook.
+
+        Raises:
+            CheckError: for what there was no step to raise behind.
+        """
         self._observer.close()
-        self._handle.remove()
+        self._raise()
 
     def also(self, history: History) -> None:
         """Judge what something else recorded: a Recording's facts from `normscope.judge.history.read_history`."""
         self._judge(history)
+        self._raise()
+
+    def flushed(self, recording: Recording) -> None:
+        """Judge what a watcher's recording adds. Called by the watcher."""
+        start = time.perf_counter()
+        if start < self._read_again and not recording.complete:
+            return
+        self._judge(with_counts(read_history(recording), self._observer.history()))
+        end = time.perf_counter()
+        self._read_again = end + PATIENCE * (end - start)
 
     def _look(self) -> None:
         steps = self._observer.steps
         if steps >= 2 and (steps <= 100 or steps % 100 == 0):
-            self._judge(self._observer.history())
+            try:
+                self._judge(self._observer.history())
+            except Exception as error:  # a fault of ours; the training must go on
+                self._observer.close()
+                text = f"The training is judged no more. {type(error).__name__}: {error}"
+                warnings.warn(text, NormscopeWarning, stacklevel=4)
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._pending:
+            found, self._pending = tuple(self._pending), []
+            raise CheckError(CheckReport(found).text())
 
     def _judge(self, history: History) -> None:
-        import warnings
-
-        from normscope.probes.notices import NormscopeWarning
-
         report = judge(Examination(source="recording", history=history), select=("NS8",), ignore=self._ignore)
         new = tuple(f for f in report if (f.code, f.layer) not in self._reported)
         self._reported |= {(finding.code, finding.layer) for finding in new}
@@ -167,9 +213,17 @@ class LoopCheck:
         if not new:
             return
         serious = tuple(finding for finding in new if finding.severity != "info")
-        if serious and self.raises:
-            raise CheckError(CheckReport(serious).text())
+        if self.raises:
+            self._pending += serious
+            return
         for group in CheckReport(serious).groups:
-            layers = ", ".join(filter(None, group.layers))
-            text = f"{group.first.code} {group.first.name}: {group.first.message} {layers} {dict(group.evidence)}"
-            warnings.warn(text, NormscopeWarning, stacklevel=4)
+            warnings.warn(_one_line(group), NormscopeWarning, stacklevel=4)
+
+
+def _one_line(group: Group) -> str:
+    """A cause in one line: what, where, and the evidence."""
+    layers = [layer for layer in group.layers if layer]
+    more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+    evidence = ", ".join(f"{name} {value}" for name, value in group.evidence.items())
+    parts = (f"{group.first.code} {group.first.name}: {group.first.message}", ", ".join(layers[:3]) + more)
+    return f"{' '.join(filter(None, parts))} ({evidence})"

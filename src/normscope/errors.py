@@ -25,6 +25,10 @@ class RecordError(InputError):
     """A file that was given as a record is none, is damaged, or is of another version."""
 
 
+class CheckError(NormscopeError):
+    """A check found faults, and was asked to raise for them."""
+
+
 class StorageError(NormscopeError, OSError):
     """The machine could not store what it was asked to, for example a full disk. Ends with status 1."""
 

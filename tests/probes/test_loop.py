@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from normscope.checks import LoopCheck, check
-from normscope.errors import InputError
-from normscope.judge.findings import CheckError
+from normscope.errors import CheckError, InputError
 from normscope.judge.history import read_history
 from normscope.mend import recalibrate
 from normscope.probes.loop import LoopObserver

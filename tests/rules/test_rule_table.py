@@ -149,11 +149,11 @@ def paired(**changes) -> PairedLayer:
     return PairedLayer(**(facts | changes))
 
 
-def history(accumulation=None, others=(), **changes) -> Examination:
+def history(accumulation=None, batches=None, others=(), **changes) -> Examination:
     """100 steps of one layer."""
     facts = {"name": "bn", "steps": 100, "updates": 100, "trainable": True}
     layers = (LayerHistory(**(facts | changes)), *others)
-    return one(history=History(layers=layers, steps=100, accumulation=accumulation))
+    return one(history=History(layers=layers, steps=100, accumulation=accumulation, batches=batches))
 
 
 def loader(**changes) -> Examination:
@@ -424,7 +424,8 @@ TABLE: dict[str, list[Row]] = {
             name="b", running_mean=RAMP)))),
     ],
     "NS801": [
-        Row(history(updates=200), "warning", history(updates=200, accumulation=2)),
+        Row(history(updates=200), "warning", history(updates=200, batches=200)),
+        Row(history(updates=200, batches=110), "warning", history(updates=200, calls=2)),
         Row(history(updates=200, updates_in_backward=100), "warning", history()),
     ],
     "NS802": [Row(history(updates_without_grad=3, first_without_grad=7), "warning", history())],
@@ -434,8 +435,7 @@ TABLE: dict[str, list[Row]] = {
         Row(history(first_non_finite=9, others=(LayerHistory(name="b", first_non_finite=12),)), "error", history())
     ],
     "NS806": [
-        Row(history(accumulation=4, samples=8), "warning", history(samples=8)),
-        Row(history(accumulation=4, samples=32), "info"),
+        Row(history(accumulation=4, samples=8), "info", history(samples=8)),
     ],
     "NS807": [Row(history(rank_distance=0.6), "warning", history(rank_distance=0.05))],
     "NS808": [Row(history(lag=(1.0, *(0.1,) * 20, *(0.9,) * 10)), "warning", history(lag=(*(1.0,) * 8, *(0.4,) * 24)))],

@@ -6,15 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from normscope.errors import NormscopeError
+from normscope.errors import CheckError
 
 Severity = Literal["error", "warning", "info"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-
-
-class CheckError(NormscopeError):
-    """A check found errors, and was asked to raise for them."""
 
 
 @dataclass(frozen=True)

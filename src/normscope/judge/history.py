@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,23 +31,43 @@ def read_history(recording: Any) -> History:
     for row in recording.non_finite:
         if "gradient" not in str(row["statistic"]):  # those a scaler skips
             broken.setdefault(row["layer"], int(row["step"]))
-    names = [name for name, info in recording.layers.items() if info.kind != "activation"]
-    layers = tuple(_layer(recording, name, broken.get(name)) for name in names)
+    infos = {name: info for name, info in recording.layers.items() if info.kind != "activation"}
+    calls = Counter(name.partition("#")[0] for name in infos)
+    layers = tuple(_layer(recording, name, broken.get(name), calls[name]) for name in infos)
     return History(layers=layers, steps=max((layer.steps for layer in layers), default=0))
 
 
-def _layer(recording: Recording, name: str, non_finite: int | None) -> LayerHistory:
+def with_counts(recorded: History, counted: History) -> History:
+    """A recording's facts with what was counted on the host in place of what the recording only samples."""
+    own = {layer.name: layer for layer in counted.layers}
+    layers = [_with_counts(layer, own.pop(layer.name, None)) for layer in recorded.layers]
+    return replace(counted, layers=(*layers, *own.values()))
+
+
+COUNTED = ("steps", "updates", "calls", "updates_in_backward", "updates_without_grad", "first_without_grad",
+           "steps_in_eval", "first_in_eval", "declared_frozen", "drifted_at", "samples")  # fmt: skip
+
+
+def _with_counts(recorded: LayerHistory, counted: LayerHistory | None) -> LayerHistory:
+    if counted is None:
+        return recorded
+    return replace(recorded, **{name: getattr(counted, name) for name in COUNTED})
+
+
+def _layer(recording: Recording, name: str, non_finite: int | None, calls: int) -> LayerHistory:
     known = recording.statistics(name)
     read = {s: recording.query(name, s) for s in known if s in WANTED}
     steps, updates = _updates(read)
-    in_eval, frozen, drifted = _modes(read)
+    in_eval, first_in_eval, frozen, drifted = _modes(read)
     lag_steps, lag = _lag(read, recording.layers[name].eps or 1e-5)
     return LayerHistory(
         name=name,
         kind=recording.layers[name].kind,
         steps=steps,
         updates=updates,
+        calls=max(1, calls),
         steps_in_eval=in_eval,
+        first_in_eval=first_in_eval,
         declared_frozen=frozen,
         drifted_at=drifted,
         first_non_finite=non_finite,
@@ -75,21 +97,23 @@ def _updates(read: Read) -> tuple[int, int | None]:
     return int(steps[-1] - steps[0]), int(counts[-1] - counts[0])
 
 
-def _modes(read: Read) -> tuple[int, bool, int | None]:
-    """(steps in eval mode, scaled from those recorded; whether it began so; the step at which it then drifted)."""
+def _modes(read: Read) -> tuple[int, int | None, bool, int | None]:
+    """(steps in eval mode, scaled from those recorded; the first of them; whether it began so; when it then moved)."""
     if "training" not in read or "num_batches_tracked" not in read:
-        return 0, False, None
+        return 0, None, False, None
     steps, training = read["training"]
     if len(steps) < 2:
-        return 0, False, None
+        return 0, None, False, None
     total = int(steps[-1] - steps[0])
     # Records are dense at first and sparse later: each stands for the steps up to the next one.
-    in_eval = int(np.diff(steps)[~training[:-1].astype(bool)].sum())
+    evaluating = ~training.astype(bool)
+    in_eval = int(np.diff(steps)[evaluating[:-1]].sum())
+    first = int(steps[evaluating][0]) if evaluating.any() else None
     frozen = not bool(training[0])
     axis, counts = read["num_batches_tracked"]
     moved = np.flatnonzero(np.diff(counts) > 0)
     drifted = int(axis[moved[0] + 1]) if frozen and len(moved) else None
-    return min(in_eval, total), frozen and bool(len(moved)), drifted
+    return min(in_eval, total), first, frozen and bool(len(moved)), drifted
 
 
 def _lag(read: Read, eps: float) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from normscope.probes.blocks import Blocks
 from normscope.probes.harvest import NonFinite, record_arrays
+from normscope.probes.listeners import Listeners
 from normscope.probes.notices import NormscopeWarning
 from normscope.probes.rows import WatchedLayer
 from normscope.records.recording import Recording
@@ -28,6 +29,7 @@ class Recorder:
 
     def __init__(self, part: WritablePart, layers: list[WatchedLayer]):
         self.blocks = Blocks()
+        self.listeners = Listeners()
         self.part = part
         self.layers = layers
         self._header = part.header
@@ -95,6 +97,8 @@ class Recorder:
         batch = Batch(header, record_arrays(blocks, eps), self._events, self._non_finite.rows)
         self._header, self._events = header, []
         self.part.write(batch)
+        if self.listeners:
+            self.listeners.flushed(self.recording)
 
     @property
     def recording(self) -> Recording:

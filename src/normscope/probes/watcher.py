@@ -6,13 +6,15 @@ import os
 import sys
 import warnings
 import weakref
+from typing import Any
 
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from normscope.errors import InputError
+from normscope.errors import CheckError, InputError
 from normscope.probes.intervals import Intervals
 from normscope.probes.layers import Found
+from normscope.probes.listeners import Listener
 from normscope.probes.notices import NormscopeWarning
 from normscope.probes.recorder import Recorder
 from normscope.probes.rows import WatchedLayer
@@ -44,6 +46,9 @@ class Watcher:
     """Records a model's layers until it is closed. `watch` makes one; close it, or use it as a context manager.
 
     It also closes when the model dies or the program ends, so nobody has to keep it.
+
+    Attributes:
+        findings: what `watch(check=...)` has found so far, as `normscope.check` reports it; empty without it.
     """
 
     def __init__(
@@ -57,15 +62,19 @@ class Watcher:
         self._recorder = Recorder(part, [WatchedLayer.of(layer) for layer in found])
         self._session = Session(model, found, self._recorder, intervals, optimizer, self._stop)
         _watchers.update({layer.module: self for layer in found})
-        self._finalizer = weakref.finalize(model, self.close)
+        self._finalizer = weakref.finalize(model, self._end)
+        self.findings: list[Any] = []
 
     def __enter__(self) -> Watcher:
         if not self.active:
             raise InputError("This watcher is closed; watch() makes a new one.")
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # the body's own error is what the user must see
+            self._end()
 
     @property
     def active(self) -> bool:
@@ -101,24 +110,46 @@ class Watcher:
                 raise InputError(f"mark() takes numbers and strings, not {name}={type(value).__name__}.")
         self._recorder.event("mark", self.step, labels)
 
+    def listen(self, *listeners: Listener) -> None:
+        """Tell these, too, at each flush and at close."""
+        self._recorder.listeners.add(listeners)
+
+    def spend(self, start: float) -> None:
+        """Count the time since `start`, from `time.perf_counter`, as time that watching took."""
+        self._recorder.clock(start)
+
     def take_up(self, step: int) -> None:
         """Count on after this step, at which the recording was cut off."""
         self._recorder.take_up()
         self._session.take_up(step)
 
     def close(self, *, quiet: bool = False) -> None:
-        """Take off every hook and write what is left; say what watching cost. Closing twice does nothing."""
-        if not self.active:
-            return
+        """Take off every hook and write what is left; say what watching cost. Closing twice does nothing.
+
+        Raises:
+            CheckError: at the very end, with `check="raise"`, for a fault that only now shows in the record.
+        """
+        verdict = self._close(quiet=quiet) if self.active else None
+        if verdict is not None:
+            raise verdict
+
+    def _end(self) -> None:
+        """Close where nobody is there to catch an error."""
+        verdict = self._close() if self.active else None
+        if verdict is not None:
+            warnings.warn(str(verdict), NormscopeWarning, stacklevel=2)
+
+    def _close(self, *, quiet: bool = False) -> CheckError | None:
         try:
             self._session.finish()
             self._detach()
             self._recorder.flush(self.step, complete=True)
         except Exception as error:  # closing may happen at the end of somebody's program
             self._stop(error)
-            return
+            return None
         if self._recorder.part.header.rank == 0 and not quiet:
             print(self._recorder.report(), file=sys.stderr)
+        return self._recorder.listeners.close()
 
     def leave_to_parent(self) -> None:
         """In a forked process: do nothing from now on, and nothing at its end."""
@@ -128,6 +159,7 @@ class Watcher:
     def _stop(self, error: Exception) -> None:
         """Give up recording, with one warning. What has been written stays."""
         self._detach()
+        self._recorder.listeners.close()
         warnings.warn(
             f"The recording stopped at step {self.step + 1}; the training goes on. {type(error).__name__}: {error}",
             NormscopeWarning,

@@ -240,10 +240,12 @@ class LayerHistory:
     kind: str = "batch"
     steps: int = 0  # optimizer steps seen
     updates: int | None = None  # updates of the running statistics in those steps
+    calls: int = 1  # in one forward of the model
     updates_in_backward: int = 0  # forwards repeated under activation checkpointing
     updates_without_grad: int = 0
     first_without_grad: int | None = None  # the step
     steps_in_eval: int = 0
+    first_in_eval: int | None = None  # the step
     trainable: bool | None = None
     declared_frozen: bool = False
     drifted_at: int | None = None  # the step at which a frozen layer's statistics moved
@@ -262,7 +264,8 @@ class History:
 
     layers: tuple[LayerHistory, ...] = ()
     steps: int = 0
-    accumulation: int | None = None  # forwards per optimizer step that end in a backward
+    accumulation: int | None = None  # backwards in most optimizer steps, where there are several
+    batches: int | None = None  # forwards with a backward of their own, where they are more than the steps
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

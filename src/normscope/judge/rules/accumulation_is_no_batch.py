@@ -8,20 +8,18 @@ from normscope.judge.findings import Finding
 from normscope.judge.rules.base import Rule
 from normscope.records.examination import Examination
 
-LIMIT = 16
-
 
 class AccumulationIsNoBatch(Rule):
     """Several batches make one optimizer step, and each is normalized by itself."""
 
     code = "NS806"
     name = "accumulation-is-no-batch"
-    severity = "warning"
+    severity = "info"
     kinds = ()
     why = "Statistics are those of the small batches: 4 times 16 is not 64 to batch normalization."
     remedy = "A larger batch, group normalization or frozen statistics; a smaller momentum for the running ones."
     mend = "normscope.mend.convert"
-    fine = "Small batches that are large enough (16 and more samples): an info."
+    fine = "Small batches that are large enough, 16 and more samples; hence an info. NS506 judges the batch itself."
     reference = "https://github.com/ultralytics/yolov5/issues/1630"
     causes = ("B4",)
     replaces = ("L06",)
@@ -34,7 +32,6 @@ class AccumulationIsNoBatch(Rule):
             return
         samples = [layer.samples for layer in history.layers if layer.kind == "batch" and layer.samples]
         if samples:
-            severity = "warning" if min(samples) < LIMIT else "info"
             message = "Gradients are accumulated over several batches, statistics are not."
             effective = min(samples) * (history.accumulation or 1)
-            yield self.found("", message, severity, samples=min(samples), accumulated=effective, limit=LIMIT)
+            yield self.found("", message, samples=min(samples), accumulated=effective)

@@ -45,4 +45,5 @@ class StatisticsLag(Rule):
             earlier, late = float(np.median(lag[quarter : 2 * quarter])), float(np.median(lag[-quarter:]))
             if late > LIMIT and late > GROWTH * earlier:
                 message = "The running statistics fall further and further behind the batches'."
-                yield self.found(layer.name, message, lag=late, earlier=earlier, limit=LIMIT)
+                step = layer.lag_steps[-1] if layer.lag_steps else None
+                yield self.found(layer.name, message, lag=late, earlier=earlier, limit=LIMIT, step=step)

@@ -32,4 +32,5 @@ class TrainedInEvalMode(Rule):
             share = layer.steps_in_eval / layer.steps if layer.steps else 0.0
             if share > LIMIT and layer.trainable is not False and not layer.declared_frozen:
                 message = "The layer is trained in eval mode."
-                yield self.found(layer.name, message, share=share, limit=LIMIT, steps=layer.steps)
+                first, steps = layer.first_in_eval, layer.steps
+                yield self.found(layer.name, message, share=share, limit=LIMIT, steps=steps, first_step=first)

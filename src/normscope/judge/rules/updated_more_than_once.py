@@ -9,15 +9,16 @@ from normscope.judge.rules.base import Rule
 from normscope.records.examination import Examination, LayerHistory
 
 LIMIT = 1.5
-FEWEST_STEPS = 2
+FEWEST_STEPS = 5  # so that a trial forward or two before the training do not count
 
 
 class UpdatedMoreThanOnce(Rule):
     """A layer's statistics are updated more than once per optimizer step: a forward is repeated in backward (activation
     checkpointing), or several forwards precede the step (SAM, extra losses, attacks, real and fake batches).
 
-    k updates with momentum m weigh like one with 1 - (1 - m)^k. Gradient accumulation is told apart, where a forward
-    is followed by its own backward and no weight moves in between.
+    Several calls of the layer in one forward count once. k updates with momentum m weigh like one with 1 - (1 - m)^k.
+    Gradient accumulation is told apart, where a forward is followed by its own backward and no weight moves in between,
+    and so are steps that a gradient scaler skips.
     """
 
     code = "NS801"
@@ -43,11 +44,12 @@ class UpdatedMoreThanOnce(Rule):
         updates = layer.updates or 0
         per_step = updates / layer.steps
         history = seen.history
-        accumulation = (history.accumulation or 1) if history is not None else 1
+        batches = (history.batches or layer.steps) if history is not None else layer.steps
+        expected = max(1.0, batches / layer.steps) * layer.calls
         if layer.updates_in_backward:
             repeated = layer.updates_in_backward / layer.steps
             message = "The forward is repeated in backward (activation checkpointing), and counts again."
             yield self.found(layer.name, message, updates_per_step=per_step, repeated=repeated, limit=1)
-        elif per_step / accumulation >= LIMIT:
+        elif per_step / expected >= LIMIT:
             message = "The statistics are updated several times per optimizer step."
-            yield self.found(layer.name, message, updates_per_step=per_step, limit=LIMIT, accumulation=accumulation)
+            yield self.found(layer.name, message, updates_per_step=per_step, limit=LIMIT, expected=expected)
