@@ -77,12 +77,6 @@ def _report(options: ReportOptions) -> int:
 
 
 COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
-def _serve(options: ServeOptions) -> int:
-    from normscope.serving import serve
-
-    return serve(options)
-
-
 def _export(options: ExportOptions) -> int:
     from normscope.exporting import run_export
 
@@ -99,7 +93,6 @@ def _export(options: ExportOptions) -> int:
     "report": (ReportOptions, _report),
 }
     "export": (ExportOptions, _export),
-    "serve": (ServeOptions, _serve),
 """{command: (its options, what runs it and returns the exit status)}."""
 
 
