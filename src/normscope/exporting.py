@@ -16,7 +16,7 @@ from normscope.reporting import sorted_paths
 
 if TYPE_CHECKING:
     from normscope.records.export.recording_tables import RecordingSource
-    from normscope.records.export.run_tables import RunSource
+    from normscope.records.run import RunRecord
 
 Format = Literal["parquet", "csv"]
 
@@ -86,7 +86,7 @@ class _Material:
     """What was found at a path, read and checked."""
 
     folder: Path
-    runs: list[RunSource] = field(default_factory=list)
+    runs: list[RunRecord] = field(default_factory=list)
     recordings: list[RecordingSource] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 

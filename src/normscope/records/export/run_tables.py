@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +11,7 @@ import pyarrow as pa
 from normscope.errors import RecordError
 from normscope.records.captures import LEVELS, LIMIT, Distribution
 from normscope.records.export.schema import NUMBER, TEXT, WHOLE, Column, Table, column_of, repeated
-from normscope.records.measurements import PREFIX
-from normscope.records.run import EPOCH_COLUMNS, RECORD_NAME, RunRecord, load_run
-from normscope.records.store import reader
+from normscope.records.run import EPOCH_COLUMNS, RunRecord, load_run
 
 RUN = Column("run", TEXT, "the run: the name of its folder, which ends with its id")
 EPOCH = Column("epoch", WHOLE, "the epoch, counted from 1")
@@ -119,102 +117,75 @@ MEASUREMENTS = Table(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class RunSource:
-    """A run as it is exported: its record, and what was measured beside training."""
-
-    run: RunRecord
-    measured: Mapping[tuple[str, str], np.ndarray]
-
-    @property
-    def name(self) -> str:
-        """What all tables call it."""
-        return self.run.directory.name
-
-    @classmethod
-    def load(cls, run: RunRecord) -> RunSource:
-        """Read what a run's record holds beside what `load_run` reads.
-
-        Raises:
-            RecordError: if the record is damaged.
-        """
-        with reader(run.directory / RECORD_NAME, "run") as store:
-            measured = {
-                (layer.removeprefix(PREFIX), statistic): array
-                for layer, statistic, _, _, _, array in store.arrays()
-                if layer.startswith(PREFIX)
-            }
-        return cls(run, measured)
-
-
-def read_run(directory) -> RunSource:
+def read_run(directory: Path) -> RunRecord:
     """A run's folder, read whole and found to make tables.
 
     Raises:
         RecordError: if its record is damaged.
     """
-    source = RunSource.load(load_run(directory))
-    for _ in run_batches([source]):
+    run = load_run(directory)
+    for _ in run_batches([run]):
         pass
-    return source
+    return run
 
 
-def run_batches(sources: Sequence[RunSource]) -> Iterator[tuple[Table, pa.RecordBatch]]:
+def run_batches(runs: Sequence[RunRecord]) -> Iterator[tuple[Table, pa.RecordBatch]]:
     """(table, rows) of all runs; a table without a row is left out."""
-    if not sources:
+    if not runs:
         return
-    yield _runs(sources)
-    extra = [name for name in _scalars(sources) if name not in EPOCHS.schema.names]
+    yield _runs(runs)
+    extra = [name for name in _scalars(runs) if name not in EPOCHS.schema.names]
     epochs = EPOCHS.with_columns([Column(name, NUMBER, "a scalar of the epoch") for name in extra])
-    for source in sources:
-        if len(source.run.epochs["epoch"]):
-            yield epochs, epochs.batch(_epochs(source))
-        if source.run.captures:
-            yield CAPTURES, CAPTURES.batch(_captures(source))
-            for key, distribution in source.run.captures.items():
-                yield CAPTURE_BINS, CAPTURE_BINS.batch(_bins(source, *key, distribution))
-        for (measurement, statistic), array in source.measured.items():
-            if array.size:
-                yield MEASUREMENTS, MEASUREMENTS.batch(_measured(source, measurement, statistic, array))
+    for run in runs:
+        if len(run.epochs["epoch"]):
+            yield epochs, epochs.batch(_epochs(run))
+        if run.captures:
+            yield CAPTURES, CAPTURES.batch(_captures(run))
+            for key, distribution in run.captures.items():
+                yield CAPTURE_BINS, CAPTURE_BINS.batch(_bins(run, *key, distribution))
+        for measurement, arrays in run.measured.items():
+            for statistic, array in arrays.items():
+                if array.size:
+                    yield MEASUREMENTS, MEASUREMENTS.batch(_measured(run, measurement, statistic, array))
 
 
-def _runs(sources: Sequence[RunSource]) -> tuple[Table, pa.RecordBatch]:
-    metas = [source.run.meta for source in sources]
+def _runs(runs: Sequence[RunRecord]) -> tuple[Table, pa.RecordBatch]:
+    metas = [run.meta for run in runs]
     data = [_mapping(meta.get("data")) for meta in metas]
     environments = [_mapping(meta.get("environment")) for meta in metas]
     hardware = [_mapping(each.get("hardware")) for each in environments]
     versions = [_mapping(each.get("versions")) for each in environments]
     values = {
-        "run": [source.name for source in sources],
-        "status": [source.run.status for source in sources],
+        "run": [run.directory.name for run in runs],
+        "status": [run.status for run in runs],
         **{name: [meta.get(name) for meta in metas] for name in ("error", "diverged_step", "parameters", "threads")},
         **{name: [each.get(name) for each in data] for name in ("source", "train_images", "test_images")},
         "device_name": [each.get("device_name") for each in hardware],
         **{name: [each.get(name) for each in versions] for name in ("torch", "normscope")},
     }
     columns = []
-    for name in dict.fromkeys(name for source in sources for name in source.run.spec):
+    for name in dict.fromkeys(name for run in runs for name in run.spec):
         own = f"spec_{name}" if name in values else name
-        settings = [source.run.spec.get(name) for source in sources]
+        settings = [run.spec.get(name) for run in runs]
         column, values[own] = column_of(own, settings, "a setting of the run: see `normscope compare --help`")
         columns.append(column)
     table = RUNS.with_columns(columns)
     return table, table.batch(values)
 
 
-def _scalars(sources: Sequence[RunSource]) -> list[str]:
-    return list(dict.fromkeys(name for source in sources for name in source.run.epochs))
+def _scalars(runs: Sequence[RunRecord]) -> list[str]:
+    return list(dict.fromkeys(name for run in runs for name in run.epochs))
 
 
-def _epochs(source: RunSource) -> dict[str, object]:
-    columns = source.run.epochs
+def _epochs(run: RunRecord) -> dict[str, object]:
+    columns = run.epochs
     rows = {
         name: _whole(name, values)
         if name in WHOLE_SCALARS | {"epoch"}
         else pa.array(values, NUMBER, from_pandas=True)  # NaN is how the record's null reads
         for name, values in columns.items()
     }
-    return {**rows, "run": repeated(source.name, len(columns["epoch"]))}
+    return {**rows, "run": repeated(run.directory.name, len(columns["epoch"]))}
 
 
 def _whole(name: str, values: np.ndarray) -> list[int | None]:
@@ -223,11 +194,11 @@ def _whole(name: str, values: np.ndarray) -> list[int | None]:
     return [int(value) if np.isfinite(value) else None for value in values]
 
 
-def _captures(source: RunSource) -> dict[str, object]:
-    keys, distributions = zip(*source.run.captures.items(), strict=True)
+def _captures(run: RunRecord) -> dict[str, object]:
+    keys, distributions = zip(*run.captures.items(), strict=True)
     quantiles = np.stack([each.quantiles for each in distributions])
     return {
-        "run": repeated(source.name, len(keys)),
+        "run": repeated(run.directory.name, len(keys)),
         "tensor": [tensor for tensor, _ in keys],
         "epoch": [epoch for _, epoch in keys],
         "values": [each.n for each in distributions],
@@ -239,11 +210,11 @@ def _captures(source: RunSource) -> dict[str, object]:
     }
 
 
-def _bins(source: RunSource, tensor: str, epoch: int, distribution: Distribution) -> dict[str, object]:
+def _bins(run: RunRecord, tensor: str, epoch: int, distribution: Distribution) -> dict[str, object]:
     ends = np.concatenate([[-np.inf], distribution.edges, [np.inf]])
     length = len(distribution.counts)
     return {
-        "run": repeated(source.name, length),
+        "run": repeated(run.directory.name, length),
         "epoch": repeated(epoch, length),
         "tensor": repeated(tensor, length),
         "low": ends[:-1],
@@ -252,9 +223,9 @@ def _bins(source: RunSource, tensor: str, epoch: int, distribution: Distribution
     }
 
 
-def _measured(source: RunSource, measurement: str, statistic: str, array: np.ndarray) -> dict[str, object]:
+def _measured(run: RunRecord, measurement: str, statistic: str, array: np.ndarray) -> dict[str, object]:
     return {
-        "run": repeated(source.name, array.size),
+        "run": repeated(run.directory.name, array.size),
         "measurement": repeated(measurement, array.size),
         "statistic": repeated(statistic, array.size),
         "index": np.arange(array.size),
