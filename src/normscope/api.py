@@ -23,6 +23,7 @@ from normscope.show.terminal import StudyProgress, comparison_table, percent
 from normscope.studies.directory import RUNS, RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name
 from normscope.studies.execution import default_jobs, execute_all, local_executor, threads_per_job
+from normscope.studies.executors import Executor
 from normscope.studies.grid import Grid, lay_out
 from normscope.studies.runner import RunResult, RunTask
 from normscope.studies.spec import CompareOptions, RunSpec, options_from
@@ -111,7 +112,7 @@ def tasks_of(grid: Grid, study: StudyDirectory, options: CompareOptions, console
     ended = [run for _, run in runs if known_status(run) in ENDED]
     unrecorded = [run for run in ended if options.watch and not _is_recorded(run)]
     tasks = tuple(
-        RunTask(spec, run.path.absolute(), data_dir, threads, options.watch)
+        RunTask(spec, run.path.absolute(), data_dir, threads, options.watch, options.graph)
         for spec, run in runs
         if run not in ended or run in unrecorded
     )
@@ -133,8 +134,17 @@ def _is_recorded(run: RunDirectory) -> bool:
         raise RecordError(f"{error} Remove that file to record the run again.") from error
 
 
-def train_all(left: Tasks, grid: Grid, study: StudyDirectory, console: Console) -> None:
+def train_all(
+    left: Tasks, grid: Grid, study: StudyDirectory, console: Console, executor: Executor | None = None
+) -> None:
     """Bring every run that is left to its end, several at once, and show how far they are.
+
+    Args:
+        left: what there is to do.
+        grid: the runs that are shown, those that are done already among them.
+        study: where they are.
+        console: where to print.
+        executor: where they are trained; None: on this machine.
 
     Raises:
         StorageError: as soon as a run cannot be stored.
@@ -148,7 +158,7 @@ def train_all(left: Tasks, grid: Grid, study: StudyDirectory, console: Console) 
             told = "; ".join(filter(None, (_ending(study.path, name, result), result.note)))
             progress.ended(name, told, good=result.status == "finished")
 
-        execute_all(left.tasks, local_executor(left.jobs), progress.report, ended)
+        execute_all(left.tasks, executor or local_executor(left.jobs), progress.report, ended)
 
 
 def known_status(run: RunDirectory) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,10 @@ def study(
         sweep: {knob: values} to vary as well.
         console: where to print; None prints to standard output.
         settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, device, precision, fusion, watch,
-            allow_code, out.
+            executor, address, allow_code, out.
 
     Raises:
-        InputError: for a study, settings or data that cannot be used.
+        InputError: for a study, settings or data that cannot be used, or where no Ray answers at the address.
         StorageError: if the folder cannot be written. Finished epochs are kept.
     """
     for path in ("out", "data_dir"):
@@ -122,19 +123,32 @@ def run_study(
     plan = find_study(options.study, allow_code=options.allow_code)
     plan = plan.swept({**parse_sweeps(options.sweep), **(sweep or {})})
     grids, wanted, shared = _grids(plan, options)
-    directory = StudyDirectory.create(options.directory)
     runs = sum(len(grid.specs) for grid in grids)
-    console.print(
-        f"Study {plan.name}: {runs} runs, into {directory.path}", highlight=False, markup=False, soft_wrap=True
-    )
-    for grid in grids:
-        train_all(tasks_of(grid, directory, shared, console), grid, directory, console)
-        _measure(directory, grid, wanted, console)
+    with _executor(options) as executor:
+        directory = StudyDirectory.create(options.directory)
+        console.print(
+            f"Study {plan.name}: {runs} runs, into {directory.path}", highlight=False, markup=False, soft_wrap=True
+        )
+        for grid in grids:
+            train_all(tasks_of(grid, directory, shared, console), grid, directory, console, executor)
+            _measure(directory, grid, wanted, console)
     names = {spec.name for grid in grids for spec in grid.specs}
     result = _judge(_load(directory, names), directory.path, console)
     if (page := report_after(directory.path)) is not None:
         console.print(f"Everything on one page: {page}", highlight=False, markup=False, soft_wrap=True)
     return result
+
+
+@contextmanager
+def _executor(options: StudyOptions) -> Iterator[Any]:
+    """Where the runs are trained, reached before anything is written; None for this machine."""
+    if options.executor == "local":
+        yield None
+        return
+    from normscope.studies.executors.ray import RayExecutor
+
+    with closing(RayExecutor(options.address or "auto", options.jobs)) as executor:
+        yield executor
 
 
 def _measure(directory: StudyDirectory, grid: Any, wanted: Mapping[str, Collection[str]], console: Console) -> None:

@@ -102,8 +102,17 @@ class StudyOptions:
     epochs: _Count = None
     """Passes over the training images."""
 
-    jobs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one per core; one on a GPU)")] = None
+    jobs: Annotated[
+        int | None,
+        arg(metavar="INT", help_behavior_hint="(default: one per core; one on a GPU; with ray what there is room for)"),
+    ] = None
     """Runs trained at once, each in a process of its own."""
+
+    executor: Literal["local", "ray"] = "local"
+    """Where runs are trained: in processes of this machine, or as tasks of a Ray cluster (normscope[ray])."""
+
+    address: Annotated[str | None, arg(metavar="auto|HOST:PORT|local", help_behavior_hint="(default: auto)")] = None
+    """With --executor ray, the cluster: the one that runs on this machine (auto), another, or one that is started on this machine for this command (local)."""  # noqa: E501
 
     device: str = "auto"
     """Where to train: auto, cpu, cuda or mps."""
@@ -114,6 +123,9 @@ class StudyOptions:
     fusion: Literal["auto", "on", "off"] = "auto"
     """Fused normalization, as for compare."""
 
+    graph: Literal["auto", "on", "off"] = "auto"
+    """Steps captured in a CUDA graph, as for compare."""
+
     watch: bool = False
     """Record what every normalization layer does, as for compare."""
 
@@ -123,6 +135,12 @@ class StudyOptions:
     out: _Folder = None
     """Folder of the study (default: normscope-runs/<study>)."""
 
+    def __post_init__(self) -> None:
+        if self.executor not in ("local", "ray"):
+            raise InputError(one_of("executor", self.executor, ("local", "ray")))
+        if self.address is not None and self.executor == "local":
+            raise InputError(f"--address {self.address} is for --executor ray; the executor is local.")
+
     @property
     def directory(self) -> Path:
         """The folder of the study."""
@@ -131,7 +149,7 @@ class StudyOptions:
     def overrides(self) -> dict[str, Any]:
         """What the user decided, as settings of `compare`; a setting that was left alone is the study's."""
         chosen = {name: getattr(self, name) for name in ("data", "data_dir", "seeds", "epochs", "jobs")}
-        with_default = {name: getattr(self, name) for name in ("device", "precision", "fusion")}
+        with_default = {name: getattr(self, name) for name in ("device", "precision", "fusion", "graph")}
         return (
             {name: value for name, value in chosen.items() if value is not None}
             | {name: value for name, value in with_default.items() if value != "auto"}

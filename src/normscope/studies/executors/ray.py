@@ -1,0 +1,230 @@
+"""Runs on a Ray cluster: each a task with its CPUs and GPUs, on whatever machine has them free."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from normscope.errors import InputError, StorageError
+from normscope.records.run import status_of
+from normscope.studies.directory import RunDirectory
+from normscope.studies.executors import ray_worker
+from normscope.studies.executors.ray_cluster import connect
+from normscope.studies.executors.ray_worker import Copy, NotShared, Order
+from normscope.studies.executors.run_files import files_of, keep_files
+from normscope.studies.progress import Progress, Report
+from normscope.studies.runner import RunResult, RunTask, record_failure
+
+MOST_DEATHS = 3
+"""Workers that a run may lose without finishing an epoch; with the last of them it has failed."""
+
+SECONDS_BETWEEN_COPIES = 10.0
+"""What a run that is trained elsewhere loses at most, beside its unfinished epoch, when its worker dies."""
+
+SECONDS_BETWEEN_COUNTS = 10.0
+"""How often the cluster is asked for its size, which may change."""
+
+THREADS = 1
+"""Of a run on CPUs: with many runs, one thread each gets most out of a machine."""
+
+
+class RayExecutor:
+    """Trains runs on a Ray cluster.
+
+    Where a worker sees the study's folder, it trains there, under the run's lock, as a process of this machine would.
+    Where one does not, the run's files travel through Ray, and this process holds the run's lock. A run whose worker
+    dies is given to another, and goes on from what is in the study's folder.
+
+    Args:
+        address: of the cluster, see `connect`.
+        jobs: runs at once; None: as many as the cluster has room for.
+        seconds_between_copies: between two copies of the files of a run that is trained elsewhere.
+
+    Raises:
+        InputError: if there is no Ray, here or at the address.
+    """
+
+    def __init__(
+        self, address: str = "auto", jobs: int | None = None, seconds_between_copies: float = SECONDS_BETWEEN_COPIES
+    ):
+        self._ray = connect(address)
+        self._jobs, self._seconds_between_copies = jobs, seconds_between_copies
+        self._shared = True  # until a worker says otherwise
+        self._room, self._counted = 0, -SECONDS_BETWEEN_COUNTS
+
+    def run(self, tasks: Sequence[RunTask], report: Report) -> Iterator[tuple[RunTask, RunResult]]:
+        """See `Executor.run`.
+
+        Raises:
+            InputError: if no machine of the cluster has what a run needs.
+            StorageError: if what came back of a run cannot be stored.
+        """
+        waiting, flights = deque(tasks), list[_Flight]()
+        needs = _needs(tasks[0])
+        self._check_that_a_machine_has(needs)
+        with _token(tasks[0].directory.parent) as token, _landing(self._ray, flights):
+            while waiting or flights:
+                while waiting and len(flights) < self._most(needs):
+                    flight = _Flight(waiting.popleft(), token)
+                    flights.append(flight)
+                    if (result := self._launch(flight)) is not None:
+                        yield self._land(flight, flights), result
+                for flight in self._heard_from(flights):
+                    if (result := self._hear(flight, report)) is not None:
+                        yield self._land(flight, flights), result
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started for this process ends."""
+        self._ray.shutdown()
+
+    def _launch(self, flight: _Flight) -> RunResult | None:
+        """Give the run to a worker; returns a result only if that cannot be."""
+        files = None
+        if not self._shared:
+            if not flight.locked():
+                return RunResult("busy")
+            files = files_of(flight.task.directory)
+        task = flight.task if flight.task.threads is None else replace(flight.task, threads=THREADS)
+        order = Order(task, flight.token, files, self._seconds_between_copies)
+        remote = self._ray.remote(ray_worker.perform).options(
+            name=task.directory.name,
+            num_returns="streaming",
+            max_retries=0,  # this process does it: it knows what is left of the run
+            scheduling_strategy="SPREAD",
+            **_needs(task),
+        )
+        flight.stream = remote.remote(order)
+        return None
+
+    def _heard_from(self, flights: list[_Flight]) -> list[_Flight]:
+        """The flights with a message; waits a moment for one."""
+        streams = [flight.stream for flight in flights]
+        self._ray.wait(streams, num_returns=1, timeout=1.0)
+        ready, _ = self._ray.wait(streams, num_returns=len(streams), timeout=0)  # else the first would always win
+        return [flight for flight in flights if flight.stream in ready]
+
+    def _hear(self, flight: _Flight, report: Report) -> RunResult | None:
+        """Take one message from a flight; returns the run's result when it has one."""
+        errors = self._ray.exceptions
+        try:
+            message = self._ray.get(next(flight.stream))
+        except errors.RayTaskError as error:  # raised by the worker's code, outside of the run
+            return self._failed(flight, f"on a worker, {_last_line(error)}")
+        except errors.RayError as error:  # its process or its machine is gone
+            flight.deaths += 1
+            if flight.deaths < MOST_DEATHS:
+                return self._launch(flight)
+            return self._failed(
+                flight, f"its worker died {flight.deaths} times without finishing an epoch ({type(error).__name__})"
+            )
+        match message:
+            case Progress():
+                flight.note(message)
+                report(message)
+            case Copy():
+                keep_files(message.files, flight.task.directory)
+            case NotShared():
+                self._shared = False
+                return self._launch(flight)
+            case RunResult(status="failed") if self._says_nothing_of_it(flight.task):
+                return self._failed(flight, message.error or "")
+            case RunResult():
+                return message
+        return None
+
+    def _says_nothing_of_it(self, task: RunTask) -> bool:
+        return not self._shared and status_of(task.directory) != "failed"
+
+    def _failed(self, flight: _Flight, why: str) -> RunResult:
+        return record_failure(flight.task, why) if flight.locked() else RunResult("busy")
+
+    def _land(self, flight: _Flight, flights: list[_Flight]) -> RunTask:
+        flights.remove(flight)
+        flight.lock.close()
+        return flight.task
+
+    def _most(self, needs: dict[str, float]) -> int:
+        """Runs to be in the air: twice what the cluster has room for, so that no worker waits for this process."""
+        if self._jobs is not None:
+            return self._jobs
+        if time.monotonic() - self._counted >= SECONDS_BETWEEN_COUNTS:
+            sizes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            self._room = sum(_room(size, needs) for size in sizes)
+            self._counted = time.monotonic()
+        return max(2, 2 * self._room)
+
+    def _check_that_a_machine_has(self, needs: dict[str, float]) -> None:
+        sizes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(_room(size, needs) for size in sizes):
+            what = "a GPU" if needs["num_gpus"] else "a CPU for runs"
+            raise InputError(f"None of the {len(sizes)} machines of this Ray cluster has {what}.")
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A run that is on its way, over all the workers that it may take."""
+
+    task: RunTask
+    token: Path
+    stream: Any = None  # the messages of the worker that has it now
+    epochs: int = 0  # whole epochs that were heard of
+    deaths: int = 0  # workers that it lost since
+    lock: ExitStack = field(default_factory=ExitStack)
+    _ours: bool = False
+
+    def locked(self) -> bool:
+        """Take the run's lock, if it is not taken yet; returns whether this process has it now."""
+        self._ours = self._ours or self.lock.enter_context(RunDirectory(self.task.directory).locked())
+        return self._ours
+
+    def note(self, progress: Progress) -> None:
+        """Forget the deaths when the run has got on."""
+        if int(progress.epochs_done) > self.epochs:
+            self.epochs, self.deaths = int(progress.epochs_done), 0
+
+
+@contextmanager
+def _landing(ray: Any, flights: list[_Flight]) -> Iterator[None]:
+    """However it ends, no worker goes on with a run, and every lock is let go."""
+    try:
+        yield
+    finally:
+        for flight in flights:
+            if flight.stream is not None:
+                ray.cancel(flight.stream, force=True)
+            flight.lock.close()
+
+
+@contextmanager
+def _token(folder: Path) -> Iterator[Path]:
+    """A file that only those see who share the folder: its name was never there before."""
+    token = folder / f".normscope-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        token.touch()
+    except OSError as error:
+        raise StorageError(f"Cannot write to {folder}: {error.strerror or error}.") from error
+    try:
+        yield token
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _needs(task: RunTask) -> dict[str, float]:
+    return {"num_cpus": THREADS, "num_gpus": 1 if task.spec.device == "cuda" else 0}
+
+
+def _room(size: dict[str, float], needs: dict[str, float]) -> int:
+    """Runs that fit into a machine at once."""
+    room = int(size.get("CPU", 0) // needs["num_cpus"])
+    return min(room, int(size.get("GPU", 0) // needs["num_gpus"])) if needs["num_gpus"] else room
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]

@@ -1,0 +1,107 @@
+"""What a Ray worker does: train one run, and say how far it is. Nothing here imports Ray.
+
+The run is trained in the study's folder where the worker sees it. Where it does not, the run's files come with the
+order, it is trained in a folder of the worker's own, and its files go back after whole epochs and at the end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+
+from normscope.fused.memory import keep_freed_memory
+from normscope.studies.executors.run_files import Files, files_of, keep_files
+from normscope.studies.progress import Progress
+from normscope.studies.runner import RunResult, RunTask, execute
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run to be trained, as it travels to a worker."""
+
+    task: RunTask
+    token: Path  # a file in the study's folder, made for this: whoever sees it shares the folder
+    files: Files | None = None  # what is there of the run, where it is to be trained elsewhere; None: in its own folder
+    seconds_between_copies: float = 0.0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The files of a run that is trained elsewhere, as they were after a whole epoch."""
+
+    files: Files
+
+
+@dataclass(frozen=True)
+class NotShared:
+    """The worker does not see the study's folder, and has done nothing."""
+
+
+Message = Progress | Copy | NotShared | RunResult
+Send = Callable[[Message], None]
+
+
+def perform(order: Order) -> Iterator[Message]:
+    """Train a run; yields its progress, and at last its result. Ray makes these a stream."""
+    keep_freed_memory()
+    if order.files is not None:
+        yield from _streamed(lambda send: _train_elsewhere(order, send))
+    elif order.token.is_file():
+        yield from _streamed(lambda send: execute(order.task, send))
+    else:
+        yield NotShared()
+
+
+def _train_elsewhere(order: Order, send: Send) -> RunResult:
+    with tempfile.TemporaryDirectory(prefix="normscope-") as folder:
+        # the same name, by which the run is known to those who hear of it
+        task = replace(order.task, directory=Path(folder) / order.task.directory.name)
+        keep_files(order.files or {}, task.directory)
+        result = execute(task, _Copies(task.directory, order.seconds_between_copies, send))
+        send(Copy(files_of(task.directory)))
+    # a full disk here says nothing of other machines, nor of the study's folder
+    return replace(result, storage_failed=False)
+
+
+class _Copies:
+    """Passes progress on, and after a whole epoch the run's files, if the last copy is old enough."""
+
+    def __init__(self, directory: Path, seconds_between: float, send: Send):
+        self._directory, self._seconds, self._send = directory, seconds_between, send
+        self._copied = time.monotonic()
+        self._begun_with: float | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        self._send(progress)
+        if self._begun_with is None:
+            self._begun_with = progress.epochs_done
+        whole = progress.epochs_done == int(progress.epochs_done) > self._begun_with
+        if whole and time.monotonic() - self._copied >= self._seconds:
+            # progress is reported by the thread that trains, outside of transactions: nobody writes at this moment
+            self._send(Copy(files_of(self._directory)))
+            self._copied = time.monotonic()
+
+
+def _streamed(work: Callable[[Send], RunResult]) -> Iterator[Message]:
+    """What `work` sends, when it sends it, and then what it returns. The work is done in a thread of its own."""
+    messages: SimpleQueue[Message | BaseException] = SimpleQueue()
+
+    def do() -> None:
+        try:
+            messages.put(work(messages.put))
+        except BaseException as error:
+            messages.put(error)
+
+    Thread(target=do, daemon=True).start()
+    while True:
+        message = messages.get()
+        if isinstance(message, BaseException):
+            raise message
+        yield message
+        if isinstance(message, RunResult):
+            return
