@@ -112,7 +112,7 @@ def tasks_of(grid: Grid, study: StudyDirectory, options: CompareOptions, console
     ended = [run for _, run in runs if known_status(run) in ENDED]
     unrecorded = [run for run in ended if options.watch and not _is_recorded(run)]
     tasks = tuple(
-        RunTask(spec, run.path.absolute(), data_dir, threads, options.watch, options.graph)
+        RunTask(spec, run.path.absolute(), data_dir, threads, options.watch)
         for spec, run in runs
         if run not in ended or run in unrecorded
     )
