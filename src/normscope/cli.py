@@ -13,6 +13,7 @@ from normscope.check_command import CheckOptions, DiffOptions
 from normscope.errors import NormscopeError
 from normscope.exporting import ExportOptions
 from normscope.reporting import ReportOptions
+from normscope.serving import ServeOptions
 from normscope.studies.explain_options import ExplainOptions
 from normscope.studies.inspect_options import InspectOptions
 from normscope.studies.spec import CompareOptions
@@ -76,13 +77,19 @@ def _report(options: ReportOptions) -> int:
     return run_report(options)
 
 
-COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
+def _serve(options: ServeOptions) -> int:
+    from normscope.serving import serve
+
+    return serve(options)
+
+
 def _export(options: ExportOptions) -> int:
     from normscope.exporting import run_export
 
     return run_export(options)
 
 
+COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
     "compare": (CompareOptions, _compare),
     "inspect": (InspectOptions, _inspect),
     "explain": (ExplainOptions, _explain),
@@ -91,8 +98,9 @@ def _export(options: ExportOptions) -> int:
     "check": (CheckOptions, _check),
     "diff": (DiffOptions, _diff),
     "report": (ReportOptions, _report),
-}
     "export": (ExportOptions, _export),
+    "serve": (ServeOptions, _serve),
+}
 """{command: (its options, what runs it and returns the exit status)}."""
 
 

@@ -82,7 +82,7 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     for path in paths:
         if path.is_file():
             recordings.append(path)
-        elif _is_study(path):
+        elif is_study(path):
             studies.append(path)
         elif (path / RECORDING_NAME).is_file() and not (path / RECORD_NAME).is_file():
             recordings.append(path / RECORDING_NAME)
@@ -95,7 +95,8 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return studies, recordings
 
 
-def _is_study(path: Path) -> bool:
+def is_study(path: Path) -> bool:
+    """Whether a folder is a study's: it holds a marker that says so."""
     try:
         marker = json.loads((path / "normscope.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

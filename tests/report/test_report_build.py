@@ -15,7 +15,7 @@ from normscope.judge.claims import judge_all
 from normscope.records.run import RECORD_NAME
 from normscope.reporting import ReportOptions, report, report_after, run_report
 from normscope.show.figures.style import norm_styles
-from normscope.show.report.build import COLOURS, _asset, as_json
+from normscope.show.report.build import COLOURS, as_json, asset
 from normscope.show.report.material import gather
 from normscope.show.report.views import SECTIONS, VIEWS
 
@@ -139,7 +139,7 @@ class TestWhatIsShown:
         styles = norm_styles([f"norm{k}" for k in range(35)])
         assert {style.colour for style in styles.values()} == set(COLOURS)
         for colour, variable in COLOURS.items():
-            assert f"{variable[4:-1]}: {colour}" in _asset("page.css")
+            assert f"{variable[4:-1]}: {colour}" in asset("page.css")
 
 
 class TestBadInput:
@@ -222,7 +222,7 @@ class TestNothingBecomesCode:
         assert policy.startswith("default-src 'none'")
         assert "unsafe" not in policy
         assert "http" not in policy
-        ours = "".join(_asset(name) for name in ("decode.js", "rows.js", "charts.js", "page.js"))
+        ours = "".join(asset(name) for name in ("decode.js", "rows.js", "charts.js", "page.js"))
         for word in (
             "innerHTML",
             "outerHTML",

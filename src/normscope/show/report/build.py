@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,26 +50,52 @@ def build(material: Material, path: Path) -> Path:
 
 def page(material: Material) -> str:
     """The whole page as text."""
-    style = _asset("page.css")
-    scripts = [_as_script(vega_script()), _as_script("".join(_asset(name) for name in _SCRIPTS))]
+    return assemble(material.title, encode(material))
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a page shows, as JSON that can stand in a script element.
+
+    Attributes:
+        head: everything but the views.
+        views: {name: view with its data}, in the order of the page.
+    """
+
+    head: str
+    views: dict[str, str]
+
+
+def encode(material: Material) -> Content:
+    """The content of the page of this material."""
+    return Content(as_json(_head(material)), {view["name"]: as_json(view) for view in _views(material)})
+
+
+def assemble(title: str, content: Content, *, live: str | None = None) -> str:
+    """The page around its content. With `live`, the content's version, it follows the server that it came from."""
+    style = asset("page.css")
+    names = (*_SCRIPTS, "live.js") if live is not None else _SCRIPTS
+    vega = vega_script() if content.views or live is not None else ""  # only words: nothing to draw
+    scripts = [_as_script(vega), _as_script("".join(asset(name) for name in names))]
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-        f"script-src {' '.join(map(_hash, scripts))}; style-src {_hash(style)}"
+        f"script-src {' '.join(map(checksum, scripts))}; style-src {checksum(style)}"
+        + ("; connect-src 'self'" if live is not None else "")
     )
     parts = {
-        "TITLE": html.escape(material.title),
+        "TITLE": html.escape(title),
         "MARK": MARK,
         "POLICY": policy,
         "STYLE": style,
         "VEGA": scripts[0],
         "SCRIPT": scripts[1],
-        "PAYLOAD": as_json(payload(material)),
+        "PAYLOAD": f'{{"live":{as_json(live)},{content.head[1:-1]},"views":[{",".join(content.views.values())}]}}',
     }
-    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], asset("page.html"))
 
 
-def payload(material: Material) -> dict[str, Any]:
-    """What the page shows, as plain values."""
+def _head(material: Material) -> dict[str, Any]:
+    """What the page shows beside the views, as plain values."""
     return {
         "title": material.title,
         "problems": list(material.problems),
@@ -95,7 +122,6 @@ def payload(material: Material) -> dict[str, Any]:
         ],
         "config": CONFIG,
         "sections": [{"name": name, "title": title, "note": note} for name, (title, note) in SECTIONS.items()],
-        "views": list(_views(material)),
     }
 
 
@@ -127,7 +153,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of the page."""
     return resources.files("normscope.show.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -136,7 +163,8 @@ def _as_script(script: str) -> str:
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _hash(content: str) -> str:
+def checksum(content: str) -> str:
+    """A script or style element's content as a content security policy names it."""
     digest = hashlib.sha256(content.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 

@@ -35,6 +35,12 @@ class Chart {
     return this.drawing;
   }
 
+  remove() {
+    for (const panel of this.panels.values()) panel.remove();
+    this.panels.clear();
+    this.figure.remove();
+  }
+
   async draw() {
     this.dirty = false;
     const panels = SHAPES[this.view.shape](this.view);
@@ -43,7 +49,7 @@ class Chart {
     this.host.classList.toggle("narrow", Boolean(panels[0]?.narrow));
     for (const [key, panel] of this.panels) if (!panels.some((wanted) => wanted.key === key)) panel.remove(), this.panels.delete(key);
     for (const wanted of panels) {
-      if (!this.panels.has(wanted.key)) this.panels.set(wanted.key, new Panel(this.view, this.host));
+      if (!this.panels.has(wanted.key)) this.panels.set(wanted.key, new Panel(this, this.host));
       await this.panels.get(wanted.key).draw(wanted);
     }
     if (this.details.open) this.fillNumbers();
@@ -68,11 +74,11 @@ class Chart {
 }
 
 class Panel {
-  constructor(view, host) {
-    this.view = view;
+  constructor(chart, host) {
+    this.chart = chart;
     this.heading = element("h4");
     this.caption = element("p");
-    this.plot = element("div", { class: "plot", tabindex: 0, role: "img", "data-clickable": ["curves", "heatmap"].includes(view.shape) });
+    this.plot = element("div", { class: "plot", tabindex: 0, role: "img", "data-clickable": ["curves", "heatmap"].includes(this.view.shape) });
     this.box = element("div", { class: "panel" }, this.heading, this.caption, this.plot);
     host.append(this.box);
     this.plot.addEventListener("pointermove", (event) => this.point(event));
@@ -82,6 +88,10 @@ class Panel {
     this.plot.addEventListener("blur", () => this.focus(null));
     this.sizes = new ResizeObserver(() => this.fit());
     this.sizes.observe(this.plot);
+  }
+
+  get view() {
+    return this.chart.view;
   }
 
   remove() {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from normscope.errors import RecordError
+from normscope.errors import InputError
 from normscope.judge.comparison import Comparison, summarize
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import Block, Name, Part
@@ -83,17 +83,36 @@ class Material:
         return ", ".join(dict.fromkeys(item.recording.header.model for item in self.watched)) or "Nothing to show yet"
 
 
-def gather(directories: Sequence[Path], recordings: Sequence[Path] = (), command: str = "") -> Material:
-    """Read studies' folders (those with runs/) and recordings. A damaged record is named and the others are shown."""
+def read_recording(path: Path) -> Recording:
+    """A recording, read whole and once: every view asks for its arrays, and damage shows at once."""
+    return Recording([_ReadPart(part) for part in Recording.load(path).parts])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How records are read; a server that reads them again and again keeps those that did not change."""
+
+    run: Callable[[Path], RunRecord] = load_run
+    recording: Callable[[Path], Recording] = read_recording
+
+
+def gather(
+    directories: Sequence[Path], recordings: Sequence[Path] = (), command: str = "", read: Reading | None = None
+) -> Material:
+    """Read studies' folders (those with runs/) and recordings. A damaged record is named and the others are shown.
+
+    Records without content belong to runs that are about to begin, and are left out.
+    """
+    read = read or Reading()
     studies, watched, problems = [], [], []
     names = _distinct(directories)
     first = 0
     for directory, name in zip(directories, names, strict=True):
         runs = []
-        for folder in sorted(path.parent for path in (directory / "runs").glob(f"*/{RECORD_NAME}")):
+        for folder in sorted(path.parent for path in (directory / "runs").glob(f"*/{RECORD_NAME}") if _begun(path)):
             try:
-                runs.append(load_run(folder))
-            except RecordError as error:
+                runs.append(read.run(folder))
+            except InputError as error:
                 problems.append(str(error))
         order = _asked_for(directory)
         runs.sort(key=lambda run: (order.get(run.norm, len(order)), run.norm, run.learning_rate, run.seed))
@@ -101,12 +120,13 @@ def gather(directories: Sequence[Path], recordings: Sequence[Path] = (), command
             studies.append(Study(name, tuple(runs)))
         for place, run in enumerate(runs):
             path = run.directory / RECORDING_NAME
-            if path.is_file():
+            if _begun(path):
                 label = f"{run.norm}, learning rate {run.learning_rate:g}, seed {run.seed}"
-                _add(watched, problems, path, f"{name}: {label}" if len(directories) > 1 else label, first + place)
+                label = f"{name}: {label}" if len(directories) > 1 else label
+                _add(watched, problems, read, path, label, first + place)
         first += len(runs)
     for path, name in zip(recordings, _distinct(recordings), strict=True):
-        _add(watched, problems, path, name)
+        _add(watched, problems, read, path, name)
     return Material(tuple(studies), tuple(watched), tuple(problems), command)
 
 
@@ -119,16 +139,21 @@ def _asked_for(directory: Path) -> dict[str, int]:
         return {"batch": 0}
 
 
-def _add(watched: list[Watched], problems: list[str], path: Path, name: str, run: int | None = None) -> None:
+def _add(
+    watched: list[Watched], problems: list[str], read: Reading, path: Path, name: str, run: int | None = None
+) -> None:
     try:
-        recording = Recording.load(path)
-        watched.append(Watched(name, Recording([_ReadPart(part) for part in recording.parts]), run))
-    except RecordError as error:
+        watched.append(Watched(name, read.recording(path), run))
+    except InputError as error:
         problems.append(str(error))
 
 
+def _begun(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
 class _ReadPart:
-    """A part of a recording, read whole and once: every view asks for its arrays, and damage shows at once."""
+    """A part of a recording, held in memory."""
 
     def __init__(self, part: Part):
         self.header, self.non_finite = part.header, part.non_finite

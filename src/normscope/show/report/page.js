@@ -2,6 +2,7 @@
 
 const main = document.getElementById("main");
 const charts = page.views.map((view) => new Chart(view));
+const byName = (list, name) => list.find((item) => item.name === name);
 const chartsOf = (section) => charts.filter((chart) => chart.view.section === section);
 
 function update(...sections) {
@@ -83,7 +84,7 @@ function choice(text, checked, change, picture) {
 function choices(name, items, hidden) {
   const set = element("fieldset", { class: items.length > 8 ? "many" : "" }, element("legend", { text: name }));
   for (const { key, label, picture } of items) {
-    set.append(choice(label, true, (on) => { hidden[on ? "delete" : "add"](key); update(); }, picture));
+    set.append(choice(label, !hidden.has(key), (on) => { hidden[on ? "delete" : "add"](key); update(); }, picture));
   }
   return set;
 }
@@ -152,7 +153,7 @@ function runControls() {
   const options = [...rates.map((rate) => [String(rate), number(rate)]), ["all", "all"]];
   const made = [choices("Arms", page.arms.map((arm, key) => ({ key, label: arm.label, picture: swatch(arm) })), state.hiddenArms)];
   if (seeds.length > 1) made.push(choices("Seeds", seeds.map((key) => ({ key, label: String(key) })), state.hiddenSeeds));
-  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); update("curves", "activations"); }));
+  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("curves", "activations"); }));
   return element("div", { class: "toolbar", role: "group", "aria-label": "Runs shown" }, ...made, selection);
 }
 
@@ -167,24 +168,27 @@ function logChoice() {
   return label;
 }
 
+const capturedEpochs = () =>
+  [...new Set(chartsOf("activations").flatMap(({ view }) => [...tableOf(view).columns.epoch]))].sort((a, b) => a - b);
+
+const overviews = () => chartsOf("layers").map(({ view }) => [view.name, view.title]);
+
+/** The steps at which the chosen layer's distributions were recorded. */
+function frames() {
+  const ridges = chartsOf("layer").find(({ view }) => view.shape === "ridges");
+  return ridges ? framesOf(ridges.view) : [];
+}
+
+const updateRidges = () => Promise.all(chartsOf("layer").filter(({ view }) => view.shape === "ridges").map((chart) => chart.update()));
+
+/** {section: [what its controls depend on, the controls]}. */
 const LOCAL_CONTROLS = {
-  curves: () => {
-    return [logChoice(), slider("Smoothing", { most: 0.95, step: 0.05, value: 0, say: (value) => value.toFixed(2), change: (value) => { state.smoothing = value; return update("curves"); } })];
-  },
-  activations: () => {
-    const epochs = [...new Set(chartsOf("activations").flatMap(({ view }) => [...tableOf(view).columns.epoch]))].sort((a, b) => a - b);
-    state.epoch = epochs.length - 1;
-    return [slider("Epoch", { most: epochs.length - 1, value: state.epoch, say: (at) => `${epochs[at]}`, change: (at) => { state.epoch = at; return update("activations"); }, playing: true })];
-  },
-  layers: () => {
-    const names = chartsOf("layers").map(({ view }) => [view.name, view.title]);
-    state.overview = names[0][0];
-    return [dropdown("Show", names, state.overview, (name) => { state.overview = name; update("layers"); }), layerList(), recordingChoices()];
-  },
-  layer: () => {
-    frameControls();
-    return [logChoice(), frameBox];
-  },
+  curves: [() => null, () => [logChoice(), slider("Smoothing", { most: 0.95, step: 0.05, value: state.smoothing, say: (value) => value.toFixed(2), change: (value) => { state.smoothing = value; return update("curves"); } })]],
+  activations: [capturedEpochs, (epochs) =>
+    [slider("Epoch", { most: epochs.length - 1, value: state.epoch, say: (at) => `${epochs[at]}`, change: (at) => { state.epoch = at; return update("activations"); }, playing: true })]],
+  layers: [() => [overviews(), page.layers, page.recordings, [...state.recordings]], ([names]) =>
+    [dropdown("Show", names, state.overview, (name) => { state.overview = name; update("layers"); }), layerList(), recordingChoices()]],
+  layer: [frames, (steps) => [logChoice(), ...(steps.length < 2 ? [] : [frameSlider(steps)])]],
 };
 
 function layerList() {
@@ -193,24 +197,22 @@ function layerList() {
   return label;
 }
 
-const frameBox = element("span", { class: "frames" });
+function frameSlider(steps) {
+  return slider("Step", { most: steps.length - 1, value: state.frame, say: (at) => String(steps[at]), playing: true,
+    change: (at) => { state.frame = at; return updateRidges(); } });
+}
 
-/** The slider over the steps at which the chosen layer's distributions were recorded. */
-function frameControls() {
-  const view = chartsOf("layer").map((chart) => chart.view).find(({ shape }) => shape === "ridges");
-  const frames = view ? framesOf(view) : [];
-  state.frame = Math.max(0, frames.length - 1);
-  frameBox.hidden = frames.length < 2;
-  if (frames.length < 2) return;
-  frameBox.replaceChildren(slider("Step", { most: frames.length - 1, value: state.frame, say: (at) => String(frames[at]), playing: true,
-    change: (at) => { state.frame = at; return Promise.all(chartsOf("layer").filter(({ view: own }) => own.shape === "ridges").map((chart) => chart.update())); } }));
+/** The slider over steps, when the layer or the recordings are other ones: at the last step. */
+function renewFrames() {
+  state.frame = Math.max(0, frames().length - 1);
+  controls("layer");
 }
 
 function chooseLayer(layer, scroll = true) {
   state.layer = layer;
   document.getElementById("layer-list").value = String(layer);
   document.querySelector("#layer h2").textContent = `Inside one layer: ${page.layers[layer]}`;
-  frameControls();
+  renewFrames();
   update("layer");
   if (scroll) document.getElementById("layer").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
 }
@@ -229,22 +231,26 @@ function firstRecordings() {
 function recordingChoices() {
   const set = element("fieldset", { class: page.recordings.length > 6 ? "many" : "" }, element("legend", { text: "Recordings" }));
   page.recordings.forEach(({ name }, k) => {
-    set.append(choice(name, state.recordings.has(k), (on) => { state.recordings[on ? "add" : "delete"](k); frameControls(); update("layers", "layer"); }));
+    set.append(choice(name, state.recordings.has(k), (on) => { state.recordings[on ? "add" : "delete"](k); state.recordingsChosen = true; renewFrames(); update("layers", "layer"); }));
   });
   return page.recordings.length > 1 ? set : "";
 }
 
-// -- sections
+// -- regions: what is on the page, from top to bottom; each is made again when what it shows has changed
 
-function section({ name, title, note }) {
-  const own = chartsOf(name);
-  const wide = ["activations", "layers", "layer", "rates"].includes(name);
-  const local = LOCAL_CONTROLS[name]?.() ?? [];
-  return element("section", { id: name, "aria-labelledby": `${name}-title` },
-    element("h2", { id: `${name}-title`, text: name === "layer" ? `${title}: ${page.layers[state.layer]}` : title }),
-    element("p", { class: "note", text: note }),
-    ...(local.length ? [element("div", { class: "toolbar local", role: "group", "aria-label": `${title}: controls` }, ...local)] : []),
-    element("div", { class: wide ? "grid whole" : "grid" }, ...own.map((chart) => chart.figure)));
+const FOCUSABLE = "a, button, input, select, summary, [tabindex]";
+const nameOf = (control) => `${control.tagName} ${control.getAttribute("aria-label") ?? control.closest("label")?.textContent ?? control.textContent}`;
+
+const shownIn = new WeakMap();
+
+/** Fill a region with what `make` makes, unless it shows the same already. The focus stays on the control of that name. */
+function renew(region, shows, make) {
+  const text = JSON.stringify(shows);
+  if (shownIn.get(region) === text) return;
+  shownIn.set(region, text);
+  const focused = region.contains(document.activeElement) ? nameOf(document.activeElement) : null;
+  region.replaceChildren(...make());
+  if (focused) [...region.querySelectorAll(FOCUSABLE)].find((control) => nameOf(control) === focused)?.focus();
 }
 
 function madeBy() {
@@ -254,16 +260,77 @@ function madeBy() {
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "How this was made" }, element("table", {}, element("tbody", {}, ...rows))));
 }
 
+function contents() {
+  const parts = [...(page.verdicts.length ? [{ name: "claims", title: "Claims" }] : []), ...page.sections.filter(({ name }) => chartsOf(name).length), { name: "made-by", title: "How this was made" }];
+  return parts.map(({ name, title }) => element("a", { href: `#${name}`, text: title, onclick: (event) => goTo(event, name) }));
+}
+
+/** In a notebook's frame a link to a part of the page would lead to the notebook. */
+function goTo(event, name) {
+  if (location.protocol !== "about:") return;
+  event.preventDefault();
+  document.getElementById(name).scrollIntoView();
+  document.getElementById(name).focus();
+}
+
+const frame = (name) => element("div", { "data-region": name });
+const regions = { headline: frame("headline"), claims: frame("claims"), runs: frame("runs") };
+const sections = new Map(page.sections.map(({ name }) => [name, null]));
+
+function controls(name) {
+  const made = sections.get(name);
+  if (!made || !(name in LOCAL_CONTROLS)) return;
+  const [depends, make] = LOCAL_CONTROLS[name];
+  const shown = depends();
+  renew(made.controls, shown, () => make(shown));
+}
+
+function section({ name, title, note }) {
+  const wide = ["activations", "layers", "layer", "rates"].includes(name);
+  const own = { grid: element("div", { class: wide ? "grid whole" : "grid" }) };
+  own.controls = element("div", { class: "toolbar local", role: "group", "aria-label": `${title}: controls`, hidden: !(name in LOCAL_CONTROLS) });
+  own.heading = element("h2", { id: `${name}-title`, text: title });
+  own.box = element("section", { id: name, "aria-labelledby": `${name}-title` }, own.heading, element("p", { class: "note", text: note }), own.controls, own.grid);
+  return own;
+}
+
+/** Bring every region up to date with `page`; charts draw themselves. */
+function compose() {
+  renew(regions.headline, [page.problems, page.summary, page.summary_note, page.runs, page.arms, page.recordings.length], () => [headline()]);
+  renew(regions.claims, page.verdicts, () => (page.verdicts.length ? [claims()] : []));
+  renew(regions.runs, [page.runs.map(({ rate, seed }) => [rate, seed]), page.arms], () => (page.runs.length ? [runControls()] : []));
+  for (const described of page.sections) {
+    const own = chartsOf(described.name);
+    if (!sections.get(described.name)) {
+      if (!own.length) continue;
+      sections.set(described.name, section(described));
+    }
+    const { box, grid, heading } = sections.get(described.name);
+    box.hidden = !own.length;
+    if (described.name === "layer") heading.textContent = `${described.title}: ${page.layers[state.layer]}`;
+    own.forEach(({ figure }, k) => grid.children[k] !== figure && grid.insertBefore(figure, grid.children[k] ?? null));
+    controls(described.name);
+  }
+  renew(made, page.made_by, () => [madeBy()]);
+  const boxes = page.sections.map(({ name }) => sections.get(name)?.box).filter(Boolean);
+  [...Object.values(regions), ...boxes, made].forEach((region, k) => main.children[k] !== region && main.insertBefore(region, main.children[k] ?? null));
+  renew(document.getElementById("contents"), page.sections.filter(({ name }) => chartsOf(name).length).concat(page.verdicts.length), contents);
+}
+
+const made = frame("made");
+
+const inSight = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const chart = charts.find(({ figure }) => figure === entry.target);
+    if (!chart) continue;
+    chart.visible = entry.isIntersecting || chart.view.shape === "heatmap";
+    if (chart.visible && chart.dirty) chart.update();
+  }
+}, { rootMargin: "200px" });
+
 /** Draw what comes into sight at once. */
 function drawInSight() {
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      const chart = charts.find(({ figure }) => figure === entry.target);
-      chart.visible = entry.isIntersecting || chart.view.shape === "heatmap";
-      if (chart.visible && chart.dirty) chart.update();
-    }
-  }, { rootMargin: "200px" });
-  for (const { figure } of charts) watcher.observe(figure);
+  for (const { figure } of charts) inSight.observe(figure);
 }
 
 let pause;
@@ -282,14 +349,21 @@ function drawRestSoon(milliseconds = 800) {
   pause = setTimeout(() => idle(rest), milliseconds);
 }
 
-for (const recording of firstRecordings()) state.recordings.add(recording);
-main.append(headline());
-if (page.verdicts.length) main.append(claims());
-if (page.runs.length) main.append(runControls());
-const sections = page.sections.filter(({ name }) => chartsOf(name).length);
-for (const each of sections) main.append(section(each));
-main.append(madeBy(), element("footer", { text: "Drawn with Vega by normscope. This file needs no network." }));
-document.getElementById("contents").append(...[...(page.verdicts.length ? [{ name: "claims", title: "Claims" }] : []), ...sections, { name: "made-by", title: "How this was made" }].map(({ name, title }) =>
-  element("a", { href: `#${name}`, text: title })));
+/** Where the reader begins, as far as the records have it. */
+function begin() {
+  if (!state.recordingsChosen) state.recordings = new Set(firstRecordings());
+  const rates = new Set(page.runs.map(({ rate }) => rate));
+  if (!state.rateChosen && !rates.has(state.rate)) state.rate = page.first_rate;
+  if (!overviews().some(([name]) => name === state.overview)) state.overview = overviews()[0]?.[0] ?? null;
+  state.layer = Math.min(state.layer, Math.max(0, page.layers.length - 1));
+}
+
+document.querySelector(".skip").addEventListener("click", (event) => goTo(event, "main"));
+document.querySelector("noscript")?.remove();
+begin();
+state.epoch = Math.max(0, capturedEpochs().length - 1);
+state.frame = Math.max(0, frames().length - 1);
+compose();
+main.append(element("footer", { text: `Drawn with Vega by normscope. ${page.live ? "Served from where the study is." : "This file needs no network."}` }));
 drawInSight();
 drawRestSoon(300);

@@ -4,6 +4,7 @@ const page = JSON.parse(document.getElementById("payload").textContent);
 
 const state = {
   rate: page.first_rate, // a learning rate, or null for all of them
+  rateChosen: false, // by the reader
   hiddenArms: new Set(),
   hiddenSeeds: new Set(),
   selected: new Set(), // runs
@@ -14,6 +15,7 @@ const state = {
   overview: null, // name of the view shown
   layer: 0,
   recordings: new Set(),
+  recordingsChosen: false,
   frame: 0, // place in the layer's recorded distributions
 };
 

@@ -1,0 +1,1 @@
+"""The report of studies that are still being written, served to browsers: `normscope serve`."""

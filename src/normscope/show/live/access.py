@@ -1,0 +1,103 @@
+"""Who may read what is served: requests with the token, to a name of this machine, not on behalf of another site."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Collection
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest is the page's own
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a request has to bring.
+
+    Attributes:
+        token: the secret in the printed address.
+        names: host names by which this machine may be asked. Addresses in numbers and localhost always may: a foreign
+            site can make its own name point here (DNS rebinding), but not a number.
+    """
+
+    token: str
+    names: Collection[str] = ()
+
+    def refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """(status, one line) for a request that is not served; None for one that is."""
+        headers = Headers(scope=scope)
+        if scope["method"] != "GET":
+            return 405, "This server is for reading: GET only."
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            return 403, "The host in the address is no name of this server; open the address that it printed."
+        if _is_foreign(headers, host):
+            return 403, "Another site asked for this page; open the address that the server printed."
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
+        if len(given) != 1 or not hmac.compare_digest(given[0].encode(), self.token.encode()):
+            return 403, "The token is missing or wrong; open the whole address that the server printed."
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:
+            return False
+        if not name:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name.rstrip(".") in {"localhost", *(known.lower() for known in self.names)}
+        return True
+
+
+def _is_foreign(headers: Headers, host: str) -> bool:
+    """Whether a page of another origin makes the request. A link that is followed is none: it reads nothing."""
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != host:
+        return True
+    followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not followed
+
+
+class Guard:
+    """Lets through what `access` allows, before anything is looked up, and adds HEADERS to every answer."""
+
+    def __init__(self, app: ASGIApp, access: Access):
+        self.app, self.access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_RAW]
+            await send(message)
+
+        if scope["type"] != "http":
+            return  # a web socket: closed without an answer
+        refusal = self.access.refusal(scope)
+        if refusal is not None:
+            status, text = refusal
+            await PlainTextResponse(f"{text}\n", status)(scope, receive, send_with_headers)
+            return
+        await self.app(scope, receive, send_with_headers)
+
+
+_RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]

@@ -1,0 +1,168 @@
+"""The server's answers: the page of a study, what changed since a version, a stream of versions, and the list."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import html
+import time
+from collections.abc import Callable, Iterable
+from importlib import resources
+from urllib.parse import urlencode
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from normscope.show.live.access import Access, Guard
+from normscope.show.live.followed import Followed, Follower
+from normscope.show.live.source import Source
+from normscope.show.report.build import asset, checksum
+
+TELL_SECONDS = 0.2
+"""How often a stream looks whether there is a new version. The files are looked at by one thread for all."""
+
+ALIVE_SECONDS = 15.0
+"""Time after which a stream without news says that it is alive, for proxies that close silent connections."""
+
+
+class App:
+    """The pages of several sources. `asgi` is the application; after `stop` the open streams end.
+
+    Args:
+        find: what there is to serve; asked again whenever somebody opens the list. A page asks by name, and a name
+            that is not among these is not found: no path is ever made from a request.
+        access: who may read.
+    """
+
+    def __init__(self, find: Callable[[], Iterable[Source]], access: Access):
+        self.sources: dict[str, Followed] = {}
+        self.follower = Follower(self.sources)
+        self.stopping = False
+        self._find = find
+        routes = [Route("/", self._page), Route("/changes", self._changes), Route("/events", self._events)]
+        self.asgi = Starlette(routes=routes, middleware=[Middleware(Guard, access=access)])
+        self._find_more()
+
+    def stop(self) -> None:
+        """End the streams, so that the server can close, and the thread that looks at the files."""
+        self.stopping = True
+        self.follower.stop()
+
+    def _find_more(self) -> None:
+        for source in self._find():
+            self.sources.setdefault(source.name, Followed(source))
+
+    async def _page(self, request: Request) -> Response:
+        if "of" not in request.query_params:
+            await asyncio.to_thread(self._find_more)
+            if len(self.sources) > 1:
+                rows = await asyncio.to_thread(lambda: [_row(one, request) for one in self.sources.values()])
+                return HTMLResponse(_list(rows))
+        followed = self._asked(request)
+        if followed is None:
+            return _not_found()
+        while followed.snapshot is None:  # only of a source that nobody asked for before
+            if self.stopping:
+                return PlainTextResponse("The server is stopping.\n", 503)
+            await asyncio.sleep(TELL_SECONDS / 4)
+        return _compressed(request, followed.snapshot.page, "text/html; charset=utf-8")
+
+    async def _changes(self, request: Request) -> Response:
+        followed = self._asked(request)
+        if followed is None or followed.snapshot is None:
+            return _not_found()
+        return _compressed(request, followed.since(request.query_params.get("since", "")), "application/json")
+
+    async def _events(self, request: Request) -> Response:
+        followed = self._asked(request)
+        return _not_found() if followed is None else _Stream(self, followed)
+
+    def _asked(self, request: Request) -> Followed | None:
+        """The source that a request names; the only one where it names none."""
+        default = next(iter(self.sources)) if len(self.sources) == 1 else ""
+        followed = self.sources.get(request.query_params.get("of", default))
+        if followed is not None:
+            followed.ask()
+        return followed
+
+
+class _Stream(Response):
+    """Server-sent events: the newest version at once, and every time that there is another one.
+
+    Versions that came and went while a viewer was slow are left out: it asks for what changed since its own. So a
+    viewer costs a connection and no queue.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, app: App, followed: Followed):
+        super().__init__()
+        del self.headers["content-length"]
+        self._app, self._followed = app, followed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_gone(receive))
+        self._followed.viewers += 1
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._tell(gone, send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._followed.viewers -= 1
+            gone.cancel()
+
+    async def _tell(self, gone: asyncio.Future[None], send: Send) -> None:
+        text, told, spoke = "retry: 1000\n\n", "", time.monotonic()
+        while not (gone.done() or self._app.stopping):
+            snapshot = self._followed.snapshot
+            if snapshot is not None and snapshot.version != told:
+                told = snapshot.version
+                text += f"data: {told}\n\n"
+            elif time.monotonic() - spoke > ALIVE_SECONDS:
+                text += ":\n\n"
+            if text:
+                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                text, spoke = "", time.monotonic()
+            await asyncio.wait([gone], timeout=TELL_SECONDS)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _not_found() -> Response:
+    return PlainTextResponse("There is no such study here.\n", 404)
+
+
+def _compressed(request: Request, body: bytes, media_type: str) -> Response:
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(body, media_type=media_type, headers={"Content-Encoding": "gzip"})
+    return Response(gzip.decompress(body), media_type=media_type)
+
+
+def _row(followed: Followed, request: Request) -> str:
+    """A study in the list: a link, its runs, and when it was last written."""
+    files = followed.source.signature()
+    runs = sum(path.endswith("record.sqlite") for path, _, _ in files)
+    newest = max((modified for _, modified, _ in files), default=0) / 1e9
+    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest)) if newest else "–"
+    query = urlencode({"token": request.query_params["token"], "of": followed.source.name})
+    link = f'<a href="?{html.escape(query)}">{html.escape(followed.source.name)}</a>'
+    count = str(runs) if followed.source.directories else "a recording"
+    return f'<tr><td class="name">{link}</td><td class="number">{count}</td><td class="short">{written}</td></tr>'
+
+
+def _list(rows: list[str]) -> str:
+    """The page that leads to each study."""
+    style = asset("page.css")
+    policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src {checksum(style)}"
+    text = resources.files("normscope.show.live").joinpath("list.html").read_text(encoding="utf-8")
+    parts = {"POLICY": policy, "STYLE": style, "ROWS": "\n".join(rows)}
+    for name, part in parts.items():
+        text = text.replace(f"{{{{{name}}}}}", part, 1)
+    return text

@@ -1,0 +1,182 @@
+"""A page's content with a version, what changed from one version to the next, and the thread that looks for changes."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from normscope.errors import NormscopeError
+from normscope.show.live.source import Kept, Signature, Source
+from normscope.show.report.build import Content, assemble, encode
+from normscope.show.report.material import Material, gather
+
+REMEMBERED = 64
+"""Versions of which the parts' checksums are kept: a viewer that has one of them is sent what changed since."""
+
+LOOK_SECONDS = 1.0
+"""Time between two looks at the files."""
+
+REST = 4
+"""After a build the thread rests this many times as long as it took: a large study is not rebuilt without a pause."""
+
+ASKED_SECONDS = 15.0
+"""How long a source is looked at after somebody asked for its page, if nobody follows it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A page's content at one moment. The version is a checksum of the content, so it outlives the server."""
+
+    title: str
+    content: Content
+
+    @cached_property
+    def checksums(self) -> dict[str, str]:
+        """{part: checksum} of the head, named "", and of the views."""
+        return {name: _checksum(text) for name, text in {"": self.content.head, **self.content.views}.items()}
+
+    @cached_property
+    def version(self) -> str:
+        """Checksum of everything."""
+        return _checksum(json.dumps(list(self.checksums.items())))
+
+    @cached_property
+    def page(self) -> bytes:
+        """The page that follows the server, compressed."""
+        return gzip.compress(assemble(self.title, self.content, live=self.version).encode(), 5)
+
+    def since(self, known: dict[str, str] | None) -> bytes:
+        """What a viewer lacks that has the parts with these checksums, or nothing: JSON, compressed."""
+        parts = [f'"version":"{self.version}"', f'"order":{json.dumps(list(self.content.views))}']
+        changed = {name for name, checksum in self.checksums.items() if (known or {}).get(name) != checksum}
+        if "" in changed:
+            parts.append(f'"head":{self.content.head}')
+        views = (f'"{name}":{text}' for name, text in self.content.views.items() if name in changed)
+        return gzip.compress(f'{{{",".join(parts)},"views":{{{",".join(views)}}}}}'.encode(), 5)
+
+
+@dataclass(eq=False)
+class Followed:
+    """A source, its newest snapshot, and what is remembered of earlier ones. One thread looks; any may read.
+
+    Attributes:
+        source: what is followed.
+        snapshot: the newest content; None before the first look.
+        builds: how often the content was built.
+        viewers: how many follow it.
+        not_before: time.monotonic() of the next look.
+    """
+
+    source: Source
+    snapshot: Snapshot | None = None
+    builds: int = 0
+    viewers: int = 0
+    not_before: float = 0.0
+    _asked: float = -ASKED_SECONDS
+    _signature: Signature | None = None
+    _known: OrderedDict[str, dict[str, str]] = field(default_factory=OrderedDict)
+    _answers: dict[str, bytes] = field(default_factory=dict)  # to viewers' versions, for the newest content only
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _kept: Kept = field(default_factory=Kept)
+
+    def ask(self) -> None:
+        """Somebody wants the page: look at the files in the next seconds."""
+        self._asked = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether somebody wants to know of changes, and it is time to look."""
+        now = time.monotonic()
+        return now >= self.not_before and (self.viewers > 0 or now - self._asked < ASKED_SECONDS)
+
+    def look(self) -> bool:
+        """Build the content if a file changed since the last look. Returns whether it is another one now."""
+        signature = self.source.signature()
+        if signature == self._signature:
+            return False
+        self._signature = signature  # of before the build: what is written meanwhile is seen at the next look
+        return self._publish(self._build())
+
+    def fail(self, problem: str) -> None:
+        """Show that the content could not be built, until a file changes."""
+        material = Material(problems=(problem,))
+        self._publish(Snapshot(material.title, encode(material)))
+
+    def _publish(self, snapshot: Snapshot) -> bool:
+        if self.snapshot is not None and snapshot.version == self.snapshot.version:
+            return False
+        with self._lock:
+            self.snapshot = snapshot
+            self._answers.clear()
+            self._known[snapshot.version] = snapshot.checksums
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return True
+
+    def since(self, version: str) -> bytes:
+        """What changed since a viewer's version; everything if that is not remembered."""
+        with self._lock:
+            if self.snapshot is None:
+                raise RuntimeError("nothing was built yet")
+            known = version if version in self._known else ""
+            if known not in self._answers:
+                self._answers[known] = self.snapshot.since(self._known.get(known))
+            return self._answers[known]
+
+    def _build(self) -> Snapshot:
+        self.builds += 1
+        source = self.source
+        try:
+            material = gather(source.directories, source.recordings, read=self._kept.reading())
+            missing = [path for path in (*source.directories, *source.recordings) if not path.exists()]
+            if missing:
+                gone = tuple(f"{path} is gone." for path in missing)
+                material = Material(material.studies, material.watched, (*material.problems, *gone))
+        except NormscopeError as error:
+            material = Material(problems=(str(error),))
+        return Snapshot(material.title, encode(material))
+
+
+class Follower(threading.Thread):
+    """Looks at the sources that have viewers, about once a second, however many viewers there are.
+
+    It is a thread of its own and not a task: a build takes up to seconds, and the server has to answer meanwhile.
+    """
+
+    def __init__(self, sources: Mapping[str, Followed]):
+        super().__init__(name="normscope-serve", daemon=True)  # Ctrl-C does not wait for a build
+        self._sources = sources
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Look until `stop`."""
+        while not self._ended.wait(0.1):
+            for followed in list(self._sources.values()):
+                if followed.is_due():
+                    self._look(followed)
+
+    def stop(self) -> None:
+        """End soon, after the build that goes on."""
+        self._ended.set()
+
+    @staticmethod
+    def _look(followed: Followed) -> None:
+        begun = time.monotonic()
+        try:
+            followed.look()
+        except Exception as error:  # the page says so, and those of other studies go on
+            traceback.print_exc()
+            followed.fail(f"The report of {followed.source.name} cannot be built: {type(error).__name__}: {error}")
+        ended = time.monotonic()
+        followed.not_before = ended + max(LOOK_SECONDS, REST * (ended - begun))
+
+
+def _checksum(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

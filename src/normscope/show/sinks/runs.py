@@ -1,0 +1,143 @@
+"""A study's runs in sinks: epochs, captured distributions and final figures, read from the records."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from normscope.errors import RecordError
+from normscope.records.captures import Distribution
+from normscope.records.run import RunRecord, load_run, status_of
+from normscope.show.sinks.sink import Histogram, Log, Sink
+
+FIGURES = "figures"
+"""The log that holds a study's figures."""
+
+
+class StudyLogs:
+    """The logs of a study's runs, in one sink or several. Safe to call from several threads.
+
+    A sink that fails is given up with one message; neither a training nor another sink ends of it.
+
+    Args:
+        study: the folder of the study, which holds runs/.
+        sinks: where the numbers go.
+        warn: takes a message.
+    """
+
+    def __init__(self, study: Path, sinks: Iterable[Sink], warn: Callable[[str], None]):
+        self._study, self._warn = study, warn
+        self._sinks = list(sinks)
+        self._logs: dict[tuple[int, str], Log] = {}
+        self._lock = threading.RLock()
+        self._unread: set[str] = set()
+
+    def __enter__(self) -> StudyLogs:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def update(self, run: str, *, ended: bool = False) -> None:
+        """Pass on the epochs of a run that the sinks do not hold; the last ones, if it has ended."""
+        with self._lock:
+            if not self._sinks or (record := self._read(run)) is None:
+                return
+            for sink in list(self._sinks):
+                self._guarded(sink, lambda sink=sink: self._pass_on(sink, run, record, ended))
+
+    def figures(self, files: Sequence[Path]) -> None:
+        """Pass on figures, as they are after so many epochs of all runs."""
+        with self._lock:
+            if not self._sinks or not files:
+                return
+            epochs = sum(self._epochs(path.parent.name) for path in self._study.glob("runs/*/record.sqlite"))
+            for sink in list(self._sinks):
+                self._guarded(sink, lambda sink=sink: self._pass_figures(sink, files, epochs))
+
+    def close(self) -> None:
+        """Close every log."""
+        with self._lock:
+            for (place, _), log in list(self._logs.items()):
+                sink = next((each for each in self._sinks if id(each) == place), None)
+                if sink is not None:
+                    self._guarded(sink, log.close)
+            self._logs.clear()
+
+    def _pass_on(self, sink: Sink, run: str, record: RunRecord, ended: bool) -> None:
+        log = self._log(sink, run, record)
+        before = log.last
+        write_epochs(record, log)
+        if log.last > before:
+            log.flush()
+        if ended:
+            del self._logs[id(sink), run]
+            log.close()
+
+    def _pass_figures(self, sink: Sink, files: Sequence[Path], epochs: int) -> None:
+        log = sink.open(FIGURES, {"study": self._study.resolve().name}, group=self._study.resolve().name, axis="epochs")
+        if log.last < epochs:
+            for file in files:
+                log.figure(epochs, f"figures/{file.stem}", file)
+            log.flush()
+        log.close()
+
+    def _log(self, sink: Sink, run: str, record: RunRecord) -> Log:
+        if (id(sink), run) not in self._logs:
+            group = self._study.resolve().name
+            self._logs[id(sink), run] = sink.open(run, record.spec, group=group, axis="epoch")
+        return self._logs[id(sink), run]
+
+    def _read(self, run: str) -> RunRecord | None:
+        """The run's record, None where there is none yet; damage is told once."""
+        folder = self._study / "runs" / run
+        try:
+            return load_run(folder) if status_of(folder) is not None else None
+        except RecordError as error:
+            if run not in self._unread:
+                self._unread.add(run)
+                self._warn(f"not passed on: {error}")
+            return None
+
+    def _epochs(self, run: str) -> int:
+        record = self._read(run)
+        return 0 if record is None else len(record.epochs["epoch"])
+
+    def _guarded(self, sink: Sink, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # somebody else's code or service; the training must go on
+            self._sinks.remove(sink)
+            name = type(sink).__name__
+            self._warn(f"{name} gets no more of this study, which goes on. {type(error).__name__}: {error}")
+
+
+def write_epochs(run: RunRecord, log: Log) -> None:
+    """Write the epochs of a run that a log does not hold. The step is the epoch."""
+    for place, epoch in enumerate(run.epochs["epoch"].astype(int).tolist()):
+        if epoch <= log.last:
+            continue
+        scalars = {
+            f"epoch/{name}": float(values[place])
+            for name, values in run.epochs.items()
+            if name != "epoch" and math.isfinite(values[place])
+        }
+        captured = {tensor: each for (tensor, at), each in run.captures.items() if at == epoch}
+        for tensor, each in captured.items():
+            scalars |= {f"{part}/{tensor}": getattr(each, part) for part in ("mean", "std", "zero_fraction")}
+        finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
+        log.write(epoch, finite, {f"activations/{name}": _histogram(each) for name, each in captured.items() if each.n})
+
+
+def _histogram(captured: Distribution) -> Histogram:
+    """The captured bins; what lies beyond them makes a bin of its own, as far as the extremes."""
+    edges, counts = captured.edges, captured.counts.astype(np.float64)
+    low, high = float(captured.quantiles[0]), float(captured.quantiles[-1])
+    below, above = counts[0] > 0 and low < edges[0], counts[-1] > 0 and high > edges[-1]
+    edges = np.concatenate([[low] if below else [], edges, [high] if above else []])
+    counts = np.concatenate([counts[:1] if below else [], counts[1:-1], counts[-1:] if above else []])
+    return Histogram(edges, counts, captured.mean, captured.std)

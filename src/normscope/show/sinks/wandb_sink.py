@@ -1,0 +1,162 @@
+"""Weights & Biases: one W&B run per run, online or offline. Only what the records hold is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from normscope.errors import InputError
+from normscope.records.files import write_json
+from normscope.records.recording import Recording
+from normscope.records.recording_parts import FilePart
+from normscope.show.sinks.sink import Histogram, Log
+from normscope.show.sinks.watched import WatcherSink
+
+LEDGER = "normscope-runs.json"
+"""In W&B's folder: which W&B run belongs to which run, and the last step that it was given."""
+
+
+class WandB(WatcherSink):
+    """A W&B project, for `watch(sinks=[...])` and studies.
+
+    W&B runs of our own are made beside one that the program may have; its steps are left alone. No code, no git state,
+    no list of packages and no terminal output is uploaded.
+
+    Args:
+        project: its name.
+        mode: "online", "offline" (files for `wandb sync` in `directory`/wandb) or "disabled"; by default what the
+            environment variable WANDB_MODE says, else online.
+        directory: where W&B keeps its files.
+        entity: the user or team, if not the default one.
+
+    Raises:
+        InputError: if the package wandb is not installed, too old, or the mode is none.
+    """
+
+    def __init__(self, project: str, mode: str | None = None, directory: str | Path = ".", entity: str | None = None):
+        try:
+            import wandb
+        except ImportError:
+            raise InputError("W&B needs a package: pip install 'normscope[wandb]'.") from None
+        if tuple(map(int, wandb.__version__.split(".")[:3])) < (0, 19, 10):
+            raise InputError(f"wandb {wandb.__version__} keeps one run per program; expected 0.19.10 or newer.")
+        if mode not in (None, "online", "offline", "disabled"):
+            raise InputError(f"Unknown mode {mode!r} of W&B. Known: online, offline, disabled.")
+        super().__init__()
+        self.project, self.entity = project, entity
+        self.mode = mode or os.environ.get("WANDB_MODE") or "online"
+        self.directory = Path(directory)
+
+    @property
+    def place(self) -> str:
+        """Where to look, for messages."""
+        return f"W&B project {self.project}"
+
+    def watched_name(self, recording: Recording) -> str:
+        """The name of the recording's file and a checksum of where it is; the model's name without a file."""
+        part = recording.parts[0]
+        if not isinstance(part, FilePart):
+            return recording.header.model
+        place = hashlib.sha256(str(part.path.absolute()).encode()).hexdigest()[:6]
+        return f"{part.path.stem}-{place}"
+
+    def open(
+        self, name: str, config: Mapping[str, Any], *, group: str = "", axis: str = "step", resume: bool = True
+    ) -> Log:
+        """The W&B run of this name and group, made or taken up again."""
+        import wandb
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        ledger = _Ledger(self.directory / "wandb" / LEDGER, f"{self.project}/{group}/{name}", resume)
+        run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            id=ledger.id,
+            name=name or None,
+            group=group or None,
+            config=dict(config),
+            dir=str(self.directory),
+            mode=self.mode,  # pyright: ignore[reportArgumentType]: checked above, or W&B's own variable
+            resume="allow" if self.mode == "online" and ledger.last else None,
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True,
+                x_disable_meta=True, x_save_requirements=False,
+            ),
+        )  # fmt: skip
+        return _WandBLog(run, ledger, axis)
+
+
+class _WandBLog:
+    """One W&B run. Its own step only counts rows; `axis` is what curves are drawn over."""
+
+    def __init__(self, run: Any, ledger: _Ledger, axis: str):
+        self._run, self._ledger, self._axis = run, ledger, axis
+        run.define_metric(axis)
+        run.define_metric("*", step_metric=axis)
+
+    @property
+    def last(self) -> int:
+        """See `Log.last`."""
+        return self._ledger.last
+
+    def write(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
+        """See `Log.write`."""
+        import wandb
+
+        drawn = {
+            tag: wandb.Histogram(np_histogram=(each.counts, each.edges))  # pyright: ignore[reportArgumentType]: arrays do
+            for tag, each in histograms.items()
+        }
+        self._run.log({self._axis: step, **scalars, **drawn})
+        self._ledger.keep(step)
+
+    def figure(self, step: int, name: str, png: Path) -> None:
+        """See `Log.figure`."""
+        import wandb
+
+        self._run.log({self._axis: step, name: wandb.Image(str(png))})
+        self._ledger.keep(step)
+
+    def flush(self) -> None:
+        """W&B passes on by itself; what must last is the ledger."""
+        self._ledger.save()
+
+    def close(self) -> None:
+        """See `Log.close`."""
+        self._ledger.save()
+        self._run.finish()
+
+
+class _Ledger:
+    """The W&B id of one run and the last step that it was given, kept in a file: offline, W&B itself cannot tell."""
+
+    def __init__(self, path: Path, key: str, resume: bool):
+        self._path, self._key = path, key
+        entry = _entries(path).get(key, {}) if resume else {}
+        self.id: str = entry.get("id") or uuid.uuid4().hex[:16]
+        self.last: int = entry.get("last", 0)
+
+    def keep(self, step: int) -> None:
+        """Remember a step that was given."""
+        self.last = step
+
+    def save(self) -> None:
+        """Write the file, with the other runs' entries as they are."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, {**_entries(self._path), self._key: {"id": self.id, "last": self.last}})
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read; remove it to begin new W&B runs.") from error
+    return entries if isinstance(entries, dict) else {}

@@ -1,0 +1,166 @@
+"""What a watcher has just written to its record, as scalars and histograms per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from normscope.errors import InputError
+from normscope.records.recording import Recording
+from normscope.records.recording_parts import Block, FilePart, Name, Part
+from normscope.records.store import reader
+from normscope.show.report import measures
+from normscope.show.sinks.sink import Histogram, Log
+
+SCALARS = {
+    "input_mean": measures.size_of_mean,
+    "input_std": measures.spread_of_input,
+    "gap": measures.gap,
+    "gain": measures.gain,
+    "dead_channels": measures.dead,
+    "active_outputs": measures.active,
+    "output_gradient": measures.gradient,
+}
+"""{first part of the tag: the measure}; the second part is the layer's name."""
+
+OVER_CHANNELS = ("weight", "bias", "running_mean", "running_var")
+"""Statistics whose values over the channels make a histogram."""
+
+BINS = 64
+
+
+class WatcherSink:
+    """What makes a sink fit for `watch(sinks=[...])`: it is told of each flush, and passes on what is new."""
+
+    def __init__(self):
+        self._log: Log | None = None
+        self._watching = self._resume = False
+
+    def open(
+        self, name: str, config: Mapping[str, Any], *, group: str = "", axis: str = "step", resume: bool = True
+    ) -> Log:
+        """See `Sink.open`."""
+        raise NotImplementedError
+
+    @property
+    def place(self) -> str:
+        """Where to look, for messages."""
+        raise NotImplementedError
+
+    def watched_name(self, recording: Recording) -> str:
+        """What the log of a watched training is called."""
+        raise NotImplementedError
+
+    def begin(self, after: int | None = None) -> None:
+        """A training is about to be watched: a new one, or one that goes on after a step.
+
+        Raises:
+            InputError: if the sink is another watcher's, or a new training would be written into the log of another.
+        """
+        if self._watching:
+            raise InputError(f"{self.place} takes one watcher at a time.")
+        self._watching, self._resume = True, after is not None
+
+    def flushed(self, recording: Recording) -> None:
+        """Pass on what the log does not hold yet. Of several processes, the first one's numbers."""
+        if recording.header.rank:
+            return
+        if self._log is None:
+            name = self.watched_name(recording)
+            self._log = self.open(name, _config(recording), axis="step", resume=self._resume)
+        write_recording(recording, self._log)
+        self._log.flush()
+
+    def close(self) -> None:
+        """The training has ended; the sink may be given to another watcher."""
+        log, self._log, self._watching = self._log, None, False
+        if log is not None:
+            log.close()
+
+
+def write_recording(recording: Recording, log: Log) -> None:
+    """Write the steps of a recording that a log does not hold: scalars of each, histograms of the newest."""
+    recent = Recording([_Recent(part, log.last) for part in recording.parts[:1]])
+    scalars: dict[int, dict[str, float]] = {}
+    histograms: dict[int, dict[str, Histogram]] = {}
+    for layer in recent.layers:
+        for name, measure in SCALARS.items():
+            for step, value in zip(*measure(recent, layer), strict=True):
+                if math.isfinite(value):
+                    scalars.setdefault(int(step), {})[f"{name}/{layer}"] = float(value)
+        for step, name, histogram in _histograms(recent, layer):
+            histograms.setdefault(step, {})[f"{name}/{layer}"] = histogram
+    for step in sorted({*scalars, *histograms}):
+        log.write(step, scalars.get(step, {}), histograms.get(step, {}))
+
+
+class _Recent:
+    """The steps of a part after a given one, read at once."""
+
+    def __init__(self, part: Part, after: int):
+        self.header, self.non_finite = part.header, part.non_finite
+        self._events = part.events()
+        self._blocks: dict[Name, list[Block]] = {}
+        for name, (steps, values) in _blocks_after(part, after):
+            new = steps > after
+            self._blocks.setdefault(name, []).append((steps[new], values[new]))
+
+    def events(self) -> list[dict[str, Any]]:
+        return self._events
+
+    def names(self) -> list[Name]:
+        return list(self._blocks)
+
+    def blocks(self, layer: str, statistic: str) -> list[Block]:
+        return self._blocks.get((layer, statistic), [])
+
+
+def _blocks_after(part: Part, after: int) -> list[tuple[Name, Block]]:
+    """The blocks that reach beyond a step; those of a file in one go, for it is opened for every read."""
+    if isinstance(part, FilePart):
+        with reader(part.path, "recording") as store:
+            return [((layer, name), (steps, values)) for layer, name, steps, values in store.blocks(after=after)]
+    found = [(name, block) for name in part.names() for block in part.blocks(*name)]
+    return [(name, block) for name, block in found if block[0][-1] > after]
+
+
+def _histograms(recording: Recording, layer: str) -> list[tuple[int, str, Histogram]]:
+    """(step, what, histogram) of a layer at its newest steps: values over channels, distributions of what passed."""
+    found = []
+    known = recording.statistics(layer)
+    for name in OVER_CHANNELS:
+        if name in known:
+            steps, values = recording.query(layer, name)
+            finite = values[-1][np.isfinite(values[-1])].astype(np.float64)
+            if len(finite):
+                counts, edges = np.histogram(finite, BINS)
+                found.append(
+                    (int(steps[-1]), name, Histogram(edges, counts, float(finite.mean()), float(finite.std())))
+                )
+    for side in ("input", "output"):
+        binned = "output_histogram" if side == "output" and "output_histogram" in known else "histogram"
+        if binned in known and f"{binned}_frame" in known:
+            step = int(recording.query(layer, binned)[0][-1])
+            if (histogram := _passed(recording, layer, side, step)) is not None:
+                found.append((step, side, histogram))
+    return found
+
+
+def _passed(recording: Recording, layer: str, side: str, step: int) -> Histogram | None:
+    """The distribution of a layer's input or output at one step, of all channels together."""
+    own = recording.distribution(layer, side, first=step, last=step, bins=BINS)
+    limits = np.array([own.edges[:, 0].min(), own.edges[:, -1].max()])
+    if not np.all(np.isfinite(limits)):
+        return None
+    shared = np.tile(limits, (len(own.edges), 1))
+    pooled = recording.distribution(layer, side, first=step, last=step, bins=BINS, limits=shared)
+    return Histogram(pooled.edges[0], pooled.counts.sum(0))
+
+
+def _config(recording: Recording) -> dict[str, Any]:
+    header = recording.header
+    layers = {info.name: info.type for info in header.layers}
+    return {"model": header.model, "device": header.device, "a step is": header.unit, "layers": layers}
