@@ -74,6 +74,10 @@ PLANTED = {  # code: runs for which it holds, runs for which it does not
         over("batch_size", {"batch": {2: 0.5, 128: 0.9}, "group": {2: 0.88, 128: 0.9}}),
         over("batch_size", {"batch": {2: 0.88, 128: 0.9}, "group": {2: 0.5, 128: 0.9}}),
     ),
+    "C1302": (
+        over("batch_size", {"batch": {2: 0.5, 128: 0.9}, "layer": {2: 0.88, 128: 0.9}}),
+        over("batch_size", {"batch": {2: 0.88, 128: 0.9}, "layer": {2: 0.5, 128: 0.9}}),
+    ),
     "C1401": (
         over("block", {"batch": {None: 0.95, "pre-activation": 0.9, "formula": 0.8}}),
         over("block", {"batch": {"post-activation": 0.85, "pre-activation": 0.9, "formula": 0.8}}),
@@ -127,7 +131,7 @@ PLANTED["C303"] = vanishing("none"), vanishing("batch")
 
 
 def test_an_effect_is_planted_for_every_claim():
-    measured = {"C1201"}  # in test_claims_measured.py
+    measured = {"C1201", "C801", "C901", "C902", "C1303"}  # in test_claims_measured.py and _batch_statistics.py
     assert {claim.code for claim in claims()} == set(PLANTED) | measured
 
 

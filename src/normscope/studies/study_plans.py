@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION, PROPAGATION
 from normscope.studies.study import GridPlan, StudyPlan
 
 BLOCKS = ("post-activation", "pre-activation", "formula")
@@ -13,11 +14,15 @@ def _plan(name: str, description: str, *grids: GridPlan) -> StudyPlan:
     return StudyPlan(name, description, grids)
 
 
-def _grid(sweep: dict[str, tuple[Any, ...]] | None = None, **settings: Any) -> GridPlan:
-    return GridPlan(settings, sweep or {})
+def _grid(
+    sweep: dict[str, tuple[Any, ...]] | None = None, measure: tuple[str, ...] | None = None, **settings: Any
+) -> GridPlan:
+    return GridPlan(settings, sweep or {}, measure)
 
 
-_DIGITS = {"data": "digits", "seeds": 3, "epochs": 20}
+_DIGITS: dict[str, Any] = {"data": "digits", "seeds": 3, "epochs": 20}
+# Measurements take a second or two for a run: `quick` makes them at one learning rate.
+_AT_ONE_RATE: dict[str, Any] = _DIGITS | {"learning_rates": (0.1,)}
 _CIFAR = {"data": "cifar10", "seeds": 3, "epochs": 30, "learning_rates": (0.1,)}
 
 STUDIES = {
@@ -26,11 +31,12 @@ STUDIES = {
         _plan(
             "quick",
             "Every claim that small images can say something about, on the embedded digits.",
-            _grid(**_DIGITS, learning_rates=(0.01, 0.1, 1.0)),
-            _grid({"initialization_scale": (0.1, 1.0, 3.0)}, **_DIGITS, learning_rates=(0.1,)),
-            _grid({"activation": ("tanh",)}, **_DIGITS, learning_rates=(0.1,)),
-            _grid({"batch_size": (8, 128)}, **_DIGITS, learning_rates=(0.1,), norms=("batch", "group")),
-            _grid({"block": ("pre-activation",)}, **_DIGITS, learning_rates=(0.1,)),
+            _grid(measure=(), **_DIGITS, learning_rates=(0.01, 0.1, 1.0)),
+            _grid(**_AT_ONE_RATE, measure=(BATCH_STATISTICS, EVALUATION)),
+            _grid({"initialization_scale": (0.1, 1.0, 3.0)}, (), **_AT_ONE_RATE),
+            _grid({"activation": ("tanh",)}, (), **_AT_ONE_RATE),
+            _grid({"batch_size": (8, 128)}, (EVALUATION,), **_DIGITS, learning_rates=(0.01,), norms=("batch", "group")),
+            _grid({"block": ("pre-activation",)}, (PROPAGATION,), **_AT_ONE_RATE),
         ),
         _plan(
             "notebook",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 from normscope.judge.claims.base import Claim
+from normscope.judge.claims.within import WithinRuns
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, SIGN_FLIP_FROM
 
 INTRODUCTION = f"""# Claims
@@ -12,7 +13,8 @@ INTRODUCTION = f"""# Claims
 What batch normalization is said to do, and what decides here. This page is made from the claims in
 `src/normscope/judge/claims`; `normscope claims DIR` judges them on the runs that are there.
 
-A claim has one quantity, with one value for each arm and seed. Values are paired by seed. Where runs differ in other
+A claim has one quantity, with one value for each arm and seed; some claims set two readings of the same runs against
+each other instead of two arms. Values are paired by seed. Where runs differ in other
 settings too, only runs with equal settings are compared, and a seed's differences are averaged over the settings, so
 that one test decides; the settings are listed beside it with Holm-adjusted p, and one that significantly says the
 opposite leaves the claim open. Initialization, activation function, block and batch size are varied for the claims
@@ -43,10 +45,17 @@ def catalogue(claims: tuple[Claim, ...]) -> str:
     return "\n".join([INTRODUCTION, *(_entry(claim) for claim in claims), NOT_JUDGED])
 
 
+def _first(claim: Claim) -> str:
+    """The arm that a claim is about."""
+    if isinstance(claim, WithinRuns):
+        return f"of the first reading ({claim.readings[0]}, against {claim.readings[1]})"
+    return "in the post-activation block" if claim.arm_field == "block" else "with normalization"
+
+
 def _entry(claim: Claim) -> str:
     margin = f"a factor of {claim.margin:g}" if claim.ratio else f"{claim.margin:g} {claim.unit}"
     supports = "A larger" if claim.higher_supports else "A smaller"
-    first = "value in the post-activation block" if claim.arm_field == "block" else "value with normalization"
+    first = f"value {_first(claim)}"
     needs = claim.needs.format(norm="batch", reference="none")
     lines = [
         f"## {claim.code} {claim.name}",

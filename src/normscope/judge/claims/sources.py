@@ -20,6 +20,13 @@ DE_SMITH = Source(
     'De & Smith 2020, "Batch Normalization Biases Residual Blocks Towards the Identity Function in Deep Networks"',
     "https://arxiv.org/abs/2002.10444",
 )
+IOFFE_SZEGEDY = Source(
+    'Ioffe & Szegedy 2015, "Batch Normalization", section 3.1, as both the notebook and the blog post tell it',
+    "https://arxiv.org/abs/1502.03167",
+)
+WU_JOHNSON = Source(
+    "Wu & Johnson 2021, \"Rethinking 'Batch' in BatchNorm\", section 3", "https://arxiv.org/abs/2105.07576"
+)
 WU_HE = Source('Wu & He 2018, "Group Normalization", figure 1', "https://arxiv.org/abs/1803.08494")
 IDENTITY_MAPPINGS = Source(
     'the notebook\'s last line; disputed by He et al. 2016, "Identity Mappings in Deep Residual Networks"',

@@ -1,0 +1,81 @@
+"""Claims that read a measurement which is made beside training, and say so where runs lack it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from normscope.judge.claims.base import Claim
+from normscope.judge.claims.cells import Evidence, accuracy_step
+from normscope.judge.claims.verdicts import Verdict
+from normscope.records.measurement_names import EVALUATION
+from normscope.records.run import WEIGHTS_NAME, RunRecord
+
+NAMED = 2
+"""Runs that are named; of the others there is a count."""
+
+
+class Measured(Claim):
+    """Base of such claims."""
+
+    measurement: ClassVar[str]
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        verdict = super().judge(evidence)
+        if verdict.outcome != "cannot tell":
+            return verdict
+        lacking = self._lacking(evidence)
+        return dataclasses.replace(verdict, needs="; ".join(filter(None, (lacking, verdict.needs))))
+
+    def _lacking(self, evidence: Evidence) -> str:
+        """Which finished runs of the arms lack the measurement, and what would make it; empty where none does."""
+        norms = {*self.arms(evidence), evidence.norm}
+        runs = [
+            run
+            for run in evidence.ended
+            if run.norm in norms and run.status == "finished" and self.measurement not in run.measured
+        ]
+        gone = [run for run in runs if not (run.directory / WEIGHTS_NAME).is_file()]
+        there = [run for run in runs if run not in gone]
+        parts = []
+        if there:
+            parts.append(f"the measurement {self.measurement} of {_names(there)}: the study's command makes it")
+        if gone:
+            parts.append(
+                f"the measurement {self.measurement} of {_names(gone)}, whose {WEIGHTS_NAME} is gone: train them anew"
+            )
+        return "; ".join(parts)
+
+
+def median(run: RunRecord, measurement: str, statistic: str, *, from_place: int = 0) -> float | None:
+    """Median over the channels, from a place on, of what was measured per channel; None where it was not."""
+    found = run.measured.get(measurement, {})
+    values, place = found.get(statistic, np.array([])), found.get("place", np.array([]))
+    if values.shape != place.shape:
+        return None
+    kept = values[(place >= from_place) & np.isfinite(values)]
+    return float(np.median(kept)) if len(kept) else None
+
+
+def evaluated(run: RunRecord, statistics: str, batch_size: int = 0) -> float | None:
+    """Measured test accuracy with statistics of this kind, those of the batch in batches of a size, in percent."""
+    found = run.measured.get(EVALUATION, {})
+    values = found.get(statistics, np.array([]))
+    if statistics == "batch":
+        sizes = found.get("size", np.array([]))
+        values = values[sizes == batch_size] if values.shape == sizes.shape else np.array([])
+    return 100 * float(values[0]) if len(values) and np.isfinite(values[0]) else None
+
+
+def evaluation_step(runs: Sequence[RunRecord]) -> float:
+    """The least difference of such accuracies, in percent: they are over 1,000 test images at most."""
+    return max(accuracy_step(runs), 0.1)
+
+
+def _names(runs: list[RunRecord]) -> str:
+    shown = ", ".join(run.directory.name for run in runs[:NAMED])
+    more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
+    return f"{len(runs)} run{'s' if len(runs) > 1 else ''} ({shown}{more})"
