@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from normscope.probes.layers import find_layers
-from normscope.probes.watch import watch
+from normscope.watching import watch
 
 INTERVALS = (1, 10, 100)
 
@@ -112,6 +112,7 @@ MOMENTS = {"histograms_every": None, "gradients_every": None}
 OURS = [
     Contender("nothing", nothing),
     Contender("normscope, defaults", normscope()),
+    Contender("normscope, defaults, check=True", normscope(check=True)),
     *(Contender(f"normscope, moments every {n}", normscope(every=n, **MOMENTS)) for n in INTERVALS),
     *(
         Contender(f"normscope, everything every {n}", normscope(every=n, histograms_every=n, gradients_every=n))

@@ -10,6 +10,7 @@ pytest.importorskip("lightning", reason="lightning is not installed (normscope[l
 
 import lightning.pytorch as pl
 
+from normscope.errors import CheckError
 from normscope.integrations.lightning import WatchNormalization
 from normscope.records.recording import Recording
 
@@ -20,8 +21,9 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 class Classifier(pl.LightningModule):
     """Calls a part of itself in its training step, as most Lightning modules do."""
 
-    def __init__(self, fails=False):
+    def __init__(self, fails=False, pollutes=False):
         super().__init__()
+        self.pollutes = pollutes
         self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
         self.fails = fails
 
@@ -29,6 +31,9 @@ class Classifier(pl.LightningModule):
         if self.fails and index == 2:
             raise KeyError("in a training step")
         x, y = batch
+        if self.pollutes:
+            with torch.no_grad():
+                self.net(x)
         return F.cross_entropy(self.net(x), y)
 
     def validation_step(self, batch, index):
@@ -38,9 +43,9 @@ class Classifier(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(tmp_path, callbacks, fails=False):
+def fit(tmp_path, callbacks, fails=False, pollutes=False):
     torch.manual_seed(0)
-    module = Classifier(fails)
+    module = Classifier(fails, pollutes)
     data = TensorDataset(torch.randn(24, 4), torch.randint(0, 2, (24,)))
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -75,3 +80,20 @@ def test_an_exception_closes_the_watcher(tmp_path):
         fit(tmp_path, [callback], fails=True)
     assert not callback.watcher.active
     assert list(Recording.load(tmp_path / "r.sqlite").query("net.1", "batch_mean")[0]) == [1, 2]
+
+
+def test_a_fit_is_judged_as_it_goes(tmp_path):
+    callback = WatchNormalization(check=True)
+    fit(tmp_path, [callback])
+    assert callback.watcher.findings == []
+    callback = WatchNormalization(check=True)
+    fit(tmp_path, [callback], pollutes=True)
+    assert [(finding.code, finding.layer) for finding in callback.watcher.findings] == [("NS802", "net.1")]
+
+
+def test_a_fault_ends_the_fit(tmp_path):
+    callback = WatchNormalization(tmp_path / "r.sqlite", every=1, check="raise")
+    with pytest.raises(CheckError, match="NS802"):
+        fit(tmp_path, [callback], pollutes=True)
+    assert not callback.watcher.active
+    assert list(Recording.load(tmp_path / "r.sqlite").query("net.1", "num_batches_tracked")[0]) == [1, 2]

@@ -4,8 +4,9 @@ import torch
 pytest.importorskip("transformers", reason="transformers is not installed (normscope[transformers])")
 pytest.importorskip("accelerate", reason="accelerate is not installed (normscope[transformers])")
 
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
+from normscope.errors import CheckError
 from normscope.integrations.transformers import WatchNormalization
 from normscope.records.recording import Recording
 
@@ -46,3 +47,26 @@ def test_a_training_is_recorded_and_the_same(tmp_path, accumulate):
     assert len(recording.layers) == 5
     for statistic in ("sample_mean", "weight", "weight_gradient", "output_gradient_norm", "histogram"):
         assert list(recording.query("transformer.h.0.ln_1", statistic)[0]) == list(range(1, steps + 1)), statistic
+
+
+def test_a_training_is_judged_as_it_goes(tmp_path):
+    for accumulate in (1, 2):
+        callback = WatchNormalization(check=True)
+        fit(tmp_path, [callback], accumulate)
+        assert [finding for finding in callback.watcher.findings if finding.severity != "info"] == []
+
+
+def test_a_fault_ends_the_training(tmp_path):
+    class Poisoned(TrainerCallback):
+        def on_step_end(self, args, state, control, **now):
+            if state.global_step == 3:
+                with torch.no_grad():
+                    now["model"].transformer.h[0].ln_1.weight[2] = torch.nan
+
+    callback = WatchNormalization(tmp_path / "r.sqlite", every=1, check="raise")
+    with pytest.raises(CheckError, match="NS805"):
+        fit(tmp_path, [callback, Poisoned()])
+    assert not callback.watcher.active
+    recording = Recording.load(tmp_path / "r.sqlite")
+    assert recording.complete
+    assert (recording.non_finite[0]["layer"], recording.non_finite[0]["step"]) == ("transformer.h.0.ln_1", 4)

@@ -41,4 +41,4 @@ class WatchNormalization(Watching, Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Close the watcher: what it has is written."""
-        self._close()
+        self._close(exception)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from normscope.probes.intervals import Interval
 from normscope.probes.layers import LayerSelector
-from normscope.probes.watch import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY, watch
+from normscope.probes.listeners import Listener
+from normscope.probes.watch import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
 from normscope.probes.watcher import Watcher
+from normscope.watching import watch
 
 
 class Watching:
     """A watcher from the start of a training to its end. The arguments are those of `normscope.watch`.
+
+    With `check="raise"` a fault ends the training behind the step in which it shows; what is recorded is written.
 
     To be the first base of a callback, before the trainer's own.
     """
@@ -25,6 +30,8 @@ class Watching:
         every: Interval = EVERY,
         histograms_every: Interval = HISTOGRAMS_EVERY,
         gradients_every: Interval = GRADIENTS_EVERY,
+        check: bool | Literal["raise"] = False,
+        sinks: Iterable[Listener] = (),
     ):
         super().__init__()
         self.watcher: Watcher | None = None
@@ -34,6 +41,8 @@ class Watching:
             "every": every,
             "histograms_every": histograms_every,
             "gradients_every": gradients_every,
+            "check": check,
+            "sinks": tuple(sinks),
         }
 
     def _attach(self, model: Any, optimizer: Any) -> None:
@@ -45,7 +54,7 @@ class Watching:
         if self.watcher is not None and self.watcher.active:
             self.watcher.mark(epoch=epoch)
 
-    def _close(self) -> None:
-        """Close the watcher; its recording stays."""
+    def _close(self, error: BaseException | None = None) -> None:
+        """Close the watcher; its recording stays. An error that ended the training is not hidden by a fault."""
         if self.watcher is not None:
-            self.watcher.close()
+            self.watcher.__exit__(None if error is None else type(error), error, None)

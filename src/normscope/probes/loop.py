@@ -101,7 +101,7 @@ class LoopObserver:
     def history(self) -> History:
         """What was counted so far."""
         accumulation = batches = None
-        own_backward = self.forwards <= self.backwards  # of every forward; otherwise forwards are extra
+        own_backward = self.forwards <= self.backwards + 1  # of every forward but one that runs; otherwise: extra ones
         if self.steps and self.backwards > self.steps and own_backward and not self.moved_between:
             usual = self._backwards_of_steps.most_common(1)[0][0]  # a scaler that skips a step adds to the next one
             accumulation = usual if usual > 1 else None
