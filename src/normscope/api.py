@@ -25,6 +25,7 @@ from normscope.studies.environment import device_name
 from normscope.studies.execution import default_jobs, execute_all, local_executor, threads_per_job
 from normscope.studies.executors import Executor
 from normscope.studies.grid import Grid, lay_out
+from normscope.studies.labels import run_labels
 from normscope.studies.runner import RunResult, RunTask
 from normscope.studies.spec import CompareOptions, RunSpec, options_from
 from normscope.studies.watching import is_recorded
@@ -149,7 +150,7 @@ def train_all(
     Raises:
         StorageError: as soon as a run cannot be stored.
     """
-    labels = {study.run(spec).path.name: run_label(spec) for spec in grid.specs}
+    labels = run_labels(grid.specs)
     already = len(labels) - len(left.tasks)
     with StudyProgress(console, labels, grid.specs[0].epochs, already_done=already) as progress:
 
@@ -171,11 +172,6 @@ def known_status(run: RunDirectory) -> str | None:
         return status_of(run.path)
     except RecordError as error:
         raise RecordError(f"{error} Remove its folder to train that run again; the others are kept.") from error
-
-
-def run_label(spec: RunSpec) -> str:
-    """A run in the words of its grid."""
-    return f"{spec.norm}  lr {spec.learning_rate:g}  seed {spec.seed}"
 
 
 def _ending(study: Path, name: str, result: RunResult) -> str:

@@ -11,6 +11,7 @@ from normscope.claiming import claims, judge_directories, run_study, study
 from normscope.errors import InputError, RecordError
 from normscope.judge.claims import judge_all
 from normscope.studies.grid import lay_out
+from normscope.studies.labels import run_labels
 from normscope.studies.study import ClaimsOptions, GridPlan, StudyOptions, checked_values, parse_sweeps
 from normscope.studies.study_files import find_study, read_study
 from normscope.studies.study_plans import STUDIES
@@ -30,7 +31,9 @@ fusion = "off"
 capture_epochs = [1, 2]
 
 [[grid]]
+measure = ["batch-statistics"]
 [[grid]]
+measure = []
 [grid.sweep]
 initialization_scale = [1, 0.1]
 """
@@ -100,7 +103,9 @@ def test_one_more_seed_trains_only_what_is_new(done, tmp_path):
     with console.file:
         result = study(file, seeds=4, jobs=1, out=tmp_path / "more", console=console)
     assert len(result.runs) == 16
-    assert "12 of 16 runs are finished already" in console.export_text()
+    told = console.export_text()
+    assert "12 of 16 runs are finished already" in told
+    assert "Measured beside training: batch-statistics of 2 runs." in told, "of those that the first grid has"
 
 
 def test_a_damaged_record_is_named(done, tmp_path):
@@ -123,6 +128,22 @@ def test_every_built_in_study_can_be_laid_out_but_for_its_data():
             options = grid.options({"device": "cpu", "seeds": 1})
             if options.data == "digits":
                 assert lay_out(options, grid.sweep).specs
+
+
+def test_runs_are_told_apart_by_what_differs_and_is_not_usual():
+    options = GridPlan({"data": "digits", "seeds": 1, "learning_rates": (0.1,), "norms": ("batch",)}).options({})
+    sweep = {"batch_size": (8, 128), "initialization_scale": (1.0, 0.1), "block": (None, "formula"), "epochs": (2, 3)}
+    specs = lay_out(options, sweep).specs
+    labels = run_labels(specs)
+    assert set(labels) == {spec.name for spec in specs}
+    assert len(set(labels.values())) == len(specs) == 16
+    assert {
+        "batch  lr 0.1  epochs 2  seed 0",
+        "batch  lr 0.1  block formula  initialization scale 0.1  batch size 8  epochs 3  seed 0",
+    } < set(labels.values())
+    assert list(run_labels(specs[:1]).values()) == ["batch  lr 0.1  seed 0"]
+    wide = lay_out(options, {"widths": ((4, 8), (8, 8))}).specs
+    assert sorted(run_labels(wide).values())[0] == "batch  lr 0.1  widths 4x8  seed 0"
 
 
 def test_a_sweep_is_every_combination_and_leaves_identities_alone():
