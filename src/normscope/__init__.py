@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from normscope.inspecting import inspect
     from normscope.records.recording import Recording
     from normscope.reporting import report
+    from normscope.show.sinks.tensorboard_sink import TensorBoard
+    from normscope.show.sinks.wandb_sink import WandB
     from normscope.watching import watch
 
 __version__ = "0.1.0.dev0"
@@ -28,6 +30,8 @@ _HOMES = {
     "RecordError": "normscope.errors",
     "Recording": "normscope.records.recording",
     "StorageError": "normscope.errors",
+    "TensorBoard": "normscope.show.sinks.tensorboard_sink",
+    "WandB": "normscope.show.sinks.wandb_sink",
     "check": "normscope.checks",
     "check_loader": "normscope.checks",
     "check_state_dict": "normscope.checks",
@@ -42,8 +46,9 @@ _HOMES = {
 }
 
 __all__ = [
-    "InputError", "NormscopeError", "RecordError", "Recording", "StorageError", "__version__", "check",
-    "check_loader", "check_state_dict", "claims", "compare", "explain", "export", "inspect", "report", "study", "watch",
+    "InputError", "NormscopeError", "RecordError", "Recording", "StorageError", "TensorBoard", "WandB",
+    "__version__", "check", "check_loader", "check_state_dict", "claims", "compare", "explain", "export", "inspect",
+    "report", "study", "watch",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from normscope.probes.layers import LayerSelector
 from normscope.probes.listeners import Listener
 from normscope.probes.watch import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
 from normscope.probes.watcher import Watcher
+from normscope.show.sinks.watched import WatcherSink
 
 
 def watch(
@@ -81,8 +83,9 @@ def watch(
             step() when the step is done, or out of close(): the model and the recording are whole, and the watcher
             goes on until it is closed. Without `optimizer`, the steps behind which it looks are those of the first
             optimizer that steps a parameter of the model, while the steps that are named remain forwards.
-        sinks: what is told of new data at each flush, and of the end: anything with `flushed(recording)` and
-            `close()`. An error of theirs ends them with one warning, and not the training.
+        sinks: what is told of new data at each flush, and of the end: `normscope.TensorBoard(folder)`,
+            `normscope.WandB(project)` (docs/sinks.md), or anything with `flushed(recording)` and `close()`. An error of
+            theirs ends them with one warning, and not the training.
 
     Raises:
         InputError: for a model without normalization layers, a layer that is not there or watched already, something
@@ -97,17 +100,23 @@ def watch(
     for sink in sinks:
         if not all(callable(getattr(sink, name, None)) for name in ("flushed", "close")):
             raise InputError(f"A sink has flushed(recording) and close(); {type(sink).__name__} has not.")
-    watcher = attaching.watch(
-        model,
-        layers=layers,
-        optimizer=optimizer,
-        path=path,
-        every=every,
-        histograms_every=histograms_every,
-        gradients_every=gradients_every,
-        after=after,
-        listeners=sinks,
-    )
+    with ExitStack() as begun:
+        for sink in sinks:
+            if isinstance(sink, WatcherSink):
+                sink.begin(after)
+                begun.callback(sink.close)
+        watcher = attaching.watch(
+            model,
+            layers=layers,
+            optimizer=optimizer,
+            path=path,
+            every=every,
+            histograms_every=histograms_every,
+            gradients_every=gradients_every,
+            after=after,
+            listeners=sinks,
+        )
+        begun.pop_all()
     if check:
         _judge(watcher, model, optimizer, raises=check == "raise")
     return watcher

@@ -153,13 +153,14 @@ class Store:
         )
 
     def blocks(
-        self, layer: str | None = None, statistic: str | None = None
+        self, layer: str | None = None, statistic: str | None = None, *, after: int = -1
     ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-        """(layer, statistic, int64 [steps], array [steps, ...]) of every block, in the order of the steps."""
+        """(layer, statistic, int64 [steps], array [steps, ...]) of the blocks that end after a step, in order."""
         rows = self._query(
             "SELECT layer, statistic, steps, dtype, shape, data FROM arrays JOIN blocks ON blocks.id = arrays.block "
-            "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) ORDER BY first_step, arrays.id",
-            (layer, statistic),
+            "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) AND last_step > ?3 "
+            "ORDER BY first_step, arrays.id",
+            (layer, statistic, after),
         )
         for name, quantity, data, dtype, shape, values in rows:
             steps = unpack("<i8", json.dumps([len(data) // 8 if isinstance(data, bytes) else 0]), data)

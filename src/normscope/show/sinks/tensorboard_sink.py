@@ -66,12 +66,20 @@ class _TensorBoardLog:
     """One folder. A step is one event, so that a file that was cut off holds whole steps."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
+        self._folder, self._config = folder, config
         self.last = _last_step(folder)
-        self._writer = EventFileWriter(str(folder), filename_suffix=SUFFIX)
-        if not self.last:
-            self._add(0, _text("config", config))
+        self._opened: Any = None
+
+    @property
+    def _writer(self) -> Any:
+        """The writer of a file of our own, made when there is something to write."""
+        if self._opened is None:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+            self._opened = EventFileWriter(str(self._folder), filename_suffix=SUFFIX)
+            if not self.last:
+                self._add(0, _text("config", self._config))
+        return self._opened
 
     def write(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
         """See `Log.write`."""
@@ -92,11 +100,13 @@ class _TensorBoardLog:
 
     def flush(self) -> None:
         """See `Log.flush`."""
-        self._writer.flush()
+        if self._opened is not None:
+            self._opened.flush()
 
     def close(self) -> None:
         """See `Log.close`."""
-        self._writer.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def _add(self, step: int, summary: Any) -> None:
         event = _messages("event").Event(step=step, wall_time=time.time(), summary=summary)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,14 @@ class WandB(WatcherSink):
         self, name: str, config: Mapping[str, Any], *, group: str = "", axis: str = "step", resume: bool = True
     ) -> Log:
         """The W&B run of this name and group, made or taken up again."""
+        ledger = _Ledger(self.directory / "wandb" / LEDGER, f"{self.project}/{group}/{name}", resume)
+        return _WandBLog(lambda: self._init(ledger, name, config, group), ledger, axis)
+
+    def _init(self, ledger: _Ledger, name: str, config: Mapping[str, Any], group: str) -> Any:
         import wandb
 
         self.directory.mkdir(parents=True, exist_ok=True)
-        ledger = _Ledger(self.directory / "wandb" / LEDGER, f"{self.project}/{group}/{name}", resume)
-        run = wandb.init(
+        return wandb.init(
             project=self.project,
             entity=self.entity,
             id=ledger.id,
@@ -89,16 +92,25 @@ class WandB(WatcherSink):
                 x_disable_meta=True, x_save_requirements=False,
             ),
         )  # fmt: skip
-        return _WandBLog(run, ledger, axis)
 
 
 class _WandBLog:
-    """One W&B run. Its own step only counts rows; `axis` is what curves are drawn over."""
+    """One W&B run, made when there is something to write.
 
-    def __init__(self, run: Any, ledger: _Ledger, axis: str):
-        self._run, self._ledger, self._axis = run, ledger, axis
-        run.define_metric(axis)
-        run.define_metric("*", step_metric=axis)
+    Its own step only counts rows; `axis` is what curves are drawn over.
+    """
+
+    def __init__(self, init: Callable[[], Any], ledger: _Ledger, axis: str):
+        self._init, self._ledger, self._axis = init, ledger, axis
+        self._opened: Any = None
+
+    @property
+    def _run(self) -> Any:
+        if self._opened is None:
+            self._opened = self._init()
+            self._opened.define_metric(self._axis)
+            self._opened.define_metric("*", step_metric=self._axis)
+        return self._opened
 
     @property
     def last(self) -> int:
@@ -125,12 +137,14 @@ class _WandBLog:
 
     def flush(self) -> None:
         """W&B passes on by itself; what must last is the ledger."""
-        self._ledger.save()
+        if self._opened is not None:
+            self._ledger.save()
 
     def close(self) -> None:
         """See `Log.close`."""
-        self._ledger.save()
-        self._run.finish()
+        if self._opened is not None:
+            self._ledger.save()
+            self._opened.finish()
 
 
 class _Ledger:
