@@ -45,14 +45,12 @@ class MarkedBatches:
         self._batches = batches
         self.train_batches, self.test_batches = batches.train_batches, batches.test_batches
 
-    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        made = self._batches.train(seed, epoch)
-        while True:
-            with record_function(AUGMENTATION):
-                batch = next(made, None)
-            if batch is None:
-                return
-            yield batch
+        self.begin, self.train_size = batches.begin, batches.train_size
+        self.test_size, self.test_at = batches.test_size, batches.test_at
+
+    def train_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        with record_function(AUGMENTATION):
+            return self._batches.train_at(index, size)
 
     def test(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         return self._batches.test(limit)

@@ -23,7 +23,8 @@ from normscope.data.dataset import Dataset
 from normscope.models import registry
 from normscope.models.fusing import using
 from normscope.models.landmarks import Network
-from normscope.training.loop import Callback, Epoch, Plan, train
+from normscope.training.loop import Callback, Epoch, train
+from normscope.training.plan import Plan
 from normscope.training.precision import resolve_precision
 
 

@@ -15,7 +15,7 @@ from normscope.errors import RecordError, StorageError
 from normscope.judge.comparison import Comparison, summarize
 from normscope.records.files import write_json
 from normscope.records.run import ENDED, RunRecord, load_run, status_of
-from normscope.reporting import report_after
+from normscope.reporting import report_after, runs_html
 from normscope.show.figures import comparison as comparison_figure
 from normscope.show.figures import distributions as distributions_figure
 from normscope.show.figures import learning_rates as learning_rates_figure
@@ -43,6 +43,9 @@ class ComparisonResult:
     def failed(self) -> tuple[RunRecord, ...]:
         """The runs that ended with an error."""
         return tuple(run for run in self.runs if run.status == "failed")
+
+    def _repr_html_(self) -> str:
+        return runs_html(self.runs, self.directory)
 
 
 def compare(
@@ -113,7 +116,7 @@ def tasks_of(grid: Grid, study: StudyDirectory, options: CompareOptions, console
     ended = [run for _, run in runs if known_status(run) in ENDED]
     unrecorded = [run for run in ended if options.watch and not _is_recorded(run)]
     tasks = tuple(
-        RunTask(spec, run.path.absolute(), data_dir, threads, options.watch)
+        RunTask(spec, run.path.absolute(), data_dir, threads, options.watch, options.graph)
         for spec, run in runs
         if run not in ended or run in unrecorded
     )

@@ -35,6 +35,16 @@ def epoch_of(batches: Batches, seed: int = 0, epoch: int = 0) -> tuple[torch.Ten
     return torch.cat(images), torch.cat(labels)
 
 
+def asked_for(batches: Batches, seed: int = 0, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as `epoch_of`, batch by batch as the training loop asks for them."""
+    batches.begin(seed, epoch)
+    parts = [
+        batches.train_at(torch.tensor([index]), batches.train_size(index)) for index in range(batches.train_batches)
+    ]
+    images, labels = zip(*parts, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
 def normalized(image: np.ndarray, dataset: Dataset) -> np.ndarray:
     """The definition, in float64: uint8 [H, W, C] -> [C, H, W]."""
     return ((image / 255 - np.array(dataset.mean)) / np.array(dataset.std)).transpose(2, 0, 1)
@@ -200,3 +210,27 @@ def test_on_the_cpu_the_images_are_used_where_they_are():
     dataset.train_images[:] = 255
     images, _ = epoch_of(batches)
     assert torch.unique(images[:, 0]).numel() == 1
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("batch_size", [4, 11, 20])
+def test_batches_that_are_asked_for_are_those_that_are_shown(batch_size: int, flip: bool):
+    batches = make_batches(make_dataset(11), batch_size, flip=flip)
+    for epoch in (1, 2, 1):  # the memory of one epoch is used again for the next
+        for shown, found in zip(epoch_of(batches, 3, epoch), asked_for(batches, 3, epoch), strict=True):
+            assert torch.equal(shown, found)
+    test = [batches.test_at(torch.tensor([i]), batches.test_size(i)) for i in range(batches.test_batches)]
+    for (shown, labels), (found, found_labels) in zip(batches.test(), test, strict=True):
+        assert torch.equal(shown, found)
+        assert torch.equal(labels, found_labels)
+
+
+def test_an_epoch_that_is_begun_stays_in_its_memory():
+    batches = make_batches(make_dataset(11))
+    batches.begin(0, 1)
+    assert batches._begun is not None
+    before = [entry.data_ptr() for entry in batches._begun._entries()]
+    first = batches._begun.order.clone()
+    batches.begin(0, 2)
+    assert [entry.data_ptr() for entry in batches._begun._entries()] == before
+    assert not torch.equal(batches._begun.order, first)

@@ -3,60 +3,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny import PLAN, Keep, TinyBatches, tiny_network
 from torch import nn
 from torch.nn import functional as F
 
 from normscope.errors import InputError, RecordError
 from normscope.training.gradients import GradientNorms
-from normscope.training.loop import Callback, Plan, train
+from normscope.training.loop import Callback, train
 from normscope.training.precision import DEVICES, has_bf16, resolve_device, resolve_precision
 from normscope.training.resume import ResumeState
 from normscope.training.schedule import learning_rate
-
-
-class TinyBatches:
-    """Two classes of noise images in uneven batches, in an order that depends on (seed, epoch)."""
-
-    train_batches, test_batches = 3, 2
-
-    def __init__(self):
-        generator = torch.Generator().manual_seed(0)
-        self.images = torch.randn(10, 2, 4, 4, generator=generator)
-        self.labels = torch.tensor([0, 1] * 5)
-
-    def train(self, seed, epoch):
-        order = torch.randperm(10, generator=torch.Generator().manual_seed(1000 * seed + epoch))
-        for part in order.split(4):
-            yield self.images[part], self.labels[part]
-
-    def test(self, limit=None):
-        for part in list(torch.arange(10).split(7))[:limit]:
-            yield self.images[part] + 0.1, self.labels[part]
-
-
-def tiny_network(seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)
-        )
-
-
-PLAN = Plan(
-    epochs=4, seed=3, learning_rate=0.1, schedule="cosine", momentum=0.9, weight_decay=1e-4, device="cpu",
-    precision="fp32",
-)  # fmt: skip
-
-
-class Keep(Callback):
-    """Keeps every epoch; its state as bytes, for the live one changes under it."""
-
-    def __init__(self):
-        self.epochs, self.states = [], []
-
-    def on_epoch(self, epoch):
-        self.epochs.append(epoch)
-        self.states.append(epoch.state.to_bytes())
 
 
 def plain_training(model, batches, plan):

@@ -34,6 +34,22 @@ class EpochPlan:
     lefts: Tensor
     flips: Tensor
 
+    def at(self, rows: Tensor) -> EpochPlan:
+        """The entries of these rows, int64 [n]."""
+        return EpochPlan(*(entry.index_select(0, rows) for entry in self._entries()))
+
+    def to(self, device: torch.device) -> EpochPlan:
+        """The same on a device."""
+        return EpochPlan(*(entry.to(device) for entry in self._entries()))
+
+    def copy_(self, other: EpochPlan) -> None:
+        """Take over another plan of as many images, in the same memory."""
+        for mine, its in zip(self._entries(), other._entries(), strict=True):
+            mine.copy_(its)
+
+    def _entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.order, self.tops, self.lefts, self.flips
+
 
 def plan_epoch(count: int, seed: int, epoch: int, crop_padding: int, horizontal_flip: bool) -> EpochPlan:
     """Draw one epoch over `count` images, on the CPU.
@@ -86,6 +102,43 @@ class Batches:
         self._shift = torch.tensor(-mean / std, dtype=torch.float32, device=device).repeat(width, 1)
         self.train_batches = -(-len(self._train_images) // batch_size)
         self.test_batches = -(-len(self._test_images) // batch_size)
+        self._slots = torch.arange(batch_size, device=device)
+        self._begun: EpochPlan | None = None
+        self._crop: Crop | None = None
+
+    def begin(self, seed: int, epoch: int) -> None:
+        """Draw an epoch for `train_at`, into memory that stays in place from epoch to epoch."""
+        drawn = self._draw(seed, epoch)
+        if self._begun is None:
+            self._begun, self._crop = drawn.to(self.device), self._new_crop()
+        else:
+            self._begun.copy_(drawn)
+
+    def train_size(self, index: int) -> int:
+        """Images in a training batch."""
+        return min(self.batch_size, len(self._train_images) - index * self.batch_size)
+
+    def train_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """A batch of the epoch that was begun, as `train` yields it.
+
+        What is done depends on the size alone, and waits for nothing on the host.
+
+        Args:
+            index: the number of the batch in its epoch, int64 [1] on the device.
+            size: images in it.
+        """
+        assert self._begun is not None, "begin an epoch first"
+        assert self._crop is not None
+        return self._augmented(self._begun.at(self._rows(index, size)), self._crop)
+
+    def test_size(self, index: int) -> int:
+        """Images in a test batch."""
+        return min(self.batch_size, len(self._test_images) - index * self.batch_size)
+
+    def test_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """A batch of the test split, as `test` yields it, asked for as in `train_at`."""
+        rows = self._rows(index, size)
+        return self._normalize(self._test_images.index_select(0, rows)), self._test_labels.index_select(0, rows)
 
     def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every training image once, augmented, in an order that depends on `seed` and `epoch` alone.
@@ -93,16 +146,9 @@ class Batches:
         Yields:
             images `dtype` [B, C, H, W] in channels_last memory, and labels int64 [B].
         """
-        count = len(self._train_images)
-        plan = plan_epoch(count, seed, epoch, self.crop_padding, self.horizontal_flip)
-        order, tops, lefts, flips = (t.to(self.device) for t in (plan.order, plan.tops, plan.lefts, plan.flips))
-        crop = Crop(self._train_images, min(self.batch_size, count), self.crop_padding)
-        for start in range(0, count, self.batch_size):
-            span = slice(start, start + self.batch_size)
-            images = crop(order[span], tops[span], lefts[span])
-            if self.horizontal_flip:
-                images = _mirror(images, flips[span])
-            yield self._normalize(images), self._train_labels.index_select(0, order[span])
+        plan, crop = self._draw(seed, epoch).to(self.device), self._new_crop()
+        for rows in torch.arange(len(plan.order), device=self.device).split(self.batch_size):
+            yield self._augmented(plan.at(rows), crop)
 
     def test(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The test split in its own order, as it is; only the first `limit` batches if that is given.
@@ -114,6 +160,21 @@ class Batches:
         for start in range(0, batches * self.batch_size, self.batch_size):
             span = slice(start, start + self.batch_size)
             yield self._normalize(self._test_images[span]), self._test_labels[span]
+
+    def _draw(self, seed: int, epoch: int) -> EpochPlan:
+        return plan_epoch(len(self._train_images), seed, epoch, self.crop_padding, self.horizontal_flip)
+
+    def _new_crop(self) -> Crop:
+        return Crop(self._train_images, min(self.batch_size, len(self._train_images)), self.crop_padding)
+
+    def _rows(self, index: Tensor, size: int) -> Tensor:
+        return index * self.batch_size + self._slots[:size]
+
+    def _augmented(self, shown: EpochPlan, crop: Crop) -> tuple[Tensor, Tensor]:
+        images = crop(shown.order, shown.tops, shown.lefts)
+        if self.horizontal_flip:
+            images = _mirror(images, shown.flips)
+        return self._normalize(images), self._train_labels.index_select(0, shown.order)
 
     def _normalize(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, C] -> `dtype` [B, C, H, W]; the permutation of an NHWC tensor is channels_last as it is."""

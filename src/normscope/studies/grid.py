@@ -13,12 +13,15 @@ from typing import Any
 from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
-from normscope.errors import InputError
+from normscope.errors import InputError, one_of
 from normscope.models import registry
 from normscope.models.landmarks import Network
 from normscope.models.norms import is_code, resolve_norm
 from normscope.studies.spec import CompareOptions, Recipe, RunSpec, default_capture_epochs
+from normscope.training.graphs import GRAPHS
 from normscope.training.precision import resolve_device, resolve_precision
+
+WATCHED = "a watched run looks into its steps from Python"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def lay_out(options: CompareOptions, sweep: Mapping[str, Sequence[Any]] | None =
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     fusion = resolve_fusion(options.fusion, device)
+    check_graph(options.graph, device, options.watch)
     dataset = sources.load(options.data, data_dir=options.data_dir, classes=options.classes)
     defaults = dataset.recipe
     shared: dict[str, Any] = {
@@ -109,6 +113,32 @@ def resolve_fusion(choice: str, device: str) -> bool:
 def fusion_obstacle(device: str) -> str | None:
     """Why normalization cannot be fused on a device, in one phrase; None where it can."""
     return fused.availability() if device == "cpu" else f"it is made for the CPU, not for {device}"
+
+
+def check_graph(choice: str, device: str, watch: bool) -> None:
+    """Refuse a graph that is asked for where it cannot be had. Whether there is one decides no bit of a run.
+
+    Raises:
+        InputError: with the reason.
+    """
+    if choice not in GRAPHS:
+        raise InputError(one_of("graph", choice, GRAPHS))
+    reason = graph_obstacle(choice, device, "", watch)
+    if choice == "on" and reason is not None:
+        raise InputError(f"A CUDA graph cannot be had here: {reason} (--graph).")
+
+
+def graph_obstacle(choice: str, device: str, norm: str, watch: bool) -> str | None:
+    """Why training steps are not to be captured in a CUDA graph, in one phrase; None where they are."""
+    if choice == "off":
+        return "switched off"
+    if device != "cuda":
+        return f"it is made for cuda, not for {device}"
+    if watch:
+        return WATCHED
+    if choice == "auto" and is_code(norm):
+        return f"what Python does in {norm} would be done once only (--graph on captures it all the same)"
+    return None
 
 
 def code_checksum(norm: str) -> str:

@@ -27,12 +27,13 @@ from normscope.records.run import ENDED
 from normscope.records.store import Store, writer
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import describe_environment
-from normscope.studies.grid import build_for, count_parameters, fusion_obstacle
+from normscope.studies.grid import build_for, count_parameters, fusion_obstacle, graph_obstacle
 from normscope.studies.progress import ProgressCallback, Report
 from normscope.studies.spec import RunSpec
 from normscope.studies.watching import WatchedTraining, WatchPlan, differing, is_recorded, plan_watching
 from normscope.training.gradients import GradientNorms
-from normscope.training.loop import Batches, Callback, Epoch, Outcome, Plan, train
+from normscope.training.loop import Callback, Epoch, Outcome, train
+from normscope.training.plan import Batches, Plan
 from normscope.training.precision import autocast
 from normscope.training.resume import ResumeState
 
@@ -49,6 +50,7 @@ class RunTask:
     data_dir: Path | None = None
     threads: int | None = None  # for torch; None leaves the process as it is
     watch: bool = False  # whether a recording is made; no part of the run's identity, for it changes nothing
+    graph: str = "auto"  # whether steps are captured in a CUDA graph: auto, on or off; as `watch`
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _recorded(task: RunTask, directory: RunDirectory, result: RunResult, report:
         prepared = _prepare(task)
         watched = WatchedTraining(again, prepared.watching)
         progress = ProgressCallback(task.directory.name, prepared.batches.train_batches, report)
-        _train_with(prepared, task.spec, [watched, progress], watched)
+        _train_with(prepared, task, [watched, progress], watched)
         if others := differing(prepared.model.state_dict(), directory.weights):
             note = f"not recorded: trained again here, it ends with other weights ({others[0]}), and so would mislead"
             return replace(result, note=note)
@@ -182,15 +184,24 @@ def _prepare(task: RunTask) -> _Prepared:
 
 def _train_with(
     prepared: _Prepared,
-    spec: RunSpec,
+    task: RunTask,
     callbacks: Sequence[Callback],
     watched: WatchedTraining | None,
     resume: ResumeState | None = None,
 ) -> Outcome:
     """Train, and end the recording, where there is one, however the training ends."""
+    spec = task.spec
+    obstacle = graph_obstacle(task.graph, spec.device, spec.norm, watched is not None)
     try:
         with using(fused.normalize if spec.fusion else None):
-            return train(prepared.model, prepared.batches, plan_of(spec), callbacks=callbacks, resume=resume)
+            return train(
+                prepared.model,
+                prepared.batches,
+                plan_of(spec),
+                callbacks=callbacks,
+                resume=resume,
+                not_captured=obstacle,
+            )
     finally:
         if watched is not None:
             watched.close()
@@ -211,18 +222,31 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
         StoreEpochs(store, spec, model, batches),
         ProgressCallback(task.directory.name, batches.train_batches, report, done),
     ]
-    outcome = _divergence(store) or _train_with(prepared, spec, callbacks, watched, resume)
+    outcome = _divergence(store) or _train_with(prepared, task, callbacks, watched, resume)
 
     buffer = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
     torch.save(model.state_dict(), buffer)
     with written_aside(directory.weights) as aside:
         aside.write_bytes(buffer.getvalue())
     with store.transaction():
-        store.set_meta(status=outcome.status, diverged_step=outcome.diverged_step, error=None)
+        store.set_meta(
+            status=outcome.status,
+            diverged_step=outcome.diverged_step,
+            not_captured=outcome.not_captured,
+            error=None,
+        )
         store.drop_resume_state()
     store.compact()
-    stopped = watched is not None and watched.stopped
-    return RunResult(outcome.status, note="not recorded: the recording stopped on the way" if stopped else "")
+    return RunResult(outcome.status, note=_note(task, outcome, watched))
+
+
+def _note(task: RunTask, outcome: Outcome, watched: WatchedTraining | None) -> str:
+    """What the user asked for and did not get."""
+    if watched is not None and watched.stopped:
+        return "not recorded: the recording stopped on the way"
+    if task.graph == "on" and outcome.not_captured:
+        return f"not captured in a CUDA graph: {outcome.not_captured}"
+    return ""
 
 
 def plan_of(spec: RunSpec) -> Plan:
@@ -286,7 +310,9 @@ def _resume_state(store: Store) -> ResumeState | None:
 def _divergence(store: Store) -> Outcome | None:
     """The outcome of a run that was killed after the epoch in which it diverged, before it could say so."""
     steps = store.epochs().get("first_non_finite_step", np.array([]))
-    return Outcome("diverged", int(steps[-1])) if len(steps) and np.isfinite(steps[-1]) else None
+    if not len(steps) or not np.isfinite(steps[-1]):
+        return None
+    return Outcome("diverged", int(steps[-1]), "it was killed before it could tell")
 
 
 def _describe(store: Store, spec: RunSpec, dataset: Dataset, batches: Batches, model: Network) -> None:

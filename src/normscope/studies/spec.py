@@ -219,6 +219,9 @@ class CompareOptions:
     fusion: Literal["auto", "on", "off"] = "auto"
     """Batch normalization, addition and ReLU in one compiled step: on the CPU, where a C++ compiler is at hand."""
 
+    graph: Literal["auto", "on", "off"] = "auto"
+    """Training steps captured in a CUDA graph and replayed: on a GPU, in runs that are not watched; same results."""
+
     watch: bool = False
     """Record what every normalization layer does, into recording.sqlite in each run's folder; the results are the same. Runs that are finished without a recording are trained again, to the same weights, for it alone."""  # noqa: E501
 

@@ -123,6 +123,9 @@ class StudyOptions:
     fusion: Literal["auto", "on", "off"] = "auto"
     """Fused normalization, as for compare."""
 
+    graph: Literal["auto", "on", "off"] = "auto"
+    """Steps captured in a CUDA graph, as for compare."""
+
     watch: bool = False
     """Record what every normalization layer does, as for compare."""
 
@@ -146,7 +149,7 @@ class StudyOptions:
     def overrides(self) -> dict[str, Any]:
         """What the user decided, as settings of `compare`; a setting that was left alone is the study's."""
         chosen = {name: getattr(self, name) for name in ("data", "data_dir", "seeds", "epochs", "jobs")}
-        with_default = {name: getattr(self, name) for name in ("device", "precision", "fusion")}
+        with_default = {name: getattr(self, name) for name in ("device", "precision", "fusion", "graph")}
         return (
             {name: value for name, value in chosen.items() if value is not None}
             | {name: value for name, value in with_default.items() if value != "auto"}

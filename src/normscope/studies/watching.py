@@ -18,7 +18,7 @@ from normscope.probes.notices import NormscopeWarning
 from normscope.probes.watch import watch
 from normscope.probes.watcher import Watcher
 from normscope.records.recording_parts import FilePart
-from normscope.studies.grid import build_for
+from normscope.studies.grid import WATCHED, build_for
 from normscope.studies.spec import RunSpec
 from normscope.training.loop import Callback, Epoch
 
@@ -83,6 +83,8 @@ class WatchedTraining(Callback):
         plan: what is watched, and when.
         done: the steps that are trained already; the recording goes on after them where it reaches them.
     """
+
+    not_captured = WATCHED
 
     def __init__(self, path: Path, plan: WatchPlan, done: int = 0):
         self._path, self._plan, self._done = path, plan, done

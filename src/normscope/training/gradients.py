@@ -11,6 +11,10 @@ from normscope.training.loop import Callback
 class GradientNorms(Callback):
     """The norm of the gradient of `weights` at every step, as statistics of the epoch.
 
+    Args:
+        weights: by the names that their norms get.
+        steps: in an epoch.
+
     For a weight called "stem": `stem_gradient` (after the epoch's last step), `stem_gradient_mean`, `_std` (over the
     steps, the population's), `_min` and `_max`.
     """
@@ -19,16 +23,14 @@ class GradientNorms(Callback):
         self._weights = weights
         device = next(iter(weights.values())).device
         self._norms = torch.zeros(steps, len(weights), device=device)
-        self._steps = 0
 
-    def on_backward(self, index: int) -> None:
+    def on_backward(self, index: Tensor) -> None:
         gradients = [weight.grad for weight in self._weights.values()]
         norms = [torch.zeros((), device=self._norms.device) if g is None else g.norm() for g in gradients]
         self._norms[index] = torch.stack(norms)
-        self._steps = index + 1
 
     def scalars(self) -> dict[str, Tensor]:
-        norms = self._norms[: self._steps].double() if self._norms.device.type != "mps" else self._norms[: self._steps]
+        norms = self._norms if self._norms.device.type == "mps" else self._norms.double()
         statistics = {
             "": norms[-1],
             "_mean": norms.mean(0),

@@ -7,47 +7,19 @@ is the epoch's only synchronization.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from normscope.training.clock import Clock
-from normscope.training.precision import autocast
+from normscope.training.graphs import Repeated, own_stream
+from normscope.training.passes import TestPass, TrainingPass
+from normscope.training.plan import Batches, Plan
+from normscope.training.precision import repeatable
 from normscope.training.resume import ResumeState
 from normscope.training.schedule import learning_rate
-
-
-class Batches(Protocol):
-    """Where images and labels come from: [N, C, H, W] in the network's floating type, int64 [N], on the device."""
-
-    train_batches: int
-    test_batches: int
-
-    def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, which depend on (seed, epoch) alone."""
-        ...
-
-    def test(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test images in their order, all batches or the first few."""
-        ...
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the loop needs to know of a run."""
-
-    epochs: int
-    seed: int
-    learning_rate: float
-    schedule: str
-    momentum: float
-    weight_decay: float
-    device: str
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -66,10 +38,18 @@ class Outcome:
 
     status: str
     diverged_step: int | None = None
+    not_captured: str | None = None  # why its steps were not replayed from a CUDA graph; None where they were
 
 
 class Callback:
-    """What may be hung into the loop. Each method does nothing here; override what is needed."""
+    """What may be hung into the loop. Each method does nothing here; override what is needed.
+
+    Attributes:
+        not_captured: why steps cannot be replayed from a CUDA graph while this callback is there, in one phrase: it
+            runs Python inside of them, in hooks. None if it does not.
+    """
+
+    not_captured: str | None = None
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Before the first epoch that is trained, when the network and its optimizer are as it will find them."""
@@ -77,11 +57,14 @@ class Callback:
     def on_epoch_start(self, epoch: int) -> None:
         """Before the first step of an epoch."""
 
-    def on_backward(self, index: int) -> None:
-        """Gradients of step `index` of the epoch (from 0) are there and not yet used. Must not synchronize."""
+    def on_backward(self, index: Tensor) -> None:
+        """Gradients of a step are there and not yet used. `index` is its number in the epoch from 0, int64 [1].
+
+        Part of the step, and captured with it: must do nothing but launch work on the device, the same every time.
+        """
 
     def on_step(self, epoch: int, index: int) -> None:
-        """Step `index` of the epoch is done. Must not synchronize."""
+        """Step `index` of the epoch is done, or on its way to a GPU. Must not synchronize."""
 
     def scalars(self) -> dict[str, Tensor]:
         """0-dim tensors on the device that belong to the epoch which ends; the loop brings them to the host."""
@@ -105,11 +88,30 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     resume: ResumeState | None = None,
+    not_captured: str | None = "not asked for",
 ) -> Outcome:
     """Train the network, from its first epoch or from where a state left off.
 
     A loss that is not finite ends the run after its epoch with the outcome "diverged": that is a result.
+
+    Args:
+        not_captured: why steps are not to be captured in a CUDA graph; None has them captured if the callbacks allow.
+
+    Raises:
+        NormscopeError: if steps are to be captured and cannot be.
     """
+    with own_stream(plan.device), repeatable(plan.device):
+        return _train(model, batches, plan, callbacks, resume, not_captured)
+
+
+def _train(
+    model: nn.Module,
+    batches: Batches,
+    plan: Plan,
+    callbacks: Sequence[Callback],
+    resume: ResumeState | None,
+    not_captured: str | None,
+) -> Outcome:
     optimizer = optimizer_of(model, plan)
     done, step = 0, 0
     if resume is not None:
@@ -118,121 +120,99 @@ def train(
         done, step = resume.epoch, resume.step
     for callback in callbacks:
         callback.on_start(model, optimizer)
+        not_captured = not_captured or callback.not_captured
+    epochs = _Epochs(model, optimizer, batches, plan, callbacks, not_captured)
     for number in range(done + 1, plan.epochs + 1):
-        epoch = _one_epoch(model, optimizer, batches, plan, number, step, callbacks)
+        epoch = epochs.train(number, step)
         step = epoch.step
         for callback in callbacks:
             callback.on_epoch(epoch)
         first_bad = epoch.scalars["first_non_finite_step"]
         if first_bad is not None:
-            return Outcome("diverged", int(first_bad))
-    return Outcome("finished")
+            return Outcome("diverged", int(first_bad), epochs.not_captured)
+    return Outcome("finished", not_captured=epochs.not_captured)
 
 
-def _one_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    plan: Plan,
-    number: int,
-    steps_before: int,
-    callbacks: Sequence[Callback],
-) -> Epoch:
-    rate = learning_rate(plan.schedule, plan.learning_rate, number, plan.epochs)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    for callback in callbacks:
-        callback.on_epoch_start(number)
-    clock = Clock(plan.device)
-    train_totals, losses = _train_steps(model, optimizer, batches, plan, number, callbacks)
-    clock.lap("train")
-    test_totals = evaluate(model, batches, plan)
-    clock.lap("test")
+class _Epochs:
+    """Trains and evaluates one epoch after the other."""
 
-    measured = {
-        **{f"train_{name}": value for name, value in train_totals.items()},
-        **{f"test_{name}": value for name, value in test_totals.items()},
-        "first_non_finite": _first_non_finite(torch.cat([losses, test_totals["loss"].reshape(1)])),
-    }
-    for callback in callbacks:
-        measured |= callback.scalars()
-    host = to_host(measured)  # the epoch's one synchronization
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        plan: Plan,
+        callbacks: Sequence[Callback],
+        not_captured: str | None,
+    ):
+        self._model, self._optimizer, self._batches, self._plan = model, optimizer, batches, plan
+        self._callbacks = callbacks
+        self._training = TrainingPass(model, optimizer, batches, plan, [each.on_backward for each in callbacks])
+        self._testing = TestPass(model, batches, plan)
+        self._train_step = Repeated(self._training.step, batches.train_size(0), not_captured)
+        self._test_step = Repeated(self._testing.step, batches.test_size(0), not_captured)
 
-    steps, images = len(losses), host.pop("train_images")
-    host.pop("test_images")
-    seconds = clock.seconds()
-    first_bad = int(host.pop("first_non_finite"))
-    scalars = {
-        **{name: value if math.isfinite(value) else None for name, value in host.items()},
-        "learning_rate": rate,
-        "step": steps_before + steps,
-        "train_seconds": seconds["train"],
-        "seconds": seconds["train"] + seconds["test"],
-        "images_per_second": images / seconds["train"],
-        # the test loss comes after the last step and counts as that step's
-        "first_non_finite_step": None if first_bad > steps else steps_before + min(first_bad + 1, steps),
-    }
-    state = ResumeState.of(number, steps_before + steps, model, optimizer)
-    return Epoch(number, steps_before + steps, scalars, state)
+    @property
+    def not_captured(self) -> str | None:
+        """Why training steps were not replayed; None where they were."""
+        if self._train_step.captured:
+            return None
+        return self._train_step.obstacle or "it ended within the steps that come before a capture"
 
+    def train(self, number: int, steps_before: int) -> Epoch:
+        """Train epoch `number`, counted from 1, and evaluate it."""
+        rate = learning_rate(self._plan.schedule, self._plan.learning_rate, number, self._plan.epochs)
+        for callback in self._callbacks:
+            callback.on_epoch_start(number)
+        clock = Clock(self._plan.device)
+        self._train_steps(number, rate)
+        clock.lap("train")
+        self._evaluate()
+        clock.lap("test")
+        host = to_host(self._measured())  # the epoch's one synchronization
 
-def _train_steps(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    plan: Plan,
-    number: int,
-    callbacks: Sequence[Callback],
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Totals of the epoch's training batches, and the loss of every step, all on the device."""
-    model.train()
-    totals = _Totals(plan.device)
-    losses = torch.full((batches.train_batches,), math.nan, device=plan.device)
-    for index, (images, labels) in enumerate(batches.train(plan.seed, number)):
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(plan.precision, plan.device):
-            logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        loss.backward()
-        for callback in callbacks:
-            callback.on_backward(index)
-        optimizer.step()
-        totals.add(logits.detach(), labels, loss.detach())
-        losses[index] = loss.detach()
-        for callback in callbacks:
-            callback.on_step(number, index)
-    return totals.means(), losses
+        steps, images = self._batches.train_batches, host.pop("train_images")
+        host.pop("test_images")
+        seconds = clock.seconds()
+        first_bad = int(host.pop("first_non_finite"))
+        scalars = {
+            **{name: value if math.isfinite(value) else None for name, value in host.items()},
+            "learning_rate": rate,
+            "step": steps_before + steps,
+            "train_seconds": seconds["train"],
+            "seconds": seconds["train"] + seconds["test"],
+            "images_per_second": images / seconds["train"],
+            # the test loss comes after the last step and counts as that step's
+            "first_non_finite_step": None if first_bad > steps else steps_before + min(first_bad + 1, steps),
+        }
+        state = ResumeState.of(number, steps_before + steps, self._model, self._optimizer)
+        return Epoch(number, steps_before + steps, scalars, state)
 
+    def _train_steps(self, number: int, rate: float) -> None:
+        self._training.begin(number, rate)
+        for index in range(self._batches.train_batches):
+            self._train_step(self._batches.train_size(index))
+            for callback in self._callbacks:
+                callback.on_step(number, index)
+        self._training.end(rate)
 
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, plan: Plan) -> dict[str, Tensor]:
-    """{"loss", "accuracy", "images"} of the test images in eval mode, on the device. Leaves the model in eval mode."""
-    model.eval()
-    totals = _Totals(plan.device)
-    for images, labels in batches.test():
-        with autocast(plan.precision, plan.device):
-            logits = model(images)
-        totals.add(logits, labels, F.cross_entropy(logits.float(), labels))
-    return totals.means()
+    def _evaluate(self) -> None:
+        """Leaves the model in eval mode."""
+        self._testing.begin()
+        for index in range(self._batches.test_batches):
+            self._test_step(self._batches.test_size(index))
 
-
-class _Totals:
-    """Sums over batches, weighted by their sizes, in float64 where the device has it."""
-
-    def __init__(self, device: str):
-        dtype = torch.float32 if device == "mps" else torch.float64
-        self.loss = torch.zeros((), dtype=dtype, device=device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.images = 0
-
-    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        self.loss += loss * len(labels)
-        self.correct += (logits.argmax(1) == labels).sum()
-        self.images += len(labels)
-
-    def means(self) -> dict[str, Tensor]:
-        images = torch.full_like(self.loss, self.images)
-        return {"loss": self.loss / images, "accuracy": self.correct / images, "images": images}
+    def _measured(self) -> dict[str, Tensor]:
+        """All that the epoch measured, on the device."""
+        train, test = self._training.totals.means(), self._testing.totals.means()
+        measured = {
+            **{f"train_{name}": value for name, value in train.items()},
+            **{f"test_{name}": value for name, value in test.items()},
+            "first_non_finite": _first_non_finite(torch.cat([self._training.losses, test["loss"].reshape(1)])),
+        }
+        for callback in self._callbacks:
+            measured |= callback.scalars()
+        return measured
 
 
 def _first_non_finite(losses: Tensor) -> Tensor:

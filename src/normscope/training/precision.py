@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -59,4 +60,23 @@ def autocast(precision: str, device: str) -> AbstractContextManager[object]:
     """The context in which forwards run. Normalization, losses and weights stay in fp32 under it."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device_type=device, dtype=torch.bfloat16)
+    # on CUDA without the cache of casted weights: a captured step must make what it uses
+    return torch.autocast(device_type=device, dtype=torch.bfloat16, cache_enabled=device != "cuda")
+
+
+@contextmanager
+def repeatable(device: str) -> Iterator[None]:
+    """Inside, cuDNN chooses algorithms by their shapes alone, and only those that give the same bits every time.
+
+    Without this a run that goes on would not end with the bits of one that was never interrupted.
+    """
+    if device != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

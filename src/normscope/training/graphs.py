@@ -1,0 +1,133 @@
+"""Work on a GPU that is done over and over: captured in a CUDA graph, and from then on replayed without the host.
+
+A step of a small network is some hundred kernels of a few microseconds each, and launching them from Python takes
+longer than they do. One graph launches all of them.
+
+Whether work is captured changes no bit of it, so the choice is no part of a run's identity: nothing but the way in
+which the same kernels are launched differs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from normscope.errors import NormscopeError
+
+WARM_UP = 3
+"""Times that work is done from Python before it is captured: libraries choose and allocate at first, and the optimizer
+makes its buffers. They count like all others, so nothing has to be put back."""
+
+GRAPHS = ("auto", "on", "off")
+
+_abandoned: list[torch.cuda.CUDAGraph] = []
+"""Graphs whose capture failed. PyTorch's allocator may still refer to them, so they live as long as the process."""
+
+
+class Repeated:
+    """Work on batches of one size, done over and over; batches of another size are done from Python every time.
+
+    Args:
+        work: launches the work for a batch of a size. Must be the same kernels on the same memory every time.
+        size: the size of nearly all batches.
+        obstacle: why it is not to be captured, in one phrase; None has it captured.
+
+    Attributes:
+        obstacle: as given, or what was found on the way.
+        captured: whether it is replayed by now.
+    """
+
+    def __init__(self, work: Callable[[int], None], size: int, obstacle: str | None):
+        self.obstacle = obstacle
+        self._work, self._size, self._times = work, size, 0
+        self._replay: Callable[[], None] | None = None
+
+    @property
+    def captured(self) -> bool:
+        return self._replay is not None
+
+    def __call__(self, size: int) -> None:
+        """Do the work once.
+
+        Raises:
+            NormscopeError: if it cannot be captured, for a reason that a rehearsal does not show.
+        """
+        if size != self._size or self.obstacle is not None:
+            self._work(size)
+        elif self._replay is not None:
+            self._replay()
+        else:
+            self._warm_up_or_capture()
+
+    def _warm_up_or_capture(self) -> None:
+        self._times += 1
+        if self._times < WARM_UP:
+            self._work(self._size)
+        elif self._times == WARM_UP:
+            if waits_for_device(lambda: self._work(self._size)):
+                self.obstacle = "something in a step waits for the device"
+        else:
+            self._replay = capture(lambda: self._work(self._size))
+            self._replay()
+
+
+def capture(work: Callable[[], None]) -> Callable[[], None]:
+    """What replays the work, which is recorded and not done. The current stream must not be the default one.
+
+    Its memory is a pool of its own, which lives as long as what is returned.
+
+    Raises:
+        NormscopeError: if it cannot be captured.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            work()
+    except RuntimeError as error:
+        _abandoned.append(graph)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NormscopeError(
+            f"A step cannot be captured in a CUDA graph ({reason}); train with --graph off."
+        ) from error
+    return graph.replay
+
+
+def waits_for_device(work: Callable[[], None]) -> bool:
+    """Do the work, and tell whether the host waited for the device in it, which a graph cannot hold.
+
+    A failed capture leaves PyTorch in a state that nobody vouches for, so it is better not to try.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    of_mode = [one for one in told if "ynchroniz" in str(one.message)]
+    for one in told:
+        if one not in of_mode:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return any("called a synchronizing CUDA operation" in str(one.message) for one in of_mode)
+
+
+@contextmanager
+def own_stream(device: str) -> Iterator[None]:
+    """On CUDA, a stream of its own for everything inside: the default one cannot be captured.
+
+    Work before it is waited for, and work after it waits, on the device.
+    """
+    if device != "cuda":
+        yield
+        return
+    outside, inside = torch.cuda.current_stream(), torch.cuda.Stream()
+    inside.wait_stream(outside)
+    try:
+        with torch.cuda.stream(inside):
+            yield
+    finally:
+        outside.wait_stream(inside)

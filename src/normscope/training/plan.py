@@ -1,0 +1,58 @@
+"""What the loop is given: a run's settings, and where its images come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Batches(Protocol):
+    """Where images and labels come from: [N, C, H, W] in the network's floating type, int64 [N], on the device.
+
+    A batch is asked for by its number on the device, so that a step is the same work every time and can be replayed
+    without the host.
+    """
+
+    train_batches: int
+    test_batches: int
+
+    def begin(self, seed: int, epoch: int) -> None:
+        """Lay out one epoch, which depends on (seed, epoch) alone, for `train_at`, in memory that stays in place."""
+        ...
+
+    def train_size(self, index: int) -> int:
+        """Images in a training batch: as many as in batch 0, but for the last."""
+        ...
+
+    def train_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """A batch of the epoch that was begun, by its number int64 [1] on the device, and its size."""
+        ...
+
+    def test_size(self, index: int) -> int:
+        """Images in a test batch: as many as in batch 0, but for the last."""
+        ...
+
+    def test_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """A batch of the test images in their order, asked for like one of `train_at`."""
+        ...
+
+    def test(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test images in their order, all batches or the first few."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop needs to know of a run."""
+
+    epochs: int
+    seed: int
+    learning_rate: float
+    schedule: str
+    momentum: float
+    weight_decay: float
+    device: str
+    precision: str
