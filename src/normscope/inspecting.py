@@ -18,7 +18,7 @@ from normscope.probes.layers import find_layers, normalization_kind
 from normscope.records.files import write_json, write_text, written_aside
 from normscope.records.recording import Recording
 from normscope.records.run import RECORDING_NAME, RunRecord, load_run
-from normscope.reporting import report_after
+from normscope.reporting import report_after, runs_html
 from normscope.show.figures import activation_regions, recording_distributions, recording_overview, recording_statistics
 from normscope.show.figures.provenance import footer, subject
 from normscope.show.inspection import show
@@ -38,6 +38,9 @@ class InspectionResult:
     runs: tuple[RunRecord, ...]
     recordings: Mapping[str, Sequence[Recording]]
     numbers: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        return runs_html(self.runs, self.directory)
 
 
 def inspect(options: InspectOptions | None = None, *, console: Console | None = None) -> InspectionResult:

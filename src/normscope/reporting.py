@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from normscope.errors import InputError, NormscopeError
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
+
+if TYPE_CHECKING:
+    from normscope.records.recording import Recording
+    from normscope.records.run import RunRecord
+    from normscope.show.report.material import Material
 
 REPORT_NAME = "report.html"
 
@@ -51,9 +57,7 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
     if not paths:
         raise InputError("Nothing to show: expected the folder of a study, or a recording.")
     studies, recordings = sorted_paths([Path(path) for path in paths])
-    target = Path(out) if out is not None else _default(studies, recordings)
-    if not target.parent.is_dir():
-        raise InputError(f"There is no folder {target.parent} for the report.")
+    target = _checked(Path(out) if out is not None else _default(studies, recordings))
     return build(gather(studies, recordings, _command() if command is None else command), target)
 
 
@@ -74,6 +78,65 @@ def report_after(directory: Path) -> Path | None:
     except NormscopeError as error:
         print(f"normscope: no report: {error}", file=sys.stderr)
         return None
+
+
+def recording_report(recording: Recording, path: str | Path) -> Path:
+    """Write the report of one recording, also of a training that goes on.
+
+    Raises:
+        InputError: if the file is something else than a report, or there is no folder for it.
+        StorageError: if it cannot be written.
+    """
+    from normscope.show.report.build import build
+    from normscope.show.report.material import of_recording
+
+    return build(of_recording(recording), _checked(Path(path)))
+
+
+def recording_html(recording: Recording) -> str:
+    """A recording as a notebook shows it: its report in a frame, and the overview of its layers as a still figure."""
+    from normscope.show.figures import recording_overview
+    from normscope.show.report.material import of_recording
+
+    model = recording.header.model
+    return _framed(of_recording(recording), lambda path: recording_overview.draw({model: recording}, path))
+
+
+def runs_html(runs: Sequence[RunRecord], directory: Path) -> str:
+    """A study's runs as a notebook shows them: their report in a frame, and a still figure.
+
+    The figure is the one that the command wrote into the folder; where there is none, the comparison's.
+    """
+    from normscope.show.figures import comparison
+    from normscope.show.report.material import of_runs
+
+    material = of_runs(directory.resolve().name, runs)
+    written = next((directory / name for name in _STILLS if (directory / name).is_file()), None)
+
+    def draw(path: Path) -> object:
+        if written is not None:
+            return path.write_bytes(written.read_bytes())
+        study = material.studies[0]
+        setting, part = next(iter(study.parts.items()))
+        return comparison.draw(study.summaries[setting], part, path)
+
+    return _framed(material, draw)
+
+
+_STILLS = ("comparison.png", "overview.png")
+
+
+def _framed(material: Material, draw: Callable[[Path], object]) -> str:
+    from normscope.show.report.build import page
+    from normscope.show.report.notebook import framed
+
+    still = None
+    if material.runs or material.watched:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "still.png"
+            draw(path)
+            still = path.read_bytes()
+    return framed(page(material), still, material.title)
 
 
 def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -102,6 +165,12 @@ def is_study(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(marker, dict) and marker.get("format") == "normscope study"
+
+
+def _checked(target: Path) -> Path:
+    if not target.parent.is_dir():
+        raise InputError(f"There is no folder {target.parent} for the report.")
+    return target
 
 
 def _default(studies: Sequence[Path], recordings: Sequence[Path]) -> Path:

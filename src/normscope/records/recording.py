@@ -198,6 +198,24 @@ class Recording:
 
         return summary(self)
 
+    # -- showing: wired at the top of the package, which is imported only when it is asked for
+
+    def report(self, path: str | Path) -> Path:
+        """Write everything that was recorded on one page: an HTML file that needs no network.
+
+        Raises:
+            InputError: if there is something else than a report at the path, or no folder for it.
+            StorageError: if it cannot be written.
+        """
+        from normscope.reporting import recording_report
+
+        return recording_report(self, path)
+
+    def _repr_html_(self) -> str:
+        from normscope.reporting import recording_html
+
+        return recording_html(self)
+
     # -- helpers
 
     def _layer(self, name: str) -> LayerInfo:

@@ -105,7 +105,13 @@ def _head(material: Material) -> dict[str, Any]:
         "made_by": headline.made_by(material),
         "runs": headline.run_rows(material),
         "arms": [
-            {"label": label, "colour": COLOURS[colour], "dash": dash, "shape": SHAPES.get(marker, "circle")}
+            {
+                "label": label,
+                "colour": COLOURS[colour],
+                "dash": dash,
+                "shape": SHAPES.get(marker, "circle"),
+                "usual": label in material.usual_arms,
+            }
             for label, (colour, dash, marker) in material.arms.items()
         ],
         "first_rate": shown_rate(material.runs) if material.runs else None,

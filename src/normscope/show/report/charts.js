@@ -184,8 +184,8 @@ class Panel {
 
   describeRow(row) {
     if (this.view.shape === "ridges") return `${row.name}\nvalue ${number(row.x)}`;
-    const what = { curves: "epoch", trajectories: "step", heatmap: "step", densities: "value", rates: "learning rate" }[this.view.shape];
-    return `${row.name}\n${what} ${number(row.x)}: ${row.kind === "diverged" ? "no final accuracy" : number(row.y)}`;
+    const what = { curves: "epoch", trajectories: "step", heatmap: "step", densities: "value", rates: this.view.name.startsWith("sweep_") ? this.view.name.slice(6).replaceAll("_", " ") : "learning rate" }[this.view.shape];
+    return `${row.name}\n${what} ${typeof row.x === "string" ? row.x : number(row.x)}: ${row.kind === "diverged" ? "no final accuracy" : number(row.y)}`;
   }
 
   /** Left and right go along a line, up and down to the next one, Enter selects, Escape leaves. */

@@ -25,8 +25,8 @@ function tableOf(view) {
     const columns = {};
     for (const [name, column] of Object.entries(view.table.columns)) columns[name] = decodeColumn(column);
     const curve = view.table.curve && decodeColumn(view.table.curve);
-    const { points, axes } = view.table;
-    decoded.set(view, { columns, curve, points, axes, length: Object.values(columns)[0].length });
+    const { points, axes, levels } = view.table;
+    decoded.set(view, { columns, curve, points, axes, levels, length: Object.values(columns)[0].length });
   }
   return decoded.get(view);
 }

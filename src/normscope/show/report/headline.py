@@ -20,14 +20,20 @@ Row = list[str]
 
 def summary_rows(material: Material) -> list[dict[str, Any]]:
     """One row per arm and learning rate: its arm, its rate, and what the table says of it."""
-    return [_group(material, study, group) for study in material.studies for group in study.summary.groups]
+    return [
+        _group(material, study, setting, group)
+        for study in material.studies
+        for setting, summary in study.summaries.items()
+        for group in summary.groups
+        if _runs_of(study, setting, group)
+    ]
 
 
 def summary_note(material: Material) -> str:
     """What the numbers of the summary mean, and which runs are left out."""
     if not material.studies:
         return ""
-    first = material.studies[0].summary.groups[0].norm
+    first = next(iter(material.studies[0].summaries.values())).groups[0].norm
     notes = [unfinished(study.runs) for study in material.studies]
     return " ".join(
         [
@@ -64,7 +70,7 @@ def run_rows(material: Material) -> list[dict[str, Any]]:
     rows = []
     for study in material.studies:
         for run in study.runs:
-            arm = material.arm(study, run.norm)
+            arm = material.arm(study, run.norm, study.settings.label(run))
             rows.append(
                 {
                     "label": f"{arm}, learning rate {run.learning_rate:g}, seed {run.seed}",
@@ -131,8 +137,12 @@ def _seconds(run: RunRecord) -> float | None:
     return float(np.nansum(seconds)) if len(seconds) else None
 
 
-def _group(material: Material, study: Study, group: GroupSummary) -> dict[str, Any]:
-    own = [run for run in study.runs if (run.norm, run.learning_rate) == (group.norm, group.learning_rate)]
+def _runs_of(study: Study, setting: str, group: GroupSummary) -> list[RunRecord]:
+    return [run for run in study.parts[setting] if (run.norm, run.learning_rate) == (group.norm, group.learning_rate)]
+
+
+def _group(material: Material, study: Study, setting: str, group: GroupSummary) -> dict[str, Any]:
+    own = _runs_of(study, setting, group)
     seeds = []
     for run in own:
         final = run.final("test_accuracy")
@@ -141,7 +151,7 @@ def _group(material: Material, study: Study, group: GroupSummary) -> dict[str, A
     if group.test_accuracy_std is not None:
         mean += f" ± {100 * group.test_accuracy_std:.1f}"
     return {
-        "arm": list(material.arms).index(material.arm(study, group.norm)),
+        "arm": list(material.arms).index(material.arm(study, group.norm, setting)),
         "rate": group.learning_rate,
         "accuracy": mean,
         "seeds": seeds,

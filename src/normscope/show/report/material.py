@@ -16,6 +16,7 @@ from normscope.records.recording_parts import Block, Name, Part
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RunRecord, load_run
 from normscope.show.figures.provenance import subject
 from normscope.show.figures.style import norm_styles
+from normscope.show.report.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +27,30 @@ class Study:
     runs: tuple[RunRecord, ...]
 
     @cached_property
-    def summary(self) -> Comparison:
-        """The summary over all runs that are here; the first of `norms` sets the threshold."""
-        return summarize(self.runs, self.norms, sorted({run.learning_rate for run in self.runs}))
+    def settings(self) -> Settings:
+        """What the runs differ in beside norm, learning rate and seed."""
+        return Settings(self.runs)
 
-    @property
-    def norms(self) -> list[str]:
-        """The norms in the order of the runs."""
-        return list(dict.fromkeys(run.norm for run in self.runs))
+    @cached_property
+    def parts(self) -> dict[str, tuple[RunRecord, ...]]:
+        """{setting in words: its runs}, the usual setting, "", first: runs of several are never summed up together."""
+        parts: dict[str, list[RunRecord]] = {"": []}
+        for run in self.runs:
+            parts.setdefault(self.settings.label(run), []).append(run)
+        return {label: tuple(runs) for label, runs in parts.items() if runs}
+
+    @cached_property
+    def summaries(self) -> dict[str, Comparison]:
+        """{setting: summary of its runs}; the first norm of each sets its threshold."""
+        return {
+            label: summarize(runs, norms_of(runs), sorted({run.learning_rate for run in runs}))
+            for label, runs in self.parts.items()
+        }
+
+
+def norms_of(runs: Sequence[RunRecord]) -> list[str]:
+    """The norms in the order of the runs."""
+    return list(dict.fromkeys(run.norm for run in runs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +76,20 @@ class Material:
         """All runs; the page refers to them by their place here."""
         return tuple(run for study in self.studies for run in study.runs)
 
-    def arm(self, study: Study, norm: str) -> str:
-        """The label of a norm's runs: with the study's name where several are set side by side."""
-        return f"{study.name}: {norm}" if len(self.studies) > 1 else norm
+    def arm(self, study: Study, norm: str, setting: str = "") -> str:
+        """The label of a norm's runs at a setting: with the study's name where several are set side by side."""
+        label = f"{norm}, {setting}" if setting else norm
+        return f"{study.name}: {label}" if len(self.studies) > 1 else label
 
     @cached_property
     def arms(self) -> dict[str, tuple[str, str, str]]:
-        """{label: (colour, SVG dashes, marker)}, in the order of the runs within each study."""
-        labels = [self.arm(study, norm) for study in self.studies for norm in study.norms]
+        """{label: (colour, SVG dashes, marker)}, in the order of the runs within each part of each study."""
+        labels = [
+            self.arm(study, norm, setting)
+            for study in self.studies
+            for setting, runs in study.parts.items()
+            for norm in norms_of(runs)
+        ]
         styles = norm_styles(labels)
         return {
             label: (styles[label].colour, " ".join(f"{dash:g}" for dash in styles[label].dashes), styles[label].marker)
@@ -74,11 +97,16 @@ class Material:
         }
 
     @property
+    def usual_arms(self) -> set[str]:
+        """The arms at the usual setting of their study."""
+        return {self.arm(study, run.norm) for study in self.studies for run in study.parts.get("", ())}
+
+    @property
     def title(self) -> str:
         """What was compared on what, in a line."""
         if self.studies:
-            subjects = dict.fromkeys(subject(study.runs) for study in self.studies)
-            norms = dict.fromkeys(norm for study in self.studies for norm in study.norms)
+            subjects = dict.fromkeys(subject(next(iter(study.parts.values()))) for study in self.studies)
+            norms = dict.fromkeys(norm for study in self.studies for norm in norms_of(study.runs))
             return f"{' and '.join(norms)}: {' / '.join(subjects)}"
         return ", ".join(dict.fromkeys(item.recording.header.model for item in self.watched)) or "Nothing to show yet"
 
@@ -105,9 +133,7 @@ def gather(
     """
     read = read or Reading()
     studies, watched, problems = [], [], []
-    names = _distinct(directories)
-    first = 0
-    for directory, name in zip(directories, names, strict=True):
+    for directory, name in zip(directories, _distinct(directories), strict=True):
         runs = []
         for folder in sorted(path.parent for path in (directory / "runs").glob(f"*/{RECORD_NAME}") if _begun(path)):
             try:
@@ -118,16 +144,37 @@ def gather(
         runs.sort(key=lambda run: (order.get(run.norm, len(order)), run.norm, run.learning_rate, run.seed))
         if runs:
             studies.append(Study(name, tuple(runs)))
-        for place, run in enumerate(runs):
-            path = run.directory / RECORDING_NAME
-            if _begun(path):
-                label = f"{run.norm}, learning rate {run.learning_rate:g}, seed {run.seed}"
-                label = f"{name}: {label}" if len(directories) > 1 else label
-                _add(watched, problems, read, path, label, first + place)
-        first += len(runs)
+    _add_recordings_of(studies, watched, problems, read)
     for path, name in zip(recordings, _distinct(recordings), strict=True):
         _add(watched, problems, read, path, name)
     return Material(tuple(studies), tuple(watched), tuple(problems), command)
+
+
+def of_runs(name: str, runs: Sequence[RunRecord]) -> Material:
+    """Runs that were read already, with their recordings."""
+    studies = (Study(name, tuple(runs)),) if runs else ()
+    watched, problems = [], []
+    _add_recordings_of(studies, watched, problems, Reading())
+    return Material(studies, tuple(watched), tuple(problems))
+
+
+def of_recording(recording: Recording) -> Material:
+    """One recording, also of a training that goes on."""
+    return Material(watched=(Watched(recording.header.model, Recording([_ReadPart(p) for p in recording.parts])),))
+
+
+def _add_recordings_of(studies: Sequence[Study], watched: list[Watched], problems: list[str], read: Reading) -> None:
+    number = 0
+    for study in studies:
+        for run in study.runs:
+            path = run.directory / RECORDING_NAME
+            if _begun(path):
+                setting = study.settings.label(run)
+                norm = f"{run.norm}, {setting}" if setting else run.norm
+                label = f"{norm}, learning rate {run.learning_rate:g}, seed {run.seed}"
+                label = f"{study.name}: {label}" if len(studies) > 1 else label
+                _add(watched, problems, read, path, label, number)
+            number += 1
 
 
 def _asked_for(directory: Path) -> dict[str, int]:

@@ -84,7 +84,7 @@ function choice(text, checked, change, picture) {
 function choices(name, items, hidden) {
   const set = element("fieldset", { class: items.length > 8 ? "many" : "" }, element("legend", { text: name }));
   for (const { key, label, picture } of items) {
-    set.append(choice(label, !hidden.has(key), (on) => { hidden[on ? "delete" : "add"](key); update(); }, picture));
+    set.append(choice(label, !hidden.has(key), (on) => { hidden[on ? "delete" : "add"](key); state.armsChosen = true; update(); }, picture));
   }
   return set;
 }
@@ -133,7 +133,7 @@ function playButton(input, set) {
 function toggleRun(run) {
   state.selected[state.selected.has(run) ? "delete" : "add"](run);
   showSelection();
-  update("rates", "curves", "activations");
+  update("rates", "sweeps", "curves", "activations");
 }
 
 const selection = element("fieldset", { hidden: true });
@@ -153,7 +153,7 @@ function runControls() {
   const options = [...rates.map((rate) => [String(rate), number(rate)]), ["all", "all"]];
   const made = [choices("Arms", page.arms.map((arm, key) => ({ key, label: arm.label, picture: swatch(arm) })), state.hiddenArms)];
   if (seeds.length > 1) made.push(choices("Seeds", seeds.map((key) => ({ key, label: String(key) })), state.hiddenSeeds));
-  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("curves", "activations"); }));
+  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("sweeps", "curves", "activations"); }));
   return element("div", { class: "toolbar", role: "group", "aria-label": "Runs shown" }, ...made, selection);
 }
 
@@ -349,8 +349,11 @@ function drawRestSoon(milliseconds = 800) {
   pause = setTimeout(() => idle(rest), milliseconds);
 }
 
+const MOST_ARMS = 6; // with more, a study's unusual settings are hidden at first
+
 /** Where the reader begins, as far as the records have it. */
 function begin() {
+  if (!state.armsChosen && page.arms.length > MOST_ARMS) page.arms.forEach(({ usual }, arm) => state.hiddenArms[usual ? "delete" : "add"](arm));
   if (!state.recordingsChosen) state.recordings = new Set(firstRecordings());
   const rates = new Set(page.runs.map(({ rate }) => rate));
   if (!state.rateChosen && !rates.has(state.rate)) state.rate = page.first_rate;

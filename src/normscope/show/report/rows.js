@@ -6,6 +6,7 @@ const state = {
   rate: page.first_rate, // a learning rate, or null for all of them
   rateChosen: false, // by the reader
   hiddenArms: new Set(),
+  armsChosen: false,
   hiddenSeeds: new Set(),
   selected: new Set(), // runs
   onlySelected: false,
@@ -19,8 +20,9 @@ const state = {
   frame: 0, // place in the layer's recorded distributions
 };
 
-function shown(run, anyRate) {
-  const { arm, seed, rate } = page.runs[run];
+function shown(run, anyRate, line) {
+  const { arm: own, seed, rate } = page.runs[run];
+  const arm = line ?? own; // where a line stands for several arms
   if (state.hiddenArms.has(arm) || state.hiddenSeeds.has(seed)) return false;
   if (state.onlySelected && state.selected.size && !state.selected.has(run)) return false;
   return anyRate || state.rate === null || rate === state.rate;
@@ -123,13 +125,17 @@ const SHAPES = {
   },
 
   rates(view) {
-    const { columns, length } = tableOf(view);
+    const { columns, length, levels } = tableOf(view);
+    const over = (k) => (columns.level ? levels[columns.level[k]] : page.runs[columns.run[k]].rate);
+    const at = state.rate ?? page.first_rate; // of other settings than the learning rate, one rate is shown
     const rows = [];
-    const places = range(length).filter((k) => shown(columns.run[k], true));
+    const places = range(length).filter((k) => shown(columns.run[k], true, columns.line?.[k]) && (!columns.level || page.runs[columns.run[k]].rate === at));
     for (const k of places) {
       const run = columns.run[k];
-      const { label: name, arm, status } = page.runs[run];
-      const row = { run, x: page.runs[run].rate, y: columns.y[k], arm, name, ...looks(run), opacity: looks(run).opacity + 0.2 };
+      const { label: name, status } = page.runs[run];
+      const arm = columns.line?.[k] ?? page.runs[run].arm;
+      const { colour, shape } = page.arms[arm];
+      const row = { run, x: over(k), y: columns.y[k], arm, name, ...looks(run), colour, shape, opacity: looks(run).opacity + 0.2 };
       if (status === "diverged") rows.push({ ...row, kind: "diverged", name: `${name}: diverged` });
       else if (Number.isFinite(row.y)) rows.push({ ...row, kind: "seed" });
     }
@@ -139,7 +145,8 @@ const SHAPES = {
       const y = mean(own.map((row) => row.y));
       rows.push({ x, y, arm, kind: "mean", series: arm, key: series, colour, dash: dashes(dash), name: `${label}, mean of ${own.length}` });
     }
-    return [{ key: "all", rows: rows.sort((a, b) => a.x - b.x || a.arm - b.arm), narrow: true }];
+    const label = columns.level ? `learning rate ${number(at)}` : undefined;
+    return [{ key: "all", label, rows: rows.sort((a, b) => (a.x < b.x ? -1 : a.x > b.x ? 1 : a.arm - b.arm)), narrow: true }];
   },
 
   heatmap(view) {

@@ -120,13 +120,16 @@ def densities(near_normal: bool) -> Spec:
     }
 
 
-def rates() -> Spec:
-    """Final accuracy over learning rates: a point for every seed, a line through the means, crosses for divergence."""
+def rates(title: str = "learning rate") -> Spec:
+    """Final accuracy over learning rates or another setting.
+
+    A point for every seed, a line through the means, crosses for divergence.
+    """
     x: Spec = {
         "x": {
             "field": "x",
             "type": "ordinal",
-            "title": "learning rate",
+            "title": title,
             "axis": {"labelAngle": 0},
             "scale": {"padding": 0.6},
         },

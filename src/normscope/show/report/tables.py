@@ -51,16 +51,24 @@ class Table:
         curve: encoded [rows * points], in the order of the rows, or None.
         points: length of a curve.
         axes: where a curve's points lie; without any, evenly between the columns `low` and `high`.
+        levels: what the column `level` refers to: the values of a setting.
     """
 
     columns: Mapping[str, dict[str, Any]]
     curve: dict[str, Any] | None = None
     points: int = 0
     axes: tuple[tuple[float, ...], ...] = ()
+    levels: tuple[float | str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the page."""
-        return {"columns": dict(self.columns), "curve": self.curve, "points": self.points, "axes": self.axes}
+        return {
+            "columns": dict(self.columns),
+            "curve": self.curve,
+            "points": self.points,
+            "axes": self.axes,
+            "levels": self.levels,
+        }
 
 
 def _column(kind: str, codes: np.ndarray) -> dict[str, Any]:

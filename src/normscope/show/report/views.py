@@ -15,7 +15,7 @@ import numpy as np
 from normscope.records.captures import LIMIT
 from normscope.records.run import RunRecord
 from normscope.show.figures.distributions import without_zeros
-from normscope.show.report import layers, specs
+from normscope.show.report import layers, specs, sweeps
 from normscope.show.report.material import Material
 from normscope.show.report.tables import Table, exact, quantised, whole
 
@@ -55,6 +55,11 @@ class View:
 
 SECTIONS = {
     "rates": ("Accuracy over learning rates", "Every finished run is a point; the line joins the means."),
+    "sweeps": (
+        "Accuracy over other settings",
+        "What the study varies, one setting at a time: the others are at their usual value, the learning rate is the "
+        "one chosen above. Every finished run is a point; the line joins the means.",
+    ),
     "curves": (
         "Over the epochs",
         "A thin line is one run, the thick one the mean of an arm's finished runs. Cross: diverged.",
@@ -139,6 +144,10 @@ def _has_ended(run: RunRecord) -> bool:
 
 VIEWS = (
     View("learning_rates", "rates", "rates", "Final test accuracy", "", _learning_rates, specs.rates()),
+    *(
+        View(f"sweep_{knob}", "sweeps", "rates", f"Over {words}", "", sweeps.over(knob), specs.rates(words))
+        for knob, words in ((knob, knob.replace("_", " ")) for knob in sweeps.SWEPT)
+    ),
     _curve("train_loss", "Training loss", "cross-entropy (nats)"),
     _curve("test_accuracy", "Test accuracy", "accuracy (%)", scale=100, may_be_log=False),
     _curve("stem_gradient_mean", "Stem gradient, mean of the epoch's steps", "L2 norm"),

@@ -1,0 +1,59 @@
+"""Runs of one study that differ in more than normalization, learning rate and seed: which settings, and in words."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from normscope.judge.claims.cells import USUAL, value_of
+from normscope.records.run import RunRecord
+
+_NOT_A_SETTING = frozenset({"norm", "learning_rate", "seed", "capture_epochs"})
+_OF_THE_DATA = frozenset({"data_fingerprint", "classes"})  # said by the data's name where that differs as well
+_CHARACTERS = 24
+
+
+class Settings:
+    """What the runs of a study differ in.
+
+    Attributes:
+        varied: the fields of a spec that have several values.
+        usual: {varied field: the value that most claims are judged at, or else the most frequent one}.
+    """
+
+    def __init__(self, runs: Sequence[RunRecord]):
+        fields = [
+            name for name in dict.fromkeys(name for run in runs for name in run.spec) if name not in _NOT_A_SETTING
+        ]
+        counts = {name: Counter(_key(value_of(run, name)) for run in runs) for name in fields}
+        varied = [name for name, values in counts.items() if len(values) > 1]
+        self.varied = [name for name in varied if "data" not in varied or name not in _OF_THE_DATA]
+        self.usual = {name: _most_usual(name, counts[name]) for name in self.varied}
+
+    def differences(self, run: RunRecord) -> dict[str, Any]:
+        """{field: value} of a run where it is not the usual one."""
+        return {name: value for name in self.varied if _key(value := value_of(run, name)) != self.usual[name]}
+
+    def label(self, run: RunRecord) -> str:
+        """The same in words; empty for a run at the usual setting."""
+        return ", ".join(in_words(name, value) for name, value in self.differences(run).items())
+
+
+def in_words(name: str, value: Any) -> str:
+    """A setting as it stands in a label: activations and blocks by their names alone."""
+    text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    text = text if len(text) <= _CHARACTERS else f"{text[: _CHARACTERS - 1]}…"
+    return text if name in ("activation", "block", "data", "model") else f"{name.replace('_', ' ')} {text}"
+
+
+def _most_usual(name: str, counts: Counter[str]) -> str:
+    default = _key(USUAL.get(name))
+    return default if default in counts else max(sorted(counts), key=lambda value: counts[value])
+
+
+def _key(value: Any) -> str:
+    """Values of a spec can be lists; 1 and 1.0 are one value."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return json.dumps(float(value) if number else value, sort_keys=True)
