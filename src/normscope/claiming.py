@@ -17,7 +17,7 @@ from normscope.judge.claims import by_subject, judge_all
 from normscope.judge.claims.verdicts import Verdict
 from normscope.records.files import write_json, write_text
 from normscope.records.run import ENDED, RECORD_NAME, RunRecord, load_run
-from normscope.reporting import report_after
+from normscope.reporting import report_after, runs_html
 from normscope.show.verdicts import open_questions, verdict_page, verdict_table
 from normscope.studies.directory import RUNS, StudyDirectory
 from normscope.studies.study import ClaimsOptions, StudyOptions, StudyPlan, checked_values, parse_sweeps
@@ -42,6 +42,9 @@ class ClaimsResult:
     def failed(self) -> tuple[RunRecord, ...]:
         """The runs that ended with an error."""
         return tuple(run for run in self.runs if run.status == "failed")
+
+    def _repr_html_(self) -> str:
+        return runs_html(self.runs, self.directory)
 
 
 def claims(
