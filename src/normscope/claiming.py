@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from normscope.errors import InputError, RecordError, StorageError
+from normscope.errors import InputError, RecordError, StorageError, one_of
 from normscope.judge.claims import by_subject, judge_all
 from normscope.judge.claims.verdicts import Verdict
 from normscope.records.files import write_json, write_text
@@ -82,7 +82,20 @@ def judge_directories(options: ClaimsOptions, console: Console | None = None) ->
     runs = [run for path in options.directories for run in _load(StudyDirectory.find(path))]
     if not runs:
         raise InputError(f"There is no run in {', '.join(str(path) for path in options.directories)}.")
+    _check_named(options, sorted({run.norm for run in runs}))
     return _judge(runs, options.out or options.directories[0], console or Console(), options.norm, options.reference)
+
+
+def _check_named(options: ClaimsOptions, known: Sequence[str]) -> None:
+    """A normalization that was asked for and that no run has is a slip; the usual ones may be missing.
+
+    Raises:
+        InputError: for such a one.
+    """
+    for name in ("norm", "reference"):
+        given = getattr(options, name)
+        if given != getattr(ClaimsOptions, name) and given not in known:
+            raise InputError(f"{one_of('normalization', given, known)} These are the ones that the runs have.")
 
 
 def study(
@@ -137,6 +150,10 @@ def run_study(
             _measure(directory, grid, wanted, console)
     names = {spec.name for grid in grids for spec in grid.specs}
     result = _judge(_load(directory, names), directory.path, console)
+    if result.failed:
+        names = ", ".join(run.directory.name for run in result.failed)
+        told = f"Failed, and in no verdict: {names}. The same command tries them again."
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     if (page := report_after(directory.path)) is not None:
         console.print(f"Everything on one page: {page}", highlight=False, markup=False, soft_wrap=True)
     return result

@@ -61,6 +61,8 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise InputError(f"{path} is no study: {error}.") from error
+    if not (file.settings or file.sweep or file.grid):
+        raise InputError(f"{path} is no study: it is empty; expected [settings], [sweep] or [[grid]].")
     try:
         parts = file.grid or [_Grid()]
         grids = tuple(_grid(file, own) for own in parts)
