@@ -16,12 +16,15 @@ from normscope.records.store import writer
 HOSTILE = "</script><img src=x onerror=window.hacked=1>\"'{{PAYLOAD}} ${window.hacked=1} datum.x"
 
 
-def write_run(folder: Path, norm: str, rate: float, seed: int, *, epochs: int = 6, status: str = "finished") -> Path:
-    """A run's record with plausible numbers, drawn from a generator of its own."""
+def write_run(
+    folder: Path, norm: str, rate: float, seed: int, *, epochs: int = 6, done: int | None = None,
+    status: str = "finished", **settings,
+) -> Path:  # fmt: skip
+    """A run's record with plausible numbers, drawn from a generator of its own: all of its epochs, or those `done`."""
     draw = np.random.default_rng([seed, round(rate * 1e4), len(norm)])
     spec = {
         "norm": norm, "learning_rate": rate, "seed": seed, "epochs": epochs, "data": "digits", "model": "small-resnet",
-        "precision": "fp32",
+        "precision": "fp32", **settings,
     }  # fmt: skip
     meta = {
         "spec": spec, "status": status, "parameters": 10, "data": {"source": "Digits", "classes": list("0123456789")},
@@ -30,7 +33,7 @@ def write_run(folder: Path, norm: str, rate: float, seed: int, *, epochs: int = 
     folder.mkdir(parents=True)
     with writer(folder / RECORD_NAME, "run") as store, store.transaction():
         store.set_meta(**meta)
-        for epoch in range(1, epochs + 1):
+        for epoch in range(1, (epochs if done is None else done) + 1):
             fit = 1 - np.exp(-epoch * (1 + (norm == "batch")) / 4) * draw.uniform(0.9, 1) * (1 if rate == 0.1 else 1.25)
             values = {
                 "train_loss": 2.3 * (1 - fit), "test_loss": 2.3 * (1 - fit), "train_accuracy": fit,

@@ -78,7 +78,7 @@ def test_what_the_reader_chose_stays(visit, study):
         page.mouse.wheel(0, 400)
         until(lambda: page.evaluate("scrollY > 300"))
         before = page.evaluate("scrollY")
-        write_run(study / "runs" / "a-first", "group", 0.1, 0, epochs=3)  # the others' places move
+        write_run(study / "runs" / "a-first", "group", 0.1, 0, epochs=2)  # the others' places move
         until(lambda: page.evaluate("page.runs.length === 5"))
         labels = "[...state.selected].map((run) => page.runs[run].label)"
         assert page.evaluate(labels) == ["batch, learning rate 0.1, seed 1"]

@@ -109,7 +109,7 @@ def test_hover_names_the_run_and_click_selects_it(open_page, path):
 
 def test_a_diverged_run_ends_in_a_cross(open_page, tmp_path):
     study = write_study(tmp_path / "study", epochs=3)
-    write_run(study / "runs" / "bad", "batch", 0.1, 7, epochs=2, status="diverged")
+    write_run(study / "runs" / "bad", "batch", 0.1, 7, epochs=3, done=2, status="diverged")
     page = open_page(report(study))
     page.locator("#view-train_loss").scroll_into_view_if_needed()
     page.locator("#view-train_loss .mark-symbol path").first.wait_for()
