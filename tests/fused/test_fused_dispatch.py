@@ -55,6 +55,7 @@ class Subclass(nn.BatchNorm2d):
         (Subclass(4), nn.ReLU(), images(2, 4, 3, 3), None),
         (nn.GroupNorm(2, 4), nn.ReLU(), images(2, 4, 3, 3), None),
         (nn.Identity(), nn.ReLU(), images(2, 4, 3, 3), None),
+        (nn.Identity(), nn.ReLU(), images(2, 4, 3, 3), images(2, 4, 3, 3)),
     ],
     ids=str,
 )

@@ -32,7 +32,8 @@ def normalize(
     """activation(norm(x) + residual) in one step, or None where that is not ours to do.
 
     Ours are training forwards with gradients, of an nn.BatchNorm2d on float32 or bfloat16 images [N, C, H, W] that are
-    channels_last on the CPU, followed by an nn.ReLU or no activation; and of nn.Identity with a residual and a ReLU.
+    channels_last on the CPU, followed by an nn.ReLU or no activation; and of nn.Identity with a residual and a ReLU, in
+    bfloat16 (1.2 to 1.3 times faster than two steps, with the same bits; in float32 nothing was to be won).
     Tensors below LEAST_NUMBERS are left to the modules, which are faster there.
 
     Hooks on the two modules see what they would see otherwise: with one of them, the step is not ours. The exception
@@ -51,7 +52,7 @@ def normalize(
     if _has_any_global_hook() or (activation is not None and _is_hooked(activation)):
         return None
     if type(norm) is nn.Identity and activation is not None and residual is not None and not _is_hooked(norm):
-        return AddReLU.apply(x, residual, library)
+        return AddReLU.apply(x, residual, library) if x.dtype is torch.bfloat16 else None
     if type(norm) is nn.BatchNorm2d and _is_trained(norm) and x.numel() // x.shape[1] > 1 and _only_statistics(norm):
         output = _batch_norm(norm, activation is not None, x, residual, library)
         for hook in norm._forward_hooks.values():
