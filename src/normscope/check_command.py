@@ -36,11 +36,15 @@ class CheckOptions:
     """Load this state_dict into the model first. Nothing in it is executed."""
 
     data: str | None = None
-    """Batches: a function without arguments that yields them, as module:name, or a file of inputs (.npy, .pt). Give
-    training data. Without it only what can be seen without running is judged."""
+    """Batches: a data set (digits, cifar10, images) in training batches, as `normscope compare` makes them; a function
+    without arguments that yields batches, as module:name; or a file of inputs (.npy, .pt). Give training data. Without
+    it only what can be seen without running is judged."""
+
+    data_dir: Path | None = None
+    """Folder of the data set; as for `normscope compare`."""
 
     batch_size: int | None = None
-    """Samples in a batch of a file of inputs. [default: 64]"""
+    """Samples in a batch of a data set or a file of inputs. [default: 128; of a file 64]"""
 
     select: tuple[str, ...] | None = None
     """Codes or names of the rules to ask; NS5 stands for all of NS5xx. [default: all]"""
@@ -158,6 +162,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "batch_size": lambda v: type(v) is int and v > 0,
     "export": lambda v: type(v) is bool,
     "data": lambda v: isinstance(v, str),
+    "data_dir": lambda v: isinstance(v, str),
 }
 """{setting: whether a value can be one}."""
 
@@ -169,6 +174,8 @@ def _setting(name: str, value: Any, path: Path) -> Any:
         raise InputError(f"{path}: {one_of('setting of [tool.normscope.check]', name, known)}")
     if not KINDS[field](value):
         raise InputError(f"{path}: [tool.normscope.check] {name} = {value!r} is no value for it.")
+    if field == "data_dir":
+        return path.parent / value
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -188,7 +195,9 @@ def _report(options: CheckOptions) -> CheckReport:
         state = load_checkpoint(options.checkpoint)
         keys = checks.check_state_dict(state, model, select=["NS704"])
         load_into(model, state, options.checkpoint)
-    batches = load_batches(options.data, options.batch_size or 64) if options.data else None
+    if options.data_dir is not None and options.data is None:
+        raise InputError("--data-dir is the folder of a data set: name it with --data.")
+    batches = load_batches(options.data, options.batch_size, options.data_dir) if options.data else None
     report = checks.check(
         model,
         batches,

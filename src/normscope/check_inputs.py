@@ -70,18 +70,51 @@ def load_into(model: nn.Module, state: dict[str, Any], path: Path) -> None:
         raise InputError(f"{path} does not fit the model: none of its {len(state)} entries are the model's.")
 
 
-def load_batches(text: str, batch_size: int) -> Any:
-    """What --data names: the iterable that a function returns, or the batches of a file of inputs.
+def load_batches(text: str, batch_size: int | None = None, data_dir: Path | None = None) -> Any:
+    """What --data names: training batches of a data set, the iterable that a function returns, or a file of inputs.
+
+    Args:
+        text: name of a data set, module:name, or a file.
+        batch_size: samples in a batch of a data set (default: 128) or of a file (default: 64).
+        data_dir: folder of the data set.
 
     Raises:
         InputError: if there is no such thing.
+        StorageError: if the data set cannot be kept.
     """
+    from normscope.data.sources import DATASETS
+
+    path = Path(text)
+    if text in DATASETS:
+        return _training_batches(text, 128 if batch_size is None else batch_size, data_dir)
+    if data_dir is not None:
+        raise InputError(f"--data-dir goes with --data {', '.join(DATASETS)}, not with {text}.")
+    if path.suffix in DATA_FILES:
+        return _split_file(path, 64 if batch_size is None else batch_size)
+    if ":" not in text:
+        what = f"{text!r} is no data: give a data set ({', '.join(DATASETS)}), module:name, or a file"
+        raise InputError(f"{what} ({', '.join(DATA_FILES)}).")
+    return _call(text)
+
+
+def _training_batches(name: str, batch_size: int, data_dir: Path | None) -> Any:
+    """An epoch of training batches as `normscope compare` makes them: shuffled, augmented, normalized."""
+    import torch
+
+    from normscope.data.batches import Batches
+    from normscope.data.sources import load
+
+    data = load(name, data_dir=data_dir)
+    padding, flip = data.recipe.crop_padding, data.recipe.horizontal_flip
+    batches = Batches(data, batch_size, torch.device("cpu"), crop_padding=padding, horizontal_flip=flip)
+    return batches.train(seed=0, epoch=1)
+
+
+def _split_file(path: Path, batch_size: int) -> Any:
+    """The batches of a file of inputs."""
     import numpy as np
     import torch
 
-    path = Path(text)
-    if path.suffix not in DATA_FILES:
-        return _call(text)
     if not path.is_file():
         raise InputError(f"There is no data at {path}.")
     if path.suffix == ".npy":
