@@ -13,12 +13,14 @@ from rich.console import Console
 
 from normscope.errors import RecordError, StorageError
 from normscope.judge.comparison import Comparison, summarize
+from normscope.passing_on import chosen_sinks, study_logs
 from normscope.records.files import write_json
 from normscope.records.run import ENDED, RunRecord, load_run, status_of
 from normscope.reporting import report_after
 from normscope.show.figures import comparison as comparison_figure
 from normscope.show.figures import distributions as distributions_figure
 from normscope.show.figures import learning_rates as learning_rates_figure
+from normscope.show.sinks.runs import StudyLogs
 from normscope.show.terminal import StudyProgress, comparison_table, percent
 from normscope.studies.directory import RUNS, RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name
@@ -26,6 +28,7 @@ from normscope.studies.execution import default_jobs, execute_all, local_executo
 from normscope.studies.executors import Executor
 from normscope.studies.grid import Grid, lay_out
 from normscope.studies.labels import run_labels
+from normscope.studies.progress import Progress
 from normscope.studies.runner import RunResult, RunTask
 from normscope.studies.spec import CompareOptions, RunSpec, options_from
 from normscope.studies.watching import is_recorded
@@ -76,15 +79,25 @@ def compare(
     study = StudyDirectory.create(options.directory)
     say_set_up(grid, study, console)
     tasks = tasks_of(grid, study, options, console)
+    sinks = chosen_sinks(options.tensorboard, options.wandb, options.directory)
     try:
-        train_all(tasks, grid, study, console)
+        train_all(tasks, grid, study, console, logs=logs)
     except StorageError:
+    with study_logs(study.path, sinks, console) as logs:
+        return _train_and_show(tasks, grid, study, console, logs)
+
+
+def _train_and_show(
+    tasks: Tasks, grid: Grid, study: StudyDirectory, console: Console, logs: StudyLogs
+) -> ComparisonResult:
         raise  # nothing more can be written
     except BaseException:
         _write_summary(grid, study)  # what is finished counts, whatever stopped the rest
         raise
     runs, summary = _write_summary(grid, study)
-    written = [*_draw(study, runs, summary), "summary.json"]
+    figures = _draw(study, runs, summary)
+    logs.figures([study.path / name for name in figures])
+    written = [*figures, "summary.json"]
     page = report_after(study.path)
     _say_result(study, grid, summary, [*written, *([page.name] if page is not None else [])], console)
     return ComparisonResult(study.path, runs, summary)
@@ -136,7 +149,12 @@ def _is_recorded(run: RunDirectory) -> bool:
 
 
 def train_all(
-    left: Tasks, grid: Grid, study: StudyDirectory, console: Console, executor: Executor | None = None
+    left: Tasks,
+    grid: Grid,
+    study: StudyDirectory,
+    console: Console,
+    executor: Executor | None = None,
+    logs: StudyLogs | None = None,
 ) -> None:
     """Bring every run that is left to its end, several at once, and show how far they are.
 
@@ -149,17 +167,28 @@ def train_all(
 
     Raises:
         StorageError: as soon as a run cannot be stored.
+        logs: what each epoch is passed on to, once it is stored.
     """
     labels = run_labels(grid.specs)
     already = len(labels) - len(left.tasks)
     with StudyProgress(console, labels, grid.specs[0].epochs, already_done=already) as progress:
 
         def ended(task: RunTask, result: RunResult) -> None:
+    logs = logs or StudyLogs(study.path, (), console.print)
+    to_train = {task.directory.name for task in left.tasks}
+    for name in labels:
+        logs.update(name, ended=name not in to_train)
             name = task.directory.name
             told = "; ".join(filter(None, (_ending(study.path, name, result), result.note)))
+        def report(message: Progress) -> None:
+            progress.report(message)
+            if message.epochs_done == int(message.epochs_done):
+                logs.update(message.run)
+
             progress.ended(name, told, good=result.status == "finished")
 
-        execute_all(left.tasks, executor or local_executor(left.jobs), progress.report, ended)
+            logs.update(name, ended=True)
+        execute_all(left.tasks, executor or local_executor(left.jobs), report, ended)
 
 
 def known_status(run: RunDirectory) -> str | None:

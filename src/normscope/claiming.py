@@ -15,6 +15,7 @@ from rich.console import Console
 from normscope.errors import InputError, RecordError, StorageError, one_of
 from normscope.judge.claims import by_subject, judge_all
 from normscope.judge.claims.verdicts import Verdict
+from normscope.passing_on import chosen_sinks, study_logs
 from normscope.records.files import write_json, write_text
 from normscope.records.run import ENDED, RECORD_NAME, RunRecord, load_run
 from normscope.reporting import report_after, runs_html
@@ -112,13 +113,13 @@ def study(
         sweep: {knob: values} to vary as well.
         console: where to print; None prints to standard output.
         settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, device, precision, fusion, watch,
-            executor, address, allow_code, out.
+            executor, address, allow_code, tensorboard, wandb, out.
 
     Raises:
         InputError: for a study, settings or data that cannot be used, or where no Ray answers at the address.
         StorageError: if the folder cannot be written. Finished epochs are kept.
     """
-    for path in ("out", "data_dir"):
+    for path in ("out", "data_dir", "tensorboard"):
         if settings.get(path) is not None:
             settings[path] = Path(settings[path])
     known = {field.name for field in dataclasses.fields(StudyOptions)} - {"study", "sweep"}
@@ -140,16 +141,18 @@ def run_study(
     plan = plan.swept({**parse_sweeps(options.sweep), **(sweep or {})})
     grids, wanted, shared = _grids(plan, options)
     runs = sum(len(grid.specs) for grid in grids)
-    with _executor(options) as executor:
+    sinks = chosen_sinks(options.tensorboard, options.wandb, options.directory)
+    with _executor(options) as executor, study_logs(options.directory, sinks, console) as logs:
         directory = StudyDirectory.create(options.directory)
         console.print(
             f"Study {plan.name}: {runs} runs, into {directory.path}", highlight=False, markup=False, soft_wrap=True
         )
         for grid in grids:
-            train_all(tasks_of(grid, directory, shared, console), grid, directory, console, executor)
+            train_all(tasks_of(grid, directory, shared, console), grid, directory, console, executor, logs)
             _measure(directory, grid, wanted, console)
-    names = {spec.name for grid in grids for spec in grid.specs}
-    result = _judge(_load(directory, names), directory.path, console)
+        names = {spec.name for grid in grids for spec in grid.specs}
+        result = _judge(_load(directory, names), directory.path, console)
+        logs.figures(sorted((directory.path / FIGURES).glob("*.png")))
     if result.failed:
         names = ", ".join(run.directory.name for run in result.failed)
         told = f"Failed, and in no verdict: {names}. The same command tries them again."

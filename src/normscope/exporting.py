@@ -31,11 +31,14 @@ class ExportOptions:
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR_OR_RECORD")]
     """Folder of a study, or a recording: its file or its folder."""
 
-    to: Format = "parquet"
-    """Format of the tables."""
+    to: Literal["parquet", "csv", "tensorboard", "wandb"] = "parquet"
+    """Tables, or a dashboard: the numbers that --tensorboard and --wandb of a study give it (docs/sinks.md)."""
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Folder of the tables (default: export/ in the study's folder, or beside the recording)."""
+    """Folder of the tables, of TensorBoard, or of W&B's files (default: export/ in the study's folder, or beside the recording)."""  # noqa: E501
+
+    project: str = "normscope"
+    """Project of Weights & Biases, for --to wandb."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,33 @@ def export(path: str | Path, to: Format = "parquet", out: str | Path | None = No
 
 def run_export(options: ExportOptions) -> int:
     """The command: writes the tables, says what they are and what could not be read; 1 if something could not."""
+    if options.to in ("tensorboard", "wandb"):
+        return _pass_on(options)
     exported = export(options.path, options.to, options.out)
     for problem in exported.problems:
         print(f"normscope: not exported: {problem}", file=sys.stderr)
     print(f"Written to {exported.files[0].parent}: {', '.join(file.name for file in exported.files)}")
     return 1 if exported.problems else 0
+
+
+def _pass_on(options: ExportOptions) -> int:
+    """Give a dashboard what it lacks of a study or a recording; 1 if something could not be read or given."""
+    from normscope.passing_on import chosen_sinks, pass_on_recording, pass_on_study
+
+    studies, recordings = sorted_paths([options.path])
+    default = studies[0] / "export" if studies else recordings[0].with_name(f"{recordings[0].stem}.export")
+    folder = options.out if options.out is not None else default / options.to
+    to_tensorboard = options.to == "tensorboard"
+    (sink,) = chosen_sinks(folder if to_tensorboard else None, None if to_tensorboard else options.project, folder)
+    problems: list[str] = []
+    if studies and not pass_on_study(studies[0], sink, problems.append):
+        raise InputError(f"There is no run in {options.path}.")
+    for path in recordings:
+        pass_on_recording(path, sink, problems.append)
+    for problem in problems:
+        print(f"normscope: {problem}", file=sys.stderr)
+    print(f"Written to {folder}." if to_tensorboard else f"Written to W&B's project {options.project} by {folder}.")
+    return 1 if problems else 0
 
 
 @dataclass

@@ -225,6 +225,12 @@ class CompareOptions:
     watch: bool = False
     """Record what every normalization layer does, into recording.sqlite in each run's folder; the results are the same. Runs that are finished without a recording are trained again, to the same weights, for it alone."""  # noqa: E501
 
+    tensorboard: _Folder = None
+    """Also write epochs, distributions and figures into this TensorBoard folder, one log per run (docs/sinks.md)."""
+
+    wandb: Annotated[str | None, arg(metavar="PROJECT", help_behavior_hint="")] = None
+    """Also write them to this project of Weights & Biases, one run per run; WANDB_MODE=offline keeps them here."""
+
     out: _Folder = None
     """Folder of the study (default: normscope-runs/compare-<data>)."""
 

@@ -36,7 +36,7 @@ NOT_SWEPT = {
 }
 """Fields of a RunSpec that are no knobs, and what decides them."""
 
-OF_THE_MACHINE = ("out", "jobs", "data_dir")
+OF_THE_MACHINE = ("out", "jobs", "data_dir", "tensorboard", "wandb")
 """Options that a study cannot bring along: they are of the machine that it runs on."""
 
 
@@ -131,6 +131,12 @@ class StudyOptions:
 
     allow_code: bool = False
     """Import normalizations that a study file names as module:callable. It is code: look at it first."""
+
+    tensorboard: _Folder = None
+    """Also write into this TensorBoard folder, as for compare."""
+
+    wandb: Annotated[str | None, arg(metavar="PROJECT", help_behavior_hint="")] = None
+    """Also write to this project of Weights & Biases, as for compare."""
 
     out: _Folder = None
     """Folder of the study (default: normscope-runs/<study>)."""

@@ -1,0 +1,62 @@
+"""Which sinks a command writes to, and `normscope export --to tensorboard`: where options, records and sinks meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from normscope.errors import NormscopeError
+from normscope.records.recording import Recording
+from normscope.records.run import RECORD_NAME
+from normscope.show.sinks.runs import StudyLogs
+from normscope.show.sinks.sink import Sink
+from normscope.show.sinks.tensorboard_sink import TensorBoard
+from normscope.show.sinks.wandb_sink import WandB
+from normscope.show.sinks.watched import write_recording
+
+
+def chosen_sinks(tensorboard: Path | None, wandb: str | None, study: Path) -> list[Sink]:
+    """The sinks that were asked for; W&B keeps its files in the study's folder.
+
+    Raises:
+        InputError: if a package is missing, or a place cannot be used.
+    """
+    sinks: list[Sink] = []
+    if tensorboard is not None:
+        sinks.append(TensorBoard(tensorboard))
+    if wandb is not None:
+        sinks.append(WandB(wandb, directory=study))
+    return sinks
+
+
+def study_logs(study: Path, sinks: list[Sink], console: Console) -> StudyLogs:
+    """The logs of a study that is about to be trained; what a sink has to say goes to the console."""
+
+    def warn(text: str) -> None:
+        console.print(f"normscope: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    return StudyLogs(study, sinks, warn)
+
+
+def pass_on_study(study: Path, sink: Sink, warn: Callable[[str], None]) -> int:
+    """Pass on every run of a study and the figures in its folder, as far as the sink lacks them; returns the runs."""
+    with StudyLogs(study, [sink], warn) as logs:
+        runs = sorted(record.parent.name for record in (study / "runs").glob(f"*/{RECORD_NAME}"))
+        for run in runs:
+            logs.update(run, ended=True)
+        logs.figures(sorted([*study.glob("*.png"), *study.glob("claims/*.png")]))
+    return len(runs)
+
+
+def pass_on_recording(path: Path, sink: Sink, warn: Callable[[str], None]) -> None:
+    """Pass on a recording, as far as the sink lacks it."""
+    try:
+        log = sink.open(path.stem, {"recording": path.name}, axis="step")
+        write_recording(Recording.load(path), log)
+        log.close()
+    except NormscopeError:
+        raise
+    except Exception as error:  # somebody else's code or service
+        warn(f"{type(sink).__name__} did not take {path}. {type(error).__name__}: {error}")
