@@ -76,13 +76,10 @@ def compare(
         raise TypeError("give either options or settings by name, not both")
     console = console or Console()
     grid = lay_out(options)
+    sinks = chosen_sinks(options.tensorboard, options.wandb, options.directory)
     study = StudyDirectory.create(options.directory)
     say_set_up(grid, study, console)
     tasks = tasks_of(grid, study, options, console)
-    sinks = chosen_sinks(options.tensorboard, options.wandb, options.directory)
-    try:
-        train_all(tasks, grid, study, console, logs=logs)
-    except StorageError:
     with study_logs(study.path, sinks, console) as logs:
         return _train_and_show(tasks, grid, study, console, logs)
 
@@ -90,6 +87,9 @@ def compare(
 def _train_and_show(
     tasks: Tasks, grid: Grid, study: StudyDirectory, console: Console, logs: StudyLogs
 ) -> ComparisonResult:
+    try:
+        train_all(tasks, grid, study, console, logs=logs)
+    except StorageError:
         raise  # nothing more can be written
     except BaseException:
         _write_summary(grid, study)  # what is finished counts, whatever stopped the rest
@@ -164,30 +164,30 @@ def train_all(
         study: where they are.
         console: where to print.
         executor: where they are trained; None: on this machine.
+        logs: what each epoch is passed on to, once it is stored.
 
     Raises:
         StorageError: as soon as a run cannot be stored.
-        logs: what each epoch is passed on to, once it is stored.
     """
     labels = run_labels(grid.specs)
     already = len(labels) - len(left.tasks)
-    with StudyProgress(console, labels, grid.specs[0].epochs, already_done=already) as progress:
-
-        def ended(task: RunTask, result: RunResult) -> None:
     logs = logs or StudyLogs(study.path, (), console.print)
     to_train = {task.directory.name for task in left.tasks}
     for name in labels:
         logs.update(name, ended=name not in to_train)
-            name = task.directory.name
-            told = "; ".join(filter(None, (_ending(study.path, name, result), result.note)))
+    with StudyProgress(console, labels, grid.specs[0].epochs, already_done=already) as progress:
+
         def report(message: Progress) -> None:
             progress.report(message)
             if message.epochs_done == int(message.epochs_done):
                 logs.update(message.run)
 
+        def ended(task: RunTask, result: RunResult) -> None:
+            name = task.directory.name
+            logs.update(name, ended=True)
+            told = "; ".join(filter(None, (_ending(study.path, name, result), result.note)))
             progress.ended(name, told, good=result.status == "finished")
 
-            logs.update(name, ended=True)
         execute_all(left.tasks, executor or local_executor(left.jobs), report, ended)
 
 
