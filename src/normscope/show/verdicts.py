@@ -95,7 +95,9 @@ def _section(verdict: Verdict, figure: str | None) -> str:
         f"{_p(verdict.p)} ({verdict.test}); up to {margin} counts as none.",
     ]
     if verdict.improvement is not None:
-        lines.append(f"- Probability that a run of {first} is better: {verdict.improvement:.2f}.")
+        lines.append(
+            f"- Probability that a value of {first} is better than one of {second}: {verdict.improvement:.2f}."
+        )
     if verdict.needs:
         lines.append(f"- What would settle it: {_plain(verdict.needs)}.")
     lines += [f"- {_plain(arm)} by seed: {_seeds(values)}." for arm, values in verdict.values.items()]

@@ -14,7 +14,7 @@ from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import RunRecord
 
 SMALL = 8
-RUNNING, RECALIBRATED = "running statistics", "recalibrated statistics"
+RUNNING, RECALIBRATED = "running statistics", "recalibrated"
 
 
 def lost(cell: Cell, read: Callable[[RunRecord], float | None]) -> float | None:

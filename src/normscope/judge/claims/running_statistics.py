@@ -13,7 +13,7 @@ from normscope.judge.claims.within import WithinRuns
 from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION
 from normscope.records.run import RunRecord
 
-RUNNING, BATCH = "running statistics", "statistics of one batch"
+RUNNING, BATCH = "running statistics", "batch statistics"
 WITH_EVAL, WITHOUT_EVAL = "with eval()", "without eval()"
 
 
