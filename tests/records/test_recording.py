@@ -257,7 +257,7 @@ class TestBadFiles:
     def test_histograms_of_another_form(self, path):
         arrays = {("bn", "histogram"): np.zeros(1, np.uint16), ("bn", "histogram_frame"): np.zeros((1, 2))}
         FilePart(path).write(Batch(header(), [(np.array([1]), arrays)]))
-        with pytest.raises(RecordError, match="do not have the shape of histograms"):
+        with pytest.raises(RecordError, match="histogram of bn has the shape"):
             Recording.load(path).distribution("bn")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from normscope.errors import RecordError
 from normscope.records.recording_header import Header
+from normscope.records.recording_shapes import check_shape
 from normscope.records.store import reader, writer
 
 MEMORY_BYTES = 64 << 20
@@ -104,9 +105,16 @@ class FilePart:
             return store.block_names()
 
     def blocks(self, layer: str, statistic: str) -> list[Block]:
-        """(steps, values) of the file's blocks of this name."""
+        """(steps, values) of the file's blocks of this name.
+
+        Raises:
+            RecordError: if they have another shape than the statistic.
+        """
         with reader(self.path, "recording") as store:
-            return [(steps, values) for _, _, steps, values in store.blocks(layer, statistic)]
+            blocks = [(steps, values) for _, _, steps, values in store.blocks(layer, statistic)]
+        for _, values in blocks:
+            check_shape(self.path, layer, statistic, values)
+        return blocks
 
 
 @dataclass

@@ -13,6 +13,7 @@ from normscope.errors import InputError
 from normscope.judge.comparison import Comparison, summarize
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import Block, Name, Part
+from normscope.records.recording_shapes import check_widths
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RunRecord, load_run
 from normscope.show.figures.provenance import subject
 from normscope.show.figures.style import norm_styles
@@ -206,6 +207,10 @@ class _ReadPart:
         self.header, self.non_finite = part.header, part.non_finite
         self._events = part.events()
         self._blocks = {name: part.blocks(*name) for name in part.names()}
+        source = getattr(part, "path", "the recording")
+        for layer in self.header.layers:
+            for name in ("histogram", "output_histogram"):
+                check_widths(source, layer, self.blocks(layer.name, name), self.blocks(layer.name, f"{name}_frame"))
 
     def events(self) -> list[dict[str, Any]]:
         return self._events

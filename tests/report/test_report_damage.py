@@ -1,0 +1,84 @@
+"""Records whose arrays are not what they should be: named, and everything else is shown."""
+
+import numpy as np
+import pytest
+from report_records import write_recording, write_study
+from test_report_build import payload_of
+
+from normscope.errors import RecordError
+from normscope.records.recording import Recording
+from normscope.records.recording_header import BINS, Header, LayerInfo
+from normscope.records.recording_parts import Batch, FilePart
+from normscope.records.recording_shapes import SHAPES
+from normscope.records.run import RECORDING_NAME
+from normscope.reporting import report
+from normscope.show.report.build import encode
+from normscope.show.report.material import gather
+
+
+def write_damaged(path, statistic, values, histogram_channels=()):
+    """A recording that holds one array more, at three steps."""
+    write_recording(path, layers=("bn",))
+    layer = LayerInfo("bad", "BatchNorm2d", "batch", 4, histogram_channels=list(histogram_channels))
+    header = Header("Net", "optimizer step", {}, [layer], {}, "cpu")
+    part = FilePart(path, header)
+    part.write(
+        Batch(header, [(np.array([1, 2, 3]), values if isinstance(values, dict) else {("bad", statistic): values})])
+    )
+    return path
+
+
+def wrong(shape):
+    """The same with a dimension more, one fewer, and another fixed size."""
+    full = tuple(4 if size is None else size for size in shape)
+    yield (*full, 2)
+    if full:
+        yield full[:-1]
+    for place, size in enumerate(shape):
+        if size is not None:
+            yield (*full[:place], size + 1, *full[place + 1 :])
+
+
+CASES = [(statistic, shape) for statistic, expected in SHAPES.items() for shape in wrong(expected)]
+
+
+@pytest.mark.parametrize(("statistic", "shape"), CASES)
+def test_an_array_of_another_shape_is_damage(tmp_path, statistic, shape):
+    path = write_damaged(tmp_path / "r.sqlite", statistic, np.ones((3, *shape), "<f4"))
+    with pytest.raises(RecordError, match=f"damaged: {statistic} of bad has the shape"):
+        Recording.load(path).query("bad", statistic)
+
+
+@pytest.mark.parametrize("statistic", SHAPES)
+def test_every_shape_that_is_right_is_shown(tmp_path, statistic):
+    shape = tuple(4 if size is None else size for size in SHAPES[statistic])
+    path = write_damaged(tmp_path / "r.sqlite", statistic, np.ones((3, *shape), "<f4"))
+    assert '"problems":[]' in encode(gather([], [path])).head
+
+
+def test_the_damaged_one_is_named_and_the_others_are_shown(open_page, tmp_path):
+    study = write_study(tmp_path / "study", epochs=2)
+    write_recording(study / "runs" / "run0" / RECORDING_NAME)
+    write_damaged(study / "runs" / "run2" / RECORDING_NAME, "batch_mean", np.ones((3, 4, 4), "<f4"))
+    path = report(study)
+    payload = payload_of(path)
+    assert len(payload["problems"]) == 1
+    assert "run2" in payload["problems"][0]
+    assert "batch_mean of bad" in payload["problems"][0]
+    assert len(payload["runs"]) == 4
+    assert len(payload["recordings"]) == 1
+    page = open_page(path, drawn=True)
+    assert "Not shown:" in page.locator("#headline").inner_text()
+    assert page.locator("#view-overview_std svg").count() == 1
+
+
+@pytest.mark.parametrize(("framed", "named"), [(3, 0), (4, 2)])
+def test_histograms_and_frames_of_different_channels(tmp_path, framed, named):
+    arrays = {
+        ("bad", "histogram"): np.ones((3, 4, BINS + 2), "<u2"),
+        ("bad", "histogram_frame"): np.ones((3, 6, framed), "<f4"),
+    }
+    path = write_damaged(tmp_path / "r.sqlite", "histogram", arrays, range(named))
+    payload = payload_of(report(path, out=tmp_path / "r.html"))
+    assert "histograms of 4 channels" in payload["problems"][0]
+    assert payload["recordings"] == []
