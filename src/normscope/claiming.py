@@ -184,7 +184,10 @@ def _measure(directory: StudyDirectory, grid: Any, wanted: Mapping[str, Collecti
         )
     made = [f"{name} of {runs} run{'s' if runs > 1 else ''}" for name, runs in found.made.items()]
     lines = [f"Measured beside training: {', '.join(made)}."] if made else []
-    lines += [f"Not measured: {why}" for why in found.left_out.values()]
+    if found.left_out:
+        why = next(iter(found.left_out.values()))
+        runs = f"{len(found.left_out)} run{'s' if len(found.left_out) > 1 else ''}"
+        lines.append(f"Not measured in {runs}; claims that need it will name them. The first: {why}")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
