@@ -55,7 +55,7 @@ STUDIES = {
             "learning-rates",
             "Which learning rates each network tolerates, at small, usual and large batches.",
             _grid(
-                {"batch_size": (16, 128, 1024)}, data="digits", seeds=5,
+                {"batch_size": (16, 128, 1024)}, (), data="digits", seeds=5,
                 learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
             ),
         ),
@@ -63,7 +63,7 @@ STUDIES = {
             "initialization",
             "Weights drawn ten times too small to ten times too large, in PyTorch's way and in He's.",
             _grid(
-                {"initialization": ("default", "he"), "initialization_scale": (0.1, 0.3, 1.0, 3.0, 10.0)},
+                {"initialization": ("default", "he"), "initialization_scale": (0.1, 0.3, 1.0, 3.0, 10.0)}, (),
                 data="digits", seeds=5, learning_rates=(0.1,),
             ),
         ),
@@ -71,7 +71,7 @@ STUDIES = {
             "batch-size",
             "Batch, group and layer normalization from batches of 2 to 128.",
             _grid(
-                {"batch_size": (2, 4, 8, 32, 128)}, data="digits", seeds=5, learning_rates=(0.01,),
+                {"batch_size": (2, 4, 8, 32, 128)}, (EVALUATION,), data="digits", seeds=5, learning_rates=(0.01,),
                 norms=("batch", "group", "layer"),
             ),
         ),
@@ -79,14 +79,14 @@ STUDIES = {
             "propagation",
             "Variance of skip paths and branches at initialization, in deeper networks; training is cut short.",
             _grid(
-                {"initialization": ("he", "default")}, data="digits", seeds=5, epochs=1, learning_rates=(0.01,),
-                block="pre-activation", blocks_per_stage=4,
+                {"initialization": ("he", "default")}, (PROPAGATION,), data="digits", seeds=5, epochs=1,
+                learning_rates=(0.01,), block="pre-activation", blocks_per_stage=4,
             ),
         ),
         _plan(
             "placement",
             "Batch normalization before and after the non-linearity, and once per block.",
-            _grid({"block": BLOCKS}, data="digits", seeds=5, learning_rates=(0.03, 0.1), norms=("batch",)),
+            _grid({"block": BLOCKS}, (), data="digits", seeds=5, learning_rates=(0.03, 0.1), norms=("batch",)),
         ),
     )
 }  # fmt: skip
