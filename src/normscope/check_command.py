@@ -12,6 +12,7 @@ import tyro
 
 from normscope.check_inputs import is_checkpoint, load_batches, load_checkpoint, load_into, load_side, make_model
 from normscope.errors import InputError, StorageError, one_of
+from normscope.reporting import check_page
 
 if TYPE_CHECKING:
     from normscope.judge.findings import CheckReport
@@ -94,7 +95,9 @@ def check(options: CheckOptions, directory: Path | None = None) -> int:
     """
     options = with_settings(options, read_settings(directory or Path.cwd()))
     report = _report(options)
-    text = getattr(report, options.format or "text")()
+    text = (
+        check_page(report, options.model) if options.format == "html" else getattr(report, options.format or "text")()
+    )
     if options.output is None:
         if text:
             print(text)

@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from normscope.errors import InputError, NormscopeError
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 
 if TYPE_CHECKING:
+    from normscope.judge.findings import CheckReport
     from normscope.records.recording import Recording
     from normscope.records.run import RunRecord
     from normscope.show.report.material import Material
@@ -29,7 +30,8 @@ class ReportOptions:
     """Show studies, runs and recordings on one page: one HTML file that opens without a network."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR_OR_RECORD")]
-    """Folders of studies, and files or folders of recordings. Several are set side by side."""
+    """Folders of studies, files or folders of recordings, and what `normscope check --format json` wrote. Several are
+    set side by side."""
     out: Path | None = None
     """The file to write. Default: report.html in the study's folder, or beside the recording."""
 
@@ -40,7 +42,7 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
     A record that cannot be read is named on the page, and the others are shown.
 
     Args:
-        paths: folders of studies, and recordings' files.
+        paths: folders of studies, recordings' files, and checks' results as JSON.
         out: the file to write; by default report.html in the first folder, or beside the first recording.
         command: how the studies were made, for the page; by default how this process was started.
 
@@ -56,9 +58,11 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
 
     if not paths:
         raise InputError("Nothing to show: expected the folder of a study, or a recording.")
-    studies, recordings = sorted_paths([Path(path) for path in paths])
-    target = _checked(Path(out) if out is not None else _default(studies, recordings))
-    return build(gather(studies, recordings, _command() if command is None else command), target)
+    checks = [Path(path) for path in paths if Path(path).suffix == ".json" and Path(path).is_file()]
+    studies, recordings = sorted_paths([Path(path) for path in paths if Path(path) not in checks])
+    target = _checked(Path(out) if out is not None else _default(studies, [*recordings, *checks]))
+    material = gather(studies, recordings, _command() if command is None else command, checks=checks)
+    return build(material, target)
 
 
 def run_report(options: ReportOptions) -> int:
@@ -78,6 +82,15 @@ def report_after(directory: Path) -> Path | None:
     except NormscopeError as error:
         print(f"normscope: no report: {error}", file=sys.stderr)
         return None
+
+
+def check_page(found: CheckReport, model: str) -> str:
+    """The page of a check's findings, which carries no figures. `model` is how the model was given."""
+    from normscope.show.report.build import page
+    from normscope.show.report.material import Material
+
+    named = replace(found, model=found.model or model)
+    return page(Material(command=_command(), checks=(named,)))
 
 
 def recording_report(recording: Recording, path: str | Path) -> Path:

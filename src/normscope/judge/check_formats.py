@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from normscope.judge.findings import SEVERITIES, CheckReport, Group
+from normscope.errors import RecordError
+from normscope.judge.findings import SEVERITIES, CheckReport, Finding, Group, Undecided
 
 WIDTH = 100
 SHOWN_LAYERS = 4
@@ -106,6 +107,75 @@ def to_html(report: CheckReport) -> str:
     )
     totals = f"<p>{html.escape(_totals(report))}</p>"
     return f'{style}<div class="normscope-check">{totals}{table}{undecided}</div>'
+
+
+def from_json(text: str, source: str) -> CheckReport:
+    """The report that `to_json` wrote; `source` says in an error where it is from.
+
+    Raises:
+        RecordError: if it is something else.
+    """
+    try:
+        content = json.loads(text)
+        findings = tuple(
+            Finding(**{**finding, "evidence": {name: _hashable(value) for name, value in finding["evidence"].items()}})
+            for finding in content["findings"]
+        )
+        undecided = tuple(Undecided(**entry) for entry in content["undecided"])
+        report = CheckReport(
+            findings, undecided, content["model"], content["normalization_layers"], dict(content["versions"])
+        )
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        report = None
+    if report is None or not _has_types(report):
+        raise RecordError(f"{source} is no result of `normscope check --format json`.")
+    return report
+
+
+def to_rows(report: CheckReport) -> dict[str, Any]:
+    """The report as plain values for a page: totals, a row for each cause, and what could not be told."""
+    return {
+        "model": report.model,
+        "totals": _totals(report),
+        "causes": [
+            {
+                "severity": group.first.severity,
+                "rule": f"{group.first.code} {group.first.name}",
+                "message": group.first.message,
+                "layers": [name for name in group.layers if name],
+                "evidence": _evidence(group.evidence).removeprefix("evidence: "),
+                "remedy": group.first.remedy,
+            }
+            for group in report.groups
+        ],
+        "undecided": [f"{missing}: {', '.join(codes)}" for missing, codes in _missing(report).items()],
+        "versions": dict(report.versions),
+    }
+
+
+def _has_types(report: CheckReport) -> bool:
+    """Whether the fields hold what they are for: the text may have been written by anybody."""
+    texts = [report.model, *report.versions, *report.versions.values()]
+    for finding in report.findings:
+        texts += [finding.code, finding.name, finding.layer, finding.message, finding.remedy]
+    texts += [text for entry in report.undecided for text in (entry.code, entry.name, entry.missing)]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and type(report.layers) is int
+        and all(finding.severity in SEVERITIES and isinstance(finding.evidence, dict) for finding in report.findings)
+        and all(_is_plain(value) for finding in report.findings for value in finding.evidence.values())
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether findings can be grouped by a piece of evidence."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def first_line(text: str | None) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from normscope.errors import InputError
+from normscope.judge.check_formats import to_rows
 from normscope.records.files import write_text
 from normscope.show.figures.distributions import shown_rate
 from normscope.show.report import headline
@@ -102,6 +103,7 @@ def _head(material: Material) -> dict[str, Any]:
         "summary": headline.summary_rows(material),
         "summary_note": headline.summary_note(material),
         "verdicts": headline.verdict_rows(material),
+        "findings": [to_rows(check) for check in material.checks],
         "made_by": headline.made_by(material),
         "runs": headline.run_rows(material),
         "arms": [

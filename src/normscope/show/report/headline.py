@@ -104,6 +104,7 @@ def made_by(material: Material) -> list[Row]:
         text = f"{min(seconds):.1f} to {max(seconds):.1f} s each, {sum(seconds):.0f} s in all"
         rows.append([f"Duration of {len(seconds)} runs", text])
     rows += [[f"Setting: {key}", value] for key, value in _values([run.spec for run in runs])]
+    rows += [[f"Checked with: {name}", version] for name, version in _values([c.versions for c in material.checks])]
     for item in material.watched:
         cost = item.recording.cost
         share = f"{cost.fraction:.1%} of the time" if cost.elapsed > 0 else "not measured"
@@ -116,7 +117,7 @@ def _arm_values(arm: str, seeds: Mapping[int, float]) -> str:
     return f"{arm}: " + ", ".join(f"{value:.4g}" for _, value in sorted(seeds.items()))
 
 
-def _values(dictionaries: Iterable[dict[str, Any]]) -> list[Row]:
+def _values(dictionaries: Iterable[Mapping[str, Any]]) -> list[Row]:
     """[key, its values, each once] over several dictionaries."""
     values: dict[str, dict[str, None]] = {}
     for dictionary in dictionaries:

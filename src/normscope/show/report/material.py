@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from normscope.errors import InputError
+from normscope.judge.check_formats import from_json
 from normscope.judge.comparison import Comparison, summarize
+from normscope.judge.findings import CheckReport
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import Block, Name, Part
 from normscope.records.recording_shapes import check_widths
@@ -71,6 +73,7 @@ class Material:
     watched: tuple[Watched, ...] = ()
     problems: tuple[str, ...] = ()
     command: str = ""
+    checks: tuple[CheckReport, ...] = ()
 
     @cached_property
     def runs(self) -> tuple[RunRecord, ...]:
@@ -109,7 +112,9 @@ class Material:
             subjects = dict.fromkeys(subject(next(iter(study.parts.values()))) for study in self.studies)
             norms = dict.fromkeys(norm for study in self.studies for norm in norms_of(study.runs))
             return f"{' and '.join(norms)}: {' / '.join(subjects)}"
-        return ", ".join(dict.fromkeys(item.recording.header.model for item in self.watched)) or "Nothing to show yet"
+        models = dict.fromkeys(item.recording.header.model for item in self.watched)
+        models |= dict.fromkeys(f"Check of {check.model or 'a model'}" for check in self.checks)
+        return ", ".join(models) or "Nothing to show yet"
 
 
 def read_recording(path: Path) -> Recording:
@@ -126,10 +131,15 @@ class Reading:
 
 
 def gather(
-    directories: Sequence[Path], recordings: Sequence[Path] = (), command: str = "", read: Reading | None = None
+    directories: Sequence[Path],
+    recordings: Sequence[Path] = (),
+    command: str = "",
+    read: Reading | None = None,
+    checks: Sequence[Path] = (),
 ) -> Material:
-    """Read studies' folders (those with runs/) and recordings. A damaged record is named and the others are shown.
+    """Read studies' folders (those with runs/), recordings, and results of checks as JSON.
 
+    A damaged record is named and the others are shown.
     Records without content belong to runs that are about to begin, and are left out.
     """
     read = read or Reading()
@@ -148,7 +158,13 @@ def gather(
     _add_recordings_of(studies, watched, problems, read)
     for path, name in zip(recordings, _distinct(recordings), strict=True):
         _add(watched, problems, read, path, name)
-    return Material(tuple(studies), tuple(watched), tuple(problems), command)
+    judged = []
+    for path in checks:
+        try:
+            judged.append(from_json(path.read_text(encoding="utf-8", errors="replace"), str(path)))
+        except InputError as error:
+            problems.append(str(error))
+    return Material(tuple(studies), tuple(watched), tuple(problems), command, tuple(judged))
 
 
 def of_runs(name: str, runs: Sequence[RunRecord]) -> Material:

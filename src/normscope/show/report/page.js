@@ -42,7 +42,7 @@ function summaryTable() {
 
 function headline() {
   const made = page.problems.map((text) => element("p", { class: "problem", text: `Not shown: ${text}` }));
-  if (!page.summary.length && !page.recordings.length) made.push(element("p", { text: "There is no run to show so far." }));
+  if (!page.summary.length && !page.recordings.length && !page.findings.length) made.push(element("p", { text: "There is no run to show so far." }));
   if (page.summary.length) {
     const keys = ["label", "status", "epochs", "test_accuracy", "train_loss", "seconds", "error", "id"];
     const rows = () => [keys, ...page.runs.map((run) => keys.map((key) => String(run[key] ?? "")))];
@@ -71,6 +71,29 @@ function claims() {
     element("p", { class: "note", text: "Each claim's quantity and test were fixed before the runs. “Cannot tell” is an answer: it says what would settle it." }),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Claims" },
       element("table", {}, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col", class: text === "n" ? "number" : "" })))), element("tbody", {}, ...rows))));
+}
+
+const SEVERITIES = { error: "✗ error", warning: "! warning", info: "i info" };
+
+/** What a check of a model found: a row for each cause, with its evidence and what to do. */
+function findings(check, k) {
+  const header = ["severity", "rule", "found", "layers", "evidence", "remedy"];
+  const rows = check.causes.map(({ severity, rule, message, layers, evidence, remedy }) =>
+    element("tr", {}, element("td", { text: SEVERITIES[severity], class: `short ${severity}` }), element("td", { text: rule, class: "name" }), element("td", { text: message, class: "claim" }),
+      element("td", {}, layerNames(layers)), element("td", { text: evidence, class: "evidence" }), element("td", { text: remedy, class: "claim" })));
+  const table = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Findings of ${check.model || "the model"}` },
+    element("table", {}, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col" })))), element("tbody", {}, ...rows)));
+  const undecided = check.undecided.length
+    ? [element("details", {}, element("summary", { text: "Not enough data to tell" }), element("p", { text: "What is missing, and the rules that need it:" }), element("ul", {}, ...check.undecided.map((text) => element("li", { text }))))] : [];
+  return element("section", { id: k ? `findings-${k}` : "findings", "aria-labelledby": `findings-title-${k}` },
+    element("h2", { id: `findings-title-${k}`, text: "Findings" }), element("p", { text: check.totals }), ...(rows.length ? [table] : []), ...undecided);
+}
+
+const SHOWN_LAYERS = 6;
+
+function layerNames(layers) {
+  if (layers.length <= SHOWN_LAYERS) return element("span", { text: layers.join(", ") });
+  return element("details", {}, element("summary", { text: `${layers.length} layers` }), element("span", { text: layers.join(", ") }));
 }
 
 // -- controls
@@ -261,7 +284,7 @@ function madeBy() {
 }
 
 function contents() {
-  const parts = [...(page.verdicts.length ? [{ name: "claims", title: "Claims" }] : []), ...page.sections.filter(({ name }) => chartsOf(name).length), { name: "made-by", title: "How this was made" }];
+  const parts = [...(page.findings.length ? [{ name: "findings", title: "Findings" }] : []), ...(page.verdicts.length ? [{ name: "claims", title: "Claims" }] : []), ...page.sections.filter(({ name }) => chartsOf(name).length), { name: "made-by", title: "How this was made" }];
   return parts.map(({ name, title }) => element("a", { href: `#${name}`, text: title, onclick: (event) => goTo(event, name) }));
 }
 
@@ -274,7 +297,7 @@ function goTo(event, name) {
 }
 
 const frame = (name) => element("div", { "data-region": name });
-const regions = { headline: frame("headline"), claims: frame("claims"), runs: frame("runs") };
+const regions = { headline: frame("headline"), findings: frame("findings"), claims: frame("claims"), runs: frame("runs") };
 const sections = new Map(page.sections.map(({ name }) => [name, null]));
 
 function controls(name) {
@@ -297,6 +320,7 @@ function section({ name, title, note }) {
 /** Bring every region up to date with `page`; charts draw themselves. */
 function compose() {
   renew(regions.headline, [page.problems, page.summary, page.summary_note, page.runs, page.arms, page.recordings.length], () => [headline()]);
+  renew(regions.findings, page.findings, () => page.findings.map(findings));
   renew(regions.claims, page.verdicts, () => (page.verdicts.length ? [claims()] : []));
   renew(regions.runs, [page.runs.map(({ rate, seed }) => [rate, seed]), page.arms], () => (page.runs.length ? [runControls()] : []));
   for (const described of page.sections) {
@@ -314,7 +338,7 @@ function compose() {
   renew(made, page.made_by, () => [madeBy()]);
   const boxes = page.sections.map(({ name }) => sections.get(name)?.box).filter(Boolean);
   [...Object.values(regions), ...boxes, made].forEach((region, k) => main.children[k] !== region && main.insertBefore(region, main.children[k] ?? null));
-  renew(document.getElementById("contents"), page.sections.filter(({ name }) => chartsOf(name).length).concat(page.verdicts.length), contents);
+  renew(document.getElementById("contents"), page.sections.filter(({ name }) => chartsOf(name).length).concat(page.verdicts.length, page.findings.length), contents);
 }
 
 const made = frame("made");
