@@ -9,46 +9,22 @@ import sys
 import numpy as np
 import pytest
 import torch
+from run_cases import OPTIONS, assert_same_bits, contents, ignore, weights
 
 from normscope import fused
 from normscope.errors import StorageError
-from normscope.records.run import DURATIONS, EPOCH_COLUMNS, load_run, status_of
-from normscope.records.store import reader
+from normscope.records.run import EPOCH_COLUMNS, load_run, status_of
 from normscope.studies import runner
 from normscope.studies.directory import RunDirectory
 from normscope.studies.execution import execute_all
 from normscope.studies.executors.local import ProcessExecutor, SerialExecutor
 from normscope.studies.grid import lay_out
 from normscope.studies.runner import RunResult, RunTask, execute
-from normscope.studies.spec import CompareOptions, Recipe
-
-OPTIONS = CompareOptions(
-    classes=("3", "8", "9"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu",
-    precision="fp32", recipe=Recipe(widths=(4, 8, 8), blocks_per_stage=1),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def spec():
     return lay_out(OPTIONS).specs[0]
-
-
-def ignore(_):
-    pass
-
-
-def contents(directory):
-    """All that a run's record holds, except for durations and what it ran on."""
-    with reader(directory / "record.sqlite") as store:
-        epochs = {name: values.tobytes() for name, values in store.epochs().items() if name not in DURATIONS}
-        arrays = [(*row[:5], row[5].tobytes()) for row in store.arrays()]
-        meta = {key: value for key, value in store.meta().items() if key != "environment"}
-        assert store.resume_state() is None
-    return epochs, arrays, meta
-
-
-def weights(directory):
-    return torch.load(directory / "weights.pt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -202,12 +178,6 @@ def kill_and_resume(spec, moments, directory):
     for moment, code in moments.items():
         assert f"{code} False -9" in told.stdout, f"{moment}: was not killed\n{told.stdout}{told.stderr}"
         assert f"{code} True 0" in told.stdout, f"{moment}: did not finish\n{told.stdout}{told.stderr}"
-
-
-def assert_same_bits(found, expected, moment=""):
-    assert contents(found) == contents(expected), moment
-    ours, theirs = weights(found), weights(expected)
-    assert all(torch.equal(ours[name], value) for name, value in theirs.items()), moment
 
 
 def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(finished, spec, tmp_path):

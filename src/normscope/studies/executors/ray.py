@@ -27,6 +27,9 @@ MOST_DEATHS = 3
 SECONDS_BETWEEN_COPIES = 10.0
 """What a run that is trained elsewhere loses at most, beside its unfinished epoch, when its worker dies."""
 
+SECONDS_TO_LET_GO = 60.0
+"""For a shared folder to notice that the holder of a lock is dead; a file server may take that long."""
+
 SECONDS_BETWEEN_COUNTS = 10.0
 """How often the cluster is asked for its size, which may change."""
 
@@ -45,17 +48,24 @@ class RayExecutor:
         address: of the cluster, see `connect`.
         jobs: runs at once; None: as many as the cluster has room for.
         seconds_between_copies: between two copies of the files of a run that is trained elsewhere.
+        shared: False has no worker write into the study's folder, also where it sees it, as for a file server without
+            working locks.
 
     Raises:
         InputError: if there is no Ray, here or at the address.
     """
 
     def __init__(
-        self, address: str = "auto", jobs: int | None = None, seconds_between_copies: float = SECONDS_BETWEEN_COPIES
+        self,
+        address: str = "auto",
+        jobs: int | None = None,
+        *,
+        seconds_between_copies: float = SECONDS_BETWEEN_COPIES,
+        shared: bool = True,
     ):
-        self._ray = connect(address)
+        self._ray, self._ours = connect(address)
         self._jobs, self._seconds_between_copies = jobs, seconds_between_copies
-        self._shared = True  # until a worker says otherwise
+        self._shared = shared  # until a worker says otherwise
         self._room, self._counted = 0, -SECONDS_BETWEEN_COUNTS
 
     def run(self, tasks: Sequence[RunTask], report: Report) -> Iterator[tuple[RunTask, RunResult]]:
@@ -80,8 +90,9 @@ class RayExecutor:
                         yield self._land(flight, flights), result
 
     def close(self) -> None:
-        """Leave the cluster; one that was started for this process ends."""
-        self._ray.shutdown()
+        """Leave the cluster, unless this process was in it before; one that was started for this ends."""
+        if self._ours:
+            self._ray.shutdown()
 
     def _launch(self, flight: _Flight) -> RunResult | None:
         """Give the run to a worker; returns a result only if that cannot be."""
@@ -91,7 +102,8 @@ class RayExecutor:
                 return RunResult("busy")
             files = files_of(flight.task.directory)
         task = flight.task if flight.task.threads is None else replace(flight.task, threads=THREADS)
-        order = Order(task, flight.token, files, self._seconds_between_copies)
+        patience = SECONDS_TO_LET_GO if flight.deaths else 0.0
+        order = Order(task, flight.token, files, self._seconds_between_copies, patience)
         remote = self._ray.remote(ray_worker.perform).options(
             name=task.directory.name,
             num_returns="streaming",
@@ -118,6 +130,7 @@ class RayExecutor:
             return self._failed(flight, f"on a worker, {_last_line(error)}")
         except errors.RayError as error:  # its process or its machine is gone
             flight.deaths += 1
+            flight.lost += 1
             if flight.deaths < MOST_DEATHS:
                 return self._launch(flight)
             return self._failed(
@@ -135,7 +148,7 @@ class RayExecutor:
             case RunResult(status="failed") if self._says_nothing_of_it(flight.task):
                 return self._failed(flight, message.error or "")
             case RunResult():
-                return message
+                return replace(message, note="; ".join(filter(None, (message.note, flight.losses()))))
         return None
 
     def _says_nothing_of_it(self, task: RunTask) -> bool:
@@ -175,6 +188,7 @@ class _Flight:
     stream: Any = None  # the messages of the worker that has it now
     epochs: int = 0  # whole epochs that were heard of
     deaths: int = 0  # workers that it lost since
+    lost: int = 0  # workers that it lost in all
     lock: ExitStack = field(default_factory=ExitStack)
     _ours: bool = False
 
@@ -182,6 +196,12 @@ class _Flight:
         """Take the run's lock, if it is not taken yet; returns whether this process has it now."""
         self._ours = self._ours or self.lock.enter_context(RunDirectory(self.task.directory).locked())
         return self._ours
+
+    def losses(self) -> str:
+        """What there is to say of the workers that died; nothing, if none did."""
+        if not self.lost:
+            return ""
+        return f"{self.lost} worker{'s' if self.lost > 1 else ''} died on the way, others went on"
 
     def note(self, progress: Progress) -> None:
         """Forget the deaths when the run has got on."""

@@ -27,11 +27,12 @@ DEFAULT_PORT = 6379
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-def connect(address: str) -> Any:
-    """The module `ray`, connected: to the cluster at HOST[:PORT], to the one that runs on this machine ("auto", or what
-    RAY_ADDRESS names), or to one that is started here and ends with this process ("local").
+def connect(address: str) -> tuple[Any, bool]:
+    """The module `ray`, connected, and whether it was not before. A process that is stays with its cluster.
 
-    A process that is connected already stays with its cluster.
+    Args:
+        address: HOST[:PORT]; "auto": the one that RAY_ADDRESS names, or that runs on this machine; "local": one that is
+            started here and ends with this process.
 
     Raises:
         InputError: if Ray is not installed, or nobody answers at the address.
@@ -41,15 +42,25 @@ def connect(address: str) -> Any:
     except ImportError as error:
         raise InputError(f'Ray cannot be imported ({error}); install it with: pip install "normscope[ray]".') from error
     if ray.is_initialized():
-        return ray
+        return ray, False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":
         _start(ray)
-        return ray
-    where = _resolved(address)
-    _check_that_ray_answers(where)
-    ray.init(address=where, **_QUIET)
-    return ray
+    else:
+        where = _resolved(address)
+        _check_that_ray_answers(where)
+        ray.init(address=where, **_QUIET)
+    _silence_its_daemons()
+    return ray, True
+
+
+def _silence_its_daemons() -> None:
+    """Keep what Ray's daemons report off the terminal, for one a paragraph on each worker that died: normscope says so
+    itself. Ray has no setting for it; where the private function is gone, the paragraphs are back and nothing else.
+    """
+    private = vars(sys.modules.get("ray._private.worker", sys))
+    if "print_to_stdstream" in private:
+        private["print_to_stdstream"] = lambda *_, **__: None
 
 
 def _start(ray: Any) -> None:

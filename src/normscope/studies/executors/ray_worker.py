@@ -19,6 +19,9 @@ from normscope.studies.executors.run_files import Files, files_of, keep_files
 from normscope.studies.progress import Progress
 from normscope.studies.runner import RunResult, RunTask, execute
 
+SECONDS_BETWEEN_TRIES = 0.2
+"""To take the lock of a run whose worker died."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -28,6 +31,7 @@ class Order:
     token: Path  # a file in the study's folder, made for this: whoever sees it shares the folder
     files: Files | None = None  # what is there of the run, where it is to be trained elsewhere; None: in its own folder
     seconds_between_copies: float = 0.0
+    patience: float = 0.0  # seconds to wait for the run's lock, which a worker that died may not have let go yet
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,16 @@ def perform(order: Order) -> Iterator[Message]:
     if order.files is not None:
         yield from _streamed(lambda send: _train_elsewhere(order, send))
     elif order.token.is_file():
-        yield from _streamed(lambda send: execute(order.task, send))
+        yield from _streamed(lambda send: _train_here(order, send))
     else:
         yield NotShared()
+
+
+def _train_here(order: Order, send: Send) -> RunResult:
+    deadline = time.monotonic() + order.patience
+    while (result := execute(order.task, send)).status == "busy" and time.monotonic() < deadline:
+        time.sleep(SECONDS_BETWEEN_TRIES)
+    return result
 
 
 def _train_elsewhere(order: Order, send: Send) -> RunResult:
