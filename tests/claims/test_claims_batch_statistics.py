@@ -173,7 +173,7 @@ def test_a_run_whose_weights_are_gone_is_left_without_and_the_claim_names_it(tra
     assert verdict.outcome == "cannot tell"
     assert f"batch-statistics of 1 run ({place.name}), whose weights.pt is gone" in verdict.needs
     shutil.copy(own.directory / "weights.pt", place)
-    assert "the study's command makes it" in judged("C901", [load_run(place)]).needs
+    assert "`normscope study` makes it" in judged("C901", [load_run(place)]).needs
     assert measure(StudyDirectory.find(tmp_path), [given.spec], given.dataset).made == {
         "batch-statistics": 1, "evaluation": 1,
     }  # fmt: skip
@@ -250,6 +250,16 @@ def test_equal_readings_are_no_difference(code):
         "C902": [with_evaluation(seed, 0.9, 0.9, 0.9) for seed in range(4)], "C1303": sizes(0.9, 0.9),
     }[code]  # fmt: skip
     assert judged(code, runs).outcome == "no difference"
+
+
+def test_only_runs_of_settings_that_were_measured_are_called_for():
+    measured = [with_statistics("batch", seed, 0.02, 0.02) for seed in range(2)]
+    forgotten = dataclasses.replace(run("batch", 2), measured={})
+    elsewhere = [dataclasses.replace(run("batch", seed, learning_rate=1.0), measured={}) for seed in range(3)]
+    needs = judged("C901", [*measured, forgotten, *elsewhere]).needs
+    assert needs.startswith("the measurement batch-statistics of 1 run (batch-2), whose weights.pt is gone")
+    assert needs.endswith("1 more seed of both arms: n = 2 is too few for a test")
+    assert "of 3 runs (batch-0-1.0, batch-1-1.0 and 1 more)" in judged("C901", elsewhere).needs
 
 
 def test_what_stands_beside_the_deciding_quantity():

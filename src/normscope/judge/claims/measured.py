@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Evidence, accuracy_step
+from normscope.judge.claims.cells import Evidence, Group, accuracy_step
 from normscope.judge.claims.verdicts import Verdict
 from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import WEIGHTS_NAME, RunRecord
@@ -31,23 +31,32 @@ class Measured(Claim):
         return dataclasses.replace(verdict, needs="; ".join(filter(None, (lacking, verdict.needs))))
 
     def _lacking(self, evidence: Evidence) -> str:
-        """Which finished runs of the arms lack the measurement, and what would make it; empty where none does."""
-        norms = {*self.arms(evidence), evidence.norm}
-        runs = [
-            run
-            for run in evidence.ended
-            if run.norm in norms and run.status == "finished" and self.measurement not in run.measured
-        ]
-        gone = [run for run in runs if not (run.directory / WEIGHTS_NAME).is_file()]
-        there = [run for run in runs if run not in gone]
+        """Which finished runs lack the measurement, and what would make it; empty where none does.
+
+        Of settings at which other runs have it, if there are such: at the others it was not asked for.
+        """
+        groups = [_finished(group) for group in self._groups(evidence, self.arms(evidence))]
+        asked = [runs for runs in groups if any(self.measurement in run.measured for run in runs)]
+        lacking = [run for runs in asked or groups for run in runs if self.measurement not in run.measured]
+        there = [run for run in lacking if (run.directory / WEIGHTS_NAME).is_file()]
+        gone = [run for run in lacking if run not in there]
         parts = []
         if there:
-            parts.append(f"the measurement {self.measurement} of {_names(there)}: the study's command makes it")
+            parts.append(
+                f"the measurement {self.measurement} of {_names(there)}: `normscope study` makes it, if asked to"
+            )
         if gone:
             parts.append(
                 f"the measurement {self.measurement} of {_names(gone)}, whose {WEIGHTS_NAME} is gone: train them anew"
             )
         return "; ".join(parts)
+
+
+def _finished(group: Group) -> list[RunRecord]:
+    """The finished runs at a setting, each once."""
+    cells = [cell for seeds in group.arms.values() for cell in seeds.values()]
+    runs = {run.directory: run for cell in cells for run in cell.runs if run.status == "finished"}
+    return list(runs.values())
 
 
 def median(run: RunRecord, measurement: str, statistic: str, *, from_place: int = 0) -> float | None:

@@ -6,8 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Evidence
-from normscope.judge.claims.verdicts import Verdict
+from normscope.judge.claims.cells import Evidence, Group
 from normscope.records.run import RunRecord
 
 READING = "reading"
@@ -25,14 +24,14 @@ class WithinRuns(Claim):
     def arm_of(self, run: RunRecord, evidence: Evidence) -> str | None:
         return run.spec.get(READING)
 
-    def judge(self, evidence: Evidence) -> Verdict:
+    def _groups(self, evidence: Evidence, arms: tuple[str, str]) -> list[Group]:
         runs = [
             dataclasses.replace(run, spec={**run.spec, READING: reading})
             for run in evidence.runs
             if run.norm == evidence.norm
             for reading in self.readings
         ]
-        return super().judge(Evidence(runs, evidence.subject, evidence.norm, evidence.reference))
+        return super()._groups(Evidence(runs, evidence.subject, evidence.norm, evidence.reference), arms)
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
         return {self.readings[0]: evidence.norm}
