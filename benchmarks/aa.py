@@ -1,0 +1,142 @@
+"""A/A: how often claims find a difference where there is none, on real runs.
+
+python benchmarks/aa.py [--out DIR] [--runs 40] [--splits 1000]
+
+Trains a pool of runs of one arm (batch normalization on the digits; only the seeds differ), draws two groups from it at
+random again and again, calls one of them the reference, and judges every claim. Whatever is `supported` or
+`contradicted` then is a false verdict; each test is made to give one in 20 at most. The runs are kept in DIR: the same
+command goes on where it was interrupted, and does not train what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from common import Table, hardware_line, keep, load_average
+from scipy.stats import binomtest
+
+import normscope
+from normscope.judge.claims import judge_all
+from normscope.judge.claims.verdicts import Verdict
+from normscope.records.run import RunRecord
+
+SIZES = (3, 5, 10)
+"""Runs of each arm: what people have."""
+
+FALSE = ("supported", "contradicted")
+ARM, REFERENCE = "batch", "none"
+
+
+def pool(folder: Path, runs: int) -> tuple[RunRecord, ...]:
+    """The runs of one arm, trained where they are not there yet."""
+    found = normscope.study(Path(__file__).with_name("aa.toml"), seeds=runs, out=folder)
+    ended = tuple(run for run in found.runs if run.status == "finished")
+    if len(ended) < runs:
+        raise SystemExit(f"{runs - len(ended)} of {runs} runs did not finish; the same command tries them again.")
+    return ended
+
+
+def splits(
+    runs: Sequence[RunRecord], size: int, count: int, draw: np.random.Generator, *, paired: bool
+) -> Iterator[list[RunRecord]]:
+    """Two groups of `size` runs, drawn without replacement, `count` times; the second is renamed to the reference.
+
+    Unpaired they keep their seeds, of which no two are equal. Paired, both groups get the seeds 0, 1, ..., so that runs
+    are paired at random.
+    """
+    for _ in range(count):
+        chosen = [runs[place] for place in draw.permutation(len(runs))[: 2 * size]]
+        yield [
+            _as(run, ARM if place < size else REFERENCE, place % size if paired else run.seed)
+            for place, run in enumerate(chosen)
+        ]
+
+
+def _as(run: RunRecord, norm: str, seed: int) -> RunRecord:
+    return replace(run, spec={**run.spec, "norm": norm, "seed": seed})
+
+
+@dataclass
+class Judged:
+    """The verdicts on many splits."""
+
+    outcomes: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)  # {(code, name): {verdict: splits}}
+    false: list[int] = field(default_factory=list)  # claims with a false verdict, for each split
+
+    def add(self, verdicts: Sequence[Verdict]) -> None:
+        """Count the verdicts on one split, of the claims that set the two groups against each other."""
+        tested = [each for each in verdicts if each.p is not None and each.arms == (ARM, REFERENCE)]
+        for verdict in tested:
+            self.outcomes.setdefault((verdict.code, verdict.name), Counter())[verdict.outcome] += 1
+        self.false.append(sum(verdict.outcome in FALSE for verdict in tested))
+
+
+def judged(drawn: Iterator[list[RunRecord]]) -> Judged:
+    """Every claim judged on every split."""
+    found = Judged()
+    for runs in drawn:
+        found.add(judge_all(runs, ARM, REFERENCE))
+    return found
+
+
+def table(runs: Sequence[RunRecord], size: int, count: int, *, paired: bool) -> Table:
+    """The share of false verdicts of each claim at one size."""
+    # a generator for each table, so that a table does not depend on those before it
+    draw = np.random.default_rng([size, int(paired)])
+    found = judged(splits(runs, size, count, draw, paired=paired))
+    rows, values = [], {}
+    for (code, name), outcomes in found.outcomes.items():
+        total, wrong = outcomes.total(), sum(outcomes[each] for each in FALSE)
+        low, high = binomtest(wrong, total).proportion_ci(0.95, method="exact")
+        values[code] = {**outcomes, "false": wrong / total, "interval": (low, high)}
+        shares = [f"{100 * outcomes[each] / total:.1f}%" for each in (*FALSE, "no difference", "cannot tell")]
+        rows.append(
+            (
+                f"{code} {name}",
+                f"{100 * wrong / total:.1f}%",
+                f"{100 * low:.1f} to {100 * high:.1f}%",
+                *shares,
+                f"{total:,}",
+            )
+        )
+    some = sum(number > 0 for number in found.false) / count
+    note = (
+        f"Of {len(rows)} claims {np.mean(found.false):.2f} have a false verdict on average; "
+        f"{100 * some:.1f}% of the {count:,} splits have one or more."
+    )
+    return Table(
+        title=f"n = {size} per arm, {'paired at random' if paired else 'unpaired'}",
+        header=("claim", "false", "95% interval", *FALSE, "no difference", "cannot tell", "splits"),
+        rows=rows,
+        notes=[note],
+        values={"size": size, "paired": paired, "splits": count, "some_false": some, "claims": values},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("normscope-runs/aa"), help="folder of the pool")
+    parser.add_argument("--runs", type=int, default=40, help="runs in the pool")
+    parser.add_argument("--splits", type=int, default=1000, help="random splits for each table")
+    options = parser.parse_args()
+    if options.runs < 2 * max(SIZES):
+        parser.error(f"--runs is {options.runs}; expected {2 * max(SIZES)} or more, for two groups of {max(SIZES)}")
+    load = load_average()
+    runs = pool(options.out, options.runs)
+    final = [100 * (run.final("test_accuracy") or 0) for run in runs]
+    print(f"\n{hardware_line('cpu')}\nPool: {len(runs)} runs, final test accuracy {np.mean(final):.2f}% "
+          f"± {np.std(final, ddof=1):.2f} (standard deviation)\n")  # fmt: skip
+    for paired in (False, True):
+        for size in SIZES:
+            made = table(runs, size, options.splits, paired=paired)
+            print(made.markdown(), end="\n\n", flush=True)
+            keep(made, options.out / "results", "aa", "cpu", load)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The A/A benchmark draws two groups that differ in nothing, and counts what is false."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import aa
+
+from normscope.records.run import RunRecord
+
+RUNS = [
+    RunRecord(Path(f"run{seed}"), {"norm": "batch", "seed": seed, "model": "m"}, "finished", {"epoch": np.arange(1)})
+    for seed in range(40)
+]
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_split_is_two_groups_of_other_runs(paired):
+    drawn = list(aa.splits(RUNS, 5, 200, np.random.default_rng(0), paired=paired))
+    for runs in drawn:
+        assert len({run.directory for run in runs}) == 10
+        seeds = {norm: sorted(run.seed for run in runs if run.norm == norm) for norm in ("batch", "none")}
+        if paired:
+            assert seeds["batch"] == seeds["none"] == [0, 1, 2, 3, 4]
+        else:
+            assert not set(seeds["batch"]) & set(seeds["none"])
+    chosen = [run.directory for runs in drawn for run in runs if run.norm == "batch"]
+    counts = [chosen.count(run.directory) for run in RUNS]
+    assert min(counts) > 8, "every run is drawn, about 25 times into a group"
+    assert {run.norm for run in RUNS} == {"batch"}, "the pool itself is left as it is"
+
+
+class Verdict:
+    def __init__(self, code, outcome, p=0.5, arms=("batch", "none")):
+        self.code, self.name, self.outcome, self.p, self.arms = code, code.lower(), outcome, p, arms
+
+
+def test_what_was_tested_between_the_groups_is_counted():
+    found = aa.Judged()
+    inside = Verdict("C3", "supported", arms=("running", "batch"))
+    found.add([Verdict("C1", "supported"), Verdict("C2", "cannot tell"), inside])
+    found.add([Verdict("C1", "contradicted"), Verdict("C2", "contradicted"), inside])
+    found.add([Verdict("C1", "no difference"), Verdict("C2", "cannot tell", p=None)])
+    assert found.outcomes["C1", "c1"] == {"supported": 1, "contradicted": 1, "no difference": 1}
+    assert found.outcomes["C2", "c2"] == {"cannot tell": 1, "contradicted": 1}
+    assert found.false == [1, 2, 0]
+    assert len(found.outcomes) == 2
+
+
+def test_the_pool_is_one_arm_without_a_sweep():
+    from normscope.studies.study_files import read_study
+
+    (grid,) = read_study(Path(aa.__file__).with_name("aa.toml")).grids
+    assert (grid.settings["norms"], grid.sweep) == (["batch"], {})
+    assert grid.settings["seeds"] >= 2 * max(aa.SIZES)
