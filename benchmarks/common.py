@@ -44,6 +44,15 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
     return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
+_BEGUN = time.monotonic()
+
+
+def say(what: str) -> None:
+    """Tell on standard error what is measured next, with the minutes since the benchmark began."""
+    minutes, seconds = divmod(int(time.monotonic() - _BEGUN), 60)
+    print(f"{minutes:3d}:{seconds:02d}  {what}", file=sys.stderr, flush=True)
+
+
 def interleave(
     contenders: Mapping[str, Callable[[], float]], rounds: int, *, warm_up: int = 1
 ) -> dict[str, list[float]]:
@@ -51,6 +60,8 @@ def interleave(
     names = list(contenders)
     measured: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-warm_up, rounds):
+        kind = f"round {number + 1} of {rounds}" if number >= 0 else "warm-up"
+        say(f"{kind}: {len(names)} contender{'s' if len(names) > 1 else ''}")
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             value = contenders[name]()

@@ -1,15 +1,18 @@
 """The comparison that normscope exists for, beside the notebook's way of making it, and what its speed is made of.
 
-    python benchmarks/training.py [--parts job jobs fusion scaling ceilings profile memory] [--quick]
+    python benchmarks/training.py [--parts job jobs fusion scaling ceilings profile memory gpu] [--quick]
 
 Parts:
-    job       whole job and training throughput, the notebook's way and normscope's, in turns (about 8 minutes)
+    job       whole job and training throughput, the notebook's way and normscope's, in turns (about 7 minutes on two
+              cores; with --batches 391, which is whole epochs, 11)
     jobs      one run at a time on all cores, against one per core
     fusion    fused normalization on and off, with and without batch normalization, bf16 and fp32
     scaling   images per second against batch size, width and depth
     ceilings  matrix products and copies, and the share of them that training reaches
     profile   where the time of a step goes
     memory    peak resident memory of a run
+    gpu       with --device cuda: steps captured in a CUDA graph and not, and 1 to 8 runs at once on one GPU
+The parts from jobs to memory take about 7 minutes together. What is measured next is told on standard error.
 Run it with nothing else on the machine. Every part prints a Markdown table and appends a line of JSON to
 <results>/<part>.jsonl. See docs/performance.md for the method.
 """
@@ -26,7 +29,8 @@ from typing import Literal
 
 import torch
 import tyro
-from common import Table, hardware_line, keep, warn_if_busy
+from common import Table, hardware_line, keep, say, warn_if_busy
+from training_gpu import gpu
 from training_job import job, jobs, memory
 from training_profile import where_time_goes
 from training_runs import Data, data_of
@@ -37,7 +41,14 @@ from normscope.fused.memory import keep_freed_memory
 from normscope.studies.environment import usable_cores
 from normscope.training.precision import resolve_device
 
-Part = Literal["job", "jobs", "fusion", "scaling", "ceilings", "profile", "memory"]
+Part = Literal["job", "jobs", "fusion", "scaling", "ceilings", "profile", "memory", "gpu"]
+
+
+WHOLE_EPOCH = 391
+"""Batches of 128 in the 50,000 training images."""
+
+PART_OF_AN_EPOCH = 260
+"""Batches that stand for an epoch unless told otherwise: two thirds, so that all parts take a quarter of an hour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +67,13 @@ class Options:
     """Epochs of the job that are measured, each way in turns."""
 
     batches: int | None = None
-    """Batches of 128 images that count as an epoch of the job (default: all 391)."""
+    """Batches of 128 images that count as an epoch of the job, 391 being all (default: 260)."""
 
     quick: bool = False
     """Shorter everything: 40 batches an epoch, few turns. To see that it works, or for a rough idea."""
 
     device: str = "auto"
-    """Where the job trains: auto, cpu or cuda. The other parts are about the CPU."""
+    """Where the parts job and gpu train: auto, cpu or cuda. The other parts are about the CPU."""
 
     results: Path = Path("normscope-runs") / "benchmarks"
     """Folder for the JSON."""
@@ -90,8 +101,10 @@ class Sizes:
         if options.quick:
             batches = options.batches or 40
             return Sizes(batches, max(1, batches // 4), commands=min(batches, 20), repeats=1, rounds=2, images=128)
-        second = max(1, (options.batches or 391) // 4)
-        return Sizes(options.batches, second, commands=min(options.batches or 80, 80), repeats=3, rounds=5, images=256)
+        batches = options.batches or PART_OF_AN_EPOCH
+        second = max(1, batches // 4)
+        whole = None if batches >= WHOLE_EPOCH else batches
+        return Sizes(whole, second, commands=min(batches, 60), repeats=3, rounds=5, images=256)
 
 
 def measure(part: Part, data: Data, beginning: Data, sizes: Sizes, epochs: int, device: str) -> Table:
@@ -105,6 +118,7 @@ def measure(part: Part, data: Data, beginning: Data, sizes: Sizes, epochs: int, 
         "ceilings": lambda: ceilings(images, sizes.rounds, 4 * sizes.images, cores),
         "profile": lambda: where_time_goes(images, 10 * sizes.images),
         "memory": lambda: memory(beginning),
+        "gpu": lambda: gpu(data, sizes.repeats, device),
     }
     return parts[part]()
 
@@ -118,6 +132,7 @@ def run(options: Options) -> None:
     print(hardware_line(device), f"load average before: {load}", sep="\n\n", flush=True)
     with data_of(options.data_dir, sizes.batches) as data, data_of(options.data_dir, sizes.commands) as beginning:
         for part in options.parts:
+            say(part)
             table = measure(part, data, beginning, sizes, options.epochs, device)
             print("", table.markdown(), sep="\n", flush=True)
             keep(table, options.results, part, device, load)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from common import Spread, Table, ratio
+from common import Spread, Table, ratio, say
 from training_notebook import Arm, Timed, loader
 from training_runs import WHOLE, Data, compare, data_of
 
@@ -91,9 +91,11 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
     """Whole job and throughput of both, in turns: `rounds` times an epoch of both arms of each."""
     notebook, ours = Notebook(data, device), Normscope(data, device)
     for number in range(rounds):
-        turns = [notebook.epoch, ours.epoch]
-        for turn in turns if number % 2 == 0 else reversed(turns):
+        turns = [("the notebook's way", notebook.epoch), ("normscope", ours.epoch)]
+        for name, turn in turns if number % 2 == 0 else reversed(turns):
+            say(f"epoch {number + 1} of {rounds}, both arms: {name}")
             turn()
+    say("the beginning of the notebook's second training")
     with data_of(data.directory, second_batches, data.cache) as part:
         notebook.second_training(part)
 
@@ -147,6 +149,7 @@ def jobs(data: Data, rounds: int, cores: int) -> Table:
     threads: dict[int, int] = {}
     for number in range(rounds):
         for count in seconds if number % 2 == 0 else reversed(seconds):
+            say(f"round {number + 1} of {rounds}: {count} at once")
             settings = ("--norms", "batch", "--seeds", str(cores), "--jobs", str(count), "--capture-epochs")
             found = compare(data, *settings, "--epochs", "1", "--device", "cpu")
             each = [float(run.column("train_seconds").sum()) for run in found.runs]
@@ -178,7 +181,10 @@ def memory(data: Data) -> Table:
         "batch normalization, batch size 1024": ("--norms", "batch", "--batch-size", "1024"),
     }
     settings = ("--seeds", "1", "--epochs", "1", "--jobs", "1", "--device", "cpu")
-    peaks = {case: compare(data, *arguments, *settings).peak_bytes for case, arguments in cases.items()}
+    peaks = {}
+    for case, arguments in cases.items():
+        say(case)
+        peaks[case] = compare(data, *arguments, *settings).peak_bytes
     return Table(
         title="Memory",
         header=("one run in one process", "peak resident MB"),

@@ -14,16 +14,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import common
+import training_gpu
 import training_notebook as notebook
 import training_profile
 import training_steps
 from training_job import Notebook
-from training_runs import Data, compare, launch, write_part
+from training_runs import Comparison, Data, compare, launch, write_part
 
 from normscope.data import sources
 from normscope.data.dataset import Dataset
 from normscope.data.layouts.official import CLASSES
 from normscope.errors import NormscopeError
+from normscope.records.run import RunRecord
+from training import Options, Sizes
 
 IMAGES = 40
 
@@ -179,3 +182,45 @@ def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         monkeypatch.setattr(common, "load_average", lambda load=load: load)
         common.warn_if_busy()
         assert ("something else is running" in capsys.readouterr().err) == told
+
+
+def test_the_part_about_a_gpu_leaves_out_first_epochs_and_counts_the_slowest_run(data: Data, monkeypatch):
+    asked = []
+
+    def compare(_: Data, *arguments: str) -> Comparison:
+        jobs, graph = (int(arguments[arguments.index("--jobs") + 1]), arguments[-1])
+        asked.append((jobs, graph))
+        slowest = {(1, "off"): 4.0, (1, "auto"): 1.0, (2, "off"): 5.0, (2, "auto"): 1.5}[jobs, graph]
+        meta = {"not_captured": "switched off" if graph == "off" else None}
+        runs = []
+        for epoch in (slowest, slowest / 2)[:jobs]:
+            seconds = np.array([99, epoch, epoch])
+            scalars = {"epoch": np.arange(1, 4), "seconds": seconds, "train_seconds": seconds / 2}
+            runs.append(RunRecord(Path(), {}, "finished", scalars, meta=meta))
+        return Comparison(0.0, None, runs)
+
+    monkeypatch.setattr(training_gpu, "compare", compare)
+    table = training_gpu.gpu(data, 1, "cuda", at_once=(1, 2))
+    assert asked == [(1, "off"), (1, "auto"), (2, "off"), (2, "auto")]
+    assert [row[1] for row in table.rows] == ["switched off", "yes"] * 2
+    per_run = [seconds for (seconds,) in table.values["seconds_per_run"].values()]
+    assert per_run == pytest.approx([30 * data.factor * epoch for epoch in (4.0, 1.0, 2.5, 0.75)])
+    rates = [rate for (rate,) in table.values["images_per_second"].values()]
+    assert rates == pytest.approx([IMAGES / 2, IMAGES / 0.5, 2 * IMAGES / 2.5, 2 * IMAGES / 0.75])
+    assert [row[-1] for row in table.rows] == [f"{r:.2f} (n = 1)" for r in (1, 4, 1.6, 16 / 3)]
+
+
+def test_an_epoch_is_two_thirds_unless_told_otherwise():
+    assert Sizes.of(Options()).batches == 260
+    assert Sizes.of(Options(batches=391)).batches is None
+    assert Sizes.of(Options(batches=400)).batches is None
+    assert (Sizes.of(Options(quick=True)).batches, Sizes.of(Options(batches=30)).second) == (40, 7)
+
+
+def test_what_is_measured_next_is_told_apart_from_the_tables(capsys: pytest.CaptureFixture[str]):
+    common.interleave({"a": lambda: 1.0, "b": lambda: 2.0}, 1)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert [line.split("  ")[-1] for line in told.err.splitlines()] == [
+        "warm-up: 2 contenders", "round 1 of 1: 2 contenders",
+    ]  # fmt: skip
