@@ -280,7 +280,7 @@ function madeBy() {
   const rows = page.made_by.map(([what, value]) => element("tr", {}, element("th", { text: what, scope: "row" }), element("td", { text: value, class: "long" })));
   return element("section", { id: "made-by", "aria-labelledby": "made-by-title" },
     element("h2", { id: "made-by-title", text: "How this was made" }),
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "How this was made" }, element("table", {}, element("tbody", {}, ...rows))));
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of how this was made" }, element("table", {}, element("tbody", {}, ...rows))));
 }
 
 function contents() {

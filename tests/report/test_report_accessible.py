@@ -1,0 +1,97 @@
+"""Accessibility: axe finds nothing to object to, light and dark; and everything can be reached by keyboard."""
+
+import pytest
+from live_server import serving
+from report_records import write_recording, write_study
+from test_report_findings import finding
+
+from normscope.judge.findings import CheckReport
+from normscope.reporting import check_page, report
+
+
+@pytest.fixture(scope="module")
+def axe():
+    return pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+
+
+@pytest.fixture(scope="module")
+def path(study, tmp_path_factory):
+    return report(study, out=tmp_path_factory.mktemp("axe") / "report.html", command="normscope compare")
+
+
+def objections(axe, page, scheme="light"):
+    """What axe objects to; of a dark page its colours alone, for nothing else is another."""
+    options = {"runOnly": ["color-contrast"]} if scheme == "dark" else None
+    found = axe.run(page, options=options).response["violations"]
+    return [(each["id"], node["target"], node.get("failureSummary")) for each in found for node in each["nodes"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_has_no_objection_to_a_report(open_page, axe, path, scheme):
+    page = open_page(path, scheme=scheme, drawn=True)
+    page.evaluate("toggleRun(0)")
+    page.locator("#view-train_loss summary").click()
+    assert objections(axe, page, scheme) == []
+
+
+def test_nor_to_a_phone_s(open_page, axe, path):
+    assert objections(axe, open_page(path, width=390, drawn=True)) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nor_to_findings_problems_and_nothing(open_page, axe, tmp_path, scheme):
+    many = CheckReport(tuple(finding(layer=f"layer{k}") for k in range(30)), model="net")
+    (tmp_path / "check.html").write_text(check_page(many, "net"))
+    study = write_study(tmp_path / "study", norms=())
+    (study / "runs" / "bad").mkdir(parents=True)
+    (study / "runs" / "bad" / "record.sqlite").write_bytes(b"no record")
+    for path in (tmp_path / "check.html", report(study), report(write_recording(tmp_path / "r.sqlite"))):
+        assert objections(axe, open_page(path, scheme=scheme), scheme) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nor_to_the_list_and_a_page_that_is_served(chromium, axe, tmp_path, scheme):
+    for name in ("one", "two"):
+        write_study(tmp_path / name, norms=("batch",), epochs=2)
+    context = chromium.new_context(color_scheme=scheme)
+    with serving(tmp_path) as (_, address):
+        page = context.new_page()
+        page.goto(address)
+        assert objections(axe, page, scheme) == []
+        page.get_by_role("link", name="one").click()
+        page.get_by_text("Live: new epochs").wait_for()
+        assert objections(axe, page, scheme) == []
+    context.close()
+
+
+def test_every_control_and_figure_is_reached_by_tab(open_page, path):
+    page = open_page(path, drawn=True)
+    wanted = "a[href], button, input, select, summary, [tabindex='0']"
+    seen = (
+        "(all) => all.filter((each) => each.checkVisibility({contentVisibilityAuto: true, visibilityProperty: true}))"
+    )
+    reachable = page.evaluate(f'({seen})([...document.querySelectorAll("{wanted}")]).length')
+    page.evaluate("window.reached = new Set()")
+    for _ in range(reachable + 3):
+        page.keyboard.press("Tab")
+        if page.evaluate("(document.activeElement === document.body) || (reached.add(document.activeElement), false)"):
+            break
+    assert page.evaluate("reached.size") == reachable
+    outlined = "getComputedStyle(document.activeElement).outlineStyle"
+    page.get_by_role("slider", name="Smoothing").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate(outlined) == "solid"
+
+
+def test_the_way_to_a_layer_by_keyboard(open_page, path):
+    page = open_page(path, drawn=True)
+    plot = page.locator("#view-overview_std .plot").first
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert "layer1.bn" in page.locator("#tooltip").inner_text()
+    page.keyboard.press("Enter")
+    assert page.locator("#layer h2").inner_text() == "Inside one layer: layer1.bn"
+    page.get_by_role("slider", name="Step").focus()
+    page.keyboard.press("Home")
+    assert page.get_by_role("slider", name="Step").get_attribute("aria-valuetext") == "1"
