@@ -149,11 +149,13 @@ def paired(**changes) -> PairedLayer:
     return PairedLayer(**(facts | changes))
 
 
-def history(accumulation=None, batches=None, others=(), **changes) -> Examination:
+def history(accumulation=None, batches=None, penalties=0, others=(), **changes) -> Examination:
     """100 steps of one layer."""
     facts = {"name": "bn", "steps": 100, "updates": 100, "trainable": True}
     layers = (LayerHistory(**(facts | changes)), *others)
-    return one(history=History(layers=layers, steps=100, accumulation=accumulation, batches=batches))
+    return one(
+        history=History(layers=layers, steps=100, accumulation=accumulation, batches=batches, penalties=penalties)
+    )
 
 
 def loader(**changes) -> Examination:
@@ -364,6 +366,7 @@ TABLE: dict[str, list[Row]] = {
         Row(seen(place=Place(fed_by="linear", features_last=True, input_shape=(4, 8, 8))), "warning",
             seen(place=Place(fed_by="conv", input_shape=(4, 8, 8)), measured=measured(axis_spread=(8.0, 1.2)))),
         Row(seen(place=Place(input_shape=(4, 8, 8)), measured=measured(axis_spread=(1.2, 8.0))), "warning"),
+        Row(seen(place=Place(fed_by="conv", features_scattered=True, input_shape=(64, C))), "warning"),
         Row(one(layer_norm(place=Place(fed_by="conv", input_shape=(4, 8, 64, 64)))), "warning",
             one(layer_norm(place=Place(fed_by="conv", axes_moved=True, input_shape=(4, 64, 64, 8))))),
     ],
@@ -396,7 +399,7 @@ TABLE: dict[str, list[Row]] = {
     "NS605": [Row(loader(shuffles=False), "info", loader(), ONLY_LAYER_NORM)],
     "NS606": [
         Row(replace(history(updates=200), broadcasts_buffers=True), "error",
-            replace(history(updates=200, accumulation=2), broadcasts_buffers=True), history(updates=200)),
+            replace(history(updates=200, batches=200), broadcasts_buffers=True), history(updates=200)),
     ],
     "NS701": [
         Row(pair(paired(at_initialization=True)), "error", pair()),
@@ -439,6 +442,10 @@ TABLE: dict[str, list[Row]] = {
     ],
     "NS807": [Row(history(rank_distance=0.6), "warning", history(rank_distance=0.05))],
     "NS808": [Row(history(lag=(1.0, *(0.1,) * 20, *(0.9,) * 10)), "warning", history(lag=(*(1.0,) * 8, *(0.4,) * 24)))],
+    "NS607": [
+        Row(seen(sync=True, measured=measured(batches=11)), "error", seen(sync=True), ONLY_LAYER_NORM),
+    ],
+    "NS810": [Row(history(penalties=100), "warning", history(penalties=5), replace(HEALTHY, history=None))],
     "NS809": [
         Row(history(weight_moved=False, others=(LayerHistory(name="b", weight_moved=True),)), "warning",
             history(weight_moved=False)),

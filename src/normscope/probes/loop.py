@@ -77,6 +77,8 @@ class LoopObserver:
         self._backwards_of_steps: Counter[int] = Counter()  # {backwards in a step: number of such steps}
         self._backwards_before = 0  # this step
         self._versions: int | None = None
+        self.penalties = 0  # gradients with respect to an input that are differentiated once more
+        self._input_handles: list[Any] = []
         self._watcher = watcher
         self._stepped = stepped
         model = unwrapped_model(model)
@@ -107,11 +109,13 @@ class LoopObserver:
             accumulation = usual if usual > 1 else None
             batches = self.backwards
         layers = tuple(self._history_of(counts) for counts in self._layers)
-        return History(layers=layers, steps=self.steps, accumulation=accumulation, batches=batches)
+        return History(
+            layers=layers, steps=self.steps, accumulation=accumulation, batches=batches, penalties=self.penalties
+        )
 
     def close(self) -> None:
         """Take off every hook."""
-        for handle in self._handles:
+        for handle in (*self._handles, *self._input_handles):
             handle.remove()
         self._handles = []
         self._hooks.remove()
@@ -174,9 +178,20 @@ class LoopObserver:
         if is_examined() or not model.training or not torch.is_grad_enabled() or graph_task() != -1:
             return
         self.forwards += 1
+        self._await_penalty(args)
         if self._probe is not None:
             self.moved_between |= self._versions is not None and self._probe._version != self._versions
             self._versions = self._probe._version
+
+    def _await_penalty(self, inputs: Any) -> None:
+        """Hear of it when the loop takes a gradient with respect to these inputs in order to differentiate it."""
+        for handle in self._input_handles:
+            handle.remove()
+        leaves = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad and x.is_leaf]
+        self._input_handles = [x.register_hook(self._input_gradient) for x in leaves]
+
+    def _input_gradient(self, gradient: Tensor) -> None:
+        self.penalties += torch.is_grad_enabled()  # in a backward pass only with create_graph=True
 
     def _backward(self, parameter: Tensor) -> None:
         self.backwards += 1

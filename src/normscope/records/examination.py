@@ -38,6 +38,7 @@ class Place:
     added_to_a_shortcut: bool = False  # the output reaches an addition before any weight
     pooled_next: bool = False  # the output is averaged over all positions before any nonlinearity or weight
     features_last: bool = False  # the operation that made its input puts the features on the last axis
+    features_scattered: bool = False  # a reshape has mixed features and positions: axis 1 only has the features' size
     axes_moved: bool = False  # axes were moved between that operation and the layer
     unused_children: tuple[str, ...] = ()  # modules inside the layer that the forward passed by
     input_shape: tuple[int, ...] = ()
@@ -265,7 +266,12 @@ class History:
     layers: tuple[LayerHistory, ...] = ()
     steps: int = 0
     accumulation: int | None = None  # backwards in most optimizer steps, where there are several
+    penalties: int = 0  # gradients with respect to an input that were differentiated once more
     batches: int | None = None  # forwards with a backward of their own, where they are more than the steps
+
+    def expected(self, layer: LayerHistory) -> float:
+        """Updates per optimizer step of a layer that is updated once in each forward that has a backward of its own."""
+        return max(1.0, (self.batches or 0) / max(layer.steps, 1)) * layer.calls
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

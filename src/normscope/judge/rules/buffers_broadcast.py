@@ -35,7 +35,7 @@ class BuffersBroadcast(Rule):
         if history is None:
             yield self.undecided(NEEDS["history"])
             return
-        per_step = max((layer.updates or 0) / max(layer.steps, 1) for layer in history.layers) if history.layers else 0
-        if per_step / (history.accumulation or 1) >= LIMIT:
+        shares = [(layer.updates or 0) / max(layer.steps, 1) / history.expected(layer) for layer in history.layers]
+        if (per_step := max(shares, default=0.0)) >= LIMIT:
             message = "Several forwards per step run through a wrapper that broadcasts the buffers before each."
             yield self.found("", message, forwards_per_step=per_step, limit=LIMIT)

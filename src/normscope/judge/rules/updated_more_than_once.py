@@ -43,9 +43,7 @@ class UpdatedMoreThanOnce(Rule):
     def _judge(self, layer: LayerHistory, seen: Examination) -> Iterator[Finding]:
         updates = layer.updates or 0
         per_step = updates / layer.steps
-        history = seen.history
-        batches = (history.batches or layer.steps) if history is not None else layer.steps
-        expected = max(1.0, batches / layer.steps) * layer.calls
+        expected = 1.0 if seen.history is None else seen.history.expected(layer)
         if layer.updates_in_backward:
             repeated = layer.updates_in_backward / layer.steps
             message = "The forward is repeated in backward (activation checkpointing), and counts again."
