@@ -32,7 +32,7 @@ COLUMNS = ("layer", "type", "channels", "input mean", "input std", "weight", "bi
 def summary(recording: Recording) -> str:
     """The table and the remarks as text without colours."""
     facts = {name: _facts(recording, name) for name in recording.layers}
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False, force_jupyter=False)
     console.print(_heading(recording), soft_wrap=True)
     console.print(_table(recording, facts))
     remarks = list(_remarks(recording, facts))
