@@ -7,6 +7,7 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.models.activations import ACTIVATIONS, resolve_activation
+from normscope.models.noisy_batch_norm import NoisyBatchNorm2d
 from normscope.models.norms import NORMS, is_code, needs_bias, resolve_norm
 
 USER_MODULE = """
@@ -49,6 +50,7 @@ def user_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("group", nn.GroupNorm(8, 16)),
         ("layer", nn.GroupNorm(1, 16)),
         ("instance", nn.InstanceNorm2d(16, affine=True)),
+        ("noisy-batch", NoisyBatchNorm2d(16)),
         ("user_norms_of_the_test:good", nn.GroupNorm(4, 16)),
         ("user_norms_of_the_test:Holder.norm", nn.BatchNorm2d(16)),
         ("torch.nn:LocalResponseNorm", nn.LocalResponseNorm(16)),
@@ -70,8 +72,8 @@ def test_a_factory_stands_for_itself():
     [
         (
             "bach",
-            "Unknown normalization 'bach'. Did you mean 'batch'? Known: batch, none, group, layer, instance. "
-            "Or your own as module:callable.",
+            "Unknown normalization 'bach'. Did you mean 'batch'? Known: batch, none, group, layer, instance, "
+            "noisy-batch. Or your own as module:callable.",
         ),
         (":good", "Normalization ':good' is not of the form module:callable."),
         ("user_norms_of_the_test:", "Normalization 'user_norms_of_the_test:' is not of the form module:callable."),

@@ -168,10 +168,11 @@ def probability_of_improvement(first: Sequence[float], second: Sequence[float]) 
     return float(np.mean((a[:, None] > b) + 0.5 * (a[:, None] == b)))
 
 
-def more_seeds(estimate: Estimate, margin: float) -> int | None:
+def more_seeds(estimate: Estimate, margin: float, *, apart_from: float = 0.0) -> int | None:
     """How many more seeds would settle it if they went on like these; None for more than 100 in all.
 
-    Settled means: the 95% interval leaves out zero, or two one-sided tests put the difference inside the margin.
+    Settled means: the 95% interval leaves out zero and whatever is as near to it as `apart_from`, or two one-sided
+    tests put the difference inside the margin.
     """
     if estimate.n < LEAST_PAIRS:
         return LEAST_PAIRS - estimate.n
@@ -179,7 +180,7 @@ def more_seeds(estimate: Estimate, margin: float) -> int | None:
         return None
     for n in range(estimate.n + 1, MOST_SEEDS + 1):
         error = estimate.spread / math.sqrt(n)
-        apart = abs(estimate.effect) > _t_quantile(1 - LEVEL / 2, n - 1) * error
+        apart = abs(estimate.effect) - _t_quantile(1 - LEVEL / 2, n - 1) * error > apart_from
         alike = abs(estimate.effect) + _t_quantile(1 - LEVEL, n - 1) * error < margin
         if apart or alike:
             return n - estimate.n

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import nn
 
 from normscope.errors import InputError, one_of
+from normscope.models.noisy_batch_norm import NoisyBatchNorm2d
 
 NormFactory = Callable[[int], nn.Module]
 """Number of channels -> normalization layer."""
@@ -41,6 +42,7 @@ NORMS: dict[str, NormFactory] = {
     "group": _group,
     "layer": _layer,
     "instance": _instance,
+    "noisy-batch": NoisyBatchNorm2d,
 }
 """The named factories. `none` keeps the layer's name with an identity, so that both arms of a comparison share it."""
 

@@ -14,5 +14,15 @@ EVALUATION = "evaluation"
 """Test accuracies of the batch-normalized network as fractions: with "running" and "recalibrated" statistics, float64
 [1] each, and with those of the "batch", float64 [sizes], by batch "size", int64 [sizes]."""
 
-KNOWN = (PROPAGATION, BATCH_STATISTICS, EVALUATION)
+LANDSCAPE = "landscape"
+"""Loss and gradient along the direction of steepest descent, float64 [points of the training]: "step", "loss",
+"gradient" and "weights" (l2 norms) at the point itself. "rate_..." and "relative_...", float64 [points, distances], at
+distances from it: "..._distances" (l2), "..._losses", "..._changes" (l2 distance of the gradient from that at the
+point)."""
+
+MOVEMENT = "movement"
+"""How far what leaves the normalization layers moves from step to step: "place", "movement", float64 [channels of all
+places]."""
+
+KNOWN = (PROPAGATION, BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT)
 """Every measurement. How each is made is in `studies/study_measurements.py`."""

@@ -89,7 +89,7 @@ class RunSpec(Recipe):
     """Names of the classes, in the order of their labels."""
 
     norm: str
-    """Normalization: batch, none, group, layer, instance, or module:callable."""
+    """Normalization: batch, none, group, layer, instance, noisy-batch, or module:callable."""
 
     norm_code: str = ""
     """Checksum of the file behind a norm given as module:callable; empty for the others."""
@@ -188,7 +188,7 @@ class CompareOptions:
     """Keep these classes only, relabelled in this order, for example airplane bird."""
 
     norms: tuple[str, ...] = ("batch", "none")
-    """Normalizations to compare: batch, none, group, layer, instance, or module:callable (channels -> nn.Module)."""
+    """Normalizations to compare: batch, none, group, layer, instance, noisy-batch, or module:callable (channels -> nn.Module)."""  # noqa: E501
 
     learning_rates: Annotated[tuple[float, ...], arg(help_behavior_hint="(default: 0.1; digits: 0.01 0.1 1.0)")] = ()
     """Learning rates to train each normalization at."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 from normscope.data.dataset import Dataset
 from normscope.errors import RecordError
-from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION, PROPAGATION
+from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT, PROPAGATION
 from normscope.records.measurements import measured_in, store_measurement
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.execution import threads_per_job
 from normscope.studies.measurements.batch_statistics import batch_statistics
 from normscope.studies.measurements.evaluation import evaluation, is_batch_normalized
+from normscope.studies.measurements.landscape import landscape
+from normscope.studies.measurements.movement import movement
 from normscope.studies.measurements.propagation import has_paths, propagation
 from normscope.studies.measurements.subject import Arrays, Subject
 from normscope.studies.spec import RunSpec
@@ -41,6 +43,8 @@ MEASUREMENTS = {
         Measurement(PROPAGATION, propagation, has_paths, trained=False),
         Measurement(BATCH_STATISTICS, batch_statistics, lambda spec: True, trained=True),
         Measurement(EVALUATION, evaluation, is_batch_normalized, trained=True),
+        Measurement(LANDSCAPE, landscape, lambda spec: True, trained=False, by_default=False),
+        Measurement(MOVEMENT, movement, lambda spec: True, trained=False, by_default=False),
     )
 }
 """{name: measurement}."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION, PROPAGATION
+from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT, PROPAGATION
 from normscope.studies.study import GridPlan, StudyPlan
 
 BLOCKS = ("post-activation", "pre-activation", "formula")
@@ -81,6 +81,19 @@ STUDIES = {
             _grid(
                 {"initialization": ("he", "default")}, (PROPAGATION,), data="digits", seeds=5, epochs=1,
                 learning_rates=(0.01,), block="pre-activation", blocks_per_stage=4,
+            ),
+        ),
+        _plan(
+            "landscape",
+            "The loss along its gradient on the way of a short training, with and without batch normalization.",
+            _grid(measure=(LANDSCAPE,), data="digits", seeds=5, epochs=10, learning_rates=(0.1,)),
+        ),
+        _plan(
+            "covariate-shift",
+            "Batch normalization with noise behind it that moves distributions at every step, without, and none.",
+            _grid(
+                measure=(MOVEMENT, EVALUATION), data="digits", seeds=6, epochs=20, learning_rates=(0.1,),
+                norms=("batch", "noisy-batch", "none"),
             ),
         ),
         _plan(

@@ -1,8 +1,8 @@
 """The claims, one subject a file, and `judge_all`, which judges each on the runs that are there.
 
 Codes: C1xx speed, C2xx accuracy, C3xx gradients, C4xx distributions, C5xx learning rates, C6xx initialization,
-C7xx activation functions, C8xx batch means, C9xx running statistics, C12xx residual branches, C13xx batch sizes,
-C14xx placement.
+C7xx activation functions, C8xx batch means, C9xx running statistics, C10xx loss landscape, C11xx covariate shift,
+C12xx residual branches, C13xx batch sizes, C14xx placement.
 """
 
 from __future__ import annotations
@@ -61,4 +61,10 @@ def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def _is_claim(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Claim) and "code" in vars(value)
+    """A class with a code of its own; one whose name begins with an underscore is part of another claim."""
+    return (
+        isinstance(value, type)
+        and issubclass(value, Claim)
+        and "code" in vars(value)
+        and not value.__name__.startswith("_")
+    )

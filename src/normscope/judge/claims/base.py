@@ -52,6 +52,7 @@ class Claim:
     across: ClassVar[tuple[str, ...]] = ()  # knobs of other claims that may differ from setting to setting
     also: ClassVar[tuple[Companion, ...]] = ()
     arm_field: ClassVar[str] = "norm"
+    decides: ClassVar[str] = ""  # for the page, where it is another rule than that of one difference
 
     def value(self, cell: Cell) -> float | None:
         """The quantity for one arm and seed at one setting; None where the records do not give it."""
@@ -118,12 +119,15 @@ class Claim:
     def _decide(self, estimate: Estimate, settings: tuple[Reading, ...]) -> tuple[Outcome, str]:
         outcome = self._outcome(estimate)
         if outcome == "cannot tell":
-            return outcome, _seeds(statistics.more_seeds(estimate, self._margin), estimate)
+            return outcome, _seeds(self._more_seeds(estimate), estimate)
         opposite = {"supported": "contradicted", "contradicted": "supported"}.get(outcome)
         against = [reading.label for reading in settings if reading.outcome == opposite]
         if against:
             return "cannot tell", f"one setting to speak of: on average {outcome}, but {opposite} at {against[0]}"
         return outcome, ""
+
+    def _more_seeds(self, estimate: Estimate) -> int | None:
+        return statistics.more_seeds(estimate, self._margin)
 
     def _outcome(self, estimate: Estimate) -> Outcome:
         if estimate.p_equivalent is not None and estimate.p_equivalent < LEVEL:

@@ -35,8 +35,6 @@ With about twenty claims judged at this level, one false verdict among them is t
 NOT_JUDGED = """## Not judged
 
 - *Batch normalization does better on long-tailed data* (the blog post mentions it): there is no such data here.
-- *It works by reducing internal covariate shift* and *it smooths the loss landscape* (Santurkar et al. 2018,
-  https://arxiv.org/abs/1805.11604): a run's record does not hold the measurements yet.
 """
 
 
@@ -57,16 +55,20 @@ def _entry(claim: Claim) -> str:
     supports = "A larger" if claim.higher_supports else "A smaller"
     first = f"value {_first(claim)}"
     needs = claim.needs.format(norm="batch", reference="none")
+    rule = (
+        f"Compared by: {'ratio' if claim.ratio else 'difference'}; as no difference counts up to {margin}.",
+        f"Decided by: {claim.decides}.",
+    )
     lines = [
         f"## {claim.code} {claim.name}",
         "",
         f"> {claim.statement}",
         "",
         f"- Source: {claim.source.title}, {claim.source.link}",
-        f"- Quantity: {claim.quantity}. {supports} {first} supports the claim.",
+        f"- Quantity: {claim.quantity}." + ("" if claim.decides else f" {supports} {first} supports the claim."),
         f"- Why this one: {' '.join((inspect.getdoc(claim) or '').split())}",
         f"- Needs: {needs}.",
-        f"- Compared by: {'ratio' if claim.ratio else 'difference'}; as no difference counts up to {margin}.",
+        f"- {rule[bool(claim.decides)]}",
     ]
     if claim.also:
         lines.append(f"- Reported beside it: {'; '.join(item.label for item in claim.also)}.")

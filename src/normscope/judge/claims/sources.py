@@ -28,6 +28,9 @@ WU_JOHNSON = Source(
     "Wu & Johnson 2021, \"Rethinking 'Batch' in BatchNorm\", section 3", "https://arxiv.org/abs/2105.07576"
 )
 WU_HE = Source('Wu & He 2018, "Group Normalization", figure 1', "https://arxiv.org/abs/1803.08494")
+SANTURKAR = Source(
+    'Santurkar et al. 2018, "How Does Batch Normalization Help Optimization?"', "https://arxiv.org/abs/1805.11604"
+)
 IDENTITY_MAPPINGS = Source(
     'the notebook\'s last line; disputed by He et al. 2016, "Identity Mappings in Deep Residual Networks"',
     "https://arxiv.org/abs/1603.05027",

@@ -32,7 +32,7 @@ def batch_statistics(subject: Subject) -> Arrays:
       in their standard deviations, and |log(running standard deviation / theirs)|. All values are the training
       batches', each layer normalizing by the batch, as in training and as `mend.recalibrate` takes them.
     """
-    model, names = subject.trained(), _places(subject)
+    model, names = subject.trained(), places(subject)
     layers = {name: model.get_submodule(name) for name in names}
     in_training = batch_moments(model, _images(subject), layers, training=True)
     subject.advance(0.5)
@@ -50,7 +50,7 @@ def batch_statistics(subject: Subject) -> Arrays:
     }
 
 
-def _places(subject: Subject) -> list[str]:
+def places(subject: Subject) -> list[str]:
     """Names of the layers that normalize in the batch-normalized network; all norms go by these names."""
     twin = dataclasses.replace(subject.spec, norm="batch", norm_code="")
     modules = build_for(subject.dataset, twin).named_modules()

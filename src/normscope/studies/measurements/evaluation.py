@@ -19,7 +19,7 @@ BATCHES, BATCH_SIZE = 16, 128
 
 def is_batch_normalized(spec: RunSpec) -> bool:
     """Whether there are statistics of a batch and running ones: of the norms that have a name, only there."""
-    return spec.norm == "batch"
+    return spec.norm in ("batch", "noisy-batch")
 
 
 def evaluation(subject: Subject) -> Arrays:

@@ -1,0 +1,114 @@
+"""C1102: what batch normalization does for training is not that it keeps distributions where they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from normscope.judge import statistics
+from normscope.judge.claims.base import Claim, Companion
+from normscope.judge.claims.cells import Cell, Evidence, accuracy, chance
+from normscope.judge.claims.measured import evaluated
+from normscope.judge.claims.noise import NEEDS, NOISY, NoiseMoves, NoiseMovesMoreThanNorm
+from normscope.judge.claims.sources import SANTURKAR
+from normscope.judge.claims.verdicts import Outcome, Reading, Verdict
+from normscope.judge.statistics import LEVEL, Estimate
+from normscope.records.run import RunRecord
+
+
+def training_accuracy(run: RunRecord) -> float | None:
+    """Accuracy on the training images in the last epoch, while it trained, in percent; of a diverged run guessing."""
+    if run.status == "diverged":
+        return 100 * chance(run)
+    final = run.final("train_accuracy")
+    return None if final is None else 100 * final
+
+
+class _Training(Claim):
+    source = SANTURKAR
+    quantity = "accuracy on the training images in the last epoch, as it trains, in percent (diverged: guessing)"
+    needs = NEEDS
+    unit = "points"
+    higher_supports = True
+    margin = 1.0
+
+    def value(self, cell: Cell) -> float | None:
+        return training_accuracy(cell.run)
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        sizes = [size for run in runs if (size := run.meta.get("data", {}).get("train_images"))]
+        return 100 / min(sizes) if sizes else 0.0
+
+
+class _BetterThanReference(_Training):
+    code, name = "C1102", "better-than-none"
+    statement = "With noise behind batch normalization the network trains better than without any normalization."
+
+    def arms(self, evidence: Evidence) -> tuple[str, str]:
+        return NOISY, evidence.reference
+
+
+class NotCovariateShift(_Training):
+    """If batch normalization helped by keeping distributions where they are, it would not help with noise behind it
+    that moves them at every step. All parts must hold, so that each is tested at 5%. It is contradicted where
+    distributions move more and the accuracy is lower by more than a point (95% interval). Where normalization is no
+    help there is nothing to explain. It is about training, as in the paper, hence the training images, with the noise
+    on. In eval mode there is none, while the running statistics are those of noisy activations: accuracy there says
+    how well they fit, not how well the network trained. It stands beside, as does that with the batch's statistics.
+    """
+
+    code = "C1102"
+    name = "not-internal-covariate-shift"
+    statement = "With distributions that move at every step batch normalization still trains about as well."
+    decides = (
+        "three tests that must all hold: distributions move more with noise than without normalization (C1101); the "
+        "accuracy with noise is at most 1 point below that without it (two one-sided tests; significantly above it "
+        "will do as well); and it is higher than without normalization"
+    )
+    also = (
+        Companion(
+            "test accuracy without eval(), noise on, batches of 128", "points", lambda c: evaluated(c.run, "batch", 128)
+        ),
+        Companion("test accuracy in eval mode, noise off", "points", lambda cell: accuracy(cell.run)),
+    )
+
+    def arms(self, evidence: Evidence) -> tuple[str, str]:
+        return NOISY, evidence.norm
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        verdict = super().judge(evidence)
+        if not verdict.n:
+            return verdict
+        moves, better = NoiseMoves().judge(evidence), _BetterThanReference().judge(evidence)
+        outcome, needs = _together(verdict, moves, better)
+        parts = (
+            _reading(f"movement, {NOISY} over {evidence.reference}", moves),
+            _reading(f"movement, {NOISY} over {evidence.norm}", NoiseMovesMoreThanNorm().judge(evidence)),
+            _reading(f"training accuracy, {NOISY} minus {evidence.reference}", better),
+        )
+        return dataclasses.replace(verdict, outcome=outcome, needs=needs, also=(*parts, *verdict.also))
+
+    def _outcome(self, estimate: Estimate) -> Outcome:
+        if estimate.p is None or estimate.p_equivalent is None or estimate.interval is None:
+            return "cannot tell"
+        if estimate.p_equivalent < LEVEL or (estimate.effect > 0 and estimate.p < LEVEL):
+            return "supported"
+        return "contradicted" if estimate.interval[1] < -self.margin else "cannot tell"
+
+    def _more_seeds(self, estimate: Estimate) -> int | None:
+        return statistics.more_seeds(estimate, self.margin, apart_from=self.margin)
+
+
+def _together(as_good: Verdict, moves: Verdict, better: Verdict) -> tuple[Outcome, str]:
+    """The verdict on the whole, and what would settle it."""
+    if moves.outcome != "supported":
+        return "cannot tell", moves.needs or "noise that moves distributions more than they move without normalization"
+    if as_good.outcome != "supported":
+        return as_good.outcome, as_good.needs
+    if better.outcome == "supported":
+        return "supported", ""
+    return "cannot tell", better.needs or "a setting at which normalization helps: here it does not"
+
+
+def _reading(label: str, verdict: Verdict) -> Reading:
+    return Reading(label, verdict.unit, verdict.effect, verdict.interval, verdict.n, verdict.p, verdict.outcome)

@@ -1,0 +1,135 @@
+"""C10xx: normalization makes the loss landscape smoother.
+
+Santurkar et al. move by multiples of the gradient, the same for all networks. An arm with larger gradients then moves
+further and sees more, whatever the landscape is like; an arm whose loss hardly moves looks smooth. The claims here are
+decided at equal distances in units of the weights' own norm, which is what a scale-invariant layer sees of a move.
+What the paper plots accompanies them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+
+from normscope.judge.claims.base import Companion
+from normscope.judge.claims.cells import Cell
+from normscope.judge.claims.measured import Measured
+from normscope.judge.claims.sources import SANTURKAR
+from normscope.records.measurement_names import LANDSCAPE
+
+Column = Callable[[str], np.ndarray]
+Points = Callable[[Column, str], np.ndarray]
+"""(reads an array of the measurement, kind of distances) -> one value for each point of the training."""
+
+
+def over_training(points: Points, kind: str) -> Callable[[Cell], float | None]:
+    """Reads the median over the points of the training; one where the loss is not finite counts as infinite."""
+
+    def value(cell: Cell) -> float | None:
+        found = cell.run.measured.get(LANDSCAPE)
+        if not found or not len(found.get("gradient", ())):
+            return None
+        moved = found["gradient"] > 0  # without a gradient there is no direction to look into
+        with np.errstate(all="ignore"):
+            values = points(found.__getitem__, kind)[moved]
+        return float(np.median(np.where(np.isnan(values), np.inf, values))) if len(values) else None
+
+    return value
+
+
+def loss_range(column: Column, kind: str) -> np.ndarray:
+    """Highest minus lowest loss on the line, the point itself included, in nats."""
+    losses = np.column_stack([column("loss"), column(f"{kind}_losses")])
+    return losses.max(axis=1) - losses.min(axis=1)
+
+
+def gradient_change(column: Column, kind: str) -> np.ndarray:
+    """The largest distance of a gradient on the line from that at the point."""
+    return column(f"{kind}_changes").max(axis=1)
+
+
+def share_of_gradient(column: Column, kind: str) -> np.ndarray:
+    """The same as a share of the gradient's norm at the point."""
+    return gradient_change(column, kind) / column("gradient")
+
+
+def beta(column: Column, kind: str) -> np.ndarray:
+    """The largest change of the gradient over the distance moved."""
+    return (column(f"{kind}_changes") / column(f"{kind}_distances")).max(axis=1)
+
+
+def relative_beta(column: Column, kind: str) -> np.ndarray:
+    """The same for weights of norm 1, in nats: it does not change with the scale of scale-invariant weights."""
+    return beta(column, kind) * column("weights") ** 2
+
+
+class _Landscape(Measured):
+    source = SANTURKAR
+    needs = "runs of `normscope study landscape` with {norm} and {reference} (measurement landscape)"
+    measurement = LANDSCAPE
+    unit = "times"
+    higher_supports = False
+    margin = 1.25
+    ratio = True
+    points: ClassVar[Points]
+
+    def value(self, cell: Cell) -> float | None:
+        return over_training(type(self).points, "relative")(cell)
+
+
+class LossChangesLess(_Landscape):
+    """How much the loss varies along the gradient's direction, up to 3% of the weights' norm, on one batch in train
+    mode (statistics of the batch), at the start of a training and at 12 points on its way. In nats in both arms. A
+    network on a plateau has next to nothing to vary: read it beside C201.
+    """
+
+    code = "C1001"
+    name = "loss-changes-less-along-the-gradient"
+    statement = "With batch normalization the loss varies less along the direction of its gradient."
+    quantity = "range of the loss along the negative gradient up to 0.03 weight norms, median over points of training"
+    points = staticmethod(loss_range)
+    also = (Companion("steps of 0.5 to 4 learning rates", "times", over_training(loss_range, "rate"), ratio=True),)
+
+
+class GradientsPredict(_Landscape):
+    """Gradient predictiveness. The paper plots the distance itself, which is smaller for a smaller gradient; how far a
+    gradient can be trusted is the share of it that changes on the way, and that decides.
+    """
+
+    code = "C1002"
+    name = "gradients-more-predictive"
+    statement = "With batch normalization the gradient changes less along its own direction."
+    quantity = (
+        "largest change of the gradient along its negative up to 0.03 weight norms, as a share of its norm, median "
+        "over points of training"
+    )
+    points = staticmethod(share_of_gradient)
+    also = (
+        Companion("steps of 0.5 to 4 learning rates", "times", over_training(share_of_gradient, "rate"), ratio=True),
+        Companion(
+            "the same in l2 distance, as in the paper", "times", over_training(gradient_change, "rate"), ratio=True
+        ),
+    )
+
+
+class EffectivelySmoother(_Landscape):
+    """Effective beta-smoothness is a change of the gradient over a distance, hence per square of the weights' scale:
+    weights before batch normalization that are twice as large have a quarter of it, and the same network. Times the
+    squared norm of the weights it is the same for both, and that decides.
+    """
+
+    code = "C1003"
+    name = "effectively-smoother"
+    statement = "With batch normalization the landscape is effectively smoother along the gradient."
+    quantity = (
+        "largest change of the gradient over the distance moved, along its negative up to 0.03 weight norms, times the "
+        "squared weight norm, median over points of training"
+    )
+    points = staticmethod(relative_beta)
+    also = (
+        Companion(
+            "steps of 0.5 to 4 learning rates, as in the paper", "times", over_training(beta, "rate"), ratio=True
+        ),
+    )
