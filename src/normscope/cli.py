@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tyro.extras import subcommand_cli_from_dict
 
+from normscope import __version__
 from normscope.check_command import CheckOptions, DiffOptions
 from normscope.errors import NormscopeError
 from normscope.exporting import ExportOptions
@@ -22,7 +23,7 @@ from normscope.studies.study import ClaimsOptions, StudyOptions
 DESCRIPTION = """What normalization does to a network, from measured runs.
 
 Start with `normscope compare`: with and without batch normalization, on embedded data, in about a minute.
-`normscope COMMAND --help` says everything that a command can do.
+`normscope COMMAND --help` says everything that a command can do; `normscope --version` which one this is.
 """
 
 
@@ -106,6 +107,9 @@ COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end with its status: 0, 1 for what went wrong on the way, 2 for bad input, 130 for Ctrl-C."""
+    if (sys.argv[1:] if arguments is None else list(arguments)) == ["--version"]:
+        print(f"normscope {__version__}")
+        sys.exit(0)
     sys.path.append(str(Path.cwd()))  # for module:callable; last, so that a file there is never taken for a library
     try:
         options = subcommand_cli_from_dict(
