@@ -46,7 +46,7 @@ _RC: dict[Any, Any] = {
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (5, 1.4, 1, 1.4), (1.2, 1.2), (8, 1.4, 1, 1.4, 1, 1.4))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-_PLACES = {"batch": 0, "none": 1, "group": 2, "layer": 3, "instance": 4}
+_PLACES = {"batch": 0, "none": 1, "group": 2, "layer": 3, "instance": 4, "noisy-batch": 5}
 
 
 @dataclass(frozen=True)
