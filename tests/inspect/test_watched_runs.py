@@ -2,13 +2,12 @@
 
 import dataclasses
 import io
-import subprocess
-import sys
 
 import pytest
 import torch
 from rich.console import Console
 
+from killed_runs import kill_and_resume
 from normscope import fused
 from normscope.api import compare
 from normscope.errors import StorageError
@@ -108,73 +107,16 @@ def test_intervals_by_epoch():
 MOMENTS = {
     "first step": "kill_at_step(1, 0)",
     "in the second epoch, behind a flush": "flush_at_step(2, 1), kill_at_step(2, 3)",
-    "between the recording and the epoch": "kill_before('runner.Store.set_resume_state', lambda s, e, b: e == 2)",
+    "between the recording and the epoch": "kill_in_transaction(2)",
     "after an epoch": "kill_after_epoch(2)",
-    "before the status": "kill_before('runner.Store.drop_resume_state', lambda *_: True)",
+    "before the status": "kill_before(runner.Store, 'drop_resume_state')",
 }
-
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from normscope.data import sources
-from normscope.studies import runner
-from normscope.studies.runner import RunTask, execute, ProgressCallback
-from normscope.studies.spec import RunSpec
-from normscope.studies.watching import WatchedTraining
-
-def kill(): os.kill(os.getpid(), signal.SIGKILL)
-
-def wrap(owner, name, when, what=kill):
-    original = getattr(owner, name)
-    def wrapped(*args, **kwargs):
-        if when(*args): what()
-        return original(*args, **kwargs)
-    setattr(owner, name, wrapped)
-
-def kill_at_step(epoch, index):
-    wrap(ProgressCallback, "on_step", lambda self, e, i: (e, i) == (epoch, index))
-
-def flush_at_step(epoch, index):
-    watched = []
-    wrap(WatchedTraining, "on_epoch_start", lambda self, e: watched.append(self))
-    wrap(ProgressCallback, "on_step", lambda self, e, i: (e, i) == (epoch, index),
-         lambda: watched[0]._watcher.flush())
-
-def kill_after_epoch(number):
-    wrap(ProgressCallback, "on_epoch", lambda self, epoch: epoch.number == number)
-
-def kill_before(name, when):
-    owner, attribute = name.rsplit(".", 1)
-    wrap(eval(owner), attribute, when)
-
-spec = RunSpec.from_json(Path(sys.argv[1]).read_text())
-sources.load(spec.data, classes=spec.classes)  # imports what is slow to import
-for index, moment in enumerate(sys.argv[3:]):  # a fork each: torch computes in the children only
-    directory = Path(sys.argv[2]) / str(index)
-    for attempt in (moment, None):
-        child = os.fork()
-        if child == 0:
-            torch.set_num_threads(1)
-            if attempt: eval(attempt)
-            result = execute(RunTask(spec, directory, threads=1, watch=True), lambda _: None)
-            os._exit(0 if result.status == "finished" and not result.note else 1)
-        status = os.waitpid(child, 0)[1]
-        print(moment, attempt is None, os.waitstatus_to_exitcode(status), flush=True)
-"""
 
 
 def test_killed_and_resumed_a_run_has_the_recording_of_an_uninterrupted_one(specs, watched, tmp_path):
-    (tmp_path / "spec.json").write_text(specs["batch"].to_json())
-    told = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path / "spec.json", tmp_path, *MOMENTS.values()],
-        capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
-    assert told.returncode == 0, told.stderr
+    kill_and_resume(specs["batch"], MOMENTS, tmp_path, watch=True)
     expected = contents(watched)
-    for index, (moment, code) in enumerate(MOMENTS.items()):
-        assert f"{code} False -9" in told.stdout, f"{moment}: was not killed\n{told.stdout}{told.stderr}"
-        assert f"{code} True 0" in told.stdout, f"{moment}: did not finish\n{told.stdout}{told.stderr}"
+    for index, moment in enumerate(MOMENTS):
         assert same_weights(watched, tmp_path / str(index)), moment
         assert contents(tmp_path / str(index)) == expected, moment
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from run_cases import OPTIONS, assert_same_bits, contents, ignore, weights
 
+from killed_runs import kill_and_resume
 from normscope import fused
 from normscope.errors import StorageError
 from normscope.records.run import EPOCH_COLUMNS, load_run, status_of
@@ -115,69 +116,10 @@ MOMENTS = {
     "in the second epoch": "kill_at_step(2, 2)",
     "inside a transaction": "kill_in_transaction(2)",
     "after an epoch's transaction": "kill_after_epoch(2)",
-    "before the weights": "kill_before('runner.written_aside', lambda path: True)",
-    "before the status": "kill_before('runner.Store.drop_resume_state', lambda *_: True)",
-    "after the status": "kill_before('runner.Store.compact', lambda *_: True)",
+    "before the weights": "kill_before(runner, 'written_aside')",
+    "before the status": "kill_before(runner.Store, 'drop_resume_state')",
+    "after the status": "kill_before(runner.Store, 'compact')",
 }
-
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from normscope.studies import runner
-from normscope.studies.runner import RunTask, execute, StoreEpochs, ProgressCallback
-from normscope.studies.spec import RunSpec
-
-def kill(): os.kill(os.getpid(), signal.SIGKILL)
-
-def wrap(owner, name, when):
-    original = getattr(owner, name)
-    def wrapped(*args, **kwargs):
-        if when(*args): kill()
-        return original(*args, **kwargs)
-    setattr(owner, name, wrapped)
-
-def kill_at_step(epoch, index):
-    wrap(ProgressCallback, "on_step", lambda self, e, i: (e, i) == (epoch, index))
-
-def kill_after_epoch(number):
-    wrap(ProgressCallback, "on_epoch", lambda self, epoch: epoch.number == number)
-
-def kill_in_transaction(number):
-    wrap(runner.Store, "set_resume_state", lambda self, epoch, state: epoch == number)
-
-def kill_before(name, when):
-    owner, attribute = name.rsplit(".", 1)
-    wrap(eval(owner), attribute, when)
-
-spec = RunSpec.from_json(Path(sys.argv[1]).read_text())
-runner._dataset(spec.data, None, spec.classes, spec.data_fingerprint)
-for index, moment in enumerate(sys.argv[3:]):  # a fork each: torch computes in the children only
-    directory = Path(sys.argv[2]) / str(index)
-    for attempt in (moment, None):
-        child = os.fork()
-        if child == 0:
-            torch.set_num_threads(1)
-            if attempt: eval(attempt)
-            # another number of threads than at first: the stored one must win
-            result = execute(RunTask(spec, directory, threads=1 if attempt else 2), lambda _: None)
-            os._exit(0 if result.status == "finished" else 1)
-        status = os.waitpid(child, 0)[1]
-        print(moment, attempt is None, os.waitstatus_to_exitcode(status), flush=True)
-"""
-
-
-def kill_and_resume(spec, moments, directory):
-    """Kill a run at each moment and resume it, in `directory`/0, 1, ...; asserts that each was killed and finished."""
-    (directory / "spec.json").write_text(spec.to_json())
-    told = subprocess.run(
-        [sys.executable, "-c", SCRIPT, directory / "spec.json", directory, *moments.values()],
-        capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    for moment, code in moments.items():
-        assert f"{code} False -9" in told.stdout, f"{moment}: was not killed\n{told.stdout}{told.stderr}"
-        assert f"{code} True 0" in told.stdout, f"{moment}: did not finish\n{told.stdout}{told.stderr}"
 
 
 def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(finished, spec, tmp_path):
