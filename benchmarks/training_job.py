@@ -85,6 +85,8 @@ class Normscope:
         self.job.append(found.seconds - epoch + EPOCHS * epoch * self.data.factor)
         spec, meta = found.runs[0].spec, found.runs[0].meta
         self.set_up = {"precision": spec["precision"], "fusion": spec["fusion"], "threads": meta["threads"]}
+        if sequential:
+            self.set_up["graph"] = meta.get("not_captured") or "captured"
 
 
 def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
