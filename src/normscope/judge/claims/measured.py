@@ -14,7 +14,7 @@ from normscope.judge.claims.verdicts import Verdict
 from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import WEIGHTS_NAME, RunRecord
 
-NAMED = 2
+NAMED = 1
 """Runs that are named; of the others there is a count."""
 
 
@@ -28,6 +28,8 @@ class Measured(Claim):
         if verdict.outcome != "cannot tell":
             return verdict
         lacking = self._lacking(evidence)
+        if not verdict.n:  # nothing was measured: which runs are needed goes without saying
+            return dataclasses.replace(verdict, needs=lacking or verdict.needs)
         return dataclasses.replace(verdict, needs="; ".join(filter(None, (lacking, verdict.needs))))
 
     def _lacking(self, evidence: Evidence) -> str:
@@ -47,7 +49,8 @@ class Measured(Claim):
             )
         if gone:
             parts.append(
-                f"the measurement {self.measurement} of {_names(gone)}, whose {WEIGHTS_NAME} is gone: train them anew"
+                f"the measurement {self.measurement} of {_names(gone)}, whose {WEIGHTS_NAME} is gone: without its "
+                "folder a run is trained again"
             )
         return "; ".join(parts)
 
