@@ -1,7 +1,8 @@
 """`compare --tensorboard`, `study --tensorboard` and `export --to tensorboard`, read with TensorBoard."""
 
 import pytest
-from sink_readers import scalars, tensorboard
+import torch
+from sink_readers import scalars, tensorboard, wandb_rows
 
 import normscope
 from normscope.cli import main
@@ -42,6 +43,17 @@ def test_a_study_of_several_processes_and_the_same_one_extended(tmp_path):
     for run in runs:
         assert losses(logs / run.name) == recorded(run), "each epoch once"
     assert [image.step for image in tensorboard(logs / "figures").Images("figures/comparison")] == [4, 6]
+
+
+def test_a_run_in_the_same_process_has_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = QUICK | {"norms": ["batch"], "seeds": 1, "jobs": 1}
+    normscope.compare(**settings, out=tmp_path / "without")
+    normscope.compare(**settings, out=tmp_path / "with", tensorboard=tmp_path / "tb", wandb="p")
+    (without,), (with_sinks,) = (list((tmp_path / name / "runs").iterdir()) for name in ("without", "with"))
+    weights = [torch.load(run / "weights.pt", weights_only=True) for run in (without, with_sinks)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert [row["epoch"] for row in wandb_rows(tmp_path / "with") if "epoch" in row] == [1, 2]
 
 
 def test_last_weeks_study_is_exported_to_a_dashboard(tmp_path, capsys):
