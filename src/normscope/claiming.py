@@ -19,6 +19,7 @@ from normscope.passing_on import chosen_sinks, study_logs
 from normscope.records.files import write_json, write_text
 from normscope.records.run import ENDED, RECORD_NAME, RunRecord, load_run
 from normscope.reporting import report_after, runs_html
+from normscope.show.terminal import telling
 from normscope.show.verdicts import open_questions, verdict_page, verdict_table
 from normscope.studies.directory import RUNS, StudyDirectory
 from normscope.studies.study import ClaimsOptions, StudyOptions, StudyPlan, checked_values, parse_sweeps
@@ -178,10 +179,8 @@ def _measure(directory: StudyDirectory, grid: Any, wanted: Mapping[str, Collecti
     """Make the measurements that these runs lack, and say which were made and which could not be."""
     from normscope.studies.study_measurements import measure
 
-    with console.status("Measuring") as status:
-        found = measure(
-            directory, grid.specs, grid.dataset, wanted, say=lambda words: status.update(f"Measuring {words}")
-        )
+    with telling(console, "Measuring") as say:
+        found = measure(directory, grid.specs, grid.dataset, wanted, say)
     made = [f"{name} of {runs} run{'s' if runs > 1 else ''}" for name, runs in found.made.items()]
     lines = [f"Measured beside training: {', '.join(made)}."] if made else []
     if found.left_out:
