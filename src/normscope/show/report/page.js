@@ -56,20 +56,21 @@ const MARKS = { supported: "✓", contradicted: "✗", "no difference": "=", "ca
 
 /** The claims with their verdicts: what was measured, its effect with an interval, every seed's value. */
 function claims() {
-  const header = ["claim", "verdict", "effect [95%]", "n", "every seed", "what would settle it"];
+  const header = ["claim", "verdict", "effect [95%]", "n", "every seed"];
   const subjects = new Set(page.verdicts.map((row) => row.subject));
   const rows = page.verdicts.map((row) => {
     const words = [row.claim, ...(subjects.size > 1 ? [row.subject] : [])];
-    const claim = element("td", { class: "claim" }, element("strong", { text: words.join(" · ") }), element("div", { text: row.statement }),
+    const claim = element("td", { class: "claim" }, element("div", {}, element("strong", { text: words.join(" · ") }), ` ${row.statement}`),
       element("div", { class: "quantity", text: `Measured: ${row.quantity}` }));
-    const seeds = element("td", { class: "claim" }, ...row.values.map((text) => element("div", { text })));
-    return element("tr", {}, claim, element("td", { class: "short", text: `${MARKS[row.verdict]} ${row.verdict}` }),
-      element("td", { text: row.effect }), element("td", { class: "number", text: String(row.n) }), seeds, element("td", { text: row.needs }));
+    const verdict = element("td", { class: "verdict" }, element("div", { class: "short", text: `${MARKS[row.verdict]} ${row.verdict}` }),
+      ...(row.needs ? [element("div", { class: "quantity", text: `To settle it: ${row.needs}` })] : []));
+    const seeds = element("td", { class: "values" }, ...row.values.map((text) => element("div", { text })));
+    return element("tr", {}, claim, verdict, element("td", { class: "effect", text: row.effect }), element("td", { class: "number", text: String(row.n) }), seeds);
   });
   return element("section", { id: "claims", "aria-labelledby": "claims-title" },
     element("h2", { id: "claims-title", text: "Claims, judged from these runs" }),
     element("p", { class: "note", text: "Each claim's quantity and test were fixed before the runs. “Cannot tell” is an answer: it says what would settle it." }),
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Claims" },
+    element("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Claims" },
       element("table", {}, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col", class: text === "n" ? "number" : "" })))), element("tbody", {}, ...rows))));
 }
 
@@ -273,7 +274,7 @@ function renew(region, shows, make) {
   shownIn.set(region, text);
   const focused = region.contains(document.activeElement) ? nameOf(document.activeElement) : null;
   region.replaceChildren(...make());
-  if (focused) [...region.querySelectorAll(FOCUSABLE)].find((control) => nameOf(control) === focused)?.focus();
+  if (focused) [...region.querySelectorAll(FOCUSABLE)].find((control) => nameOf(control) === focused)?.focus({ preventScroll: true });
 }
 
 function madeBy() {
