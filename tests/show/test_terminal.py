@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from normscope.judge.comparison import Comparison, GroupSummary
-from normscope.show.terminal import StudyProgress, comparison_table, percent
+from normscope.show.terminal import StudyProgress, comparison_table, percent, telling
 
 
 @dataclass
@@ -71,3 +71,15 @@ def test_progress_shows_loss_and_accuracy_and_the_end_of_each_run():
 
     plain = printed(use)  # a log file: no bars, one line per run
     assert plain.splitlines() == ["✓ batch  lr 0.1  test 80.0%", "✗ [red]none  diverged at step 7"]
+
+
+def test_what_takes_long_tells_of_itself_now_and_then_where_there_is_no_terminal(monkeypatch):
+    now = iter((0.0, 10.0, 31.0, 31.0, 40.0))
+    monkeypatch.setattr("normscope.show.terminal.time.monotonic", lambda: next(now))
+
+    def use(console):
+        with telling(console, "Measuring") as say:
+            for words in ("[a], 1 of 3", "[b], 2 of 3", "[c], 3 of 3"):
+                say(words)
+
+    assert printed(use) == "  Measuring [b], 2 of 3\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from rich import box
@@ -110,6 +112,22 @@ def _state(message: ProgressMessage, epochs: int) -> str:
     if message.images_per_second is not None:
         parts.append(f"{message.images_per_second:,.0f} img/s")
     return "  ".join(parts)
+
+
+@contextmanager
+def telling(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """Yields a function that is told how far something is: shown on one line of a terminal, else now and then."""
+    said = time.monotonic()
+
+    def say(words: str) -> None:
+        nonlocal said
+        status.update(escape(f"{what} {words}"))
+        if not console.is_terminal and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            console.print(f"  {what} {words}", highlight=False, markup=False, soft_wrap=True)
+
+    with console.status(escape(what)) as status:
+        yield say
 
 
 def comparison_table(comparison: Comparison, epochs: int) -> Table:
