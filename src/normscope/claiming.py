@@ -113,8 +113,8 @@ def study(
         name: a built-in study, or a TOML file.
         sweep: {knob: values} to vary as well.
         console: where to print; None prints to standard output.
-        settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, device, precision, fusion, watch,
-            executor, address, allow_code, tensorboard, wandb, out.
+        settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, device, precision, fusion, graph,
+            watch, executor, address, allow_code, tensorboard, wandb, out.
 
     Raises:
         InputError: for a study, settings or data that cannot be used, or where no Ray answers at the address.
