@@ -45,7 +45,7 @@ def with_counts(recorded: History, counted: History) -> History:
 
 
 COUNTED = ("steps", "updates", "calls", "updates_in_backward", "updates_without_grad", "first_without_grad",
-           "steps_in_eval", "first_in_eval", "declared_frozen", "drifted_at", "samples")  # fmt: skip
+           "steps_in_eval", "first_in_eval", "declared_frozen", "drifted_at", "samples", "trainable")  # fmt: skip
 
 
 def _with_counts(recorded: LayerHistory, counted: LayerHistory | None) -> LayerHistory:

@@ -131,8 +131,8 @@ class LoopObserver:
         return (self.steps if self._watcher is None else self._watcher.step) + 1
 
     def _observed(self, name: str, module: _NormBase) -> _Counts:
-        trainable = any(p.requires_grad for p in module.parameters(recurse=False)) or None
-        history = LayerHistory(name=name, kind="batch", trainable=trainable)
+        own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+        history = LayerHistory(name=name, kind="batch", trainable=any(own) if own else None)
         counts = _Counts(weakref.ref(module), history, frozen=self._model_trains and not module.training)
         self._hooks.add(module, functools.partial(self._called, counts), reads_statistics_only=True)
         return counts

@@ -1,0 +1,146 @@
+"""Loops that are unusual and right: `watch(check=True)` has nothing to say about them."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+import normscope
+from normscope.mend import freeze
+from normscope.probes.notices import NormscopeWarning
+
+
+def net(**norm) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, **norm), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6, **norm),
+        nn.ReLU(), nn.Flatten(), nn.Linear(96, 3),
+    )  # fmt: skip
+
+
+def batch(seed=0, n=24) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(n, 1, 8, 8, generator=generator), torch.randint(0, 3, (n,), generator=generator)
+    return x + y[:, None, None, None], y
+
+
+def learn(model, optimizer, number=0) -> None:
+    x, y = batch(number)
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def closures():
+    model = net()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    yield model, optimizer
+    x, y = batch(n=64)
+    for _ in range(8):
+        optimizer.step(closure)
+
+
+def two_optimizers():
+    model = net()
+    parameters = list(model.parameters())
+    first, second = torch.optim.SGD(parameters[:-2], 0.05), torch.optim.SGD(parameters[-2:], 0.05)
+    yield model, None
+    for number in range(12):
+        second.zero_grad()
+        learn(model, first, number)
+        second.step()
+
+
+def recalibrated_on_the_way():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    average = AveragedModel(model)
+    yield model, optimizer
+    for number in range(12):
+        learn(model, optimizer, number)
+        average.update_parameters(model)
+        if number % 5 == 4:
+            update_bn([batch(50)[0], batch(51)[0]], average)
+            update_bn([batch(50)[0], batch(51)[0]], model)
+
+
+def warmed_up_to_a_high_learning_rate():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9)
+    yield model, optimizer
+    for number in range(80):
+        optimizer.param_groups[0]["lr"] = 0.3 * min(1.0, number / 50)
+        learn(model, optimizer, number)
+
+
+def a_slow_average():
+    model = net(momentum=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    yield model, optimizer
+    for number in range(80):
+        learn(model, optimizer, number)
+
+
+def frozen_with_the_remedy():
+    model = freeze(net().train())
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    yield model, optimizer
+    for number in range(12):
+        model.train()
+        learn(model, optimizer, number)
+
+
+def a_head_on_frozen_features():
+    model = net().eval()
+    for parameter in list(model.parameters())[:-2]:
+        parameter.requires_grad_(False)
+    optimizer = torch.optim.SGD(model[-1].parameters(), 0.05)
+    yield model, optimizer
+    for number in range(12):
+        learn(model, optimizer, number)
+
+
+def generator_against_a_critic():
+    generator = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8))
+    critic = nn.Sequential(nn.Linear(8, 16), nn.LeakyReLU(), nn.Linear(16, 1))
+    of_generator = torch.optim.Adam(generator.parameters(), 1e-3)
+    of_critic = torch.optim.Adam(critic.parameters(), 1e-3)
+    yield generator, of_generator
+    for _ in range(12):
+        fake = generator(torch.randn(16, 4))
+        of_critic.zero_grad()
+        F.softplus(critic(fake.detach())).mean().backward()
+        of_critic.step()
+        of_generator.zero_grad()
+        F.softplus(-critic(fake)).mean().backward()
+        of_generator.step()
+
+
+LOOPS = (closures, two_optimizers, recalibrated_on_the_way, warmed_up_to_a_high_learning_rate, a_slow_average,
+         frozen_with_the_remedy, a_head_on_frozen_features, generator_against_a_critic)  # fmt: skip
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_a_loop_that_is_right(loop):
+    running = loop()
+    model, optimizer = next(running)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="NS", category=NormscopeWarning)  # of faults, not of what is not kept
+        watcher = normscope.watch(model, optimizer=optimizer, every=1, gradients_every=1, check=True)
+        for _ in running:
+            pass
+        watcher.close(quiet=True)
+    assert watcher.step > 0
+    assert [finding for finding in watcher.findings if finding.severity != "info"] == []
