@@ -6,21 +6,31 @@ order, it is trained in a folder of the worker's own, and its files go back afte
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
 from normscope.fused.memory import keep_freed_memory
+from normscope.studies.directory import RunDirectory
 from normscope.studies.executors.run_files import Files, files_of, keep_files
 from normscope.studies.progress import Progress
 from normscope.studies.runner import RunResult, RunTask, execute
 
 SECONDS_BETWEEN_TRIES = 0.2
 """To take the lock of a run whose worker died."""
+
+FOLDERS = "normscope-ray-"
+"""How the names of workers' own folders begin."""
+
+SECONDS_TO_LOCK = 60.0
+"""A folder that is younger may be somebody's who is about to lock it."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +79,26 @@ def _train_here(order: Order, send: Send) -> RunResult:
 
 
 def _train_elsewhere(order: Order, send: Send) -> RunResult:
-    with tempfile.TemporaryDirectory(prefix="normscope-") as folder:
+    with _own_folder() as folder:
         # the same name, by which the run is known to those who hear of it
-        task = replace(order.task, directory=Path(folder) / order.task.directory.name)
+        task = replace(order.task, directory=folder / order.task.directory.name)
         keep_files(order.files or {}, task.directory)
         result = execute(task, _Copies(task.directory, order.seconds_between_copies, send))
         send(Copy(files_of(task.directory)))
     # a full disk here says nothing of other machines, nor of the study's folder
     return replace(result, storage_failed=False)
+
+
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A temporary folder, locked while it is used. Those that killed workers of this machine left are removed first."""
+    for left in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
+        if os.access(left, os.W_OK) and time.time() - left.stat().st_mtime > SECONDS_TO_LOCK:
+            with RunDirectory(left).locked() as nobodys:
+                if nobodys:
+                    shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=FOLDERS) as folder, RunDirectory(Path(folder)).locked():
+        yield Path(folder)
 
 
 class _Copies:
