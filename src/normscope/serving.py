@@ -28,6 +28,8 @@ DEPTH = 4
 
 KEY_NAME = "serve.key"
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -63,7 +65,8 @@ def serve(options: ServeOptions) -> int:
     from normscope.show.live.app import App
 
     token = options.token or token_for(options.path)
-    access = Access(token, {options.host, socket.gethostname(), socket.getfqdn()})
+    names = () if options.host in LOOPBACK else (options.host, socket.gethostname(), socket.getfqdn())
+    access = Access(token, names)
     app = App(lambda: find_sources(options.path), access)
     for line in _addresses(options.host, listening.getsockname()[1], token):
         print(line)
@@ -163,7 +166,7 @@ def _addresses(host: str, port: int, token: str) -> list[str]:
     lines = [f"Open http://{shown}:{port}/?{query}"]
     if everywhere:
         lines.append(f"From other machines: http://{socket.gethostname()}:{port}/?{query}")
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    if host not in LOOPBACK:
         lines.append("It is plain HTTP: whoever can read this network's traffic can read the page.")
     return lines
 

@@ -16,7 +16,7 @@ from live_server import add_epoch, ask, serving, until, versions
 from report_records import write_recording, write_study
 
 from normscope.errors import InputError
-from normscope.serving import KEY_NAME, ServeOptions, find_sources, serve, token_for
+from normscope.serving import KEY_NAME, ServeOptions, _addresses, find_sources, serve, token_for
 
 
 @pytest.fixture
@@ -145,6 +145,14 @@ class TestAddress:
     def test_what_cannot_be_listened_on(self, study, options, message):
         with pytest.raises(InputError, match=message):
             serve(ServeOptions(study, **options))
+
+    def test_what_is_printed_for_other_machines(self):
+        assert _addresses("127.0.0.1", 1, "t") == ["Open http://127.0.0.1:1/?token=t"]
+        assert _addresses("::1", 1, "t") == ["Open http://[::1]:1/?token=t"]
+        everywhere = _addresses("0.0.0.0", 1, "t")
+        assert everywhere[0] == "Open http://127.0.0.1:1/?token=t"
+        assert everywhere[1] == f"From other machines: http://{socket.gethostname()}:1/?token=t"
+        assert "plain HTTP" in everywhere[2]
 
     def test_help_says_what_it_does_without_a_slow_import(self):
         script = "import sys, normscope.serving\n"
