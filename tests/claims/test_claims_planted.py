@@ -132,6 +132,7 @@ PLANTED["C303"] = vanishing("none"), vanishing("batch")
 
 def test_an_effect_is_planted_for_every_claim():
     measured = {"C1201", "C801", "C901", "C902", "C1303"}  # in test_claims_measured.py and _batch_statistics.py
+    measured |= {"C1001", "C1002", "C1003", "C1101", "C1102"}  # in test_claims_landscape.py
     assert {claim.code for claim in claims()} == set(PLANTED) | measured
 
 
@@ -240,6 +241,15 @@ def test_what_is_varied_for_one_claim_does_not_decide_another():
 def test_an_arm_that_did_not_learn_is_named():
     found = verdict("C301", arms(none={"final": 0.11}))
     assert any("none did not learn" in note for note in found.notes)
+
+
+def test_runs_that_give_no_value_are_counted_for_the_reader():
+    """Stable gradients of the runs that did not diverge are no merit of their arm."""
+    runs = [run("none", 0, status="diverged") if (one.norm, one.seed) == ("none", 0) else one for one in arms(5)]
+    found = verdict("C301", runs)
+    assert found.n == 4
+    assert found.notes == ("1 of 5 seeds of none give no value, 1 of them diverged: the verdict is on the others.",)
+    assert verdict("C201", runs).notes == (), "there a diverged run counts as guessing"
 
 
 def test_arms_without_seeds_in_common_are_compared_unpaired():

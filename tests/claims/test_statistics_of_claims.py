@@ -148,6 +148,35 @@ def test_equivalence_is_falsely_found_at_the_nominal_rate_at_the_margin(n):
     assert np.mean(found) == pytest.approx(LEVEL, abs=0.013)
 
 
+def test_following_the_advice_until_there_is_a_verdict_is_worse_than_nominal():
+    """What the page of claims warns of, with its number: from three seeds on, as many more as are named."""
+    rng = np.random.default_rng(0)
+
+    def ends_in_a_false_verdict():
+        values = list(rng.normal(size=3))
+        while len(values) <= 60:
+            estimate = paired(values, 0.2)
+            if min(estimate.p, estimate.p_equivalent) < LEVEL:
+                return estimate.p_equivalent >= LEVEL
+            more = more_seeds(estimate, 0.2)
+            if more is None:
+                return False
+            values += list(rng.normal(size=more))
+        return False
+
+    assert 0.12 < np.mean([ends_in_a_false_verdict() for _ in range(600)]) < 0.22
+
+
+def test_seeds_that_settle_it_can_be_asked_for_beyond_a_margin():
+    """Apart from zero already, and not yet from the margin."""
+    estimate = paired([-1.0, -1.4, -1.1, -1.6], 1.0)
+    more = more_seeds(estimate, 1.0, apart_from=1.0)
+    n = 4 + more
+    ends = [estimate.effect + stats.t.ppf(0.975, k - 1) * estimate.spread / math.sqrt(k) for k in (n - 1, n)]
+    assert ends[1] < -1 <= ends[0]
+    assert more_seeds(estimate, 1.0) < more
+
+
 def test_more_seeds_settles_it_when_they_go_on_alike():
     values = [0.5, 1.5, -0.4]
     estimate = paired(values, 0.01)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from normscope.judge import statistics
-from normscope.judge.claims.cells import Cell, Evidence, Group, has_learned
+from normscope.judge.claims.cells import Cell, Evidence, Group
+from normscope.judge.claims.summary import Summary, Value, warnings_on
 from normscope.judge.claims.verdicts import Outcome, Reading, Source, Verdict
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
 from normscope.records.run import RunRecord
-
-Value = Callable[[Cell], float | None]
-SeedValues = dict[int, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Claim:
         arms = self.arms(evidence)
         groups = self._groups(evidence, arms)
         resolution = self.resolution(evidence.ended)
-        summary = _Summary(self.value, groups, arms, self.ratio)
+        summary = Summary(self.value, groups, arms, self.ratio)
         if not summary.groups:
             return self._verdict(evidence, "cannot tell", needs=self._missing(evidence))
         estimate = summary.estimate(self._margin, resolution)
@@ -94,7 +90,7 @@ class Claim:
             needs=needs,
             settings=settings if len(settings) > 1 else (),
             also=tuple(self._companion(item, groups, arms) for item in self.also),
-            notes=_warnings(summary, groups, self._learners(evidence)),
+            notes=warnings_on(summary, groups, self._learners(evidence)),
         )
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
@@ -136,7 +132,7 @@ class Claim:
             return "cannot tell"
         return "supported" if (estimate.effect > 0) == self.higher_supports else "contradicted"
 
-    def _settings(self, summary: _Summary, resolution: float) -> tuple[Reading, ...]:
+    def _settings(self, summary: Summary, resolution: float) -> tuple[Reading, ...]:
         many = len(summary.groups)
         estimates = [summary.estimate_of(group, self._margin, resolution, tests=many) for group in summary.groups]
         adjusted = statistics.holm([estimate.p for estimate in estimates])
@@ -154,7 +150,7 @@ class Claim:
         )
 
     def _companion(self, item: Companion, groups: Sequence[Group], arms: tuple[str, str]) -> Reading:
-        summary = _Summary(item.value, groups, arms, item.ratio)
+        summary = Summary(item.value, groups, arms, item.ratio)
         estimate = summary.estimate(0.0, 0.0)
         effect, interval = estimate.effect, estimate.interval
         if item.ratio:
@@ -190,83 +186,6 @@ class Claim:
             neutral=1.0 if self.ratio else 0.0,
             **found,
         )
-
-
-class _Summary:
-    """The values of one quantity by setting, arm and seed."""
-
-    def __init__(self, value: Value, groups: Sequence[Group], arms: tuple[str, str], ratio: bool):
-        self._arms, self._ratio = arms, ratio
-        found = [(group, {arm: _values(value, group.arms[arm], ratio) for arm in arms}) for group in groups]
-        self._found = [(group, of) for group, of in found if of[arms[0]] and of[arms[1]]]
-        self._seeds = self._common_seeds()
-
-    @property
-    def groups(self) -> list[Group]:
-        """The settings at which both arms have a value."""
-        return [group for group, _ in self._found]
-
-    def estimate(self, margin: float, resolution: float) -> Estimate:
-        """The mean difference over the settings, paired by seed; without seeds in common, of arms at one setting."""
-        if len(self._seeds) < LEAST_PAIRS and len(self._found) == 1:
-            return self.estimate_of(self._found[0][0], margin, resolution)
-        differences = [self._mean(self._arms[0], seed) - self._mean(self._arms[1], seed) for seed in self._seeds]
-        return statistics.paired(differences, margin, resolution=resolution)
-
-    def estimate_of(self, group: Group, margin: float, resolution: float, tests: int = 1) -> Estimate:
-        """The difference at one setting: paired where three seeds are shared, else Welch."""
-        first, second = (next(of for other, of in self._found if other is group)[arm] for arm in self._arms)
-        seeds = sorted(set(first) & set(second))
-        if len(seeds) < LEAST_PAIRS <= min(len(first), len(second)):
-            return statistics.welch(list(first.values()), list(second.values()), margin, resolution=resolution)
-        differences = [first[seed] - second[seed] for seed in seeds]
-        return statistics.paired(differences, margin, resolution=resolution, tests=tests)
-
-    def values(self) -> dict[str, dict[int, float]]:
-        """{arm: {seed: mean over the settings}} as the quantity is, without logarithms."""
-        shown = math.exp if self._ratio else float
-        if not self._seeds and len(self._found) == 1:
-            return {arm: {seed: shown(x) for seed, x in self._found[0][1][arm].items()} for arm in self._arms}
-        return {arm: {seed: shown(self._mean(arm, seed)) for seed in self._seeds} for arm in self._arms}
-
-    def improvement(self, higher_is_better: bool) -> float | None:
-        """Probability that a run of the first arm is better than one of the second."""
-        first, second = (list(seeds.values()) for seeds in self.values().values())
-        if not higher_is_better:
-            first, second = second, first
-        return statistics.probability_of_improvement(first, second)
-
-    def _common_seeds(self) -> list[int]:
-        """Seeds that both arms have at every setting, of the settings that were not just begun."""
-        pairs = [set(of[self._arms[0]]) & set(of[self._arms[1]]) for _, of in self._found]
-        enough = min(LEAST_PAIRS, max((len(seeds) for seeds in pairs), default=0))
-        kept = [place for place, seeds in enumerate(pairs) if len(seeds) >= max(enough, 1)]
-        if kept:
-            self._found = [self._found[place] for place in kept]
-        return sorted(set.intersection(*(pairs[place] for place in kept))) if kept else []
-
-    def _mean(self, arm: str, seed: int) -> float:
-        return float(np.mean([of[arm][seed] for _, of in self._found]))
-
-
-def _warnings(summary: _Summary, groups: Sequence[Group], learners: dict[str, str]) -> tuple[str, ...]:
-    """Settings that do not count, and arms that did not learn at one that does."""
-    held = summary.groups[0].held
-    notes = [f"Judged at {', '.join(held)} only; other values are in this study for other claims."] if held else []
-    left_out = [group.label for group in groups if group not in summary.groups and any(group.arms.values())]
-    if left_out:
-        notes.append(f"Left out, as too few runs of both arms give the quantity there: {'; '.join(left_out)}.")
-    for group in summary.groups:
-        idle = [words for arm, words in learners.items() if not has_learned(group.arms[arm].values())]
-        where = f" at {group.label}" if group.label else ""
-        notes += [f"{arm} did not learn{where}: its mean accuracy is hardly above guessing." for arm in idle]
-    return tuple(notes)
-
-
-def _values(value: Value, cells: dict[int, Cell], ratio: bool) -> dict[int, float]:
-    found = {seed: value(cell) for seed, cell in cells.items()}
-    known = {seed: x for seed, x in found.items() if x is not None and math.isfinite(x)}
-    return {seed: math.log(x) for seed, x in known.items() if x > 0} if ratio else known
 
 
 def _seeds(more: int | None, estimate: Estimate) -> str:

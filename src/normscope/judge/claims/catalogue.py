@@ -29,7 +29,13 @@ fewer, no choice of signs has p < {LEVEL}, and it is the paired t test; Welch's 
   difference that is significant and inside the margin is none.
 - **cannot tell**: neither. The verdict says what would settle it.
 
-With about twenty claims judged at this level, one false verdict among them is to be expected: read the intervals.
+With some thirty claims judged at this level, one or two false verdicts among them are to be expected: read the
+intervals. And the level holds for a number of seeds that was decided beforehand. "5 more seeds" says what a study
+would take; whoever starts with three seeds where there is no difference and adds what is named until there is a
+verdict gets a false one in 15 to 20% of cases (simulated), not in {100 * LEVEL:g}%. To be sure, give the study other
+seeds, as many as were named, and judge those alone. Tests and intervals of a mean difference take the differences for
+symmetric: between arms that do not differ at all they are; where equal means come from unlike distributions (one arm
+with rare failures), up to 13% instead of {100 * LEVEL:g}% at 3 to 5 seeds.
 """
 
 NOT_JUDGED = """## Not judged

@@ -1,0 +1,110 @@
+"""The values of one quantity by setting, arm and seed, the differences between them, and what a reader is warned of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from normscope.judge import statistics
+from normscope.judge.claims.cells import Cell, Group, has_learned
+from normscope.judge.statistics import LEAST_PAIRS, Estimate
+
+Value = Callable[[Cell], float | None]
+
+
+class Summary:
+    """The values of one quantity by setting, arm and seed."""
+
+    def __init__(self, value: Value, groups: Sequence[Group], arms: tuple[str, str], ratio: bool):
+        self._arms, self._ratio = arms, ratio
+        found = [(group, {arm: _values(value, group.arms[arm], ratio) for arm in arms}) for group in groups]
+        self._found = [(group, of) for group, of in found if of[arms[0]] and of[arms[1]]]
+        self._seeds = self._common_seeds()
+
+    @property
+    def groups(self) -> list[Group]:
+        """The settings at which both arms have a value."""
+        return [group for group, _ in self._found]
+
+    def estimate(self, margin: float, resolution: float) -> Estimate:
+        """The mean difference over the settings, paired by seed; without seeds in common, of arms at one setting."""
+        if len(self._seeds) < LEAST_PAIRS and len(self._found) == 1:
+            return self.estimate_of(self._found[0][0], margin, resolution)
+        differences = [self._mean(self._arms[0], seed) - self._mean(self._arms[1], seed) for seed in self._seeds]
+        return statistics.paired(differences, margin, resolution=resolution)
+
+    def estimate_of(self, group: Group, margin: float, resolution: float, tests: int = 1) -> Estimate:
+        """The difference at one setting: paired where three seeds are shared, else Welch."""
+        first, second = (next(of for other, of in self._found if other is group)[arm] for arm in self._arms)
+        seeds = sorted(set(first) & set(second))
+        if len(seeds) < LEAST_PAIRS <= min(len(first), len(second)):
+            return statistics.welch(list(first.values()), list(second.values()), margin, resolution=resolution)
+        differences = [first[seed] - second[seed] for seed in seeds]
+        return statistics.paired(differences, margin, resolution=resolution, tests=tests)
+
+    def values(self) -> dict[str, dict[int, float]]:
+        """{arm: {seed: mean over the settings}} as the quantity is, without logarithms."""
+        shown = math.exp if self._ratio else float
+        if not self._seeds and len(self._found) == 1:
+            return {arm: {seed: shown(x) for seed, x in self._found[0][1][arm].items()} for arm in self._arms}
+        return {arm: {seed: shown(self._mean(arm, seed)) for seed in self._seeds} for arm in self._arms}
+
+    def known(self, group: Group) -> dict[str, set[int]]:
+        """{arm: seeds that have a value at a setting}."""
+        return {arm: set(values) for other, of in self._found if other is group for arm, values in of.items()}
+
+    def improvement(self, higher_is_better: bool) -> float | None:
+        """Probability that a run of the first arm is better than one of the second."""
+        first, second = (list(seeds.values()) for seeds in self.values().values())
+        if not higher_is_better:
+            first, second = second, first
+        return statistics.probability_of_improvement(first, second)
+
+    def _common_seeds(self) -> list[int]:
+        """Seeds that both arms have at every setting, of the settings that were not just begun."""
+        pairs = [set(of[self._arms[0]]) & set(of[self._arms[1]]) for _, of in self._found]
+        enough = min(LEAST_PAIRS, max((len(seeds) for seeds in pairs), default=0))
+        kept = [place for place, seeds in enumerate(pairs) if len(seeds) >= max(enough, 1)]
+        if kept:
+            self._found = [self._found[place] for place in kept]
+        return sorted(set.intersection(*(pairs[place] for place in kept))) if kept else []
+
+    def _mean(self, arm: str, seed: int) -> float:
+        return float(np.mean([of[arm][seed] for _, of in self._found]))
+
+
+def warnings_on(summary: Summary, groups: Sequence[Group], learners: dict[str, str]) -> tuple[str, ...]:
+    """Settings that do not count, and arms that did not learn at one that does."""
+    held = summary.groups[0].held
+    notes = [f"Judged at {', '.join(held)} only; other values are in this study for other claims."] if held else []
+    left_out = [group.label for group in groups if group not in summary.groups and any(group.arms.values())]
+    if left_out:
+        notes.append(f"Left out, as too few runs of both arms give the quantity there: {'; '.join(left_out)}.")
+    for group in summary.groups:
+        notes += _without_value(summary, group)
+        idle = [words for arm, words in learners.items() if not has_learned(group.arms[arm].values())]
+        where = f" at {group.label}" if group.label else ""
+        notes += [f"{arm} did not learn{where}: its mean accuracy is hardly above guessing." for arm in idle]
+    return tuple(notes)
+
+
+def _without_value(summary: Summary, group: Group) -> list[str]:
+    """Seeds that are left out for want of a value: an arm that is judged by its survivors looks better than it is."""
+    where = f" at {group.label}" if group.label else ""
+    notes = []
+    for arm, known in summary.known(group).items():
+        gone = [cell for seed, cell in group.arms[arm].items() if seed not in known]
+        diverged = sum(any(run.status == "diverged" for run in cell.runs) for cell in gone)
+        if gone:
+            seeds = f"{len(gone)} of {len(group.arms[arm])} seeds of {arm}{where} give no value"
+            told = f", {diverged} of them diverged" if diverged else ""
+            notes.append(f"{seeds}{told}: the verdict is on the others.")
+    return notes
+
+
+def _values(value: Value, cells: dict[int, Cell], ratio: bool) -> dict[int, float]:
+    found = {seed: value(cell) for seed, cell in cells.items()}
+    known = {seed: x for seed, x in found.items() if x is not None and math.isfinite(x)}
+    return {seed: math.log(x) for seed, x in known.items() if x > 0} if ratio else known
