@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import wandb
 from sink_readers import scalars, tensorboard, wandb_records, wandb_rows
 from torch import nn
 
@@ -141,12 +142,30 @@ def test_a_sink_that_fails_later_warns_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("package", "make"), [("tensorboard", lambda: normscope.TensorBoard("x")), ("wandb", lambda: normscope.WandB("x"))]
+    ("package", "make"),
+    [("tensorboard", lambda: normscope.TensorBoard("x")), ("wandb", lambda: normscope.WandB("x", "offline"))],
 )
 def test_a_missing_package_is_one_line(package, make, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"pip install 'normscope\[{package}\]'"):
         make()
+
+
+def test_wandb_online_without_a_key_is_refused_before_it_could_ask(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="W&B knows no API key: run `wandb login`, or set WANDB_MODE=offline"):
+        normscope.WandB("p")
+    monkeypatch.setattr("wandb.login", _nobody_answers)
+    with pytest.raises(InputError, match="W&B did not let us in: nobody answers. WANDB_MODE=offline keeps"):
+        normscope.WandB("p")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert normscope.WandB("p").mode == "offline"
+
+
+def _nobody_answers(*, prompt):
+    raise wandb.errors.AuthenticationError("nobody answers.")
 
 
 def test_a_sink_serves_one_watcher_at_a_time(tmp_path):

@@ -35,7 +35,8 @@ class WandB(WatcherSink):
         entity: the user or team, if not the default one.
 
     Raises:
-        InputError: if the package wandb is not installed, too old, or the mode is none.
+        InputError: if the package wandb is not installed or too old, the mode is none, or W&B is to be online and has
+            no API key or does not answer.
     """
 
     def __init__(self, project: str, mode: str | None = None, directory: str | Path = ".", entity: str | None = None):
@@ -51,6 +52,10 @@ class WandB(WatcherSink):
         self.project, self.entity = project, entity
         self.mode = mode or os.environ.get("WANDB_MODE") or "online"
         self.directory = Path(directory)
+        if self.mode == "online" and not _logged_in(wandb):
+            raise InputError(
+                "W&B knows no API key: run `wandb login`, or set WANDB_MODE=offline to keep the files here."
+            )
 
     @property
     def place(self) -> str:
@@ -92,6 +97,19 @@ class WandB(WatcherSink):
                 x_disable_meta=True, x_save_requirements=False,
             ),
         )  # fmt: skip
+
+
+def _logged_in(wandb: Any) -> bool:
+    """Whether W&B could begin a run without asking for a key, which it must not do in the middle of a training."""
+    if "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
+        return True
+    try:
+        return bool(wandb.login(prompt=False))
+    except wandb.errors.Error as error:
+        told = str(error).rstrip(".")
+        raise InputError(f"W&B did not let us in: {told}. WANDB_MODE=offline keeps the files here.") from error
+    except TypeError:  # of a version that knows no `prompt`
+        return bool(wandb.api.api_key)
 
 
 class _WandBLog:
