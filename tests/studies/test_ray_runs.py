@@ -34,13 +34,14 @@ def markers(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(markers):
+def cluster(markers, tmp_path_factory):
     """The address of a Ray of two nodes, which is gone afterwards with all of its processes."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("workers")))  # where killed workers leave their folders
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         patch.syspath_prepend(str(Path(__file__).parent))
         logging.getLogger("ray").setLevel(logging.ERROR)
