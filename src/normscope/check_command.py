@@ -95,19 +95,25 @@ def check(options: CheckOptions, directory: Path | None = None) -> int:
     """
     options = with_settings(options, read_settings(directory or Path.cwd()))
     report = _report(options)
-    text = (
-        check_page(report, options.model) if options.format == "html" else getattr(report, options.format or "text")()
-    )
+    _write(report, options)
+    failing = report.errors if (options.fail_on or "error") == "error" else (*report.errors, *report.warnings)
+    return 1 if failing else 0
+
+
+def _write(report: CheckReport, options: CheckOptions) -> None:
+    """Print the report, or write it to --output. A page replaces nothing but another report."""
+    if options.format == "html":
+        text = check_page(report, options.model, options.output)
+    else:
+        text = getattr(report, options.format or "text")()
     if options.output is None:
         if text:
             print(text)
-    else:
+    elif options.format != "html":
         try:
             options.output.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"Cannot write {options.output}: {error.strerror}.") from error
-    failing = report.errors if (options.fail_on or "error") == "error" else (*report.errors, *report.warnings)
-    return 1 if failing else 0
 
 
 def diff(options: DiffOptions) -> int:

@@ -84,13 +84,25 @@ def report_after(directory: Path) -> Path | None:
         return None
 
 
-def check_page(found: CheckReport, model: str) -> str:
-    """The page of a check's findings, which carries no figures. `model` is how the model was given."""
-    from normscope.show.report.build import page
+def check_page(found: CheckReport, model: str, path: Path | None = None) -> str:
+    """The page of a check's findings, which carries no figures; also written to `path`, if given.
+
+    Args:
+        found: what the check found.
+        model: how the model was given, where the check does not know its name.
+        path: a new file, or an earlier report.
+
+    Raises:
+        InputError: if the file is something else than a report, or there is no folder for it.
+        StorageError: if it cannot be written.
+    """
+    from normscope.show.report.build import build, page
     from normscope.show.report.material import Material
 
-    named = replace(found, model=found.model or model)
-    return page(Material(command=_command(), checks=(named,)))
+    material = Material(command=_command(), checks=(replace(found, model=found.model or model),))
+    if path is not None:
+        build(material, _checked(path))
+    return page(material)
 
 
 def recording_report(recording: Recording, path: str | Path) -> Path:

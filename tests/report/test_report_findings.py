@@ -6,7 +6,7 @@ import pytest
 from report_records import HOSTILE, write_recording, write_study
 from test_report_build import payload_of
 
-from normscope.errors import RecordError
+from normscope.errors import InputError, RecordError
 from normscope.judge.check_formats import from_json, to_json, to_rows
 from normscope.judge.findings import CheckReport, Finding, Undecided
 from normscope.reporting import check_page, report
@@ -73,6 +73,18 @@ def test_the_page_of_a_check_is_small_and_has_every_cause(open_page, found, tmp_
     section.get_by_text("Not enough data to tell").click()
     assert "batches: NS502, NS503" in section.inner_text()
     assert page.get_by_role("link", name="Findings").count() == 1
+
+
+def test_a_page_replaces_nothing_but_a_report(found, tmp_path):
+    path = tmp_path / "check.html"
+    path.write_text("mine")
+    with pytest.raises(InputError, match="no report of normscope"):
+        check_page(found, "net", path)
+    assert path.read_text() == "mine"
+    path.unlink()
+    assert check_page(found, "net", path) == check_page(found, "net", path) == path.read_text()
+    with pytest.raises(InputError, match="no folder"):
+        check_page(found, "net", tmp_path / "missing" / "check.html")
 
 
 def test_many_layers_fold(open_page, tmp_path):
