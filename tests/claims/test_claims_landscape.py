@@ -70,6 +70,18 @@ def test_the_landscape_of_a_run_is_that_of_steps_by_hand(subjects):
     np.testing.assert_array_equal(found["loss"], landscape(subject)["loss"], err_msg="the same every time")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_training_that_diverges_is_seen_as_far_as_it_went(subjects):
+    subject = dataclasses.replace(
+        subjects["none"], spec=dataclasses.replace(subjects["none"].spec, learning_rate=1e6, epochs=3)
+    )
+    found = landscape(subject)
+    assert 1 < len(found["step"]) < POINTS + 1
+    assert np.isfinite(found["loss"][0])
+    assert not np.isfinite(found["rate_losses"][-1]).any()
+    assert np.isnan(movement(subject)["movement"]).any()
+
+
 @pytest.mark.parametrize("norm", ["batch", "noisy-batch"])
 def test_looking_on_the_way_changes_no_bit_of_the_training(subjects, norm):
     from normscope.studies.measurements import landscape as room

@@ -157,3 +157,16 @@ def test_movement_is_that_of_a_slow_computation():
     expected = np.sqrt((np.diff(means, axis=0) ** 2 + np.diff(sds, axis=0) ** 2).mean(0)[:2] / (sds**2).mean(0)[:2])
     np.testing.assert_allclose(moving.of_channels()["place"][:2], expected, rtol=1e-6)
     assert np.isnan(moving.of_channels()["place"][2]), "a constant channel has no unit"
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_step_and_a_diverged_training_have_no_movement():
+    layer = nn.Identity()
+    once, diverged = Movement({"place": layer}), Movement({"place": layer})
+    with once.watching():
+        layer(torch.randn(2, 3, 2, 2))
+    with diverged.watching():
+        for value in (1.0, float("inf"), float("nan")):
+            layer(value * torch.randn(2, 3, 2, 2))
+    assert np.isnan(once.of_channels()["place"]).all()
+    assert np.isnan(diverged.of_channels()["place"]).all()

@@ -40,16 +40,17 @@ class Movement:
 
         The distance between two normal distributions of the channel's means and standard deviations (Wasserstein-2:
         sqrt(dm^2 + ds^2)), in root mean square standard deviations of the channel, so that it has no unit. Includes
-        what the drawing of another batch moves. NaN for a channel that is constant, and for fewer than two steps.
+        what the drawing of another batch moves. NaN for a channel that is constant or not finite, and for fewer than
+        two steps.
         """
         found = {}
         for name, rows in self._seen.items():
             moments = np.stack(rows)
-            steps = np.square(np.diff(moments, axis=0)).sum(axis=1)
-            spread = np.square(moments[:, 1]).mean(axis=0)
-            kept = (spread > 0) if len(steps) else np.zeros(len(spread), dtype=bool)
-            means = steps.mean(axis=0) if len(steps) else np.zeros(len(spread))
-            found[name] = np.sqrt(np.divide(means, spread, out=np.full(len(spread), np.nan), where=kept))
+            with np.errstate(all="ignore"):  # a training may diverge, and one step has no mean change
+                steps = np.square(np.diff(moments, axis=0)).sum(axis=1)
+                spread = np.square(moments[:, 1]).mean(axis=0)
+                moved = np.sqrt(steps.sum(axis=0) / len(steps) / spread) if len(steps) else np.full(len(spread), np.nan)
+            found[name] = np.where(spread > 0, moved, np.nan)
         return found
 
     def _hook(self, name: str):
