@@ -100,7 +100,7 @@ def test_a_study_that_has_nothing_yet_grows_into_a_page(visit, tmp_path):
         assert "no run to show so far" in page.locator("main").inner_text()
         write_run(study / "runs" / "run0", "batch", 0.1, 0, epochs=1, status="interrupted")
         page.locator("#view-train_loss svg").wait_for()
-        assert "0: interrupted" in page.locator("#summary").inner_text()
+        assert "0: epoch 1 of 1" in page.locator("#summary").inner_text()
         write_recording(study / "runs" / "run0" / RECORDING_NAME)
         page.locator("#view-overview_std svg").wait_for()
         assert page.locator("#layer h2").inner_text() == "Inside one layer: stem.bn"

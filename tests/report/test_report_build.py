@@ -154,9 +154,10 @@ class TestBadInput:
         assert "run1" in payload["problems"][0]
 
     def test_a_study_without_a_finished_run(self, tmp_path):
-        study = write_study(tmp_path / "study", status="interrupted", epochs=2)
+        study = write_study(tmp_path / "study", status="interrupted", epochs=2, done=1)
         payload = payload_of(report(study))
         assert {run["status"] for run in payload["runs"]} == {"interrupted"}
+        assert payload["summary"][0]["seeds"] == ["0: epoch 1 of 2", "1: epoch 1 of 2"]
         assert "interrupted" in payload["summary_note"]
 
     def test_a_study_without_a_run(self, tmp_path):

@@ -147,7 +147,7 @@ def _group(material: Material, study: Study, setting: str, group: GroupSummary) 
     seeds = []
     for run in own:
         final = run.final("test_accuracy")
-        seeds.append(f"{run.seed}: {percent(final) if final is not None else run.status}")
+        seeds.append(f"{run.seed}: {percent(final) if final is not None else _how_far(run)}")
     mean = percent(group.test_accuracy_mean)
     if group.test_accuracy_std is not None:
         mean += f" ± {100 * group.test_accuracy_std:.1f}"
@@ -161,6 +161,11 @@ def _group(material: Material, study: Study, setting: str, group: GroupSummary) 
         "variation": "–" if group.gradient_norm_variation is None else f"{group.gradient_norm_variation:.2f}",
         "diverged": group.diverged,
     }
+
+
+def _how_far(run: RunRecord) -> str:
+    """A run without a result. Whether an interrupted one is being trained at this moment, its record cannot tell."""
+    return run.status if run.status != "interrupted" else f"epoch {len(run.epochs['epoch'])} of {run.spec['epochs']}"
 
 
 def _to_threshold(group: GroupSummary, epochs: int) -> str:
