@@ -127,3 +127,27 @@ def test_a_gradient_penalty_through_batch_statistics():
 def test_inputs_that_require_gradients_are_no_penalty():
     """Reentrant checkpointing asks for that, for example."""
     assert train_critic(critic(nn.BatchNorm1d(8)), penalty=False).findings == []
+
+
+class Rows(nn.Module):
+    """Normalizes the tokens of all samples as rows of one matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.head(torch.relu(self.norm(h.flatten(0, 1))).view(h.shape).mean(1))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_tokens_of_one_sample_are_not_independent(grouped):
+    """Batches that chance drew alike are no finding, although tokens of a sample resemble one another."""
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(64, 1, 5, generator=generator).expand(64, 16, 5)
+    samples = samples + 0.1 * torch.randn(64, 16, 5, generator=generator)
+    if grouped:
+        samples = samples + torch.arange(8).repeat_interleave(8)[:, None, None]
+    torch.manual_seed(0)
+    assert ("NS504" in codes(Rows().train(), list(samples.split(8)))) is grouped

@@ -84,7 +84,7 @@ class ForwardRun:
         """One forward; the model's main output as float32 [N, values] on the CPU, None where it has no such shape."""
         masks = [batch.mask] if batch.mask is not None else _trailing_zeros(batch)
         for meter in self.meters.values():
-            meter.start(mode, masks)
+            meter.start(mode, masks, batch.samples)
         try:
             output = batch.forward(self.model)
         except Exception as error:

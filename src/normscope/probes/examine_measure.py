@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normscope.probes.examine_moments import TINY, batch_moments, eval_facts, joined, sample_moments
 from normscope.records.examination import Layer, Measured
 
 SET_BATCHES = 4
 """Quantiles of per-sample variances are taken from so many batches."""
 
 MAX_CALLS = 64
-TINY = 1e-30
-CANCELLATION = 100.0
-"""A squared mean so many times the variance leaves fp32 sums five digits of it; beyond, values are shifted first."""
 
 
 class Meter:
@@ -40,11 +38,12 @@ class Meter:
         self.facts: dict[str, Any] = {"input_non_finite": 0, "output_non_finite": 0}
         self.padding: list[tuple[float, float]] = []
         self.masks: list[Tensor] = []
+        self.samples = 0  # of the batch, where they are known
         self.moves_axis_1: bool | None = None  # a LayerNorm of somebody's over channels that come first
 
-    def start(self, mode: str, masks: list[Tensor]) -> None:
-        """A forward begins, in mode "eval", "alone", "batch", "dropout" or "output" (nothing is gathered)."""
-        self.mode, self.call, self.masks = mode, 0, masks
+    def start(self, mode: str, masks: list[Tensor], samples: int = 0) -> None:
+        """A batch's forward begins, in mode "eval", "alone", "batch", "dropout" or "output" (nothing is gathered)."""
+        self.mode, self.call, self.masks, self.samples = mode, 0, masks, samples
 
     def observe(self, x: Tensor, y: Tensor) -> None:
         """One call of the layer: its input and its output."""
@@ -60,10 +59,14 @@ class Meter:
             self.facts["alone_input"] = _relative(x.detach(), self.first[0])
             self.facts["alone_output"] = _relative(y.detach(), self.first[1])
         elif self.mode == "batch" and self.per_channel and call < MAX_CALLS:
-            self.reference.append(_batch_moments(*_sample_moments(x), _positions(x)))
+            mean, square = self._moments(x)
+            self.reference.append(batch_moments(mean, square, _positions(x) * len(x) // len(mean)))
         elif self.mode == "dropout" and self.per_channel and call == 0:
-            mean, square = _sample_moments(x)
+            mean, square = self._moments(x)
             self.dropped.append(square.mean(0) - mean.mean(0) ** 2)
+
+    def _moments(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        return joined(sample_moments(x), self.samples)
 
     def _evaluate(self, x: Tensor, y: Tensor, call: int) -> None:
         new = not self.shape_values
@@ -80,13 +83,13 @@ class Meter:
             self.set_square.append(square)
         if not self.per_channel:
             return
-        mean, square = _sample_moments(x)
+        mean, square = self._moments(x)
         if not np.isfinite(mean).all():
             self.facts["input_non_finite"] += _non_finite(x)
         batch_mean = mean.mean(0)
         var = square.mean(0) - batch_mean**2
         if call == 0:
-            self.evaluated.append((len(x), batch_mean, ((mean - batch_mean) ** 2).sum(0), var))
+            self.evaluated.append((len(mean), batch_mean, ((mean - batch_mean) ** 2).sum(0), var))
             self._pad(x)
         if call < MAX_CALLS:
             while len(self.calls) <= call:
@@ -125,7 +128,7 @@ class Meter:
         if self.reference:
             columns = [np.mean(column, axis=0) for column in zip(*self.reference, strict=True)]
             facts |= dict(zip(("mean", "var", "mean_noise", "var_noise"), columns, strict=True))
-        facts |= _eval_facts(self.evaluated)
+        facts |= eval_facts(self.evaluated)
         if len(self.calls) > 1:
             means = [np.mean([m for m, _ in entries], axis=0) for entries in self.calls]
             facts |= {"call_mean": np.stack(means)}
@@ -146,63 +149,6 @@ class Meter:
             values=min(self.shape_values),
             **facts,
         )
-
-
-def _sample_moments(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and mean square of every sample's channels, float64 [N, C] each, of an input [N, C, ...].
-
-    Where an offset dwarfs the spread, the sums run over values shifted by the first sample's mean: in fp32 the offset
-    would cancel the spread.
-    """
-    flat = x.detach().float().reshape(len(x), x.shape[1], -1)
-    mean, square = _plain_moments(flat)
-    around = (square - mean**2).mean(0)
-    if not (mean**2 > CANCELLATION * np.maximum(around[None], TINY)).any():
-        return mean, square
-    shift = flat[:1].mean(2, keepdim=True)
-    mean, square = _plain_moments(flat - shift)
-    offset = shift[:, :, 0].double().cpu().numpy()
-    return mean + offset, square + 2 * offset * mean + offset**2
-
-
-def _plain_moments(flat: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    mean = flat.mean(2).double().cpu().numpy()
-    norm = torch.linalg.vector_norm(flat, dim=2).double().cpu().numpy()
-    return mean, norm**2 / flat.shape[2]
-
-
-def _batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple[np.ndarray, ...]:
-    """(batch mean, unbiased batch variance, iid variance of that mean / variance, iid variance of its logarithm)."""
-    samples = len(mean)
-    values = samples * positions
-    batch_mean = mean.mean(0)
-    around = square - 2 * batch_mean * mean + batch_mean**2  # each sample's mean square around the batch mean
-    var = around.mean(0) * values / max(values - 1, 1)
-    safe = np.maximum(var, TINY)
-    if samples == 1:  # one sample says nothing of how samples differ: take its positions as independent
-        noise = np.full_like(var, 1 / max(values, 1))
-        return batch_mean, var, noise, 2 * noise
-    mean_noise = mean.var(0, ddof=1) / samples / safe
-    var_noise = around.var(0, ddof=1) / samples / safe**2
-    return batch_mean, var, mean_noise, np.maximum(var_noise, 2 / max(values - 1, 1))
-
-
-def _eval_facts(evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Moments over all batches, and F of a one-way analysis of variance of sample means against batches."""
-    if not evaluated:
-        return {}
-    sizes = np.array([size for size, *_ in evaluated], dtype=np.float64)
-    means, within, var = (np.stack(column) for column in list(zip(*evaluated, strict=True))[1:])
-    weight = sizes[:, None] / sizes.sum()
-    grand = (weight * means).sum(0)
-    between = (sizes[:, None] * (means - grand) ** 2).sum(0)
-    facts = {"eval_mean": grand, "eval_var": (weight * var).sum(0) + between / sizes.sum()}
-    free = sizes.sum() - len(sizes)
-    if len(sizes) > 1 and free > 0:
-        inside = within.sum(0) / free
-        floor = 1e-10 * np.maximum(facts["eval_var"], TINY)
-        facts["heterogeneity"] = np.where(inside > floor, between / (len(sizes) - 1) / np.maximum(inside, TINY), np.nan)
-    return facts
 
 
 def _positions(x: Tensor) -> int:

@@ -1,0 +1,81 @@
+"""Moments of a layer's input per sample and channel, and what they say of batches. float64 on the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TINY = 1e-30
+CANCELLATION = 100.0
+"""A squared mean so many times the variance leaves fp32 sums five digits of it; beyond, values are shifted first."""
+
+
+def sample_moments(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and mean square of every sample's channels, float64 [N, C] each, of an input [N, C, ...].
+
+    Where an offset dwarfs the spread, the sums run over values shifted by the first sample's mean: in fp32 the offset
+    would cancel the spread.
+    """
+    flat = x.detach().float().reshape(len(x), x.shape[1], -1)
+    mean, square = _plain_moments(flat)
+    around = (square - mean**2).mean(0)
+    if not (mean**2 > CANCELLATION * np.maximum(around[None], TINY)).any():
+        return mean, square
+    shift = flat[:1].mean(2, keepdim=True)
+    mean, square = _plain_moments(flat - shift)
+    offset = shift[:, :, 0].double().cpu().numpy()
+    return mean + offset, square + 2 * offset * mean + offset**2
+
+
+def _plain_moments(flat: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    mean = flat.mean(2).double().cpu().numpy()
+    norm = torch.linalg.vector_norm(flat, dim=2).double().cpu().numpy()
+    return mean, norm**2 / flat.shape[2]
+
+
+def joined(moments: tuple[np.ndarray, np.ndarray], samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """The moments of samples, from those of rows of which each sample has several, one after the other.
+
+    A model that flattens tokens or patches into rows, [N, T, C] into [N T, C], gives a layer rows that are far from
+    independent: taken for samples, they would make any two batches look different.
+    """
+    rows = len(moments[0])
+    if samples < 1 or rows == samples or rows % samples:
+        return moments
+    mean, square = (value.reshape(samples, rows // samples, -1).mean(1) for value in moments)
+    return mean, square
+
+
+def batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple[np.ndarray, ...]:
+    """(batch mean, unbiased batch variance, iid variance of that mean / variance, iid variance of its logarithm)."""
+    samples = len(mean)
+    values = samples * positions
+    batch_mean = mean.mean(0)
+    around = square - 2 * batch_mean * mean + batch_mean**2  # each sample's mean square around the batch mean
+    var = around.mean(0) * values / max(values - 1, 1)
+    safe = np.maximum(var, TINY)
+    if samples == 1:  # one sample says nothing of how samples differ: take its positions as independent
+        noise = np.full_like(var, 1 / max(values, 1))
+        return batch_mean, var, noise, 2 * noise
+    mean_noise = mean.var(0, ddof=1) / samples / safe
+    var_noise = around.var(0, ddof=1) / samples / safe**2
+    return batch_mean, var, mean_noise, np.maximum(var_noise, 2 / max(values - 1, 1))
+
+
+def eval_facts(evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Moments over all batches, and F of a one-way analysis of variance of sample means against batches."""
+    if not evaluated:
+        return {}
+    sizes = np.array([size for size, *_ in evaluated], dtype=np.float64)
+    means, within, var = (np.stack(column) for column in list(zip(*evaluated, strict=True))[1:])
+    weight = sizes[:, None] / sizes.sum()
+    grand = (weight * means).sum(0)
+    between = (sizes[:, None] * (means - grand) ** 2).sum(0)
+    facts = {"eval_mean": grand, "eval_var": (weight * var).sum(0) + between / sizes.sum()}
+    free = sizes.sum() - len(sizes)
+    if len(sizes) > 1 and free > 0:
+        inside = within.sum(0) / free
+        floor = 1e-10 * np.maximum(facts["eval_var"], TINY)
+        facts["heterogeneity"] = np.where(inside > floor, between / (len(sizes) - 1) / np.maximum(inside, TINY), np.nan)
+    return facts
