@@ -97,7 +97,8 @@ plt.show()
 # ## The batch, and the memory of batches
 #
 # The running mean follows the batch means: after every batch it moves a tenth of the way, which is PyTorch's
-# `momentum=0.1`. It starts at 0 and needs some twenty batches to arrive.
+# `momentum=0.1`. It starts at 0 and needs some twenty batches to arrive. The jags every 15 steps are the last batches
+# of the epochs, of 5 images only: what so few images say of mean and variance is less certain.
 
 # %%
 steps, batch_mean = recording.query(layer, "batch_mean")
