@@ -107,16 +107,19 @@ def test_a_measurement_is_made_once_and_only_where_there_is_a_record(tmp_path):
 
 
 @pytest.mark.parametrize(("batch", "none", "outcome"), [(0.3, 1.0, "supported"), (1.0, 0.3, "contradicted")])
-def test_the_claim_reads_them(batch, none, outcome):
+@pytest.mark.parametrize(("code", "initialization"), [("C1201", "he"), ("C1202", "default")])
+def test_the_claim_reads_them(code, initialization, batch, none, outcome):
     runs = []
     for seed in range(4):
         for norm, ratio in (("batch", batch), ("none", none)):
             skip = np.array([1.0, 2.0, 4.0])
             branch = skip * ratio * np.exp(0.05 * np.random.default_rng([seed, len(norm)]).standard_normal(3))
-            own = run(norm, seed, block="pre-activation")
+            own = run(norm, seed, block="pre-activation", initialization=initialization)
             runs.append(dataclasses.replace(own, measured={"propagation": {"skip": skip, "branch": branch}}))
-    (claim,) = (claim for claim in claims() if claim.code == "C1201")
+    of = {claim.code: claim for claim in claims()}
+    claim, other = of[code], of[{"C1201": "C1202", "C1202": "C1201"}[code]]
     found = claim.judge(Evidence(runs))
+    assert other.judge(Evidence(runs)).outcome == "cannot tell", "a verdict speaks of one initialization"
     assert (found.outcome, found.n) == (outcome, 4)
     assert found.effect == pytest.approx(batch / none, rel=0.1)
     assert claim.judge(Evidence([run("batch", 0)])).outcome == "cannot tell"

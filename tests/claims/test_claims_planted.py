@@ -131,7 +131,7 @@ PLANTED["C303"] = vanishing("none"), vanishing("batch")
 
 
 def test_an_effect_is_planted_for_every_claim():
-    measured = {"C1201", "C801", "C901", "C902", "C1303"}  # in test_claims_measured.py and _batch_statistics.py
+    measured = {"C1201", "C1202", "C801", "C901", "C902", "C1303"}  # in _measured.py, _batch_statistics.py
     measured |= {"C1001", "C1002", "C1003", "C1101", "C1102"}  # in test_claims_landscape.py
     assert {claim.code for claim in claims()} == set(PLANTED) | measured
 

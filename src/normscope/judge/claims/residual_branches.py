@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from normscope.judge.claims.base import Claim, Companion
@@ -33,22 +35,37 @@ def last_variance(cell: Cell) -> float | None:
 class BranchesScaledDown(Claim):
     """A branch of the variance of its skip doubles the variance in every block, which grows exponentially with depth.
     With normalization on the branch its variance stays (1 - 1/pi, 0.68, for ReLU and He's initialization) while that of
-    the skip grows, linearly. PyTorch's default initialization shrinks branches by itself, so that nothing explodes
-    without normalization either: each initialization is a setting of its own here.
+    the skip grows, linearly. This is about He's initialization, which the paper is about; C1202 is about PyTorch's.
     """
 
     code = "C1201"
     name = "branches-scaled-down"
-    statement = "Batch normalization makes residual branches small beside their skip paths at initialization."
+    statement = "With He's initialization, batch normalization makes residual branches small beside their skip paths."
     source = DE_SMITH
     quantity = "variance of the branch over that of the skip before the first step, geometric mean over blocks"
-    needs = "runs of `normscope study` with {norm} and {reference} in the pre-activation block (propagation)"
+    needs = "runs of `normscope study propagation` with {norm} and {reference} and initialization he"
     unit = "times"
     higher_supports = False
     margin = 1.25
     ratio = True
     across = ("block", "initialization", "initialization_scale")
+    initialization: ClassVar[str] = "he"
     also = (Companion("variance of the last block's skip path", "times", last_variance, ratio=True),)
 
     def value(self, cell: Cell) -> float | None:
-        return branch_over_skip(cell)
+        return branch_over_skip(cell) if cell.run.spec["initialization"] == self.initialization else None
+
+
+class BranchesScaledDownByDefault(BranchesScaledDown):
+    """The same with PyTorch's default initialization, which draws weights so small that branches shrink by themselves:
+    nothing explodes without normalization, and what normalization does to a branch is to enlarge it.
+    """
+
+    code = "C1202"
+    name = "branches-scaled-down-by-default"
+    statement = (
+        "With PyTorch's default initialization too, batch normalization makes residual branches small beside their "
+        "skip paths."
+    )
+    needs = "runs of `normscope study` with {norm} and {reference} in the pre-activation block (propagation)"
+    initialization = "default"
