@@ -225,5 +225,5 @@ def _one_line(group: Group) -> str:
     layers = [layer for layer in group.layers if layer]
     more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
     evidence = ", ".join(f"{name} {value}" for name, value in group.evidence.items())
-    parts = (f"{group.first.code} {group.first.name}: {group.first.message}", ", ".join(layers[:3]) + more)
-    return f"{' '.join(filter(None, parts))} ({evidence})"
+    where = f" In {', '.join(layers[:3])}{more}" if layers else ""
+    return f"{group.first.code} {group.first.name}: {group.first.message}{where} ({evidence})"
