@@ -182,7 +182,8 @@ def test_what_cannot_be_read_says_what_is_missing(code):
     found = verdict(code, runs)
     assert found.outcome == "cannot tell"
     assert "the measurement landscape of 8 runs" in found.needs
-    assert "normscope study landscape" in found.needs
+    assert found.needs.endswith("`normscope study` makes it, if asked to"), "without any weights"
+    assert "normscope study landscape" in verdict(code, []).needs
     assert verdict(code, both(2)).outcome == "cannot tell"
     blown = both(none={"relative_losses": np.full((3, 4), np.nan), "relative_changes": np.full((3, 4), np.inf)})
     assert verdict(code, blown).outcome == "cannot tell", "no number, no verdict"
@@ -259,6 +260,9 @@ def test_missing_arms_and_measurements_are_named():
     few = verdict("C1102", shifted(2))
     assert few.outcome == "cannot tell"
     assert "more seed" in few.needs
+    unsure = verdict("C1102", shifted(noisy=0.95, none=0.92, noise=0.03))
+    assert unsure.outcome == "cannot tell"
+    assert "as good as with normalization: " in unsure.needs, "each open part with what would settle it"
     without_none = verdict("C1102", [one for one in runs if one.norm != "none"])
     assert without_none.outcome == "cannot tell"
     assert "none" in without_none.needs

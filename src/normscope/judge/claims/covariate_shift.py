@@ -103,11 +103,12 @@ def _together(as_good: Verdict, moves: Verdict, better: Verdict) -> tuple[Outcom
     """The verdict on the whole, and what would settle it."""
     if moves.outcome != "supported":
         return "cannot tell", moves.needs or "noise that moves distributions more than they move without normalization"
-    if as_good.outcome != "supported":
-        return as_good.outcome, as_good.needs
-    if better.outcome == "supported":
-        return "supported", ""
-    return "cannot tell", better.needs or "a setting at which normalization helps: here it does not"
+    if as_good.outcome == "contradicted" or as_good.outcome == better.outcome == "supported":
+        return as_good.outcome, ""
+    if better.outcome in ("no difference", "contradicted"):
+        return "cannot tell", "a setting at which normalization helps: here it does not"
+    parts = (("as good as with normalization", as_good), ("better than without", better))
+    return "cannot tell", "; ".join(f"{words}: {part.needs}" for words, part in parts if part.needs)
 
 
 def _reading(label: str, verdict: Verdict) -> Reading:

@@ -69,6 +69,7 @@ class _Landscape(Measured):
     source = SANTURKAR
     needs = "runs of `normscope study landscape` with {norm} and {reference} (measurement landscape)"
     measurement = LANDSCAPE
+    of_weights = False  # it trains anew
     unit = "times"
     higher_supports = False
     margin = 1.25

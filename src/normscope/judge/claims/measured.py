@@ -22,6 +22,7 @@ class Measured(Claim):
     """Base of such claims."""
 
     measurement: ClassVar[str]
+    of_weights: ClassVar[bool] = True  # whether it needs the weights of the finished run
 
     def judge(self, evidence: Evidence) -> Verdict:
         verdict = super().judge(evidence)
@@ -40,7 +41,7 @@ class Measured(Claim):
         groups = [_finished(group) for group in self._groups(evidence, self.arms(evidence))]
         asked = [runs for runs in groups if any(self.measurement in run.measured for run in runs)]
         lacking = [run for runs in asked or groups for run in runs if self.measurement not in run.measured]
-        there = [run for run in lacking if (run.directory / WEIGHTS_NAME).is_file()]
+        there = [run for run in lacking if not self.of_weights or (run.directory / WEIGHTS_NAME).is_file()]
         gone = [run for run in lacking if run not in there]
         parts = []
         if there:

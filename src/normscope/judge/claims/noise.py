@@ -27,6 +27,7 @@ class NoiseMoves(Measured):
     )
     needs = NEEDS + " (measurement movement)"
     measurement = MOVEMENT
+    of_weights = False  # it trains anew
     unit = "times"
     higher_supports = True
     margin = 1.25
