@@ -273,6 +273,9 @@ def _write(result: ClaimsResult) -> None:
         path = folder / f"{verdict.code}-{verdict.name}{suffix}.png"
         draw(verdict, subjects[verdict.subject], path)
         figures[verdict.subject, verdict.code] = f"{FIGURES}/{path.name}"
+    for path in folder.glob("C*.png"):  # of an earlier judging
+        if re.match(r"C\d+-", path.name) and f"{FIGURES}/{path.name}" not in figures.values():
+            path.unlink(missing_ok=True)
     write_json(result.directory / "claims.json", result.to_json())
     write_text(result.directory / "claims.md", verdict_page(result.verdicts, figures))
 

@@ -82,8 +82,13 @@ def test_the_results_are_a_page_and_a_figure_for_each_claim_with_values(done):
 def test_judging_again_gives_the_same_also_from_two_folders_that_share_runs(done, tmp_path, capsys):
     _, out, result = done
     shutil.copytree(out, tmp_path / "copy")
+    (tmp_path / "claims").mkdir()
+    for name in ("C999-of-before.png", "Chart.png"):
+        (tmp_path / "claims" / name).touch()
     again = claims(out, tmp_path / "copy", out=tmp_path)
     assert [verdict.to_json() for verdict in again.verdicts] == [verdict.to_json() for verdict in result.verdicts]
+    assert not (tmp_path / "claims" / "C999-of-before.png").exists(), "a figure that no verdict has any more"
+    assert (tmp_path / "claims" / "Chart.png").exists()
     told = capsys.readouterr().out
     assert "C201 higher-accuracy" in told
     assert "What would settle the open ones" in told
