@@ -53,7 +53,7 @@ class BranchesScaledDown(Claim):
     also = (Companion("variance of the last block's skip path", "times", last_variance, ratio=True),)
 
     def value(self, cell: Cell) -> float | None:
-        return branch_over_skip(cell) if cell.run.spec["initialization"] == self.initialization else None
+        return branch_over_skip(cell) if cell.run.spec.get("initialization") == self.initialization else None
 
 
 class BranchesScaledDownByDefault(BranchesScaledDown):
