@@ -42,11 +42,12 @@ class ServeOptions:
     """Port to listen on; 0 takes a free one."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. The default is seen from this machine only; 0.0.0.0 is seen from the whole network, without
-    encryption."""
+    """Address to listen on. The default is seen from this machine only; 0.0.0.0 from the network, unencrypted."""
 
-    token: str | None = None
-    """Secret in the address. [default: made from a key in the cache folder, the same at every start]"""
+    token: Annotated[
+        str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: from a key in the cache folder)")
+    ] = None
+    """Secret in the address. The default is the same at every start."""
 
 
 def serve(options: ServeOptions) -> int:
