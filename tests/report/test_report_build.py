@@ -15,7 +15,7 @@ from normscope.judge.claims import judge_all
 from normscope.records.run import RECORD_NAME
 from normscope.reporting import ReportOptions, report, report_after, run_report
 from normscope.show.figures.style import norm_styles
-from normscope.show.report.build import COLOURS, as_json, asset
+from normscope.show.report.build import COLOURS, SCRIPTS, as_json, asset
 from normscope.show.report.material import gather
 from normscope.show.report.views import SECTIONS, VIEWS
 
@@ -225,7 +225,7 @@ class TestNothingBecomesCode:
         assert policy.startswith("default-src 'none'")
         assert "unsafe" not in policy
         assert "http" not in policy
-        ours = "".join(asset(name) for name in ("decode.js", "rows.js", "charts.js", "page.js"))
+        ours = "".join(asset(name) for name in SCRIPTS)
         for word in (
             "innerHTML",
             "outerHTML",

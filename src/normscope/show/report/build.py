@@ -75,7 +75,7 @@ def encode(material: Material) -> Content:
 def assemble(title: str, content: Content, *, live: str | None = None) -> str:
     """The page around its content. With `live`, the content's version, it follows the server that it came from."""
     style = asset("page.css")
-    names = (*_SCRIPTS, "live.js") if live is not None else _SCRIPTS
+    names = (*SCRIPTS, "live.js") if live is not None else SCRIPTS
     vega = vega_script() if content.views or live is not None else ""  # only words: nothing to draw
     scripts = [_as_script(vega), _as_script("".join(asset(name) for name in names))]
     policy = (
@@ -150,7 +150,7 @@ def as_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-_SCRIPTS = ("decode.js", "rows.js", "charts.js", "page.js")
+SCRIPTS = ("decode.js", "rows.js", "charts.js", "words.js", "controls.js", "page.js")
 
 
 def _finite(value: Any) -> Any:
