@@ -20,7 +20,7 @@ def framed(page: str, still: bytes | None, title: str) -> str:
         title: what is shown, for screen readers and in place of the figure.
     """
     frame = (
-        f'<iframe title="{html.escape(title)}" sandbox="allow-scripts allow-downloads" loading="lazy" '
+        f'<iframe title="{html.escape(title)}" sandbox="allow-scripts allow-downloads" '
         f'style="width:100%;height:{HEIGHT}px;border:1px solid #8885;resize:vertical" srcdoc="{html.escape(page)}">'
         "</iframe>"
     )
