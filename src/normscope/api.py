@@ -16,7 +16,7 @@ from normscope.judge.comparison import Comparison, summarize
 from normscope.passing_on import chosen_sinks, study_logs
 from normscope.records.files import write_json
 from normscope.records.run import ENDED, RunRecord, load_run, status_of
-from normscope.reporting import report_after
+from normscope.reporting import report_after, runs_html
 from normscope.show.figures import comparison as comparison_figure
 from normscope.show.figures import distributions as distributions_figure
 from normscope.show.figures import learning_rates as learning_rates_figure
@@ -46,6 +46,9 @@ class ComparisonResult:
     def failed(self) -> tuple[RunRecord, ...]:
         """The runs that ended with an error."""
         return tuple(run for run in self.runs if run.status == "failed")
+
+    def _repr_html_(self) -> str:
+        return runs_html(self.runs, self.directory)
 
 
 def compare(
