@@ -239,6 +239,15 @@ def test_recalibration_mends_values(code: str):
     assert code not in codes(model)
 
 
+def test_few_batches_mend_what_is_left_of_the_initialization():
+    batches = [10 * x for x in images((16,) * 8)]
+    model = net().train()
+    for x in batches[:3]:
+        model(x)
+    assert "NS105" in codes(model.eval(), batches)
+    assert "NS105" not in codes(recalibrate(model, batches), batches)
+
+
 def test_freezing_mends_live_statistics():
     model = net().requires_grad_(False).train()
     assert "NS304" in codes(model)

@@ -182,6 +182,13 @@ NO_NORM = Examination(model="Net", forward=forward())
 ONLY_LAYER_NORM = one(layer_norm())
 SPOILED = np.where(np.arange(C) == 2, np.nan, RAMP)
 SMALL = np.where(np.arange(C) == 2, 1e-9, RAMP)
+LEFT = 0.9**5  # of the initial statistics, after five updates with momentum 0.1
+MIXED = {"updates": 5, "running_mean": (1 - LEFT) * (RAMP - 1), "running_var": (1 - LEFT) * RAMP + LEFT}
+FEW_BUT_WIDE = {
+    "updates": 5,
+    "running_var": RAMP + 1,
+    "measured": measured(var=RAMP + 1),
+}  # recalibrated on five batches
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,10 @@ TABLE: dict[str, list[Row]] = {
         Row(one(norm(**NEW, updates=0), training=True), "info"),
     ],
     "NS104": [Row(seen(**NEW), "error", seen(**UNTRAINED))],
-    "NS105": [Row(seen(updates=5, running_var=RAMP + 0.5), "warning", seen(updates=5, running_var=SMALL))],
+    "NS105": [
+        Row(seen(**MIXED), "warning", seen(updates=5, running_var=SMALL)),
+        Row(seen(**MIXED, measured=None), "warning", seen(**FEW_BUT_WIDE)),
+    ],
     "NS106": [Row(seen(running_var=SMALL), "warning", seen(running_var=SMALL, weight=SMALL))],
     "NS107": [Row(seen(running_var=np.where(np.arange(C) == 2, 1e6, RAMP)), "warning")],
     "NS108": [
