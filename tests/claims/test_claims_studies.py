@@ -200,7 +200,7 @@ def test_a_sweep_that_cannot_be_is_refused(text, message):
         ("[settings]\nepoch = 3", "Did you mean 'epochs'"),
         ("[settings]\nepochs = 'many'", "cannot be used"),
         ("[settings]\nout = 'elsewhere'", "of the machine"),
-        ("measure = ['everything']", "Unknown measurement 'everything'"),
+        ("measure = ['everything']\n[settings]\nepochs = 1", "Unknown measurement 'everything'"),
         ("measure = 3", "is no study"),
         ("[sweep]\nbatch_size = []", "no value"),
         ("[sweep]\nbatch_size = ['x']", "cannot be used"),
