@@ -155,6 +155,7 @@ class LoopCheck:
         self._ignore = tuple(ignore)
         self._reported: set[tuple[str, str]] = set()
         self._pending: list[Finding] = []  # to be raised
+        self._layers = 0  # the most that a history told of
         self._read_again = 0.0  # not before this time, of time.perf_counter
         self._observer = LoopObserver(model, optimizer, watcher=watcher, stepped=self._look)
 
@@ -203,10 +204,11 @@ class LoopCheck:
     def _raise(self) -> None:
         if self._pending:
             found, self._pending = tuple(self._pending), []
-            raise CheckError(CheckReport(found).text())
+            raise CheckError(CheckReport(found, layers=self._layers).text())
 
     def _judge(self, history: History) -> None:
         report = judge(Examination(source="recording", history=history), select=("NS8",), ignore=self._ignore)
+        self._layers = max(self._layers, len(history.layers))
         new = tuple(f for f in report if (f.code, f.layer) not in self._reported)
         self._reported |= {(finding.code, finding.layer) for finding in new}
         self.findings += new

@@ -211,8 +211,9 @@ def test_what_only_the_record_shows_is_raised_by_close(tmp_path):
     path = tmp_path / "r.sqlite"
     watcher = normscope.watch(model, optimizer=optimizer, path=path, every=1, check="raise")
     learn(model, optimizer, 1, scale=float("inf"))
-    with pytest.raises(CheckError, match="NS805"):
+    with pytest.raises(CheckError, match="NS805") as caught:
         watcher.close(quiet=True)
+    assert "0 normalization layers" not in str(caught.value)  # it says how many were looked at
     assert not watcher.active
     watcher.close()
     recording = normscope.Recording.load(path)
