@@ -54,7 +54,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "model.state_dict() alone."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0][:150]}") from error
+        said = " ".join([type(error).__name__, *str(error).splitlines()[:1]])[:150]
+        raise InputError(
+            f"{path} cannot be read as a checkpoint ({said}); expected what torch.save wrote of model.state_dict()."
+        ) from error
     return dict(unwrap_state(content))
 
 

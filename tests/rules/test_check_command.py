@@ -114,6 +114,7 @@ def test_bad_settings(here: Path, text: str, message: str):
         ({"model": "nets:healthy", "data": "bad.npy"}, "fails on batch 0 in eval mode"),
         ({"model": "nets:healthy", "data": "nan.npy"}, "not finite"),
         ({"model": "broken.pt"}, "broken.pt"),
+        ({"model": "text.pt"}, r"text.pt cannot be read as a checkpoint \(KeyError 105\); expected what torch.save"),
         ({"model": "broken.safetensors"}, "cannot be read as safetensors"),
         ({"model": "nets:healthy", "checkpoint": Path("other.pt")}, "does not fit the model"),
         ({"model": "nets:healthy", "world_size": 0}, "world_size must be at least 1"),
@@ -123,6 +124,7 @@ def test_bad_input_is_one_clear_line(here: Path, options, message: str):
     np.save("bad.npy", np.zeros((4, 3, 8, 8), np.float32))
     np.save("nan.npy", np.full((4, 1, 8, 8), np.nan, np.float32))
     Path("broken.pt").write_bytes(b"no checkpoint")
+    Path("text.pt").write_text("hi\n")
     Path("broken.safetensors").write_bytes(b"no checkpoint")
     torch.save({"weight": torch.zeros(3)}, "other.pt")
     with pytest.raises(InputError, match=message) as caught:
