@@ -110,8 +110,8 @@ class StudyDirectory:
             marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(
-                f"{path} holds something that is not a normscope study; nothing in it was touched. "
-                "Expected an empty or new folder, or a study's."
+                f"{path} is not a normscope study: it holds no {MARKER}; nothing in it was touched. "
+                "Expected a study's folder, or an empty or new one to make a study in."
             ) from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path / MARKER} cannot be read: {error}.") from error
