@@ -196,7 +196,8 @@ def test_a_sweep_that_cannot_be_is_refused(text, message):
     [
         ("settings = 3", "is no study"),
         ("= nonsense", "is no study"),
-        ("[setings]", "is no study"),
+        ("[setings]", "is no study: Unknown key 'setings'.* Did you mean 'settings'"),
+        ("seed = 3", "Known: description, settings, sweep, measure, grid"),
         ("[settings]\nepoch = 3", "Did you mean 'epochs'"),
         ("[settings]\nepochs = 'many'", "cannot be used"),
         ("[settings]\nout = 'elsewhere'", "of the machine"),

@@ -56,7 +56,11 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
         InputError: if the file cannot be read or used, or names code and `allow_code` is false.
     """
     try:
-        file = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        for key in content:
+            if key not in _File.__struct_fields__:
+                raise InputError(f"{path} is no study: {one_of('key', key, _File.__struct_fields__)}")
+        file = msgspec.convert(content, _File)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
