@@ -84,6 +84,7 @@ class FilePart:
             meta = store.meta()
         self.header = Header.from_json(meta.get("header"), str(path))
         self.non_finite = _checked_non_finite(meta.get("non_finite", []), path)
+        self._names: tuple[tuple[int, int], list[Name]] | None = None  # as they were at a time and size of the file
 
     def write(self, batch: Batch) -> None:
         """Add to the file in one transaction."""
@@ -100,9 +101,18 @@ class FilePart:
             return store.events()
 
     def names(self) -> list[Name]:
-        """Every (layer, statistic) of the file."""
-        with reader(self.path, "recording") as store:
-            return store.block_names()
+        """Every (layer, statistic) of the file. They are looked up again only when the file has changed: a query checks
+        its names, and there are as many queries as names.
+        """
+        try:
+            state = self.path.stat()
+        except OSError:  # gone: the reader says so
+            state = None
+        stamp = (state.st_mtime_ns, state.st_size) if state is not None else (-1, -1)
+        if self._names is None or self._names[0] != stamp:
+            with reader(self.path, "recording") as store:
+                self._names = (stamp, store.block_names())
+        return list(self._names[1])
 
     def blocks(self, layer: str, statistic: str) -> list[Block]:
         """(steps, values) of the file's blocks of this name.

@@ -34,10 +34,10 @@ def variation_over_epochs(cell: Cell) -> float | None:
 def weakest_step(cell: Cell) -> float | None:
     """The smallest stem-gradient norm of all steps as a share of the median over epochs of the mean norm."""
     run = cell.run
-    usual = _median(run, "stem_gradient_mean")
-    if run.status != "finished" or usual is None:
+    usual, least = _median(run, "stem_gradient_mean"), run.column("stem_gradient_min")
+    if run.status != "finished" or usual is None or np.isnan(least).all():
         return None
-    return max(float(np.nanmin(run.column("stem_gradient_min"))) / usual, FLOOR)
+    return max(float(np.nanmin(least)) / usual, FLOOR)
 
 
 def first_to_last(cell: Cell) -> float | None:
