@@ -31,7 +31,7 @@ QUANTILES = {f"quantile_{level:.2f}": level for level in LEVELS}
 
 RUNS = Table(
     "runs",
-    "a run",
+    "a run; a column for each of its settings follows these, named as in spec.json: `norm`, `seed` and so on",
     (
         RUN,
         Column("status", TEXT, "finished, diverged, failed or interrupted"),
@@ -47,7 +47,7 @@ RUNS = Table(
         Column("normscope", TEXT, "version of normscope"),
     ),
 )
-"""Followed by the run's settings (the names of spec.json), in whatever the runs of the study have."""
+"""Followed by the run's settings, in whatever the runs of the study have."""
 
 EPOCHS = Table(
     "epochs",
