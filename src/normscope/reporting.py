@@ -50,7 +50,7 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
         The file.
 
     Raises:
-        InputError: if nothing can be shown of a path or of any of them, or the file is something else than a report.
+        InputError: if nothing can be shown of a path, or the file is something else than a report.
         StorageError: if the file cannot be written.
     """
     from normscope.show.report.build import build
@@ -62,8 +62,6 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
     studies, recordings = sorted_paths([Path(path) for path in paths if Path(path) not in checks])
     target = _checked(Path(out) if out is not None else _default(studies, [*recordings, *checks]))
     material = gather(studies, recordings, _command() if command is None else command, checks=checks)
-    if material.problems and not (material.runs or material.watched or material.checks):
-        raise InputError(" ".join(material.problems))
     return build(material, target)
 
 

@@ -17,7 +17,7 @@ from report_records import write_study
 
 from normscope.records.run import load_run
 
-VIEWERS, EPOCHS = 20, 5
+VIEWERS, EPOCHS = 20, 15
 COMPARE = [
     "compare",
     "--data",
@@ -109,7 +109,7 @@ def test_no_epoch_is_lost_and_memory_is_bounded(served, chromium):
     for viewer in viewers:
         assert viewer.seen == sorted(viewer.seen)
         assert viewer.seen[-1] == 2 * EPOCHS
-        assert len(viewer.seen) > 3  # on the way, not at the end alone
+        assert any(0 < epochs < 2 * EPOCHS for epochs in viewer.seen)  # on the way, not at the end alone
         assert viewer.views["train_loss"] == full["views"]["train_loss"]
     drawn = page.evaluate("(({columns}) => [...columns.x])(tableOf(byName(page.views, 'train_loss')))")
     assert drawn == [*range(1, EPOCHS + 1)] * 2

@@ -34,7 +34,7 @@ def summary_note(material: Material) -> str:
     if not material.studies:
         return ""
     first = next(iter(material.studies[0].summaries.values())).groups[0].norm
-    notes = [unfinished(study.runs, except_for=("interrupted",)) for study in material.studies]
+    notes = [unfinished(study.runs) for study in material.studies]
     return " ".join(
         [
             "Accuracy is that after the last epoch, never the best one; ± is the standard deviation over seeds. "
