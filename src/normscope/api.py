@@ -15,14 +15,14 @@ from normscope.errors import RecordError, StorageError
 from normscope.judge.comparison import Comparison, summarize
 from normscope.passing_on import chosen_sinks, study_logs
 from normscope.records.files import write_json
-from normscope.records.run import ENDED, RunRecord, load_run, status_of
+from normscope.records.run import ENDED, RUNS, RunRecord, load_run, status_of
 from normscope.reporting import report_after, runs_html
 from normscope.show.figures import comparison as comparison_figure
 from normscope.show.figures import distributions as distributions_figure
 from normscope.show.figures import learning_rates as learning_rates_figure
 from normscope.show.sinks.runs import StudyLogs
 from normscope.show.terminal import StudyProgress, comparison_table, percent
-from normscope.studies.directory import RUNS, RunDirectory, StudyDirectory
+from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name
 from normscope.studies.execution import default_jobs, execute_all, local_executor, threads_per_job
 from normscope.studies.executors import Executor

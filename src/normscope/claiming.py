@@ -17,11 +17,11 @@ from normscope.judge.claims import by_subject, judge_all
 from normscope.judge.claims.verdicts import Verdict
 from normscope.passing_on import chosen_sinks, study_logs
 from normscope.records.files import write_json, write_text
-from normscope.records.run import ENDED, RECORD_NAME, RunRecord, load_run
+from normscope.records.run import ENDED, RunRecord, load_run, run_folders
 from normscope.reporting import report_after, runs_html
 from normscope.show.terminal import telling
 from normscope.show.verdicts import open_questions, verdict_page, verdict_table
-from normscope.studies.directory import RUNS, StudyDirectory
+from normscope.studies.directory import StudyDirectory
 from normscope.studies.study import ClaimsOptions, StudyOptions, StudyPlan, checked_values, parse_sweeps
 from normscope.studies.study_files import find_study
 
@@ -218,11 +218,11 @@ def _grids(plan: StudyPlan, options: StudyOptions) -> tuple[list[Any], dict[str,
 def _load(study: StudyDirectory, names: set[str] | None = None) -> list[RunRecord]:
     """The runs of a study that have a record, in order of their folders; of `names` only, if given."""
     runs = []
-    for record in sorted(study.path.glob(f"{RUNS}/*/{RECORD_NAME}")):
-        if names is not None and record.parent.name not in names:
+    for folder in run_folders(study.path):
+        if names is not None and folder.name not in names:
             continue
         try:
-            runs.append(load_run(record.parent))
+            runs.append(load_run(folder))
         except RecordError as error:
             raise RecordError(f"{error} Remove its folder to go on without that run.") from error
     return runs

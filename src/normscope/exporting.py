@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from normscope.errors import InputError, RecordError
-from normscope.records.run import RECORD_NAME, RECORDING_NAME
+from normscope.records.run import RECORD_NAME, RECORDING_NAME, run_folders
 from normscope.reporting import sorted_paths
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _read(path: Path) -> _Material:
         material.add_recording(file, file.name)
         return material
     material = _Material(studies[0] / "export")
-    for folder in sorted(record.parent for record in (path / "runs").glob(f"*/{RECORD_NAME}")):
+    for folder in run_folders(path):
         material.add_run(folder)
         if (folder / RECORDING_NAME).is_file():
             material.add_recording(folder / RECORDING_NAME, folder.name)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from normscope.errors import NormscopeError
 from normscope.records.recording import Recording
-from normscope.records.run import RECORD_NAME
+from normscope.records.run import run_folders
 from normscope.show.sinks.runs import StudyLogs
 from normscope.show.sinks.sink import Sink
 from normscope.show.sinks.tensorboard_sink import TensorBoard
@@ -43,7 +43,7 @@ def study_logs(study: Path, sinks: list[Sink], console: Console) -> StudyLogs:
 def pass_on_study(study: Path, sink: Sink, warn: Callable[[str], None]) -> int:
     """Pass on every run of a study and the figures in its folder, as far as the sink lacks them; returns the runs."""
     with StudyLogs(study, [sink], warn) as logs:
-        runs = sorted(record.parent.name for record in (study / "runs").glob(f"*/{RECORD_NAME}"))
+        runs = [folder.name for folder in run_folders(study)]
         for run in runs:
             logs.update(run, ended=True)
         logs.figures(sorted([*study.glob("*.png"), *study.glob("claims/*.png")]))

@@ -120,7 +120,7 @@ def _target(target: Any) -> Tensor | None:
 
 
 def _check(batch: Batch, number: int) -> None:
-    tensors = list(_tensors((batch.args, batch.kwargs)))
+    tensors = list(tensors_in((batch.args, batch.kwargs)))
     if not any(tensor.ndim for tensor in tensors):
         kind = type(batch.args[0]).__name__ if batch.args else "dict without tensors"
         raise InputError(f"Batch {number} is a {kind}: give tensors, (input, target) pairs or dicts of tensors.")
@@ -132,19 +132,20 @@ def _check(batch: Batch, number: int) -> None:
             raise InputError(f"Batch {number} holds {bad} values that are not finite: clean the data first.")
 
 
-def _tensors(value: Any) -> Iterable[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for entry in value.values():
-            yield from _tensors(entry)
+            yield from tensors_in(entry)
     elif isinstance(value, list | tuple):
         for entry in value:
-            yield from _tensors(entry)
+            yield from tensors_in(entry)
 
 
 def _first_tensor(batch: Batch) -> Tensor:
-    return next(tensor for tensor in _tensors((batch.args, batch.kwargs)) if tensor.ndim)
+    return next(tensor for tensor in tensors_in((batch.args, batch.kwargs)) if tensor.ndim)
 
 
 def _map(function: Any, value: Any) -> Any:
@@ -158,7 +159,7 @@ def _map(function: Any, value: Any) -> Any:
 
 def _signature(batch: Batch) -> tuple:
     """The shapes without the first axis: batches with one signature can be joined."""
-    tensors = _tensors((batch.args, batch.kwargs))
+    tensors = tensors_in((batch.args, batch.kwargs))
     return tuple(
         (tensor.shape[1:], tensor.dtype, tensor.ndim > 0 and len(tensor) == batch.samples) for tensor in tensors
     )

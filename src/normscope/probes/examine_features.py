@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normscope.probes.examine_operations import CONVOLUTIONS, FEATURES_LAST, OTHER_AXES, tensors
+from normscope.forwards.batches import tensors_in
+from normscope.probes.examine_operations import CONVOLUTIONS, FEATURES_LAST, OTHER_AXES
 
 KEEPS = ("activation", "dropout", "view")
 """Kinds of operations that leave every value where it is."""
@@ -40,7 +41,7 @@ class Features:
 
     def keep(self, inputs: Any, outputs: list[Tensor]) -> None:
         """The outputs hold the values of the first input, each in its place."""
-        first = next(tensors(inputs), None)
+        first = next(tensors_in(inputs), None)
         for made in outputs:
             if first is not None and id(first) in self._numbers and made.shape == first.shape:
                 self._enter(made, self._numbers[id(first)], self._sizes[id(first)])
@@ -67,7 +68,7 @@ class Features:
             return
         size = self._sizes[id(args[0])]
         try:
-            moved = list(tensors(func(self._numbers[id(args[0])], *args[1:], **kwargs)))
+            moved = list(tensors_in(func(self._numbers[id(args[0])], *args[1:], **kwargs)))
         except (RuntimeError, TypeError, IndexError):  # not made for whole numbers on the CPU: no longer followed
             return
         for made, numbers in zip(outputs, moved, strict=False):

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from normscope.errors import InputError
-from normscope.forwards.batches import Batch, remix
+from normscope.forwards.batches import Batch, remix, tensors_in
 from normscope.probes.examine_layers import switch_mode
 from normscope.probes.examine_measure import Meter
 from normscope.probes.examine_outputs import (
@@ -120,7 +120,7 @@ class ForwardRun:
 
     def _trace(self, batch: Batch) -> Trace:
         """The trace of one forward: of a few samples where the model takes them, of the whole batch elsewhere."""
-        inputs = [value for value in _flat((batch.args, batch.kwargs)) if isinstance(value, Tensor)]
+        inputs = list(tensors_in((batch.args, batch.kwargs)))
         try:
             return trace(lambda: batch.forward(self.model), self.model, self.modules, inputs)
         except Exception as error:  # exported programs, for example, take the batch size that they were made with
@@ -206,7 +206,7 @@ def _train_mode(modules: list[nn.Module]) -> Iterator[None]:
 
 def _trailing_zeros(batch: Batch) -> list[Tensor]:
     """Masks [N, L] of the positions before the trailing all-zero ones, for sequences [N, C, L] and [N, L, C]."""
-    x = next((value for value in _flat((batch.args, batch.kwargs)) if isinstance(value, Tensor)), None)
+    x = next(tensors_in((batch.args, batch.kwargs)), None)
     if x is None or x.ndim != 3 or not x.is_floating_point():
         return []
     masks = []
@@ -216,22 +216,11 @@ def _trailing_zeros(batch: Batch) -> list[Tensor]:
     return [mask for mask in masks if len(set(mask.sum(1).tolist())) > 1]
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        for entry in value.values():
-            yield from _flat(entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _flat(entry)
-    else:
-        yield value
-
-
 def _input_heterogeneity(batches: list[Batch]) -> float | None:
     """F of the model's own input against batches, median over its channels (axis 1)."""
     columns = []
     for batch in batches:
-        x = next((value for value in _flat((batch.args, batch.kwargs)) if isinstance(value, Tensor)), None)
+        x = next(tensors_in((batch.args, batch.kwargs)), None)
         if x is None or not x.is_floating_point() or x.ndim < 2 or len(x) < 2:
             return None
         columns.append(x.detach().double().flatten(2).mean(2).cpu().numpy() if x.ndim > 2 else x.double().cpu().numpy())

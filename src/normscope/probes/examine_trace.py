@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from normscope.forwards.batches import tensors_in
 from normscope.probes.examine_features import Features
 from normscope.probes.examine_operations import (
     FEATURES_LAST,
@@ -23,7 +24,6 @@ from normscope.probes.examine_operations import (
     batch_norm_trains,
     name_of,
     node_of,
-    tensors,
 )
 from normscope.records.examination import Place
 
@@ -73,7 +73,7 @@ class _Recorder(TorchFunctionMode):
             return result
         if name in ("batch_norm", "_native_batch_norm_legit", "native_batch_norm") and batch_norm_trains(args, kwargs):
             self.batch_norm_calls.append(self.stack[-1] if self.stack else "")
-        outputs = list(tensors(result))
+        outputs = list(tensors_in(result))
         if outputs:
             node = node_of(name, self.stack[-1] if self.stack else "", args, kwargs)
             self.add(node, (args, kwargs), outputs)
@@ -90,13 +90,13 @@ class _Recorder(TorchFunctionMode):
             self.alive.append(tensor)
 
     def nodes_of(self, value: Any) -> tuple[Node, ...]:
-        return tuple(dict.fromkeys(self.made[id(t)] for t in tensors(value) if id(t) in self.made))
+        return tuple(dict.fromkeys(self.made[id(t)] for t in tensors_in(value) if id(t) in self.made))
 
     def enter(self, module: nn.Module, name: str, args: Any) -> None:
         self.called.add(id(module))
         self.stack.append(name)
         if id(module) in self.names:
-            first = next(tensors(args), None)
+            first = next(tensors_in(args), None)
             if first is not None:
                 self.shapes[name] = (tuple(first.shape), str(first.dtype).removeprefix("torch."))
                 self.scattered.setdefault(name, self.features.scattered(first))
@@ -109,7 +109,7 @@ class _Recorder(TorchFunctionMode):
         self.open.pop()
         if not self.open:
             node = Node("norm", name)
-            outputs = list(tensors(output))
+            outputs = list(tensors_in(output))
             self.add(node, args, outputs)
             self.features.keep(args, outputs)
             self.layer_nodes.setdefault(name, []).append(node)

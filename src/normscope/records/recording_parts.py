@@ -140,6 +140,11 @@ class MemoryPart:
     _events: list[dict[str, Any]] = field(default_factory=list)
     _blocks: dict[Name, list[Block]] = field(default_factory=dict)
 
+    @classmethod
+    def holding(cls, part: Part, blocks: dict[Name, list[Block]]) -> MemoryPart:
+        """A part's description and events, with these of its blocks."""
+        return cls(part.header, non_finite=part.non_finite, _events=part.events(), _blocks=blocks)
+
     def write(self, batch: Batch) -> None:
         """Add to the part, thinning it where it has grown too large."""
         self.header, self.non_finite = batch.header, list(batch.non_finite)

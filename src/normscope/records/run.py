@@ -13,6 +13,7 @@ from normscope.records.captures import Distribution, load_distributions
 from normscope.records.measurements import load_measurements
 from normscope.records.store import reader
 
+RUNS = "runs"  # the folder of a study in which each run has one of its own
 RECORD_NAME = "record.sqlite"
 WEIGHTS_NAME = "weights.pt"
 SPEC_NAME = "spec.json"
@@ -86,6 +87,11 @@ class RunRecord:
             return None
         last = float(self.column(name)[-1])
         return last if np.isfinite(last) else None
+
+
+def run_folders(study: Path) -> list[Path]:
+    """The folders of a study's runs that have a record, in order."""
+    return sorted(record.parent for record in study.glob(f"{RUNS}/*/{RECORD_NAME}"))
 
 
 def status_of(directory: Path) -> str | None:

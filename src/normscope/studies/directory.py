@@ -13,11 +13,10 @@ from filelock import FileLock, Timeout
 import normscope
 from normscope.errors import InputError, StorageError
 from normscope.records.files import write_json
-from normscope.records.run import RECORD_NAME, RECORDING_NAME, SPEC_NAME, WEIGHTS_NAME
+from normscope.records.run import RECORD_NAME, RECORDING_NAME, RUNS, SPEC_NAME, WEIGHTS_NAME
 from normscope.studies.spec import RunSpec
 
 MARKER = "normscope.json"
-RUNS = "runs"
 
 
 @dataclass(frozen=True)

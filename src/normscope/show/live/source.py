@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from normscope.records.recording import Recording
-from normscope.records.run import RECORD_NAME, RunRecord, load_run
+from normscope.records.run import RECORD_NAME, RUNS, RunRecord, load_run
 from normscope.show.report.material import Reading, read_recording
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def _unless_same(
 
 def _files_of_study(directory: Path) -> Iterator[Path]:
     yield directory / "summary.json"
-    for folder in (directory / "runs").glob("*/"):
+    for folder in (directory / RUNS).glob("*/"):
         yield folder / RECORD_NAME
         yield from _recorded(folder, "recording")
 

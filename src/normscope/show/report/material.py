@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from normscope.errors import InputError
 from normscope.judge.check_formats import from_json
 from normscope.judge.comparison import Comparison, summarize
 from normscope.judge.findings import CheckReport
 from normscope.records.recording import Recording
-from normscope.records.recording_parts import Block, Name, Part
+from normscope.records.recording_parts import MemoryPart, Part
 from normscope.records.recording_shapes import check_widths
-from normscope.records.run import RECORD_NAME, RECORDING_NAME, RunRecord, load_run
+from normscope.records.run import RECORD_NAME, RECORDING_NAME, RunRecord, load_run, run_folders
 from normscope.show.figures.provenance import subject
 from normscope.show.figures.style import norm_styles
 from normscope.show.report.settings import Settings
@@ -119,7 +118,7 @@ class Material:
 
 def read_recording(path: Path) -> Recording:
     """A recording, read whole and once: every view asks for its arrays, and damage shows at once."""
-    return Recording([_ReadPart(part) for part in Recording.load(path).parts])
+    return Recording([_in_memory(part) for part in Recording.load(path).parts])
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,9 @@ def gather(
     studies, watched, problems = [], [], []
     for directory, name in zip(directories, _distinct(directories), strict=True):
         runs = []
-        for folder in sorted(path.parent for path in (directory / "runs").glob(f"*/{RECORD_NAME}") if _begun(path)):
+        for folder in run_folders(directory):
+            if not _begun(folder / RECORD_NAME):
+                continue
             try:
                 runs.append(read.run(folder))
             except InputError as error:
@@ -177,7 +178,7 @@ def of_runs(name: str, runs: Sequence[RunRecord]) -> Material:
 
 def of_recording(recording: Recording) -> Material:
     """One recording, also of a training that goes on."""
-    return Material(watched=(Watched(recording.header.model, Recording([_ReadPart(p) for p in recording.parts])),))
+    return Material(watched=(Watched(recording.header.model, Recording([_in_memory(p) for p in recording.parts])),))
 
 
 def _add_recordings_of(studies: Sequence[Study], watched: list[Watched], problems: list[str], read: Reading) -> None:
@@ -216,26 +217,18 @@ def _begun(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-class _ReadPart:
-    """A part of a recording, held in memory."""
+def _in_memory(part: Part) -> MemoryPart:
+    """All of a part, read once.
 
-    def __init__(self, part: Part):
-        self.header, self.non_finite = part.header, part.non_finite
-        self._events = part.events()
-        self._blocks = {name: part.blocks(*name) for name in part.names()}
-        source = getattr(part, "path", "the recording")
-        for layer in self.header.layers:
-            for name in ("histogram", "output_histogram"):
-                check_widths(source, layer, self.blocks(layer.name, name), self.blocks(layer.name, f"{name}_frame"))
-
-    def events(self) -> list[dict[str, Any]]:
-        return self._events
-
-    def names(self) -> list[Name]:
-        return list(self._blocks)
-
-    def blocks(self, layer: str, statistic: str) -> list[Block]:
-        return self._blocks.get((layer, statistic), [])
+    Raises:
+        RecordError: if histograms and what belongs to them are of different channels.
+    """
+    held = MemoryPart.holding(part, {name: part.blocks(*name) for name in part.names()})
+    source = getattr(part, "path", "the recording")
+    for layer in held.header.layers:
+        for name in ("histogram", "output_histogram"):
+            check_widths(source, layer, held.blocks(layer.name, name), held.blocks(layer.name, f"{name}_frame"))
+    return held
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:

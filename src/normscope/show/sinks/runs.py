@@ -11,7 +11,7 @@ import numpy as np
 
 from normscope.errors import RecordError
 from normscope.records.captures import Distribution
-from normscope.records.run import RunRecord, load_run, status_of
+from normscope.records.run import RUNS, RunRecord, load_run, status_of
 from normscope.show.sinks.sink import Histogram, Log, Sink
 
 FIGURES = "figures"
@@ -94,7 +94,7 @@ class StudyLogs:
 
     def _read(self, run: str) -> RunRecord | None:
         """The run's record, None where there is none yet; damage is told once."""
-        folder = self._study / "runs" / run
+        folder = self._study / RUNS / run
         try:
             return load_run(folder) if status_of(folder) is not None else None
         except RecordError as error:

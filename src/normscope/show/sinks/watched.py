@@ -10,7 +10,7 @@ import numpy as np
 
 from normscope.errors import InputError
 from normscope.records.recording import Recording
-from normscope.records.recording_parts import Block, FilePart, Name, Part
+from normscope.records.recording_parts import Block, FilePart, MemoryPart, Name, Part
 from normscope.records.store import reader
 from normscope.show.report import measures
 from normscope.show.sinks.sink import Histogram, Log
@@ -83,7 +83,7 @@ class WatcherSink:
 
 def write_recording(recording: Recording, log: Log) -> None:
     """Write the steps of a recording that a log does not hold: scalars of each, histograms of the newest."""
-    recent = Recording([_Recent(part, log.last) for part in recording.parts[:1]])
+    recent = Recording([_recent(part, log.last) for part in recording.parts[:1]])
     scalars: dict[int, dict[str, float]] = {}
     histograms: dict[int, dict[str, Histogram]] = {}
     for layer in recent.layers:
@@ -97,25 +97,13 @@ def write_recording(recording: Recording, log: Log) -> None:
         log.write(step, scalars.get(step, {}), histograms.get(step, {}))
 
 
-class _Recent:
+def _recent(part: Part, after: int) -> MemoryPart:
     """The steps of a part after a given one, read at once."""
-
-    def __init__(self, part: Part, after: int):
-        self.header, self.non_finite = part.header, part.non_finite
-        self._events = part.events()
-        self._blocks: dict[Name, list[Block]] = {}
-        for name, (steps, values) in _blocks_after(part, after):
-            new = steps > after
-            self._blocks.setdefault(name, []).append((steps[new], values[new]))
-
-    def events(self) -> list[dict[str, Any]]:
-        return self._events
-
-    def names(self) -> list[Name]:
-        return list(self._blocks)
-
-    def blocks(self, layer: str, statistic: str) -> list[Block]:
-        return self._blocks.get((layer, statistic), [])
+    found: dict[Name, list[Block]] = {}
+    for name, (steps, values) in _blocks_after(part, after):
+        new = steps > after
+        found.setdefault(name, []).append((steps[new], values[new]))
+    return MemoryPart.holding(part, found)
 
 
 def _blocks_after(part: Part, after: int) -> list[tuple[Name, Block]]:
