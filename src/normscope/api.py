@@ -158,7 +158,7 @@ def train_all(
     console: Console,
     executor: Executor | None = None,
     logs: StudyLogs | None = None,
-) -> None:
+) -> dict[str, RunResult]:
     """Bring every run that is left to its end, several at once, and show how far they are.
 
     Args:
@@ -169,11 +169,15 @@ def train_all(
         executor: where they are trained; None: on this machine.
         logs: what each epoch is passed on to, once it is stored.
 
+    Returns:
+        How each run ended, by its name.
+
     Raises:
         StorageError: as soon as a run cannot be stored.
     """
     labels = run_labels(grid.specs)
     already = len(labels) - len(left.tasks)
+    results: dict[str, RunResult] = {}
     logs = logs or StudyLogs(study.path, (), console.print)
     to_train = {task.directory.name for task in left.tasks}
     for name in labels:
@@ -187,11 +191,13 @@ def train_all(
 
         def ended(task: RunTask, result: RunResult) -> None:
             name = task.directory.name
+            results[name] = result
             logs.update(name, ended=True)
             told = "; ".join(filter(None, (_ending(study.path, name, result), result.note)))
             progress.ended(name, told, good=result.status == "finished")
 
         execute_all(left.tasks, executor or local_executor(left.jobs), report, ended)
+    return results
 
 
 def known_status(run: RunDirectory) -> str | None:

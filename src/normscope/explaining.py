@@ -11,22 +11,20 @@ from typing import Any
 
 from rich.console import Console
 
-from normscope.api import known_status
+from normscope.api import known_status, tasks_of, train_all
 from normscope.errors import NormscopeError
 from normscope.records.explanation import EXPLANATION_NAME, Explanation, Forgotten, load_if_there, store_explanation
 from normscope.records.run import ENDED, load_run
 from normscope.show.explanation import show
 from normscope.show.figures import explanation as explanation_figure
-from normscope.show.terminal import StudyProgress, percent
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import describe_environment
-from normscope.studies.execution import execute_all, local_executor, threads_per_job
+from normscope.studies.execution import threads_per_job
 from normscope.studies.explain_options import ExplainOptions
 from normscope.studies.explanation import choose_layer, explain_layer
 from normscope.studies.forgotten_eval import Advance, forget_eval
-from normscope.studies.grid import build_for, lay_out
-from normscope.studies.runner import RunResult, RunTask
-from normscope.studies.spec import RunSpec
+from normscope.studies.grid import Grid, build_for, lay_out
+from normscope.studies.spec import CompareOptions, RunSpec
 from normscope.studies.threads import using_threads
 from normscope.studies.trained import trained_network
 
@@ -62,13 +60,14 @@ def explain(options: ExplainOptions | None = None, console: Console | None = Non
     console = console or Console()
     grid = lay_out(options.study)
     spec = dataclasses.replace(grid.specs[0], seed=options.seed)
+    grid = dataclasses.replace(grid, specs=(spec,))
     choice = choose_layer(build_for(grid.dataset, spec), options.layer, spec.norm, options.channel)
     study = StudyDirectory.create(options.directory)
     run = study.run(spec)
     path = study.path / EXPLANATION_NAME
     known = load_if_there(path)
     threads = threads_per_job(spec.device, 1, grid.dataset.train_images.shape[1])
-    _train(spec, run, options.data_dir, threads, console)
+    _train(spec, grid, study, options.study, console)
     model = trained_network(run, spec, grid.dataset)
 
     meta = _describe(spec, run, choice.others)
@@ -87,19 +86,18 @@ def explain(options: ExplainOptions | None = None, console: Console | None = Non
     return ExplanationResult(study.path, explanation)
 
 
-def _train(spec: RunSpec, run: RunDirectory, data_dir: Path | None, threads: int | None, console: Console) -> None:
+def _train(spec: RunSpec, grid: Grid, study: StudyDirectory, options: CompareOptions, console: Console) -> None:
     """Bring the run to its end.
 
     Raises:
         NormscopeError: if it failed or diverged: there is no layer to explain then.
     """
-    label = f"{spec.model} on {spec.data}, seed {spec.seed}"
-    status = known_status(run)
+    status = known_status(study.run(spec))
     if status in ENDED:
+        label = f"{spec.model} on {spec.data}, seed {spec.seed}"
         console.print(f"{label}: trained already.", highlight=False, markup=False, soft_wrap=True)
     else:
-        task = RunTask(spec, run.path.absolute(), data_dir.absolute() if data_dir is not None else None, threads)
-        result = _execute(task, label, console)
+        result = train_all(tasks_of(grid, study, options, console), grid, study, console)[spec.name]
         if result.status == "failed":
             raise NormscopeError(f"The training failed: {result.error}")
         status = result.status
@@ -108,26 +106,6 @@ def _train(spec: RunSpec, run: RunDirectory, data_dir: Path | None, threads: int
             f"The training diverged at learning rate {spec.learning_rate:g}: its layers hold no finite numbers to "
             "explain. Try a smaller --learning-rate."
         )
-
-
-def _execute(task: RunTask, label: str, console: Console) -> RunResult:
-    results: list[RunResult] = []
-    name = task.directory.name
-    with StudyProgress(console, {name: label}, task.spec.epochs) as progress:
-
-        def ended(_: RunTask, result: RunResult) -> None:
-            results.append(result)
-            progress.ended(name, _ending(task, result), good=result.status == "finished")
-
-        execute_all([task], local_executor(1), progress.report, ended)
-    return results[0]
-
-
-def _ending(task: RunTask, result: RunResult) -> str:
-    if result.status != "finished":
-        return result.status
-    record = load_run(task.directory)
-    return f"test {percent(record.final('test_accuracy'))} after {len(record.epochs['epoch'])} epochs"
 
 
 def _forget_eval(measure: Callable[[Advance], Forgotten], console: Console) -> Forgotten:
