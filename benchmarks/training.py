@@ -135,7 +135,7 @@ def run(options: Options) -> None:
             say(part)
             table = measure(part, data, beginning, sizes, options.epochs, device)
             print("", table.markdown(), sep="\n", flush=True)
-            keep(table, options.results, part, device, load)
+            keep(table, options.results, part, device if part in ("job", "gpu") else "cpu", load)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

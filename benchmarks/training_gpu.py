@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from common import Spread, Table, ratio, say
-from training_runs import Comparison, Data, compare
+from training_runs import Data, compare
 
 AT_ONCE = (1, 2, 4, 8)
-EPOCHS = 5
-"""Of each run: the first is left out, for it has the start of the libraries and the capture in it."""
+EPOCHS = (5, 65)
+"""Of the runs of two commands: their difference has no start of libraries, no capture, and all runs at once in it."""
 
 COMMAND_EPOCHS = 30
 """Of the job, to which a run's seconds are extrapolated."""
 
 
-def gpu(data: Data, rounds: int, device: str, at_once: tuple[int, ...] = AT_ONCE, epochs: int = EPOCHS) -> Table:
+def gpu(
+    data: Data, rounds: int, device: str, at_once: tuple[int, ...] = AT_ONCE, epochs: tuple[int, int] = EPOCHS
+) -> Table:
     """Seconds of a run of 30 epochs with batch normalization, amortised over the runs that are trained at once.
 
     Processes share one GPU by turns unless NVIDIA's MPS daemon runs (`nvidia-cuda-mps-control -d`), which lets their
@@ -26,12 +28,15 @@ def gpu(data: Data, rounds: int, device: str, at_once: tuple[int, ...] = AT_ONCE
     for number in range(rounds):
         for (graph, jobs), name in ways.items():
             say(f"round {number + 1} of {rounds}: {name}")
-            settings = ("--norms", "batch", "--seeds", str(jobs), "--jobs", str(jobs), "--epochs", str(epochs))
-            found = compare(data, *settings, "--capture-epochs", "--device", device, "--graph", graph)
-            epoch = _epoch_seconds(found)
+            settings = ("--norms", "batch", "--seeds", str(jobs), "--jobs", str(jobs), "--capture-epochs")
+            few, many = (
+                compare(data, *settings, "--epochs", str(count), "--device", device, "--graph", graph)
+                for count in epochs
+            )
+            epoch = (many.seconds - few.seconds) / (epochs[1] - epochs[0])
             seconds[name].append(COMMAND_EPOCHS * epoch * data.factor / jobs)
-            rates[name].append(jobs * len(data.dataset.train_labels) / _epoch_seconds(found, "train_seconds"))
-            captured[name] = found.runs[0].meta.get("not_captured") or "yes"
+            rates[name].append(jobs * len(data.dataset.train_labels) / epoch)
+            captured[name] = many.runs[0].meta.get("not_captured") or "yes"
     first = next(iter(seconds))
     return Table(
         title=f"One GPU ({device})",
@@ -47,9 +52,9 @@ def gpu(data: Data, rounds: int, device: str, at_once: tuple[int, ...] = AT_ONCE
             for name in seconds
         ],
         notes=[
-            f"Runs with batch normalization, {epochs} epochs each without the first, extrapolated to {COMMAND_EPOCHS}; "
-            "evaluation is in the seconds, imports, captures and records are not. Of runs at once the slowest epochs "
-            "count. n = commands.",
+            f"Runs with batch normalization: a command of {epochs[1]} epochs minus one of {epochs[0]}, extrapolated to "
+            f"{COMMAND_EPOCHS}; evaluation and records are in it, imports and captures of activations are not. n = "
+            "pairs of commands.",
         ],
         values={"seconds_per_run": seconds, "images_per_second": rates, "not_captured": captured},
     )
@@ -57,8 +62,3 @@ def gpu(data: Data, rounds: int, device: str, at_once: tuple[int, ...] = AT_ONCE
 
 def _name(graph: str, jobs: int) -> str:
     return f"{jobs} run{'s' if jobs > 1 else ''} at once, {'from Python' if graph == 'off' else 'CUDA graph'}"
-
-
-def _epoch_seconds(found: Comparison, column: str = "seconds") -> float:
-    """Mean of the epochs after the first, of the run for which it is longest."""
-    return max(float(run.column(column)[1:].mean()) for run in found.runs)

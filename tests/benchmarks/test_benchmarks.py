@@ -184,29 +184,27 @@ def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         assert ("something else is running" in capsys.readouterr().err) == told
 
 
-def test_the_part_about_a_gpu_leaves_out_first_epochs_and_counts_the_slowest_run(data: Data, monkeypatch):
+def test_the_part_about_a_gpu_is_the_difference_of_two_commands(data: Data, monkeypatch):
     asked = []
 
     def compare(_: Data, *arguments: str) -> Comparison:
         jobs, graph = (int(arguments[arguments.index("--jobs") + 1]), arguments[-1])
-        asked.append((jobs, graph))
-        slowest = {(1, "off"): 4.0, (1, "auto"): 1.0, (2, "off"): 5.0, (2, "auto"): 1.5}[jobs, graph]
+        epochs = int(arguments[arguments.index("--epochs") + 1])
+        asked.append((jobs, graph, epochs))
+        epoch = {(1, "off"): 4.0, (1, "auto"): 1.0, (2, "off"): 5.0, (2, "auto"): 1.5}[jobs, graph]
         meta = {"not_captured": "switched off" if graph == "off" else None}
-        runs = []
-        for epoch in (slowest, slowest / 2)[:jobs]:
-            seconds = np.array([99, epoch, epoch])
-            scalars = {"epoch": np.arange(1, 4), "seconds": seconds, "train_seconds": seconds / 2}
-            runs.append(RunRecord(Path(), {}, "finished", scalars, meta=meta))
-        return Comparison(0.0, None, runs)
+        runs = [RunRecord(Path(), {}, "finished", {"epoch": np.arange(epochs)}, meta=meta)] * jobs
+        return Comparison(99.0 + epochs * epoch, None, runs)
 
     monkeypatch.setattr(training_gpu, "compare", compare)
     table = training_gpu.gpu(data, 1, "cuda", at_once=(1, 2))
-    assert asked == [(1, "off"), (1, "auto"), (2, "off"), (2, "auto")]
+    ways = [(1, "off"), (1, "auto"), (2, "off"), (2, "auto")]
+    assert asked == [(*way, epochs) for way in ways for epochs in training_gpu.EPOCHS]
     assert [row[1] for row in table.rows] == ["switched off", "yes"] * 2
     per_run = [seconds for (seconds,) in table.values["seconds_per_run"].values()]
     assert per_run == pytest.approx([30 * data.factor * epoch for epoch in (4.0, 1.0, 2.5, 0.75)])
     rates = [rate for (rate,) in table.values["images_per_second"].values()]
-    assert rates == pytest.approx([IMAGES / 2, IMAGES / 0.5, 2 * IMAGES / 2.5, 2 * IMAGES / 0.75])
+    assert rates == pytest.approx([IMAGES / 4, IMAGES, 2 * IMAGES / 5, 2 * IMAGES / 1.5])
     assert [row[-1] for row in table.rows] == [f"{r:.2f} (n = 1)" for r in (1, 4, 1.6, 16 / 3)]
 
 

@@ -187,8 +187,19 @@ def test_what_cannot_be_read_says_what_is_missing(code):
     assert verdict(code, both(2)).outcome == "cannot tell"
     blown = both(none={"relative_losses": np.full((3, 4), np.nan), "relative_changes": np.full((3, 4), np.inf)})
     assert verdict(code, blown).outcome == "cannot tell", "no number, no verdict"
+    assert found_needs(code, blown) == "a setting at which every run gives a number: not none seed 0 and 3 more"
+    ended = both(none={"planned": np.array([13])})
+    assert found_needs(code, ended).startswith("a setting at which every run gives a number"), "it diverged on the way"
+    one = [*both()[:-1], both(none={"planned": np.array([13])})[-1]]
+    assert found_needs(code, one).endswith(": not none seed 3"), "the others do not stand for it"
     flat = both(none={"gradient": 0.0})
     assert verdict(code, flat).outcome == "cannot tell", "without a gradient there is no direction"
+
+
+def found_needs(code, runs):
+    found = verdict(code, runs)
+    assert found.outcome == "cannot tell"
+    return found.needs
 
 
 def shifted(seeds=5, noisy=0.96, batch=0.96, none=0.9, moves=(0.36, 0.002, 0.05), noise=0.002):

@@ -1,5 +1,6 @@
 """The claims as a collection: their page, their size, and what they import."""
 
+import ast
 import time
 from pathlib import Path
 
@@ -28,10 +29,20 @@ def test_codes_and_names_are_unique_and_everything_is_said():
         assert claim.margin > (1 if claim.ratio else 0)
 
 
+def test_any_claim_can_be_deleted():
+    """No file imports one in which there are claims."""
+    with_claims = {type(claim).__module__ for claim in claims()}
+    for path in Path(room.__path__[0]).glob("*.py"):
+        imported = {
+            node.module for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)
+        }
+        assert not imported & with_claims, path.name
+
+
 @pytest.mark.parametrize("path", sorted(Path(room.__path__[0]).glob("*.py")), ids=lambda path: path.name)
 def test_no_claim_is_long(path):
     text = path.read_text(encoding="utf-8")
-    if "(Claim)" in text:
+    if "    code = " in text:
         assert len(text.splitlines()) <= 120
 
 

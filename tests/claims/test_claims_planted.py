@@ -100,8 +100,13 @@ def gradients(batch, none):
     ]
 
 
+PLANTED["C503"] = tuple([dataclasses.replace(one, spec=one.spec | {"batch_size": 16}) for one in runs]
+                        for runs in PLANTED["C502"])  # fmt: skip
 PLANTED["C301"] = gradients({"noise": 0.2}, {"noise": 0.6}), gradients({"noise": 0.6}, {"noise": 0.2})
-PLANTED["C702"] = gradients({"gradient": 3.0}, {"gradient": 1.0}), gradients({"gradient": 1.0}, {"gradient": 3.0})
+PLANTED["C304"] = PLANTED["C702"] = (
+    gradients({"gradient": 3.0}, {"gradient": 1.0}),
+    gradients({"gradient": 1.0}, {"gradient": 3.0}),
+)
 
 
 def with_column(runs, norm, **columns):
@@ -239,8 +244,76 @@ def test_what_is_varied_for_one_claim_does_not_decide_another():
 
 
 def test_an_arm_that_did_not_learn_is_named():
-    found = verdict("C301", arms(none={"final": 0.11}))
+    found = verdict("C201", arms(none={"final": 0.11}))
     assert any("none did not learn" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("code", ["C301", "C302", "C304", "C401", "C402", "C403", "C404", "C702"])
+def test_gradients_and_distributions_are_judged_where_both_learn(code):
+    """A network that died at a rate that is too high for it says nothing of normalization, and would decide a mean."""
+    dead = [one for one in with_captures((1, 1), (90, 90), learning_rate=1.0) if one.norm == "batch"]
+    dead += [run("none", seed, final=0.11, gradient=1e-9, learning_rate=1.0) for seed in range(4)]
+    alive = with_captures((1, 1.2), (3, 9))
+    found, alone = verdict(code, alive + dead), verdict(code, alive)
+    assert (found.effect, found.n) == (alone.effect, alone.n)
+    assert found.notes == ("Left out, as the network did not learn there: lr 1 (none).",)
+    nowhere = verdict(code, dead)
+    assert (nowhere.outcome, nowhere.effect) == ("cannot tell", None)
+    assert nowhere.needs == "a setting at which batch and none learn: here none not"
+
+
+def test_gradients_that_grow_small_with_the_loss_have_not_vanished():
+    fitted = [
+        dataclasses.replace(one, epochs=one.epochs | {
+            name: one.epochs[name] * np.geomspace(1, 1e-6, 10) for name in ("stem_gradient_mean", "stem_gradient_min")
+        })
+        for one in gradients({}, {})
+    ]  # fmt: skip
+    found = verdict("C303", fitted)
+    assert set(found.values["batch"].values()) == {0.0}
+    dead = with_column(
+        arms(), "none", stem_gradient_mean=lambda _: np.zeros(10), stem_gradient_min=lambda _: np.zeros(10)
+    )
+    assert set(verdict("C303", dead).values["none"].values()) == {100.0}
+
+
+def test_what_is_read_in_steps_as_wide_as_the_margin_is_never_no_difference():
+    """Rates half a decade apart: equal readings of all seeds leave half a decade open."""
+    found = verdict("C502", over("learning_rate", {"batch": RATES, "none": RATES}))
+    assert found.outcome == "cannot tell"
+    assert found.needs == "finer steps: it is read in steps of 1 decades, which is too coarse"
+    assert "batch: 4 of 4 seeds tolerate the highest rate of the study." in found.notes
+
+
+def test_small_batches_are_judged_apart():
+    small = PLANTED["C503"][0]
+    large = PLANTED["C502"][1]
+    assert verdict("C503", small + large).outcome == "supported"
+    assert verdict("C502", small + large).outcome == "cannot tell"
+    assert verdict("C503", large).outcome == "cannot tell"
+
+
+def test_an_arm_that_never_learns_does_not_depend_less_on_its_initialization():
+    runs = over("initialization_scale", {"batch": {0.1: 0.1, 1.0: 0.1}, "none": {0.1: 0.5, 1.0: 0.9}})
+    assert verdict("C601", runs).outcome == "cannot tell"
+
+
+def test_the_sizes_of_batches_are_in_the_notes():
+    assert verdict("C1301", PLANTED["C1301"][0]).notes == ("Batch sizes: 2 against 128.",)
+
+
+def test_a_run_that_gets_there_and_diverges_has_not_got_there():
+    runs = arms(none={"final": 0.5})
+    runs[0] = run("batch", 0, status="diverged", speed=5.0)
+    assert verdict("C101", runs).values["batch"][0] == 10.0
+
+
+def test_the_largest_effect_there_can_be_is_found_though_all_seeds_say_the_same():
+    runs = [
+        run(norm, seed, final=final, speed=50.0) for seed in range(4) for norm, final in (("batch", 0.9), ("none", 0.6))
+    ]
+    late = with_column(runs, "none", test_accuracy=lambda _: np.r_[np.full(9, 0.1), 0.6])
+    assert verdict("C101", late).outcome == "supported"
 
 
 def test_runs_that_give_no_value_are_counted_for_the_reader():
@@ -257,6 +330,14 @@ def test_arms_without_seeds_in_common_are_compared_unpaired():
     runs += [run("none", s, final=0.85 + jitter(s)) for s in range(4, 8)]
     found = verdict("C201", runs)
     assert (found.outcome, found.test, found.n) == ("supported", "Welch t", 4)
+
+
+def test_arms_with_few_seeds_in_common_show_the_values_that_were_compared():
+    runs = [run("batch", s, final=0.95 + jitter(s)) for s in range(4)]
+    runs += [run("none", s, final=0.85 + jitter(s)) for s in range(3, 7)]
+    found = verdict("C201", runs)
+    assert found.test == "Welch t"
+    assert {arm: set(values) for arm, values in found.values.items()} == {"batch": {0, 1, 2, 3}, "none": {3, 4, 5, 6}}
 
 
 def test_other_arms_can_be_named_and_data_sets_are_judged_apart():

@@ -12,6 +12,7 @@ from scipy import stats
 from normscope.judge.statistics import (
     LEVEL,
     holm,
+    holm_estimates,
     more_seeds,
     paired,
     probability_of_improvement,
@@ -82,6 +83,20 @@ def test_equal_readings_are_not_exact_ones():
     assert coarse.p == pytest.approx(2 * stats.t.sf(1 / (coarse.spread / 2), 3))
 
 
+def test_nothing_is_equivalent_that_is_read_in_steps_as_wide_as_the_margin():
+    for resolution, known in ((0.5, True), (1.0, False), (2.0, False)):
+        assert (paired([0.0] * 5, 1.0, resolution=resolution).p_equivalent is not None) == known
+        assert (welch([0.0] * 5, [0.0] * 5, 1.0, resolution=resolution).p_equivalent is not None) == known
+    assert more_seeds(paired([0.0] * 5, 1.0, resolution=1.0), 1.0) is None
+
+
+def test_settings_are_adjusted_for_equivalence_too():
+    estimates = [paired(values, 1.0) for values in ([0.1, -0.4, 0.3], [0.0, 0.1, -0.1], [2.0, 2.1, 2.2])]
+    adjusted = holm_estimates(estimates)
+    assert [one.p for one in adjusted] == holm([one.p for one in estimates])
+    assert [one.p_equivalent for one in adjusted] == holm([one.p_equivalent for one in estimates])
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_is_the_step_down_procedure(p_values):
@@ -139,6 +154,23 @@ def test_arms_that_do_not_differ_are_told_apart_at_the_nominal_rate(n):
     assert rate < LEVEL + error
     if n < 6:
         assert rate > LEVEL - error  # the exact test is coarser and may stay below
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_independent_arms_that_do_not_differ_are_told_apart_at_the_nominal_rate(n):
+    """A/A without pairing, also where one arm has twice the seeds."""
+    rng = np.random.default_rng(n)
+    for second in (n, 2 * n):
+        p_values = np.array([welch(rng.normal(size=n), rng.normal(size=second), 0.0).p for _ in range(3000)])
+        assert np.mean(p_values < LEVEL) < LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / 3000)
+
+
+@pytest.mark.parametrize(("n", "rate"), [(3, 0.72), (5, 0.60)])
+def test_an_arm_that_fails_rarely_is_called_better_as_often_as_the_page_says(n, rate):
+    """Equal means: better by a tenth in nine runs of ten, worse by nine tenths in the other."""
+    rng = np.random.default_rng(n)
+    differences = np.where(rng.random((3000, n)) < 0.1, -0.9, 0.1) + 0.01 * rng.normal(size=(3000, n))
+    assert np.mean([paired(row, 0.0).p < LEVEL for row in differences]) == pytest.approx(rate, abs=0.03)
 
 
 @pytest.mark.parametrize("n", [3, 5])

@@ -68,6 +68,8 @@ def test_a_convolution_has_a_bias_exactly_where_no_normalization_follows(norm, b
     biased = {name for name, convolution in convolutions.items() if convolution.bias is not None}
     if norm == "none":
         assert biased == set(convolutions)
+    elif block == "after-activation":
+        assert biased == {name for name in convolutions if name.endswith(("conv1", "conv2"))}
     elif block == "formula":
         assert biased == {name for name in convolutions if name.endswith("conv2")}
     else:
@@ -99,6 +101,9 @@ def reference_forward(state: dict[str, torch.Tensor], x: torch.Tensor, block: st
             inner = norm(f"{at}.bn2", conv(f"{at}.conv1", activated, stride)).relu()
             return conv(f"{at}.conv2", inner) + shortcut
         shortcut = norm(f"{at}.shortcut.1", conv(f"{at}.shortcut.0", x, stride)) if projects else x
+        if block == "after-activation":
+            inner = norm(f"{at}.bn1", conv(f"{at}.conv1", x, stride).relu())
+            return norm(f"{at}.bn2", conv(f"{at}.conv2", inner).relu()) + shortcut
         residual = conv(f"{at}.conv2", norm(f"{at}.bn1", conv(f"{at}.conv1", x, stride)).relu())
         if block == "formula":
             return residual + shortcut

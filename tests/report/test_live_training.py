@@ -31,7 +31,7 @@ COMPARE = [
     "--jobs",
     "1",
 ]
-COMPARE += ["--widths", "4", "4", "8", "--batch-size", "512"]
+COMPARE += ["--widths", "4", "4", "8", "--batch-size", "512", "--device", "cpu"]
 
 
 class Viewer:

@@ -10,7 +10,7 @@ from normscope.records.run import load_run
 
 QUICK = {
     "epochs": 2, "learning_rates": [0.1], "norms": ["batch", "none"], "blocks_per_stage": 1, "widths": [4, 4, 4],
-    "fusion": "off", "precision": "fp32",
+    "fusion": "off", "precision": "fp32", "device": "cpu",
 }  # fmt: skip
 
 

@@ -45,9 +45,9 @@ def cluster(markers, tmp_path_factory):
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         patch.syspath_prepend(str(Path(__file__).parent))
         logging.getLogger("ray").setLevel(logging.ERROR)
-        node = {"num_cpus": 1, "object_store_memory": BYTES, "include_dashboard": False}
+        node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": BYTES, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=node)
-        cluster.add_node(num_cpus=1, object_store_memory=BYTES)
+        cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory=BYTES)
         try:
             yield cluster.address
         finally:

@@ -176,13 +176,28 @@ def test_a_capture_that_fails_is_one_line_and_keeps_the_graph_alive(doubles):
     assert len(graphs._abandoned) == 1
 
 
+def test_memory_that_is_short_is_not_called_the_fault_of_the_capture(doubles):
+    def work():
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs.capture(work)
+
+
 def test_a_capture_gives_what_replays_it(doubles):
     done = []
     assert graphs.capture(lambda: done.append(1))() == "replayed"
     assert (done, graphs._abandoned) == ([1], [])
 
 
-@pytest.mark.parametrize(("message", "waits"), [("called a synchronizing CUDA operation", True), ("something", False)])
+@pytest.mark.parametrize(
+    ("message", "waits"),
+    [
+        ("called a synchronizing CUDA operation", True),
+        ("This may lead to unnecessary synchronization and break CUDA graph capture.", True),
+        ("something", False),
+    ],
+)
 def test_a_rehearsal_listens_to_pytorch_and_passes_on_what_else_is_said(monkeypatch, message, waits):
     modes = []
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)

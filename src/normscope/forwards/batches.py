@@ -82,7 +82,7 @@ def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | N
     sizes = [batch.samples for batch in batches]
     whole = _join(batches)
     order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
-    return [whole.take(index.to(_first_tensor(whole).device)) for index in order.split(sizes)], order
+    return [whole.take(index) for index in order.split(sizes)], order  # on the CPU, as targets are: it selects anywhere
 
 
 def _read(content: Any, number: int, device: torch.device | None) -> Batch:

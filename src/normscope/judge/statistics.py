@@ -36,7 +36,7 @@ class Estimate:
     n: int  # pairs; without pairing, runs of the smaller arm
     spread: float | None  # standard deviation of the differences; without pairing, that would give this interval
     p: float | None  # two-sided, of no difference
-    p_equivalent: float | None  # two one-sided tests: of a difference as large as the margin
+    p_equivalent: float | None  # two one-sided tests, of a difference as large as the margin; None if too coarse
     test: str
 
 
@@ -51,7 +51,8 @@ def paired(differences: Sequence[float], margin: float, *, resolution: float = 0
         differences: one for each seed, finite.
         margin: the largest mean difference that counts as none.
         resolution: step in which the quantity can be read, for example one test image. Equal readings are not taken
-            for exact ones: each difference has at least the spread of two readings rounded to it.
+            for exact ones: each difference has at least the spread of two readings rounded to it. Rounding may move
+            all seeds alike, so that with a step as large as the margin nothing is tested for equivalence.
         tests: how many tests of one family this is one of; it only decides whether the exact test can say anything.
     """
     values = np.asarray(differences, dtype=np.float64)
@@ -66,9 +67,8 @@ def paired(differences: Sequence[float], margin: float, *, resolution: float = 0
     p, test = _t_p(effect, error, n - 1), "paired t"
     if SIGN_FLIP_FROM <= n <= SIGN_FLIP_TO and smallest_sign_flip_p(n) * tests < LEVEL:
         p, test = sign_flip(values), "exact sign flip"
-    return Estimate(
-        effect, _t_interval(effect, error, n - 1), n, spread, p, _equivalence_p(effect, error, n - 1, margin), test
-    )
+    equivalent = _equivalence_p(effect, error, n - 1, margin, resolution)
+    return Estimate(effect, _t_interval(effect, error, n - 1), n, spread, p, equivalent, test)
 
 
 def welch(first: Sequence[float], second: Sequence[float], margin: float, *, resolution: float = 0.0) -> Estimate:
@@ -89,7 +89,7 @@ def welch(first: Sequence[float], second: Sequence[float], margin: float, *, res
         n,
         error * math.sqrt(n),
         _t_p(effect, error, freedom),
-        _equivalence_p(effect, error, freedom, margin),
+        _equivalence_p(effect, error, freedom, margin, resolution),
         "Welch t",
     )
 
@@ -126,9 +126,14 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def with_p(estimate: Estimate, p: float | None) -> Estimate:
-    """The same estimate with an adjusted p."""
-    return replace(estimate, p=p)
+def holm_estimates(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The same estimates with adjusted p, of difference and of equivalence each as a family of its own."""
+    differences = holm([estimate.p for estimate in estimates])
+    equivalences = holm([estimate.p_equivalent for estimate in estimates])
+    return [
+        replace(estimate, p=p, p_equivalent=p_equivalent)
+        for estimate, p, p_equivalent in zip(estimates, differences, equivalences, strict=True)
+    ]
 
 
 def variation_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -182,7 +187,7 @@ def more_seeds(estimate: Estimate, margin: float, *, apart_from: float = 0.0) ->
         error = estimate.spread / math.sqrt(n)
         apart = abs(estimate.effect) - _t_quantile(1 - LEVEL / 2, n - 1) * error > apart_from
         alike = abs(estimate.effect) + _t_quantile(1 - LEVEL, n - 1) * error < margin
-        if apart or alike:
+        if apart or (alike and estimate.p_equivalent is not None):
             return n - estimate.n
     return None
 
@@ -200,6 +205,8 @@ def _t_p(effect: float, error: float, freedom: float) -> float:
     return float(2 * special.stdtr(freedom, -abs(effect) / error))
 
 
-def _equivalence_p(effect: float, error: float, freedom: float, margin: float) -> float:
-    """Schuirmann (1987): the larger of the two one-sided p."""
+def _equivalence_p(effect: float, error: float, freedom: float, margin: float, resolution: float) -> float | None:
+    """Schuirmann (1987): the larger of the two one-sided p; None where values are read in steps like the margin."""
+    if resolution > 0 and resolution >= margin:
+        return None
     return float(special.stdtr(freedom, (abs(effect) - margin) / error))

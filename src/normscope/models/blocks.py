@@ -1,4 +1,4 @@
-"""Residual blocks of two 3x3 convolutions, in the three orders that the literature and the source notebook have."""
+"""Residual blocks of two 3x3 convolutions, with normalization in each of the places that it is given."""
 
 from __future__ import annotations
 
@@ -101,7 +101,34 @@ class PreActivationBlock(nn.Module):
         return residual + self.shortcut(activated if self.activates_both_paths else x)
 
 
-Block = PostActivationBlock | FormulaBlock | PreActivationBlock
+class AfterActivationBlock(nn.Module):
+    """y = norm(act(conv(norm(act(conv x))))) + shortcut x: normalization behind the non-linearity.
+
+    The counterpart of the post-activation block: as many normalizations, each on the other side of its activation. No
+    convolution of the branch is followed by one, so that all have a bias.
+    """
+
+    last_activation: ClassVar[str] = "activation2"
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, parts: Parts):
+        super().__init__()
+        norm1, norm2 = parts.norm(out_channels), parts.norm(out_channels)
+        self.conv1 = conv3x3(in_channels, out_channels, stride, bias=True)
+        self.activation1 = parts.activation()
+        self.bn1 = norm1
+        self.conv2 = conv3x3(out_channels, out_channels, 1, bias=True)
+        self.activation2 = parts.activation()
+        self.bn2 = norm2
+        self.shortcut = _normalized_shortcut(in_channels, out_channels, stride, parts, bias=needs_bias(norm1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        shortcut = self.shortcut(x)
+        residual = normalize(self.bn1, None, self.activation1(self.conv1(x)))
+        return normalize(self.bn2, None, self.activation2(self.conv2(residual)), shortcut)
+
+
+Block = PostActivationBlock | FormulaBlock | PreActivationBlock | AfterActivationBlock
 """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
 
 `last_activation` is the name of the activation that a forward pass calls last.
@@ -111,6 +138,7 @@ BLOCKS: dict[str, type[Block]] = {
     "post-activation": PostActivationBlock,
     "formula": FormulaBlock,
     "pre-activation": PreActivationBlock,
+    "after-activation": AfterActivationBlock,
 }
 
 

@@ -7,8 +7,8 @@ PROPAGATION = "propagation"
 
 BATCH_STATISTICS = "batch-statistics"
 """What normalization layers get and give from batch to batch in the trained network, and what they remember of it:
-"place", "before", "after", "before_in_eval", "after_in_eval", "batch_sd", with running statistics also "running_mean"
-and "running_sd"; float64 [channels of all places]."""
+"place", "before", "after", "before_in_eval", "after_in_eval", "batch_mean", "batch_sd", with running statistics also
+"running_mean" and "running_sd"; float64 [channels of all places]."""
 
 EVALUATION = "evaluation"
 """Test accuracies of the batch-normalized network as fractions: with "running" and "recalibrated" statistics, float64
@@ -18,7 +18,7 @@ LANDSCAPE = "landscape"
 """Loss and gradient along the direction of steepest descent, float64 [points of the training]: "step", "loss",
 "gradient" and "weights" (l2 norms) at the point itself. "rate_..." and "relative_...", float64 [points, distances], at
 distances from it: "..._distances" (l2), "..._losses", "..._changes" (l2 distance of the gradient from that at the
-point)."""
+point). "planned", [1], is how many points there are unless the training diverges."""
 
 MOVEMENT = "movement"
 """How far what leaves the normalization layers moves from step to step: "place", "movement", float64 [channels of all

@@ -31,10 +31,11 @@ def default_jobs(device: str, runs: int) -> int:
 def threads_per_job(device: str, jobs: int, image_size: int) -> int | None:
     """Threads for torch in each job, so that all jobs together have the machine's cores and no more.
 
-    One for images of a few pixels, where threads do little but wait for one another; None (leave it) on a GPU.
+    One for images of a few pixels, where threads do little but wait for one another. On a GPU a single job is left with
+    torch's own number (None).
     """
     if device != "cpu":
-        return None
+        return None if jobs == 1 else max(1, usable_cores() // jobs)
     return max(1, usable_cores() // jobs) if image_size >= LARGE_ENOUGH_FOR_THREADS else 1
 
 

@@ -17,7 +17,7 @@ from normscope.mend.recalibrate import recalibrate
 from normscope.models.landmarks import Network
 from normscope.records.explanation import ORDERS, Forgotten
 from normscope.studies.spec import RunSpec
-from normscope.training.precision import autocast
+from normscope.training.precision import autocast, repeatable
 
 BATCH_SIZES = (1, 2, 8, 128)
 REPEATS = 5
@@ -61,7 +61,7 @@ class EvaluatedNetwork:
 
     def recalibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Put the statistics of these batches in the place of the running ones, until the next pass without eval."""
-        with autocast(self._precision, self._device.type):
+        with repeatable(self._device.type), autocast(self._precision, self._device.type):
             recalibrate(self._model, batches, limit=None)
 
     def eval_accuracy(self) -> float:
@@ -75,7 +75,7 @@ class EvaluatedNetwork:
         return min(last, batch_size) * self.values_per_image == 1
 
     def _forward(self, images: Tensor) -> Tensor:
-        with autocast(self._precision, self._device.type):
+        with repeatable(self._device.type), autocast(self._precision, self._device.type):
             return self._model(images.contiguous(memory_format=torch.channels_last))
 
     @torch.no_grad()

@@ -225,7 +225,7 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     outcome = _divergence(store) or _train_with(prepared, task, callbacks, watched, resume)
 
     buffer = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
-    torch.save(model.state_dict(), buffer)
+    torch.save(_on_cpu(model.state_dict()), buffer)
     with written_aside(directory.weights) as aside:
         aside.write_bytes(buffer.getvalue())
     with store.transaction():
@@ -238,6 +238,13 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
         store.drop_resume_state()
     store.compact()
     return RunResult(outcome.status, note=_note(task, outcome, watched))
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same dict with its tensors on the CPU, so that weights of a GPU load where there is none."""
+    for name, tensor in state.items():
+        state[name] = tensor.cpu()
+    return state
 
 
 def _note(task: RunTask, outcome: Outcome, watched: WatchedTraining | None) -> str:

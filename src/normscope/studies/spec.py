@@ -40,7 +40,7 @@ class Recipe:
     """Activation function: relu, sigmoid, tanh, gelu, silu or leaky_relu."""
 
     block: _Name = None
-    """Residual block: post-activation, formula (y = f(x) + x, one normalization) or pre-activation."""
+    """Residual block: post-activation, pre-activation, after-activation or formula (y = f(x) + x, one norm)."""
 
     widths: Annotated[tuple[int, ...] | None, arg(metavar="INT ...", help_behavior_hint="(default: the model's)")] = (
         None

@@ -80,9 +80,9 @@ class StudyPlan:
 class StudyOptions:
     """Train a grid of runs and judge the usual claims about normalization on it.
 
-    Built in: quick, notebook, blog, learning-rates, initialization, batch-size, placement, propagation, landscape,
-    covariate-shift. The same command again goes on where it was interrupted; with more seeds it trains only what is
-    new.
+    Built in: quick, notebook, blog, learning-rates, initialization, activation-functions, batch-size, placement,
+    propagation, landscape, covariate-shift. The same command again goes on where it was interrupted; with more seeds it
+    trains only what is new.
     """
 
     study: Positional[str] = "quick"

@@ -7,7 +7,7 @@ from typing import Any
 from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT, PROPAGATION
 from normscope.studies.study import GridPlan, StudyPlan
 
-BLOCKS = ("post-activation", "pre-activation", "formula")
+BLOCKS = ("post-activation", "pre-activation", "formula", "after-activation")
 
 
 def _plan(name: str, description: str, *grids: GridPlan) -> StudyPlan:
@@ -65,6 +65,14 @@ STUDIES = {
             _grid(
                 {"initialization": ("default", "he"), "initialization_scale": (0.1, 0.3, 1.0, 3.0, 10.0)}, (),
                 data="digits", seeds=5, learning_rates=(0.1,),
+            ),
+        ),
+        _plan(
+            "activation-functions",
+            "Networks of ReLU, tanh and sigmoid units, with and without batch normalization.",
+            _grid(
+                {"activation": ("relu", "tanh", "sigmoid")}, (), data="digits", seeds=5, epochs=20,
+                learning_rates=(0.01, 0.1),
             ),
         ),
         _plan(

@@ -9,6 +9,7 @@ which the same kernels are launched differs.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,6 +87,9 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
     try:
         with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
             work()
+    except torch.OutOfMemoryError:
+        _abandoned.append(graph)
+        raise  # without a graph it would need the memory too
     except RuntimeError as error:
         _abandoned.append(graph)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -112,7 +116,14 @@ def waits_for_device(work: Callable[[], None]) -> bool:
     for one in told:
         if one not in of_mode:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    return any("called a synchronizing CUDA operation" in str(one.message) for one in of_mode)
+    waits = ("called a synchronizing CUDA operation", "break CUDA graph capture")
+    return any(one in str(warning.message) for warning in of_mode for one in waits)
+
+
+@functools.cache
+def _side_stream() -> torch.cuda.Stream:
+    """One for all runs of a process: libraries keep workspace for every stream that they have seen."""
+    return torch.cuda.Stream()
 
 
 @contextmanager
@@ -124,7 +135,7 @@ def own_stream(device: str) -> Iterator[None]:
     if device != "cuda":
         yield
         return
-    outside, inside = torch.cuda.current_stream(), torch.cuda.Stream()
+    outside, inside = torch.cuda.current_stream(), _side_stream()
     inside.wait_stream(outside)
     try:
         with torch.cuda.stream(inside):

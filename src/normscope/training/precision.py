@@ -69,7 +69,8 @@ def repeatable(device: str) -> Iterator[None]:
     """Inside, cuDNN chooses algorithms by their shapes alone, and only those that give the same bits every time.
 
     Without this a run that goes on would not end with the bits of one that was never interrupted. fp32 is then plain
-    fp32 as well: by default cuDNN rounds the factors of a convolution to the 10 bits of TF32.
+    fp32 as well: by default cuDNN rounds the factors of a convolution to the 10 bits of TF32. The last layer's matrix
+    product is plain unless `torch.set_float32_matmul_precision` asks for less.
     """
     if device != "cuda":
         yield

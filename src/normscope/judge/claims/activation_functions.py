@@ -8,8 +8,7 @@ import numpy as np
 
 from normscope.judge.claims.base import Claim, Companion
 from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.distributions import captured
-from normscope.judge.claims.gradients import first_to_last
+from normscope.judge.claims.quantities import captured, first_to_last, usual_gradient
 from normscope.judge.claims.sources import BLOG
 from normscope.judge.claims.wasserstein import cumulative
 
@@ -33,9 +32,7 @@ def active_share(cell: Cell) -> float | None:
 
 def stem_gradient(cell: Cell) -> float | None:
     """Median over the epochs of the mean stem-gradient norm."""
-    values = cell.run.column("stem_gradient_mean")
-    positive = values[np.isfinite(values) & (values > 0)]
-    return float(np.median(positive)) if len(positive) and cell.run.status == "finished" else None
+    return usual_gradient(cell.run, "stem") if cell.run.status == "finished" else None
 
 
 class InTheActiveRegion(Claim):
@@ -59,13 +56,13 @@ class InTheActiveRegion(Claim):
 
 
 class LargerGradients(Claim):
-    """The consequence that the post draws. Scales differ between the arms for other reasons too: the ratio of first to
-    last layer stands beside it.
+    """The consequence that the post draws from inputs in the active region. Scales differ between the arms for other
+    reasons too: the ratio of first to last layer stands beside it.
     """
 
     code = "C702"
     name = "larger-gradients"
-    statement = "As inputs stay in the active region, gradients that arrive at the first layer are larger."
+    statement = "With batch normalization the gradients that arrive at the first layer are larger."
     source = BLOG
     quantity = "median over epochs of the mean stem-gradient norm"
     needs = "finished runs with {norm} and {reference} at equal settings"
@@ -74,6 +71,7 @@ class LargerGradients(Claim):
     across = ("activation",)
     margin = 1.25
     ratio = True
+    where_both_learn = True
     also = (Companion("stem gradient over last-layer gradient", "times", first_to_last, ratio=True),)
 
     def value(self, cell: Cell) -> float | None:

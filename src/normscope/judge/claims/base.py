@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from normscope.judge import statistics
 from normscope.judge.claims.cells import Cell, Evidence, Group
-from normscope.judge.claims.summary import Summary, Value, warnings_on
+from normscope.judge.claims.summary import Summary, Value, idle, settings_to_learn_at, warnings_on
 from normscope.judge.claims.verdicts import Outcome, Reading, Source, Verdict
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
 from normscope.records.run import RunRecord
@@ -30,7 +30,8 @@ class Claim:
 
     The quantity has one value for each arm and seed at a setting. Values are paired by seed; over several settings a
     seed's differences are averaged, so that one test decides, and a setting that significantly says the opposite
-    (Holm-adjusted) leaves the claim open. A claim reads records and imports no torch.
+    (Holm-adjusted) leaves the claim open. So does a run whose value is infinite: an arm is not judged by the others. A
+    claim reads records and imports no torch.
     """
 
     code: ClassVar[str]
@@ -47,6 +48,7 @@ class Claim:
     least: ClassVar[int] = 1  # values of those knobs without which there is no quantity
     across: ClassVar[tuple[str, ...]] = ()  # knobs of other claims that may differ from setting to setting
     also: ClassVar[tuple[Companion, ...]] = ()
+    where_both_learn: ClassVar[bool] = False  # whether a setting at which an arm does not learn says nothing
     arm_field: ClassVar[str] = "norm"
     decides: ClassVar[str] = ""  # for the page, where it is another rule than that of one difference
 
@@ -66,17 +68,25 @@ class Claim:
         """The step in which the quantity can be read, in its unit; 0 for a continuous one."""
         return 0.0
 
+    def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        """What a reader has to know of the settings that the verdict is on, beside what is said of any."""
+        return ()
+
     def judge(self, evidence: Evidence) -> Verdict:
         """The verdict on the runs of one network on one data set."""
         arms = self.arms(evidence)
-        groups = self._groups(evidence, arms)
+        found, learners = self._groups(evidence, arms), self._learners(evidence)
+        groups = [group for group in found if not (self.where_both_learn and idle(group, learners))]
         resolution = self.resolution(evidence.ended)
         summary = Summary(self.value, groups, arms, self.ratio)
         if not summary.groups:
-            return self._verdict(evidence, "cannot tell", needs=self._missing(evidence))
+            needs = settings_to_learn_at(found, learners) if found and not groups else self._missing(evidence)
+            return self._verdict(evidence, "cannot tell", needs=_finite(summary) or needs)
         estimate = summary.estimate(self._margin, resolution)
         settings = self._settings(summary, resolution)
-        outcome, needs = self._decide(estimate, settings)
+        outcome, needs = self._decide(estimate, settings, resolution)
+        if summary.endless:
+            outcome, needs = "cannot tell", _finite(summary)
         return self._verdict(
             evidence,
             outcome,
@@ -90,7 +100,7 @@ class Claim:
             needs=needs,
             settings=settings if len(settings) > 1 else (),
             also=tuple(self._companion(item, groups, arms) for item in self.also),
-            notes=warnings_on(summary, groups, self._learners(evidence)),
+            notes=(*warnings_on(summary, found, learners), *self.notes(summary.groups)),
         )
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
@@ -112,10 +122,13 @@ class Claim:
         cells = [cell for arm in arms for cell in group.arms[arm].values()]
         return bool(cells) and max(len(cell.runs) for cell in cells) >= self.least
 
-    def _decide(self, estimate: Estimate, settings: tuple[Reading, ...]) -> tuple[Outcome, str]:
+    def _decide(self, estimate: Estimate, settings: tuple[Reading, ...], resolution: float) -> tuple[Outcome, str]:
         outcome = self._outcome(estimate)
         if outcome == "cannot tell":
-            return outcome, _seeds(self._more_seeds(estimate), estimate)
+            more = self._more_seeds(estimate)
+            if more is None and resolution >= self._margin:
+                return outcome, f"finer steps: it is read in steps of {resolution:.2g} {self.unit}, which is too coarse"
+            return outcome, _seeds(more, estimate)
         opposite = {"supported": "contradicted", "contradicted": "supported"}.get(outcome)
         against = [reading.label for reading in settings if reading.outcome == opposite]
         if against:
@@ -135,7 +148,7 @@ class Claim:
     def _settings(self, summary: Summary, resolution: float) -> tuple[Reading, ...]:
         many = len(summary.groups)
         estimates = [summary.estimate_of(group, self._margin, resolution, tests=many) for group in summary.groups]
-        adjusted = statistics.holm([estimate.p for estimate in estimates])
+        adjusted = statistics.holm_estimates(estimates)
         return tuple(
             Reading(
                 group.label,
@@ -143,10 +156,10 @@ class Claim:
                 self._shown(estimate.effect),
                 self._shown_interval(estimate.interval),
                 estimate.n,
-                p,
-                self._outcome(statistics.with_p(estimate, p)),
+                estimate.p,
+                self._outcome(estimate),
             )
-            for group, estimate, p in zip(summary.groups, estimates, adjusted, strict=True)
+            for group, estimate in zip(summary.groups, adjusted, strict=True)
         )
 
     def _companion(self, item: Companion, groups: Sequence[Group], arms: tuple[str, str]) -> Reading:
@@ -186,6 +199,15 @@ class Claim:
             neutral=1.0 if self.ratio else 0.0,
             **found,
         )
+
+
+def _finite(summary: Summary) -> str:
+    """What is needed where values are infinite."""
+    if not summary.endless:
+        return ""
+    first, *others = summary.endless
+    more = f" and {len(others)} more" if others else ""
+    return f"a setting at which every run gives a number: not {first}{more}"
 
 
 def _seeds(more: int | None, estimate: Estimate) -> str:

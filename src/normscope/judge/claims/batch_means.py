@@ -44,6 +44,7 @@ class MeansVaryLess(Measured):
     higher_supports = False
     margin = 1.1
     ratio = True
+    where_both_learn = True
     also = (
         Companion("the same in eval mode", "times", spread("before_in_eval"), ratio=True),
         Companion("what leaves these layers in train mode (of batch norm by construction 0)", "sd", spread("after")),

@@ -6,24 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell, Evidence, accuracy, accuracy_step
-from normscope.judge.claims.measured import Measured, evaluated, evaluation_step
-from normscope.judge.claims.sources import WU_HE, WU_JOHNSON
-from normscope.judge.claims.within import WithinRuns
-from normscope.records.measurement_names import EVALUATION
+from normscope.judge.claims.cells import Cell, Evidence, Group
+from normscope.judge.claims.lost_accuracy import lost, sizes_of
+from normscope.judge.claims.measured import evaluated
+from normscope.judge.claims.quantities import accuracy, accuracy_step
+from normscope.judge.claims.sources import WU_HE
 from normscope.records.run import RunRecord
-
-SMALL = 8
-RUNNING, RECALIBRATED = "running statistics", "recalibrated"
-
-
-def lost(cell: Cell, read: Callable[[RunRecord], float | None]) -> float | None:
-    """Accuracy at the largest minus that at the smallest batch size, if the smallest is small; in percent."""
-    smallest, largest = cell.runs[0], cell.runs[-1]
-    low, high = read(smallest), read(largest)
-    if smallest.spec["batch_size"] > SMALL or low is None or high is None:
-        return None
-    return high - low
 
 
 def _lost_with(statistics: str) -> Callable[[Cell], float | None]:
@@ -45,7 +33,7 @@ class SuffersFromSmallBatches(Claim):
 
     code = "C1301"
     name = "suffers-from-small-batches"
-    statement = "Batch normalization loses accuracy at small batch sizes where group normalization does not."
+    statement = "Batch normalization loses more accuracy at small batch sizes than group normalization."
     source = WU_HE
     quantity = "final test accuracy at the largest minus that at the smallest batch size, in percent"
     needs = "runs with {norm} and group at several batch sizes, one of 8 or less (--sweep batch_size=2,8,128)"
@@ -69,6 +57,9 @@ class SuffersFromSmallBatches(Claim):
     def resolution(self, runs: Sequence[RunRecord]) -> float:
         return accuracy_step(runs)
 
+    def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        return sizes_of(groups)
+
 
 class SuffersMoreThanLayer(SuffersFromSmallBatches):
     """The same against layer normalization, which does not see the batch either and has one group instead of several:
@@ -77,33 +68,6 @@ class SuffersMoreThanLayer(SuffersFromSmallBatches):
 
     code = "C1302"
     name = "suffers-more-than-layer"
-    statement = "Batch normalization loses accuracy at small batch sizes where layer normalization does not."
+    statement = "Batch normalization loses more accuracy at small batch sizes than layer normalization."
     needs = "runs with {norm} and layer at several batch sizes, one of 8 or less (--sweep batch_size=2,8,128)"
     other = "layer"
-
-
-class RunningStatisticsSuffer(Measured, WithinRuns):
-    """Two things are noisy at small batch sizes: the normalization in training, and the running statistics that it
-    leaves. Statistics made anew from 16 training batches of 128 take the second away and leave the weights alone, so
-    that the difference is the running statistics' share of the loss. Both accuracies are of the same test images.
-    """
-
-    code = "C1303"
-    name = "running-statistics-suffer"
-    statement = "Part of what batch normalization loses at small batch sizes is due to its running statistics."
-    source = WU_JOHNSON
-    quantity = "test accuracy at the largest minus that at the smallest batch size, in percent"
-    needs = "finished runs of `normscope study` with {norm} at several batch sizes, one of 8 or less (evaluation)"
-    measurement = EVALUATION
-    readings = (RUNNING, RECALIBRATED)
-    unit = "points"
-    higher_supports = True
-    margin = 0.5
-    over = ("batch_size",)
-    least = 2
-
-    def value(self, cell: Cell) -> float | None:
-        return lost(cell, lambda run: evaluated(run, "running" if cell.arm == RUNNING else "recalibrated"))
-
-    def resolution(self, runs: Sequence[RunRecord]) -> float:
-        return evaluation_step(runs)

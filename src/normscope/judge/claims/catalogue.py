@@ -33,9 +33,17 @@ With some thirty claims judged at this level, one or two false verdicts among th
 intervals. And the level holds for a number of seeds that was decided beforehand. "5 more seeds" says what a study
 would take; whoever starts with three seeds where there is no difference and adds what is named until there is a
 verdict gets a false one in 15 to 20% of cases (simulated), not in {100 * LEVEL:g}%. To be sure, give the study other
-seeds, as many as were named, and judge those alone. Tests and intervals of a mean difference take the differences for
-symmetric: between arms that do not differ at all they are; where equal means come from unlike distributions (one arm
-with rare failures), up to 13% instead of {100 * LEVEL:g}% at 3 to 5 seeds.
+seeds, as many as were named, and judge those alone.
+
+Tests and intervals of a mean difference take the differences for symmetric: between arms that do not differ at all they
+are. An arm that is a little better and fails in one run of ten may have the same mean, and most studies of few seeds
+see no failure and call it better (72% at 3 seeds, 60% at 5, if there is hardly any other noise): a rare failure takes
+many seeds to be judged.
+
+A network that did not learn has gradients and distributions too, and they would outweigh everything: claims about these
+are judged at the settings at which both arms learned (a fifth of the way from guessing to 1), and the others are named.
+A value that is read in steps as wide as the margin, as a learning rate from a grid, is never found to make no
+difference; and where a run has no finite value, because it diverged, nothing is decided by the others.
 """
 
 NOT_JUDGED = """## Not judged

@@ -1,4 +1,4 @@
-"""The runs of a study in order for claims: arms, settings and seeds; and the quantities that several claims read."""
+"""The runs of a study in order for claims: arms, settings and seeds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from normscope.records.run import ENDED, RunRecord
 
@@ -26,9 +24,6 @@ USUAL = {
     "initialization_scale": 1.0,
 }
 """Knobs that some claims are about, and the value at which the others are judged, if it is there."""
-
-LEARNED = 0.2
-"""An arm has learned something if its accuracy is this share of the way from guessing to 1, or more."""
 
 ArmOf = Callable[[RunRecord], str | None]
 
@@ -122,63 +117,6 @@ def value_of(run: RunRecord, knob: str) -> Any:
 def knobs_of(run: RunRecord, over: Sequence[str]) -> tuple[Any, ...]:
     """The values of several fields."""
     return tuple(value_of(run, knob) for knob in over)
-
-
-def chance(run: RunRecord) -> float:
-    """The accuracy of guessing."""
-    classes = run.spec.get("classes") or run.meta.get("data", {}).get("classes") or range(10)
-    return 1 / len(classes)
-
-
-def learned_from(run: RunRecord) -> float:
-    """The accuracy from which on a network like this has learned something, a fraction."""
-    return chance(run) + LEARNED * (1 - chance(run))
-
-
-def accuracy(run: RunRecord) -> float | None:
-    """Test accuracy after the last epoch, in percent; of a diverged run that of guessing, for it says nothing more.
-
-    Leaving diverged runs out would judge an arm by its survivors.
-    """
-    if run.status == "diverged":
-        return 100 * chance(run)
-    final = run.final("test_accuracy")
-    return None if final is None else 100 * final
-
-
-def has_learned(cells: Iterable[Cell]) -> bool:
-    """Whether the mean accuracy of the runs is well above that of guessing; True where it is not known."""
-    runs = [run for cell in cells for run in cell.runs]
-    known = [value for run in runs if (value := accuracy(run)) is not None]
-    return not known or float(np.mean(known)) >= 100 * learned_from(runs[0])
-
-
-def accuracy_step(runs: Iterable[RunRecord]) -> float:
-    """The accuracy of one test image in percent, of the smallest test set; 0 where it is not recorded."""
-    sizes = [size for run in runs if (size := run.meta.get("data", {}).get("test_images"))]
-    return 100 / min(sizes) if sizes else 0.0
-
-
-def accuracies(cells: Iterable[Cell], over: Sequence[str]) -> dict[tuple[Any, ...], float]:
-    """Mean accuracy over the cells for each value of their knobs, without values at which one is not known."""
-    found: dict[tuple[Any, ...], list[float | None]] = {}
-    for cell in cells:
-        for run in cell.runs:
-            found.setdefault(knobs_of(run, over), []).append(accuracy(run))
-    return {
-        knobs: float(np.mean([value for value in values if value is not None]))
-        for knobs, values in found.items()
-        if None not in values
-    }
-
-
-def accuracy_at_the_choice_of_others(cell: Cell, over: Sequence[str]) -> float | None:
-    """A seed's accuracy at the knobs that were best for the other seeds of its arm: its own result chose nothing."""
-    means = accuracies(cell.others(), over)
-    own = {knobs_of(run, over): accuracy(run) for run in cell.runs}
-    if not means:
-        return None
-    return own.get(max(means, key=lambda knobs: means[knobs]))
 
 
 def _place(run: RunRecord) -> tuple[Any, ...]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell, Group, chance, learned_from
+from normscope.judge.claims.cells import Cell, Group
+from normscope.judge.claims.quantities import chance, learned_from
 from normscope.judge.claims.sources import NOTEBOOK
 from normscope.judge.comparison import epochs_to_reach
 from normscope.judge.statistics import restricted_time
+from normscope.records.run import RunRecord
+
+BETWEEN_EPOCHS = 0.25
+"""How far a straight line between two evaluations is trusted, in epochs."""
 
 
 def epochs_to_share(cell: Cell, share: float) -> float | None:
@@ -22,7 +28,7 @@ def epochs_to_share(cell: Cell, share: float) -> float | None:
     if target is None:
         return None
     run = cell.run
-    reached = epochs_to_reach(run.column("test_accuracy"), share * target)
+    reached = epochs_to_reach(run.column("test_accuracy"), share * target) if run.status == "finished" else None
     return restricted_time(reached, float(run.spec["epochs"]))
 
 
@@ -49,7 +55,8 @@ def reference_accuracy(group: Group) -> float | None:
 
 class FasterConvergence(Claim):
     """Epochs to a threshold say how long one has to wait; a loss is not comparable between networks that regularize
-    differently. The threshold is what the network without normalization ends with, so that both arms can get there.
+    differently. The threshold is what the network without normalization ends with, so that both arms can get there. A
+    run that gets there and diverges later has not got there.
     """
 
     code = "C101"
@@ -57,7 +64,7 @@ class FasterConvergence(Claim):
     statement = "With batch normalization the network needs fewer epochs to become as good as without."
     source = NOTEBOOK
     quantity = "epochs to 90% of the reference arm's mean final test accuracy (never there: all epochs)"
-    needs = "runs with {norm} and {reference} at equal settings at which {reference} learns"
+    needs = "runs with {norm} and {reference} at equal settings, {reference} having learned something there"
     unit = "epochs"
     higher_supports = False
     margin = 0.5
@@ -69,3 +76,6 @@ class FasterConvergence(Claim):
 
     def value(self, cell: Cell) -> float | None:
         return epochs_to_share(cell, 0.9)
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        return BETWEEN_EPOCHS

@@ -7,21 +7,14 @@ from collections.abc import Sequence
 
 from normscope.judge import statistics
 from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell, Evidence, accuracy, chance
+from normscope.judge.claims.cells import Cell, Evidence
 from normscope.judge.claims.measured import evaluated
-from normscope.judge.claims.noise import NEEDS, NOISY, NoiseMoves, NoiseMovesMoreThanNorm
+from normscope.judge.claims.movement import NEEDS, NOISY, Movement
+from normscope.judge.claims.quantities import accuracy, training_accuracy
 from normscope.judge.claims.sources import SANTURKAR
 from normscope.judge.claims.verdicts import Outcome, Reading, Verdict
 from normscope.judge.statistics import LEVEL, Estimate
 from normscope.records.run import RunRecord
-
-
-def training_accuracy(run: RunRecord) -> float | None:
-    """Accuracy on the training images in the last epoch, while it trained, in percent; of a diverged run guessing."""
-    if run.status == "diverged":
-        return 100 * chance(run)
-    final = run.final("train_accuracy")
-    return None if final is None else 100 * final
 
 
 class _Training(Claim):
@@ -38,6 +31,15 @@ class _Training(Claim):
     def resolution(self, runs: Sequence[RunRecord]) -> float:
         sizes = [size for run in runs if (size := run.meta.get("data", {}).get("train_images"))]
         return 100 / min(sizes) if sizes else 0.0
+
+
+class _MovesDistributions(Movement):
+    code, name = "C1102", "moves-distributions"
+
+
+class _MovesMoreThanNorm(_MovesDistributions):
+    def arms(self, evidence: Evidence) -> tuple[str, str]:
+        return NOISY, evidence.norm
 
 
 class _BetterThanReference(_Training):
@@ -79,11 +81,11 @@ class NotCovariateShift(_Training):
         verdict = super().judge(evidence)
         if not verdict.n:
             return verdict
-        moves, better = NoiseMoves().judge(evidence), _BetterThanReference().judge(evidence)
+        moves, better = _MovesDistributions().judge(evidence), _BetterThanReference().judge(evidence)
         outcome, needs = _together(verdict, moves, better)
         parts = (
             _reading(f"movement, {NOISY} over {evidence.reference}", moves),
-            _reading(f"movement, {NOISY} over {evidence.norm}", NoiseMovesMoreThanNorm().judge(evidence)),
+            _reading(f"movement, {NOISY} over {evidence.norm}", _MovesMoreThanNorm().judge(evidence)),
             _reading(f"training accuracy, {NOISY} minus {evidence.reference}", better),
         )
         return dataclasses.replace(verdict, outcome=outcome, needs=needs, also=(*parts, *verdict.also))

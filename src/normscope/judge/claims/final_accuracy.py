@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Cell, accuracy, accuracy_at_the_choice_of_others, accuracy_step
+from normscope.judge.claims.cells import Cell
+from normscope.judge.claims.quantities import accuracy, accuracy_at_the_choice_of_others, accuracy_step
 from normscope.judge.claims.sources import BLOG, NOTEBOOK
 from normscope.records.run import RunRecord
 

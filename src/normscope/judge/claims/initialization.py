@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Cell, accuracy, accuracy_step
+from normscope.judge.claims.cells import Cell
+from normscope.judge.claims.quantities import accuracies, accuracy, accuracy_step, learned_from
 from normscope.judge.claims.sources import BLOG
 from normscope.records.run import RunRecord
 
 
 class LessDependentOnInitialization(Claim):
     """The same seed draws the same numbers under every scale, so that the range over initializations is theirs alone.
-    Best minus worst, since one bad initialization is what a user meets.
+    Best minus worst, since one bad initialization is what a user meets. An arm that learns from none of them has no
+    range: it would be zero, and look independent.
     """
 
     code = "C601"
@@ -28,6 +30,9 @@ class LessDependentOnInitialization(Claim):
     least = 2
 
     def value(self, cell: Cell) -> float | None:
+        means = accuracies(cell.group.arms[cell.arm].values(), self.over)
+        if not means or max(means.values()) < 100 * learned_from(cell.run):
+            return None
         values = [accuracy(run) for run in cell.runs]
         known = [value for value in values if value is not None]
         return max(known) - min(known) if len(known) == len(values) else None

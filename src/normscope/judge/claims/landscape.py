@@ -8,61 +8,22 @@ What the paper plots accompanies them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
-import numpy as np
-
+from normscope.judge.claims.along_the_gradient import (
+    Points,
+    beta,
+    gradient_change,
+    loss_range,
+    over_training,
+    relative_beta,
+    share_of_gradient,
+)
 from normscope.judge.claims.base import Companion
 from normscope.judge.claims.cells import Cell
 from normscope.judge.claims.measured import Measured
 from normscope.judge.claims.sources import SANTURKAR
 from normscope.records.measurement_names import LANDSCAPE
-
-Column = Callable[[str], np.ndarray]
-Points = Callable[[Column, str], np.ndarray]
-"""(reads an array of the measurement, kind of distances) -> one value for each point of the training."""
-
-
-def over_training(points: Points, kind: str) -> Callable[[Cell], float | None]:
-    """Reads the median over the points of the training; one where the loss is not finite counts as infinite."""
-
-    def value(cell: Cell) -> float | None:
-        found = cell.run.measured.get(LANDSCAPE)
-        if not found or not len(found.get("gradient", ())):
-            return None
-        moved = found["gradient"] > 0  # without a gradient there is no direction to look into
-        with np.errstate(all="ignore"):
-            values = points(found.__getitem__, kind)[moved]
-        return float(np.median(np.where(np.isnan(values), np.inf, values))) if len(values) else None
-
-    return value
-
-
-def loss_range(column: Column, kind: str) -> np.ndarray:
-    """Highest minus lowest loss on the line, the point itself included, in nats."""
-    losses = np.column_stack([column("loss"), column(f"{kind}_losses")])
-    return losses.max(axis=1) - losses.min(axis=1)
-
-
-def gradient_change(column: Column, kind: str) -> np.ndarray:
-    """The largest distance of a gradient on the line from that at the point."""
-    return column(f"{kind}_changes").max(axis=1)
-
-
-def share_of_gradient(column: Column, kind: str) -> np.ndarray:
-    """The same as a share of the gradient's norm at the point."""
-    return gradient_change(column, kind) / column("gradient")
-
-
-def beta(column: Column, kind: str) -> np.ndarray:
-    """The largest change of the gradient over the distance moved."""
-    return (column(f"{kind}_changes") / column(f"{kind}_distances")).max(axis=1)
-
-
-def relative_beta(column: Column, kind: str) -> np.ndarray:
-    """The same for weights of norm 1, in nats: it does not change with the scale of scale-invariant weights."""
-    return beta(column, kind) * column("weights") ** 2
 
 
 class _Landscape(Measured):
@@ -74,6 +35,7 @@ class _Landscape(Measured):
     higher_supports = False
     margin = 1.25
     ratio = True
+    where_both_learn = True
     points: ClassVar[Points]
 
     def value(self, cell: Cell) -> float | None:
@@ -83,7 +45,7 @@ class _Landscape(Measured):
 class LossChangesLess(_Landscape):
     """How much the loss varies along the gradient's direction, up to 3% of the weights' norm, on one batch in train
     mode (statistics of the batch), at the start of a training and at 12 points on its way. In nats in both arms. A
-    network on a plateau has next to nothing to vary: read it beside C201.
+    network on a plateau has next to nothing to vary: where an arm does not learn, nothing is judged.
     """
 
     code = "C1001"

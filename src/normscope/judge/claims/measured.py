@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Evidence, Group, accuracy_step
+from normscope.judge.claims.cells import Evidence, Group
+from normscope.judge.claims.quantities import accuracy_step
 from normscope.judge.claims.verdicts import Verdict
 from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import WEIGHTS_NAME, RunRecord

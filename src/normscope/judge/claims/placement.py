@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import (
-    DEFAULT_BLOCK,
-    Cell,
-    Evidence,
-    accuracy_at_the_choice_of_others,
-    accuracy_step,
-    value_of,
-)
+from normscope.judge.claims.cells import DEFAULT_BLOCK, Cell, Evidence, value_of
+from normscope.judge.claims.quantities import accuracy_at_the_choice_of_others, accuracy_step
 from normscope.judge.claims.sources import IDENTITY_MAPPINGS
 from normscope.records.run import RunRecord
 
@@ -21,8 +15,9 @@ OTHERS = "other placements"
 
 class AfterEachConvolution(Claim):
     """The notebook's order is the post-activation block: convolution, normalization, then the non-linearity. It is set
-    against the best of the other blocks, chosen on other seeds. The networks are in each case the same but for the
-    order (the formula block has one normalization less).
+    against the best of the other blocks, chosen on other seeds. Widths, depth and number of activations are the same;
+    normalizations are not quite: the formula block has one less, the pre-activation network none on its projections
+    and one at its end. The after-activation block has as many, each behind its non-linearity.
     """
 
     code = "C1401"
@@ -30,7 +25,7 @@ class AfterEachConvolution(Claim):
     statement = "Batch normalization belongs after each convolution and before the non-linearity."
     source = IDENTITY_MAPPINGS
     quantity = "final test accuracy of the post-activation block against the other block that was best for other seeds"
-    needs = "runs with {norm} in several blocks, two seeds or more (--sweep block=post-activation,pre-activation)"
+    needs = "runs with {norm} in several blocks, two seeds or more (--sweep block=post-activation,after-activation)"
     unit = "points"
     higher_supports = True
     margin = 0.5

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.sources import DE_SMITH
+from normscope.judge.claims.cells import Cell, Group
+from normscope.judge.claims.sources import BEYOND_DE_SMITH, DE_SMITH
 from normscope.records.measurement_names import PROPAGATION
 
 
@@ -32,6 +33,15 @@ def last_variance(cell: Cell) -> float | None:
     return None if found is None else float(found[0][-1])
 
 
+def last_branch(cell: Cell) -> float | None:
+    """Variance of the last block's branch."""
+    found = paths(cell)
+    return None if found is None else float(found[1][-1])
+
+
+_NOTED = (lambda skip, _: skip[0], lambda skip, _: skip[-1], lambda _, branch: branch[-1])
+
+
 class BranchesScaledDown(Claim):
     """A branch of the variance of its skip doubles the variance in every block, which grows exponentially with depth.
     With normalization on the branch its variance stays (1 - 1/pi, 0.68, for ReLU and He's initialization) while that of
@@ -48,12 +58,33 @@ class BranchesScaledDown(Claim):
     higher_supports = False
     margin = 1.25
     ratio = True
-    across = ("block", "initialization", "initialization_scale")
+    across = ("block", "initialization")
     initialization: ClassVar[str] = "he"
-    also = (Companion("variance of the last block's skip path", "times", last_variance, ratio=True),)
+    also = (
+        Companion("variance of the last block's skip path", "times", last_variance, ratio=True),
+        Companion("variance of the last block's branch", "times", last_branch, ratio=True),
+    )
 
     def value(self, cell: Cell) -> float | None:
-        return branch_over_skip(cell) if cell.run.spec.get("initialization") == self.initialization else None
+        return branch_over_skip(cell) if self._is_meant(cell) else None
+
+    def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        """The variances themselves, by which linear and exponential growth are told apart."""
+        notes = []
+        for arm, cells in ((arm, cells) for group in groups for arm, cells in group.arms.items()):
+            of_arm = [found for cell in cells.values() if (found := paths(cell))]
+            if of_arm:
+                first, last, branch = (np.mean([f(*found) for found in of_arm]) for f in _NOTED)
+                blocks = len(of_arm[0][0])
+                notes.append(
+                    f"{arm}: variance of the skip path {first:.3g} in the first and {last:.3g} in the last of {blocks} "
+                    f"blocks, of the last branch {branch:.3g} (1 - 1/pi = 0.682 in theory, normalized)."
+                )
+        return tuple(notes)
+
+    def _is_meant(self, cell: Cell) -> bool:
+        spec = cell.run.spec
+        return (spec.get("initialization"), spec.get("block")) == (self.initialization, "pre-activation")
 
 
 class BranchesScaledDownByDefault(BranchesScaledDown):
@@ -68,4 +99,5 @@ class BranchesScaledDownByDefault(BranchesScaledDown):
         "skip paths."
     )
     needs = "runs of `normscope study` with {norm} and {reference} in the pre-activation block (propagation)"
+    source = BEYOND_DE_SMITH
     initialization = "default"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from normscope.judge.claims.base import Companion
-from normscope.judge.claims.batch_sizes import SMALL
 from normscope.judge.claims.cells import Cell
 from normscope.judge.claims.measured import Measured, evaluated, evaluation_step, median
+from normscope.judge.claims.quantities import SMALL
 from normscope.judge.claims.sources import IOFFE_SZEGEDY
 from normscope.judge.claims.within import WithinRuns
 from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION
@@ -19,7 +19,7 @@ WITH_EVAL, WITHOUT_EVAL = "with eval()", "without eval()"
 
 def distance_of_mean(cell: Cell) -> float | None:
     """Distance from the mean of all batches, in standard deviations of the channel."""
-    return median(cell.run, BATCH_STATISTICS, "running_mean" if cell.arm == RUNNING else "before")
+    return median(cell.run, BATCH_STATISTICS, "running_mean" if cell.arm == RUNNING else "batch_mean")
 
 
 def distance_of_sd(cell: Cell) -> float | None:
@@ -32,7 +32,8 @@ class NearTheData(Measured, WithinRuns):
     place is an average over the last few batches, taken while the weights still moved. It stands for the data if it is
     nearer to the statistics of all training batches than a batch is. With PyTorch's momentum of 0.1 and weights that
     stand still the ratio would be 0.23 = sqrt(0.1 / 1.9); weights that move make it larger, and so does the error of
-    the 32 batches that stand for all (0.18). A single batch's distance is its root mean square over those batches.
+    the 32 batches that stand for all (0.18). A single batch's distance is the median over those batches, as the running
+    statistics are one draw of many: medians of both, or a running mean as bad as a batch would look better than it.
     """
 
     code = "C901"

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from normscope.judge import statistics
-from normscope.judge.claims.cells import Cell, Group, has_learned
+from normscope.judge.claims.cells import Cell, Group
+from normscope.judge.claims.quantities import has_learned
 from normscope.judge.statistics import LEAST_PAIRS, Estimate
 
 Value = Callable[[Cell], float | None]
@@ -21,6 +22,8 @@ class Summary:
         self._arms, self._ratio = arms, ratio
         found = [(group, {arm: _values(value, group.arms[arm], ratio) for arm in arms}) for group in groups]
         self._found = [(group, of) for group, of in found if of[arms[0]] and of[arms[1]]]
+        self.endless: tuple[str, ...] = _endless(value, groups)
+        """Runs whose value is infinite, in words."""
         self._seeds = self._common_seeds()
 
     @property
@@ -30,7 +33,7 @@ class Summary:
 
     def estimate(self, margin: float, resolution: float) -> Estimate:
         """The mean difference over the settings, paired by seed; without seeds in common, of arms at one setting."""
-        if len(self._seeds) < LEAST_PAIRS and len(self._found) == 1:
+        if len(self._found) == 1:
             return self.estimate_of(self._found[0][0], margin, resolution)
         differences = [self._mean(self._arms[0], seed) - self._mean(self._arms[1], seed) for seed in self._seeds]
         return statistics.paired(differences, margin, resolution=resolution)
@@ -39,15 +42,15 @@ class Summary:
         """The difference at one setting: paired where three seeds are shared, else Welch."""
         first, second = (next(of for other, of in self._found if other is group)[arm] for arm in self._arms)
         seeds = sorted(set(first) & set(second))
-        if len(seeds) < LEAST_PAIRS <= min(len(first), len(second)):
+        if _is_unpaired(first, second):
             return statistics.welch(list(first.values()), list(second.values()), margin, resolution=resolution)
         differences = [first[seed] - second[seed] for seed in seeds]
         return statistics.paired(differences, margin, resolution=resolution, tests=tests)
 
     def values(self) -> dict[str, dict[int, float]]:
-        """{arm: {seed: mean over the settings}} as the quantity is, without logarithms."""
+        """{arm: {seed: mean over the settings}} of what the estimate is made of, without logarithms."""
         shown = math.exp if self._ratio else float
-        if not self._seeds and len(self._found) == 1:
+        if len(self._found) == 1 and (_is_unpaired(*self._found[0][1].values()) or not self._seeds):
             return {arm: {seed: shown(x) for seed, x in self._found[0][1][arm].items()} for arm in self._arms}
         return {arm: {seed: shown(self._mean(arm, seed)) for seed in self._seeds} for arm in self._arms}
 
@@ -79,15 +82,33 @@ def warnings_on(summary: Summary, groups: Sequence[Group], learners: dict[str, s
     """Settings that do not count, and arms that did not learn at one that does."""
     held = summary.groups[0].held
     notes = [f"Judged at {', '.join(held)} only; other values are in this study for other claims."] if held else []
-    left_out = [group.label for group in groups if group not in summary.groups and any(group.arms.values())]
-    if left_out:
-        notes.append(f"Left out, as too few runs of both arms give the quantity there: {'; '.join(left_out)}.")
+    left_out = [group for group in groups if group not in summary.groups and any(group.arms.values())]
+    dead = [f"{group.label} ({', '.join(arms)})" for group in left_out if (arms := idle(group, learners))]
+    short = [group.label for group in left_out if not idle(group, learners)]
+    if dead:
+        notes.append(f"Left out, as the network did not learn there: {'; '.join(dead)}.")
+    if short:
+        notes.append(f"Left out, as too few runs of both arms give the quantity there: {'; '.join(short)}.")
     for group in summary.groups:
         notes += _without_value(summary, group)
-        idle = [words for arm, words in learners.items() if not has_learned(group.arms[arm].values())]
         where = f" at {group.label}" if group.label else ""
-        notes += [f"{arm} did not learn{where}: its mean accuracy is hardly above guessing." for arm in idle]
+        notes += [
+            f"{arm} did not learn{where}: its mean accuracy is hardly above guessing." for arm in idle(group, learners)
+        ]
     return tuple(notes)
+
+
+def idle(group: Group, learners: dict[str, str]) -> list[str]:
+    """Arms that did not learn at a setting, in the words that {arm: words} has for them."""
+    return [words for arm, words in learners.items() if not has_learned(group.arms[arm].values())]
+
+
+def settings_to_learn_at(groups: Sequence[Group], learners: dict[str, str]) -> str:
+    """What is needed where no setting is left."""
+    where = [
+        f"{' and '.join(idle(group, learners))} not{f' at {group.label}' if group.label else ''}" for group in groups
+    ]
+    return f"a setting at which {' and '.join(learners.values())} learn: here {'; '.join(where)}"
 
 
 def _without_value(summary: Summary, group: Group) -> list[str]:
@@ -108,3 +129,19 @@ def _values(value: Value, cells: dict[int, Cell], ratio: bool) -> dict[int, floa
     found = {seed: value(cell) for seed, cell in cells.items()}
     known = {seed: x for seed, x in found.items() if x is not None and math.isfinite(x)}
     return {seed: math.log(x) for seed, x in known.items() if x > 0} if ratio else known
+
+
+def _endless(value: Value, groups: Sequence[Group]) -> tuple[str, ...]:
+    """The runs whose value is known to be beyond any number."""
+    return tuple(
+        " ".join(filter(None, (arm, f"seed {seed}", group.label and f"at {group.label}")))
+        for group in groups
+        for arm, cells in group.arms.items()
+        for seed, cell in cells.items()
+        if (found := value(cell)) is not None and not math.isfinite(found)
+    )
+
+
+def _is_unpaired(first: dict[int, float], second: dict[int, float]) -> bool:
+    """Whether two arms are compared as independent samples: they share too few seeds and have enough of their own."""
+    return len(set(first) & set(second)) < LEAST_PAIRS <= min(len(first), len(second))

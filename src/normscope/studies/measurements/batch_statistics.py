@@ -27,10 +27,10 @@ def batch_statistics(subject: Subject) -> Arrays:
 
     - "before", "after": standard deviation over training batches of the batch mean of what enters and leaves the
       place, in standard deviations of all its values, in train mode; "before_in_eval", "after_in_eval" in eval mode.
-    - "batch_sd": root mean square over the batches of log(batch standard deviation / that of all values), train mode.
-    - "running_mean", "running_sd", for batch normalization: distance of the running mean from the mean of all values
-      in their standard deviations, and |log(running standard deviation / theirs)|. All values are the training
-      batches', each layer normalizing by the batch, as in training and as `mend.recalibrate` takes them.
+    - "batch_mean", "batch_sd": distance of a batch's mean from the mean of all values, in their standard deviations,
+      and |log(batch standard deviation / theirs)|, the median over the batches of what enters, in train mode.
+    - "running_mean", "running_sd", for batch normalization: the same of the running statistics. All values are the
+      training batches', each layer normalizing by the batch, as in training and as `mend.recalibrate` takes them.
     """
     model, names = subject.trained(), places(subject)
     layers = {name: model.get_submodule(name) for name in names}
@@ -39,13 +39,15 @@ def batch_statistics(subject: Subject) -> Arrays:
     in_eval = batch_moments(model, _images(subject), layers, training=False)
     order = list(in_training)
     before, after = ([in_training[name][side] for name in order] for side in (0, 1))
+    of_a_batch = [_of_a_batch(moments) for moments in before]
     return {
         "place": np.repeat(np.arange(len(order)), [moments.mean.shape[1] for moments in before]),
         "before": _join(moments.spread() for moments in before),
         "after": _join(moments.spread() for moments in after),
         "before_in_eval": _join(in_eval[name][0].spread() for name in order),
         "after_in_eval": _join(in_eval[name][1].spread() for name in order),
-        "batch_sd": _join(_sd_distance(moments) for moments in before),
+        "batch_mean": _join(mean for mean, _ in of_a_batch),
+        "batch_sd": _join(sd for _, sd in of_a_batch),
         **_running(model, {name: in_training[name][0] for name in order}),
     }
 
@@ -66,23 +68,29 @@ def _images(subject: Subject) -> Iterator[Tensor]:
     return islice(whole, BATCHES)
 
 
-def _sd_distance(moments: BatchMoments) -> np.ndarray:
+def _distances(mean: np.ndarray, var: np.ndarray, of: BatchMoments) -> tuple[np.ndarray, np.ndarray]:
+    """Of means and variances, [..., channels], from those of all values: in deviations, and |log| of deviations."""
+    their_mean, their_var = of.pooled()
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt(np.mean(0.25 * np.log(moments.var / moments.pooled()[1]) ** 2, axis=0))
+        return np.abs(mean - their_mean) / np.sqrt(their_var), np.abs(0.5 * np.log(var / their_var))
+
+
+def _of_a_batch(moments: BatchMoments) -> tuple[np.ndarray, np.ndarray]:
+    """The distances of one batch, median over the batches."""
+    mean, sd = _distances(moments.mean, moments.var, moments)
+    return np.median(mean, axis=0), np.median(sd, axis=0)
 
 
 def _running(model: Network, given: dict[str, BatchMoments]) -> Arrays:
     """Distances of the running statistics from those of the batches; empty where a place has none."""
-    means, sds = [], []
+    found = []
     for name, moments in given.items():
         layer = model.get_submodule(name)
         if not isinstance(layer, _BatchNorm) or layer.running_mean is None or layer.running_var is None:
             return {}
-        mean, var = moments.pooled()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            means.append(np.abs(layer.running_mean.double().numpy() - mean) / np.sqrt(var))
-            sds.append(np.abs(0.5 * np.log(layer.running_var.double().numpy() / var)))
-    return {"running_mean": _join(means), "running_sd": _join(sds)}
+        running = layer.running_mean.double().numpy(), layer.running_var.double().numpy()
+        found.append(_distances(*running, moments))
+    return {"running_mean": _join(mean for mean, _ in found), "running_sd": _join(sd for _, sd in found)}
 
 
 def _join(parts) -> np.ndarray:

@@ -28,6 +28,8 @@ SHARES = (0.001, 0.003, 0.01, 0.03)
 def landscape(subject: Subject) -> Arrays:
     """Loss and gradient along the negative gradient, in train mode, float64 [points of the training, distances].
 
+    "planned" is the number of points that a training has which does not diverge.
+
     The run is trained once more in fp32 on the CPU. The batch is the same at all points and distances: the first of
     the run's size in the order of its seed, without augmentation; the arms of a seed have the same images.
     """
@@ -69,7 +71,7 @@ class _Looking(Callback):
             for kind, found in self._lines.items()
             for name in ("distances", "losses", "changes")
         }
-        columns: dict[str, list[Any]] = {"step": self._steps, **starts, **lines}
+        columns: dict[str, list[Any]] = {"step": self._steps, "planned": [len(self._wanted)], **starts, **lines}
         return {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
 
     def _look(self, step: int) -> None:
