@@ -13,6 +13,7 @@ from normscope.errors import InputError
 from normscope.judge.claims import claims, judge_all
 from normscope.judge.claims.cells import Evidence
 from normscope.judge.claims.wasserstein import between, to_normal
+from normscope.judge.statistics import variation_interval
 
 
 def verdict(code, runs, **options):
@@ -256,10 +257,17 @@ def test_gradients_and_distributions_are_judged_where_both_learn(code):
     alive = with_captures((1, 1.2), (3, 9))
     found, alone = verdict(code, alive + dead), verdict(code, alive)
     assert (found.effect, found.n) == (alone.effect, alone.n)
-    assert found.notes == ("Left out, as the network did not learn there: lr 1 (none).",)
+    assert found.notes[0] == "Left out, as the network did not learn there: lr 1 (none)."
     nowhere = verdict(code, dead)
     assert (nowhere.outcome, nowhere.effect) == ("cannot tell", None)
     assert nowhere.needs == "a setting at which batch and none learn: here none not"
+
+
+def test_a_run_has_an_interval_of_its_own():
+    found = verdict("C302", PLANTED["C302"][0])
+    own = variation_interval(PLANTED["C302"][0][0].column("stem_gradient"))
+    assert found.notes[0].startswith(f"batch seed 0: {own[0]:.2f} to {own[1]:.2f} (95% interval of this run alone")
+    assert len(found.notes) == 2
 
 
 def test_gradients_that_grow_small_with_the_loss_have_not_vanished():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Cell
+from normscope.judge.claims.cells import Cell, Group
 from normscope.judge.claims.quantities import GRADIENTS_NEED
 from normscope.judge.claims.sources import NOTEBOOK
 from normscope.judge.comparison import gradient_variation
+from normscope.judge.statistics import variation_interval
 
 
 def variation_over_steps(cell: Cell) -> float | None:
@@ -67,3 +70,14 @@ class SteadyGradients(Claim):
 
     def value(self, cell: Cell) -> float | None:
         return variation_over_epochs(cell)
+
+    def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        """One run's own interval, for who has but one."""
+        cells = [cell for group in groups for arm in group.arms.values() for cell in list(arm.values())[:1]]
+        found = [(cell, variation_interval(cell.run.column("stem_gradient"))) for cell in cells]
+        return tuple(
+            f"{cell.arm} seed {cell.seed}{cell.group.label and f' at {cell.group.label}'}: {interval[0]:.2f} to "
+            f"{interval[1]:.2f} (95% interval of this run alone, its epochs taken for independent and normal)."
+            for cell, interval in found
+            if interval is not None
+        )
