@@ -136,7 +136,7 @@ def holm_estimates(estimates: Sequence[Estimate]) -> list[Estimate]:
     ]
 
 
-def variation_interval(values: Sequence[float]) -> tuple[float, float] | None:
+def variation_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
     """95% interval for a coefficient of variation: Vangel (1996), a modified McKay interval.
 
     Made for normal values with a coefficient below about a third; beyond, the upper end may be infinite. None for
