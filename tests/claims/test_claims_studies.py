@@ -64,7 +64,8 @@ def test_a_study_trains_its_grids_each_run_once_and_judges_them(done):
     needed = {"code", "name", "verdict", "effect", "unit", "interval", "n", "values", "needs", "source"}
     assert all(needed <= set(entry) for entry in written["claims"])
     by_code = {entry["code"]: entry for entry in written["claims"]}
-    assert by_code["C201"]["n"] == by_code["C601"]["n"] == 3
+    assert by_code["C201"]["n"] == 3
+    assert by_code["C601"]["needs"].endswith("each arm learning from one of them"), "two epochs are too few"
     assert set(by_code["C201"]["values"]) == {"batch", "none"}
     assert by_code["C501"]["verdict"] == "cannot tell"
     assert "learning rates" in by_code["C501"]["needs"]

@@ -22,7 +22,10 @@ class LessDependentOnInitialization(Claim):
     statement = "With batch normalization the result depends less on how the weights are initialized."
     source = BLOG
     quantity = "best minus worst final test accuracy over schemes and scales of initialization (diverged: guessing)"
-    needs = "runs with {norm} and {reference} at several --sweep initialization_scale or initialization"
+    needs = (
+        "runs with {norm} and {reference} at several --sweep initialization_scale or initialization, each arm learning "
+        "from one of them"
+    )
     unit = "points"
     higher_supports = False
     margin = 0.5
