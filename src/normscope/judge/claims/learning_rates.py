@@ -90,4 +90,4 @@ class HigherRatesInSmallBatches(HigherRates):
     needs = NEEDS + " in batches of 16 or fewer"
 
     def value(self, cell: Cell) -> float | None:
-        return super().value(cell) if cell.run.spec["batch_size"] <= FEW else None
+        return super().value(cell) if cell.run.spec.get("batch_size", math.inf) <= FEW else None
