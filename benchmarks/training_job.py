@@ -115,12 +115,13 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
     faster_job, faster_training = ratio(notebook.job(), ours.job), ratio(notebook.train, ours.train)
     share = f"{len(data.dataset.train_labels):,} of {WHOLE:,} training images"
     unit = "epoch" if rounds == 1 else "epochs"
+    whole = "" if device == "cpu" else " (normscope: not extrapolated)"
     return Table(
         title=f"Whole job: 30 epochs of SmallResNet with and without batch normalization on CIFAR-10 ({device})",
         header=("", "notebook's way", "normscope", "ratio"),
         rows=[
             (
-                f"whole job, extrapolated from {rounds} {unit} to {EPOCHS}, minutes",
+                f"whole job, extrapolated from {rounds} {unit} to {EPOCHS}{whole}, minutes",
                 *(Spread.of([s / 60 for s in jobs]).text(".1f") for jobs in (notebook.job(), ours.job)),
                 faster_job.text(".2f"),
             ),

@@ -192,6 +192,9 @@ def test_what_cannot_be_read_says_what_is_missing(code):
     assert found_needs(code, ended).startswith("a setting at which every run gives a number"), "it diverged on the way"
     one = [*both()[:-1], both(none={"planned": np.array([13])})[-1]]
     assert found_needs(code, one).endswith(": not none seed 3"), "the others do not stand for it"
+    assert verdict(code, one).notes == ()
+    idle = [dataclasses.replace(run(one.norm, one.seed, final=0.1), measured=one.measured) for one in both()]
+    assert found_needs(code, idle).startswith("a setting at which batch and none learn")
     flat = both(none={"gradient": 0.0})
     assert verdict(code, flat).outcome == "cannot tell", "without a gradient there is no direction"
 

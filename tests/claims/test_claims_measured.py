@@ -122,4 +122,12 @@ def test_the_claim_reads_them(code, initialization, batch, none, outcome):
     assert other.judge(Evidence(runs)).outcome == "cannot tell", "a verdict speaks of one initialization"
     assert (found.outcome, found.n) == (outcome, 4)
     assert found.effect == pytest.approx(batch / none, rel=0.1)
+    other_way = [
+        dataclasses.replace(one, spec=one.spec | {"initialization": {"he": "default", "default": "he"}[initialization]},
+                            measured={"propagation": {"skip": np.full(3, 9.0), "branch": np.full(3, 9.0)}})
+        for one in runs
+    ]  # fmt: skip
+    with_others = claim.judge(Evidence(runs + other_way))
+    assert [reading.effect for reading in with_others.also] == [reading.effect for reading in found.also]
+    assert found.notes[0].startswith("batch: variance of the skip path 1 in the first and 4 in the last of 3 blocks")
     assert claim.judge(Evidence([run("batch", 0)])).outcome == "cannot tell"

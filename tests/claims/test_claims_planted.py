@@ -249,7 +249,7 @@ def test_an_arm_that_did_not_learn_is_named():
     assert any("none did not learn" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("code", ["C301", "C302", "C304", "C401", "C402", "C403", "C404", "C702"])
+@pytest.mark.parametrize("code", ["C301", "C302", "C303", "C304", "C701", "C401", "C402", "C403", "C404", "C702"])
 def test_gradients_and_distributions_are_judged_where_both_learn(code):
     """A network that died at a rate that is too high for it says nothing of normalization, and would decide a mean."""
     dead = [one for one in with_captures((1, 1), (90, 90), learning_rate=1.0) if one.norm == "batch"]
@@ -261,6 +261,32 @@ def test_gradients_and_distributions_are_judged_where_both_learn(code):
     nowhere = verdict(code, dead)
     assert (nowhere.outcome, nowhere.effect) == ("cannot tell", None)
     assert nowhere.needs == "a setting at which batch and none learn: here none not"
+
+
+def test_of_a_setting_at_which_both_learn_a_seed_that_did_not_is_counted_out():
+    runs = [
+        run("none", 0, final=0.11, gradient=1e-9) if (one.norm, one.seed) == ("none", 0) else one for one in arms(5)
+    ]
+    found = verdict("C702", runs)
+    assert found.n == 4
+    assert found.notes == (
+        "1 of 5 seeds of none give no value, 1 of them did not learn: the verdict is on the others.",
+    )
+    assert verdict("C201", runs).n == 5
+
+
+def test_what_stands_beside_a_verdict_is_of_the_same_settings():
+    dead = [run(norm, seed, final=0.11, learning_rate=1.0) for seed in range(4) for norm in ("batch", "none")]
+    alive = arms(batch={"speed": 2.0})
+    alone, both = verdict("C101", alive), verdict("C101", alive + dead)
+    assert [reading.effect for reading in both.also] == [reading.effect for reading in alone.also]
+
+
+def test_the_step_of_a_grid_is_that_of_the_setting():
+    """Other runs of the study, in steps that are finer, do not make these finer."""
+    coarse = over("learning_rate", {"batch": RATES, "none": RATES}, batch_size=16)
+    other = [run("batch", 0, learning_rate=rate) for rate in np.geomspace(0.01, 1.0, 20)]
+    assert "in steps of 1 decades" in verdict("C503", coarse + other).needs
 
 
 def test_a_run_has_an_interval_of_its_own():

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -240,10 +241,11 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     return RunResult(outcome.status, note=_note(task, outcome, watched))
 
 
-def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
     """The same dict with its tensors on the CPU, so that weights of a GPU load where there is none."""
-    for name, tensor in state.items():
-        state[name] = tensor.cpu()
+    for name, value in state.items():
+        if isinstance(value, Tensor):  # a normalization of one's own may keep other things
+            state[name] = value.cpu()
     return state
 
 

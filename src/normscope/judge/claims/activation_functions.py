@@ -37,7 +37,8 @@ def stem_gradient(cell: Cell) -> float | None:
 
 class InTheActiveRegion(Claim):
     """A unit outside its active region passes next to no gradient on. The tensor is what enters the last activation of
-    the first stage (in a residual block: after the addition), on test images in eval mode.
+    the first stage (in a residual block: after the addition), on test images in eval mode. A network that learns
+    nothing for want of a slope is left out with the others that learn nothing: C201 is where that counts.
     """
 
     code = "C701"
@@ -50,6 +51,7 @@ class InTheActiveRegion(Claim):
     higher_supports = True
     across = ("activation",)
     margin = 2.0
+    where_both_learn = True
 
     def value(self, cell: Cell) -> float | None:
         return active_share(cell)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from normscope.judge import statistics
-from normscope.judge.claims.cells import Cell, Evidence, Group
+from normscope.judge.claims.cells import Cell, Evidence, Group, runs_of
+from normscope.judge.claims.quantities import has_learned
 from normscope.judge.claims.summary import Summary, Value, idle, settings_to_learn_at, warnings_on
 from normscope.judge.claims.verdicts import Outcome, Reading, Source, Verdict
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
@@ -48,7 +49,7 @@ class Claim:
     least: ClassVar[int] = 1  # values of those knobs without which there is no quantity
     across: ClassVar[tuple[str, ...]] = ()  # knobs of other claims that may differ from setting to setting
     also: ClassVar[tuple[Companion, ...]] = ()
-    where_both_learn: ClassVar[bool] = False  # whether a setting at which an arm does not learn says nothing
+    where_both_learn: ClassVar[bool] = False  # whether settings and seeds at which an arm does not learn say nothing
     arm_field: ClassVar[str] = "norm"
     decides: ClassVar[str] = ""  # for the page, where it is another rule than that of one difference
 
@@ -65,7 +66,7 @@ class Claim:
         return run.norm
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
-        """The step in which the quantity can be read, in its unit; 0 for a continuous one."""
+        """The step in which the quantity is read on the runs of one setting, in its unit; 0 for a continuous one."""
         return 0.0
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
@@ -76,14 +77,15 @@ class Claim:
         """The verdict on the runs of one network on one data set."""
         arms = self.arms(evidence)
         found, learners = self._groups(evidence, arms), self._learners(evidence)
-        groups = [group for group in found if not (self.where_both_learn and idle(group, learners))]
-        resolution = self.resolution(evidence.ended)
-        summary = Summary(self.value, groups, arms, self.ratio)
+        dead = [group for group in found if self.where_both_learn and idle(group, learners)]
+        groups = [group for group in found if group not in dead]
+        resolution = max((self.resolution(runs_of(group)) for group in groups), default=0.0)
+        summary = Summary(self._value_of_learners if self.where_both_learn else self.value, groups, arms, self.ratio)
         if not summary.groups:
             needs = settings_to_learn_at(found, learners) if found and not groups else self._missing(evidence)
             return self._verdict(evidence, "cannot tell", needs=_finite(summary) or needs)
         estimate = summary.estimate(self._margin, resolution)
-        settings = self._settings(summary, resolution)
+        settings = self._settings(summary, resolution) if not summary.endless else ()
         outcome, needs = self._decide(estimate, settings, resolution)
         if summary.endless:
             outcome, needs = "cannot tell", _finite(summary)
@@ -99,9 +101,12 @@ class Claim:
             values=summary.values(),
             needs=needs,
             settings=settings if len(settings) > 1 else (),
-            also=tuple(self._companion(item, groups, arms) for item in self.also),
-            notes=(*warnings_on(summary, found, learners), *self.notes(summary.groups)),
+            also=tuple(self._companion(item, summary.groups, arms) for item in self.also),
+            notes=(*warnings_on(summary, groups, dead, learners), *self.notes(summary.groups)),
         )
+
+    def _value_of_learners(self, cell: Cell) -> float | None:
+        return self.value(cell) if has_learned([cell]) else None
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
         """{arm: what to call it where its runs did not learn}."""

@@ -21,8 +21,8 @@ opposite leaves the claim open. Initialization, activation function, block and b
 about them; the other claims are judged at the default of these, or the most frequent value.
 
 The interval is the paired t interval (95%). The test is the exact sign-flip test from {SIGN_FLIP_FROM} seeds on; with
-fewer, no choice of signs has p < {LEVEL}, and it is the paired t test; Welch's where the arms share no seeds. Under
-{LEAST_PAIRS} seeds there is no verdict.
+fewer, no choice of signs has p < {LEVEL}, and it is the paired t test; Welch's where the arms share fewer than
+{LEAST_PAIRS} seeds. Under {LEAST_PAIRS} seeds there is no verdict.
 
 - **supported**, **contradicted**: p < {LEVEL}, two-sided.
 - **no difference**: two one-sided tests put the difference inside the margin (p < {LEVEL}). This comes first: a
@@ -41,9 +41,10 @@ see no failure and call it better (72% at 3 seeds, 60% at 5, if there is hardly 
 many seeds to be judged.
 
 A network that did not learn has gradients and distributions too, and they would outweigh everything: claims about these
-are judged at the settings at which both arms learned (a fifth of the way from guessing to 1), and the others are named.
-A value that is read in steps as wide as the margin, as a learning rate from a grid, is never found to make no
-difference; and where a run has no finite value, because it diverged, nothing is decided by the others.
+are judged at the settings at which both arms learned on average, on the runs that learned (a fifth of the way from
+guessing to 1); the others are named and counted. Accuracy counts them all. A value that is read in steps as wide as the
+margin, as a learning rate from a grid, is never found to make no difference. A loss along a line that is not finite, or
+of a training that diverged, is infinite, and leaves its claim open.
 """
 
 NOT_JUDGED = """## Not judged

@@ -108,6 +108,11 @@ class Evidence:
         ]
 
 
+def runs_of(group: Group) -> list[RunRecord]:
+    """All runs at a setting."""
+    return [run for cells in group.arms.values() for cell in cells.values() for run in cell.runs]
+
+
 def value_of(run: RunRecord, knob: str) -> Any:
     """A field of a run's spec, a default by its name."""
     value = run.spec.get(knob)

@@ -73,7 +73,8 @@ class SteadyGradients(Claim):
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
         """One run's own interval, for who has but one."""
-        cells = [cell for group in groups for arm in group.arms.values() for cell in list(arm.values())[:1]]
+        known = ([cell for cell in arm.values() if self.value(cell)] for group in groups for arm in group.arms.values())
+        cells = [cells[0] for cells in known if cells]
         found = [(cell, variation_interval(cell.run.column("stem_gradient"))) for cell in cells]
         return tuple(
             f"{cell.arm} seed {cell.seed}{cell.group.label and f' at {cell.group.label}'}: {interval[0]:.2f} to "

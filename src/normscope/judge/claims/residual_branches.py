@@ -39,7 +39,13 @@ def last_branch(cell: Cell) -> float | None:
     return None if found is None else float(found[1][-1])
 
 
-_NOTED = (lambda skip, _: skip[0], lambda skip, _: skip[-1], lambda _, branch: branch[-1])
+def _variances(where: str, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    """Means over seeds."""
+    skip, branch = np.mean([one[0] for one in found], axis=0), np.mean([one[1] for one in found], axis=0)
+    return (
+        f"{where}: variance of the skip path {skip[0]:.3g} in the first and {skip[-1]:.3g} in the last of {len(skip)} "
+        f"blocks, of the last branch {branch[-1]:.3g}."
+    )
 
 
 class BranchesScaledDown(Claim):
@@ -70,17 +76,12 @@ class BranchesScaledDown(Claim):
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
         """The variances themselves, by which linear and exponential growth are told apart."""
-        notes = []
-        for arm, cells in ((arm, cells) for group in groups for arm, cells in group.arms.items()):
-            of_arm = [found for cell in cells.values() if (found := paths(cell))]
-            if of_arm:
-                first, last, branch = (np.mean([f(*found) for found in of_arm]) for f in _NOTED)
-                blocks = len(of_arm[0][0])
-                notes.append(
-                    f"{arm}: variance of the skip path {first:.3g} in the first and {last:.3g} in the last of {blocks} "
-                    f"blocks, of the last branch {branch:.3g} (1 - 1/pi = 0.682 in theory, normalized)."
-                )
-        return tuple(notes)
+        every = ((group, arm, cells) for group in groups for arm, cells in group.arms.items())
+        return tuple(
+            _variances(f"{arm}{group.label and f' at {group.label}'}", of_arm)
+            for group, arm, cells in every
+            if (of_arm := [found for cell in cells.values() if (found := paths(cell))])
+        )
 
     def _is_meant(self, cell: Cell) -> bool:
         spec = cell.run.spec

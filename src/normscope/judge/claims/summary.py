@@ -78,19 +78,21 @@ class Summary:
         return float(np.mean([of[arm][seed] for _, of in self._found]))
 
 
-def warnings_on(summary: Summary, groups: Sequence[Group], learners: dict[str, str]) -> tuple[str, ...]:
-    """Settings that do not count, and arms that did not learn at one that does."""
+def warnings_on(
+    summary: Summary, groups: Sequence[Group], dead: Sequence[Group], learners: dict[str, str]
+) -> tuple[str, ...]:
+    """Settings that do not count, those for which an arm is dead among them, and arms that did not learn at others."""
     held = summary.groups[0].held
     notes = [f"Judged at {', '.join(held)} only; other values are in this study for other claims."] if held else []
-    left_out = [group for group in groups if group not in summary.groups and any(group.arms.values())]
-    dead = [f"{group.label} ({', '.join(arms)})" for group in left_out if (arms := idle(group, learners))]
-    short = [group.label for group in left_out if not idle(group, learners)]
     if dead:
-        notes.append(f"Left out, as the network did not learn there: {'; '.join(dead)}.")
+        named = (f"{group.label} ({', '.join(idle(group, learners))})" for group in dead)
+        notes.append(f"Left out, as the network did not learn there: {'; '.join(named)}.")
+    short = [group.label for group in groups if group not in summary.groups and any(group.arms.values())]
     if short:
         notes.append(f"Left out, as too few runs of both arms give the quantity there: {'; '.join(short)}.")
     for group in summary.groups:
-        notes += _without_value(summary, group)
+        if not summary.endless:
+            notes += _without_value(summary, group)
         where = f" at {group.label}" if group.label else ""
         notes += [
             f"{arm} did not learn{where}: its mean accuracy is hardly above guessing." for arm in idle(group, learners)
@@ -117,10 +119,12 @@ def _without_value(summary: Summary, group: Group) -> list[str]:
     notes = []
     for arm, known in summary.known(group).items():
         gone = [cell for seed, cell in group.arms[arm].items() if seed not in known]
-        diverged = sum(any(run.status == "diverged" for run in cell.runs) for cell in gone)
+        diverged = [cell for cell in gone if any(run.status == "diverged" for run in cell.runs)]
+        untaught = [cell for cell in gone if cell not in diverged and not has_learned([cell])]
         if gone:
             seeds = f"{len(gone)} of {len(group.arms[arm])} seeds of {arm}{where} give no value"
-            told = f", {diverged} of them diverged" if diverged else ""
+            told = f", {len(diverged)} of them diverged" if diverged else ""
+            told += f", {len(untaught)} of them did not learn" if untaught else ""
             notes.append(f"{seeds}{told}: the verdict is on the others.")
     return notes
 
@@ -136,6 +140,7 @@ def _endless(value: Value, groups: Sequence[Group]) -> tuple[str, ...]:
     return tuple(
         " ".join(filter(None, (arm, f"seed {seed}", group.label and f"at {group.label}")))
         for group in groups
+        if all(group.arms.values())
         for arm, cells in group.arms.items()
         for seed, cell in cells.items()
         if (found := value(cell)) is not None and not math.isfinite(found)

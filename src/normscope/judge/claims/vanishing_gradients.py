@@ -28,9 +28,9 @@ def vanishing(cell: Cell) -> float | None:
 
 class GradientsDoNotVanish(Claim):
     """Some step reaches the first layer with next to nothing. Measured against the mean of its own epoch: gradients
-    that grow smaller from epoch to epoch are those of a network that has learned its images. A network that died, whose
-    gradients are zero, counts in full, though it may have died of its learning rate: read this beside C201. Gradients
-    that are small on the way to the first layer at every step are C304's.
+    that grow smaller from epoch to epoch are those of a network that has learned its images. Gradients that
+    are small on the way to the first layer at every step are C304's. A network that died of it has not learned: that
+    counts in C201, and not here, where it cannot be told from one that died of its learning rate.
     """
 
     code = "C303"
@@ -41,7 +41,8 @@ class GradientsDoNotVanish(Claim):
     needs = GRADIENTS_NEED
     unit = "points"
     higher_supports = False
-    margin = 5.0
+    margin = 10.0
+    where_both_learn = True
 
     def value(self, cell: Cell) -> float | None:
         return vanishing(cell)
