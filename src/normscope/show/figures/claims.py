@@ -60,7 +60,7 @@ _Effect = tuple[str, float | None, tuple[float, float] | None, str]
 
 def _rows(verdict: Verdict) -> list[_Effect]:
     """(label, effect, interval, outcome) from top to bottom."""
-    whole = "all settings" if verdict.settings else "difference"
+    whole = "all settings" if verdict.settings else _kind(verdict).lower()
     found: list[_Effect] = [(whole, verdict.effect, verdict.interval, verdict.outcome)]
     found += [
         (label_of(reading.label, 34), reading.effect, reading.interval, reading.outcome or "cannot tell")
@@ -149,7 +149,11 @@ def _draw_effects(axis: Axes, verdict: Verdict, rows: Sequence[_Effect]) -> None
     first, second = (label_of(arm, 18) for arm in verdict.arms)
     sign = "/" if verdict.neutral == 1 else "−"
     axis.set_xlabel(f"{first} {sign} {second}" + ("" if verdict.neutral == 1 else f" ({verdict.unit})"))
-    axis.set_title("Difference", loc="left")
+    axis.set_title(_kind(verdict), loc="left")
+
+
+def _kind(verdict: Verdict) -> str:
+    return "Ratio" if verdict.neutral == 1 else "Difference"
 
 
 def _ratio_ticks(low: float, high: float) -> list[float]:
