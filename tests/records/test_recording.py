@@ -306,6 +306,10 @@ class TestSummary:
         text = self.summary(running_mean=np.full((3, 2), 50, np.float32), num_batches_tracked=np.array([1, 2, 4]))
         assert "Nothing stands out." in text
 
+    def test_a_network_that_was_never_in_train_mode(self):
+        assert "every layer was in eval mode at every recorded step" in self.summary(training=np.zeros(3, np.bool_))
+        assert "Nothing stands out." in self.summary(training=np.array([False, True, False]))
+
     def test_a_recording_that_goes_on(self, path):
         assert "The watcher was not closed" in Recording.load(path).summary()
 

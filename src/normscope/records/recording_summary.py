@@ -104,10 +104,23 @@ def _remarks(recording: Recording, facts: dict[str, dict[str, np.ndarray]]) -> I
         for layer, own in facts.items():
             if remark := test(own, recording.layers[layer]):
                 yield f"{layer}: {remark}"
+    yield from _never_in_train_mode(recording)
     yield from _weak_gradients(facts)
     yield from dict.fromkeys(recording.notes)
     if not recording.complete:
         yield "The watcher was not closed: the run goes on, or ended without its last values."
+
+
+def _never_in_train_mode(recording: Recording) -> Iterator[str]:
+    """That all layers were in eval mode at every record; some of them may be frozen by intention."""
+    modes = [
+        recording.query(name, "training")[1] for name in recording.layers if "training" in recording.statistics(name)
+    ]
+    if modes and all(len(values) > 1 and not values.any() for values in modes):
+        yield (
+            "every layer was in eval mode at every recorded step: batches were normalized by running statistics, which "
+            "stood still. A loop that trains calls model.train()."
+        )
 
 
 Own = dict[str, np.ndarray]
