@@ -1,6 +1,6 @@
 """Makes docs/images/report.png: the upper part of a study's report as a browser shows it.
 
-    python docs/images/make_report.py [--study docs/results/cifar10-first] [--chromium /usr/bin/chromium]
+    python docs/images/make_report.py [--study docs/results/cifar10-30-epochs] [--chromium /usr/bin/chromium]
 
 Needs playwright and a chromium. Run it again after the page or those results change.
 """
@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 from normscope.reporting import report
 
 HERE = Path(__file__).parent
-STUDY = HERE.parent / "results" / "cifar10-first"
+STUDY = HERE.parent / "results" / "cifar10-30-epochs"
 WIDTH, HEIGHT = 1280, 1330  # pixels: down to the first curves
 
 
