@@ -31,6 +31,7 @@ class PostActivationBlock(nn.Module):
     """y = act(norm(conv(act(norm(conv x)))) + shortcut x): He et al. 2016a, and the code of the source notebook."""
 
     last_activation: ClassVar[str] = "activation2"
+    branch_end: ClassVar[str | None] = None
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, parts: Parts):
         super().__init__()
@@ -56,6 +57,7 @@ class FormulaBlock(nn.Module):
     """
 
     last_activation: ClassVar[str] = "activation1"
+    branch_end: ClassVar[str | None] = "conv2"
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, parts: Parts):
         super().__init__()
@@ -80,6 +82,7 @@ class PreActivationBlock(nn.Module):
     """
 
     last_activation: ClassVar[str] = "activation2"
+    branch_end: ClassVar[str | None] = "conv2"
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, parts: Parts):
         super().__init__()
@@ -109,6 +112,7 @@ class AfterActivationBlock(nn.Module):
     """
 
     last_activation: ClassVar[str] = "activation2"
+    branch_end: ClassVar[str | None] = "bn2"
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, parts: Parts):
         super().__init__()
@@ -131,7 +135,8 @@ class AfterActivationBlock(nn.Module):
 Block = PostActivationBlock | FormulaBlock | PreActivationBlock | AfterActivationBlock
 """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
 
-`last_activation` is the name of the activation that a forward pass calls last.
+`last_activation` is the name of the activation that a forward pass calls last. `branch_end` is that of the module whose
+output is added to the skip path to make the block's; None where something follows the addition.
 """
 
 BLOCKS: dict[str, type[Block]] = {

@@ -56,6 +56,11 @@ class Group:
     held: tuple[str, ...] = ()  # knobs that other runs of the study vary, at the value that was kept
     arms: dict[str, dict[int, Cell]] = field(default_factory=dict)  # {arm: {seed: cell}}
 
+    @property
+    def where(self) -> str:
+        """The setting as the end of a phrase, " at lr 0.1"; empty where there is only one."""
+        return f" at {self.label}" if self.label else ""
+
 
 class Evidence:
     """The runs of one network on one data set, and the two arms that claims set against each other."""

@@ -29,7 +29,17 @@ def variation_over_epochs(cell: Cell) -> float | None:
     return gradient_variation(cell.run) if cell.run.status == "finished" else None
 
 
-class StableGradients(Claim):
+class _Variation(Claim):
+    source = NOTEBOOK
+    needs = GRADIENTS_NEED
+    unit = "times"
+    higher_supports = False
+    margin = 1.1
+    ratio = True
+    where_both_learn = True
+
+
+class StableGradients(_Variation):
     """Over the steps of one epoch the learning rate is constant and the weights hardly move: what varies there is the
     gradient's noise. As a coefficient of variation it does not depend on the gradient's scale, which normalization
     changes.
@@ -38,20 +48,13 @@ class StableGradients(Claim):
     code = "C301"
     name = "stable-gradients"
     statement = "With batch normalization the gradient of the first layer varies less from step to step."
-    source = NOTEBOOK
     quantity = "coefficient of variation of the stem-gradient norm over the steps of an epoch, mean over epochs"
-    needs = GRADIENTS_NEED
-    unit = "times"
-    higher_supports = False
-    margin = 1.1
-    ratio = True
-    where_both_learn = True
 
     def value(self, cell: Cell) -> float | None:
         return variation_over_steps(cell)
 
 
-class SteadyGradients(Claim):
+class SteadyGradients(_Variation):
     """The notebook looks at the norm after the last step of each epoch. Over epochs the learning rate falls and the
     loss with it, so that a network that learns well varies more: this reading mixes noise and trend.
     """
@@ -59,14 +62,7 @@ class SteadyGradients(Claim):
     code = "C302"
     name = "steady-gradients-over-epochs"
     statement = "With batch normalization the gradient norm stays about the same throughout training."
-    source = NOTEBOOK
     quantity = "coefficient of variation over epochs of the stem-gradient norm after each epoch's last step"
-    needs = GRADIENTS_NEED
-    unit = "times"
-    higher_supports = False
-    margin = 1.1
-    ratio = True
-    where_both_learn = True
 
     def value(self, cell: Cell) -> float | None:
         return variation_over_epochs(cell)
@@ -77,7 +73,7 @@ class SteadyGradients(Claim):
         cells = [cells[0] for cells in known if cells]
         found = [(cell, variation_interval(cell.run.column("stem_gradient"))) for cell in cells]
         return tuple(
-            f"{cell.arm} seed {cell.seed}{cell.group.label and f' at {cell.group.label}'}: {interval[0]:.2f} to "
+            f"{cell.arm} seed {cell.seed}{cell.group.where}: {interval[0]:.2f} to "
             f"{interval[1]:.2f} (95% interval of this run alone, its epochs taken for independent and normal)."
             for cell, interval in found
             if interval is not None

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Evidence, Group
+from normscope.judge.claims.cells import Evidence, Group, runs_of
 from normscope.judge.claims.quantities import accuracy_step
 from normscope.judge.claims.verdicts import Verdict
 from normscope.records.measurement_names import EVALUATION
@@ -59,8 +59,7 @@ class Measured(Claim):
 
 def _finished(group: Group) -> list[RunRecord]:
     """The finished runs at a setting, each once."""
-    cells = [cell for seeds in group.arms.values() for cell in seeds.values()]
-    runs = {run.directory: run for cell in cells for run in cell.runs if run.status == "finished"}
+    runs = {run.directory: run for run in runs_of(group) if run.status == "finished"}
     return list(runs.values())
 
 

@@ -78,7 +78,7 @@ class BranchesScaledDown(Claim):
         """The variances themselves, by which linear and exponential growth are told apart."""
         every = ((group, arm, cells) for group in groups for arm, cells in group.arms.items())
         return tuple(
-            _variances(f"{arm}{group.label and f' at {group.label}'}", of_arm)
+            _variances(f"{arm}{group.where}", of_arm)
             for group, arm, cells in every
             if (of_arm := [found for cell in cells.values() if (found := paths(cell))])
         )

@@ -20,9 +20,13 @@ class Summary:
 
     def __init__(self, value: Value, groups: Sequence[Group], arms: tuple[str, str], ratio: bool):
         self._arms, self._ratio = arms, ratio
-        found = [(group, {arm: _values(value, group.arms[arm], ratio) for arm in arms}) for group in groups]
+        read = [
+            (group, {arm: {seed: value(cell) for seed, cell in group.arms[arm].items()} for arm in arms})
+            for group in groups
+        ]
+        found = [(group, {arm: _known(values, ratio) for arm, values in of.items()}) for group, of in read]
         self._found = [(group, of) for group, of in found if of[arms[0]] and of[arms[1]]]
-        self.endless: tuple[str, ...] = _endless(value, groups)
+        self.endless: tuple[str, ...] = _endless(read)
         """Runs whose value is infinite, in words."""
         self._seeds = self._common_seeds()
 
@@ -93,9 +97,9 @@ def warnings_on(
     for group in summary.groups:
         if not summary.endless:
             notes += _without_value(summary, group)
-        where = f" at {group.label}" if group.label else ""
         notes += [
-            f"{arm} did not learn{where}: its mean accuracy is hardly above guessing." for arm in idle(group, learners)
+            f"{arm} did not learn{group.where}: its mean accuracy is hardly above guessing."
+            for arm in idle(group, learners)
         ]
     return tuple(notes)
 
@@ -107,43 +111,39 @@ def idle(group: Group, learners: dict[str, str]) -> list[str]:
 
 def settings_to_learn_at(groups: Sequence[Group], learners: dict[str, str]) -> str:
     """What is needed where no setting is left."""
-    where = [
-        f"{' and '.join(idle(group, learners))} not{f' at {group.label}' if group.label else ''}" for group in groups
-    ]
+    where = [f"{' and '.join(idle(group, learners))} not{group.where}" for group in groups]
     return f"a setting at which {' and '.join(learners.values())} learn: here {'; '.join(where)}"
 
 
 def _without_value(summary: Summary, group: Group) -> list[str]:
     """Seeds that are left out for want of a value: an arm that is judged by its survivors looks better than it is."""
-    where = f" at {group.label}" if group.label else ""
     notes = []
     for arm, known in summary.known(group).items():
         gone = [cell for seed, cell in group.arms[arm].items() if seed not in known]
         diverged = [cell for cell in gone if any(run.status == "diverged" for run in cell.runs)]
         untaught = [cell for cell in gone if cell not in diverged and not has_learned([cell])]
         if gone:
-            seeds = f"{len(gone)} of {len(group.arms[arm])} seeds of {arm}{where} give no value"
+            seeds = f"{len(gone)} of {len(group.arms[arm])} seeds of {arm}{group.where} give no value"
             told = f", {len(diverged)} of them diverged" if diverged else ""
             told += f", {len(untaught)} of them did not learn" if untaught else ""
             notes.append(f"{seeds}{told}: the verdict is on the others.")
     return notes
 
 
-def _values(value: Value, cells: dict[int, Cell], ratio: bool) -> dict[int, float]:
-    found = {seed: value(cell) for seed, cell in cells.items()}
-    known = {seed: x for seed, x in found.items() if x is not None and math.isfinite(x)}
+def _known(values: dict[int, float | None], ratio: bool) -> dict[int, float]:
+    known = {seed: x for seed, x in values.items() if x is not None and math.isfinite(x)}
     return {seed: math.log(x) for seed, x in known.items() if x > 0} if ratio else known
 
 
-def _endless(value: Value, groups: Sequence[Group]) -> tuple[str, ...]:
-    """The runs whose value is known to be beyond any number."""
+def _endless(read: Sequence[tuple[Group, dict[str, dict[int, float | None]]]]) -> tuple[str, ...]:
+    """The runs whose value is known to be beyond any number, at settings that both arms have."""
     return tuple(
-        " ".join(filter(None, (arm, f"seed {seed}", group.label and f"at {group.label}")))
-        for group in groups
-        if all(group.arms.values())
-        for arm, cells in group.arms.items()
-        for seed, cell in cells.items()
-        if (found := value(cell)) is not None and not math.isfinite(found)
+        f"{arm} seed {seed}{group.where}"
+        for group, of in read
+        if all(of.values())
+        for arm, values in of.items()
+        for seed, x in values.items()
+        if x is not None and not math.isfinite(x)
     )
 
 

@@ -43,7 +43,6 @@ def beyond_the_grid(groups: Sequence[Group]) -> tuple[str, ...]:
     """Arms whose range of rates ends only because the study does, for the notes: it may reach further."""
     notes = []
     for group in groups:
-        where = f" at {group.label}" if group.label else ""
         for arm, cells in group.arms.items():
             found = [
                 (rates, {run.learning_rate for run in cell.runs})
@@ -53,7 +52,9 @@ def beyond_the_grid(groups: Sequence[Group]) -> tuple[str, ...]:
             for end, of in (("highest", max), ("lowest", min)):
                 reach = sum(of(rates) == of(grid) for rates, grid in found)
                 if reach:
-                    notes.append(f"{arm}{where}: {reach} of {len(cells)} seeds tolerate the {end} rate of the study.")
+                    notes.append(
+                        f"{arm}{group.where}: {reach} of {len(cells)} seeds tolerate the {end} rate of the study."
+                    )
     return tuple(notes)
 
 

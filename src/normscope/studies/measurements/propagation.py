@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from normscope.models.blocks import AfterActivationBlock, FormulaBlock, PreActivationBlock
+from normscope.models.blocks import BLOCKS, Block
 from normscope.probes.propagation import Blocks, path_variances
 from normscope.studies.measurements.subject import Arrays, Subject
 from normscope.studies.spec import RunSpec
@@ -15,7 +15,7 @@ BATCH_SIZE = 128
 
 def has_paths(spec: RunSpec) -> bool:
     """Whether blocks end with the addition, so that the paths are found again in their output."""
-    return spec.block in ("pre-activation", "after-activation", "formula")
+    return spec.block in BLOCKS and BLOCKS[spec.block].branch_end is not None
 
 
 def propagation(subject: Subject) -> Arrays:
@@ -25,9 +25,9 @@ def propagation(subject: Subject) -> Arrays:
     """
     model = subject.fresh()
     blocks: Blocks = {
-        name: (module, module.bn2 if isinstance(module, AfterActivationBlock) else module.conv2)
+        name: (module, module.get_submodule(module.branch_end))
         for name, module in model.named_modules()
-        if isinstance(module, PreActivationBlock | AfterActivationBlock | FormulaBlock)
+        if isinstance(module, Block) and module.branch_end is not None
     }
     batches = subject.batches(BATCH_SIZE).train(subject.spec.seed, 1)
     images = (images for images, _ in islice(batches, BATCHES))
