@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 
 import normscope
 from normscope.judge.claims import judge_all
-from normscope.judge.claims.verdicts import Verdict
+from normscope.judge.verdicts import Verdict
 from normscope.records.run import RunRecord
 
 SIZES = (3, 5, 10)

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from normscope.checks import check
+from normscope.commands.checks import check
+from normscope.examining.examine import examine
 from normscope.judge.rules import judge
-from normscope.probes.examine import examine
 from normscope.records.examination import save
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,8 +12,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from training_steps import Setting, Trainer, one_thread
 
 from normscope import fused
-from normscope.data.batches import Batches
 from normscope.data.dataset import Dataset
+from normscope.data.device_batches import Batches
 from normscope.models.fusing import using
 from normscope.training.loop import train
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from normscope import fused
-from normscope.data.batches import Batches
 from normscope.data.dataset import Dataset
+from normscope.data.device_batches import Batches
 from normscope.models import registry
 from normscope.models.fusing import using
 from normscope.models.landmarks import Network

@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from normscope.probes.layers import find_layers
-from normscope.watching import watch
+from normscope.commands.watch import watch
+from normscope.watching.watched_layers import find_layers
 
 INTERVALS = (1, 10, 100)
 

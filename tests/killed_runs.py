@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from normscope.studies import runner
+from normscope.studies.run_recording import WatchedTraining
 from normscope.studies.runner import ProgressCallback, RunTask, execute
 from normscope.studies.spec import RunSpec
-from normscope.studies.watching import WatchedTraining
 
 
 def kill_and_resume(spec, moments, directory, watch=False):

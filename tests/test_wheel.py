@@ -16,7 +16,7 @@ import importlib.util, json, sys
 from pathlib import Path
 import normscope
 assert Path(normscope.__file__).is_relative_to(sys.argv[1]), normscope.__file__
-import normscope.api
+import normscope.commands.compare
 result = normscope.compare(data="digits", norms=["batch"], learning_rates=[0.1], seeds=1, epochs=1, widths=[4, 4, 4],
                            blocks_per_stage=1, fusion="off", device="cpu", jobs=1, watch=True, out="study")
 page = normscope.report("study").read_text(encoding="utf-8")

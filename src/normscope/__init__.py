@@ -9,18 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from normscope.api import compare
-    from normscope.checks import check, check_loader, check_state_dict
-    from normscope.claiming import claims, study
+    from normscope.commands.checks import check, check_loader, check_state_dict
+    from normscope.commands.compare import compare
+    from normscope.commands.explain import explain
+    from normscope.commands.export import export
+    from normscope.commands.inspect import inspect
+    from normscope.commands.report import report
+    from normscope.commands.study import claims, study
+    from normscope.commands.watch import watch
     from normscope.errors import InputError, NormscopeError, RecordError, StorageError
-    from normscope.explaining import explain
-    from normscope.exporting import export
-    from normscope.inspecting import inspect
     from normscope.records.recording import Recording
-    from normscope.reporting import report
     from normscope.show.sinks.tensorboard_sink import TensorBoard
     from normscope.show.sinks.wandb_sink import WandB
-    from normscope.watching import watch
 
 __version__ = "0.1.0.dev0"
 
@@ -32,17 +32,17 @@ _HOMES = {
     "StorageError": "normscope.errors",
     "TensorBoard": "normscope.show.sinks.tensorboard_sink",
     "WandB": "normscope.show.sinks.wandb_sink",
-    "check": "normscope.checks",
-    "check_loader": "normscope.checks",
-    "check_state_dict": "normscope.checks",
-    "claims": "normscope.claiming",
-    "compare": "normscope.api",
-    "explain": "normscope.explaining",
-    "export": "normscope.exporting",
-    "inspect": "normscope.inspecting",
-    "report": "normscope.reporting",
-    "study": "normscope.claiming",
-    "watch": "normscope.watching",
+    "check": "normscope.commands.checks",
+    "check_loader": "normscope.commands.checks",
+    "check_state_dict": "normscope.commands.checks",
+    "claims": "normscope.commands.study",
+    "compare": "normscope.commands.compare",
+    "explain": "normscope.commands.explain",
+    "export": "normscope.commands.export",
+    "inspect": "normscope.commands.inspect",
+    "report": "normscope.commands.report",
+    "study": "normscope.commands.study",
+    "watch": "normscope.commands.watch",
 }
 
 __all__ = [

@@ -10,11 +10,11 @@ from pathlib import Path
 from tyro.extras import subcommand_cli_from_dict
 
 from normscope import __version__
-from normscope.check_command import CheckOptions, DiffOptions
+from normscope.commands.check import CheckOptions, DiffOptions
+from normscope.commands.export import ExportOptions
+from normscope.commands.report import ReportOptions
+from normscope.commands.serve import ServeOptions
 from normscope.errors import NormscopeError
-from normscope.exporting import ExportOptions
-from normscope.reporting import ReportOptions
-from normscope.serving import ServeOptions
 from normscope.studies.explain_options import ExplainOptions
 from normscope.studies.inspect_options import InspectOptions
 from normscope.studies.spec import CompareOptions
@@ -28,64 +28,64 @@ Start with `normscope compare`: with and without batch normalization, on embedde
 
 
 def _compare(options: CompareOptions) -> int:
-    from normscope.api import compare
+    from normscope.commands.compare import compare
 
     return 1 if compare(options).failed else 0
 
 
 def _inspect(options: InspectOptions) -> int:
-    from normscope.inspecting import inspect
+    from normscope.commands.inspect import inspect
 
     inspect(options)
     return 0
 
 
 def _explain(options: ExplainOptions) -> int:
-    from normscope.explaining import explain
+    from normscope.commands.explain import explain
 
     explain(options)
     return 0
 
 
 def _study(options: StudyOptions) -> int:
-    from normscope.claiming import run_study
+    from normscope.commands.study import run_study
 
     return 1 if run_study(options).failed else 0
 
 
 def _claims(options: ClaimsOptions) -> int:
-    from normscope.claiming import judge_directories
+    from normscope.commands.study import judge_directories
 
     judge_directories(options)
     return 0
 
 
 def _check(options: CheckOptions) -> int:
-    from normscope.check_command import check
+    from normscope.commands.check import check
 
     return check(options)
 
 
 def _diff(options: DiffOptions) -> int:
-    from normscope.check_command import diff
+    from normscope.commands.check import diff
 
     return diff(options)
 
 
 def _report(options: ReportOptions) -> int:
-    from normscope.reporting import run_report
+    from normscope.commands.report import run_report
 
     return run_report(options)
 
 
 def _serve(options: ServeOptions) -> int:
-    from normscope.serving import serve
+    from normscope.commands.serve import serve
 
     return serve(options)
 
 
 def _export(options: ExportOptions) -> int:
-    from normscope.exporting import run_export
+    from normscope.commands.export import run_export
 
     return run_export(options)
 

@@ -47,3 +47,7 @@ def lookup(what: str, name: str, table: Mapping[str, T]) -> T:
         return table[name]
     except KeyError:
         raise InputError(one_of(what, name, table)) from None
+
+
+class NormscopeWarning(UserWarning):
+    """Something cannot be recorded, or a recording has stopped; the program goes on."""

@@ -32,7 +32,7 @@ def assert_normalization_ok(
     Raises:
         AssertionError: with the report as its message.
     """
-    from normscope.probes.examine import examine
+    from normscope.examining.examine import examine
 
     __tracebackhide__ = True  # pytest shows the test's line, not this one
     report = judge(examine(model, batches, **options), ignore=ignore)

@@ -13,17 +13,17 @@ from torch.nn import functional as F
 
 from normscope.data import sources
 from normscope.judge.claims import claims
-from normscope.judge.claims.cells import Evidence
+from normscope.judge.evidence.cells import Evidence
+from normscope.measuring.batch_moments import batch_moments
 from normscope.mend import recalibrate
-from normscope.probes.batch_moments import batch_moments
 from normscope.records.run import load_run
 from normscope.studies.directory import StudyDirectory
 from normscope.studies.grid import lay_out
-from normscope.studies.measurements import batch_statistics as batch_statistics_room
-from normscope.studies.measurements import evaluation as evaluation_room
-from normscope.studies.measurements.batch_statistics import batch_statistics
-from normscope.studies.measurements.evaluation import evaluation
-from normscope.studies.measurements.subject import Subject
+from normscope.studies.measurements import batch_statistics_measurement as batch_statistics_room
+from normscope.studies.measurements import evaluation_measurement as evaluation_room
+from normscope.studies.measurements.batch_statistics_measurement import batch_statistics
+from normscope.studies.measurements.evaluation_measurement import evaluation
+from normscope.studies.measurements.run_context import Subject
 from normscope.studies.runner import RunTask, execute
 from normscope.studies.spec import RunSpec
 from normscope.studies.study import GridPlan

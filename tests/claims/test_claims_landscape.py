@@ -10,15 +10,15 @@ from claim_runs import jitter, run
 from torch.nn import functional as F
 
 from normscope.judge.claims import claims
-from normscope.judge.claims.cells import Evidence
+from normscope.judge.evidence.cells import Evidence
 from normscope.models.registry import build
 from normscope.records import measurement_names as names
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import lay_out
-from normscope.studies.measurements.landscape import POINTS, RATES, SHARES, landscape
-from normscope.studies.measurements.movement import movement
+from normscope.studies.measurements.landscape_measurement import POINTS, RATES, SHARES, landscape
+from normscope.studies.measurements.movement_measurement import movement
 from normscope.studies.measurements.retraining import retrain
-from normscope.studies.measurements.subject import Subject
+from normscope.studies.measurements.run_context import Subject
 from normscope.studies.runner import plan_of
 from normscope.studies.study import GridPlan
 from normscope.studies.study_plans import STUDIES
@@ -84,7 +84,7 @@ def test_a_training_that_diverges_is_seen_as_far_as_it_went(subjects):
 
 @pytest.mark.parametrize("norm", ["batch", "noisy-batch"])
 def test_looking_on_the_way_changes_no_bit_of_the_training(subjects, norm):
-    from normscope.studies.measurements import landscape as room
+    from normscope.studies.measurements import landscape_measurement as room
 
     subject, ends = subjects[norm], []
     for looks in (False, True):

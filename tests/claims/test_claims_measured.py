@@ -11,16 +11,16 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.judge.claims import claims
-from normscope.judge.claims.cells import Evidence
-from normscope.probes.propagation import path_variances
+from normscope.judge.evidence.cells import Evidence
+from normscope.measuring.signal_propagation import path_variances
 from normscope.records import measurement_names
 from normscope.records.files import write_json
 from normscope.records.measurements import load_measurements
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.grid import lay_out
-from normscope.studies.measurements.propagation import propagation
-from normscope.studies.measurements.subject import Subject
+from normscope.studies.measurements.propagation_measurement import propagation
+from normscope.studies.measurements.run_context import Subject
 from normscope.studies.study import GridPlan
 from normscope.studies.study_measurements import MEASUREMENTS, measure
 

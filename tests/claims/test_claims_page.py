@@ -9,7 +9,7 @@ from claim_runs import arms
 
 from normscope.judge import claims as room
 from normscope.judge.claims import claims, judge_all
-from normscope.judge.claims.catalogue import catalogue
+from normscope.judge.claims_page import catalogue
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -11,8 +11,8 @@ from scipy import stats
 
 from normscope.errors import InputError
 from normscope.judge.claims import claims, judge_all
-from normscope.judge.claims.cells import Evidence
-from normscope.judge.claims.wasserstein import between, to_normal
+from normscope.judge.evidence.cells import Evidence
+from normscope.judge.evidence.wasserstein import between, to_normal
 from normscope.judge.statistics import variation_interval
 
 

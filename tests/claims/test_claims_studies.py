@@ -7,7 +7,7 @@ import pytest
 import tyro
 from rich.console import Console
 
-from normscope.claiming import claims, judge_directories, run_study, study
+from normscope.commands.study import claims, judge_directories, run_study, study
 from normscope.errors import InputError, RecordError
 from normscope.judge.claims import judge_all
 from normscope.studies.grid import lay_out

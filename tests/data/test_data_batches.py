@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normscope.data.batches import Batches, plan_epoch
 from normscope.data.dataset import Dataset, Recipe
+from normscope.data.device_batches import Batches, plan_epoch
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from normscope.explaining import explain
+from normscope.commands.explain import explain
 from normscope.studies.explain_options import ExplainOptions
 from normscope.studies.spec import Recipe
 

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from normscope import explaining
+from normscope.commands import explain as explaining
 from normscope.errors import InputError, NormscopeError, RecordError
 from normscope.records.explanation import load_explanation
 from normscope.studies.spec import Recipe

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from normscope.data.batches import Batches
+from normscope.data.device_batches import Batches
 from normscope.errors import InputError
 from normscope.records.explanation import ORDERS
 from normscope.show.arithmetic import chosen_place, memory_steps, step_groups
-from normscope.studies.explanation import choose_layer, explain_layer
-from normscope.studies.forgotten_eval import BATCH_SIZES, REPEATS, _orders, forget_eval
+from normscope.studies.explain_layer import choose_layer, explain_layer
 from normscope.studies.grid import build_for, lay_out
+from normscope.studies.train_mode_evaluation import BATCH_SIZES, REPEATS, _orders, forget_eval
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from export_records import write_recording, write_run, write_study
 
 from normscope.cli import main
+from normscope.commands.export import export
 from normscope.errors import InputError, RecordError, StorageError
-from normscope.exporting import export
 from normscope.records.export import folder as export_folder
 from normscope.records.store import writer
 

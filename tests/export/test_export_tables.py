@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from normscope import Recording
-from normscope.exporting import export
-from normscope.records.export.catalogue import TABLES, page
+from normscope.commands.export import export
+from normscope.records.export.tables_page import TABLES, page
 from normscope.records.recording_header import FRAME, SAMPLE_MOMENTS
 from normscope.records.run import EPOCH_COLUMNS, load_run
 
@@ -131,4 +131,4 @@ def test_parquet_carries_units_and_meanings(tmp_path):
 
 def test_every_column_is_documented(request):
     text = (request.config.rootpath / "docs" / "exporting.md").read_text(encoding="utf-8")
-    assert page() in text, "python -m normscope.records.export.catalogue prints the tables of docs/exporting.md"
+    assert page() in text, "python -m normscope.records.export.tables_page prints the tables of docs/exporting.md"

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from normscope import fused
 from normscope.fused import library
 from normscope.models import fusing
-from normscope.models.blocks import BLOCKS
+from normscope.models.residual_blocks import BLOCKS
 from normscope.models.resnet import SmallResNet
 
 needs_kernels = pytest.mark.skipif(fused.availability() is not None, reason=f"no kernels: {fused.availability()}")

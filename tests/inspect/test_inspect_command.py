@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from normscope.commands.inspect import file_names, inspect
 from normscope.errors import InputError
-from normscope.inspecting import file_names, inspect
 from normscope.judge.inspection import span_of
 from normscope.records.recording import Recording
-from normscope.show.figures import activation_regions, recording_distributions, recording_overview, recording_statistics
+from normscope.show.figures import activation_regions_figure as activation_regions
+from normscope.show.figures import recording_distributions, recording_overview, recording_statistics
 from normscope.show.figures.recording_time import Timeline
 from normscope.studies import runner
 from normscope.studies.inspect_options import InspectOptions

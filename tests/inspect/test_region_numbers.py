@@ -17,8 +17,8 @@ from normscope.judge.activation_regions import (
     mean_derivatives,
 )
 from normscope.judge.inspection import moments
-from normscope.probes import regions
 from normscope.records.recording_distribution import ChannelDistributions
+from normscope.watching import active_regions as regions
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

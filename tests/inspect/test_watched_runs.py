@@ -9,15 +9,15 @@ from rich.console import Console
 
 from killed_runs import kill_and_resume
 from normscope import fused
-from normscope.api import compare
+from normscope.commands.compare import compare
 from normscope.errors import StorageError
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import FilePart
 from normscope.studies import runner
 from normscope.studies.grid import lay_out
+from normscope.studies.run_recording import ByEpoch
 from normscope.studies.runner import RunTask, execute
 from normscope.studies.spec import CompareOptions, Recipe
-from normscope.studies.watching import ByEpoch
 
 OPTIONS = CompareOptions(
     classes=("3", "8"), norms=("batch", "none", "group"), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu",

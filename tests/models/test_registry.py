@@ -10,9 +10,9 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.models.activations import ACTIVATIONS
-from normscope.models.blocks import BLOCKS
 from normscope.models.norms import NORMS
 from normscope.models.registry import MODELS, build
+from normscope.models.residual_blocks import BLOCKS
 
 SMALL: dict[str, Any] = {"in_channels": 3, "num_classes": 10, "image_size": 8}
 

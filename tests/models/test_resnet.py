@@ -4,8 +4,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from normscope.errors import InputError
-from normscope.models.blocks import BLOCKS, FormulaBlock, ParameterFreeShortcut, Parts
 from normscope.models.norms import NORMS
+from normscope.models.residual_blocks import BLOCKS, FormulaBlock, ParameterFreeShortcut, Parts
 from normscope.models.resnet import CIFAR_DEPTHS, SmallResNet, cifar_resnet
 
 

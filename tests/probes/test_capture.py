@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from normscope.probes.capture import BINS, capture, describe, tapped
+from normscope.measuring.capture import BINS, capture, describe, tapped
 from normscope.records.captures import LEVELS, LIMIT, load_distributions, store_distribution
 from normscope.records.store import reader, writer
 

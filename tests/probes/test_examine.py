@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from normscope.errors import InputError
-from normscope.probes.examine import examine, examine_loader, examine_state
+from normscope.examining.examine import examine, examine_loader, examine_state
 
 
 class Net(nn.Module):

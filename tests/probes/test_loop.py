@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from normscope.checks import LoopCheck, check
-from normscope.errors import CheckError, InputError
+from normscope.commands.checks import LoopCheck, check
+from normscope.errors import CheckError, InputError, NormscopeWarning
 from normscope.judge.history import read_history
 from normscope.mend import recalibrate
-from normscope.probes.loop import LoopObserver
-from normscope.probes.notices import NormscopeWarning
-from normscope.probes.watch import watch
 from normscope.records.recording import Recording
+from normscope.watching.attach import watch
+from normscope.watching.loop_observer import LoopObserver
 
 
 def net() -> nn.Sequential:

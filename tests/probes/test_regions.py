@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normscope.errors import InputError
-from normscope.probes.regions import (
+from normscope.watching.active_regions import (
     FUNCTIONS,
     derivative,
     followers,

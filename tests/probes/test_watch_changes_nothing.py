@@ -7,14 +7,13 @@ import torch
 from torch import nn
 from watch_cases import Checkpointed, Reusing, Transformer, group_net, images, seeded, sgd, small_resnet, train
 
-from normscope.errors import InputError
-from normscope.probes.notices import NormscopeWarning
-from normscope.probes.watch import watch
+from normscope.errors import InputError, NormscopeWarning
+from normscope.watching.attach import watch
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
 SOMETIMES = {"every": 2, "histograms_every": 3, "gradients_every": 2}
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*kept the statistics:normscope.probes.notices.NormscopeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*kept the statistics:normscope.errors.NormscopeWarning")
 
 
 def run(build, *, watched, intervals=EVERYTHING, with_optimizer=True, **loop):
@@ -183,7 +182,7 @@ class TestCopies:
     def test_pickled(self, model):
         with watch(model, **EVERYTHING) as watcher:
             data = pickle.dumps(model)
-            assert b"normscope.probes" not in data, "it must load where normscope is not installed"
+            assert b"normscope.watching" not in data, "it must load where normscope is not installed"
             self.check(model, pickle.loads(data), watcher)  # noqa: S301
 
     def test_saved(self, model):

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from watch_cases import images, seeded, sgd, small_resnet
 
-from normscope.probes.watch import watch
+from normscope.watching.attach import watch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 
@@ -34,7 +34,7 @@ def on_gpu(n):
 
 @pytest.mark.parametrize("with_optimizer", [True, False])
 def test_no_step_waits_for_the_gpu(monkeypatch, with_optimizer):
-    monkeypatch.setattr("normscope.probes.blocks.BLOCK_ROWS", 4)
+    monkeypatch.setattr("normscope.watching.row_buffers.BLOCK_ROWS", 4)
     model = seeded(small_resnet).cuda()
     optimizer = sgd(model, fused=True)
     batches = on_gpu(20)

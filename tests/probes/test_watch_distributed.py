@@ -20,7 +20,7 @@ WORKER = """
     import sys
     import numpy as np, torch, torch.distributed as dist
     from torch import nn
-    from normscope.probes.watch import watch
+    from normscope.watching.attach import watch
 
     torch.set_num_threads(1)
     rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]

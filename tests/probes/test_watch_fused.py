@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from normscope import fused
 from normscope.models import registry
 from normscope.models.fusing import using
-from normscope.probes.regions import followers
-from normscope.probes.watch import watch
+from normscope.watching.active_regions import followers
+from normscope.watching.attach import watch
 
 pytestmark = pytest.mark.skipif(
     fused.availability() is not None, reason=f"nothing is fused here: {fused.availability()}"

@@ -15,11 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 from watch_cases import CLASSES, images, seeded, sgd, small_resnet, train
 
-from normscope.errors import InputError
-from normscope.probes.intervals import Gradually, Intervals
-from normscope.probes.notices import NormscopeWarning
-from normscope.probes.watch import watch
+from normscope.errors import InputError, NormscopeWarning
 from normscope.records.recording import Recording
+from normscope.watching.attach import watch
+from normscope.watching.intervals import Gradually, Intervals
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
 NAME = "stem.1"
@@ -212,7 +211,7 @@ class TestLife:
         script = f"""
             import torch
             from torch import nn
-            from normscope.probes.watch import watch
+            from normscope.watching.attach import watch
             model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
             watch(model, path={str(tmp_path / "r.sqlite")!r})
             for _ in range(3):
@@ -334,7 +333,7 @@ class TestStorage:
         assert not any(m._forward_hooks for m in model.modules())
 
     def test_a_full_block_is_written_on_the_way(self, model, tmp_path, monkeypatch):
-        monkeypatch.setattr("normscope.probes.blocks.BLOCK_ROWS", 4)
+        monkeypatch.setattr("normscope.watching.row_buffers.BLOCK_ROWS", 4)
         path = tmp_path / "r.sqlite"
         with watch(model, path=path, **EVERYTHING):
             train(model, sgd(model), 6)
@@ -345,14 +344,14 @@ class TestStorage:
         assert list(Recording.load(path).query(NAME, "batch_mean")[0]) == [1, 2, 3, 4, 5, 6]
 
     def test_what_is_there_is_written_every_half_minute(self, model, tmp_path, monkeypatch):
-        monkeypatch.setattr("normscope.probes.recorder.FLUSH_SECONDS", 0.0)
+        monkeypatch.setattr("normscope.watching.recorder.FLUSH_SECONDS", 0.0)
         path = tmp_path / "r.sqlite"
         with watch(model, path=path, every=1):
             model(images()[0])
             assert list(Recording.load(path).query(NAME, "batch_mean")[0]) == [1]
 
     def test_memory_is_bounded_and_the_record_says_so(self, model, monkeypatch):
-        monkeypatch.setattr("normscope.probes.blocks.BLOCK_ROWS", 4)
+        monkeypatch.setattr("normscope.watching.row_buffers.BLOCK_ROWS", 4)
         with watch(model, **EVERYTHING) as watcher:
             watcher._recorder.part.limit = 60_000
             train(model, sgd(model), 40)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from watch_cases import Checkpointed, Reusing, images, seeded, sgd, small_resnet, train
 
-from normscope.probes.layers import register_normalization
-from normscope.probes.notices import NormscopeWarning
-from normscope.probes.statistics import sample_images
-from normscope.probes.watch import watch
+from normscope.errors import NormscopeWarning
 from normscope.records.recording_header import BIN_LIMIT, BINS
+from normscope.watching.attach import watch
+from normscope.watching.tensor_statistics import sample_images
+from normscope.watching.watched_layers import register_normalization
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
 
@@ -374,8 +374,8 @@ def test_a_network_unrolled_too_often_is_said_to_be():
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_layers_are_measured_once_and_said_to_be_recomputed(reentrant, tells, monkeypatch):
     if not tells:  # as if saved tensors did not show the hooks that packed them
-        monkeypatch.setattr("normscope.probes.session.TELLS_OF_HOOKS", False)
-        monkeypatch.setattr("normscope.probes.statistics.TELLS_OF_HOOKS", False)
+        monkeypatch.setattr("normscope.watching.session.TELLS_OF_HOOKS", False)
+        monkeypatch.setattr("normscope.watching.tensor_statistics.TELLS_OF_HOOKS", False)
     model = seeded(lambda: Checkpointed(reentrant=reentrant))
     optimizer = sgd(model)
     kept, handle = taps(model, "body.1")
@@ -398,7 +398,7 @@ def test_checkpointed_layers_are_measured_once_and_said_to_be_recomputed(reentra
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.filterwarnings("ignore:.*kept the statistics:normscope.probes.notices.NormscopeWarning")
+@pytest.mark.filterwarnings("ignore:.*kept the statistics:normscope.errors.NormscopeWarning")
 def test_a_checkpointed_model_makes_one_step_per_forward(reentrant):
     model = seeded(small_resnet)
     with watch(model, **EVERYTHING) as watcher:
@@ -409,7 +409,7 @@ def test_a_checkpointed_model_makes_one_step_per_forward(reentrant):
         assert list(watcher.recording.layers) == [name for name in watcher.recording.layers if "#" not in name]
 
 
-@pytest.mark.filterwarnings("ignore:.*kept the statistics:normscope.probes.notices.NormscopeWarning")
+@pytest.mark.filterwarnings("ignore:.*kept the statistics:normscope.errors.NormscopeWarning")
 def test_a_backward_inside_the_forward_repeats_no_call():
     class Penalized(nn.Module):
         """Takes a gradient in its forward, which repeats what is checkpointed."""

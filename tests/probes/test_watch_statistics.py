@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from normscope.probes.statistics import (
+from normscope.records.recording_header import BIN_LIMIT, BINS, SAMPLE_LEVELS
+from normscope.watching.tensor_statistics import (
     bin_counts,
     by_channel,
     channel_moments,
@@ -15,7 +16,6 @@ from normscope.probes.statistics import (
     sample_quantiles,
     saved_moments,
 )
-from normscope.records.recording_header import BIN_LIMIT, BINS, SAMPLE_LEVELS
 
 
 def tensors(max_side=6):

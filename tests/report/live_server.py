@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import uvicorn
 
+from normscope.commands.serve import find_sources
 from normscope.records.run import RECORD_NAME
 from normscope.records.store import writer
-from normscope.serving import find_sources
 from normscope.show.live.access import Access
 from normscope.show.live.app import App
 

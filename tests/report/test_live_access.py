@@ -7,7 +7,7 @@ from live_server import TOKEN
 from report_records import HOSTILE, write_study
 from starlette.testclient import TestClient
 
-from normscope.serving import find_sources
+from normscope.commands.serve import find_sources
 from normscope.show.live.access import Access
 from normscope.show.live.app import App
 

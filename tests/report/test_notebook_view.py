@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from report_records import HOSTILE, write_recording, write_study
 
-from normscope.api import ComparisonResult
-from normscope.claiming import ClaimsResult
+from normscope.commands.compare import ComparisonResult
+from normscope.commands.inspect import InspectionResult
+from normscope.commands.study import ClaimsResult
 from normscope.errors import InputError
-from normscope.inspecting import InspectionResult
 from normscope.judge.comparison import summarize
 from normscope.records.recording import Recording
 from normscope.records.recording_header import Header, LayerInfo

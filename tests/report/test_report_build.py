@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from report_records import HOSTILE, write_recording, write_run, write_study
 
+from normscope.commands.report import ReportOptions, report, report_after, run_report
 from normscope.errors import InputError
 from normscope.judge.claims import judge_all
 from normscope.records.run import RECORD_NAME
-from normscope.reporting import ReportOptions, report, report_after, run_report
 from normscope.show.figures.style import norm_styles
 from normscope.show.report.build import COLOURS, SCRIPTS, as_json, asset
-from normscope.show.report.material import gather
+from normscope.show.report.report_data import gather
 from normscope.show.report.views import SECTIONS, VIEWS
 
 
@@ -246,7 +246,7 @@ class TestNothingBecomesCode:
 
 
 def test_options_cost_no_slow_import():
-    script = "import sys, normscope.reporting\n"
+    script = "import sys, normscope.commands.report\n"
     script += "slow = {'torch', 'matplotlib', 'scipy', 'vl_convert'} & set(sys.modules)\n"
     script += "sys.exit(str(slow) if slow else 0)"
     subprocess.run([sys.executable, "-c", script], check=True)

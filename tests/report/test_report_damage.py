@@ -5,15 +5,15 @@ import pytest
 from report_records import write_recording, write_study
 from test_report_build import payload_of
 
+from normscope.commands.report import report
 from normscope.errors import RecordError
 from normscope.records.recording import Recording
 from normscope.records.recording_header import BINS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
 from normscope.records.recording_shapes import SHAPES
 from normscope.records.run import RECORDING_NAME
-from normscope.reporting import report
 from normscope.show.report.build import encode
-from normscope.show.report.material import gather
+from normscope.show.report.report_data import gather
 
 
 def write_damaged(path, statistic, values, histogram_channels=()):

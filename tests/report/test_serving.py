@@ -15,8 +15,8 @@ import pytest
 from live_server import add_epoch, ask, serving, until, versions
 from report_records import write_recording, write_study
 
+from normscope.commands.serve import KEY_NAME, ServeOptions, _addresses, find_sources, serve, token_for
 from normscope.errors import InputError
-from normscope.serving import KEY_NAME, ServeOptions, _addresses, find_sources, serve, token_for
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ class TestAddress:
         assert "plain HTTP" in everywhere[2]
 
     def test_help_says_what_it_does_without_a_slow_import(self):
-        script = "import sys, normscope.serving\n"
+        script = "import sys, normscope.commands.serve\n"
         script += "slow = {'torch', 'starlette', 'uvicorn', 'scipy', 'vl_convert'} & set(sys.modules)\n"
         script += "sys.exit(str(slow) if slow else 0)"
         subprocess.run([sys.executable, "-c", script], check=True)

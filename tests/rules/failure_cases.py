@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 from toy import batches, fit, images, move_parameters, network, norms, shifted_set, train_set, trained
 
-from normscope.checks import LoopCheck, check, check_loader, check_state_dict
+from normscope.commands.checks import LoopCheck, check, check_loader, check_state_dict
 from normscope.judge.findings import CheckReport
 from normscope.mend import fold
 

@@ -10,7 +10,7 @@ import pytest
 
 from normscope.errors import InputError
 from normscope.judge.rules import choose, rules
-from normscope.judge.rules.catalogue import to_markdown
+from normscope.judge.rules_page import to_markdown
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from toy import batches, network, trained
 
-from normscope.check_command import CheckOptions, DiffOptions, check, diff, read_settings
-from normscope.checks import check as check_model
+from normscope.commands.check import CheckOptions, DiffOptions, check, diff, read_settings
+from normscope.commands.checks import check as check_model
 from normscope.errors import InputError
 from normscope.judge.findings import CheckError
 from normscope.testing import assert_normalization_ok

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from normscope.forwards.batches import read_batches, remix
+from normscope.user_models.batch_reader import read_batches, remix
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 

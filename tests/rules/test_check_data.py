@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from normscope.check_command import CheckOptions, check, read_settings
-from normscope.check_inputs import load_batches
+from normscope.commands.check import CheckOptions, check, read_settings
 from normscope.errors import InputError
+from normscope.user_models.loading import load_batches
 
 MODULE = """
 from normscope.models.resnet import SmallResNet

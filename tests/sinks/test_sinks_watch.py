@@ -12,8 +12,7 @@ from sink_readers import scalars, tensorboard, wandb_records, wandb_rows
 from torch import nn
 
 import normscope
-from normscope.errors import InputError
-from normscope.probes.notices import NormscopeWarning
+from normscope.errors import InputError, NormscopeWarning
 from normscope.show.report import measures
 
 

@@ -19,8 +19,8 @@ from normscope.studies.executors import ray as ray_executor
 from normscope.studies.executors.local import SerialExecutor
 from normscope.studies.executors.ray import RayExecutor
 from normscope.studies.grid import lay_out
+from normscope.studies.run_recording import is_recorded
 from normscope.studies.runner import RunResult, RunTask
-from normscope.studies.watching import is_recorded
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
 

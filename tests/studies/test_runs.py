@@ -53,7 +53,7 @@ def test_a_run_leaves_its_spec_its_record_and_its_weights(finished, spec):
 
 def test_the_final_accuracy_is_that_of_the_saved_weights(finished, spec):
     from normscope.data import sources
-    from normscope.data.batches import Batches
+    from normscope.data.device_batches import Batches
     from normscope.studies.grid import build_for
 
     dataset = sources.load("digits", classes=spec.classes)
@@ -69,7 +69,7 @@ def test_the_final_accuracy_is_that_of_the_saved_weights(finished, spec):
 def test_captures_are_what_the_final_network_gives(finished, spec):
     """The last capture against a forward without hooks, on the same images."""
     from normscope.data import sources
-    from normscope.data.batches import Batches
+    from normscope.data.device_batches import Batches
     from normscope.studies.grid import build_for
 
     dataset = sources.load("digits", classes=spec.classes)

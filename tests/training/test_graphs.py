@@ -11,11 +11,11 @@ from tiny import PLAN, Keep, TinyBatches, tiny_network
 from torch import nn
 
 from normscope.data import sources
-from normscope.data.batches import Batches
+from normscope.data.device_batches import Batches
 from normscope.errors import NormscopeError
 from normscope.models import registry
 from normscope.training import graphs
-from normscope.training.gradients import GradientNorms
+from normscope.training.gradient_norms import GradientNorms
 from normscope.training.loop import Callback, train
 from normscope.training.resume import ResumeState
 

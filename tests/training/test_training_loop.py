@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normscope.errors import InputError, RecordError
-from normscope.training.gradients import GradientNorms
+from normscope.training.gradient_norms import GradientNorms
 from normscope.training.loop import Callback, train
 from normscope.training.precision import DEVICES, has_bf16, resolve_device, resolve_precision
 from normscope.training.resume import ResumeState

@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import normscope
-from normscope import watching
-from normscope.errors import InputError
-from normscope.probes import watch as attaching
-from normscope.probes.notices import NormscopeWarning
+from normscope.commands import watch as watching
+from normscope.errors import InputError, NormscopeWarning
+from normscope.watching import attach as attaching
 
 
 class Notes:
@@ -63,7 +62,7 @@ def test_a_sink_is_told_of_data_that_are_in_the_record(tmp_path, on_disk):
 
 
 def test_a_sink_is_told_when_a_block_is_full(monkeypatch):
-    monkeypatch.setattr("normscope.probes.recorder.FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr("normscope.watching.recorder.FLUSH_SECONDS", -1.0)
     model, sink = net(), Notes()
     with normscope.watch(model, every=1, sinks=[sink]):
         train(model, 3)

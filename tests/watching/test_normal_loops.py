@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 import normscope
+from normscope.errors import NormscopeWarning
 from normscope.mend import freeze
-from normscope.probes.notices import NormscopeWarning
 
 
 def net(**norm) -> nn.Sequential:

@@ -10,7 +10,7 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 import normscope
-from normscope.probes import watch as attaching
+from normscope.watching import attach as attaching
 
 
 def net() -> nn.Sequential:

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import normscope
-from normscope.errors import CheckError
-from normscope.probes.notices import NormscopeWarning
+from normscope.errors import CheckError, NormscopeWarning
 
 
 def net(**norm) -> nn.Sequential:
@@ -157,8 +156,8 @@ def test_statistics_that_lag():
 
 
 def test_a_fault_of_the_record_is_said_at_the_next_flush(monkeypatch):
-    monkeypatch.setattr("normscope.probes.recorder.FLUSH_SECONDS", -1.0)
-    monkeypatch.setattr("normscope.checks.PATIENCE", 0.0)
+    monkeypatch.setattr("normscope.watching.recorder.FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr("normscope.commands.checks.PATIENCE", 0.0)
     seen = {}
 
     def step(model, optimizer, number):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from normscope.errors import InputError
-from normscope.integrations.watching import Watching
+from normscope.integrations.callback import Watching
 
 if TYPE_CHECKING:
     Callback: Any = object

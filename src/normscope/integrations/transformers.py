@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from normscope.errors import InputError
-from normscope.integrations.watching import Watching
+from normscope.integrations.callback import Watching
 
 if TYPE_CHECKING:
     TrainerCallback: Any = object
@@ -20,7 +20,7 @@ class WatchNormalization(Watching, TrainerCallback):
     """Watches the model that a Trainer trains, from the start of training to its end, and marks the epochs.
 
     Many models of transformers have normalization classes of their own, such as LlamaRMSNorm: make them known with
-    `normscope.probes.layers.register_normalization`, or name them in `layers`. The arguments are those of
+    `normscope.watching.watched_layers.register_normalization`, or name them in `layers`. The arguments are those of
     `normscope.watch`; `watcher` is the watcher, and its `recording` is there after training too.
     """
 

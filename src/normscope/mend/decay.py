@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from normscope.errors import InputError
-from normscope.mend.layers import is_norm
+from normscope.user_models.norm_layers import is_norm
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float, *, decay_biases: bool = False) -> list[dict[str, Any]]:

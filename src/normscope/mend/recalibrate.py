@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope.errors import InputError
-from normscope.forwards.batches import each_batch
-from normscope.forwards.guard import untouched
-from normscope.mend.layers import batch_norms
+from normscope.user_models.batch_reader import each_batch
+from normscope.user_models.norm_layers import batch_norms
+from normscope.user_models.state_guard import untouched
 
 
 @dataclass

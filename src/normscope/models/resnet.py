@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from normscope.errors import InputError, lookup
 from normscope.models.activations import resolve_activation
-from normscope.models.blocks import BLOCKS, SHORTCUTS, Block, Parts, PreActivationBlock, conv3x3
 from normscope.models.fusing import FusableSequential
 from normscope.models.landmarks import Landmarks, Network
 from normscope.models.norms import NormFactory, needs_bias, resolve_norm
+from normscope.models.residual_blocks import BLOCKS, SHORTCUTS, Block, Parts, PreActivationBlock, conv3x3
 
 
 class SmallResNet(Network):

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from normscope import fused
-from normscope.data import batches as data_batches
+from normscope.data import device_batches as data_batches
 from normscope.data import sources
 from normscope.data.dataset import Dataset
 from normscope.errors import InputError, NormscopeError, RecordError, StorageError
+from normscope.measuring.capture import capture
 from normscope.models.fusing import using
 from normscope.models.landmarks import Network
-from normscope.probes.capture import capture
 from normscope.records.captures import store_distribution
 from normscope.records.files import write_text, written_aside
 from normscope.records.run import ENDED
@@ -30,9 +30,9 @@ from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import describe_environment
 from normscope.studies.grid import build_for, count_parameters, fusion_obstacle, graph_obstacle
 from normscope.studies.progress import ProgressCallback, Report
+from normscope.studies.run_recording import WatchedTraining, WatchPlan, differing, is_recorded, plan_watching
 from normscope.studies.spec import RunSpec
-from normscope.studies.watching import WatchedTraining, WatchPlan, differing, is_recorded, plan_watching
-from normscope.training.gradients import GradientNorms
+from normscope.training.gradient_norms import GradientNorms
 from normscope.training.loop import Callback, Epoch, Outcome, train
 from normscope.training.plan import Batches, Plan
 from normscope.training.precision import autocast

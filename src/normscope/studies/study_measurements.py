@@ -13,12 +13,12 @@ from normscope.records.measurements import measured_in, store_measurement
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.execution import threads_per_job
-from normscope.studies.measurements.batch_statistics import batch_statistics
-from normscope.studies.measurements.evaluation import evaluation, is_batch_normalized
-from normscope.studies.measurements.landscape import landscape
-from normscope.studies.measurements.movement import movement
-from normscope.studies.measurements.propagation import has_paths, propagation
-from normscope.studies.measurements.subject import Arrays, Subject
+from normscope.studies.measurements.batch_statistics_measurement import batch_statistics
+from normscope.studies.measurements.evaluation_measurement import evaluation, is_batch_normalized
+from normscope.studies.measurements.landscape_measurement import landscape
+from normscope.studies.measurements.movement_measurement import movement
+from normscope.studies.measurements.propagation_measurement import has_paths, propagation
+from normscope.studies.measurements.run_context import Arrays, Subject
 from normscope.studies.spec import RunSpec
 from normscope.studies.threads import using_threads
 

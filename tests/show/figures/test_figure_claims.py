@@ -6,8 +6,8 @@ import pytest
 from figure_checks import assert_within_page, by_gid, texts
 
 from normscope.judge.claims import judge_all
-from normscope.judge.claims.verdicts import Reading, Source, Verdict
-from normscope.show.figures.claims import draw
+from normscope.judge.verdicts import Reading, Source, Verdict
+from normscope.show.figures.claims_figure import draw
 
 
 def verdict(**changes) -> Verdict:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from figure_checks import assert_within_page, by_gid, texts
 
-from normscope.show.figures import comparison
+from normscope.show.figures import comparison_figure as comparison
 
 
 def grid(run, norms=("batch", "none"), rates=(0.1,), seeds=3, **how):

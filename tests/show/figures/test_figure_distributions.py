@@ -7,7 +7,7 @@ import pytest
 from figure_checks import assert_within_page, by_gid, texts
 from figure_runs import describe
 
-from normscope.show.figures import distributions
+from normscope.show.figures import activation_distributions as distributions
 
 
 def drawn(runs, tmp_path):

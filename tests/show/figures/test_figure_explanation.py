@@ -9,8 +9,8 @@ from figure_checks import assert_within_page, by_gid, texts
 
 from normscope.records.explanation import ORDERS, Explanation, Forgotten, RunningStatistics
 from normscope.show.arithmetic import shown_channels, step_groups
-from normscope.show.figures import explanation as explanation_figure
-from normscope.show.figures.explanation import draw
+from normscope.show.figures import explanation_poster as explanation_figure
+from normscope.show.figures.explanation_poster import draw
 
 SIZES = (1, 2, 8, 128)
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from figure_checks import assert_within_page, by_gid, texts
 
-from normscope.show.figures import learning_rates
+from normscope.show.figures import learning_rate_figure as learning_rates
 
 RATES = (0.01, 0.1, 1.0)
 

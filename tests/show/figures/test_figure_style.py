@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normscope.errors import StorageError
-from normscope.show.figures import comparison, distributions, learning_rates
+from normscope.show.figures import activation_distributions as distributions
+from normscope.show.figures import comparison_figure as comparison
+from normscope.show.figures import learning_rate_figure as learning_rates
 from normscope.show.figures.page import text_width, wrap
 from normscope.show.figures.style import label_of, norm_styles
 
@@ -66,8 +68,8 @@ def test_pyplot_is_never_loaded():
     import subprocess
 
     code = (
-        "import sys, normscope.show.figures.comparison, normscope.show.figures.distributions, "
-        "normscope.show.figures.learning_rates; "
+        "import sys, normscope.show.figures.comparison_figure, normscope.show.figures.activation_distributions, "
+        "normscope.show.figures.learning_rate_figure; "
         "assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

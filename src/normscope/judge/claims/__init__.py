@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from normscope.errors import InputError
-from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Evidence
-from normscope.judge.claims.verdicts import Verdict
+from normscope.judge.claim import Claim
+from normscope.judge.evidence.cells import Evidence
+from normscope.judge.verdicts import Verdict
 from normscope.records.run import RunRecord
 
 

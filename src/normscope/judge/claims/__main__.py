@@ -5,6 +5,6 @@ from __future__ import annotations
 import sys
 
 from normscope.judge.claims import claims
-from normscope.judge.claims.catalogue import catalogue
+from normscope.judge.claims_page import catalogue
 
 sys.stdout.write(catalogue(claims()))

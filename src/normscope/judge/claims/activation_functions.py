@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.quantities import captured, first_to_last, usual_gradient
-from normscope.judge.claims.sources import BLOG
-from normscope.judge.claims.wasserstein import cumulative
+from normscope.judge.claim import Claim, Companion
+from normscope.judge.evidence.cells import Cell
+from normscope.judge.evidence.quantities import captured, first_to_last, usual_gradient
+from normscope.judge.evidence.sources import BLOG
+from normscope.judge.evidence.wasserstein import cumulative
 
 ACTIVE = {
     "relu": (0.0, math.inf),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from normscope.judge.claims.base import Companion
-from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.measured import Measured, median
-from normscope.judge.claims.sources import BLOG
+from normscope.judge.claim import Companion
+from normscope.judge.evidence.cells import Cell
+from normscope.judge.evidence.measured import Measured, median
+from normscope.judge.evidence.sources import BLOG
 from normscope.records.measurement_names import BATCH_STATISTICS
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell, Evidence, Group
-from normscope.judge.claims.lost_accuracy import lost, sizes_of
-from normscope.judge.claims.measured import evaluated
-from normscope.judge.claims.quantities import accuracy, accuracy_step
-from normscope.judge.claims.sources import WU_HE
+from normscope.judge.claim import Claim, Companion
+from normscope.judge.evidence.cells import Cell, Evidence, Group
+from normscope.judge.evidence.lost_accuracy import lost, sizes_of
+from normscope.judge.evidence.measured import evaluated
+from normscope.judge.evidence.quantities import accuracy, accuracy_step
+from normscope.judge.evidence.sources import WU_HE
 from normscope.records.run import RunRecord
 
 

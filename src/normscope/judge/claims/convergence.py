@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell, Group
-from normscope.judge.claims.quantities import chance, learned_from
-from normscope.judge.claims.sources import NOTEBOOK
+from normscope.judge.claim import Claim, Companion
 from normscope.judge.comparison import epochs_to_reach
+from normscope.judge.evidence.cells import Cell, Group
+from normscope.judge.evidence.quantities import chance, learned_from
+from normscope.judge.evidence.sources import NOTEBOOK
 from normscope.judge.statistics import restricted_time
 from normscope.records.run import RunRecord
 

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from normscope.judge import statistics
-from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell, Evidence
-from normscope.judge.claims.measured import evaluated
-from normscope.judge.claims.movement import NEEDS, NOISY, Movement
-from normscope.judge.claims.quantities import accuracy, training_accuracy
-from normscope.judge.claims.sources import SANTURKAR
-from normscope.judge.claims.verdicts import Outcome, Reading, Verdict
+from normscope.judge.claim import Claim, Companion
+from normscope.judge.evidence.cells import Cell, Evidence
+from normscope.judge.evidence.measured import evaluated
+from normscope.judge.evidence.movement import NEEDS, NOISY, Movement
+from normscope.judge.evidence.quantities import accuracy, training_accuracy
+from normscope.judge.evidence.sources import SANTURKAR
 from normscope.judge.statistics import LEVEL, Estimate
+from normscope.judge.verdicts import Outcome, Reading, Verdict
 from normscope.records.run import RunRecord
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.quantities import captured
-from normscope.judge.claims.sources import BLOG, NOTEBOOK
-from normscope.judge.claims.wasserstein import between, to_normal
+from normscope.judge.claim import Claim, Companion
+from normscope.judge.evidence.cells import Cell
+from normscope.judge.evidence.quantities import captured
+from normscope.judge.evidence.sources import BLOG, NOTEBOOK
+from normscope.judge.evidence.wasserstein import between, to_normal
 
 NEEDS = "finished runs with {norm} and {reference} at equal settings, with activations captured at two epochs or more"
 

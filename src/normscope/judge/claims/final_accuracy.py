@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.quantities import accuracy, accuracy_at_the_choice_of_others, accuracy_step
-from normscope.judge.claims.sources import BLOG, NOTEBOOK
+from normscope.judge.claim import Claim
+from normscope.judge.evidence.cells import Cell
+from normscope.judge.evidence.quantities import accuracy, accuracy_at_the_choice_of_others, accuracy_step
+from normscope.judge.evidence.sources import BLOG, NOTEBOOK
 from normscope.records.run import RunRecord
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Cell, Group
-from normscope.judge.claims.quantities import GRADIENTS_NEED
-from normscope.judge.claims.sources import NOTEBOOK
+from normscope.judge.claim import Claim
 from normscope.judge.comparison import gradient_variation
+from normscope.judge.evidence.cells import Cell, Group
+from normscope.judge.evidence.quantities import GRADIENTS_NEED
+from normscope.judge.evidence.sources import NOTEBOOK
 from normscope.judge.statistics import variation_interval
 
 

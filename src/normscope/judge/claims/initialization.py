@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.quantities import accuracies, accuracy, accuracy_step, learned_from
-from normscope.judge.claims.sources import BLOG
+from normscope.judge.claim import Claim
+from normscope.judge.evidence.cells import Cell
+from normscope.judge.evidence.quantities import accuracies, accuracy, accuracy_step, learned_from
+from normscope.judge.evidence.sources import BLOG
 from normscope.records.run import RunRecord
 
 

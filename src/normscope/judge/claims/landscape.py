@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from normscope.judge.claims.along_the_gradient import (
+from normscope.judge.claim import Companion
+from normscope.judge.evidence.along_the_gradient import (
     Points,
     beta,
     gradient_change,
@@ -19,10 +20,9 @@ from normscope.judge.claims.along_the_gradient import (
     relative_beta,
     share_of_gradient,
 )
-from normscope.judge.claims.base import Companion
-from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.measured import Measured
-from normscope.judge.claims.sources import SANTURKAR
+from normscope.judge.evidence.cells import Cell
+from normscope.judge.evidence.measured import Measured
+from normscope.judge.evidence.sources import SANTURKAR
 from normscope.records.measurement_names import LANDSCAPE
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell, Group
-from normscope.judge.claims.sources import BLOG, DE_SMITH_ON_RATES, RATES_TABLE
-from normscope.judge.claims.tolerated import OVER, beyond_the_grid, grid_step, tolerated
+from normscope.judge.claim import Claim, Companion
+from normscope.judge.evidence.cells import Cell, Group
+from normscope.judge.evidence.sources import BLOG, DE_SMITH_ON_RATES, RATES_TABLE
+from normscope.judge.evidence.tolerated import OVER, beyond_the_grid, grid_step, tolerated
 from normscope.records.run import RunRecord
 
 FEW = 16

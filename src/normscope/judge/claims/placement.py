@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import DEFAULT_BLOCK, Cell, Evidence, value_of
-from normscope.judge.claims.quantities import accuracy_at_the_choice_of_others, accuracy_step
-from normscope.judge.claims.sources import IDENTITY_MAPPINGS
+from normscope.judge.claim import Claim
+from normscope.judge.evidence.cells import DEFAULT_BLOCK, Cell, Evidence, value_of
+from normscope.judge.evidence.quantities import accuracy_at_the_choice_of_others, accuracy_step
+from normscope.judge.evidence.sources import IDENTITY_MAPPINGS
 from normscope.records.run import RunRecord
 
 OTHERS = "other placements"

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from normscope.judge.claims.base import Claim, Companion
-from normscope.judge.claims.cells import Cell, Group
-from normscope.judge.claims.sources import BEYOND_DE_SMITH, DE_SMITH
+from normscope.judge.claim import Claim, Companion
+from normscope.judge.evidence.cells import Cell, Group
+from normscope.judge.evidence.sources import BEYOND_DE_SMITH, DE_SMITH
 from normscope.records.measurement_names import PROPAGATION
 
 

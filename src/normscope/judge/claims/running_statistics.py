@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from normscope.judge.claims.base import Companion
-from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.measured import Measured, evaluated, evaluation_step, median
-from normscope.judge.claims.quantities import SMALL
-from normscope.judge.claims.sources import IOFFE_SZEGEDY
-from normscope.judge.claims.within import WithinRuns
+from normscope.judge.claim import Companion
+from normscope.judge.evidence.cells import Cell
+from normscope.judge.evidence.measured import Measured, evaluated, evaluation_step, median
+from normscope.judge.evidence.quantities import SMALL
+from normscope.judge.evidence.sources import IOFFE_SZEGEDY
+from normscope.judge.evidence.within import WithinRuns
 from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION
 from normscope.records.run import RunRecord
 

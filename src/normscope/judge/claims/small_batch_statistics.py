@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normscope.judge.claims.cells import Cell, Group
-from normscope.judge.claims.lost_accuracy import lost, sizes_of
-from normscope.judge.claims.measured import Measured, evaluated, evaluation_step
-from normscope.judge.claims.sources import WU_JOHNSON
-from normscope.judge.claims.within import WithinRuns
+from normscope.judge.evidence.cells import Cell, Group
+from normscope.judge.evidence.lost_accuracy import lost, sizes_of
+from normscope.judge.evidence.measured import Measured, evaluated, evaluation_step
+from normscope.judge.evidence.sources import WU_JOHNSON
+from normscope.judge.evidence.within import WithinRuns
 from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import RunRecord
 

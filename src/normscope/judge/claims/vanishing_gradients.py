@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from normscope.judge.claims.base import Claim
-from normscope.judge.claims.cells import Cell
-from normscope.judge.claims.quantities import GRADIENTS_NEED, first_to_last
-from normscope.judge.claims.sources import NOTEBOOK
+from normscope.judge.claim import Claim
+from normscope.judge.evidence.cells import Cell
+from normscope.judge.evidence.quantities import GRADIENTS_NEED, first_to_last
+from normscope.judge.evidence.sources import NOTEBOOK
 from normscope.records.run import RunRecord
 
 VANISHED = 1e-3

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from normscope.errors import InputError, one_of
 from normscope.judge.findings import SEVERITIES, CheckReport, Finding, Undecided
-from normscope.judge.rules.base import NEEDS, Rule
+from normscope.judge.rule import NEEDS, Rule
 from normscope.records.examination import Examination
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from normscope.judge.findings import Finding, Undecided
-from normscope.judge.rules.base import Rule, high
+from normscope.judge.rule import Rule, high
 from normscope.records.examination import Examination
 
 LIMIT = 3.0

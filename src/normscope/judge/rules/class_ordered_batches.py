@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from normscope.judge.findings import Finding, Undecided
-from normscope.judge.rules.base import Rule, has_live_batch_norm
+from normscope.judge.rule import Rule, has_live_batch_norm
 from normscope.records.examination import Examination
 
 LIMIT = 3.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from normscope.judge.findings import Finding, Undecided
-from normscope.judge.rules.base import Rule
+from normscope.judge.rule import Rule
 from normscope.records.examination import Examination, Layer
 
 TRAINED = 1000

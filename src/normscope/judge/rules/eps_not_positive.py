@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from normscope.judge.findings import Finding
-from normscope.judge.rules.base import Rule
+from normscope.judge.rule import Rule
 from normscope.records.examination import Layer
 
 SAFE_VARIANCE = 1e-6

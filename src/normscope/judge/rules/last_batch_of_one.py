@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from normscope.judge.findings import Finding, Undecided
-from normscope.judge.rules.base import Rule, has_live_batch_norm
+from normscope.judge.rule import Rule, has_live_batch_norm
 from normscope.records.examination import Examination
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from normscope.judge.findings import Finding
-from normscope.judge.rules.base import Rule, count
+from normscope.judge.rule import Rule, count
 from normscope.records.examination import Layer
 
 ROUNDING = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}

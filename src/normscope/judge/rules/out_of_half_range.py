@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from normscope.judge.findings import Finding
-from normscope.judge.rules.base import Rule, count
+from normscope.judge.rule import Rule, count
 from normscope.records.examination import Examination, Layer
 
 LARGEST = 65504.0

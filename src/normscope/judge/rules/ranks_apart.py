@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from normscope.judge.findings import Finding
-from normscope.judge.rules.base import Rule
+from normscope.judge.rule import Rule
 from normscope.records.examination import Examination
 
 LIMIT = 0.25

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from normscope.judge.findings import Finding
-from normscope.judge.rules.base import Rule, high
+from normscope.judge.rule import Rule, high
 from normscope.records.examination import Layer
 
 Z_LIMIT, LOG_LIMIT = 1.0, 0.7

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from normscope.judge.findings import Finding, Undecided
-from normscope.judge.rules.base import Rule
+from normscope.judge.rule import Rule
 from normscope.records.examination import Examination
 
 DISAGREEMENT, NOISE_FACTOR = 0.05, 2.0

@@ -16,7 +16,7 @@ from functools import cached_property
 from normscope.errors import NormscopeError
 from normscope.show.live.source import Kept, Signature, Source
 from normscope.show.report.build import Content, assemble, encode
-from normscope.show.report.material import Material, gather
+from normscope.show.report.report_data import Material, gather
 
 REMEMBERED = 64
 """Versions of which the parts' checksums are kept: a viewer that has one of them is sent what changed since."""

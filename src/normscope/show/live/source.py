@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from normscope.records.recording import Recording
 from normscope.records.run import RECORD_NAME, RUNS, RunRecord, load_run
-from normscope.show.report.material import Reading, read_recording
+from normscope.show.report.report_data import Reading, read_recording
 
 T = TypeVar("T")
 Signature = tuple[tuple[str, int, int], ...]  # (path, modified in ns, bytes) of every file

@@ -17,10 +17,10 @@ from typing import Any
 from normscope.errors import InputError
 from normscope.judge.check_formats import to_rows
 from normscope.records.files import write_text
-from normscope.show.figures.distributions import shown_rate
+from normscope.show.figures.activation_distributions import shown_rate
 from normscope.show.report import headline
-from normscope.show.report.layers import layer_names
-from normscope.show.report.material import Material
+from normscope.show.report.layer_views import layer_names
+from normscope.show.report.report_data import Material
 from normscope.show.report.specs import CONFIG
 from normscope.show.report.vega import vega_script
 from normscope.show.report.views import SECTIONS, VIEWS

@@ -11,9 +11,9 @@ from normscope.judge.claims import judge_all
 from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
 from normscope.records.run import RunRecord
 from normscope.show.figures.provenance import unfinished
-from normscope.show.report.material import Material, Study
+from normscope.show.report.report_data import Material, Study
 from normscope.show.terminal import percent
-from normscope.show.verdicts import effect_text
+from normscope.show.verdict_text import effect_text
 
 Row = list[str]
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from normscope.judge.claims.cells import USUAL, value_of
+from normscope.judge.evidence.cells import USUAL, value_of
 from normscope.records.run import RunRecord
 
 _NOT_A_SETTING = frozenset({"norm", "learning_rate", "seed", "capture_epochs"})

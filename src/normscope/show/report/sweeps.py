@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from normscope.judge.claims.cells import value_of
+from normscope.judge.evidence.cells import value_of
 from normscope.records.run import ENDED
-from normscope.show.report.material import Material
+from normscope.show.report.report_data import Material
 from normscope.show.report.tables import Table, exact, whole
 
 SWEPT = (

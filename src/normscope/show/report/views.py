@@ -14,9 +14,10 @@ import numpy as np
 
 from normscope.records.captures import LIMIT
 from normscope.records.run import RunRecord
-from normscope.show.figures.distributions import without_zeros
-from normscope.show.report import layers, specs, sweeps
-from normscope.show.report.material import Material
+from normscope.show.figures.activation_distributions import without_zeros
+from normscope.show.report import layer_views as layers
+from normscope.show.report import specs, sweeps
+from normscope.show.report.report_data import Material
 from normscope.show.report.tables import Table, exact, quantised, whole
 
 Shape = Literal["curves", "densities", "rates", "heatmap", "ridges", "trajectories"]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from normscope.models.landmarks import Network
-from normscope.studies.measurements.subject import Subject
+from normscope.studies.measurements.run_context import Subject
 from normscope.studies.runner import plan_of
 from normscope.training.loop import Callback, train
 

@@ -1,0 +1,219 @@
+"""`normscope check` and `normscope diff`: their options, and what they do with them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from normscope.commands.report import check_page
+from normscope.errors import InputError, StorageError, one_of
+from normscope.user_models.loading import is_checkpoint, load_batches, load_checkpoint, load_into, load_side, make_model
+
+if TYPE_CHECKING:
+    from normscope.judge.findings import CheckReport
+
+FORMATS = ("text", "json", "sarif", "github", "html")
+LEVELS = ("error", "warning")
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Find the ways normalization breaks in a model: modes, statistics, settings, freezing, batches.
+
+    What is not given comes from [tool.normscope.check] in pyproject.toml. Ends with 0 if there is nothing at or above
+    the level of --fail-on, 1 if there is, 2 for bad input.
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FACTORY|CHECKPOINT")]
+    """What to check: a function without arguments (or a class) that returns the model, as module:name; or a
+    checkpoint (.pt, .safetensors), whose running statistics are judged alone."""
+
+    checkpoint: Path | None = None
+    """Load this state_dict into the model first. Nothing in it is executed."""
+
+    data: str | None = None
+    """Batches: a data set (digits, cifar10, images) in training batches, as `normscope compare` makes them; a function
+    without arguments that yields batches, as module:name; or a file of inputs (.npy, .pt). Give training data. Without
+    it only what can be seen without running is judged."""
+
+    data_dir: Path | None = None
+    """Folder of the data set; as for `normscope compare`."""
+
+    batch_size: int | None = None
+    """Samples in a batch of a data set or a file of inputs. [default: 128; of a file 64]"""
+
+    select: tuple[str, ...] | None = None
+    """Codes or names of the rules to ask; NS5 stands for all of NS5xx. [default: all]"""
+
+    ignore: tuple[str, ...] | None = None
+    """Codes or names of rules not to ask."""
+
+    fail_on: Literal["error", "warning"] | None = None
+    """The level from which the exit status is 1. [default: error]"""
+
+    format: Literal["text", "json", "sarif", "github", "html"] | None = None
+    """How to print. [default: text]"""
+
+    world_size: int | None = None
+    """Processes that train the model together. [default: 1]"""
+
+    export: bool | None = None
+    """The model is about to be exported, fused, quantized or compiled. [default: no]"""
+
+    output: Path | None = None
+    """Write the report to this file and not to standard output."""
+
+
+@dataclass(frozen=True)
+class DiffOptions:
+    """Set two models or checkpoints side by side, layer by layer: where do their statistics part?
+
+    Ends with 0 if they do not, 1 if they do, 2 for bad input.
+    """
+
+    good: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GOOD")]
+    """The one that works: module:factory or a checkpoint."""
+
+    bad: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BAD")]
+    """The other one."""
+
+    format: Literal["text", "json"] = "text"
+    """How to print."""
+
+
+def check(options: CheckOptions, directory: Path | None = None) -> int:
+    """Run `normscope check` and return its exit status. Settings come from the pyproject.toml in `directory`.
+
+    Raises:
+        InputError: for what cannot be used.
+        StorageError: if the report cannot be written.
+    """
+    options = with_settings(options, read_settings(directory or Path.cwd()))
+    report = _report(options)
+    _write(report, options)
+    failing = report.errors if (options.fail_on or "error") == "error" else (*report.errors, *report.warnings)
+    return 1 if failing else 0
+
+
+def _write(report: CheckReport, options: CheckOptions) -> None:
+    """Print the report, or write it to --output. A page replaces nothing but another report."""
+    if options.format == "html":
+        text = check_page(report, options.model, options.output)
+    else:
+        text = getattr(report, options.format or "text")()
+    if options.output is None:
+        if text:
+            print(text)
+    elif options.format != "html":
+        try:
+            options.output.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"Cannot write {options.output}: {error.strerror}.") from error
+
+
+def diff(options: DiffOptions) -> int:
+    """Run `normscope diff` and return its exit status.
+
+    Raises:
+        InputError: for what cannot be used.
+    """
+    from normscope.examining.examine import examine, examine_state
+    from normscope.judge.difference import Difference
+
+    good, bad = load_side(options.good), load_side(options.bad)
+    if isinstance(good, dict) or isinstance(bad, dict):
+        record = examine_state(bad, other=good)
+    else:
+        record = examine(bad, other=good)
+    if record.pair is None:
+        raise InputError("There is nothing to compare.")
+    difference = Difference(record.pair, Path(options.good).name, Path(options.bad).name)
+    print(difference.json() if options.format == "json" else difference.text())
+    return 1 if difference else 0
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """[tool.normscope.check] of the nearest pyproject.toml above a directory; {} without one.
+
+    Raises:
+        InputError: if it is no TOML, or holds a setting that is not known.
+    """
+    path = next(
+        (p / "pyproject.toml" for p in (directory, *directory.parents) if (p / "pyproject.toml").is_file()), None
+    )
+    if path is None:
+        return {}
+    try:
+        with path.open("rb") as file:
+            settings = tomllib.load(file).get("tool", {}).get("normscope", {}).get("check", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}.") from error
+    return {name.replace("-", "_"): _setting(name, value, path) for name, value in settings.items()}
+
+
+def with_settings(options: CheckOptions, settings: dict[str, Any]) -> CheckOptions:
+    """The options, with what was not given taken from the settings."""
+    missing = {name: value for name, value in settings.items() if getattr(options, name) is None}
+    return replace(options, **missing)
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "select": lambda v: isinstance(v, list) and all(isinstance(entry, str) for entry in v),
+    "ignore": lambda v: isinstance(v, list) and all(isinstance(entry, str) for entry in v),
+    "fail_on": lambda v: v in LEVELS,
+    "format": lambda v: v in FORMATS,
+    "world_size": lambda v: type(v) is int and v > 0,
+    "batch_size": lambda v: type(v) is int and v > 0,
+    "export": lambda v: type(v) is bool,
+    "data": lambda v: isinstance(v, str),
+    "data_dir": lambda v: isinstance(v, str),
+}
+"""{setting: whether a value can be one}."""
+
+
+def _setting(name: str, value: Any, path: Path) -> Any:
+    field = name.replace("-", "_")
+    if field not in KINDS:
+        known = [entry.name.replace("_", "-") for entry in fields(CheckOptions) if entry.name in KINDS]
+        raise InputError(f"{path}: {one_of('setting of [tool.normscope.check]', name, known)}")
+    if not KINDS[field](value):
+        raise InputError(f"{path}: [tool.normscope.check] {name} = {value!r} is no value for it.")
+    if field == "data_dir":
+        return path.parent / value
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _report(options: CheckOptions) -> CheckReport:
+    from normscope.commands import checks
+    from normscope.judge.rules import choose
+
+    chosen: dict[str, Any] = {"select": options.select or (), "ignore": options.ignore or ()}
+    choose(**chosen)
+    if is_checkpoint(options.model):
+        if options.data or options.checkpoint:
+            raise InputError("A checkpoint alone cannot be run: give the model as module:factory, and --checkpoint.")
+        return checks.check_state_dict(load_checkpoint(Path(options.model)), **chosen)
+    model = make_model(options.model)
+    keys: CheckReport | None = None
+    if options.checkpoint is not None:
+        state = load_checkpoint(options.checkpoint)
+        keys = checks.check_state_dict(state, model, select=["NS704"])
+        load_into(model, state, options.checkpoint)
+    if options.data_dir is not None and options.data is None:
+        raise InputError("--data-dir is the folder of a data set: name it with --data.")
+    batches = load_batches(options.data, options.batch_size, options.data_dir) if options.data else None
+    report = checks.check(
+        model,
+        batches,
+        world_size=1 if options.world_size is None else options.world_size,
+        export=bool(options.export),
+        **chosen,
+    )
+    wanted = {rule.code for rule in choose(**chosen)}
+    found = [finding for finding in keys or () if finding.code in wanted]
+    return replace(report, findings=(*found, *report.findings)) if found else report

@@ -1,0 +1,230 @@
+"""Checking in one call: a model, a state_dict or a loader is examined, and the record is judged.
+
+This module and `normscope.commands.compare` are where the rooms meet: probes run the model, rules judge what they recorded.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from normscope.errors import CheckError, InputError, NormscopeWarning
+from normscope.judge.findings import CheckReport, Finding, Group
+from normscope.judge.history import read_history, with_counts
+from normscope.judge.rules import choose, judge
+from normscope.records.examination import Examination, History
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from normscope.records.recording import Recording
+    from normscope.watching.watcher import Watcher
+
+
+def check(
+    model: nn.Module,
+    batches: Iterable[Any] | None = None,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    recording: Any = None,
+    other: Any = None,
+    loader: Any = None,
+    world_size: int = 1,
+    export: bool = False,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> CheckReport:
+    """Look for the ways in which normalization breaks in a model. The model is left bitwise as it was.
+
+    Args:
+        model: the model. On its own, its modules, modes, buffers and settings are judged.
+        batches: training batches: tensors, (input, target) pairs or dicts. The first 16 are run through the model in
+            eval mode and with batch statistics.
+        optimizer: the one that trains it.
+        recording: a Recording of its training.
+        other: a model, callable or state_dict that should agree with it: an average, a converted or a fused one.
+        loader: the training loader; nothing is drawn from it.
+        world_size: processes that train it together.
+        export: it is about to be exported, fused, quantized or compiled.
+        select: codes (also cut short: NS5) or names of the rules to ask; all if empty.
+        ignore: those not to ask.
+
+    Raises:
+        InputError: if an argument is not what it should be, or the model fails in eval mode.
+    """
+    from normscope.examining.examine import examine
+
+    choose(select, ignore)  # a misspelt code is said before the model runs
+    if world_size < 1:
+        raise InputError(f"world_size must be at least 1, not {world_size}.")
+    history = read_history(recording) if recording is not None else None
+    examination = examine(
+        model,
+        batches,
+        optimizer=optimizer,
+        other=other,
+        loader=loader,
+        history=history,
+        world_size=world_size,
+        export=export,
+    )
+    return judge(examination, select, ignore)
+
+
+def check_state_dict(
+    state: Any, model: nn.Module | None = None, *, other: Any = None, select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> CheckReport:  # fmt: skip
+    """Judge a state_dict: the values of its layers with running statistics, and whether it fits a model.
+
+    Args:
+        state: a state_dict, or a checkpoint that holds one.
+        model: the model that it is for; then missing and misshapen entries are reported.
+        other: a state_dict that should agree with it.
+        select, ignore: as for `check`.
+
+    Raises:
+        InputError: if it is no state_dict.
+    """
+    from normscope.examining.examine import examine_state
+
+    choose(select, ignore)
+    return judge(examine_state(state, model, other), select, ignore)
+
+
+def check_loader(
+    loader: Any, *, world_size: int = 1, devices: int = 1, select: Iterable[str] = (), ignore: Iterable[str] = ()
+) -> CheckReport:
+    """Judge a training loader: its last batch, its order. Nothing is drawn from it.
+
+    Args:
+        loader: a DataLoader, or anything with a batch_size.
+        world_size: processes that train together.
+        devices: devices over which DataParallel splits a batch.
+        select, ignore: as for `check`.
+
+    Raises:
+        InputError: if it is no loader.
+    """
+    from normscope.examining.examine import examine_loader
+
+    choose(select, ignore)
+    return judge(examine_loader(loader, world_size, devices), select, ignore)
+
+
+PATIENCE = 200
+"""A recording is not read again before this many times of what it took to read it."""
+
+
+class LoopCheck:
+    """Judges a training loop as it runs: each fault once, as a NormscopeWarning, and all in `findings`.
+
+    What the host knows (modes, forwards, steps) is judged behind every optimizer step of the first hundred and every
+    hundredth after; nothing is read from a device. `also(history)` judges what a recording adds, at its flushes.
+
+    With a watcher it is one of its listeners: what the recording adds is judged at its flushes, and raised behind the
+    next step, or when the watcher is closed. Reading a long recording takes time; there is a flush that it leaves out
+    if it would spend more than half a percent of the training.
+
+    Args:
+        model: the model that is trained.
+        optimizer: whose steps count. Without it: those of the first optimizer that steps a parameter of the model.
+        raises: raise a CheckError instead of warning, behind the step in which the fault shows.
+        ignore: codes or names of rules to leave out.
+        watcher: what records the same training; findings then name its steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        raises: bool = False,
+        ignore: Iterable[str] = (),
+        watcher: Watcher | None = None,
+    ):
+        from normscope.watching.loop_observer import LoopObserver
+
+        choose(ignore=ignore)
+        self.findings: list[Finding] = []
+        self.raises = raises
+        self._ignore = tuple(ignore)
+        self._reported: set[tuple[str, str]] = set()
+        self._pending: list[Finding] = []  # to be raised
+        self._layers = 0  # the most that a history told of
+        self._read_again = 0.0  # not before this time, of time.perf_counter
+        self._observer = LoopObserver(model, optimizer, watcher=watcher, stepped=self._look)
+
+    def __enter__(self) -> LoopCheck:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            self._pending.clear()  # the body's own error is what the user must see
+        self.close()
+
+    def close(self) -> None:
+        """Take off every hook.
+
+        Raises:
+            CheckError: for what there was no step to raise behind.
+        """
+        self._observer.close()
+        self._raise()
+
+    def also(self, history: History) -> None:
+        """Judge what something else recorded: a Recording's facts from `normscope.judge.history.read_history`."""
+        self._judge(history)
+        self._raise()
+
+    def flushed(self, recording: Recording) -> None:
+        """Judge what a watcher's recording adds. Called by the watcher."""
+        start = time.perf_counter()
+        if start < self._read_again and not recording.complete:
+            return
+        self._judge(with_counts(read_history(recording), self._observer.history()))
+        end = time.perf_counter()
+        self._read_again = end + PATIENCE * (end - start)
+
+    def _look(self) -> None:
+        steps = self._observer.steps
+        if steps >= 2 and (steps <= 100 or steps % 100 == 0):
+            try:
+                self._judge(self._observer.history())
+            except Exception as error:  # a fault of ours; the training must go on
+                self._observer.close()
+                text = f"The training is judged no more. {type(error).__name__}: {error}"
+                warnings.warn(text, NormscopeWarning, stacklevel=4)
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._pending:
+            found, self._pending = tuple(self._pending), []
+            raise CheckError(CheckReport(found, layers=self._layers).text())
+
+    def _judge(self, history: History) -> None:
+        report = judge(Examination(source="recording", history=history), select=("NS8",), ignore=self._ignore)
+        self._layers = max(self._layers, len(history.layers))
+        new = tuple(f for f in report if (f.code, f.layer) not in self._reported)
+        self._reported |= {(finding.code, finding.layer) for finding in new}
+        self.findings += new
+        if not new:
+            return
+        serious = tuple(finding for finding in new if finding.severity != "info")
+        if self.raises:
+            self._pending += serious
+            return
+        for group in CheckReport(serious).groups:
+            warnings.warn(_one_line(group), NormscopeWarning, stacklevel=4)
+
+
+def _one_line(group: Group) -> str:
+    """A cause in one line: what, where, and the evidence."""
+    layers = [layer for layer in group.layers if layer]
+    more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+    evidence = ", ".join(f"{name} {value}" for name, value in group.evidence.items())
+    where = f" In {', '.join(layers[:3])}{more}" if layers else ""
+    return f"{group.first.code} {group.first.name}: {group.first.message}{where} ({evidence})"

@@ -1,0 +1,1 @@
+"""Examining a model: every fact that a rule may ask for."""

@@ -1,0 +1,240 @@
+"""What passes through one normalization layer on a few batches, gathered in a few numbers per channel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normscope.examining.moments_facts import TINY, batch_moments, eval_facts, joined, sample_moments
+from normscope.records.examination import Layer, Measured
+
+SET_BATCHES = 4
+"""Quantiles of per-sample variances are taken from so many batches."""
+
+MAX_CALLS = 64
+
+
+class Meter:
+    """Gathers the facts of one layer. `start` begins a forward; the pass says what its inputs mean."""
+
+    def __init__(self, layer: Layer, module: nn.Module):
+        self.layer, self.module = layer, module
+        self.per_channel = layer.kind in ("batch", "instance")
+        self.mode = "eval"
+        self.call = 0
+        self.shape_values: list[int] = []
+        self.shape_samples: list[int] = []
+        self.reference: list[tuple[np.ndarray, ...]] = []  # per batch: mean, unbiased var, mean noise, var noise
+        self.evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []  # N, mean, within sum, var
+        self.calls: list[list[tuple[np.ndarray, np.ndarray]]] = []
+        self.dropped: list[np.ndarray] = []
+        self.set_var: list[np.ndarray] = []
+        self.set_square: list[np.ndarray] = []
+        self.first: tuple[Tensor, Tensor] | None = None
+        self.facts: dict[str, Any] = {"input_non_finite": 0, "output_non_finite": 0}
+        self.padding: list[tuple[float, float]] = []
+        self.masks: list[Tensor] = []
+        self.samples = 0  # of the batch, where they are known
+        self.moves_axis_1: bool | None = None  # a LayerNorm of somebody's over channels that come first
+
+    def start(self, mode: str, masks: list[Tensor], samples: int = 0) -> None:
+        """A batch's forward begins, in mode "eval", "alone", "batch", "dropout" or "output" (nothing is gathered)."""
+        self.mode, self.call, self.masks, self.samples = mode, 0, masks, samples
+
+    def observe(self, x: Tensor, y: Tensor) -> None:
+        """One call of the layer: its input and its output."""
+        if self.layer.foreign and not self.per_channel:
+            if self.moves_axis_1 is None:
+                self.moves_axis_1 = _normalizes_axis_1(self.layer, x, y)
+            if self.moves_axis_1:
+                x, y = x.movedim(1, -1), y.movedim(1, -1)
+        call, self.call = self.call, self.call + 1
+        if self.mode == "eval":
+            self._evaluate(x, y, call)
+        elif self.mode == "alone" and call == 0 and self.first is not None:
+            self.facts["alone_input"] = _relative(x.detach(), self.first[0])
+            self.facts["alone_output"] = _relative(y.detach(), self.first[1])
+        elif self.mode == "batch" and self.per_channel and call < MAX_CALLS:
+            mean, square = self._moments(x)
+            self.reference.append(batch_moments(mean, square, _positions(x) * len(x) // len(mean)))
+        elif self.mode == "dropout" and self.per_channel and call == 0:
+            mean, square = self._moments(x)
+            self.dropped.append(square.mean(0) - mean.mean(0) ** 2)
+
+    def _moments(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        return joined(sample_moments(x), self.samples)
+
+    def _evaluate(self, x: Tensor, y: Tensor, call: int) -> None:
+        new = not self.shape_values
+        if not self.per_channel:
+            self.facts["input_non_finite"] += _non_finite(x)
+        self.facts["output_non_finite"] += _non_finite(y)
+        self.shape_samples.append(len(x))
+        self.shape_values.append(_values_behind_one_statistic(self.layer, x))
+        if new:
+            self._first_call(x, y)
+        if (not self.per_channel or self.layer.kind == "instance") and len(self.set_var) < SET_BATCHES:
+            var, square = _set_moments(self.layer, x)
+            self.set_var.append(var)
+            self.set_square.append(square)
+        if not self.per_channel:
+            return
+        mean, square = self._moments(x)
+        if not np.isfinite(mean).all():
+            self.facts["input_non_finite"] += _non_finite(x)
+        batch_mean = mean.mean(0)
+        var = square.mean(0) - batch_mean**2
+        if call == 0:
+            self.evaluated.append((len(mean), batch_mean, ((mean - batch_mean) ** 2).sum(0), var))
+            self._pad(x)
+        if call < MAX_CALLS:
+            while len(self.calls) <= call:
+                self.calls.append([])
+            self.calls[call].append((batch_mean, var))
+
+    def _first_call(self, x: Tensor, y: Tensor) -> None:
+        self.first = (x[:1].detach().clone(), y[:1].detach().clone())
+        values = x.detach().float().flatten()
+        self.facts["input_spread"] = _number((values - values[0]).std(correction=0))  # exactly 0 for a constant
+        self.facts["output_spread"] = _normalized_spread(self.layer, self.module, y)
+        if self.per_channel and x.ndim == 3 and x.shape[1] == x.shape[2]:
+            ratios = [_spread_ratio(x.float().std(dim=dims, correction=0)) for dims in ((0, 2), (0, 1))]
+            if all(math.isfinite(ratio) for ratio in ratios):
+                self.facts["axis_spread"] = tuple(ratios)
+
+    def _pad(self, x: Tensor) -> None:
+        mask = next((m for m in self.masks if x.ndim >= 3 and m.shape == (len(x), x.shape[-1])), None)
+        if mask is None:
+            return
+        shape = (len(x), 1, *(1,) * (x.ndim - 3), x.shape[-1])
+        real = mask.view(shape).expand_as(x).float()
+        dims = tuple(d for d in range(x.ndim) if d != 1)
+        inside = real.sum(dims).clamp_min(1)
+        mean = (x.float() * real).sum(dims) / inside
+        centred = (x.float() - mean.view(1, -1, *(1,) * (x.ndim - 2))) * real
+        masked = centred.square().sum(dims) / inside
+        ratio = (x.float().var(dim=dims, correction=0).clamp_min(TINY) / masked.clamp_min(TINY)).log().abs()
+        self.padding.append((1 - float(mask.float().mean()), float(ratio.median())))
+
+    def measured(self) -> Measured | None:
+        """The facts, or None if the layer never ran."""
+        if not self.shape_values:
+            return None
+        facts = dict(self.facts)
+        if self.reference:
+            columns = [np.mean(column, axis=0) for column in zip(*self.reference, strict=True)]
+            facts |= dict(zip(("mean", "var", "mean_noise", "var_noise"), columns, strict=True))
+        facts |= eval_facts(self.evaluated)
+        if len(self.calls) > 1:
+            means = [np.mean([m for m, _ in entries], axis=0) for entries in self.calls]
+            facts |= {"call_mean": np.stack(means)}
+            facts["call_var"] = np.stack([np.mean([v for _, v in entries], axis=0) for entries in self.calls])
+        if self.set_var:
+            facts |= {"set_var": _quantiles(self.set_var), "set_mean_square": _quantiles(self.set_square)}
+        if self.padding:
+            facts |= {"padding": float(np.mean([p for p, _ in self.padding]))}
+            facts["padding_effect"] = float(np.mean([effect for _, effect in self.padding]))
+        if self.dropped and "var" in facts:
+            alive = facts["var"] > (self.layer.eps or 0)
+            if alive.any():
+                ratio = np.mean(self.dropped, axis=0)[alive] / facts["var"][alive]
+                facts["dropout_ratio"] = float(np.median(ratio))
+        return Measured(
+            batches=len(self.evaluated) or len(self.shape_values),
+            samples=min(self.shape_samples),
+            values=min(self.shape_values),
+            **facts,
+        )
+
+
+def _positions(x: Tensor) -> int:
+    return max(math.prod(x.shape[2:]), 1)
+
+
+def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
+    """How many values one mean and variance are made of: per channel for batch, per sample and group for the others."""
+    if layer.kind == "batch":
+        return len(x) * _positions(x)
+    if layer.kind == "instance":
+        return _positions(x)
+    if layer.kind == "group":
+        return x.shape[1] // max(layer.groups, 1) * _positions(x)
+    return math.prod(x.shape[x.ndim - max(layer.normalized_dims, 1) :])
+
+
+def _normalizes_axis_1(layer: Layer, x: Tensor, y: Tensor) -> bool:
+    """Whether a layer that is not torch's own normalizes [N, C, ...] over C: by sizes, else by its output.
+
+    Over the normalized axis the output has one mean square for every position; over another it varies.
+    """
+    if x.ndim < 3 or layer.normalized_dims > 1 or x.shape[1] != layer.features:
+        return False
+    if x.shape[-1] != layer.features:
+        return True
+    square = y.detach().float().square()
+    return bool(square.mean(1).std() < square.mean(-1).std())
+
+
+def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Variance and mean square of every normalized set: one sample's channel, group or feature vector."""
+    values = x.detach().float()
+    if layer.kind == "instance":
+        sets = values.reshape(len(x) * x.shape[1], -1)
+    elif layer.kind == "group":
+        sets = values.reshape(len(x) * max(layer.groups, 1), -1)
+    else:
+        sets = values.reshape(-1, _values_behind_one_statistic(layer, x))
+    return sets.var(1, correction=0).cpu().numpy(), sets.square().mean(1).cpu().numpy()
+
+
+def _normalized_spread(layer: Layer, module: nn.Module, y: Tensor) -> float | None:
+    """Standard deviation of the normalized value, the affine parameters taken out again; None where they are 0."""
+    if layer.foreign and layer.kind in ("layer", "rms"):
+        return _number(y.float().std(correction=0))  # what its weight means is not known: Gemma scales by 1 + weight
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    values = y.detach().float()
+    shape = (1, -1, *(1,) * (y.ndim - 2)) if layer.kind in ("batch", "instance", "group") else (-1,)
+    if layer.kind in ("layer", "rms"):
+        values = values.reshape(-1, _values_behind_one_statistic(layer, y))
+    if bias is not None:
+        values = values - bias.detach().float().reshape(shape)
+    if weight is not None:
+        scale = weight.detach().float().reshape(shape)
+        if float(scale.abs().max()) == 0:
+            return None
+        values = torch.where(scale.abs() > 1e-6, values / scale, torch.nan)
+        values = values[~values.isnan()]
+    return _number(values.std(correction=0)) if values.numel() else None
+
+
+def _spread_ratio(std: Tensor) -> float:
+    return float(std.max() / std.min().clamp_min(TINY))
+
+
+def _relative(value: Tensor, reference: Tensor) -> float | None:
+    if value.shape != reference.shape:
+        return None
+    scale = reference.float().norm().clamp_min(TINY)
+    return _number((value.float() - reference.float()).norm() / scale)
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _quantiles(parts: list[np.ndarray]) -> tuple[float, ...]:
+    values = np.concatenate(parts)
+    values = values[np.isfinite(values)]
+    return tuple(float(q) for q in np.quantile(values, (0.05, 0.5, 0.95))) if len(values) else ()
+
+
+def _non_finite(x: Tensor) -> int:
+    """How many values are not finite; a sum tells at the price of one pass that there are none."""
+    if bool(x.detach().sum(dtype=torch.float32).isfinite()):
+        return 0
+    return int((~x.detach().isfinite()).sum())

@@ -1,0 +1,142 @@
+"""Examine a model: its normalization layers as they stand and, on a few batches, as they work.
+
+The result is a plain record (`normscope.records.examination`); the rules that judge it never see the model. The model
+is left bitwise as it was: modes, buffers, gradients, plain attributes, hooks and the generators of random numbers,
+also when it raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from normscope.errors import InputError
+from normscope.examining.forward_facts import ForwardRun
+from normscope.examining.layer_facts import describe_layers, describe_optimizer, normalization_layers, unwrap
+from normscope.examining.pair_facts import compare_outputs, make_pair, pair_layers, weight_distance
+from normscope.examining.sources_facts import compare_keys, describe_loader, layers_of_state, unwrap_state
+from normscope.records.examination import Examination, History, Layer, Pair
+from normscope.user_models.batch_reader import Batch, read_batches
+from normscope.user_models.state_guard import untouched, untouched_script
+
+
+def examine(
+    model: nn.Module,
+    batches: Iterable[Any] | None = None,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    other: Any = None,
+    loader: Any = None,
+    history: History | None = None,
+    world_size: int = 1,
+    export: bool = False,
+) -> Examination:
+    """Everything that the rules ask for about one model.
+
+    Args:
+        model: the model, in any mode; wrapped in DistributedDataParallel, DataParallel or torch.compile, or not.
+        batches: yields tensors, (input, target) pairs or dicts; the first 16 are used. Give training batches: the
+            running statistics are compared with theirs.
+        optimizer: the one that trains the model.
+        other: a model, a callable or a state_dict that should agree with the model.
+        loader: the training loader; nothing is drawn from it.
+        history: what a recording showed.
+        world_size: processes that train the model together.
+        export: the model is about to be exported, fused, quantized or compiled.
+
+    Raises:
+        InputError: if an argument is not what it should be, or the model fails in eval mode.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, not a {type(model).__name__}.")
+    inner = unwrap(model)
+    modules = normalization_layers(inner)
+    forward, pair = None, None
+    with ExitStack() as stack:
+        stack.enter_context(untouched(model, batches))
+        read = read_batches(batches, inner) if batches is not None else []
+        layers = describe_layers(inner, optimizer)
+        if read:
+            run = ForwardRun(inner, layers, modules, read)
+            with untouched(inner):  # batch statistics were in use: what comes next must not see them
+                forward = run.run()
+            layers = tuple(
+                replace(layer, place=run.places.get(layer.name), measured=run.measured(layer.name)) for layer in layers
+            )
+        if other is not None:
+            if isinstance(other, nn.Module):
+                stack.enter_context(untouched_script(other) if _is_script(other) else untouched(other))
+            pair = _examine_pair(inner, layers, other, read)
+    return Examination(
+        model=type(inner).__name__,
+        training=inner.training,
+        **_wrapper_facts(model),
+        world_size=world_size,
+        export=export,
+        trainable_parameters=sum(p.requires_grad for p in inner.parameters()),
+        layers=layers,
+        optimizer=describe_optimizer(optimizer, inner) if optimizer is not None else None,
+        loader=describe_loader(loader) if loader is not None else None,
+        forward=forward,
+        pair=pair,
+        history=history,
+        versions={"torch": str(torch.__version__)},
+    )
+
+
+def examine_state(state: Any, model: nn.Module | None = None, other: Any = None) -> Examination:
+    """What a state_dict says: the buffers of its layers, and whether it fits a model."""
+    state = unwrap_state(state)
+    layers = layers_of_state(state)
+    keys = compare_keys(state, unwrap(model)) if model is not None else None
+    pair = None
+    if other is not None:
+        other_state = unwrap_state(other)
+        facts = pair_layers(layers, layers_of_state(other_state))
+        facts["weight_distance"] = weight_distance(state, other_state, {layer.name for layer in layers})
+        pair = make_pair(facts)
+    versions = {"torch": str(torch.__version__)}
+    return Examination(source="state_dict", layers=layers, keys=keys, pair=pair, versions=versions)
+
+
+def examine_loader(loader: Any, world_size: int = 1, devices: int = 1) -> Examination:
+    """What a data loader says, without drawing from it."""
+    return Examination(source="loader", loader=describe_loader(loader), world_size=world_size, devices=devices)
+
+
+def _examine_pair(model: nn.Module, layers: tuple[Layer, ...], other: Any, batches: list[Batch]) -> Pair:
+    if isinstance(other, Mapping):
+        facts = pair_layers(layers, layers_of_state(unwrap_state(other)))
+        state = unwrap_state(other)
+        facts["weight_distance"] = weight_distance(model.state_dict(), state, {layer.name for layer in layers})
+        return make_pair(facts)
+    if not callable(other):
+        raise InputError(f"other must be a model, a callable or a state_dict, not a {type(other).__name__}.")
+    facts = {}
+    inner = unwrap(other) if isinstance(other, nn.Module) and not _is_script(other) else None
+    if inner is not None:
+        there = describe_layers(inner, None)
+        facts = pair_layers(layers, there)
+        names = {layer.name for layer in (*layers, *there)}
+        facts["weight_distance"] = weight_distance(model.state_dict(), inner.state_dict(), names)
+    if batches:
+        facts |= compare_outputs(model, inner if inner is not None else other, batches)
+    return make_pair(facts)
+
+
+def _is_script(module: nn.Module) -> bool:
+    """A scripted or traced model: it runs, but its layers cannot be looked into."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _wrapper_facts(model: nn.Module) -> dict[str, Any]:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return {"wrapper": "DistributedDataParallel", "broadcasts_buffers": bool(model.broadcast_buffers)}
+    if isinstance(model, nn.DataParallel):
+        return {"wrapper": "DataParallel", "devices": len(model.device_ids) or 1}
+    return {}

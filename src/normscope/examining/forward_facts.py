@@ -1,0 +1,234 @@
+"""Run a model on a few batches, in eval mode and with batch statistics, and gather what its normalization layers do.
+
+Three passes over the batches: in eval mode; with the normalization layers in train mode and everything else, dropout
+included, in eval mode; and the same once more with the samples in other batches. Everything happens inside `untouched`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from normscope.errors import InputError
+from normscope.examining.channel_meter import Meter
+from normscope.examining.layer_facts import switch_mode
+from normscope.examining.outputs_facts import (
+    class_facts,
+    difference,
+    is_class,
+    main_tensor,
+    one_line,
+    rows,
+    target_facts,
+)
+from normscope.examining.trace_facts import Trace, trace
+from normscope.records.examination import Forward, Layer, Measured, Place
+from normscope.user_models.batch_reader import Batch, remix, tensors_in
+
+TRACED_SAMPLES = 4
+DROPOUT_BATCHES = 4
+REDUCED = ("float16", "bfloat16")
+
+
+class ForwardRun:
+    """The passes over one model's batches, and what they gathered."""
+
+    def __init__(
+        self, model: nn.Module, layers: tuple[Layer, ...], modules: dict[str, nn.Module], batches: list[Batch]
+    ):
+        self.model, self.layers, self.modules, self.batches = model, layers, modules, batches
+        self.meters = {layer.name: Meter(layer, modules[layer.name]) for layer in layers}
+        self.switched = [modules[layer.name] for layer in layers if layer.live]
+        self.places: dict[str, Place] = {}
+        self.facts: dict[str, Any] = {}
+        self.scores = True  # outputs are [N, values] and may be class scores
+
+    def run(self) -> Forward:
+        """All passes. Call inside `untouched`.
+
+        Raises:
+            InputError: if the model fails in eval mode.
+        """
+        switch_mode(self.model, training=False)
+        with _observed(self.modules, self.meters):
+            evaluated = [self._forward(batch, number) for number, batch in enumerate(self.batches)]
+            self._companions(evaluated[0])
+            given, mixed, order = self._with_batch_statistics()
+        first_parameter = next(self.model.parameters(), None)
+        if given is not None and all(output is not None for output in (*evaluated, *given)):
+            self._compare(evaluated, given, mixed, order)
+        return Forward(
+            batch_sizes=tuple(batch.samples for batch in self.batches),
+            device=str(first_parameter.device) if first_parameter is not None else "cpu",
+            reduced_precision=any(str(p.dtype).removeprefix("torch.") in REDUCED for p in self.model.parameters()),
+            input_heterogeneity=_input_heterogeneity(self.batches),
+            **target_facts([batch.target for batch in self.batches]),
+            **self.facts,
+        )
+
+    def measured(self, name: str) -> Measured | None:
+        """What one layer showed."""
+        return self.meters[name].measured()
+
+    @torch.no_grad()
+    def _forward(self, batch: Batch, number: int, mode: str = "eval") -> Tensor | None:
+        """One forward; the model's main output as float32 [N, values] on the CPU, None where it has no such shape."""
+        masks = [batch.mask] if batch.mask is not None else _trailing_zeros(batch)
+        for meter in self.meters.values():
+            meter.start(mode, masks, batch.samples)
+        try:
+            output = batch.forward(self.model)
+        except Exception as error:
+            if mode != "eval":
+                raise
+            raise InputError(f"The model fails on batch {number} in eval mode: {one_line(error)}") from error
+        tensor = main_tensor(output)
+        self.scores &= tensor is not None and tensor.ndim == 2
+        return rows(tensor, batch.samples)
+
+    def _companions(self, whole: Tensor | None) -> None:
+        """Does a sample's output in eval mode depend on the samples beside it? And the trace, on a few samples."""
+        batch = self.batches[0]
+        few = batch.take(slice(0, TRACED_SAMPLES))
+        for meter in self.meters.values():
+            meter.start("output", [])
+        traced = self._trace(few)
+        self.places, self.facts["functional_batch_norm"] = traced.places, traced.batch_norm_calls
+        if whole is None:
+            self.facts["companions_failure"] = "the model's output has no sample axis"
+            return
+        again = self._forward(batch, 0, "output")
+        self.facts["repeat_difference"] = difference(whole, again)
+        if batch.samples < 2:
+            self.facts["companions_failure"] = "the first batch has a single sample"
+            return
+        try:
+            alone = self._forward(batch.take(slice(0, 1)), 0, "alone")
+        except Exception as error:  # a user's model may raise anything on a batch of one: that is the finding
+            self.facts["companions_failure"] = f"the model fails on a batch of one sample: {one_line(error)}"
+            return
+        self.facts["companions_difference"] = difference(whole[:1], alone)
+
+    def _trace(self, batch: Batch) -> Trace:
+        """The trace of one forward: of a few samples where the model takes them, of the whole batch elsewhere."""
+        inputs = list(tensors_in((batch.args, batch.kwargs)))
+        try:
+            return trace(lambda: batch.forward(self.model), self.model, self.modules, inputs)
+        except Exception as error:  # exported programs, for example, take the batch size that they were made with
+            if batch is self.batches[0]:
+                raise InputError(f"The model fails when its forward is traced: {one_line(error)}") from error
+            return self._trace(self.batches[0])
+
+    def _with_batch_statistics(self) -> tuple[list[Tensor | None] | None, list[Tensor | None], Tensor | None]:
+        """(outputs with batch statistics, the same with other companions, their order); (None, ...) without any."""
+        if not self.switched:
+            return None, [], None
+        try:
+            with _train_mode(self.switched):
+                given = [self._forward(batch, number, "batch") for number, batch in enumerate(self.batches)]
+                mixed = remix(self.batches)
+                again = [self._forward(batch, 0, "output") for batch in mixed[0]] if mixed else []
+                self._with_dropout()
+        except Exception as error:  # for example the ValueError of a batch with one value per channel
+            self.facts["batch_failure"] = one_line(error)
+            return None, [], None
+        return given, again, mixed[1] if mixed else None
+
+    def _with_dropout(self) -> None:
+        """How much dropout before a layer widens its input: a few batches with dropout on."""
+        if not any(place.dropout_before for place in self.places.values()):
+            return
+        dropouts: list[nn.Module] = [module for module in self.model.modules() if isinstance(module, _DropoutNd)]
+        with _train_mode(dropouts):
+            for batch in self.batches[:DROPOUT_BATCHES]:
+                self._forward(batch, 0, "dropout")
+
+    def _compare(self, evaluated: list, given: list, mixed: list, order: Tensor | None) -> None:
+        """Eval outputs against batch outputs, and those against themselves in other batches."""
+        in_eval, in_batch = torch.cat(evaluated), torch.cat(given)
+        in_mixed = None
+        if order is not None and all(output is not None for output in mixed):
+            in_mixed = torch.empty_like(in_batch)
+            in_mixed[order] = torch.cat(mixed)
+        reference = in_batch if in_mixed is None else in_mixed
+        facts: dict[str, Any] = {"samples": len(in_eval), "gap": difference(reference, in_eval)}
+        if in_mixed is not None:
+            change = difference(in_batch, in_mixed)
+            facts["composition_noise"] = None if change is None else change / math.sqrt(2)
+        targets = [batch.target for batch in self.batches]
+        if self.scores and in_eval.shape[1] > 1 and all(is_class(target) for target in targets):
+            facts |= class_facts(in_eval, in_batch, in_mixed, targets)
+        self.facts |= facts
+
+
+@contextmanager
+def _observed(modules: dict[str, nn.Module], meters: dict[str, Meter]) -> Iterator[None]:
+    handles = []
+
+    def hook(meter: Meter) -> Callable[..., None]:
+        def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            if x is not None and isinstance(output, Tensor) and x.ndim > 1 and output.shape == x.shape:
+                meter.observe(x, output)
+
+        return observe
+
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(hook(meters[name]), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _train_mode(modules: list[nn.Module]) -> Iterator[None]:
+    """Only these modules in train mode; synchronized layers on this process's batch, without waiting for others."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(setattr, module, "training", module.training)
+            module.training = True
+            if isinstance(module, nn.SyncBatchNorm):
+                module.forward = functools.partial(_BatchNorm.forward, module)
+                stack.callback(delattr, module, "forward")
+        yield
+
+
+def _trailing_zeros(batch: Batch) -> list[Tensor]:
+    """Masks [N, L] of the positions before the trailing all-zero ones, for sequences [N, C, L] and [N, L, C]."""
+    x = next(tensors_in((batch.args, batch.kwargs)), None)
+    if x is None or x.ndim != 3 or not x.is_floating_point():
+        return []
+    masks = []
+    for axis in (1, 2):
+        real = (x != 0).any(axis)
+        masks.append(real.flip(1).cummax(1).values.flip(1))
+    return [mask for mask in masks if len(set(mask.sum(1).tolist())) > 1]
+
+
+def _input_heterogeneity(batches: list[Batch]) -> float | None:
+    """F of the model's own input against batches, median over its channels (axis 1)."""
+    columns = []
+    for batch in batches:
+        x = next(tensors_in((batch.args, batch.kwargs)), None)
+        if x is None or not x.is_floating_point() or x.ndim < 2 or len(x) < 2:
+            return None
+        columns.append(x.detach().double().flatten(2).mean(2).cpu().numpy() if x.ndim > 2 else x.double().cpu().numpy())
+    if len(columns) < 2 or len({column.shape[1] for column in columns}) != 1:
+        return None
+    grand = np.concatenate(columns).mean(0)
+    between: Any = sum(len(c) * (c.mean(0) - grand) ** 2 for c in columns) / (len(columns) - 1)
+    free = sum(len(c) for c in columns) - len(columns)
+    within: Any = sum(((c - c.mean(0)) ** 2).sum(0) for c in columns) / max(free, 1)
+    keep = within > 1e-12 * np.maximum(np.abs(grand) ** 2, 1e-30)
+    return float(np.median(between[keep] / within[keep])) if keep.any() else None

@@ -1,0 +1,122 @@
+"""Two models, or two checkpoints, that should agree, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normscope.examining.layer_facts import switch_mode
+from normscope.examining.outputs_facts import main_output, one_line
+from normscope.records.examination import Layer, Pair, PairedLayer
+from normscope.user_models.batch_reader import Batch
+
+PAIR_BATCHES = 4
+
+
+def pair_layers(here: tuple[Layer, ...], there: tuple[Layer, ...]) -> dict[str, Any]:
+    """What two lists of layers say of each other: shared layers by name, and those that only one has."""
+    others = {layer.name: layer for layer in there}
+    names = {layer.name for layer in here}
+    return {
+        "layers": tuple(_pair(layer, others[layer.name]) for layer in here if layer.name in others),
+        "only_here": tuple(layer.name for layer in here if layer.name not in others),
+        "only_there": tuple(layer.name for layer in there if layer.name not in names),
+    }
+
+
+def weight_distance(here: Mapping[str, Tensor], there: Mapping[str, Tensor], skip: set[str]) -> float | None:
+    """Relative L2 distance of the tensors that two states share by name and shape, normalization layers left out."""
+    square, scale, shared = 0.0, 0.0, 0
+    for name, tensor in here.items():
+        other = there.get(name)
+        if other is None or other.shape != tensor.shape or not tensor.is_floating_point():
+            continue
+        if name.rpartition(".")[0] in skip:
+            continue
+        shared += 1
+        square += float((tensor.detach().double().cpu() - other.detach().double().cpu()).square().sum())
+        scale += float(other.detach().double().square().sum())
+    return math.sqrt(square / max(scale, 1e-30)) if shared else None
+
+
+@torch.no_grad()
+def compare_outputs(model: nn.Module, other: Callable[..., Any], batches: list[Batch]) -> dict[str, Any]:
+    """Relative difference of two models' outputs in eval mode. Both must already be inside `untouched`."""
+    for each in (model, other):
+        if isinstance(each, nn.Module):
+            switch_mode(each, training=False)
+    square, scale = 0.0, 0.0
+    try:
+        for batch in batches[:PAIR_BATCHES]:
+            outputs = [main_output(batch.forward(each), batch.samples) for each in (model, other)]
+            if outputs[0] is None or outputs[1] is None or outputs[0].shape != outputs[1].shape:
+                return {"output_failure": "their outputs have different shapes"}
+            square += float((outputs[0] - outputs[1]).double().square().sum())
+            scale += float(outputs[0].double().square().sum())
+    except Exception as error:  # the other model is the user's: what it raises is reported, not raised
+        return {"output_failure": one_line(error)}
+    difference = math.sqrt(square / max(scale, 1e-30))
+    return {"output_difference": difference, "other_companions_difference": _companions_difference(other, batches[0])}
+
+
+def _companions_difference(other: Callable[..., Any], batch: Batch) -> float | None:
+    """How the first sample's output changes when it comes alone; None where it cannot."""
+    if batch.samples < 2:
+        return None
+    try:
+        whole = main_output(batch.forward(other), batch.samples)
+        alone = main_output(batch.take(slice(0, 1)).forward(other), 1)
+    except Exception:  # for example an exported program that takes one batch size only
+        return None
+    if whole is None or alone is None or whole.shape[1] != alone.shape[1]:
+        return None
+    return float((whole[:1] - alone).norm() / whole[:1].norm().clamp_min(1e-30))
+
+
+def make_pair(facts: dict[str, Any]) -> Pair:
+    """The record, with what is not finite left out."""
+    plain: dict[str, Any] = {k: v for k, v in facts.items() if not (isinstance(v, float) and not math.isfinite(v))}
+    return Pair(**plain)
+
+
+def _pair(here: Layer, there: Layer) -> PairedLayer:
+    return PairedLayer(
+        name=here.name,
+        type=_class_name(here),
+        other_type=_class_name(there),
+        statistics_equal=_all_equal((here.running_mean, there.running_mean), (here.running_var, there.running_var)),
+        affine_equal=_all_equal((here.weight, there.weight), (here.bias, there.bias)),
+        **_distances(here, there),
+        at_initialization=here.at_initialization,
+        other_at_initialization=there.at_initialization,
+        updates=here.updates,
+        other_updates=there.updates,
+        eps=here.eps,
+        other_eps=there.eps,
+    )
+
+
+def _class_name(layer: Layer) -> str:
+    """Its class; "" in exported programs, whose modules hold values only."""
+    return "" if layer.eps is None else layer.type
+
+
+def _all_equal(*pairs: tuple[np.ndarray | None, np.ndarray | None]) -> bool | None:
+    present = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return all(a.shape == b.shape and np.array_equal(a, b, equal_nan=True) for a, b in present) if present else None
+
+
+def _distances(here: Layer, there: Layer) -> dict[str, float | None]:
+    """95% quantiles over the channels: of the means in the other's standard deviations, and of the log variances."""
+    if not (here.tracked and there.tracked) or here.running_mean.shape != there.running_mean.shape:  # type: ignore[union-attr]
+        return {}
+    var, other_var = (np.maximum(layer.running_var, 1e-12) for layer in (here, there))  # type: ignore[type-var]
+    mean = np.abs(here.running_mean - there.running_mean) / np.sqrt(other_var + (there.eps or 0))  # type: ignore[operator]
+    distances = {"mean_distance": mean, "var_distance": np.abs(np.log(var / other_var))}
+    values = {name: float(np.quantile(value, 0.95)) for name, value in distances.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -1,0 +1,163 @@
+"""What a data loader or a state_dict says on its own, without a model."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
+
+from normscope.errors import InputError
+from normscope.examining.layer_facts import to_array
+from normscope.examining.outputs_facts import label_facts
+from normscope.records.examination import Keys, Layer, Loader
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+MAX_LABELS = 100_000
+MAX_LABEL_BATCHES = 64
+
+
+def describe_loader(loader: Any) -> Loader:
+    """The facts of a loader, without drawing a batch from it. Labels are read where the dataset holds them as a list.
+
+    Raises:
+        InputError: if it is no loader: it has neither a batch size nor a sampler.
+    """
+    sampler = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", None)
+    size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
+    if size is None and sampler is None:
+        raise InputError(f"loader must be a DataLoader or have a batch_size, not be a {type(loader).__name__}.")
+    inner = getattr(loader, "sampler", sampler)
+    dataset = getattr(loader, "dataset", None)
+    shuffles = None
+    if isinstance(inner, SequentialSampler | RandomSampler):
+        shuffles = isinstance(inner, RandomSampler)
+    drop_last = getattr(loader, "drop_last", None)
+    if isinstance(loader, DataLoader) and loader.batch_size is None:
+        drop_last = getattr(sampler, "drop_last", None)
+    return Loader(
+        type=type(loader).__name__,
+        batch_size=int(size) if size is not None else None,
+        samples=_length(inner if inner is not None else dataset),
+        drop_last=drop_last,
+        sampler=type(inner).__name__ if inner is not None else "",
+        shuffles=shuffles,
+        **_order_facts(_labels(dataset), int(size) if size else None, shuffles),
+    )
+
+
+def layers_of_state(state: Mapping[str, Any]) -> tuple[Layer, ...]:
+    """The layers with running statistics that a state_dict holds, told by the names of its entries.
+
+    Raises:
+        InputError: if it is no state_dict: no mapping of names to tensors.
+    """
+    if not isinstance(state, Mapping):
+        raise InputError(f"A state_dict is a mapping of names to tensors, not a {type(state).__name__}.")
+    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            prefix, _, name = str(key).rpartition(".")
+            found[prefix][name] = value
+    if not found:
+        raise InputError("The state_dict holds no tensors.")
+    return tuple(_layer(name, tensors) for name, tensors in found.items() if set(STATISTICS) & set(tensors))
+
+
+def unwrap_state(content: Any) -> Mapping[str, Any]:
+    """The state_dict inside what a checkpoint holds: itself, or the usual entry for it.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if isinstance(content, nn.Module):
+        return content.state_dict()
+    if not isinstance(content, Mapping):
+        raise InputError(f"The checkpoint holds a {type(content).__name__}, not a state_dict.")
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return content
+    for name in ("state_dict", "model_state_dict", "model", "module", "net", "ema", "model_ema"):
+        if isinstance(content.get(name), Mapping):
+            return unwrap_state(content[name])
+    raise InputError(f"The checkpoint holds no state_dict; its entries: {', '.join(map(str, islice(content, 12)))}.")
+
+
+def compare_keys(state: Mapping[str, Any], model: nn.Module) -> Keys:
+    """Which entries of the model's state the state_dict lacks, which it has besides, and which have another shape."""
+    wanted = model.state_dict()
+    strip = "module." if state and all(str(key).startswith("module.") for key in state) else ""
+    given = {str(key).removeprefix(strip): value for key, value in state.items() if isinstance(value, Tensor)}
+    return Keys(
+        missing=tuple(key for key in wanted if key not in given),
+        unexpected=tuple(key for key in given if key not in wanted),
+        wrong_shape=tuple(key for key, value in given.items() if key in wanted and value.shape != wanted[key].shape),
+    )
+
+
+def _layer(name: str, tensors: dict[str, Tensor]) -> Layer:
+    mean, updates = tensors.get("running_mean"), tensors.get("num_batches_tracked")
+    weight = tensors.get("weight")
+    return Layer(
+        name=name,
+        type="",
+        kind="batch",
+        features=mean.numel() if mean is not None else 0,
+        weight=to_array(weight),
+        bias=to_array(tensors.get("bias")),
+        running_mean=to_array(mean),
+        running_var=to_array(tensors.get("running_var")),
+        updates=int(updates) if updates is not None and updates.numel() == 1 else None,
+        parameter_dtype="" if weight is None else str(weight.dtype).removeprefix("torch."),
+        statistics_dtype="" if mean is None else str(mean.dtype).removeprefix("torch."),
+        affine_names=tuple(key for key in ("weight", "bias") if key in tensors),
+        live=True,
+    )
+
+
+def _length(sized: Any) -> int | None:
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _labels(dataset: Any) -> np.ndarray | None:
+    """Integer labels [N] of a dataset that holds them ready: `targets`, `labels`, or the last of its tensors."""
+    held = next((getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None)
+    if held is None and isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        held = dataset.tensors[-1]
+    if held is None:
+        return None
+    if isinstance(held, torch.Tensor):
+        held = held.detach().cpu().numpy()
+    labels = np.asarray(held)
+    usable = labels.ndim == 1 and labels.dtype.kind in "iub" and 1 < len(labels) <= MAX_LABELS
+    return labels if usable else None
+
+
+def _order_facts(labels: np.ndarray | None, batch_size: int | None, shuffles: bool | None) -> dict[str, float]:
+    """How the labels lie in the order in which a loader without shuffling would give them."""
+    if labels is None or shuffles or batch_size is None:
+        return {}
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    runs = 1 + int(np.count_nonzero(np.diff(labels)))
+    shuffled_runs = 1 + (len(labels) - 1) * (1 - float((shares**2).sum()))
+    facts = {"label_runs": shuffled_runs / runs}
+    if len(labels) >= 2 * batch_size > 2:
+        found = label_facts(_spread_out(labels, batch_size))
+        if found and math.isfinite(found["labels_in_batches"]):
+            facts["labels_in_batches"] = found["labels_in_batches"]
+    return facts
+
+
+def _spread_out(labels: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches from all over an epoch, at most so many: those at its beginning may hold a single class."""
+    starts = np.arange(0, len(labels) - batch_size + 1, batch_size)
+    picked = starts[np.linspace(0, len(starts) - 1, min(len(starts), MAX_LABEL_BATCHES)).astype(int)]
+    return [labels[start : start + batch_size] for start in np.unique(picked)]

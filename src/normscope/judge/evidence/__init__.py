@@ -1,0 +1,1 @@
+"""What claims read of runs: settings, quantities, and how they differ."""

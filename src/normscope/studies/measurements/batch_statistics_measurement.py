@@ -1,0 +1,97 @@
+"""What normalization layers get and give from batch to batch in the trained network, and what they remember of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normscope.measuring.batch_moments import BatchMoments, batch_moments
+from normscope.models.landmarks import Network
+from normscope.studies.grid import build_for
+from normscope.studies.measurements.run_context import Arrays, Subject
+
+BATCHES = 32
+"""Training batches of the run's size. A mean over them is known to 1/sqrt(32) = 0.18 of the spread of batch means."""
+
+
+def batch_statistics(subject: Subject) -> Arrays:
+    """Per channel of all places, joined in the order of the forward pass, in fp32 on the CPU; float64 [channels].
+
+    Places are the layers that batch normalization has in this network, whatever normalizes there, or an identity.
+    "place" numbers them from 0: only the first has none before it. The others:
+
+    - "before", "after": standard deviation over training batches of the batch mean of what enters and leaves the
+      place, in standard deviations of all its values, in train mode; "before_in_eval", "after_in_eval" in eval mode.
+    - "batch_mean", "batch_sd": distance of a batch's mean from the mean of all values, in their standard deviations,
+      and |log(batch standard deviation / theirs)|, the median over the batches of what enters, in train mode.
+    - "running_mean", "running_sd", for batch normalization: the same of the running statistics. All values are the
+      training batches', each layer normalizing by the batch, as in training and as `mend.recalibrate` takes them.
+    """
+    model, names = subject.trained(), places(subject)
+    layers = {name: model.get_submodule(name) for name in names}
+    in_training = batch_moments(model, _images(subject), layers, training=True)
+    subject.advance(0.5)
+    in_eval = batch_moments(model, _images(subject), layers, training=False)
+    order = list(in_training)
+    before, after = ([in_training[name][side] for name in order] for side in (0, 1))
+    of_a_batch = [_of_a_batch(moments) for moments in before]
+    return {
+        "place": np.repeat(np.arange(len(order)), [moments.mean.shape[1] for moments in before]),
+        "before": _join(moments.spread() for moments in before),
+        "after": _join(moments.spread() for moments in after),
+        "before_in_eval": _join(in_eval[name][0].spread() for name in order),
+        "after_in_eval": _join(in_eval[name][1].spread() for name in order),
+        "batch_mean": _join(mean for mean, _ in of_a_batch),
+        "batch_sd": _join(sd for _, sd in of_a_batch),
+        **_running(model, {name: in_training[name][0] for name in order}),
+    }
+
+
+def places(subject: Subject) -> list[str]:
+    """Names of the layers that normalize in the batch-normalized network; all norms go by these names."""
+    twin = dataclasses.replace(subject.spec, norm="batch", norm_code="")
+    modules = build_for(subject.dataset, twin).named_modules()
+    return [name for name, module in modules if isinstance(module, _BatchNorm)]
+
+
+def _images(subject: Subject) -> Iterator[Tensor]:
+    """Training images in whole batches, augmented as in training, the same at every call."""
+    batches = subject.batches(augmented=True)
+    size = min(subject.spec.batch_size, len(subject.dataset.train_labels))
+    epochs = (batches.train(subject.spec.seed, epoch) for epoch in range(1, BATCHES + 1))
+    whole = (images for epoch in epochs for images, _ in epoch if len(images) == size)
+    return islice(whole, BATCHES)
+
+
+def _distances(mean: np.ndarray, var: np.ndarray, of: BatchMoments) -> tuple[np.ndarray, np.ndarray]:
+    """Of means and variances, [..., channels], from those of all values: in deviations, and |log| of deviations."""
+    their_mean, their_var = of.pooled()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.abs(mean - their_mean) / np.sqrt(their_var), np.abs(0.5 * np.log(var / their_var))
+
+
+def _of_a_batch(moments: BatchMoments) -> tuple[np.ndarray, np.ndarray]:
+    """The distances of one batch, median over the batches."""
+    mean, sd = _distances(moments.mean, moments.var, moments)
+    return np.median(mean, axis=0), np.median(sd, axis=0)
+
+
+def _running(model: Network, given: dict[str, BatchMoments]) -> Arrays:
+    """Distances of the running statistics from those of the batches; empty where a place has none."""
+    found = []
+    for name, moments in given.items():
+        layer = model.get_submodule(name)
+        if not isinstance(layer, _BatchNorm) or layer.running_mean is None or layer.running_var is None:
+            return {}
+        running = layer.running_mean.double().numpy(), layer.running_var.double().numpy()
+        found.append(_distances(*running, moments))
+    return {"running_mean": _join(mean for mean, _ in found), "running_sd": _join(sd for _, sd in found)}
+
+
+def _join(parts) -> np.ndarray:
+    return np.concatenate(list(parts))

@@ -1,0 +1,165 @@
+"""A run that is watched: when it is recorded, and how its recording keeps step with its epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from normscope.data.dataset import Dataset
+from normscope.errors import InputError, NormscopeWarning, RecordError, StorageError
+from normscope.records.recording_parts import FilePart
+from normscope.studies.grid import WATCHED, build_for
+from normscope.studies.spec import RunSpec
+from normscope.training.loop import Callback, Epoch
+from normscope.watching.attach import watch
+from normscope.watching.intervals import Gradually
+from normscope.watching.watched_layers import find_layers
+from normscope.watching.watcher import Watcher
+
+# Of the first and the last epoch, whose distributions are looked at, and of every epoch between them.
+HISTOGRAMS_PER_SHOWN_EPOCH = 40
+HISTOGRAMS_PER_EPOCH = 1
+GRADIENTS_PER_EPOCH = 10
+
+MOMENT_BYTES = 8 << 20
+"""What moments, running statistics, weights and biases may take of the file; a record of them has 24 per channel."""
+
+
+@dataclass(frozen=True)
+class ByEpoch:
+    """Records a step evenly within every epoch, more often in the first and the last one."""
+
+    steps_per_epoch: int
+    epochs: int
+    per_epoch: int
+    per_shown_epoch: int
+
+    def __call__(self, step: int) -> bool:
+        """Whether this step, counted from 1, is recorded."""
+        epoch, index = divmod(step - 1, self.steps_per_epoch)
+        count = self.per_shown_epoch if epoch in (0, self.epochs - 1) else self.per_epoch
+        return index % max(1, self.steps_per_epoch // count) == 0
+
+
+@dataclass(frozen=True)
+class WatchPlan:
+    """What is watched in a run, and when: what `watch` takes, but for the model, its optimizer and the file."""
+
+    layers: tuple[str, ...]
+    every: Gradually
+    histograms_every: ByEpoch
+    gradients_every: ByEpoch
+
+
+def plan_watching(dataset: Dataset, spec: RunSpec, steps_per_epoch: int) -> WatchPlan:
+    """The places of normalization layers, whatever is there in this run, and intervals that suit its length.
+
+    A network without normalization has identities in those places: what they pass on is what the layers of the other
+    runs are given.
+    """
+    places = find_layers(build_for(dataset, dataclasses.replace(spec, norm="batch")))
+    channels = sum(place.info.channels or 0 for place in places)
+    rows = max(1, MOMENT_BYTES // (24 * channels))
+    interval = -(-steps_per_epoch * spec.epochs // rows)
+    return WatchPlan(
+        layers=tuple(place.name for place in places),
+        every=Gradually(interval, first=64),
+        histograms_every=ByEpoch(steps_per_epoch, spec.epochs, HISTOGRAMS_PER_EPOCH, HISTOGRAMS_PER_SHOWN_EPOCH),
+        gradients_every=ByEpoch(steps_per_epoch, spec.epochs, GRADIENTS_PER_EPOCH, GRADIENTS_PER_EPOCH),
+    )
+
+
+class WatchedTraining(Callback):
+    """Records a training into a file that is written at the end of every epoch, before anything else of it is.
+
+    Args:
+        path: the file of the recording.
+        plan: what is watched, and when.
+        done: the steps that are trained already; the recording goes on after them where it reaches them.
+    """
+
+    not_captured = WATCHED
+
+    def __init__(self, path: Path, plan: WatchPlan, done: int = 0):
+        self._path, self._plan, self._done = path, plan, done
+        self._watcher: Watcher | None = None
+        self.stopped = False
+        """Whether recording was begun and had to stop, with a warning; the training went on."""
+
+    def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if not self._done:
+            self._path.unlink(missing_ok=True)
+        try:
+            self._watcher = watch(
+                model,
+                layers=self._plan.layers,
+                optimizer=optimizer,
+                path=self._path,
+                every=self._plan.every,
+                histograms_every=self._plan.histograms_every,
+                gradients_every=self._plan.gradients_every,
+                after=self._done or None,
+            )
+        except (InputError, RecordError):
+            if not self._done:
+                raise
+            self._path.unlink(missing_ok=True)  # it ended before the run did: it is made anew when the run is over
+        except StorageError as error:
+            self._stop(error, "at its start")
+
+    def on_epoch_start(self, epoch: int) -> None:
+        if self._watcher is not None and self._watcher.active:
+            self._watcher.mark(epoch=epoch)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        if self._watcher is None:
+            return
+        try:
+            self._watcher.flush()
+        except StorageError as error:
+            self._stop(error, f"after epoch {epoch.number}")
+        self.stopped |= not self._watcher.active
+
+    def close(self) -> None:
+        """End the recording."""
+        if self._watcher is not None:
+            self._watcher.close(quiet=True)
+
+    def _stop(self, error: StorageError, when: str) -> None:
+        """Give up recording: the training must not end of it."""
+        warnings.warn(f"The recording stopped {when}: {error}", NormscopeWarning, stacklevel=1)
+        self.stopped = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NormscopeWarning)  # closing fails for the same reason
+            self.close()
+
+
+def is_recorded(path: Path) -> bool:
+    """Whether there is a recording, whole.
+
+    Raises:
+        RecordError: if what is there is damaged.
+    """
+    return path.is_file() and FilePart(path).header.complete
+
+
+def differing(state: dict[str, torch.Tensor], weights: Path) -> list[str]:
+    """The names of the tensors that have other bits than in a file of weights.
+
+    Raises:
+        OSError, pickle.UnpicklingError, RuntimeError: if the file cannot be read. It is never executed.
+    """
+    saved = torch.load(weights, map_location="cpu", weights_only=True)
+    names = dict.fromkeys([*saved, *state])
+    return [n for n in names if n not in saved or n not in state or not _same_bits(saved[n], state[n].cpu())]
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8))

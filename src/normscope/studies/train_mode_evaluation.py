@@ -1,0 +1,148 @@
+"""What a trained network's accuracy is when eval() is forgotten: in train mode every batch is normalized by itself."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normscope.data.dataset import Dataset
+from normscope.data.device_batches import Batches
+from normscope.mend.recalibrate import recalibrate
+from normscope.models.landmarks import Network
+from normscope.records.explanation import ORDERS, Forgotten
+from normscope.studies.spec import RunSpec
+from normscope.training.precision import autocast, repeatable
+
+BATCH_SIZES = (1, 2, 8, 128)
+REPEATS = 5
+MAX_IMAGES = 1000
+"""Test images at most, drawn once: a batch size of 1 takes a forward pass for each."""
+
+Advance = Callable[[int, int], None]
+"""Called with the passes that are done and their number."""
+
+
+class EvaluatedNetwork:
+    """A trained network on test images, measured on a copy whose buffers are put back before every pass."""
+
+    def __init__(self, model: Network, dataset: Dataset, spec: RunSpec):
+        self._device = torch.device(spec.device)
+        self._precision = spec.precision
+        self._model = copy.deepcopy(model).to(self._device)
+        self._model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: as in training
+        self._buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        self.images, self.labels = _test_images(dataset, spec, self._device)
+        self.values_per_image = self._fewest_values_per_image()
+
+    @torch.inference_mode()
+    def _accuracy(self, order: Tensor, batch_size: int) -> float:
+        """Share of images classified right in the mode that the network is in."""
+        correct = torch.zeros((), dtype=torch.int64, device=self._device)
+        for part in order.split(batch_size):
+            logits = self._forward(self.images[part])
+            correct += (logits.argmax(1) == self.labels[part]).sum()
+        return int(correct) / len(order)
+
+    def pass_without_eval(self, order: Tensor, batch_size: int) -> tuple[float, float]:
+        """Accuracy in train mode, then in eval mode with the running statistics that this has left behind."""
+        return self.accuracy_without_eval(order, batch_size), self.eval_accuracy()
+
+    def accuracy_without_eval(self, order: Tensor, batch_size: int) -> float:
+        """Accuracy in train mode, over the images in this order; the running statistics move meanwhile."""
+        self._restore()
+        self._model.train()
+        return self._accuracy(order, batch_size)
+
+    def recalibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Put the statistics of these batches in the place of the running ones, until the next pass without eval."""
+        with repeatable(self._device.type), autocast(self._precision, self._device.type):
+            recalibrate(self._model, batches, limit=None)
+
+    def eval_accuracy(self) -> float:
+        """Accuracy in eval mode, with the running statistics as they are."""
+        self._model.eval()
+        return self._accuracy(torch.arange(len(self.labels), device=self._device), max(BATCH_SIZES))
+
+    def refuses(self, batch_size: int) -> bool:
+        """Whether PyTorch ends such a pass with an error, as some batch has one value per channel in some layer."""
+        last = len(self.labels) % batch_size or batch_size
+        return min(last, batch_size) * self.values_per_image == 1
+
+    def _forward(self, images: Tensor) -> Tensor:
+        with repeatable(self._device.type), autocast(self._precision, self._device.type):
+            return self._model(images.contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for name, buffer in self._model.named_buffers():
+            buffer.copy_(self._buffers[name])
+
+    @torch.no_grad()
+    def _fewest_values_per_image(self) -> int:
+        """Positions (H x W) of the smallest map that a batch normalization is given."""
+        sizes: list[int] = []
+
+        def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            sizes.append(given[0][0, 0].numel())
+
+        layers = [module for module in self._model.modules() if isinstance(module, _BatchNorm)]
+        handles = [layer.register_forward_pre_hook(note) for layer in layers]
+        try:
+            self._model.eval()
+            self._forward(self.images[:1])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return min(sizes)
+
+
+def forget_eval(model: Network, dataset: Dataset, spec: RunSpec, advance: Advance | None = None) -> Forgotten:
+    """Test accuracy in eval mode, and in train mode by batch size and order.
+
+    Every accuracy is taken over REPEATS drawn orders of the images, at batch size 1 over the first alone.
+
+    Args:
+        model: the trained network, on the CPU. It is copied; neither it nor its buffers are touched.
+        dataset: at most MAX_IMAGES of its test images are used.
+        spec: device, precision and seed.
+        advance: told how far it is.
+    """
+    subject = EvaluatedNetwork(model, dataset, spec)
+    eval_accuracy = subject.eval_accuracy()
+    during = np.full((len(ORDERS), len(BATCH_SIZES), REPEATS), np.nan)
+    afterwards = during.copy()
+    labels = subject.labels.cpu()
+    for done, (place, order) in enumerate(_orders(labels, spec.seed)):
+        for column, batch_size in enumerate(BATCH_SIZES):
+            # alone in its batch an image meets no other, so its order is tried once, for what it leaves behind
+            if not subject.refuses(batch_size) and (batch_size > 1 or place[1] == 0):
+                cell = (place[0], column, place[1])
+                during[cell], afterwards[cell] = subject.pass_without_eval(order.to(subject.labels.device), batch_size)
+        if advance is not None:
+            advance(done + 1, len(ORDERS) * REPEATS)
+    return Forgotten(len(labels), eval_accuracy, BATCH_SIZES, during, afterwards)
+
+
+def _orders(labels: Tensor, seed: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """((index into ORDERS, repeat), the images' order): a random one, and the same sorted by class."""
+    for repeat in range(REPEATS):
+        shuffled = torch.from_numpy(np.random.default_rng([seed, repeat]).permutation(len(labels)))
+        for place, name in enumerate(ORDERS):
+            by_class = shuffled[labels[shuffled].argsort(stable=True)]
+            yield (place, repeat), by_class if name == "class-ordered" else shuffled
+
+
+def _test_images(dataset: Dataset, spec: RunSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Normalized test images [T, C, H, W] and labels [T] on the device: all, or MAX_IMAGES drawn at random."""
+    count = len(dataset.test_labels)
+    drawn = np.sort(np.random.default_rng([spec.seed, 0]).permutation(count)[:MAX_IMAGES])
+    part = dataclasses.replace(dataset, test_images=dataset.test_images[drawn], test_labels=dataset.test_labels[drawn])
+    batches = Batches(part, max(BATCH_SIZES), device, crop_padding=0, horizontal_flip=False)
+    images, labels = zip(*batches.test(), strict=True)
+    return torch.cat(images), torch.cat(labels)

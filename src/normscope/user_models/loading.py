@@ -1,0 +1,210 @@
+"""What the command line names, read: models from factories, checkpoints and data files. No pickle is executed."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normscope.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+DATA_FILES = (".pt", ".pth", ".npy")
+
+
+def make_model(text: str) -> nn.Module:
+    """The model that module:factory names.
+
+    Raises:
+        InputError: if there is no such thing, it wants arguments, raises, or returns no module.
+    """
+    from torch import nn
+
+    made = _call(text)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{text} must return a torch.nn.Module, and returned a {type(made).__name__}.")
+    return made
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state_dict in a .safetensors file or one of torch.save, of which only plain data and tensors are read.
+
+    Raises:
+        InputError: if there is no such file, it cannot be read, or holds more than plain data.
+    """
+    import pickle
+
+    import torch
+
+    from normscope.examining.sources_facts import unwrap_state
+
+    if not path.is_file():
+        raise InputError(f"There is no checkpoint at {path}.")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds Python objects, which would have to be executed to be read; normscope refuses. Save "
+            "model.state_dict() alone."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        said = " ".join([type(error).__name__, *str(error).splitlines()[:1]])[:150]
+        raise InputError(
+            f"{path} cannot be read as a checkpoint ({said}); expected what torch.save wrote of model.state_dict()."
+        ) from error
+    return dict(unwrap_state(content))
+
+
+def load_into(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Load what fits; an InputError where shapes differ, or nothing fits at all."""
+    inside = "module." if all(key.startswith("module.") for key in state) else ""
+    state = {key.removeprefix(inside): value for key, value in state.items()}
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit the model: {str(error).splitlines()[1].strip()}") from error
+    if len(result.unexpected_keys) == len(state):
+        raise InputError(f"{path} does not fit the model: none of its {len(state)} entries are the model's.")
+
+
+def load_batches(text: str, batch_size: int | None = None, data_dir: Path | None = None) -> Any:
+    """What --data names: training batches of a data set, the iterable that a function returns, or a file of inputs.
+
+    Args:
+        text: name of a data set, module:name, or a file.
+        batch_size: samples in a batch of a data set (default: 128) or of a file (default: 64).
+        data_dir: folder of the data set.
+
+    Raises:
+        InputError: if there is no such thing.
+        StorageError: if the data set cannot be kept.
+    """
+    from normscope.data.sources import DATASETS
+
+    path = Path(text)
+    if text in DATASETS:
+        return _training_batches(text, 128 if batch_size is None else batch_size, data_dir)
+    if data_dir is not None:
+        raise InputError(f"--data-dir goes with --data {', '.join(DATASETS)}, not with {text}.")
+    if path.suffix in DATA_FILES:
+        return _split_file(path, 64 if batch_size is None else batch_size)
+    if ":" not in text:
+        what = f"{text!r} is no data: give a data set ({', '.join(DATASETS)}), module:name, or a file"
+        raise InputError(f"{what} ({', '.join(DATA_FILES)}).")
+    return _call(text)
+
+
+def _training_batches(name: str, batch_size: int, data_dir: Path | None) -> Any:
+    """An epoch of training batches as `normscope compare` makes them: shuffled, augmented, normalized."""
+    import torch
+
+    from normscope.data.device_batches import Batches
+    from normscope.data.sources import load
+
+    data = load(name, data_dir=data_dir)
+    padding, flip = data.recipe.crop_padding, data.recipe.horizontal_flip
+    batches = Batches(data, batch_size, torch.device("cpu"), crop_padding=padding, horizontal_flip=flip)
+    return batches.train(seed=0, epoch=1)
+
+
+def _split_file(path: Path, batch_size: int) -> Any:
+    """The batches of a file of inputs."""
+    import numpy as np
+    import torch
+
+    if not path.is_file():
+        raise InputError(f"There is no data at {path}.")
+    if path.suffix == ".npy":
+        try:
+            inputs = torch.from_numpy(np.load(path, allow_pickle=False))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} cannot be read as an array: {error}") from error
+    else:
+        inputs = load_tensor(path)
+    return list(inputs.split(batch_size))
+
+
+def load_tensor(path: Path) -> Any:
+    """The one tensor that a file holds; an InputError if it holds anything else."""
+    import pickle
+
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a tensor of inputs.") from error
+    if not isinstance(content, torch.Tensor):
+        raise InputError(f"{path} must hold one tensor of inputs, and holds a {type(content).__name__}.")
+    return content
+
+
+def load_side(text: str) -> Any:
+    """A state_dict of a checkpoint, or the model of a factory."""
+    return load_checkpoint(Path(text)) if is_checkpoint(text) else make_model(text)
+
+
+def is_checkpoint(text: str) -> bool:
+    """The text names a file of weights and no module:factory."""
+    return Path(text).suffix in CHECKPOINTS
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise InputError("Reading .safetensors needs the package: pip install safetensors.") from None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _call(text: str) -> Any:
+    """What the function returns that module:name names; the object itself if it is none.
+
+    Raises:
+        InputError: one line, if any of that fails.
+    """
+    module_name, colon, name = text.partition(":")
+    if not colon or not module_name or not name:
+        raise InputError(f"{text!r} names no function: write module:name, or give a file ({', '.join(CHECKPOINTS)}).")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise InputError(f"There is no module {error.name!r} (from {text}).") from error
+    except AttributeError as error:
+        raise InputError(f"{module_name} has no {name!r}.") from error
+    except Exception as error:  # importing runs the user's code
+        raise InputError(f"Importing {module_name} fails: {_one_line(error)}") from error
+    if not callable(found) or _is_module(found):
+        return found
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise InputError(f"{text} must be callable without arguments: {_one_line(error)}") from error
+    except ValueError:  # a builtin without a signature
+        pass
+    try:
+        return found()
+    except Exception as error:  # the user's code
+        raise InputError(f"{text} raises {_one_line(error)}") from error
+
+
+def _is_module(value: Any) -> bool:
+    from torch import nn
+
+    return isinstance(value, nn.Module)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -1,0 +1,108 @@
+"""Gradients at a layer's output and input, and the factor by which mixed-precision training has scaled them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
+
+from normscope.watching.fused_nodes import gradient_behind_normalization, is_fused
+from normscope.watching.observe import Call
+from normscope.watching.tensor_statistics import vector_norm
+
+# Nodes that are one normalization layer: their gradient inputs are the gradient at the layer's input.
+_LAYER_NODES = (
+    "NativeBatchNorm",
+    "CudnnBatchNorm",
+    "MiopenBatchNorm",
+    "SyncBatchNorm",
+    "NativeGroupNorm",
+    "NativeLayerNorm",
+)
+_FRAMES_TO_SCALER = 12
+
+
+class GradientNorms:
+    """L2 norms of the gradients at the outputs and inputs of some calls, which the next backward pass brings.
+
+    Hooks of the autograd graph, not of the module: a full backward hook puts a view between a layer and an in-place
+    ReLU, which then fails. Where a layer is more than one operation, the gradient at its input is that of the input
+    tensor, with what arrives from its other consumers.
+
+    Args:
+        run: runs a measurement, or does not.
+    """
+
+    def __init__(self, run: Callable[[Callable[[], None]], None]):
+        self.calls: list[Call] = []
+        self._run = run
+        self._handles: list[RemovableHandle] = []
+
+    def await_backward(self, call: Call, module: nn.Module, given: Tensor | None, made: Tensor) -> None:
+        """Measure the gradients of the module's call that made a tensor from the one that it was given."""
+        self.calls.append(call)
+        node = made.grad_fn
+        if node is None:
+            return
+        if is_fused(node) and given is not None:
+            self._await_fused(call, module, given, node)
+            return
+        whole = node.name().startswith(_LAYER_NODES)
+
+        def in_backward(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> None:
+            self._measure(call, "output", grad_outputs[0])
+            if whole:
+                self._measure(call, "input", grad_inputs[0])
+
+        self._handles.append(node.register_hook(in_backward))
+        if not whole and given is not None and given.requires_grad and given.grad_fn is not node:
+            self._handles.append(given.register_hook(lambda gradient: self._measure(call, "input", gradient)))
+
+    def _await_fused(self, call: Call, module: nn.Module, given: Tensor, node: Node) -> None:
+        def in_backward(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> None:
+            vectors = (getattr(module, name, None) for name in ("weight", "bias"))
+            at_output = gradient_behind_normalization(node, given, grad_inputs, grad_outputs[0], *vectors)
+            self._measure(call, "output", at_output)
+            self._measure(call, "input", grad_inputs[0])
+
+        self._handles.append(node.register_hook(in_backward))
+
+    def clear(self) -> None:
+        """Take the hooks off graphs that somebody may have kept, and forget the calls."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self.calls = [], []
+
+    def _measure(self, call: Call, side: str, gradient: Tensor | None) -> None:
+        def measure() -> None:
+            if gradient is not None:
+                with torch.no_grad():
+                    call.gradient_norms[side] = vector_norm(gradient)
+
+        self._run(measure)
+
+
+def loss_scale(optimizer: torch.optim.Optimizer | None) -> Tensor | None:
+    """The factor that a GradScaler put on the loss of the step that this optimizer is about to take, or None.
+
+    A fused optimizer is told. Any other gets gradients that the scaler has divided already, and knows nothing; then
+    the scaler is the caller's caller, a few frames up the stack. Gradients inside the network still carry the factor.
+    """
+    told = getattr(optimizer, "grad_scale", None)
+    if isinstance(told, Tensor):
+        return told
+    frame = sys._getframe(1)
+    for _ in range(_FRAMES_TO_SCALER):
+        if frame is None:
+            return None
+        if frame.f_code.co_name == "step":
+            caller = frame.f_locals.get("self")
+            if isinstance(caller, torch.amp.GradScaler):
+                return caller._scale if caller.is_enabled() else None
+        frame = frame.f_back
+    return None

@@ -1,0 +1,83 @@
+"""Who is told what a watcher has written: sinks, a check that judges as it goes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Protocol
+
+from normscope.errors import CheckError, NormscopeWarning
+from normscope.records.recording import Recording
+
+
+class Listener(Protocol):
+    """Anything that wants to know what a watcher records.
+
+    It is called in the process that trains, between two steps; its time counts as time that watching took. An error of
+    its own ends it with one warning: neither the training nor the recording stops.
+    """
+
+    def flushed(self, recording: Recording) -> None:
+        """New data are in the record: about every half minute, at a full block, when somebody asks for the recording,
+        and at close. It may have been told of the same data before."""
+        ...
+
+    def close(self) -> None:
+        """The last call: the recording is complete, or was given up."""
+        ...
+
+
+class Listeners:
+    """A watcher's listeners, told one after the other."""
+
+    def __init__(self):
+        self._listeners: list[Listener] = []
+        self._telling = False
+
+    def __bool__(self) -> bool:
+        return bool(self._listeners)
+
+    def add(self, listeners: Iterable[Listener]) -> None:
+        """Tell these, too."""
+        self._listeners += listeners
+
+    def flushed(self, recording: Recording) -> None:
+        """Tell all that new data are in the record. A listener that asks for a flush is not told again."""
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            for listener in tuple(self._listeners):
+                self._flushed(listener, recording)
+        finally:
+            self._telling = False
+
+    def close(self) -> CheckError | None:
+        """Close all. Returns the faults of which a check was asked to raise and has not yet."""
+        verdicts = []
+        while self._listeners:
+            verdicts.append(self._close(self._listeners[0]))
+        return next(filter(None, verdicts), None)
+
+    def _flushed(self, listener: Listener, recording: Recording) -> None:
+        try:
+            listener.flushed(recording)
+        except Exception as error:  # somebody else's code; the training must go on
+            _warn(listener, error)
+            self._close(listener)
+
+    def _close(self, listener: Listener) -> CheckError | None:
+        self._listeners.remove(listener)
+        try:
+            listener.close()
+        except CheckError as error:
+            return error
+        except Exception as error:  # somebody else's code, at the end of somebody's program
+            _warn(listener, error)
+        return None
+
+
+def _warn(listener: Listener, error: Exception) -> None:
+    name = type(listener).__name__
+    text = f"{name} is told no more; the recording and the training go on. {type(error).__name__}: {error}"
+    warnings.warn(text, NormscopeWarning, stacklevel=2)

@@ -1,0 +1,338 @@
+"""Steps and forwards as the hooks see them, and what is measured in each. `Watcher` gives a session its life."""
+
+from __future__ import annotations
+
+import functools
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from normscope.watching.active_regions import followers
+from normscope.watching.gradient_hooks import GradientNorms
+from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward
+from normscope.watching.intervals import Intervals
+from normscope.watching.observe import Call, first_tensor
+from normscope.watching.recorder import Recorder
+from normscope.watching.step_writer import Row, Rows, WatchedLayer
+from normscope.watching.tensor_statistics import TELLS_OF_HOOKS
+from normscope.watching.watched_layers import Found
+
+MAX_CALLS = 8  # of one layer in one forward: a network unrolled over time may make hundreds
+EVAL, TRAIN = 1, 2  # how good a forward is for the record of its step
+
+_graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+
+
+def _out_of_forward() -> bool:
+    """Whether hooks see something else than a forward: backward repeats forwards under checkpointing."""
+    return _graph_task() != -1 or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _inside(method: Callable[..., None]) -> Callable[..., None]:
+    """A method that runs inside somebody's training: timed, and unable to end it."""
+
+    @functools.wraps(method)
+    def wrapper(self: Session, *args: Any) -> None:
+        if not self.active:
+            return
+        start = time.perf_counter()
+        try:
+            method(self, *args)
+        except Exception as error:  # whatever it is, the training must go on; the warning carries it
+            self.fail(error)
+        finally:
+            self._recorder.clock(start)
+
+    return wrapper
+
+
+class Session:
+    """Turns hooks into rows.
+
+    A step's forward is the first one in train mode; where steps are an optimizer's, a forward in eval mode with
+    gradients stands in for it. Parameters are recorded as that forward used them, buffers as they are after it.
+
+    Args:
+        model: the module whose calls are forwards.
+        found: the layers to watch.
+        recorder: where the rows go.
+        intervals: which steps to record.
+        optimizer: whose steps count, or None to count forwards in train mode.
+        fail: called with an error, which must not reach the training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        found: list[Found],
+        recorder: Recorder,
+        intervals: Intervals,
+        optimizer: Optimizer | None,
+        fail: Callable[[Exception], None],
+    ):
+        self.active = True
+        self.steps = 0  # that are done
+        self.layers = recorder.layers
+        self.fail = fail
+        self._model = weakref.ref(model)
+        self._recorder = recorder
+        self._rows = Rows(self.layers, recorder.blocks)
+        self._intervals = intervals
+        self._by_optimizer = optimizer is not None
+        self._due = intervals.due(1)
+        self._depth = 0  # of forwards of the model, which may call itself
+        self._taken = 0  # EVAL or TRAIN once the step has a forward
+        self._listening = False
+        self._light = False  # whether this forward's calls need nothing but what autograd keeps
+        self._seen: list[tuple[WatchedLayer, Node | None, int]] = []  # calls whose statistics are read later
+        self._collected = False
+        self._used: Row = []  # parameters before their update, where the forward comes inside the optimizer's step
+        self._awaits_gradients: int | None = None  # the step whose gradients the next optimizer step has
+        self._gradients = GradientNorms(self._timed_norm)
+        self._traced = False
+        self._layer_hooks = LayerHooks()
+        self._handles = self._attach(model, found, optimizer)
+
+    def _attach(self, model: nn.Module, found: list[Found], optimizer: Optimizer | None) -> list[RemovableHandle]:
+        handles = [before_forward(model, self._forward_begins)]
+        for layer, watched in zip(found, self.layers, strict=True):
+            called = functools.partial(self._layer_called, watched)
+            self._layer_hooks.add(layer.module, called, reads_statistics_only=watched.observer.info.kind == "batch")
+        handles.append(after_any_forward(model, self._forward_ends))
+        if optimizer is None:
+            handles.append(register_optimizer_step_pre_hook(self._some_optimizer_steps))
+        else:
+            handles.append(optimizer.register_step_pre_hook(self._step_begins))
+            handles.append(optimizer.register_step_post_hook(self._step_ends))
+        return handles
+
+    def take_up(self, step: int) -> None:
+        """Go on after this many steps, as if they had been seen."""
+        self.steps = step
+        self._begin_step()
+
+    def finish(self) -> None:
+        """Record what still waits for an optimizer, and say what was never seen."""
+        if self._awaits_gradients is not None:
+            self._collect_gradients(self._awaits_gradients, None)
+        self.name_the_uncalled()
+
+    def detach(self) -> None:
+        """Take off every hook, those on graphs that somebody may have kept among them."""
+        self.active = False
+        for handle in self._handles:
+            handle.remove()
+        self._layer_hooks.remove()
+        self._gradients.clear()
+        self._seen = []
+
+    # -- forwards
+
+    @_inside
+    def _forward_begins(self, model: nn.Module, args: Any) -> None:
+        if _out_of_forward():
+            return
+        self._depth += 1
+        if self._depth > 1:
+            return
+        if self._by_optimizer:
+            quality = TRAIN if model.training else EVAL if torch.is_grad_enabled() else 0
+            if quality > self._taken:
+                self._take(quality)
+        elif model.training:
+            self._begin_step()
+            self._take(TRAIN)
+        if not model.training and not self._listening:
+            # nn.TransformerEncoderLayer has a faster path in eval mode, with other bits, for modules without hooks
+            self._layer_hooks.set_aside()
+
+    def _take(self, quality: int) -> None:
+        """Make the forward that begins the one that is recorded of its step."""
+        self._taken = quality
+        self._listening = True
+        self._light = TELLS_OF_HOOKS and self._traced and not (self._due.histograms or self._due.gradients)
+        self._seen = []
+        for layer in self.layers:
+            layer.calls = []
+        if self._due.gradients:
+            self._gradients.clear()
+
+    @_inside
+    def _forward_ends(self, model: nn.Module, args: Any, output: Any) -> None:
+        if _out_of_forward():
+            return
+        self._depth = max(0, self._depth - 1)
+        if self._depth:
+            return
+        if not self._listening:
+            self._layer_hooks.put_back()
+            return
+        self._listening = False
+        if output is None:  # it raised: another forward may be this step's
+            self._taken = 0
+            return
+        self._read_seen()
+        if not self._traced:
+            self._trace(output)
+        if not self._by_optimizer:
+            self._collect(self._parameters())
+            if self._due.gradients:
+                self._awaits_gradients = self.steps + 1
+            self._end_step()
+
+    def _layer_called(self, layer: WatchedLayer, module: nn.Module, args: Any, output: Any) -> None:
+        if self._listening:
+            if self._light and type(output) is Tensor:
+                # Nothing is needed but what autograd keeps until backward. Reading it when the forward is over, all
+                # layers at once, takes a fifth of the time: here the caches are full of activations.
+                start = time.perf_counter()
+                if _graph_task() == -1:
+                    self._seen.append((layer, output.grad_fn, output.numel()))
+                self._recorder.seconds += time.perf_counter() - start
+            else:
+                self._observe(layer, module, args, output)
+        elif self._by_optimizer and self._is_called_alone(layer):
+            self._observe(layer, module, args, output)
+
+    def _is_called_alone(self, layer: WatchedLayer) -> bool:
+        """Whether a loop that counts optimizer steps runs the layer without calling the model: then its first call."""
+        if self._depth or self._taken or layer.calls or not torch.is_grad_enabled():
+            return False
+        model = self._model()
+        return model is not None and model.training
+
+    @_inside
+    def _observe(self, layer: WatchedLayer, module: nn.Module, args: Any, output: Any) -> None:
+        made = first_tensor(output)
+        if _graph_task() != -1 or made is None or (call := self._next_call(layer)) is None:
+            return
+        given = first_tensor(args)
+        call.node = None if self._traced else made.grad_fn
+        step = self.steps + 1 if self._due.histograms else None
+        layer.observer.observe(call, module, given, made, moments=self._due.moments, histogram_step=step)
+        self._check_statistics(layer, call)
+        if self._due.gradients:
+            self._gradients.await_backward(call, module, given, made)
+
+    def _read_seen(self) -> None:
+        """Measure the calls of which nothing but autograd's nodes was kept."""
+        for layer, node, numel in self._seen:
+            if (call := self._next_call(layer)) is not None and (module := layer.module()) is not None:
+                layer.observer.observe_node(call, module, node, numel, moments=self._due.moments)
+                self._check_statistics(layer, call)
+        self._seen = []
+
+    def _next_call(self, layer: WatchedLayer) -> Call | None:
+        if len(layer.calls) < MAX_CALLS:
+            return layer.next_call()
+        self._note("calls", f"{layer.name} is called more than {MAX_CALLS} times in a forward; the first are recorded.")
+        return None
+
+    def _check_statistics(self, layer: WatchedLayer, call: Call) -> None:
+        if self._due.moments and layer.lacks_statistics(call):
+            self._note(
+                "statistics",
+                f"{layer.name} has not kept the statistics of its batch (it ran without gradients, or under "
+                "checkpointing or other saved-tensor hooks): they are computed again, at histogram steps only.",
+            )
+
+    @_inside
+    def _timed_norm(self, measure: Callable[[], None]) -> None:
+        measure()
+
+    def _trace(self, output: Any) -> None:
+        """Find out, once, which activations consume the layers' outputs."""
+        nodes = {layer.name: layer.calls[0].node for layer in self.layers if layer.calls}
+        nodes = {name: node for name, node in nodes.items() if node is not None}
+        if not nodes and torch.is_grad_enabled():
+            return
+        self._traced = True
+        found = followers(output, nodes)
+        for layer in self.layers:
+            for call in layer.calls:
+                call.node = None
+            if layer.name in found:
+                layer.observer.info.activation, layer.observer.info.via = found[layer.name]
+
+    # -- steps
+
+    def _begin_step(self) -> None:
+        self._due = self._intervals.due(self.steps + 1)
+        self._taken = 0
+        self._collected = False
+        if self._due.gradients and self._awaits_gradients is not None:  # no optimizer step has come
+            self._collect_gradients(self._awaits_gradients, None)
+
+    def _end_step(self) -> None:
+        self.steps += 1
+        for layer in self.layers:
+            layer.calls = []
+        self._recorder.step_done(self.steps)
+        if self.steps == 2 and not any(layer.most_calls for layer in self.layers):
+            self.name_the_uncalled()
+
+    @_inside
+    def _step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._collected = any(layer.calls for layer in self.layers)
+        if self._collected:
+            self._collect(self._parameters())
+            self._collect_step_gradients(optimizer)
+        else:  # a closure runs the forward inside the optimizer's step, and the update follows at once
+            self._used = [(column, value.detach().clone()) for column, value in self._parameters()]
+
+    @_inside
+    def _step_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._collected:
+            self._collect(self._used)
+            self._collect_step_gradients(optimizer)
+        self._end_step()
+        self._begin_step()
+
+    @_inside
+    def _some_optimizer_steps(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._awaits_gradients is None:
+            return
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if any(id(value) in stepped for _, value in self._rows.parameters()):
+            self._collect_gradients(self._awaits_gradients, optimizer)
+
+    def _parameters(self) -> Row:
+        return self._rows.parameters() if self._due.moments else []
+
+    def _collect(self, parameters: Row) -> None:
+        with torch.no_grad():
+            self._rows.forward(self.steps + 1, self._due, parameters)
+
+    def _collect_step_gradients(self, optimizer: Optimizer) -> None:
+        if self._due.gradients:
+            self._collect_gradients(self.steps + 1, optimizer)
+
+    def _collect_gradients(self, step: int, optimizer: Optimizer | None) -> None:
+        """The row of a step's gradients: those that an optimizer is about to use, or the norms alone without one."""
+        with torch.no_grad():
+            self._rows.gradients(step, self._gradients.calls, optimizer)
+        self._awaits_gradients = None
+        self._gradients.clear()
+
+    # -- what cannot be recorded
+
+    def _note(self, reason: str, text: str) -> None:
+        self._recorder.note(reason, text, step=self.steps + 1)
+
+    def name_the_uncalled(self) -> None:
+        """Say, once, which layers have not been called in a training forward."""
+        uncalled = [layer.name for layer in self.layers if not layer.most_calls]
+        if self.steps and uncalled:
+            self._note(
+                "uncalled",
+                f"{len(uncalled)} of {len(self.layers)} layers were not called in any training forward (unused, "
+                f"compiled, or run as replicas), {uncalled[0]} for one: of them only weight, bias, buffers and "
+                "parameter gradients are recorded.",
+            )

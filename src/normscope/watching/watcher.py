@@ -1,0 +1,173 @@
+"""The watcher: what `watch` returns, and what becomes of it when the file, the model or the program ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+import weakref
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from normscope.errors import CheckError, InputError, NormscopeWarning
+from normscope.records.recording import Recording
+from normscope.records.recording_parts import WritablePart
+from normscope.watching.intervals import Intervals
+from normscope.watching.listeners import Listener
+from normscope.watching.recorder import Recorder
+from normscope.watching.session import Session
+from normscope.watching.step_writer import WatchedLayer
+from normscope.watching.watched_layers import Found
+
+_watchers: weakref.WeakKeyDictionary[nn.Module, Watcher] = weakref.WeakKeyDictionary()
+
+
+def refuse_watched(found: list[Found]) -> None:
+    """Raise an InputError if one of these layers is being watched already."""
+    for layer in found:
+        if layer.module in _watchers:
+            raise InputError(f"{layer.name} is being watched already. Close that watcher first.")
+
+
+def _in_child_process() -> None:
+    """A forked data loader gets the model with its hooks. It must neither record nor close its parent's recording."""
+    for watcher in set(_watchers.values()):
+        watcher.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child_process)
+
+
+class Watcher:
+    """Records a model's layers until it is closed. `watch` makes one; close it, or use it as a context manager.
+
+    It also closes when the model dies or the program ends, so nobody has to keep it.
+
+    Attributes:
+        findings: what `watch(check=...)` has found so far, as `normscope.check` reports it; empty without it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        found: list[Found],
+        part: WritablePart,
+        intervals: Intervals,
+        optimizer: Optimizer | None,
+    ):
+        self._recorder = Recorder(part, [WatchedLayer.of(layer) for layer in found])
+        self._session = Session(model, found, self._recorder, intervals, optimizer, self._stop)
+        _watchers.update({layer.module: self for layer in found})
+        self._finalizer = weakref.finalize(model, self._end)
+        self.findings: list[Any] = []
+
+    def __enter__(self) -> Watcher:
+        if not self.active:
+            raise InputError("This watcher is closed; watch() makes a new one.")
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # the body's own error is what the user must see
+            self._end()
+
+    @property
+    def active(self) -> bool:
+        """Whether it records: not closed, not stopped by an error."""
+        return self._session.active
+
+    @property
+    def step(self) -> int:
+        """The number of steps that are done."""
+        return self._session.steps
+
+    @property
+    def recording(self) -> Recording:
+        """What is recorded so far. On a GPU this waits for it."""
+        self.flush()
+        return self._recorder.recording
+
+    def flush(self) -> None:
+        """Write what is recorded so far."""
+        if self.active:
+            self._recorder.flush(self.step)
+
+    def mark(self, **labels: str | int | float | bool | None) -> None:
+        """Label the steps from here on, for example `mark(epoch=3)`.
+
+        Raises:
+            InputError: if the watcher is closed, or a label is neither a number nor a string.
+        """
+        if not self.active:
+            raise InputError("This watcher is closed; it cannot mark anything.")
+        for name, value in labels.items():
+            if not isinstance(value, str | int | float | bool | None):
+                raise InputError(f"mark() takes numbers and strings, not {name}={type(value).__name__}.")
+        self._recorder.event("mark", self.step, labels)
+
+    def listen(self, *listeners: Listener) -> None:
+        """Tell these, too, at each flush and at close."""
+        self._recorder.listeners.add(listeners)
+
+    def spend(self, start: float) -> None:
+        """Count the time since `start`, from `time.perf_counter`, as time that watching took."""
+        self._recorder.clock(start)
+
+    def take_up(self, step: int) -> None:
+        """Count on after this step, at which the recording was cut off."""
+        self._recorder.take_up()
+        self._session.take_up(step)
+
+    def close(self, *, quiet: bool = False) -> None:
+        """Take off every hook and write what is left; say what watching cost. Closing twice does nothing.
+
+        Raises:
+            CheckError: at the very end, with `check="raise"`, for a fault that only now shows in the record.
+        """
+        verdict = self._close(quiet=quiet) if self.active else None
+        if verdict is not None:
+            raise verdict
+
+    def _end(self) -> None:
+        """Close where nobody is there to catch an error."""
+        verdict = self._close() if self.active else None
+        if verdict is not None:
+            warnings.warn(str(verdict), NormscopeWarning, stacklevel=2)
+
+    def _close(self, *, quiet: bool = False) -> CheckError | None:
+        try:
+            self._session.finish()
+            self._detach()
+            self._recorder.flush(self.step, complete=True)
+        except Exception as error:  # closing may happen at the end of somebody's program
+            self._stop(error)
+            return None
+        if self._recorder.part.header.rank == 0 and not quiet:
+            print(self._recorder.report(), file=sys.stderr)
+        return self._recorder.listeners.close()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: do nothing from now on, and nothing at its end."""
+        self._session.active = False
+        self._finalizer.detach()
+
+    def _stop(self, error: Exception) -> None:
+        """Give up recording, with one warning. What has been written stays."""
+        self._detach()
+        self._recorder.listeners.close()
+        warnings.warn(
+            f"The recording stopped at step {self.step + 1}; the training goes on. {type(error).__name__}: {error}",
+            NormscopeWarning,
+            stacklevel=2,
+        )
+
+    def _detach(self) -> None:
+        self._session.detach()
+        for layer in self._recorder.layers:
+            if (module := layer.module()) is not None:
+                _watchers.pop(module, None)
+        self._finalizer.detach()
