@@ -37,17 +37,20 @@ def pool(folder: Path, runs: int) -> tuple[RunRecord, ...]:
     found = normscope.study(Path(__file__).with_name("aa.toml"), seeds=runs, out=folder)
     ended = tuple(run for run in found.runs if run.status == "finished")
     if len(ended) < runs:
-        raise SystemExit(f"{runs - len(ended)} of {runs} runs did not finish; the same command tries them again.")
+        raise SystemExit(
+            f"{runs - len(ended)} of {runs} runs did not finish; the same command tries them again."
+        )
     return ended
 
 
 def splits(
     runs: Sequence[RunRecord], size: int, count: int, draw: np.random.Generator, *, paired: bool
 ) -> Iterator[list[RunRecord]]:
-    """Two groups of `size` runs, drawn without replacement, `count` times; the second is renamed to the reference.
+    """Two groups of `size` runs, drawn without replacement, `count` times; the second is renamed to
+    the reference.
 
-    Unpaired they keep their seeds, of which no two are equal. Paired, both groups get the seeds 0, 1, ..., so that runs
-    are paired at random.
+    Unpaired they keep their seeds, of which no two are equal. Paired, both groups get the seeds 0,
+    1, ..., so that runs are paired at random.
     """
     for _ in range(count):
         chosen = [runs[place] for place in draw.permutation(len(runs))[: 2 * size]]
@@ -65,11 +68,15 @@ def _as(run: RunRecord, norm: str, seed: int) -> RunRecord:
 class Judged:
     """The verdicts on many splits."""
 
-    outcomes: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)  # {(code, name): {verdict: splits}}
+    outcomes: dict[tuple[str, str], Counter[str]] = field(
+        default_factory=dict
+    )  # {(code, name): {verdict: splits}}
     false: list[int] = field(default_factory=list)  # claims with a false verdict, for each split
 
     def add(self, verdicts: Sequence[Verdict]) -> None:
-        """Count the verdicts on one split, of the claims that set the two groups against each other."""
+        """Count the verdicts on one split, of the claims that set the two groups against each
+        other.
+        """
         tested = [each for each in verdicts if each.p is not None and each.arms == (ARM, REFERENCE)]
         for verdict in tested:
             self.outcomes.setdefault((verdict.code, verdict.name), Counter())[verdict.outcome] += 1
@@ -94,7 +101,10 @@ def table(runs: Sequence[RunRecord], size: int, count: int, *, paired: bool) -> 
         total, wrong = outcomes.total(), sum(outcomes[each] for each in FALSE)
         low, high = binomtest(wrong, total).proportion_ci(0.95, method="exact")
         values[code] = {**outcomes, "false": wrong / total, "interval": (low, high)}
-        shares = [f"{100 * outcomes[each] / total:.1f}%" for each in (*FALSE, "no difference", "cannot tell")]
+        shares = [
+            f"{100 * outcomes[each] / total:.1f}%"
+            for each in (*FALSE, "no difference", "cannot tell")
+        ]
         rows.append(
             (
                 f"{code} {name}",
@@ -114,18 +124,28 @@ def table(runs: Sequence[RunRecord], size: int, count: int, *, paired: bool) -> 
         header=("claim", "false", "95% interval", *FALSE, "no difference", "cannot tell", "splits"),
         rows=rows,
         notes=[note],
-        values={"size": size, "paired": paired, "splits": count, "some_false": some, "claims": values},
+        values={
+            "size": size,
+            "paired": paired,
+            "splits": count,
+            "some_false": some,
+            "claims": values,
+        },
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("normscope-runs/aa"), help="folder of the pool")
+    parser.add_argument(
+        "--out", type=Path, default=Path("normscope-runs/aa"), help="folder of the pool"
+    )
     parser.add_argument("--runs", type=int, default=40, help="runs in the pool")
     parser.add_argument("--splits", type=int, default=1000, help="random splits for each table")
     options = parser.parse_args()
     if options.runs < 2 * max(SIZES):
-        parser.error(f"--runs is {options.runs}; expected {2 * max(SIZES)} or more, for two groups of {max(SIZES)}")
+        parser.error(
+            f"--runs is {options.runs}; expected {2 * max(SIZES)} or more, for two groups of {max(SIZES)}"
+        )
     load = load_average()
     runs = pool(options.out, options.runs)
     final = [100 * (run.final("test_accuracy") or 0) for run in runs]

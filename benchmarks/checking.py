@@ -43,10 +43,14 @@ def healthy(names: list[str]) -> None:
         report = judge(record)
         warned += bool(report.warnings or report.errors)
         correct = record.forward.eval_correct if record.forward is not None else None
-        found = [f"{g.first.severity} {g.first.code} {g.layers} {g.evidence}" for g in report.groups]
+        found = [
+            f"{g.first.severity} {g.first.code} {g.layers} {g.evidence}" for g in report.groups
+        ]
         serious = [text for text in found if not text.startswith("info")]
         infos = sorted({finding.code for finding in report.infos})
-        print(f"{network.name:32} {time.perf_counter() - start:5.1f} s  correct {correct}  infos {infos}")
+        print(
+            f"{network.name:32} {time.perf_counter() - start:5.1f} s  correct {correct}  infos {infos}"
+        )
         for text in serious:
             print("   ", text)
     print(f"{warned} networks with a warning or an error")
@@ -60,7 +64,9 @@ def cases(_: list[str]) -> None:
     for case in CASES:
         torch.manual_seed(case.number)
         report = case.run()
-        right = not (case.quiet and report.errors) and (not case.found or bool(case.found & set(report.codes)))
+        right = not (case.quiet and report.errors) and (
+            not case.found or bool(case.found & set(report.codes))
+        )
         missed += not right
         found = sorted({f"{finding.code}{finding.severity[0]}" for finding in report})
         print(f"{'ok  ' if right else 'MISS'} {case!s:58} {' '.join(found)}")
@@ -72,7 +78,9 @@ class Bottleneck(nn.Module):
         super().__init__()
         o = 4 * width
         parts = ((i, width, 1, 1), (width, width, 3, stride), (width, o, 1, 1))
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, k, s, k // 2, bias=False) for a, b, k, s in parts)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, k, s, k // 2, bias=False) for a, b, k, s in parts
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for _, b, _, _ in parts)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or i != o:
@@ -94,7 +102,12 @@ def resnet50(width: int = 64) -> nn.Sequential:
         for k in range(count):
             blocks.append(Bottleneck(i, width * 2**stage, 2 if k == 0 and stage else 1))
             i = 4 * width * 2**stage
-    stem = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    stem = [
+        nn.Conv2d(3, width, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+    ]
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(i, 1000))
 
 
@@ -107,7 +120,11 @@ def speed(_: list[str]) -> None:
 
     def forwards() -> None:
         with torch.no_grad():
-            for mode in (False, True, True):  # in eval mode, and with batch statistics in two compositions
+            for mode in (
+                False,
+                True,
+                True,
+            ):  # in eval mode, and with batch statistics in two compositions
                 small.train(mode)
                 for batch in data:
                     small(batch)

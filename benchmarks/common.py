@@ -33,7 +33,9 @@ class Spread:
         return Spread(statistics.median(values), min(values), max(values), len(values))
 
     def text(self, form: str = ",.0f", unit: str = "") -> str:
-        """For example "1,100 (1,080 to 1,130, n = 5)"; the range only where there is more than one value."""
+        """For example "1,100 (1,080 to 1,130, n = 5)"; the range only where there is more than one
+        value.
+        """
         if self.n == 1:
             return f"{self.median:{form}}{unit} (n = 1)"
         return f"{self.median:{form}}{unit} ({self.low:{form}} to {self.high:{form}}, n = {self.n})"
@@ -56,7 +58,9 @@ def say(what: str) -> None:
 def interleave(
     contenders: Mapping[str, Callable[[], float]], rounds: int, *, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """What each contender returns, once a round, in an order that turns from round to round; warm-up rounds dropped."""
+    """What each contender returns, once a round, in an order that turns from round to round;
+    warm-up rounds dropped.
+    """
     names = list(contenders)
     measured: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-warm_up, rounds):
@@ -72,7 +76,9 @@ def interleave(
 
 @dataclass(frozen=True)
 class Table:
-    """What one part of a benchmark found, for people (header, rows, notes) and for programs (values)."""
+    """What one part of a benchmark found, for people (header, rows, notes) and for programs
+    (values).
+    """
 
     title: str
     header: tuple[str, ...]
@@ -119,7 +125,9 @@ def warn_if_busy() -> float | None:
 
 
 def keep(table: Table, folder: Path, part: str, device: str, load: float | None) -> Path:
-    """Append the table's values to <folder>/<part>.jsonl as one line, with where and when they were measured."""
+    """Append the table's values to <folder>/<part>.jsonl as one line, with where and when they were
+    measured.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{part}.jsonl"
     line = {

@@ -53,7 +53,9 @@ class Network:
     optimizer: str = "sgd"
     decay: float = 5e-4
     decay_all: bool = True
-    loss: Callable[[Any, Tensor, Tensor], Tensor] = field(default=lambda out, x, y: F.cross_entropy(out, y))
+    loss: Callable[[Any, Tensor, Tensor], Tensor] = field(
+        default=lambda out, x, y: F.cross_entropy(out, y)
+    )
     train_mode: bool = False
     average: bool = False
     prepare: Callable[[nn.Module], Any] = field(default=lambda model: None)
@@ -70,11 +72,17 @@ def trained(network: Network) -> tuple[nn.Module, torch.optim.Optimizer]:
     if not network.decay_all:
         parameters = weight_decay_groups(model, network.decay)
     if network.optimizer == "sgd":
-        optimizer: Any = torch.optim.SGD(parameters, network.lr, momentum=0.9, weight_decay=network.decay)
+        optimizer: Any = torch.optim.SGD(
+            parameters, network.lr, momentum=0.9, weight_decay=network.decay
+        )
     else:
         optimizer = torch.optim.AdamW(parameters, network.lr, weight_decay=network.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, network.lr, total_steps=max(network.steps, 1))
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.95)) if network.average else None
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, network.lr, total_steps=max(network.steps, 1)
+    )
+    average = (
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.95)) if network.average else None
+    )
     for _ in range(network.steps):
         index = torch.randint(0, len(x), (network.batch,))
         loss = network.loss(model(x[index]), x[index], y[index])
@@ -93,7 +101,9 @@ def trained(network: Network) -> tuple[nn.Module, torch.optim.Optimizer]:
 def batches(network: Network) -> list[tuple[Tensor, Tensor]]:
     """Training batches of the size it was trained with."""
     x, y = network.data()
-    index = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))[: BATCHES * network.batch]
+    index = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))[
+        : BATCHES * network.batch
+    ]
     return [(x[i], y[i]) for i in index.split(network.batch)]
 
 
@@ -104,7 +114,9 @@ def conv(i: int, o: int, stride: int = 1, groups: int = 1, size: int = 3) -> nn.
     return nn.Conv2d(i, o, size, stride, size // 2, groups=groups, bias=False)
 
 
-def plain(width: int = 8, norm: Callable[[int], nn.Module] = nn.BatchNorm2d, act: type = nn.ReLU) -> nn.Sequential:
+def plain(
+    width: int = 8, norm: Callable[[int], nn.Module] = nn.BatchNorm2d, act: type = nn.ReLU
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, o, stride in ((1, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 2)):
         layers += [conv(i, o, stride), norm(o), act()]
@@ -179,7 +191,9 @@ class Dense(nn.Module):
     def __init__(self, width: int, growth: int = 4, layers: int = 3):
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(width + k * growth), nn.ReLU(), conv(width + k * growth, growth))
+            nn.Sequential(
+                nn.BatchNorm2d(width + k * growth), nn.ReLU(), conv(width + k * growth, growth)
+            )
             for k in range(layers)
         )
 
@@ -215,7 +229,9 @@ def reconstruct(out: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return F.mse_loss(out, x)
 
 
-def perceptron(norm: Callable[[int], nn.Module] = nn.BatchNorm1d, bias: bool = True) -> nn.Sequential:
+def perceptron(
+    norm: Callable[[int], nn.Module] = nn.BatchNorm1d, bias: bool = True
+) -> nn.Sequential:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 32, bias=bias), norm(32), nn.ReLU(), nn.Linear(32, 32, bias=bias), norm(32),
         nn.ReLU(), nn.Linear(32, 10),
@@ -228,7 +244,9 @@ class Block(nn.Module):
     def __init__(self, width: int, norm: Callable[[int], nn.Module], pre: bool):
         super().__init__()
         self.attention = nn.MultiheadAttention(width, 4, dropout=0.1, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width)
+        )
         self.norm1, self.norm2, self.pre = norm(width), norm(width), pre
 
     def forward(self, x):
@@ -243,7 +261,14 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Tokens or 2x2 patches in, classes out."""
 
-    def __init__(self, norm: Callable[[int], nn.Module] = nn.LayerNorm, pre=True, patches=False, width=16, classes=5):
+    def __init__(
+        self,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        pre=True,
+        patches=False,
+        width=16,
+        classes=5,
+    ):
         super().__init__()
         self.patches = nn.Conv2d(1, width, 2, 2) if patches else None
         self.tokens = nn.Embedding(20, width)
@@ -259,19 +284,32 @@ class Transformer(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """A ConvNeXt block: depthwise convolution, LayerNorm over channels that were moved to the last axis."""
+    """A ConvNeXt block: depthwise convolution, LayerNorm over channels that were moved to the last
+    axis.
+    """
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1, groups=width), nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+        self.conv, self.norm = (
+            nn.Conv2d(width, width, 3, padding=1, groups=width),
+            nn.LayerNorm(width),
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width)
+        )
 
     def forward(self, x):
         return x + self.mlp(self.norm(self.conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
 def convnext() -> nn.Sequential:
-    blocks = [nn.Conv2d(1, 16, 2, 2), ChannelsLast(16), ChannelsLast(16), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    blocks = [
+        nn.Conv2d(1, 16, 2, 2),
+        ChannelsLast(16),
+        ChannelsLast(16),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ]
     return nn.Sequential(*blocks, nn.LayerNorm(16), nn.Linear(16, 10))
 
 
@@ -315,7 +353,9 @@ class Pyramid(nn.Module):
     def forward(self, x):
         x = self.stem(x)
         scales = [x, F.avg_pool2d(x, 2)]
-        both = [F.relu(n(self.head(s))).mean((2, 3)) for n, s in zip(self.norms, scales, strict=True)]
+        both = [
+            F.relu(n(self.head(s))).mean((2, 3)) for n, s in zip(self.norms, scales, strict=True)
+        ]
         return {"logits": self.out(both[0] + both[1]), "features": both[0]}
 
 
@@ -324,7 +364,9 @@ class Generator(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2), conv(8, 16, 2), nn.BatchNorm2d(16))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2), conv(8, 16, 2), nn.BatchNorm2d(16)
+        )
         self.decoder = nn.Sequential(
             nn.LeakyReLU(0.2), nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
             nn.ConvTranspose2d(8, 1, 4, 2, 1), nn.Tanh(),

@@ -29,7 +29,13 @@ from normscope.records.recording_parts import Batch, FilePart
 LAYERS = [*((f"layer1.{k}", 16) for k in range(7)), *((f"layer2.{k}", 32) for k in range(7)),
           *((f"layer3.{k}", 64) for k in range(6))]  # fmt: skip
 STEPS, HISTOGRAMS = 120, 12
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 
 STEP = """async (places) => {
     const times = [];
@@ -50,12 +56,21 @@ def watched(path: Path, draw: np.random.Generator) -> None:
     at = np.linspace(1, 11_700, STEPS).astype(np.int64)
     series, frames = {}, {}
     for name, channels in LAYERS:
-        for statistic in ("batch_mean", "running_mean", "weight", "bias", "weight_gradient", "bias_gradient"):
+        for statistic in (
+            "batch_mean",
+            "running_mean",
+            "weight",
+            "bias",
+            "weight_gradient",
+            "bias_gradient",
+        ):
             series[name, statistic] = draw.normal(size=(STEPS, channels)).cumsum(0).astype("<f4")
         for statistic in ("batch_var", "running_var"):
             series[name, statistic] = draw.uniform(0.5, 2, (STEPS, channels)).astype("<f4")
         series[name, "output_gradient_norm"] = draw.uniform(0.1, 1, STEPS).astype("<f4")
-        frames[name, "histogram"] = draw.integers(0, 500, (HISTOGRAMS, channels, BINS + 2)).astype("<u2")
+        frames[name, "histogram"] = draw.integers(0, 500, (HISTOGRAMS, channels, BINS + 2)).astype(
+            "<u2"
+        )
         frames[name, "histogram_frame"] = np.tile(
             np.array([0, 1, 1, 0, -4.5, 4.5], "<f4")[:, None], (HISTOGRAMS, 1, channels)
         )
@@ -114,7 +129,9 @@ def main() -> None:
                 f"{label}: {path.stat().st_size / 1e6:.2f} MB, written in {written:.2f} s, first view "
                 f"{statistics.median(views):.2f} s (n = {options.repeats}), all views drawn; epoch step "
                 f"{slider_steps(browser, path, 'Epoch', 2):.0f} ms"
-                + (f", layer step {slider_steps(browser, path, 'Step', 8):.0f} ms" if watch else ""),
+                + (
+                    f", layer step {slider_steps(browser, path, 'Step', 8):.0f} ms" if watch else ""
+                ),
                 flush=True,
             )
 

@@ -49,7 +49,11 @@ def measure(way: str, count: int) -> dict[str, float]:
         specs = [replace(spec, seed=seed) for seed in range(count)]
         tasks = [RunTask(each, Path(folder) / "runs" / each.name, threads=1) for each in specs]
         begin = time.perf_counter()
-        executor = local_executor(usable_cores()) if way == "local" else RayExecutor("local", shared=way == "ray")
+        executor = (
+            local_executor(usable_cores())
+            if way == "local"
+            else RayExecutor("local", shared=way == "ray")
+        )
         connected = time.perf_counter()
         results = list(executor.run(tasks, lambda _: heard.append(time.perf_counter())))
         end = time.perf_counter()
@@ -62,14 +66,19 @@ def measure(way: str, count: int) -> dict[str, float]:
 def measured(way: str, count: int) -> dict[str, float]:
     """The same in a process of its own."""
     told = subprocess.run(
-        [sys.executable, __file__, "--one", way, "--runs", str(count)], capture_output=True, text=True, check=True
+        [sys.executable, __file__, "--one", way, "--runs", str(count)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return json.loads(told.stdout.splitlines()[-1])
 
 
 def growth(counts: list[int], rounds: int) -> Table:
     """Seconds by way and number of runs."""
-    found: dict[tuple[str, int], list[dict[str, float]]] = {(way, count): [] for way in WAYS for count in counts}
+    found: dict[tuple[str, int], list[dict[str, float]]] = {
+        (way, count): [] for way in WAYS for count in counts
+    }
 
     def contender(way: str, count: int) -> Callable[[], float]:
         def train() -> float:
@@ -96,7 +105,14 @@ def growth(counts: list[int], rounds: int) -> Table:
         )
     return Table(
         title="Small runs",
-        header=("trained by", "runs", "connect, s", "until the first trains, s", "then per run, ms", "in all, s"),
+        header=(
+            "trained by",
+            "runs",
+            "connect, s",
+            "until the first trains, s",
+            "then per run, ms",
+            "in all, s",
+        ),
         rows=rows,
         notes=_slopes(totals, counts),
         values={"stages": {f"{way} {count}": stages for (way, count), stages in found.items()}},
@@ -109,7 +125,10 @@ def _slopes(totals: dict[str, list[float]], counts: list[int]) -> list[str]:
     if low == high:
         return []
     seconds = {
-        way: (statistics.median(totals[f"{way} {high}"]) - statistics.median(totals[f"{way} {low}"])) / (high - low)
+        way: (
+            statistics.median(totals[f"{way} {high}"]) - statistics.median(totals[f"{way} {low}"])
+        )
+        / (high - low)
         for way in WAYS
     }
     told = "; ".join(f"{WAYS[way]} {1000 * each:.0f} ms" for way, each in seconds.items())
@@ -118,10 +137,16 @@ def _slopes(totals: dict[str, list[float]], counts: list[int]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--runs", type=int, nargs="+", default=[8, 16, 32, 64], help="runs of each study")
+    parser.add_argument(
+        "--runs", type=int, nargs="+", default=[8, 16, 32, 64], help="runs of each study"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
-    parser.add_argument("--out", type=Path, default=Path("normscope-runs/scaling-out"), help="where the numbers go")
-    parser.add_argument("--one", choices=list(WAYS), help="train one study here, and print its seconds")
+    parser.add_argument(
+        "--out", type=Path, default=Path("normscope-runs/scaling-out"), help="where the numbers go"
+    )
+    parser.add_argument(
+        "--one", choices=list(WAYS), help="train one study here, and print its seconds"
+    )
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.one, options.runs[0])))

@@ -48,7 +48,9 @@ WHOLE_EPOCH = 391
 """Batches of 128 in the 50,000 training images."""
 
 PART_OF_AN_EPOCH = 260
-"""Batches that stand for an epoch unless told otherwise: two thirds, so that all parts take a quarter of an hour."""
+"""Batches that stand for an epoch unless told otherwise: two thirds, so that all parts take a
+quarter of an hour.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +58,13 @@ class Options:
     """Measure the whole comparison beside the notebook's way, and what its speed is made of."""
 
     data_dir: Path | None = dataclasses.field(
-        default_factory=lambda: Path(named) if (named := os.environ.get("NORMSCOPE_CIFAR10")) else None
+        default_factory=lambda: (
+            Path(named) if (named := os.environ.get("NORMSCOPE_CIFAR10")) else None
+        )
     )
-    """CIFAR-10 in any layout that normscope reads (default: what NORMSCOPE_CIFAR10 names, else the archive)."""
+    """CIFAR-10 in any layout that normscope reads (default: what NORMSCOPE_CIFAR10 names, else the
+    archive).
+    """
 
     parts: tuple[Part, ...] = ("job",)
     """What to measure."""
@@ -70,7 +76,9 @@ class Options:
     """Batches of 128 images that count as an epoch of the job, 391 being all (default: 260)."""
 
     quick: bool = False
-    """Shorter everything: 40 batches an epoch, few turns. To see that it works, or for a rough idea."""
+    """Shorter everything: 40 batches an epoch, few turns. To see that it works, or for a rough
+    idea.
+    """
 
     device: str = "auto"
     """Where the parts job and gpu train: auto, cpu or cuda. The other parts are about the CPU."""
@@ -100,14 +108,23 @@ class Sizes:
         """The sizes that the options ask for."""
         if options.quick:
             batches = options.batches or 40
-            return Sizes(batches, max(1, batches // 4), commands=min(batches, 20), repeats=1, rounds=2, images=128)
+            return Sizes(
+                batches,
+                max(1, batches // 4),
+                commands=min(batches, 20),
+                repeats=1,
+                rounds=2,
+                images=128,
+            )
         batches = options.batches or PART_OF_AN_EPOCH
         second = max(1, batches // 4)
         whole = None if batches >= WHOLE_EPOCH else batches
         return Sizes(whole, second, commands=min(batches, 60), repeats=3, rounds=5, images=256)
 
 
-def measure(part: Part, data: Data, beginning: Data, sizes: Sizes, epochs: int, device: str) -> Table:
+def measure(
+    part: Part, data: Data, beginning: Data, sizes: Sizes, epochs: int, device: str
+) -> Table:
     """One part. `beginning` is the part of the images that the commands of small parts train on."""
     images, cores = beginning.dataset, usable_cores()
     parts: dict[Part, Callable[[], Table]] = {
@@ -130,7 +147,10 @@ def run(options: Options) -> None:
         keep_freed_memory()  # as normscope's own workers do
     torch.set_num_threads(usable_cores())  # the notebook's way: PyTorch's default
     print(hardware_line(device), f"load average before: {load}", sep="\n\n", flush=True)
-    with data_of(options.data_dir, sizes.batches) as data, data_of(options.data_dir, sizes.commands) as beginning:
+    with (
+        data_of(options.data_dir, sizes.batches) as data,
+        data_of(options.data_dir, sizes.commands) as beginning,
+    ):
         for part in options.parts:
             say(part)
             table = measure(part, data, beginning, sizes, options.epochs, device)

@@ -7,19 +7,26 @@ from training_runs import Data, compare
 
 AT_ONCE = (1, 2, 4, 8)
 EPOCHS = (5, 65)
-"""Of the runs of two commands: their difference has no start of libraries, no capture, and all runs at once in it."""
+"""Of the runs of two commands: their difference has no start of libraries, no capture, and all runs
+at once in it.
+"""
 
 COMMAND_EPOCHS = 30
 """Of the job, to which a run's seconds are extrapolated."""
 
 
 def gpu(
-    data: Data, rounds: int, device: str, at_once: tuple[int, ...] = AT_ONCE, epochs: tuple[int, int] = EPOCHS
+    data: Data,
+    rounds: int,
+    device: str,
+    at_once: tuple[int, ...] = AT_ONCE,
+    epochs: tuple[int, int] = EPOCHS,
 ) -> Table:
-    """Seconds of a run of 30 epochs with batch normalization, amortised over the runs that are trained at once.
+    """Seconds of a run of 30 epochs with batch normalization, amortised over the runs that are
+    trained at once.
 
-    Processes share one GPU by turns unless NVIDIA's MPS daemon runs (`nvidia-cuda-mps-control -d`), which lets their
-    kernels overlap; whether it ran is for the reader to say beside the table.
+    Processes share one GPU by turns unless NVIDIA's MPS daemon runs (`nvidia-cuda-mps-control -d`),
+    which lets their kernels overlap; whether it ran is for the reader to say beside the table.
     """
     ways = {(graph, jobs): _name(graph, jobs) for jobs in at_once for graph in ("off", "auto")}
     seconds: dict[str, list[float]] = {name: [] for name in ways.values()}
@@ -28,9 +35,19 @@ def gpu(
     for number in range(rounds):
         for (graph, jobs), name in ways.items():
             say(f"round {number + 1} of {rounds}: {name}")
-            settings = ("--norms", "batch", "--seeds", str(jobs), "--jobs", str(jobs), "--capture-epochs")
+            settings = (
+                "--norms",
+                "batch",
+                "--seeds",
+                str(jobs),
+                "--jobs",
+                str(jobs),
+                "--capture-epochs",
+            )
             few, many = (
-                compare(data, *settings, "--epochs", str(count), "--device", device, "--graph", graph)
+                compare(
+                    data, *settings, "--epochs", str(count), "--device", device, "--graph", graph
+                )
                 for count in epochs
             )
             epoch = (many.seconds - few.seconds) / (epochs[1] - epochs[0])
@@ -40,7 +57,13 @@ def gpu(
     first = next(iter(seconds))
     return Table(
         title=f"One GPU ({device})",
-        header=("", "replayed", "images/s, all runs together", "seconds of 30 epochs per run", "against the first row"),
+        header=(
+            "",
+            "replayed",
+            "images/s, all runs together",
+            "seconds of 30 epochs per run",
+            "against the first row",
+        ),
         rows=[
             (
                 name,

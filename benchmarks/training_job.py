@@ -47,7 +47,9 @@ class Notebook:
         self.test.append(test)
 
     def second_training(self, part: Data) -> None:
-        """The beginning of the training that is repeated for the activations, and one capture, of each arm."""
+        """The beginning of the training that is repeated for the activations, and one capture, of
+        each arm.
+        """
         images = part.dataset
         batches = loader(images.train_images, images.train_labels, train=True)
         for use_bn in (True, False):
@@ -61,7 +63,10 @@ class Notebook:
     def job(self) -> list[float]:
         """Seconds of the whole job, by each round's epoch."""
         again = EPOCHS * self.second + CAPTURES * self.capture
-        return [EPOCHS * (train + test) + again for train, test in zip(self.train, self.test, strict=True)]
+        return [
+            EPOCHS * (train + test) + again
+            for train, test in zip(self.train, self.test, strict=True)
+        ]
 
 
 @dataclass
@@ -70,19 +75,29 @@ class Normscope:
 
     data: Data
     device: str
-    train: list[float] = field(default_factory=list)  # seconds of a whole training epoch, both arms side by side
+    train: list[float] = field(
+        default_factory=list
+    )  # seconds of a whole training epoch, both arms side by side
     job: list[float] = field(default_factory=list)
     set_up: dict[str, object] = field(default_factory=dict)
 
     def epoch(self) -> None:
-        """One command. On the CPU of one epoch: whatever is not training and evaluation is paid once in a job.
+        """One command. On the CPU of one epoch: whatever is not training and evaluation is paid
+        once in a job.
 
-        On a GPU of all epochs: the first has the start of the libraries, warm-up and capture in it, and is no measure
-        of the others, while captures of activations and records are no longer small beside them.
+        On a GPU of all epochs: the first has the start of the libraries, warm-up and capture in it,
+        and is no measure of the others, while captures of activations and records are no longer
+        small beside them.
         """
         sequential = self.device != "cpu"
         found = compare(
-            self.data, "--seeds", "1", "--epochs", str(EPOCHS if sequential else 1), "--device", self.device
+            self.data,
+            "--seeds",
+            "1",
+            "--epochs",
+            str(EPOCHS if sequential else 1),
+            "--device",
+            self.device,
         )
         if sequential:
             train = sum(float(run.column("train_seconds")[1:].mean()) for run in found.runs)
@@ -94,7 +109,11 @@ class Normscope:
             self.job.append(found.seconds - seconds + EPOCHS * seconds * self.data.factor)
         self.train.append(train * self.data.factor)
         spec, meta = found.runs[0].spec, found.runs[0].meta
-        self.set_up = {"precision": spec["precision"], "fusion": spec["fusion"], "threads": meta["threads"]}
+        self.set_up = {
+            "precision": spec["precision"],
+            "fusion": spec["fusion"],
+            "threads": meta["threads"],
+        }
         if sequential:
             self.set_up["graph"] = meta.get("not_captured") or "captured"
 
@@ -111,7 +130,10 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
     with data_of(data.directory, second_batches, data.cache) as part:
         notebook.second_training(part)
 
-    rates = {name: [2 * WHOLE / seconds for seconds in way.train] for name, way in _ways(notebook, ours).items()}
+    rates = {
+        name: [2 * WHOLE / seconds for seconds in way.train]
+        for name, way in _ways(notebook, ours).items()
+    }
     faster_job, faster_training = ratio(notebook.job(), ours.job), ratio(notebook.train, ours.train)
     share = f"{len(data.dataset.train_labels):,} of {WHOLE:,} training images"
     unit = "epoch" if rounds == 1 else "epochs"
@@ -122,7 +144,10 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
         rows=[
             (
                 f"whole job, extrapolated from {rounds} {unit} to {EPOCHS}{whole}, minutes",
-                *(Spread.of([s / 60 for s in jobs]).text(".1f") for jobs in (notebook.job(), ours.job)),
+                *(
+                    Spread.of([s / 60 for s in jobs]).text(".1f")
+                    for jobs in (notebook.job(), ours.job)
+                ),
                 faster_job.text(".2f"),
             ),
             (
@@ -144,7 +169,10 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
             "job_seconds": {"notebook": notebook.job(), "normscope": ours.job},
             "images_per_second": rates,
             "notebook_epoch_seconds": {"train": notebook.train, "test": notebook.test},
-            "notebook_second_training": {"epoch_seconds": notebook.second, "capture_seconds": notebook.capture},
+            "notebook_second_training": {
+                "epoch_seconds": notebook.second,
+                "capture_seconds": notebook.capture,
+            },
             "ratio_job": faster_job,
             "ratio_training": faster_training,
             "normscope": ours.set_up,
@@ -157,13 +185,23 @@ def _ways(notebook: Notebook, ours: Normscope) -> dict[str, Notebook | Normscope
 
 
 def jobs(data: Data, rounds: int, cores: int) -> Table:
-    """As many runs with batch normalization as cores: one after the other on all cores, or side by side on one each."""
+    """As many runs with batch normalization as cores: one after the other on all cores, or side by
+    side on one each.
+    """
     seconds: dict[int, list[float]] = {1: [], cores: []}
     threads: dict[int, int] = {}
     for number in range(rounds):
         for count in seconds if number % 2 == 0 else reversed(seconds):
             say(f"round {number + 1} of {rounds}: {count} at once")
-            settings = ("--norms", "batch", "--seeds", str(cores), "--jobs", str(count), "--capture-epochs")
+            settings = (
+                "--norms",
+                "batch",
+                "--seeds",
+                str(cores),
+                "--jobs",
+                str(count),
+                "--capture-epochs",
+            )
             found = compare(data, *settings, "--epochs", "1", "--device", "cpu")
             each = [float(run.column("train_seconds").sum()) for run in found.runs]
             seconds[count].append(max(each) if count == cores else sum(each))
@@ -181,8 +219,14 @@ def jobs(data: Data, rounds: int, cores: int) -> Table:
             )
             for count in seconds
         ],
-        notes=[f"{cores} runs with batch normalization, an epoch of {images // cores:,} images each; n = commands."],
-        values={"images_per_second": rates, "threads": threads, "ratio": ratio(seconds[1], seconds[cores])},
+        notes=[
+            f"{cores} runs with batch normalization, an epoch of {images // cores:,} images each; n = commands."
+        ],
+        values={
+            "images_per_second": rates,
+            "threads": threads,
+            "ratio": ratio(seconds[1], seconds[cores]),
+        },
     )
 
 
@@ -201,7 +245,10 @@ def memory(data: Data) -> Table:
     return Table(
         title="Memory",
         header=("one run in one process", "peak resident MB"),
-        rows=[(case, "unknown" if peak is None else f"{peak / 1e6:,.0f}") for case, peak in peaks.items()],
+        rows=[
+            (case, "unknown" if peak is None else f"{peak / 1e6:,.0f}")
+            for case, peak in peaks.items()
+        ],
         notes=[
             "n = 1 command each: imports, data, training, captures and figures. The images are mapped from a file "
             f"and count as far as they are used ({data.dataset.train_images.nbytes / 1e6:,.0f} MB here); "

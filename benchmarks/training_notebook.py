@@ -52,7 +52,9 @@ TEST = (to_tensor, normalize)
 
 
 class Images(Dataset):
-    """Images uint8 [N, H, W, C] in memory, handed out one by one as Pillow images through the transforms."""
+    """Images uint8 [N, H, W, C] in memory, handed out one by one as Pillow images through the
+    transforms.
+    """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, transforms: Sequence[Callable]):
         self.images, self.labels, self.transforms = np.array(images), labels.tolist(), transforms
@@ -101,7 +103,9 @@ class SmallResNet(nn.Module):
     def __init__(self, use_bn: bool):
         super().__init__()
         first = nn.Conv2d(3, 16, 3, padding=1, bias=not use_bn)
-        self.stem = nn.Sequential(first, nn.BatchNorm2d(16) if use_bn else nn.Identity(), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            first, nn.BatchNorm2d(16) if use_bn else nn.Identity(), nn.ReLU(inplace=True)
+        )
         self.layer1 = nn.Sequential(ResBlock(16, 16, 1, use_bn), ResBlock(16, 16, 1, use_bn))
         self.layer2 = nn.Sequential(ResBlock(16, 32, 2, use_bn), ResBlock(32, 32, 1, use_bn))
         self.layer3 = nn.Sequential(ResBlock(32, 64, 2, use_bn), ResBlock(64, 64, 1, use_bn))
@@ -119,7 +123,9 @@ class Arm:
     def __init__(self, use_bn: bool, device: str, epochs: int = 30):
         self.device = device
         self.model = SmallResNet(use_bn).to(device)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4
+        )
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=epochs)
         self.criterion = nn.CrossEntropyLoss()
 
@@ -166,13 +172,17 @@ class Arm:
         for index, (inputs, _) in enumerate(batches):
             if index >= CAPTURED_BATCHES:
                 break
-            captured.append(self.model.layer1(self.model.stem(inputs.to(self.device))).cpu().numpy().flatten())
+            captured.append(
+                self.model.layer1(self.model.stem(inputs.to(self.device))).cpu().numpy().flatten()
+            )
         return np.concatenate(captured)
 
 
 @dataclass
 class Timed:
-    """Batches of a loader; afterwards, the seconds until the first of them and until the end of the loop over them."""
+    """Batches of a loader; afterwards, the seconds until the first of them and until the end of the
+    loop over them.
+    """
 
     batches: DataLoader
     first: float = 0.0

@@ -23,7 +23,10 @@ CATEGORIES = {
     "next batch: gather, crop, flip, normalize": (AUGMENTATION,),
     "optimizer": ("Optimizer.step", "Optimizer.zero_grad"),
     "fused normalization, addition and ReLU, forward": (FUSED,),
-    "fused normalization, addition and ReLU, backward": ("BatchNormAddReLUBackward", "AddReLUBackward"),
+    "fused normalization, addition and ReLU, backward": (
+        "BatchNormAddReLUBackward",
+        "AddReLUBackward",
+    ),
     "convolution, backward": ("ConvolutionBackward",),
     "normalization, backward": ("BatchNormBackward",),
     "ReLU, backward": ("ReluBackward",),
@@ -33,9 +36,13 @@ CATEGORIES = {
     "addition, and sums of gradients": ("aten::add", "aten::add_"),
     "changes of type and layout": ("aten::to", "aten::contiguous", "ToCopyBackward"),
 }
-"""What a range or operator is counted as: the first category that names it or something around it."""
+"""What a range or operator is counted as: the first category that names it or something around it.
+"""
 
-OTHER, OUTSIDE = "everything else: pooling, classifier, loss, totals", "outside of operators: Python, dispatch"
+OTHER, OUTSIDE = (
+    "everything else: pooling, classifier, loss, totals",
+    "outside of operators: Python, dispatch",
+)
 
 
 class MarkedBatches:
@@ -98,12 +105,21 @@ def _is_marked(name: str, marks: tuple[str, ...]) -> bool:
 
 
 def where_time_goes(dataset: Dataset, images: int) -> Table:
-    """A profile of the default step, with fusion and without, and of the network without normalization."""
-    settings = {"batch, fused": Setting(), "batch, eager": Setting(fusion=False), "none": Setting("none")}
+    """A profile of the default step, with fusion and without, and of the network without
+    normalization.
+    """
+    settings = {
+        "batch, fused": Setting(),
+        "batch, eager": Setting(fusion=False),
+        "none": Setting("none"),
+    }
     if not Setting().fusion:
         del settings["batch, fused"]
     with one_thread():
-        found = {name: seconds_by_category(Trainer(setting, dataset, images)) for name, setting in settings.items()}
+        found = {
+            name: seconds_by_category(Trainer(setting, dataset, images))
+            for name, setting in settings.items()
+        }
     steps = images / Setting().batch_size
     leading = next(iter(found.values()))
     categories = sorted((*CATEGORIES, OTHER, OUTSIDE), key=lambda category: -leading[category])
@@ -115,12 +131,21 @@ def where_time_goes(dataset: Dataset, images: int) -> Table:
         title="Where the time of a step goes",
         header=("ms per step (share)", *found),
         rows=[
-            *((category, *(cell(seconds, category) for seconds in found.values())) for category in categories),
-            ("together", *(f"{1e3 * sum(seconds.values()) / steps:.2f}" for seconds in found.values())),
+            *(
+                (category, *(cell(seconds, category) for seconds in found.values()))
+                for category in categories
+            ),
+            (
+                "together",
+                *(f"{1e3 * sum(seconds.values()) / steps:.2f}" for seconds in found.values()),
+            ),
         ],
         notes=[
             f"One thread, batch size 128; n = one turn of {steps:.0f} steps under PyTorch's profiler, which itself "
             "takes some time of small operators."
         ],
-        values={name: {category: s / steps for category, s in seconds.items()} for name, seconds in found.items()},
+        values={
+            name: {category: s / steps for category, s in seconds.items()}
+            for name, seconds in found.items()
+        },
     )

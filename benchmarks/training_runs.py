@@ -46,10 +46,14 @@ class Data:
 
 
 @contextmanager
-def data_of(directory: Path | None, batches: int | None, known: Path | None = None) -> Iterator[Data]:
-    """CIFAR-10, or as many batches of its beginning, with a fifth as many test images, in a temporary folder.
+def data_of(
+    directory: Path | None, batches: int | None, known: Path | None = None
+) -> Iterator[Data]:
+    """CIFAR-10, or as many batches of its beginning, with a fifth as many test images, in a
+    temporary folder.
 
-    Images are decoded and the kernels built before this returns: both happen once per machine, not once per run.
+    Images are decoded and the kernels built before this returns: both happen once per machine, not
+    once per run.
 
     Args:
         directory: the images; None has the official archive downloaded.
@@ -70,13 +74,19 @@ def data_of(directory: Path | None, batches: int | None, known: Path | None = No
 
 
 def write_part(dataset: Dataset, images: int, folder: Path) -> None:
-    """The first images in the official binary layout: five training files and a test file of equal size."""
+    """The first images in the official binary layout: five training files and a test file of equal
+    size.
+    """
     folder.mkdir(parents=True)
     size = images // len(official.TRAIN)
     for number, name in enumerate(official.TRAIN):
         span = slice(number * size, (number + 1) * size)
-        _write_records(folder / f"{name}.bin", dataset.train_images[span], dataset.train_labels[span])
-    _write_records(folder / f"{official.TEST}.bin", dataset.test_images[:size], dataset.test_labels[:size])
+        _write_records(
+            folder / f"{name}.bin", dataset.train_images[span], dataset.train_labels[span]
+        )
+    _write_records(
+        folder / f"{official.TEST}.bin", dataset.test_images[:size], dataset.test_labels[:size]
+    )
 
 
 def _write_records(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
@@ -89,7 +99,8 @@ class Comparison:
     """One `normscope compare` from its start to its end.
 
     Attributes:
-        seconds: the whole command, by the clock on the wall: imports, training, captures, figures, report.
+        seconds: the whole command, by the clock on the wall: imports, training, captures, figures,
+            report.
         peak_bytes: resident memory of its largest process; None where the system does not tell.
         runs: what it wrote.
     """
@@ -99,7 +110,9 @@ class Comparison:
     runs: list[RunRecord]
 
     def train_seconds(self) -> float:
-        """The run that trained longest. Where runs go side by side, the idle end of the others is in it."""
+        """The run that trained longest. Where runs go side by side, the idle end of the others is
+        in it.
+        """
         return max(float(run.column("train_seconds").sum()) for run in self.runs)
 
     def epoch_seconds(self) -> float:
@@ -108,7 +121,8 @@ class Comparison:
 
 
 def compare(data: Data, *arguments: str) -> Comparison:
-    """`normscope compare` on these images with further arguments, into a folder that is then removed.
+    """`normscope compare` on these images with further arguments, into a folder that is then
+    removed.
 
     Raises:
         NormscopeError: if the command fails, or a run does not finish.
@@ -117,12 +131,23 @@ def compare(data: Data, *arguments: str) -> Comparison:
     where = ["--data-dir", str(data.directory)] if data.directory is not None else []
     with tempfile.TemporaryDirectory(prefix="normscope-benchmark-") as folder:
         out = Path(folder, "study")
-        command = [sys.executable, "-m", "normscope.cli", "compare", "--data", "cifar10", *where, *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "normscope.cli",
+            "compare",
+            "--data",
+            "cifar10",
+            *where,
+            *arguments,
+        ]
         measured = launch([*command, "--out", str(out)], Path(folder), environment)
         runs = [load_run(path) for path in sorted((out / RUNS).iterdir())]
     unfinished = [f"{run.norm} ({run.status})" for run in runs if run.status != "finished"]
     if unfinished:
-        raise NormscopeError(f"A run that does not finish is no measurement: {', '.join(unfinished)}.")
+        raise NormscopeError(
+            f"A run that does not finish is no measurement: {', '.join(unfinished)}."
+        )
     return Comparison(measured.seconds, measured.peak_bytes, runs)
 
 
@@ -148,7 +173,9 @@ with open(sys.argv[1], "w") as file:
     json.dump({"seconds": seconds, "peak_bytes": peak}, file)
 sys.exit(status)
 """
-"""Starts a command from a small process: a child of this one would begin with the peak memory of this one."""
+"""Starts a command from a small process: a child of this one would begin with the peak memory of
+this one.
+"""
 
 
 def launch(command: list[str], folder: Path, environment: dict[str, str]) -> Launched:
@@ -162,6 +189,8 @@ def launch(command: list[str], folder: Path, environment: dict[str, str]) -> Lau
         launcher = [sys.executable, "-c", LAUNCHER, str(result), *command]
         status = subprocess.call(launcher, env=environment, stdout=output, stderr=subprocess.STDOUT)
     if status != 0:
-        told = " / ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
+        told = " / ".join(
+            log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+        )
         raise NormscopeError(f"{' '.join(command[1:])} ended with status {status}: {told}")
     return Launched(**json.loads(result.read_text()))

@@ -68,7 +68,8 @@ class Trainer(Callback):
             horizontal_flip=True,
         )
         self._rate = 0.0
-        # a small rate: the networks without normalization are to stay finite, and arithmetic does not ask
+        # a small rate: the networks without normalization are to stay finite, and arithmetic does
+        # not ask
         self.plan = Plan(1, 0, 1e-3, "constant", 0.9, 1e-4, "cpu", setting.precision)
 
     def __call__(self) -> float:
@@ -136,9 +137,18 @@ def _name(norm: str, precision: str, on: bool) -> str:
 def scaling(dataset: Dataset, rounds: int, images: int) -> Table:
     """Images per second against batch size, width and depth, with and without batch normalization."""
     varied = {
-        **{f"batch size {size}": ({"batch_size": size}, 4 * images) for size in (16, 32, 64, 128, 256, 512, 1024)},
-        **{f"widths {w} {2 * w} {4 * w}": ({"widths": (w, 2 * w, 4 * w)}, images) for w in (8, 16, 32, 64)},
-        **{f"blocks per stage {count}": ({"blocks_per_stage": count}, images) for count in (1, 2, 4, 9)},
+        **{
+            f"batch size {size}": ({"batch_size": size}, 4 * images)
+            for size in (16, 32, 64, 128, 256, 512, 1024)
+        },
+        **{
+            f"widths {w} {2 * w} {4 * w}": ({"widths": (w, 2 * w, 4 * w)}, images)
+            for w in (8, 16, 32, 64)
+        },
+        **{
+            f"blocks per stage {count}": ({"blocks_per_stage": count}, images)
+            for count in (1, 2, 4, 9)
+        },
     }
     with one_thread():
         trainers = {
@@ -167,7 +177,9 @@ def scaling(dataset: Dataset, rounds: int, images: int) -> Table:
 
 
 def gemm(dtype: torch.dtype, size: int = 2048) -> float:
-    """FLOP per second of a square matrix product, the best of five: a ceiling is what can be reached."""
+    """FLOP per second of a square matrix product, the best of five: a ceiling is what can be
+    reached.
+    """
     a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     return 2 * size**3 / _best(lambda: a @ b)
 
@@ -200,8 +212,8 @@ def flop_per_image(model: Network) -> float:
 def bytes_per_image(model: Network, width: int) -> float:
     """Estimated traffic of a step, for numbers of `width` bytes.
 
-    Each input and output of a convolution or normalization moves once forward and twice backward: the tensor, saved,
-    and its gradient.
+    Each input and output of a convolution or normalization moves once forward and twice backward:
+    the tensor, saved, and its gradient.
     """
     numbers, images = 0, 2
 
@@ -225,7 +237,11 @@ def ceilings(dataset: Dataset, rounds: int, images: int, cores: int) -> Table:
         torch.set_num_threads(threads)
         rates = {"bf16": gemm(torch.bfloat16), "fp32": gemm(torch.float32), "copy": copy_rate()}
         values[f"{threads} threads"] = rates
-        cells = (f"{rates['bf16'] / 1e12:.2f}", f"{rates['fp32'] / 1e12:.2f}", f"{rates['copy'] / 1e9:.1f}")
+        cells = (
+            f"{rates['bf16'] / 1e12:.2f}",
+            f"{rates['fp32'] / 1e12:.2f}",
+            f"{rates['copy'] / 1e9:.1f}",
+        )
         rows.append((f"machine, {threads} thread{'s' if threads > 1 else ''}", *cells))
     notes = []
     with one_thread():
@@ -235,8 +251,15 @@ def ceilings(dataset: Dataset, rounds: int, images: int, cores: int) -> Table:
             trainer = Trainer(setting, dataset, images)
             rate = Spread.of(interleave({norm: trainer}, rounds)[norm])
             flop = flop_per_image(trainer.model) * rate.median
-            traffic = bytes_per_image(trainer.model, 2 if setting.precision == "bf16" else 4) * rate.median
-            values[norm] = {"images_per_second": rate, "flop_per_second": flop, "bytes_per_second": traffic}
+            traffic = (
+                bytes_per_image(trainer.model, 2 if setting.precision == "bf16" else 4)
+                * rate.median
+            )
+            values[norm] = {
+                "images_per_second": rate,
+                "flop_per_second": flop,
+                "bytes_per_second": traffic,
+            }
             cells = [f"{flop / 1e12:.2f} ({flop / ceiling[name]:.0%})" for name in ("bf16", "fp32")]
             if setting.precision == "bf16":
                 cells[1] = ""

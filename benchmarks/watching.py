@@ -73,7 +73,9 @@ class Runner:
             torch.cuda.synchronize()
 
 
-def measure(contenders: list[Contender], task: Task, steps: int, device: str, *, bf16: bool) -> list[Runner]:
+def measure(
+    contenders: list[Contender], task: Task, steps: int, device: str, *, bf16: bool
+) -> list[Runner]:
     """All contenders' steps, interleaved."""
     runners = [Runner(contender, task, device, bf16=bf16) for contender in contenders]
     gc.collect()
@@ -98,8 +100,14 @@ def table(task: Task, runners: list[Runner]) -> str:
     for runner in runners:
         own = runner.own_share()
         cells = [
-            *(f"{1e3 * of(runner.seconds):.2f}" for of in (statistics.median, _p95, statistics.fmean)),
-            *(f"{of(runner.seconds) / of(plain) - 1:+.1%}" for of in (statistics.median, statistics.fmean)),
+            *(
+                f"{1e3 * of(runner.seconds):.2f}"
+                for of in (statistics.median, _p95, statistics.fmean)
+            ),
+            *(
+                f"{of(runner.seconds) / of(plain) - 1:+.1%}"
+                for of in (statistics.median, statistics.fmean)
+            ),
             "" if own is None else f"{own:.1%}",
         ]
         lines.append(f"| {runner.name} | {' | '.join(cells)} |")
@@ -113,17 +121,25 @@ def _p95(seconds: list[float]) -> float:
 def hardware(device: str) -> str:
     """Where this was measured."""
     name = (
-        torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
     )
     return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--only", nargs="+", default=[], help="contenders whose name contains one of these")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="contenders whose name contains one of these"
+    )
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--rivals", action="store_true", help="also the other tools that are installed")
+    parser.add_argument(
+        "--rivals", action="store_true", help="also the other tools that are installed"
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", action="store_true", help="train under bfloat16 autocast")
     options = parser.parse_args()

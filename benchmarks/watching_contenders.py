@@ -22,7 +22,9 @@ INTERVALS = (1, 10, 100)
 
 @dataclass
 class Attached:
-    """What a watcher wants to be told, and how it comes off. `own_seconds` is its cost by its own account."""
+    """What a watcher wants to be told, and how it comes off. `own_seconds` is its cost by its own
+    account.
+    """
 
     close: Callable[[], Any]
     before_step: Callable[[int], Any] = lambda step: None
@@ -95,14 +97,18 @@ def fastai_statistics(every: int) -> Callable[[nn.Module, Optimizer], Attached]:
 
         modules = [layer.module for layer in find_layers(model)]
         callback: Any = ActivationStats(modules=modules, every=every, with_hist=True)
-        callback.learn = SimpleNamespace(model=model, training=True, train_iter=0)  # what it reads of a Learner
+        callback.learn = SimpleNamespace(
+            model=model, training=True, train_iter=0
+        )  # what it reads of a Learner
         callback.before_fit()
 
         def before(step: int) -> None:
             callback.learn.train_iter = step
             callback.before_batch()
 
-        return Attached(callback.after_fit, before_step=before, after_step=lambda step: callback.after_batch())
+        return Attached(
+            callback.after_fit, before_step=before, after_step=lambda step: callback.after_batch()
+        )
 
     return attach
 
@@ -115,7 +121,10 @@ OURS = [
     Contender("normscope, defaults, check=True", normscope(check=True)),
     *(Contender(f"normscope, moments every {n}", normscope(every=n, **MOMENTS)) for n in INTERVALS),
     *(
-        Contender(f"normscope, everything every {n}", normscope(every=n, histograms_every=n, gradients_every=n))
+        Contender(
+            f"normscope, everything every {n}",
+            normscope(every=n, histograms_every=n, gradients_every=n),
+        )
         for n in INTERVALS
     ),
 ]

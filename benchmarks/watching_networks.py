@@ -27,7 +27,9 @@ class Bottleneck(nn.Module):
         )
         project = stride != 1 or channels != out
         self.shortcut = (
-            nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)) if project else None
+            nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            if project
+            else None
         )
         self.last = nn.ReLU(inplace=True)
 
@@ -58,7 +60,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(tokens, width)
         blocks = [
-            nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(
+                width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+            )
             for _ in range(depth)
         ]
         self.blocks = nn.Sequential(*blocks)
@@ -80,9 +84,16 @@ class Task:
 
 
 TASKS = {
-    "small-resnet": Task("SmallResNet, batch 128 of 32x32", SmallResNet, lambda: torch.randn(128, 3, 32, 32), 10),
-    "resnet-50": Task("ResNet-50, batch 16 of 96x96", resnet50, lambda: torch.randn(16, 3, 96, 96), 1000),
+    "small-resnet": Task(
+        "SmallResNet, batch 128 of 32x32", SmallResNet, lambda: torch.randn(128, 3, 32, 32), 10
+    ),
+    "resnet-50": Task(
+        "ResNet-50, batch 16 of 96x96", resnet50, lambda: torch.randn(16, 3, 96, 96), 1000
+    ),
     "transformer": Task(
-        "12-layer transformer, batch 16 of 128 tokens", Transformer, lambda: torch.randint(0, 1000, (16, 128)), 1000
+        "12-layer transformer, batch 16 of 128 tokens",
+        Transformer,
+        lambda: torch.randint(0, 1000, (16, 128)),
+        1000,
     ),
 }

@@ -100,7 +100,9 @@ print(recording.statistics("1"))
 steps, running_mean = recording.query("1", "running_mean")
 print(f"running mean of channel 0 after step {steps[-1]}: {running_mean[-1, 0]:.4f}")
 output = recording.distribution("4", "output", first=int(steps[-1]) - 20)
-print(f"outputs of channel 0 of the second layer in the end: {output.edges[0, 0]:.2f} to {output.edges[0, -1]:.2f}")
+print(
+    f"outputs of channel 0 of the second layer in the end: {output.edges[0, 0]:.2f} to {output.edges[0, -1]:.2f}"
+)
 
 # %% [markdown]
 # ## Taking it elsewhere

@@ -58,8 +58,12 @@ result = normscope.compare(
 
 # %%
 for group in result.summary.groups:
-    accuracy = "no run finished" if group.test_accuracy_mean is None else f"{group.test_accuracy_mean:.1%}"
-    print(f"{group.norm:6} learning rate {group.learning_rate:<5} accuracy {accuracy}  (n = {group.n})")
+    accuracy = (
+        "no run finished" if group.test_accuracy_mean is None else f"{group.test_accuracy_mean:.1%}"
+    )
+    print(
+        f"{group.norm:6} learning rate {group.learning_rate:<5} accuracy {accuracy}  (n = {group.n})"
+    )
 
 # %% [markdown]
 # The curves tell more than the last value. Each thin line is a seed.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# tiny networks: several threads, here or in the processes that tests start, would only wait for one another
+# tiny networks: several threads, here or in the processes that tests start, would only wait for one
+# another
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # decoded images stay with the checkout, not in the user's own cache
 os.environ.setdefault("NORMSCOPE_CACHE", str(Path(__file__).parents[1] / ".test-cache"))
@@ -15,7 +16,9 @@ os.environ.setdefault("NORMSCOPE_CACHE", str(Path(__file__).parents[1] / ".test-
 
 @pytest.fixture(autouse=True)
 def no_hook_survives(monkeypatch: pytest.MonkeyPatch):
-    """Fail a test after which a hook is still on one of the modules, or on all modules, that it used."""
+    """Fail a test after which a hook is still on one of the modules, or on all modules, that it
+    used.
+    """
     import torch
     from torch.nn.modules import module as module_hooks
 
@@ -29,7 +32,12 @@ def no_hook_survives(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.nn.Module, "__init__", remember)
     yield
     names = [name for name in dir(torch.nn.Module()) if name.endswith("_hooks")]
-    left = [f"{type(module).__name__}.{name}" for module in seen for name in names if module.__dict__.get(name)]
+    left = [
+        f"{type(module).__name__}.{name}"
+        for module in seen
+        for name in names
+        if module.__dict__.get(name)
+    ]
     left += [
         name
         for name in vars(module_hooks)

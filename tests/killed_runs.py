@@ -15,9 +15,11 @@ from normscope.studies.spec import RunSpec
 
 
 def kill_and_resume(spec, moments, directory, watch=False):
-    """Kill a run at each moment and resume it, in `directory`/0, 1, ...; asserts that each was killed and finished.
+    """Kill a run at each moment and resume it, in `directory`/0, 1, ...; asserts that each was
+    killed and finished.
 
-    A moment is a call of functions below, as source; `moments` are such calls by what they are about.
+    A moment is a call of functions below, as source; `moments` are such calls by what they are
+    about.
     """
     (directory / "spec.json").write_text(spec.to_json())
     told = subprocess.run(
@@ -26,8 +28,12 @@ def kill_and_resume(spec, moments, directory, watch=False):
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     for moment, code in moments.items():
-        assert f"{code} False -9" in told.stdout, f"{moment}: was not killed\n{told.stdout}{told.stderr}"
-        assert f"{code} True 0" in told.stdout, f"{moment}: did not finish\n{told.stdout}{told.stderr}"
+        assert f"{code} False -9" in told.stdout, (
+            f"{moment}: was not killed\n{told.stdout}{told.stderr}"
+        )
+        assert f"{code} True 0" in told.stdout, (
+            f"{moment}: did not finish\n{told.stdout}{told.stderr}"
+        )
 
 
 def kill():
@@ -85,7 +91,12 @@ def main(spec_file, directory, watch, *moments):
                 if attempt:
                     eval(attempt)  # noqa: S307 - what a test wrote
                 # another number of threads than at first: the stored one must win
-                task = RunTask(spec, Path(directory, str(index)), threads=1 if attempt else 2, watch=bool(int(watch)))
+                task = RunTask(
+                    spec,
+                    Path(directory, str(index)),
+                    threads=1 if attempt else 2,
+                    watch=bool(int(watch)),
+                )
                 result = execute(task, lambda _: None)
                 os._exit(0 if result.status == "finished" and not result.note else 1)
             status = os.waitpid(child, 0)[1]

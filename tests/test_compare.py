@@ -48,29 +48,62 @@ def test_a_study_holds_what_it_promises(study):
     assert {(g["norm"], g["learning_rate"], g["n"], g["diverged"]) for g in summary["groups"]} >= {
         ("batch", 0.1, 2, 0), ("none", 0.1, 2, 0), ("none", 1e30, 0, 2),
     }  # fmt: skip
-    needed = {"id", "norm", "learning_rate", "seed", "status", "epochs", "test_accuracy", "train_loss", "seconds"}
+    needed = {
+        "id",
+        "norm",
+        "learning_rate",
+        "seed",
+        "status",
+        "epochs",
+        "test_accuracy",
+        "train_loss",
+        "seconds",
+    }
     assert all(needed <= set(entry) for entry in summary["runs"])
-    assert all(0 <= entry["test_accuracy"] <= 1 for entry in summary["runs"] if entry["status"] == "finished")
-    assert all(entry["test_accuracy"] is None for entry in summary["runs"] if entry["status"] == "diverged")
+    assert all(
+        0 <= entry["test_accuracy"] <= 1
+        for entry in summary["runs"]
+        if entry["status"] == "finished"
+    )
+    assert all(
+        entry["test_accuracy"] is None for entry in summary["runs"] if entry["status"] == "diverged"
+    )
     assert {"runs", "groups", "threshold", "data", "model", "hardware", "versions"} <= set(summary)
     assert summary["model"]["parameters"]["batch"] > summary["model"]["parameters"]["none"]
 
 
 def test_the_same_command_again_trains_nothing(study, capsys):
-    before = {path: path.stat().st_mtime_ns for path in study.glob("runs/*/*") if path.name != "run.lock"}
+    before = {
+        path: path.stat().st_mtime_ns for path in study.glob("runs/*/*") if path.name != "run.lock"
+    }
     assert run("compare", *QUICK, "--learning-rates", "0.1", "1e30", "--out", str(study)) == 0
     assert "8 of 8 runs are finished already" in capsys.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in study.glob("runs/*/*") if path.name != "run.lock"}
+    assert before == {
+        path: path.stat().st_mtime_ns for path in study.glob("runs/*/*") if path.name != "run.lock"
+    }
 
 
 def test_one_more_seed_trains_only_what_is_new_and_the_summary_covers_what_was_asked(study, capsys):
-    arguments = ["compare", *QUICK, "--learning-rates", "0.1", "--norms", "batch", "--out", str(study)]
+    arguments = [
+        "compare",
+        *QUICK,
+        "--learning-rates",
+        "0.1",
+        "--norms",
+        "batch",
+        "--out",
+        str(study),
+    ]
     assert run(*arguments, "--seeds", "3") == 0
     out = capsys.readouterr().out
     assert "2 of 3 runs are finished already" in out
     assert out.count("✓") == 1
     summary = json.loads((study / "summary.json").read_text())
-    assert [(entry["norm"], entry["seed"]) for entry in summary["runs"]] == [("batch", 0), ("batch", 1), ("batch", 2)]
+    assert [(entry["norm"], entry["seed"]) for entry in summary["runs"]] == [
+        ("batch", 0),
+        ("batch", 1),
+        ("batch", 2),
+    ]
 
 
 def test_the_terminal_says_what_is_compared_and_what_came_out(study, capsys):
@@ -91,7 +124,9 @@ def test_python_takes_the_same_names_and_returns_the_runs(study):
     assert not result.failed
 
 
-def test_a_norm_of_the_users_own_that_fails_in_training_ends_with_status_1_and_the_others_finish(tmp_path, monkeypatch):
+def test_a_norm_of_the_users_own_that_fails_in_training_ends_with_status_1_and_the_others_finish(
+    tmp_path, monkeypatch
+):
     (tmp_path / "my_norms.py").write_text(
         "import torch\n"
         "class Broken(torch.nn.BatchNorm2d):\n"
@@ -100,7 +135,17 @@ def test_a_norm_of_the_users_own_that_fails_in_training_ends_with_status_1_and_t
         "        return super().forward(x)\n"
     )
     monkeypatch.chdir(tmp_path)
-    arguments = ["compare", *QUICK, "--seeds", "1", "--learning-rates", "0.1", "--norms", "my_norms:Broken", "batch"]
+    arguments = [
+        "compare",
+        *QUICK,
+        "--seeds",
+        "1",
+        "--learning-rates",
+        "0.1",
+        "--norms",
+        "my_norms:Broken",
+        "batch",
+    ]
     assert run(*arguments, "--out", "study") == 1
     summary = json.loads((tmp_path / "study" / "summary.json").read_text())
     assert [(entry["norm"], entry["status"]) for entry in summary["runs"]] == [
@@ -109,7 +154,9 @@ def test_a_norm_of_the_users_own_that_fails_in_training_ends_with_status_1_and_t
     assert summary["runs"][0]["error"] == "RuntimeError: it broke"
 
 
-def test_a_norm_that_fails_before_training_is_a_failed_run_and_the_others_finish(tmp_path, monkeypatch):
+def test_a_norm_that_fails_before_training_is_a_failed_run_and_the_others_finish(
+    tmp_path, monkeypatch
+):
     (tmp_path / "late_norms.py").write_text(
         "import sys, torch\n"
         "def norm(channels):\n"
@@ -117,7 +164,17 @@ def test_a_norm_that_fails_before_training_is_a_failed_run_and_the_others_finish
         "    return torch.nn.BatchNorm2d(channels)\n"
     )
     monkeypatch.chdir(tmp_path)
-    arguments = ["compare", *QUICK, "--seeds", "1", "--learning-rates", "0.1", "--norms", "late_norms:norm", "batch"]
+    arguments = [
+        "compare",
+        *QUICK,
+        "--seeds",
+        "1",
+        "--learning-rates",
+        "0.1",
+        "--norms",
+        "late_norms:norm",
+        "batch",
+    ]
     assert run(*arguments, "--jobs", "2", "--out", "study") == 1
     summary = json.loads((tmp_path / "study" / "summary.json").read_text())
     assert [entry["status"] for entry in summary["runs"]] == ["failed", "finished"]
@@ -145,7 +202,16 @@ def test_a_file_of_the_current_folder_is_not_taken_for_a_library(tmp_path):
 
 def test_figures_of_an_earlier_grid_do_not_stay(study, tmp_path, capsys):
     shutil.copytree(study, tmp_path / "copy")
-    arguments = ["compare", *QUICK, "--learning-rates", "0.1", "--norms", "batch", "--out", str(tmp_path / "copy")]
+    arguments = [
+        "compare",
+        *QUICK,
+        "--learning-rates",
+        "0.1",
+        "--norms",
+        "batch",
+        "--out",
+        str(tmp_path / "copy"),
+    ]
     assert run(*arguments) == 0
     assert not (tmp_path / "copy" / "learning_rates.png").exists()
     assert "learning_rates.png" not in capsys.readouterr().out
@@ -192,7 +258,9 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, monkey
     assert not list(tmp_path.iterdir()), "a folder was made for a study that cannot be"
 
 
-@pytest.mark.parametrize(("make", "message"), [(_a_thesis, "not a normscope study"), (_a_file, "is a file")])
+@pytest.mark.parametrize(
+    ("make", "message"), [(_a_thesis, "not a normscope study"), (_a_file, "is a file")]
+)
 def test_an_out_that_holds_something_else_is_not_touched(make, message, tmp_path, capsys):
     make(tmp_path / "out")
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
@@ -230,7 +298,11 @@ def wait_for(condition, seconds=60):
 
 def epochs_done(directory):
     record = directory / "record.sqlite"
-    return len(load_run(directory).epochs["epoch"]) if record.exists() and "spec" in meta_of(record) else 0
+    return (
+        len(load_run(directory).epochs["epoch"])
+        if record.exists() and "spec" in meta_of(record)
+        else 0
+    )
 
 
 def meta_of(record):
@@ -267,4 +339,6 @@ def test_two_commands_on_one_folder_train_no_run_twice(tmp_path):
     assert (first.returncode, second.returncode) == (0, 0), outputs
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert [entry["status"] for entry in summary["runs"]] == ["finished"] * 4
-    assert [entry["epochs"] for entry in summary["runs"]] == [6] * 4  # a second training would add or collide
+    assert [entry["epochs"] for entry in summary["runs"]] == [
+        6
+    ] * 4  # a second training would add or collide

@@ -25,7 +25,9 @@ ALLOWED = {
     "integrations": ("errors", "records", "probes", "watching"),
     "testing": ("errors", "records", "probes", "judge"),
 }
-"""{room: the other rooms it may import}. What is not listed wires the rooms together and may import all of them."""
+"""{room: the other rooms it may import}. What is not listed wires the rooms together and may import
+all of them.
+"""
 
 WIRING = {
     "__init__", "api", "check_command", "check_inputs", "checks", "claiming", "cli", "explaining", "exporting",
@@ -33,8 +35,9 @@ WIRING = {
 }  # fmt: skip
 
 UPWARD = {"records/recording.py": {"reporting"}}
-"""{file: what wires it that it may import, inside functions}: a recording writes its report and shows itself in a
-notebook, and only then is what shows it loaded."""
+"""{file: what wires it that it may import, inside functions}: a recording writes its report and
+shows itself in a notebook, and only then is what shows it loaded.
+"""
 
 
 def rooms_of(path):
@@ -46,7 +49,9 @@ def rooms_of(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute here"
             names = (
-                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "normscope" else [node.module]
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "normscope"
+                else [node.module]
             )
         for name in names:
             if name.startswith("normscope."):
@@ -65,7 +70,9 @@ def test_imports_point_one_way(path):
             f"{room} is in no layer: give it a place in tests/test_layout.py and docs/architecture.md"
         )
         return
-    strangers = {name for name in rooms_of(path) if name != room and name != "__version__"} - set(ALLOWED[room])
+    strangers = {name for name in rooms_of(path) if name != room and name != "__version__"} - set(
+        ALLOWED[room]
+    )
     strangers -= UPWARD.get(str(path.relative_to(SOURCE)), set())
     assert not strangers, f"{path.relative_to(SOURCE)} may not import {sorted(strangers)}"
 
@@ -73,14 +80,18 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize("name", UPWARD)
 def test_what_looks_upwards_does_so_only_when_it_is_asked(name):
     script = f"import sys, normscope.{name.removesuffix('.py').replace('/', '.')}\n"
-    script += f"sys.exit(any(f'normscope.{{room}}' in sys.modules for room in {sorted(UPWARD[name])}))"
+    script += (
+        f"sys.exit(any(f'normscope.{{room}}' in sys.modules for room in {sorted(UPWARD[name])}))"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_judging_and_showing_never_import_torch():
     rooms = ("judge", "show", "records")
     modules = [
-        ".".join(("normscope", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+        ".".join(("normscope", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        )
         for path in files()
         if path.relative_to(SOURCE).parts[0] in rooms
     ]
@@ -106,13 +117,20 @@ def test_the_public_names_are_there():
 
 def test_nothing_committed_names_a_place_of_one_machine():
     tracked = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+        ["git", "ls-files", "-z"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if tracked.returncode != 0:
         pytest.skip("not a git checkout")
     suspicious = ("/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/")
     for name in filter(None, tracked.stdout.split("\0")):
         path = Path(__file__).parents[1] / name
-        if path.suffix in {".py", ".md", ".toml", ".txt", ".json", ".html", ".js", ""} and path.is_file():
+        if (
+            path.suffix in {".py", ".md", ".toml", ".txt", ".json", ".html", ".js", ""}
+            and path.is_file()
+        ):
             text = path.read_text(encoding="utf-8", errors="replace")
             assert not any(place in text for place in suspicious), name

@@ -33,18 +33,33 @@ def installed(tmp_path_factory):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = folder.glob("normscope-*.whl")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-index",
+    ]
     subprocess.run([*pip, "--target", folder / "site", wheel], check=True)
     return folder / "site", wheel
 
 
 def run(site, folder, *command):
     """A command with the installed package first and the checkout nowhere on the path."""
-    # an editable install is a .pth file: -S leaves those out, and the dependencies come by their folder
+    # an editable install is a .pth file: -S leaves those out, and the dependencies come by their
+    # folder
     paths = [str(site), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-S", *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, "-S", *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -59,15 +74,30 @@ def test_what_is_in_the_wheel(installed):
         ["git", "ls-files", "src/normscope"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split()
     assert {Path(name).relative_to("src").as_posix() for name in tracked} <= set(names)
-    assert not [name for name in names if name.startswith(("tests", "docs", "examples")) or name.endswith(".pyc")]
+    assert not [
+        name
+        for name in names
+        if name.startswith(("tests", "docs", "examples")) or name.endswith(".pyc")
+    ]
 
 
 def test_the_command_of_the_wheel_helps(installed, tmp_path):
     script = "from normscope.cli import main; import sys; sys.argv[0] = 'normscope'; main()"
     helped = run(installed[0], tmp_path, "-c", script, "--help")
-    for command in ("compare", "inspect", "explain", "study", "claims", "check", "report", "export"):
+    for command in (
+        "compare",
+        "inspect",
+        "explain",
+        "study",
+        "claims",
+        "check",
+        "report",
+        "export",
+    ):
         assert command in helped
-    assert (installed[0] / "bin" / "normscope").is_file() or (installed[0] / "Scripts" / "normscope.exe").is_file()
+    assert (installed[0] / "bin" / "normscope").is_file() or (
+        installed[0] / "Scripts" / "normscope.exe"
+    ).is_file()
     name, version = run(installed[0], tmp_path, "-c", script, "--version").split()
     assert installed[1].name.startswith(f"{name}-{version}-py3")
 

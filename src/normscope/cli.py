@@ -106,11 +106,15 @@ COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and end with its status: 0, 1 for what went wrong on the way, 2 for bad input, 130 for Ctrl-C."""
+    """Run a command and end with its status: 0, 1 for what went wrong on the way, 2 for bad input,
+    130 for Ctrl-C.
+    """
     if (sys.argv[1:] if arguments is None else list(arguments)) == ["--version"]:
         print(f"normscope {__version__}")
         sys.exit(0)
-    sys.path.append(str(Path.cwd()))  # for module:callable; last, so that a file there is never taken for a library
+    sys.path.append(
+        str(Path.cwd())
+    )  # for module:callable; last, so that a file there is never taken for a library
     try:
         options = subcommand_cli_from_dict(
             {name: options for name, (options, _) in COMMANDS.items()},
@@ -127,7 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except KeyboardInterrupt:
-        print("normscope: interrupted; finished epochs are kept, the same command goes on from there.", file=sys.stderr)
+        print(
+            "normscope: interrupted; finished epochs are kept, the same command goes on from there.",
+            file=sys.stderr,
+        )
         status = 130
     sys.exit(status)
 

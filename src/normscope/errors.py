@@ -10,7 +10,9 @@ T = TypeVar("T")
 
 
 class NormscopeError(Exception):
-    """Base of the errors whose message is one line for the user: what was given, expected, and known."""
+    """Base of the errors whose message is one line for the user: what was given, expected, and
+    known.
+    """
 
     exit_status = 1
 
@@ -30,11 +32,15 @@ class CheckError(NormscopeError):
 
 
 class StorageError(NormscopeError, OSError):
-    """The machine could not store what it was asked to, for example a full disk. Ends with status 1."""
+    """The machine could not store what it was asked to, for example a full disk. Ends with status
+    1.
+    """
 
 
 def one_of(what: str, given: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not known: what was given, near matches first, then all that is known."""
+    """The sentence for a name that is not known: what was given, near matches first, then all that
+    is known.
+    """
     names = list(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -13,7 +13,12 @@ import aa
 from normscope.records.run import RunRecord
 
 RUNS = [
-    RunRecord(Path(f"run{seed}"), {"norm": "batch", "seed": seed, "model": "m"}, "finished", {"epoch": np.arange(1)})
+    RunRecord(
+        Path(f"run{seed}"),
+        {"norm": "batch", "seed": seed, "model": "m"},
+        "finished",
+        {"epoch": np.arange(1)},
+    )
     for seed in range(40)
 ]
 
@@ -23,7 +28,9 @@ def test_a_split_is_two_groups_of_other_runs(paired):
     drawn = list(aa.splits(RUNS, 5, 200, np.random.default_rng(0), paired=paired))
     for runs in drawn:
         assert len({run.directory for run in runs}) == 10
-        seeds = {norm: sorted(run.seed for run in runs if run.norm == norm) for norm in ("batch", "none")}
+        seeds = {
+            norm: sorted(run.seed for run in runs if run.norm == norm) for norm in ("batch", "none")
+        }
         if paired:
             assert seeds["batch"] == seeds["none"] == [0, 1, 2, 3, 4]
         else:

@@ -47,7 +47,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("benchmark")
     write_part(made_up(IMAGES), IMAGES, folder / "cifar10")
     cache = folder / "cache"
-    return Data(folder / "cifar10", cache, sources.load("cifar10", data_dir=folder / "cifar10", cache_dir=cache))
+    return Data(
+        folder / "cifar10",
+        cache,
+        sources.load("cifar10", data_dir=folder / "cifar10", cache_dir=cache),
+    )
 
 
 def test_a_part_has_the_images_of_the_whole(data: Data):
@@ -76,7 +80,10 @@ def test_the_notebooks_crops_are_windows_of_the_padded_image():
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
     windows = {padded[i : i + 32, j : j + 32].tobytes() for i in range(9) for j in range(9)}
     torch.manual_seed(0)
-    crops = {np.asarray(notebook.random_crop(notebook.Image.fromarray(image))).tobytes() for _ in range(60)}
+    crops = {
+        np.asarray(notebook.random_crop(notebook.Image.fromarray(image))).tobytes()
+        for _ in range(60)
+    }
     assert crops <= windows
     assert len(crops) > 20
 
@@ -104,7 +111,9 @@ def test_an_epoch_of_the_notebook(data: Data):
 
 
 def test_a_run_of_the_command_is_measured_from_its_records(data: Data):
-    found = compare(data, "--norms", "batch", "--seeds", "1", "--epochs", "1", "--jobs", "1", "--device", "cpu")
+    found = compare(
+        data, "--norms", "batch", "--seeds", "1", "--epochs", "1", "--jobs", "1", "--device", "cpu"
+    )
     assert [run.norm for run in found.runs] == ["batch"]
     assert 0 < found.train_seconds() < found.epoch_seconds() < found.seconds
     assert found.peak_bytes is None or found.peak_bytes > 100e6
@@ -138,7 +147,8 @@ def test_every_part_of_a_step_is_counted_somewhere(data: Data):
 
 def test_a_networks_arithmetic_and_traffic_are_counted():
     model = training_steps.Setting(norm="none").network()
-    # 3x3 stem of 3 and 16 channels on 32x32: 2 * 432 * 1024 forward; without a gradient of the images, as much again
+    # 3x3 stem of 3 and 16 channels on 32x32: 2 * 432 * 1024 forward; without a gradient of the
+    # images, as much again
     stem, whole = 2 * 432 * 1024, training_steps.flop_per_image(model)
     assert 2 * stem < whole < 200e6
     # the last stage's second convolution reads and writes 64 x 8 x 8; all 15 convolutions together
@@ -168,8 +178,13 @@ def test_ratios_are_taken_round_by_round():
 
 def test_a_table_is_markdown_and_a_line_of_json(tmp_path: Path):
     spread = common.Spread.of([1.0])
-    table = common.Table("Speed", ("", "images/s"), [("eager", spread.text())], ["n = 1"], {"rate": spread})
-    assert table.markdown() == "### Speed\n\n|  | images/s |\n| --- | ---: |\n| eager | 1 (n = 1) |\n\nn = 1"
+    table = common.Table(
+        "Speed", ("", "images/s"), [("eager", spread.text())], ["n = 1"], {"rate": spread}
+    )
+    assert (
+        table.markdown()
+        == "### Speed\n\n|  | images/s |\n| --- | ---: |\n| eager | 1 (n = 1) |\n\nn = 1"
+    )
     common.keep(table, tmp_path / "results", "speed", "cpu", 0.1)
     path = common.keep(table, tmp_path / "results", "speed", "cpu", 0.1)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -177,7 +192,9 @@ def test_a_table_is_markdown_and_a_line_of_json(tmp_path: Path):
     assert lines[0]["hardware"]["cores"] >= 1
 
 
-def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_busy_machine_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     for load, told in ((0.5, False), (0.6, True)):
         monkeypatch.setattr(common, "load_average", lambda load=load: load)
         common.warn_if_busy()

@@ -23,7 +23,9 @@ def test_a_further_run_is_the_growth_of_the_whole(monkeypatch):
     assert len(table.rows) == 6
     assert [row[4] for row in table.rows] == ["100 (100 to 100, n = 2)"] * 6
     assert table.rows[0][5].startswith("3.8 ")
-    assert table.notes[0].startswith("A further run, from 8 to 64: processes of this machine 100 ms; Ray")
+    assert table.notes[0].startswith(
+        "A further run, from 8 to 64: processes of this machine 100 ms; Ray"
+    )
 
 
 def test_a_study_is_measured_by_stages():

@@ -50,7 +50,14 @@ def run(
         "data_fingerprint": "f00d", "classes": list("0123456789"), "activation": "relu", "block": None,
         "initialization": "default", "initialization_scale": 1.0, "batch_size": 128,
     }  # fmt: skip
-    meta = {"data": {"test_images": 1000, "train_images": 5000, "source": "digits", "classes": list("0123456789")}}
+    meta = {
+        "data": {
+            "test_images": 1000,
+            "train_images": 5000,
+            "source": "digits",
+            "classes": list("0123456789"),
+        }
+    }
     name = "-".join(str(value) for value in (norm, seed, *spec.values()))
     return RunRecord(Path(name), settings | spec, status, columns, captures or {}, meta)
 
@@ -59,13 +66,20 @@ def jitter(seed: int, size: float = 0.002) -> float:
     return size * float(np.random.default_rng(seed).standard_normal())
 
 
-def arms(seeds: int = 4, *, batch: dict | None = None, none: dict | None = None, **both) -> list[RunRecord]:
+def arms(
+    seeds: int = 4, *, batch: dict | None = None, none: dict | None = None, **both
+) -> list[RunRecord]:
     """Both arms with a little noise in the final accuracy."""
     return [
         run(
             norm,
             seed,
-            **({"final": 0.9} | both | given | {"final": (both | given).get("final", 0.9) + jitter(seed + k)}),
+            **(
+                {"final": 0.9}
+                | both
+                | given
+                | {"final": (both | given).get("final", 0.9) + jitter(seed + k)}
+            ),
         )
         for seed in range(seeds)
         for k, (norm, given) in enumerate((("batch", batch or {}), ("none", none or {})))

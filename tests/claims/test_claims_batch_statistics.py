@@ -41,7 +41,10 @@ def trained(tmp_path_factory):
     study = StudyDirectory.create(tmp_path_factory.mktemp("measured"))
     grid = lay_out(GridPlan(SETTINGS).options({}), {"batch_size": (8, 32)})
     for spec in grid.specs:
-        assert execute(RunTask(spec, study.run(spec).path, threads=1), lambda progress: None).status == "finished"
+        assert (
+            execute(RunTask(spec, study.run(spec).path, threads=1), lambda progress: None).status
+            == "finished"
+        )
     made = measure(study, grid.specs, grid.dataset).made
     return study.path, [load_run(study.run(spec).path) for spec in grid.specs], made
 
@@ -71,7 +74,9 @@ def test_moments_of_batches_are_those_of_a_slow_computation_and_leave_no_trace()
     np.testing.assert_allclose(given.pooled()[0], pooled.mean(1), rtol=1e-6)
     np.testing.assert_allclose(given.pooled()[1], pooled.var(1), rtol=1e-6)
     np.testing.assert_allclose(given.spread(), means.std(0, ddof=1) / pooled.std(1), rtol=1e-6)
-    np.testing.assert_allclose(made.mean, np.zeros((3, 3)), atol=1e-6, err_msg="the bias, before the in-place ReLU")
+    np.testing.assert_allclose(
+        made.mean, np.zeros((3, 3)), atol=1e-6, err_msg="the bias, before the in-place ReLU"
+    )
     np.testing.assert_allclose(made.var, np.ones((3, 3)), rtol=1e-3)
 
 
@@ -79,7 +84,9 @@ def test_a_constant_channel_has_no_spread():
     identity = nn.Identity()
     images = torch.randn(4, 2, 3, 3)
     images[:, 0] = 1.0
-    (given, made) = batch_moments(nn.Sequential(identity), [images, images**3], {"0": identity}, training=True)["0"]
+    (given, made) = batch_moments(
+        nn.Sequential(identity), [images, images**3], {"0": identity}, training=True
+    )["0"]
     assert np.isnan(given.spread()[0])
     assert np.isfinite(given.spread()[1])
     assert np.array_equal(given.mean, made.mean), "an identity gives what it gets"
@@ -108,11 +115,15 @@ def test_batch_statistics_are_those_of_a_slow_computation(trained, norm, monkeyp
         every = np.concatenate(values, axis=1)
         means = np.array([part.mean(1) for part in values])
         here = found["place"] == place
-        np.testing.assert_allclose(found["before"][here], means.std(0, ddof=1) / every.std(1), rtol=1e-4)
+        np.testing.assert_allclose(
+            found["before"][here], means.std(0, ddof=1) / every.std(1), rtol=1e-4
+        )
         logs = np.abs(np.log(np.array([part.std(1) for part in values]) / every.std(1)))
         np.testing.assert_allclose(found["batch_sd"][here], np.median(logs, axis=0), rtol=1e-3)
         from_all = np.abs(means - every.mean(1)) / every.std(1)
-        np.testing.assert_allclose(found["batch_mean"][here], np.median(from_all, axis=0), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            found["batch_mean"][here], np.median(from_all, axis=0), rtol=1e-3, atol=1e-6
+        )
         if norm == "batch":
             layer = (model.stem[1], model.layer1[0].bn1)[place]
             distance = np.abs(layer.running_mean.numpy() - every.mean(1)) / every.std(1)
@@ -129,7 +140,9 @@ def test_what_is_true_by_construction_is_so(trained):
     assert np.nanmax(batch["after"]) < 1e-5 < np.nanmin(batch["before"])
     np.testing.assert_allclose(batch["after_in_eval"], batch["before_in_eval"], rtol=1e-3)
     for where in ("before", "after", "before_in_eval", "after_in_eval"):
-        np.testing.assert_array_equal(none[where], none["before"], err_msg="without normalization all are one tensor")
+        np.testing.assert_array_equal(
+            none[where], none["before"], err_msg="without normalization all are one tensor"
+        )
 
 
 def test_evaluation_is_that_of_a_slow_loop(trained, monkeypatch):
@@ -145,9 +158,13 @@ def test_evaluation_is_that_of_a_slow_loop(trained, monkeypatch):
 
     order = torch.from_numpy(np.random.default_rng([0, 1]).permutation(len(labels)))
     with torch.no_grad():
-        assert accuracy(given.trained(), order, 50) == found["running"] == own.final("test_accuracy")
+        assert (
+            accuracy(given.trained(), order, 50) == found["running"] == own.final("test_accuracy")
+        )
         for size, measured in zip((1, 2, 8, 128), found["batch"], strict=True):
-            assert accuracy(given.trained().train(), order, size) == pytest.approx(measured, abs=2.01 / len(labels))
+            assert accuracy(given.trained().train(), order, size) == pytest.approx(
+                measured, abs=2.01 / len(labels)
+            )
         epochs = (given.batches(128, augmented=True).train(0, epoch) for epoch in (1, 2, 3))
         batches = [batch for epoch in epochs for batch in epoch if len(batch[1]) == 128][:3]
         again = accuracy(recalibrate(given.trained(), batches), order, 50)
@@ -158,7 +175,10 @@ def test_a_study_is_measured_each_run_for_what_its_norm_has(trained):
     _, runs, made = trained
     assert made == {"batch-statistics": 4, "evaluation": 2}
     everything = {"batch-statistics", "evaluation"}
-    assert all(set(own.measured) == everything - ({"evaluation"} if own.norm == "none" else set()) for own in runs)
+    assert all(
+        set(own.measured) == everything - ({"evaluation"} if own.norm == "none" else set())
+        for own in runs
+    )
 
 
 def test_a_run_whose_weights_are_gone_is_left_without_and_the_claim_names_it(trained, tmp_path):
@@ -195,21 +215,37 @@ def with_statistics(norm, seed, before, running=None):
     """A run with one channel at the first place, which C801 leaves out, and five at the second."""
     noise = np.exp(0.05 * np.random.default_rng([seed, len(norm)]).standard_normal(6))
     place = np.array([0, 1, 1, 1, 1, 1])
-    arrays = {"place": place, "before": np.where(place == 0, 9.0, before) * noise, "after": 0 * noise}
-    arrays |= {"before_in_eval": arrays["before"], "batch_sd": arrays["before"], "batch_mean": arrays["before"]}
+    arrays = {
+        "place": place,
+        "before": np.where(place == 0, 9.0, before) * noise,
+        "after": 0 * noise,
+    }
+    arrays |= {
+        "before_in_eval": arrays["before"],
+        "batch_sd": arrays["before"],
+        "batch_mean": arrays["before"],
+    }
     if running is not None:
-        arrays |= {"running_mean": np.full(6, running) * noise, "running_sd": np.full(6, running) * noise}
+        arrays |= {
+            "running_mean": np.full(6, running) * noise,
+            "running_sd": np.full(6, running) * noise,
+        }
     return dataclasses.replace(run(norm, seed), measured={"batch-statistics": arrays})
 
 
 def with_evaluation(seed, running, recalibrated, batch, **spec):
     values = {"running": running, "recalibrated": recalibrated}
-    arrays = {name: np.array([value + jitter(seed + k, 0.0005)]) for k, (name, value) in enumerate(values.items())}
+    arrays = {
+        name: np.array([value + jitter(seed + k, 0.0005)])
+        for k, (name, value) in enumerate(values.items())
+    }
     arrays |= {
         "size": np.array([1, 2, 8, 128]),
         "batch": np.array([np.nan, 0.3, batch, 0.9]) + jitter(seed + 5, 0.0005),
     }
-    return dataclasses.replace(run("batch", seed, final=running, **spec), measured={"evaluation": arrays})
+    return dataclasses.replace(
+        run("batch", seed, final=running, **spec), measured={"evaluation": arrays}
+    )
 
 
 def statistics(batch, none, running):
@@ -220,7 +256,11 @@ def statistics(batch, none, running):
 def sizes(running, recalibrated):
     """Accuracies at batch size 2; at 128 all are 0.9."""
     found = {2: (running, recalibrated), 128: (0.9, 0.9)}
-    return [with_evaluation(s, *pair, 0.5, batch_size=size) for s in range(4) for size, pair in found.items()]
+    return [
+        with_evaluation(s, *pair, 0.5, batch_size=size)
+        for s in range(4)
+        for size, pair in found.items()
+    ]
 
 
 PLANTED = {  # code: (runs for which it holds, runs for which it does not, effect of the first)
@@ -239,7 +279,10 @@ PLANTED = {  # code: (runs for which it holds, runs for which it does not, effec
 def test_a_planted_measurement_is_found_and_so_is_its_opposite(code):
     good, bad, effect = PLANTED[code]
     holds, fails = judged(code, good), judged(code, bad)
-    assert (holds.outcome, fails.outcome, holds.n) == ("supported", "contradicted", 4), (holds, fails)
+    assert (holds.outcome, fails.outcome, holds.n) == ("supported", "contradicted", 4), (
+        holds,
+        fails,
+    )
     assert holds.effect == pytest.approx(effect, rel=0.1)
     assert holds.interval[0] < holds.effect < holds.interval[1]
     assert (holds.improvement, fails.improvement) == (1.0, 0.0)
@@ -257,9 +300,13 @@ def test_equal_readings_are_no_difference(code):
 def test_only_runs_of_settings_that_were_measured_are_called_for():
     measured = [with_statistics("batch", seed, 0.02, 0.02) for seed in range(2)]
     forgotten = dataclasses.replace(run("batch", 2), measured={})
-    elsewhere = [dataclasses.replace(run("batch", seed, learning_rate=1.0), measured={}) for seed in range(3)]
+    elsewhere = [
+        dataclasses.replace(run("batch", seed, learning_rate=1.0), measured={}) for seed in range(3)
+    ]
     needs = judged("C901", [*measured, forgotten, *elsewhere]).needs
-    assert needs.startswith("the measurement batch-statistics of 1 run (batch-2), whose weights.pt is gone")
+    assert needs.startswith(
+        "the measurement batch-statistics of 1 run (batch-2), whose weights.pt is gone"
+    )
     assert needs.endswith("1 more seed of both arms: n = 2 is too few for a test")
     assert "of 3 runs (batch-0-1.0 and 2 more)" in judged("C901", elsewhere).needs
 

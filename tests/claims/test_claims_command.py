@@ -96,7 +96,15 @@ def failed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(place))
         patch.setattr("normscope.studies.execution.usable_cores", lambda: 1)
-        command = ["study", place / "own.toml", "--allow-code", "--jobs", "1", "--out", place / "out"]
+        command = [
+            "study",
+            place / "own.toml",
+            "--allow-code",
+            "--jobs",
+            "1",
+            "--out",
+            place / "out",
+        ]
         status = run(*command)
     return place / "out", status
 

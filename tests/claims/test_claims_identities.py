@@ -17,7 +17,13 @@ EPS = 1e-30
 
 def network(norm="batch", eps=EPS):
     model = build(
-        "small-resnet", norm=norm, in_channels=1, num_classes=4, image_size=8, widths=(4, 8, 8), blocks_per_stage=1
+        "small-resnet",
+        norm=norm,
+        in_channels=1,
+        num_classes=4,
+        image_size=8,
+        widths=(4, 8, 8),
+        blocks_per_stage=1,
     )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -53,7 +59,9 @@ def test_the_gradient_is_orthogonal_to_the_weights():
 
 
 def relative_error(norm, factor):
-    """Of "the gradient of weights that are `factor` times as large is `factor` times as small", for the stem."""
+    """Of "the gradient of weights that are `factor` times as large is `factor` times as small", for
+    the stem.
+    """
     model = network(norm)
     weight = convolutions(model)[0]
     (before,) = gradients(model, [weight])
@@ -83,15 +91,18 @@ def train(norm, rates, decay, steps=12):
 
 @pytest.mark.parametrize(("norm", "equal"), [("batch", True), ("none", False)])
 def test_weight_decay_is_an_exponential_learning_rate(norm, equal):
-    """Li & Arora 2020, "An Exponential Learning Rate Schedule for Deep Learning", without momentum: with decay the
-    weights are (1 - rate decay)^t times those of a run without, whose rate grows by (1 - rate decay)^-2 a step."""
+    """Li & Arora 2020, "An Exponential Learning Rate Schedule for Deep Learning", without momentum:
+    with decay the weights are (1 - rate decay)^t times those of a run without, whose rate grows by
+    (1 - rate decay)^-2 a step.
+    """
     rate, decay = 0.05, 0.5
     shrinking = 1 - rate * decay
     decayed = train(norm, lambda step: rate, decay)
     grown = train(norm, lambda step: rate * shrinking ** -(2 * step + 1), 0.0)
     furthest = max(float((one - other).norm()) for one, other in zip(decayed, grown, strict=True))
     moved = max(
-        float((one - other).norm()) for one, other in zip(decayed, train(norm, lambda step: rate, 0.0), strict=True)
+        float((one - other).norm())
+        for one, other in zip(decayed, train(norm, lambda step: rate, 0.0), strict=True)
     )
     assert moved > 1e-4, "decay changed nothing that could be explained"
     assert (furthest < 1e-8) == equal, furthest

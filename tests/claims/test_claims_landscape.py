@@ -54,9 +54,17 @@ def test_the_landscape_of_a_run_is_that_of_steps_by_hand(subjects):
     found = landscape(subject)
     steps = subject.batches().train_batches * 2
     assert found["step"].tolist() == sorted({round(steps * k / POINTS) for k in range(POINTS + 1)})
-    assert found["rate_losses"].shape == found["rate_changes"].shape == (len(found["step"]), len(RATES))
-    np.testing.assert_allclose(found["relative_distances"], np.outer(found["weights"], SHARES), rtol=1e-12)
-    np.testing.assert_allclose(found["rate_distances"], 0.1 * np.outer(found["gradient"], RATES), rtol=1e-12)
+    assert (
+        found["rate_losses"].shape
+        == found["rate_changes"].shape
+        == (len(found["step"]), len(RATES))
+    )
+    np.testing.assert_allclose(
+        found["relative_distances"], np.outer(found["weights"], SHARES), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        found["rate_distances"], 0.1 * np.outer(found["gradient"], RATES), rtol=1e-12
+    )
     model = subject.fresh()
     images, labels = next(iter(subject.batches().train(0, 1)))
     F.cross_entropy(model(images), labels).backward()
@@ -67,13 +75,16 @@ def test_the_landscape_of_a_run_is_that_of_steps_by_hand(subjects):
             parameter -= 0.1 * parameter.grad  # one step at the run's rate
         loss = F.cross_entropy(model(images), labels)
     assert found["rate_losses"][0, 1] == pytest.approx(float(loss), rel=1e-4)
-    np.testing.assert_array_equal(found["loss"], landscape(subject)["loss"], err_msg="the same every time")
+    np.testing.assert_array_equal(
+        found["loss"], landscape(subject)["loss"], err_msg="the same every time"
+    )
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_training_that_diverges_is_seen_as_far_as_it_went(subjects):
     subject = dataclasses.replace(
-        subjects["none"], spec=dataclasses.replace(subjects["none"].spec, learning_rate=1e6, epochs=3)
+        subjects["none"],
+        spec=dataclasses.replace(subjects["none"].spec, learning_rate=1e6, epochs=3),
     )
     found = landscape(subject)
     assert 1 < len(found["step"]) < POINTS + 1
@@ -114,7 +125,8 @@ def test_noise_moves_distributions_and_batch_normalization_holds_them(subjects):
     medians = {norm: np.nanmedian(arrays["movement"]) for norm, arrays in found.items()}
     assert medians["batch"] < medians["none"] < medians["noisy-batch"]
     assert medians["batch"] < 0.05
-    # a difference of two uniform means, in deviations of what leaves the layer; factors add a little
+    # a difference of two uniform means, in deviations of what leaves the layer; factors add a
+    # little
     assert medians["noisy-batch"] == pytest.approx(np.sqrt(2 / 12) / 1.13, abs=0.1)
     shapes = {arrays["movement"].shape for arrays in found.values()}
     assert shapes == {arrays["place"].shape for arrays in found.values()}
@@ -136,13 +148,23 @@ def planted(norm, seed, size=1.0, gradient=1.0, **arrays):
     curvature = size * np.exp(jitter(seed + len(norm), 0.05))
     ones = np.ones(3)
     lines = {}
-    for kind, lengths in (("rate", 0.1 * gradient * np.array(RATES)), ("relative", 5 * np.array(SHARES))):
+    for kind, lengths in (
+        ("rate", 0.1 * gradient * np.array(RATES)),
+        ("relative", 5 * np.array(SHARES)),
+    ):
         distances = np.outer(ones, lengths)
         lines |= {
             f"{kind}_distances": distances, f"{kind}_changes": curvature * distances,
             f"{kind}_losses": 1 - curvature * distances,
         }  # fmt: skip
-    found = {"step": np.arange(3.0), "loss": ones, "gradient": gradient * ones, "weights": 5 * ones, **lines, **arrays}
+    found = {
+        "step": np.arange(3.0),
+        "loss": ones,
+        "gradient": gradient * ones,
+        "weights": 5 * ones,
+        **lines,
+        **arrays,
+    }
     return dataclasses.replace(own, measured={names.LANDSCAPE: found})
 
 
@@ -157,7 +179,9 @@ def both(seeds=4, batch=None, none=None):
 
 
 @pytest.mark.parametrize("code", ["C1001", "C1002", "C1003"])
-@pytest.mark.parametrize(("size", "outcome"), [(0.3, "supported"), (3.0, "contradicted"), (1.0, "no difference")])
+@pytest.mark.parametrize(
+    ("size", "outcome"), [(0.3, "supported"), (3.0, "contradicted"), (1.0, "no difference")]
+)
 def test_verdicts_on_a_landscape(code, size, outcome):
     found = verdict(code, both(batch={"size": size}))
     assert (found.outcome, found.n) == (outcome, 4)
@@ -165,7 +189,9 @@ def test_verdicts_on_a_landscape(code, size, outcome):
 
 
 def test_distances_in_weights_decide_and_the_papers_stand_beside():
-    """A gradient of twice the norm: twice as far and a larger range by the paper's way, the same landscape by ours."""
+    """A gradient of twice the norm: twice as far and a larger range by the paper's way, the same
+    landscape by ours.
+    """
     found = verdict("C1001", both(batch={"gradient": 2.0}))
     assert found.outcome == "no difference"
     (beside,) = found.also
@@ -185,15 +211,28 @@ def test_what_cannot_be_read_says_what_is_missing(code):
     assert found.needs.endswith("`normscope study` makes it, if asked to"), "without any weights"
     assert "normscope study landscape" in verdict(code, []).needs
     assert verdict(code, both(2)).outcome == "cannot tell"
-    blown = both(none={"relative_losses": np.full((3, 4), np.nan), "relative_changes": np.full((3, 4), np.inf)})
+    blown = both(
+        none={
+            "relative_losses": np.full((3, 4), np.nan),
+            "relative_changes": np.full((3, 4), np.inf),
+        }
+    )
     assert verdict(code, blown).outcome == "cannot tell", "no number, no verdict"
-    assert found_needs(code, blown) == "a setting at which every run gives a number: not none seed 0 and 3 more"
+    assert (
+        found_needs(code, blown)
+        == "a setting at which every run gives a number: not none seed 0 and 3 more"
+    )
     ended = both(none={"planned": np.array([13])})
-    assert found_needs(code, ended).startswith("a setting at which every run gives a number"), "it diverged on the way"
+    assert found_needs(code, ended).startswith("a setting at which every run gives a number"), (
+        "it diverged on the way"
+    )
     one = [*both()[:-1], both(none={"planned": np.array([13])})[-1]]
     assert found_needs(code, one).endswith(": not none seed 3"), "the others do not stand for it"
     assert verdict(code, one).notes == ()
-    idle = [dataclasses.replace(run(one.norm, one.seed, final=0.1), measured=one.measured) for one in both()]
+    idle = [
+        dataclasses.replace(run(one.norm, one.seed, final=0.1), measured=one.measured)
+        for one in both()
+    ]
     assert found_needs(code, idle).startswith("a setting at which batch and none learn")
     flat = both(none={"gradient": 0.0})
     assert verdict(code, flat).outcome == "cannot tell", "without a gradient there is no direction"
@@ -215,7 +254,10 @@ def shifted(seeds=5, noisy=0.96, batch=0.96, none=0.9, moves=(0.36, 0.002, 0.05)
             own.epochs["train_accuracy"] = (
                 own.epochs["test_accuracy"] * (final + jitter(10 * seed + number, noise)) / 0.9
             )
-            arrays = {"place": np.zeros(3), "movement": moved * np.exp(jitter(seed + number, 0.1)) * np.ones(3)}
+            arrays = {
+                "place": np.zeros(3),
+                "movement": moved * np.exp(jitter(seed + number, 0.1)) * np.ones(3),
+            }
             runs.append(dataclasses.replace(own, measured={names.MOVEMENT: arrays}))
     return runs
 
@@ -241,7 +283,9 @@ def test_noise_that_does_harm_contradicts_it():
 
 
 def test_a_little_worse_is_neither():
-    """Significantly worse than batch normalization, by about the margin: no number of stars makes that a verdict."""
+    """Significantly worse than batch normalization, by about the margin: no number of stars makes
+    that a verdict.
+    """
     found = verdict("C1102", shifted(noisy=0.95))
     assert found.outcome == "cannot tell"
     assert found.p < 0.05
@@ -276,7 +320,9 @@ def test_missing_arms_and_measurements_are_named():
     assert "more seed" in few.needs
     unsure = verdict("C1102", shifted(noisy=0.95, none=0.92, noise=0.03))
     assert unsure.outcome == "cannot tell"
-    assert "as good as with normalization: " in unsure.needs, "each open part with what would settle it"
+    assert "as good as with normalization: " in unsure.needs, (
+        "each open part with what would settle it"
+    )
     without_none = verdict("C1102", [one for one in runs if one.norm != "none"])
     assert without_none.outcome == "cannot tell"
     assert "none" in without_none.needs

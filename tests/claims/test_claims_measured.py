@@ -44,7 +44,9 @@ def test_variances_are_those_of_the_paths():
     torch.manual_seed(0)
     model = nn.Sequential(Block(), Block())
     batches = [torch.randn(size, 3, 4, 4) for size in (5, 8)]
-    found = path_variances(model, batches, {str(k): (block, block.branch) for k, block in enumerate(model)})
+    found = path_variances(
+        model, batches, {str(k): (block, block.branch) for k, block in enumerate(model)}
+    )
     expected = {"skip": np.zeros(2), "branch": np.zeros(2)}
     with torch.no_grad():
         for x in batches:
@@ -60,7 +62,10 @@ def test_variances_are_those_of_the_paths():
 def test_growth_is_linear_with_batch_normalization_and_exponential_without():
     """De & Smith 2020, section 3, in the stage before any downsampling."""
     grid = lay_out(PLAN.options({}), PLAN.sweep)
-    found = {spec.norm: propagation(Subject(spec, grid.dataset, RunDirectory(Path()))) for spec in grid.specs}
+    found = {
+        spec.norm: propagation(Subject(spec, grid.dataset, RunDirectory(Path())))
+        for spec in grid.specs
+    }
     with_bn, without = (found[norm]["skip"][:4] for norm in ("batch", "none"))
     steps = np.diff(with_bn)
     assert steps.max() < 2 * steps.min(), "equal steps: linear"
@@ -106,20 +111,30 @@ def test_a_measurement_is_made_once_and_only_where_there_is_a_record(tmp_path):
     assert found["propagation"]["skip"].shape == found["propagation"]["branch"].shape == (12,)
 
 
-@pytest.mark.parametrize(("batch", "none", "outcome"), [(0.3, 1.0, "supported"), (1.0, 0.3, "contradicted")])
+@pytest.mark.parametrize(
+    ("batch", "none", "outcome"), [(0.3, 1.0, "supported"), (1.0, 0.3, "contradicted")]
+)
 @pytest.mark.parametrize(("code", "initialization"), [("C1201", "he"), ("C1202", "default")])
 def test_the_claim_reads_them(code, initialization, batch, none, outcome):
     runs = []
     for seed in range(4):
         for norm, ratio in (("batch", batch), ("none", none)):
             skip = np.array([1.0, 2.0, 4.0])
-            branch = skip * ratio * np.exp(0.05 * np.random.default_rng([seed, len(norm)]).standard_normal(3))
+            branch = (
+                skip
+                * ratio
+                * np.exp(0.05 * np.random.default_rng([seed, len(norm)]).standard_normal(3))
+            )
             own = run(norm, seed, block="pre-activation", initialization=initialization)
-            runs.append(dataclasses.replace(own, measured={"propagation": {"skip": skip, "branch": branch}}))
+            runs.append(
+                dataclasses.replace(own, measured={"propagation": {"skip": skip, "branch": branch}})
+            )
     of = {claim.code: claim for claim in claims()}
     claim, other = of[code], of[{"C1201": "C1202", "C1202": "C1201"}[code]]
     found = claim.judge(Evidence(runs))
-    assert other.judge(Evidence(runs)).outcome == "cannot tell", "a verdict speaks of one initialization"
+    assert other.judge(Evidence(runs)).outcome == "cannot tell", (
+        "a verdict speaks of one initialization"
+    )
     assert (found.outcome, found.n) == (outcome, 4)
     assert found.effect == pytest.approx(batch / none, rel=0.1)
     other_way = [
@@ -128,6 +143,10 @@ def test_the_claim_reads_them(code, initialization, batch, none, outcome):
         for one in runs
     ]  # fmt: skip
     with_others = claim.judge(Evidence(runs + other_way))
-    assert [reading.effect for reading in with_others.also] == [reading.effect for reading in found.also]
-    assert found.notes[0].startswith("batch: variance of the skip path 1 in the first and 4 in the last of 3 blocks")
+    assert [reading.effect for reading in with_others.also] == [
+        reading.effect for reading in found.also
+    ]
+    assert found.notes[0].startswith(
+        "batch: variance of the skip path 1 in the first and 4 in the last of 3 blocks"
+    )
     assert claim.judge(Evidence([run("batch", 0)])).outcome == "cannot tell"

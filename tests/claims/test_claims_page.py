@@ -21,7 +21,11 @@ def test_the_page_is_made_from_the_claims():
 
 
 def test_codes_and_names_are_unique_and_everything_is_said():
-    assert len({claim.code for claim in claims()}) == len({claim.name for claim in claims()}) == len(claims())
+    assert (
+        len({claim.code for claim in claims()})
+        == len({claim.name for claim in claims()})
+        == len(claims())
+    )
     for claim in claims():
         assert claim.source.link.startswith("https://")
         assert claim.statement.endswith(".")
@@ -34,12 +38,16 @@ def test_any_claim_can_be_deleted():
     with_claims = {type(claim).__module__ for claim in claims()}
     for path in Path(room.__path__[0]).glob("*.py"):
         imported = {
-            node.module for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)
+            node.module
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.ImportFrom)
         }
         assert not imported & with_claims, path.name
 
 
-@pytest.mark.parametrize("path", sorted(Path(room.__path__[0]).glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(Path(room.__path__[0]).glob("*.py")), ids=lambda path: path.name
+)
 def test_no_claim_is_long(path):
     text = path.read_text(encoding="utf-8")
     if "    code = " in text:

@@ -26,14 +26,19 @@ def captured(seed, start, end, shift=0.0):
     found = {}
     for epoch, spread in ((1, start), (10, end)):
         values = rng.normal(shift, spread, 4000)
-        found |= {("normalized", epoch): describe(values), ("before_activation", epoch): describe(values)}
+        found |= {
+            ("normalized", epoch): describe(values),
+            ("before_activation", epoch): describe(values),
+        }
         found["block_output", epoch] = describe(np.maximum(values, 0))
     return found
 
 
 def with_captures(batch, none, seeds=4, **spec):
     return [
-        run(norm, seed, captures=captured(10 * seed + k, *spreads), final=0.9 + jitter(seed), **spec)
+        run(
+            norm, seed, captures=captured(10 * seed + k, *spreads), final=0.9 + jitter(seed), **spec
+        )
         for seed in range(seeds)
         for k, (norm, spreads) in enumerate((("batch", batch), ("none", none)))
     ]
@@ -95,7 +100,11 @@ PLANTED["C501"] = PLANTED["C502"] = (
 def gradients(batch, none):
     """Runs whose gradients differ, with a spread over seeds."""
     return [
-        run(norm, seed, **{name: value * np.exp(jitter(seed + k, 0.05)) for name, value in given.items()})
+        run(
+            norm,
+            seed,
+            **{name: value * np.exp(jitter(seed + k, 0.05)) for name, value in given.items()},
+        )
         for seed in range(4)
         for k, (norm, given) in enumerate((("batch", batch), ("none", none)))
     ]
@@ -103,7 +112,10 @@ def gradients(batch, none):
 
 PLANTED["C503"] = tuple([dataclasses.replace(one, spec=one.spec | {"batch_size": 16}) for one in runs]
                         for runs in PLANTED["C502"])  # fmt: skip
-PLANTED["C301"] = gradients({"noise": 0.2}, {"noise": 0.6}), gradients({"noise": 0.6}, {"noise": 0.2})
+PLANTED["C301"] = (
+    gradients({"noise": 0.2}, {"noise": 0.6}),
+    gradients({"noise": 0.6}, {"noise": 0.2}),
+)
 PLANTED["C304"] = PLANTED["C702"] = (
     gradients({"gradient": 3.0}, {"gradient": 1.0}),
     gradients({"gradient": 1.0}, {"gradient": 3.0}),
@@ -137,7 +149,14 @@ PLANTED["C303"] = vanishing("none"), vanishing("batch")
 
 
 def test_an_effect_is_planted_for_every_claim():
-    measured = {"C1201", "C1202", "C801", "C901", "C902", "C1303"}  # in _measured.py, _batch_statistics.py
+    measured = {
+        "C1201",
+        "C1202",
+        "C801",
+        "C901",
+        "C902",
+        "C1303",
+    }  # in _measured.py, _batch_statistics.py
     measured |= {"C1001", "C1002", "C1003", "C1101", "C1102"}  # in test_claims_landscape.py
     assert {claim.code for claim in claims()} == set(PLANTED) | measured
 
@@ -216,13 +235,19 @@ def test_settings_that_say_the_opposite_leave_a_claim_open_and_are_named():
 
 def test_the_rate_is_chosen_by_the_other_seeds():
     runs = over("learning_rate", {"batch": {0.1: 0.9, 1.0: 0.8}, "none": {0.1: 0.9, 1.0: 0.8}})
-    lucky = next(one for one in runs if (one.norm, one.seed, one.learning_rate) == ("batch", 0, 1.0))
+    lucky = next(
+        one for one in runs if (one.norm, one.seed, one.learning_rate) == ("batch", 0, 1.0)
+    )
     runs[runs.index(lucky)] = run("batch", 0, final=0.99, learning_rate=1.0)
     assert verdict("C202", runs).values["batch"][0] == pytest.approx(90, abs=1)
 
 
 def test_a_seed_without_all_rates_does_not_count_for_the_sweep():
-    runs = [one for one in PLANTED["C501"][0] if (one.norm, one.seed, one.learning_rate) != ("none", 3, 1.0)]
+    runs = [
+        one
+        for one in PLANTED["C501"][0]
+        if (one.norm, one.seed, one.learning_rate) != ("none", 3, 1.0)
+    ]
     assert verdict("C501", runs).n == 3
 
 
@@ -234,10 +259,14 @@ def test_a_setting_that_was_just_begun_does_not_hide_the_finished_ones():
 
 
 def test_what_is_varied_for_one_claim_does_not_decide_another():
-    runs = arms(batch={"final": 0.95}) + arms(batch={"final": 0.2}, none={"final": 0.9}, initialization_scale=10.0)
+    runs = arms(batch={"final": 0.95}) + arms(
+        batch={"final": 0.2}, none={"final": 0.9}, initialization_scale=10.0
+    )
     found = verdict("C201", runs)
     assert found.outcome == "supported"
-    assert found.notes == ("Judged at initialization scale 1 only; other values are in this study for other claims.",)
+    assert found.notes == (
+        "Judged at initialization scale 1 only; other values are in this study for other claims.",
+    )
     assert verdict("C601", runs).outcome == "contradicted"
     assert verdict("C601", runs).notes == ()
     only = arms(batch={"final": 0.2}, none={"final": 0.9}, initialization_scale=10.0)
@@ -249,10 +278,16 @@ def test_an_arm_that_did_not_learn_is_named():
     assert any("none did not learn" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("code", ["C301", "C302", "C303", "C304", "C701", "C401", "C402", "C403", "C404", "C702"])
+@pytest.mark.parametrize(
+    "code", ["C301", "C302", "C303", "C304", "C701", "C401", "C402", "C403", "C404", "C702"]
+)
 def test_gradients_and_distributions_are_judged_where_both_learn(code):
-    """A network that died at a rate that is too high for it says nothing of normalization, and would decide a mean."""
-    dead = [one for one in with_captures((1, 1), (90, 90), learning_rate=1.0) if one.norm == "batch"]
+    """A network that died at a rate that is too high for it says nothing of normalization, and
+    would decide a mean.
+    """
+    dead = [
+        one for one in with_captures((1, 1), (90, 90), learning_rate=1.0) if one.norm == "batch"
+    ]
     dead += [run("none", seed, final=0.11, gradient=1e-9, learning_rate=1.0) for seed in range(4)]
     alive = with_captures((1, 1.2), (3, 9))
     found, alone = verdict(code, alive + dead), verdict(code, alive)
@@ -265,7 +300,8 @@ def test_gradients_and_distributions_are_judged_where_both_learn(code):
 
 def test_of_a_setting_at_which_both_learn_a_seed_that_did_not_is_counted_out():
     runs = [
-        run("none", 0, final=0.11, gradient=1e-9) if (one.norm, one.seed) == ("none", 0) else one for one in arms(5)
+        run("none", 0, final=0.11, gradient=1e-9) if (one.norm, one.seed) == ("none", 0) else one
+        for one in arms(5)
     ]
     found = verdict("C702", runs)
     assert found.n == 4
@@ -276,7 +312,11 @@ def test_of_a_setting_at_which_both_learn_a_seed_that_did_not_is_counted_out():
 
 
 def test_what_stands_beside_a_verdict_is_of_the_same_settings():
-    dead = [run(norm, seed, final=0.11, learning_rate=1.0) for seed in range(4) for norm in ("batch", "none")]
+    dead = [
+        run(norm, seed, final=0.11, learning_rate=1.0)
+        for seed in range(4)
+        for norm in ("batch", "none")
+    ]
     alive = arms(batch={"speed": 2.0})
     alone, both = verdict("C101", alive), verdict("C101", alive + dead)
     assert [reading.effect for reading in both.also] == [reading.effect for reading in alone.also]
@@ -292,7 +332,9 @@ def test_the_step_of_a_grid_is_that_of_the_setting():
 def test_a_run_has_an_interval_of_its_own():
     found = verdict("C302", PLANTED["C302"][0])
     own = variation_interval(PLANTED["C302"][0][0].column("stem_gradient"))
-    assert found.notes[0].startswith(f"batch seed 0: {own[0]:.2f} to {own[1]:.2f} (95% interval of this run alone")
+    assert found.notes[0].startswith(
+        f"batch seed 0: {own[0]:.2f} to {own[1]:.2f} (95% interval of this run alone"
+    )
     assert len(found.notes) == 2
 
 
@@ -306,7 +348,10 @@ def test_gradients_that_grow_small_with_the_loss_have_not_vanished():
     found = verdict("C303", fitted)
     assert set(found.values["batch"].values()) == {0.0}
     dead = with_column(
-        arms(), "none", stem_gradient_mean=lambda _: np.zeros(10), stem_gradient_min=lambda _: np.zeros(10)
+        arms(),
+        "none",
+        stem_gradient_mean=lambda _: np.zeros(10),
+        stem_gradient_min=lambda _: np.zeros(10),
     )
     assert set(verdict("C303", dead).values["none"].values()) == {100.0}
 
@@ -328,7 +373,9 @@ def test_small_batches_are_judged_apart():
 
 
 def test_an_arm_that_never_learns_does_not_depend_less_on_its_initialization():
-    runs = over("initialization_scale", {"batch": {0.1: 0.1, 1.0: 0.1}, "none": {0.1: 0.5, 1.0: 0.9}})
+    runs = over(
+        "initialization_scale", {"batch": {0.1: 0.1, 1.0: 0.1}, "none": {0.1: 0.5, 1.0: 0.9}}
+    )
     assert verdict("C601", runs).outcome == "cannot tell"
 
 
@@ -344,7 +391,9 @@ def test_a_run_that_gets_there_and_diverges_has_not_got_there():
 
 def test_the_largest_effect_there_can_be_is_found_though_all_seeds_say_the_same():
     runs = [
-        run(norm, seed, final=final, speed=50.0) for seed in range(4) for norm, final in (("batch", 0.9), ("none", 0.6))
+        run(norm, seed, final=final, speed=50.0)
+        for seed in range(4)
+        for norm, final in (("batch", 0.9), ("none", 0.6))
     ]
     late = with_column(runs, "none", test_accuracy=lambda _: np.r_[np.full(9, 0.1), 0.6])
     assert verdict("C101", late).outcome == "supported"
@@ -352,10 +401,15 @@ def test_the_largest_effect_there_can_be_is_found_though_all_seeds_say_the_same(
 
 def test_runs_that_give_no_value_are_counted_for_the_reader():
     """Stable gradients of the runs that did not diverge are no merit of their arm."""
-    runs = [run("none", 0, status="diverged") if (one.norm, one.seed) == ("none", 0) else one for one in arms(5)]
+    runs = [
+        run("none", 0, status="diverged") if (one.norm, one.seed) == ("none", 0) else one
+        for one in arms(5)
+    ]
     found = verdict("C301", runs)
     assert found.n == 4
-    assert found.notes == ("1 of 5 seeds of none give no value, 1 of them diverged: the verdict is on the others.",)
+    assert found.notes == (
+        "1 of 5 seeds of none give no value, 1 of them diverged: the verdict is on the others.",
+    )
     assert verdict("C201", runs).notes == (), "there a diverged run counts as guessing"
 
 
@@ -371,7 +425,10 @@ def test_arms_with_few_seeds_in_common_show_the_values_that_were_compared():
     runs += [run("none", s, final=0.85 + jitter(s)) for s in range(3, 7)]
     found = verdict("C201", runs)
     assert found.test == "Welch t"
-    assert {arm: set(values) for arm, values in found.values.items()} == {"batch": {0, 1, 2, 3}, "none": {3, 4, 5, 6}}
+    assert {arm: set(values) for arm, values in found.values.items()} == {
+        "batch": {0, 1, 2, 3},
+        "none": {3, 4, 5, 6},
+    }
 
 
 def test_other_arms_can_be_named_and_data_sets_are_judged_apart():
@@ -396,7 +453,11 @@ def test_nothing_is_claimed_of_arms_that_do_not_differ():
     false = 0
     for _ in range(150):
         finals = 0.9 + 0.02 * rng.standard_normal((4, 2))
-        runs = [run(norm, s, final=finals[s, k]) for s in range(4) for k, norm in enumerate(("batch", "none"))]
+        runs = [
+            run(norm, s, final=finals[s, k])
+            for s in range(4)
+            for k, norm in enumerate(("batch", "none"))
+        ]
         false += verdict("C201", runs).outcome in ("supported", "contradicted")
     assert false <= 14  # 7.5 expected
 
@@ -411,9 +472,14 @@ def test_distance_to_normal_is_that_of_the_values(mean, spread):
 
 def test_exact_zeros_are_a_step_and_distances_between_captures_follow_scipy():
     rng = np.random.default_rng(1)
-    first, second = np.maximum(rng.normal(0, 1, 50_000), 0), np.maximum(rng.normal(0.5, 2, 50_000), 0)
+    first, second = (
+        np.maximum(rng.normal(0, 1, 50_000), 0),
+        np.maximum(rng.normal(0.5, 2, 50_000), 0),
+    )
     normal = stats.norm.ppf((np.arange(50_000) + 0.5) / 50_000)
-    assert to_normal(describe(first)) == pytest.approx(stats.wasserstein_distance(first, normal), abs=0.02)
+    assert to_normal(describe(first)) == pytest.approx(
+        stats.wasserstein_distance(first, normal), abs=0.02
+    )
     assert between(describe(first), describe(second)) == pytest.approx(
         stats.wasserstein_distance(first, second), abs=0.03
     )

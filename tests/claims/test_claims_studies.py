@@ -12,7 +12,13 @@ from normscope.errors import InputError, RecordError
 from normscope.judge.claims import judge_all
 from normscope.studies.grid import lay_out
 from normscope.studies.labels import run_labels
-from normscope.studies.study import ClaimsOptions, GridPlan, StudyOptions, checked_values, parse_sweeps
+from normscope.studies.study import (
+    ClaimsOptions,
+    GridPlan,
+    StudyOptions,
+    checked_values,
+    parse_sweeps,
+)
 from normscope.studies.study_files import find_study, read_study
 from normscope.studies.study_plans import STUDIES
 
@@ -61,11 +67,24 @@ def test_a_study_trains_its_grids_each_run_once_and_judges_them(done):
     assert len(result.runs) == 2 * 2 * 3, "the two grids share the runs with scale 1"
     assert {run.status for run in result.runs} == {"finished"}
     written = json.loads((out / "claims.json").read_text())
-    needed = {"code", "name", "verdict", "effect", "unit", "interval", "n", "values", "needs", "source"}
+    needed = {
+        "code",
+        "name",
+        "verdict",
+        "effect",
+        "unit",
+        "interval",
+        "n",
+        "values",
+        "needs",
+        "source",
+    }
     assert all(needed <= set(entry) for entry in written["claims"])
     by_code = {entry["code"]: entry for entry in written["claims"]}
     assert by_code["C201"]["n"] == 3
-    assert by_code["C601"]["needs"].endswith("each arm learning from one of them"), "two epochs are too few"
+    assert by_code["C601"]["needs"].endswith("each arm learning from one of them"), (
+        "two epochs are too few"
+    )
     assert set(by_code["C201"]["values"]) == {"batch", "none"}
     assert by_code["C501"]["verdict"] == "cannot tell"
     assert "learning rates" in by_code["C501"]["needs"]
@@ -87,8 +106,12 @@ def test_judging_again_gives_the_same_also_from_two_folders_that_share_runs(done
     for name in ("C999-of-before.png", "Chart.png"):
         (tmp_path / "claims" / name).touch()
     again = claims(out, tmp_path / "copy", out=tmp_path)
-    assert [verdict.to_json() for verdict in again.verdicts] == [verdict.to_json() for verdict in result.verdicts]
-    assert not (tmp_path / "claims" / "C999-of-before.png").exists(), "a figure that no verdict has any more"
+    assert [verdict.to_json() for verdict in again.verdicts] == [
+        verdict.to_json() for verdict in result.verdicts
+    ]
+    assert not (tmp_path / "claims" / "C999-of-before.png").exists(), (
+        "a figure that no verdict has any more"
+    )
     assert (tmp_path / "claims" / "Chart.png").exists()
     told = capsys.readouterr().out
     assert "C201 higher-accuracy" in told
@@ -111,7 +134,9 @@ def test_one_more_seed_trains_only_what_is_new(done, tmp_path):
     assert len(result.runs) == 16
     told = console.export_text()
     assert "12 of 16 runs are finished already" in told
-    assert "Measured beside training: batch-statistics of 2 runs." in told, "of those that the first grid has"
+    assert "Measured beside training: batch-statistics of 2 runs." in told, (
+        "of those that the first grid has"
+    )
 
 
 def test_a_damaged_record_is_named(done, tmp_path):
@@ -137,8 +162,15 @@ def test_every_built_in_study_can_be_laid_out_but_for_its_data():
 
 
 def test_runs_are_told_apart_by_what_differs_and_is_not_usual():
-    options = GridPlan({"data": "digits", "seeds": 1, "learning_rates": (0.1,), "norms": ("batch",)}).options({})
-    sweep = {"batch_size": (8, 128), "initialization_scale": (1.0, 0.1), "block": (None, "formula"), "epochs": (2, 3)}
+    options = GridPlan(
+        {"data": "digits", "seeds": 1, "learning_rates": (0.1,), "norms": ("batch",)}
+    ).options({})
+    sweep = {
+        "batch_size": (8, 128),
+        "initialization_scale": (1.0, 0.1),
+        "block": (None, "formula"),
+        "epochs": (2, 3),
+    }
     specs = lay_out(options, sweep).specs
     labels = run_labels(specs)
     assert set(labels) == {spec.name for spec in specs}
@@ -155,7 +187,10 @@ def test_runs_are_told_apart_by_what_differs_and_is_not_usual():
 def test_a_sweep_is_every_combination_and_leaves_identities_alone():
     options = GridPlan({"data": "digits", "seeds": 2, "epochs": 4}).options({"device": "cpu"})
     plain = {spec.id for spec in lay_out(options).specs}
-    sweep = {"block": checked_values("block", ["formula"]), "batch_size": checked_values("batch_size", [64, 128])}
+    sweep = {
+        "block": checked_values("block", ["formula"]),
+        "batch_size": checked_values("batch_size", [64, 128]),
+    }
     specs = lay_out(options, sweep).specs
     assert len(specs) == len({spec.id for spec in specs}) == 2 * 3 * 2 * 2
     assert {spec.seed for spec in specs[: len(specs) // 2]} == {0}, "seeds outermost"
@@ -165,7 +200,9 @@ def test_a_sweep_is_every_combination_and_leaves_identities_alone():
 
 
 def test_sweeps_are_read_in_the_type_of_their_knob():
-    sweep = parse_sweeps(["initialization_scale=0.1,1", "batch_size=16,128", "widths=8x16x32,4x8x8", "norm=batch"])
+    sweep = parse_sweeps(
+        ["initialization_scale=0.1,1", "batch_size=16,128", "widths=8x16x32,4x8x8", "norm=batch"]
+    )
     assert sweep == {
         "initialization_scale": (0.1, 1.0), "batch_size": (16, 128), "widths": ((8, 16, 32), (4, 8, 8)),
         "norm": ("batch",),
@@ -206,7 +243,10 @@ def test_a_sweep_that_cannot_be_is_refused(text, message):
         ("measure = 3", "is no study"),
         ("[sweep]\nbatch_size = []", "no value"),
         ("[sweep]\nbatch_size = ['x']", "cannot be used"),
-        ("[settings]\nbatch_size = 8\n[sweep]\nbatch_size = [8, 16]", "as a setting and as a sweep"),
+        (
+            "[settings]\nbatch_size = 8\n[sweep]\nbatch_size = [8, 16]",
+            "as a setting and as a sweep",
+        ),
         ("[settings]\nnorms = ['os:getcwd']", "names code that would be run: os:getcwd"),
         ("[sweep]\nnorm = ['batch', 'os:getcwd']", "--allow-code"),
     ],
@@ -221,7 +261,9 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(text, message, tmp_pa
 
 def test_code_in_a_file_runs_only_when_allowed(tmp_path):
     (tmp_path / "own.toml").write_text("[settings]\nnorms = ['my_norms:norm']")
-    assert read_study(tmp_path / "own.toml", allow_code=True).grids[0].settings["norms"] == ["my_norms:norm"]
+    assert read_study(tmp_path / "own.toml", allow_code=True).grids[0].settings["norms"] == [
+        "my_norms:norm"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -250,9 +292,14 @@ def test_a_study_without_a_run_is_refused(tmp_path):
 
 def test_the_command_lines_are_read():
     options = tyro.cli(
-        StudyOptions, args=["batch-size", "--sweep", "norm=batch,layer", "momentum=0,0.9", "--seeds", "2"]
+        StudyOptions,
+        args=["batch-size", "--sweep", "norm=batch,layer", "momentum=0,0.9", "--seeds", "2"],
     )
-    assert (options.study, options.sweep, options.seeds) == ("batch-size", ("norm=batch,layer", "momentum=0,0.9"), 2)
+    assert (options.study, options.sweep, options.seeds) == (
+        "batch-size",
+        ("norm=batch,layer", "momentum=0,0.9"),
+        2,
+    )
     assert str(options.directory) == "normscope-runs/batch-size"
     assert tyro.cli(StudyOptions, args=[]).overrides() == {}
     read = tyro.cli(ClaimsOptions, args=["one", "two", "--norm", "group"])

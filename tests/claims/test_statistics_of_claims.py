@@ -23,7 +23,9 @@ from normscope.judge.statistics import (
     welch,
 )
 
-VALUES = st.lists(st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 3)), min_size=3, max_size=9)
+VALUES = st.lists(
+    st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 3)), min_size=3, max_size=9
+)
 
 
 @settings(deadline=None, max_examples=40)
@@ -40,7 +42,10 @@ def test_paired_t_and_equivalence_are_those_of_scipy(values, margin):
 
 
 @settings(deadline=None, max_examples=40)
-@given(VALUES.filter(lambda values: np.std(values) > 1e-3), VALUES.filter(lambda values: np.std(values) > 1e-3))
+@given(
+    VALUES.filter(lambda values: np.std(values) > 1e-3),
+    VALUES.filter(lambda values: np.std(values) > 1e-3),
+)
 def test_welch_is_that_of_scipy(first, second):
     found = welch(first, second, 1.0)
     theirs = stats.ttest_ind(first, second, equal_var=False)
@@ -67,13 +72,20 @@ def test_the_exact_test_decides_from_six_pairs_on_if_it_can():
     values = [1.0, 1.2, 0.9, 1.1, 1.0, 1.3]
     assert paired(values[:5], 0.1).test == "paired t"
     assert (paired(values, 0.1).test, paired(values, 0.1).p) == ("exact sign flip", 1 / 32)
-    assert paired(values, 0.1, tests=2).test == "paired t", "Holm over 2 would put 1/32 above the level"
+    assert paired(values, 0.1, tests=2).test == "paired t", (
+        "Holm over 2 would put 1/32 above the level"
+    )
 
 
 @pytest.mark.parametrize("values", [[], [3.0], [3.0, 3.1]])
 def test_too_few_pairs_have_no_interval_and_no_p(values):
     for found in (paired(values, 0.1), welch(values, [1.0, 2.0, 3.0], 0.1)):
-        assert (found.interval, found.p, found.p_equivalent, found.n) == (None, None, None, len(values))
+        assert (found.interval, found.p, found.p_equivalent, found.n) == (
+            None,
+            None,
+            None,
+            len(values),
+        )
 
 
 def test_equal_readings_are_not_exact_ones():
@@ -86,12 +98,16 @@ def test_equal_readings_are_not_exact_ones():
 def test_nothing_is_equivalent_that_is_read_in_steps_as_wide_as_the_margin():
     for resolution, known in ((0.5, True), (1.0, False), (2.0, False)):
         assert (paired([0.0] * 5, 1.0, resolution=resolution).p_equivalent is not None) == known
-        assert (welch([0.0] * 5, [0.0] * 5, 1.0, resolution=resolution).p_equivalent is not None) == known
+        assert (
+            welch([0.0] * 5, [0.0] * 5, 1.0, resolution=resolution).p_equivalent is not None
+        ) == known
     assert more_seeds(paired([0.0] * 5, 1.0, resolution=1.0), 1.0) is None
 
 
 def test_settings_are_adjusted_for_equivalence_too():
-    estimates = [paired(values, 1.0) for values in ([0.1, -0.4, 0.3], [0.0, 0.1, -0.1], [2.0, 2.1, 2.2])]
+    estimates = [
+        paired(values, 1.0) for values in ([0.1, -0.4, 0.3], [0.0, 0.1, -0.1], [2.0, 2.1, 2.2])
+    ]
     adjusted = holm_estimates(estimates)
     assert [one.p for one in adjusted] == holm([one.p for one in estimates])
     assert [one.p_equivalent for one in adjusted] == holm([one.p_equivalent for one in estimates])
@@ -128,10 +144,14 @@ def test_variation_interval_is_vangels_and_covers():
 
 def test_times_beyond_the_horizon_count_as_the_horizon():
     assert [restricted_time(time, 20.0) for time in (3.5, None, 25.0)] == [3.5, 20.0, 20.0]
-    rng = np.random.default_rng(7)  # exponential times watched for 1: the restricted mean is 1 - 1/e
+    rng = np.random.default_rng(
+        7
+    )  # exponential times watched for 1: the restricted mean is 1 - 1/e
     covered = 0
     for _ in range(1000):
-        times = [restricted_time(time if time < 1 else None, 1.0) for time in rng.exponential(1.0, 12)]
+        times = [
+            restricted_time(time if time < 1 else None, 1.0) for time in rng.exponential(1.0, 12)
+        ]
         low, high = paired(times, 0.1).interval
         covered += low <= 1 - math.exp(-1) <= high
     assert covered / 1000 == pytest.approx(0.95, abs=0.03)
@@ -139,7 +159,10 @@ def test_times_beyond_the_horizon_count_as_the_horizon():
 
 def test_probability_of_improvement_is_the_rank_sum_statistic_over_all_pairs():
     first, second = [3.0, 1.0, 2.0, 2.0], [2.0, 0.0, 1.0]
-    assert probability_of_improvement(first, second) == stats.mannwhitneyu(first, second).statistic / 12
+    assert (
+        probability_of_improvement(first, second)
+        == stats.mannwhitneyu(first, second).statistic / 12
+    )
     assert probability_of_improvement([], second) is None
 
 
@@ -161,7 +184,9 @@ def test_independent_arms_that_do_not_differ_are_told_apart_at_the_nominal_rate(
     """A/A without pairing, also where one arm has twice the seeds."""
     rng = np.random.default_rng(n)
     for second in (n, 2 * n):
-        p_values = np.array([welch(rng.normal(size=n), rng.normal(size=second), 0.0).p for _ in range(3000)])
+        p_values = np.array(
+            [welch(rng.normal(size=n), rng.normal(size=second), 0.0).p for _ in range(3000)]
+        )
         assert np.mean(p_values < LEVEL) < LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / 3000)
 
 
@@ -169,8 +194,12 @@ def test_independent_arms_that_do_not_differ_are_told_apart_at_the_nominal_rate(
 def test_an_arm_that_fails_rarely_is_called_better_as_often_as_the_page_says(n, rate):
     """Equal means: better by a tenth in nine runs of ten, worse by nine tenths in the other."""
     rng = np.random.default_rng(n)
-    differences = np.where(rng.random((3000, n)) < 0.1, -0.9, 0.1) + 0.01 * rng.normal(size=(3000, n))
-    assert np.mean([paired(row, 0.0).p < LEVEL for row in differences]) == pytest.approx(rate, abs=0.03)
+    differences = np.where(rng.random((3000, n)) < 0.1, -0.9, 0.1) + 0.01 * rng.normal(
+        size=(3000, n)
+    )
+    assert np.mean([paired(row, 0.0).p < LEVEL for row in differences]) == pytest.approx(
+        rate, abs=0.03
+    )
 
 
 @pytest.mark.parametrize("n", [3, 5])
@@ -181,7 +210,9 @@ def test_equivalence_is_falsely_found_at_the_nominal_rate_at_the_margin(n):
 
 
 def test_following_the_advice_until_there_is_a_verdict_is_worse_than_nominal():
-    """What the page of claims warns of, with its number: from three seeds on, as many more as are named."""
+    """What the page of claims warns of, with its number: from three seeds on, as many more as are
+    named.
+    """
     rng = np.random.default_rng(0)
 
     def ends_in_a_false_verdict():
@@ -204,7 +235,10 @@ def test_seeds_that_settle_it_can_be_asked_for_beyond_a_margin():
     estimate = paired([-1.0, -1.4, -1.1, -1.6], 1.0)
     more = more_seeds(estimate, 1.0, apart_from=1.0)
     n = 4 + more
-    ends = [estimate.effect + stats.t.ppf(0.975, k - 1) * estimate.spread / math.sqrt(k) for k in (n - 1, n)]
+    ends = [
+        estimate.effect + stats.t.ppf(0.975, k - 1) * estimate.spread / math.sqrt(k)
+        for k in (n - 1, n)
+    ]
     assert ends[1] < -1 <= ends[0]
     assert more_seeds(estimate, 1.0) < more
 

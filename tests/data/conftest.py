@@ -23,7 +23,9 @@ Writer = Callable[[Path, Splits], object]
 
 @pytest.fixture
 def tiny() -> Splits:
-    """50 + 10 images of 32x32x3, sorted by class, so that class folders keep the order of the official layouts."""
+    """50 + 10 images of 32x32x3, sorted by class, so that class folders keep the order of the
+    official layouts.
+    """
     draw = np.random.default_rng(7)
     train, test = (draw.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8) for count in (50, 10))
     return Splits(official.CLASSES, train, np.repeat(np.arange(10), 5), test, np.arange(10))
@@ -67,11 +69,17 @@ def write_archive(directory: Path, splits: Splits) -> Path:
     return path
 
 
-def write_pickled(directory: Path, splits: Splits, protocol: int = 2, keys: Callable = str.encode) -> None:
+def write_pickled(
+    directory: Path, splits: Splits, protocol: int = 2, keys: Callable = str.encode
+) -> None:
     folder = directory / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for name, images, labels in official_batches(splits):
-        content = {keys("data"): rows(images), keys("labels"): labels.tolist(), keys("batch_label"): keys(name)}
+        content = {
+            keys("data"): rows(images),
+            keys("labels"): labels.tolist(),
+            keys("batch_label"): keys(name),
+        }
         (folder / name).write_bytes(pickle.dumps(content, protocol=protocol))
 
 
@@ -82,7 +90,10 @@ def png(image: np.ndarray) -> bytes:
 
 
 def write_folders(directory: Path, splits: Splits, test_name: str = "test") -> None:
-    halves = ((splits.train_images, splits.train_labels, "train"), (splits.test_images, splits.test_labels, test_name))
+    halves = (
+        (splits.train_images, splits.train_labels, "train"),
+        (splits.test_images, splits.test_labels, test_name),
+    )
     for images, labels, split in halves:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             folder = directory / split / splits.classes[label]
@@ -99,14 +110,23 @@ def write_parquet(
     test_name: str = "test",
     strings: bool = False,
 ) -> None:
-    """`named`: class names in the metadata; `bare`: bytes instead of a struct; `strings`: names for labels."""
+    """`named`: class names in the metadata; `bare`: bytes instead of a struct; `strings`: names for
+    labels.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     directory.mkdir(parents=True, exist_ok=True)
     feature = {"_type": "ClassLabel", "names": list(splits.classes)}
-    metadata = {"huggingface": json.dumps({"info": {"features": {columns[1]: feature}}})} if named else None
-    halves = ((splits.train_images, splits.train_labels, "train"), (splits.test_images, splits.test_labels, test_name))
+    metadata = (
+        {"huggingface": json.dumps({"info": {"features": {columns[1]: feature}}})}
+        if named
+        else None
+    )
+    halves = (
+        (splits.train_images, splits.train_labels, "train"),
+        (splits.test_images, splits.test_labels, test_name),
+    )
     for images, labels, split in halves:
         encoded = [png(image) for image in images]
         cells = encoded if bare else [{"bytes": data, "path": None} for data in encoded]
@@ -128,7 +148,9 @@ def writers() -> dict[str, Writer]:
         "parquet": write_parquet,
         "parquet, image": lambda d, s: write_parquet(d, s, ("image", "label")),
         "parquet without names": lambda d, s: write_parquet(d, s, named=False),
-        "parquet, bytes and names": lambda d, s: write_parquet(d, s, bare=True, named=False, strings=True),
+        "parquet, bytes and names": lambda d, s: write_parquet(
+            d, s, bare=True, named=False, strings=True
+        ),
         "parquet in a folder": lambda d, s: write_parquet(d / "plain_text", s),
     }
 
@@ -148,7 +170,9 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def refuse() -> Callable[..., str]:
-    """Loads what cannot be loaded; gives the message of the InputError: one line, of a length that can be read."""
+    """Loads what cannot be loaded; gives the message of the InputError: one line, of a length that
+    can be read.
+    """
 
     def refuse(name: str, data_dir: Path, **options) -> str:
         with pytest.raises(InputError) as caught:
@@ -167,7 +191,9 @@ def make_images() -> Callable[..., Splits]:
 
     def make(channels: int = 3) -> Splits:
         draw = np.random.default_rng(3)
-        train, test = (draw.integers(0, 256, (count, 5, 7, channels), dtype=np.uint8) for count in (9, 3))
+        train, test = (
+            draw.integers(0, 256, (count, 5, 7, channels), dtype=np.uint8) for count in (9, 3)
+        )
         return Splits(("ant", "bee", "cat"), train, np.repeat(np.arange(3), 3), test, np.arange(3))
 
     return make

@@ -55,14 +55,18 @@ def test_a_file_truncated_between_two_records(tiny, writers, tmp_path, refuse):
     writers["binary"](tmp_path, tiny)
     file = tmp_path / "data_batch_2.bin"
     file.write_bytes(file.read_bytes()[: -binary.RECORD_BYTES])
-    assert "data_batch_2 holds 9 images but data_batch_1 holds 10: it is truncated" in refuse("cifar10", tmp_path)
+    assert "data_batch_2 holds 9 images but data_batch_1 holds 10: it is truncated" in refuse(
+        "cifar10", tmp_path
+    )
 
 
 @pytest.mark.parametrize("label", [10, 255])
 def test_labels_out_of_range(label, tiny, writers, tmp_path, refuse):
     tiny.train_labels[12] = label
     writers["binary"](tmp_path, tiny)
-    assert f"Image 12 of the training split of {tmp_path} has label {label}" in refuse("cifar10", tmp_path)
+    assert f"Image 12 of the training split of {tmp_path} has label {label}" in refuse(
+        "cifar10", tmp_path
+    )
     assert "from 0 to 9" in refuse("cifar10", tmp_path, classes=["bird", "cat"])
 
 
@@ -71,7 +75,9 @@ def test_labels_out_of_the_range_that_parquet_names(label, writers, tmp_path, re
     made = make_images()
     made.test_labels[1] = label
     writers["parquet"](tmp_path, made)
-    assert f"Image 1 of the test split of {tmp_path} has label {label}" in refuse("images", tmp_path)
+    assert f"Image 1 of the test split of {tmp_path} has label {label}" in refuse(
+        "images", tmp_path
+    )
 
 
 def test_an_archive_with_a_wrong_checksum_is_not_read(tiny, write_tiny_archive, tmp_path, refuse):
@@ -98,7 +104,10 @@ def test_parquet_with_other_columns(tmp_path, refuse):
     for split in ("train", "test"):
         parquet.write_table(table({"picture": [b""], "label": [0]}), tmp_path / f"{split}.parquet")
     message = refuse("images", tmp_path)
-    assert "has the columns picture, label; expected an image column (image or img) and a label column" in message
+    assert (
+        "has the columns picture, label; expected an image column (image or img) and a label column"
+        in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +125,10 @@ def test_cells_that_are_no_image_and_labels_that_are_none(cell, label, message, 
     from pyarrow import parquet, table
 
     good = "text" if isinstance(cell, str) else _png()
-    for split, cells, labels in (("train", [good, cell], [0, label]), ("test", [good, good], [0, 1])):
+    for split, cells, labels in (
+        ("train", [good, cell], [0, label]),
+        ("test", [good, good], [0, 1]),
+    ):
         parquet.write_table(table({"image": cells, "label": labels}), tmp_path / f"{split}.parquet")
     with pytest.raises(InputError, match=message):
         load("images", data_dir=tmp_path)
@@ -138,12 +150,16 @@ def test_truncated_parquet_and_missing_parts(writers, tmp_path, refuse, make_ima
     assert f"{train} is truncated, damaged, or no parquet file" in refuse("images", tmp_path)
     train.write_bytes(whole)
     part = train.rename(tmp_path / "train-00000-of-00002.parquet")
-    assert "train-00000-of-00002.parquet says that there are 2 such files; 1 are there" in refuse("images", tmp_path)
+    assert "train-00000-of-00002.parquet says that there are 2 such files; 1 are there" in refuse(
+        "images", tmp_path
+    )
     part.unlink()
     assert "needs parquet files named train* and test*" in refuse("images", tmp_path)
 
 
-def test_damaged_bytes_inside_a_parquet_file_are_an_input_error_wherever_they_are(writers, tmp_path, make_images):
+def test_damaged_bytes_inside_a_parquet_file_are_an_input_error_wherever_they_are(
+    writers, tmp_path, make_images
+):
     writers["parquet"](tmp_path, make_images())
     train = tmp_path / "train-00000-of-00001.parquet"
     whole = bytearray(train.read_bytes())
@@ -170,7 +186,9 @@ def test_images_of_several_sizes_and_of_more_than_8_bits(writers, tmp_path, refu
     image.write_bytes(_png((9, 5)))
     first = tmp_path / "train" / "ant" / "00000.png"
     message = refuse("images", tmp_path)
-    assert f"{image} is 9x5 pixels but {first} is 7x5: all images must have the same size" in message
+    assert (
+        f"{image} is 9x5 pixels but {first} is 7x5: all images must have the same size" in message
+    )
     image.write_bytes(_png((7, 5), "I;16"))
     assert f"{image} has more than 8 bits a channel" in refuse("images", tmp_path)
 
@@ -183,7 +201,9 @@ def test_class_folders_that_do_not_fit(writers, tmp_path, refuse, make_images):
     shutil.rmtree(tmp_path / "test" / "dog")
     for path in (tmp_path / "train" / "bee").iterdir():
         path.unlink()
-    assert f"The class folder {tmp_path / 'train' / 'bee'} holds no images" in refuse("images", tmp_path)
+    assert f"The class folder {tmp_path / 'train' / 'bee'} holds no images" in refuse(
+        "images", tmp_path
+    )
     shutil.rmtree(tmp_path / "test")
     assert "has class folders in train/ but none in test/" in refuse("images", tmp_path)
 

@@ -15,8 +15,12 @@ CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def make_dataset(count: int, height: int = 6, width: int = 5, channels: int = 3, seed: int = 0) -> Dataset:
-    """Random images without a zero pixel, each with its own label, so that an image is known by its label."""
+def make_dataset(
+    count: int, height: int = 6, width: int = 5, channels: int = 3, seed: int = 0
+) -> Dataset:
+    """Random images without a zero pixel, each with its own label, so that an image is known by its
+    label.
+    """
     draw = np.random.default_rng(seed)
     images = draw.integers(1, 256, (count + 7, height, width, channels), dtype=np.uint8)
     labels = np.arange(count + 7)
@@ -26,7 +30,9 @@ def make_dataset(count: int, height: int = 6, width: int = 5, channels: int = 3,
     return Dataset("made", names, *halves, mean, std, "", "made", Recipe(1, (0.1,), 1, True))
 
 
-def make_batches(dataset: Dataset, batch_size: int = 4, padding: int = 2, flip: bool = True, **options) -> Batches:
+def make_batches(
+    dataset: Dataset, batch_size: int = 4, padding: int = 2, flip: bool = True, **options
+) -> Batches:
     return Batches(dataset, batch_size, CPU, crop_padding=padding, horizontal_flip=flip, **options)
 
 
@@ -39,7 +45,8 @@ def asked_for(batches: Batches, seed: int = 0, epoch: int = 0) -> tuple[torch.Te
     """The same as `epoch_of`, batch by batch as the training loop asks for them."""
     batches.begin(seed, epoch)
     parts = [
-        batches.train_at(torch.tensor([index]), batches.train_size(index)) for index in range(batches.train_batches)
+        batches.train_at(torch.tensor([index]), batches.train_size(index))
+        for index in range(batches.train_batches)
     ]
     images, labels = zip(*parts, strict=True)
     return torch.cat(images), torch.cat(labels)
@@ -69,7 +76,9 @@ def windows(image: np.ndarray, padding: int, flip: bool) -> np.ndarray:
     seed=st.integers(0, 2**40),
     epoch=st.integers(0, 1000),
 )
-def test_an_epoch_is_the_plan_carried_out_image_by_image(count, batch_size, padding, flip, channels, seed, epoch):
+def test_an_epoch_is_the_plan_carried_out_image_by_image(
+    count, batch_size, padding, flip, channels, seed, epoch
+):
     dataset = make_dataset(count, channels=channels)
     batches = make_batches(dataset, batch_size, padding, flip)
     images, labels = epoch_of(batches, seed, epoch)
@@ -88,7 +97,9 @@ def test_every_crop_is_a_window_of_the_zero_padded_image_whatever_the_plan_says(
     dataset = make_dataset(40)
     images, labels = epoch_of(make_batches(dataset, 16))
     for image, label in zip(images.numpy(), labels.tolist(), strict=True):
-        possible = np.stack([normalized(crop, dataset) for crop in windows(dataset.train_images[label], 2, True)])
+        possible = np.stack(
+            [normalized(crop, dataset) for crop in windows(dataset.train_images[label], 2, True)]
+        )
         assert np.abs(possible - image).max(axis=(1, 2, 3)).min() < 1e-5
 
 
@@ -111,12 +122,16 @@ def test_offsets_and_flips_are_uniform_and_independent():
 
 
 def test_statistics_agree_with_a_slow_reference_that_draws_for_itself():
-    """The mean image over many epochs against the mean over all possible crops, which is its expectation."""
+    """The mean image over many epochs against the mean over all possible crops, which is its
+    expectation.
+    """
     dataset = make_dataset(1)
     batches = make_batches(dataset, 1, 1, True)
     epochs = 600
     shown = np.mean([epoch_of(batches, 0, epoch)[0][0].numpy() for epoch in range(epochs)], axis=0)
-    possible = np.stack([normalized(crop, dataset) for crop in windows(dataset.train_images[0], 1, True)])
+    possible = np.stack(
+        [normalized(crop, dataset) for crop in windows(dataset.train_images[0], 1, True)]
+    )
     standard_error = possible.std(axis=0) / np.sqrt(epochs)
     assert (np.abs(shown - possible.mean(axis=0)) < 5 * standard_error + 1e-5).all()
 
@@ -132,7 +147,9 @@ def test_the_same_seed_and_epoch_show_the_same_bits_whatever_came_before():
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_augmentation():
-    plans = [plan_epoch(500, seed, epoch, 4, True) for seed, epoch in [(0, 0), (0, 1), (1, 0), (1, 1)]]
+    plans = [
+        plan_epoch(500, seed, epoch, 4, True) for seed, epoch in [(0, 0), (0, 1), (1, 0), (1, 1)]
+    ]
     for index, plan in enumerate(plans):
         for other in plans[:index]:
             assert (plan.order == other.order).float().mean() < 0.05
@@ -156,7 +173,9 @@ def test_no_global_generator_moves():
 def test_two_epochs_may_be_read_side_by_side():
     batches = make_batches(make_dataset(12))
     pairs = zip(batches.train(0, 0), batches.train(0, 1), strict=True)
-    one, other = (torch.cat(images) for images in zip(*((a[0], b[0]) for a, b in pairs), strict=True))
+    one, other = (
+        torch.cat(images) for images in zip(*((a[0], b[0]) for a, b in pairs), strict=True)
+    )
     assert torch.equal(one, epoch_of(batches, 0, 0)[0])
     assert torch.equal(other, epoch_of(batches, 0, 1)[0])
 
@@ -165,7 +184,9 @@ def test_without_augmentation_the_images_are_shown_as_they_are():
     dataset = make_dataset(9)
     images, labels = epoch_of(make_batches(dataset, 4, 0, False))
     for image, label in zip(images.numpy(), labels.tolist(), strict=True):
-        np.testing.assert_allclose(image, normalized(dataset.train_images[label], dataset), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            image, normalized(dataset.train_images[label], dataset), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -184,7 +205,9 @@ def test_batches_are_channels_last_and_of_the_dtype_that_was_asked_for(dtype):
 def test_low_precision_rounds_once_from_float32():
     dataset = make_dataset(10)
     exact = epoch_of(make_batches(dataset))[0]
-    assert torch.equal(epoch_of(make_batches(dataset, dtype=torch.bfloat16))[0], exact.to(torch.bfloat16))
+    assert torch.equal(
+        epoch_of(make_batches(dataset, dtype=torch.bfloat16))[0], exact.to(torch.bfloat16)
+    )
 
 
 def test_the_test_split_is_in_order_and_untouched():
@@ -217,9 +240,14 @@ def test_on_the_cpu_the_images_are_used_where_they_are():
 def test_batches_that_are_asked_for_are_those_that_are_shown(batch_size: int, flip: bool):
     batches = make_batches(make_dataset(11), batch_size, flip=flip)
     for epoch in (1, 2, 1):  # the memory of one epoch is used again for the next
-        for shown, found in zip(epoch_of(batches, 3, epoch), asked_for(batches, 3, epoch), strict=True):
+        for shown, found in zip(
+            epoch_of(batches, 3, epoch), asked_for(batches, 3, epoch), strict=True
+        ):
             assert torch.equal(shown, found)
-    test = [batches.test_at(torch.tensor([i]), batches.test_size(i)) for i in range(batches.test_batches)]
+    test = [
+        batches.test_at(torch.tensor([i]), batches.test_size(i))
+        for i in range(batches.test_batches)
+    ]
     for (shown, labels), (found, found_labels) in zip(batches.test(), test, strict=True):
         assert torch.equal(shown, found)
         assert torch.equal(labels, found_labels)

@@ -85,7 +85,9 @@ def test_many_small_files_are_told_apart_by_size_time_and_place(tiny, source, tm
     assert checksum(moved) != before
 
 
-@pytest.mark.parametrize("damage", ["cut an array", "remove an array", "empty an array", "cut the classes"])
+@pytest.mark.parametrize(
+    "damage", ["cut an array", "remove an array", "empty an array", "cut the classes"]
+)
 def test_a_damaged_entry_is_decoded_again(damage, tiny, source, tmp_path):
     layout, log = make_layout(source, tiny, tmp_path / "log"), tmp_path / "log"
     cached(layout, tmp_path / "cache")
@@ -111,7 +113,10 @@ def test_what_a_killed_process_left_is_cleared_away(tiny, source, tmp_path):
     aside.mkdir(parents=True)
     (aside / "train_images.npy").write_bytes(b"half")
     cached(layout, tmp_path / "cache")
-    assert sorted(path.name for path in entry.parent.iterdir()) == [entry.name, f"{entry.name}.lock"]
+    assert sorted(path.name for path in entry.parent.iterdir()) == [
+        entry.name,
+        f"{entry.name}.lock",
+    ]
 
 
 def test_data_that_cannot_be_used_is_not_stored(tiny, source, tmp_path):
@@ -151,7 +156,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tiny, source, tmp_path, monk
 
     monkeypatch.setattr(cache.np, "save", full)
     layout = make_layout(source, tiny, tmp_path / "log")
-    with pytest.raises(StorageError, match="the disk is full. Set NORMSCOPE_CACHE to a folder with room") as caught:
+    with pytest.raises(
+        StorageError, match="the disk is full. Set NORMSCOPE_CACHE to a folder with room"
+    ) as caught:
         cached(layout, tmp_path / "cache")
     assert caught.value.exit_status == 1
     assert [path.suffix for path in (tmp_path / "cache" / "decoded").iterdir()] == [".lock"]
@@ -159,7 +166,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tiny, source, tmp_path, monk
 
 def test_a_cache_folder_that_cannot_be_made_is_one_line(tiny, source, tmp_path):
     (tmp_path / "cache").touch()
-    with pytest.raises(StorageError, match="Cannot write the image cache .*Not a directory|File exists"):
+    with pytest.raises(
+        StorageError, match="Cannot write the image cache .*Not a directory|File exists"
+    ):
         cached(make_layout(source, tiny, tmp_path / "log"), tmp_path / "cache")
 
 
@@ -172,7 +181,9 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
 
 
 def test_the_real_images(cifar10_directory):
-    """The counts of the notebook, and pixels from which its constants come (JPEG moves them by less than 0.002)."""
+    """The counts of the notebook, and pixels from which its constants come (JPEG moves them by less
+    than 0.002).
+    """
     cifar10 = load("cifar10", data_dir=cifar10_directory)
     assert cifar10.train_images.shape == (50_000, 32, 32, 3)
     assert np.bincount(cifar10.train_labels).tolist() == [5000] * 10

@@ -30,7 +30,9 @@ def test_selected_classes_are_relabelled_in_the_order_given(splits):
         images, labels = getattr(splits, f"{part}_images"), getattr(splits, f"{part}_labels")
         kept = labels != 1
         assert np.array_equal(getattr(chosen, f"{part}_images"), images[kept])
-        assert getattr(chosen, f"{part}_labels").tolist() == [{2: 0, 0: 1}[label] for label in labels[kept].tolist()]
+        assert getattr(chosen, f"{part}_labels").tolist() == [
+            {2: 0, 0: 1}[label] for label in labels[kept].tolist()
+        ]
 
 
 @pytest.mark.parametrize(
@@ -50,14 +52,23 @@ def test_classes_that_cannot_be_selected(splits, classes, message):
 @pytest.mark.parametrize("label", [-1, 3])
 def test_labels_outside_the_classes_are_named(splits, label):
     splits.test_labels[4] = label
-    with pytest.raises(InputError, match=f"Image 4 of the test split of here has label {label}; .* from 0 to 2"):
+    with pytest.raises(
+        InputError, match=f"Image 4 of the test split of here has label {label}; .* from 0 to 2"
+    ):
         check(splits, "here")
 
 
 def test_an_empty_split_and_shapes_that_disagree_are_errors(splits):
     with pytest.raises(InputError, match="training split of here holds no images"):
-        check(replace(splits, train_images=splits.train_images[:0], train_labels=splits.train_labels[:0]), "here")
-    with pytest.raises(InputError, match="training images of here are 4x4x3 but its test images are 4x2x3"):
+        check(
+            replace(
+                splits, train_images=splits.train_images[:0], train_labels=splits.train_labels[:0]
+            ),
+            "here",
+        )
+    with pytest.raises(
+        InputError, match="training images of here are 4x4x3 but its test images are 4x2x3"
+    ):
         check(replace(splits, test_images=splits.test_images[:, :, :2]), "here")
 
 
@@ -94,7 +105,9 @@ def test_digits_are_split_in_the_same_stratified_way_every_time():
     assert digits.train_images.dtype == np.uint8
     assert {digits.train_images.min(), digits.train_images.max()} == {0, 255}
     assert digits.train_labels.dtype == np.int64
-    shares = np.bincount(digits.test_labels) / np.bincount(np.r_[digits.test_labels, digits.train_labels])
+    shares = np.bincount(digits.test_labels) / np.bincount(
+        np.r_[digits.test_labels, digits.train_labels]
+    )
     assert (np.abs(shares - 0.2) < 0.005).all()
     assert digits.fingerprint == load("digits").fingerprint
     assert digits.classes == tuple("0123456789")
@@ -110,7 +123,9 @@ def test_the_constants_are_those_of_the_subset():
 
 
 def test_unknown_data_and_a_directory_for_digits_are_errors():
-    with pytest.raises(InputError, match=r"Unknown data 'digit'. Did you mean 'digits'\? Known: digits"):
+    with pytest.raises(
+        InputError, match=r"Unknown data 'digit'. Did you mean 'digits'\? Known: digits"
+    ):
         load("digit")
     with pytest.raises(InputError, match="embedded and reads no directory; somewhere was given"):
         load("digits", data_dir=Path("somewhere"))

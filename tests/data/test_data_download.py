@@ -19,7 +19,9 @@ from normscope.errors import InputError
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder, silently, and remembers what was asked for; `cut` sends half of what it announces."""
+    """Serves a folder, silently, and remembers what was asked for; `cut` sends half of what it
+    announces.
+    """
 
     asked: list[str]
     cut = False
@@ -59,7 +61,9 @@ def archive(server, tiny, write_tiny_archive) -> Archive:
     return Archive(f"{address}/{path.name}", hashlib.md5(path.read_bytes()).hexdigest())
 
 
-def test_without_a_directory_the_archive_is_downloaded_once(archive, server, tiny, tmp_path, monkeypatch):
+def test_without_a_directory_the_archive_is_downloaded_once(
+    archive, server, tiny, tmp_path, monkeypatch
+):
     monkeypatch.setattr(binary, "CIFAR10", archive)
     for _ in range(2):
         loaded = load("cifar10", cache_dir=tmp_path / "cache")
@@ -69,7 +73,9 @@ def test_without_a_directory_the_archive_is_downloaded_once(archive, server, tin
 
 def test_a_wrong_checksum_keeps_nothing(archive, tmp_path):
     wrong = Archive(archive.url, "0" * 32)
-    with pytest.raises(InputError, match=f"does not have the checksum md5:{'0' * 32}; nothing was kept") as caught:
+    with pytest.raises(
+        InputError, match=f"does not have the checksum md5:{'0' * 32}; nothing was kept"
+    ) as caught:
         fetch(wrong, tmp_path / "cache")
     assert "\n" not in str(caught.value)
     assert [path.suffix for path in (tmp_path / "cache" / "downloads").iterdir()] == [".lock"]

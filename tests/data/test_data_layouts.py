@@ -62,7 +62,9 @@ def test_a_subset_is_relabelled_in_the_order_given(tiny, writers, tmp_path, refu
     assert loaded.classes == ("bird", "airplane")
     assert loaded.train_labels.tolist() == [1] * 5 + [0] * 5
     assert np.array_equal(loaded.train_images[5:], tiny.train_images[10:15])
-    assert "Unknown class 'brid'. Did you mean 'bird'?" in refuse("cifar10", tmp_path, classes=["airplane", "brid"])
+    assert "Unknown class 'brid'. Did you mean 'bird'?" in refuse(
+        "cifar10", tmp_path, classes=["airplane", "brid"]
+    )
 
 
 def test_a_folder_of_a_few_official_classes_keeps_their_official_order(tiny, writers, tmp_path):
@@ -73,12 +75,15 @@ def test_a_folder_of_a_few_official_classes_keeps_their_official_order(tiny, wri
     assert load("cifar10", data_dir=tmp_path).classes == ("airplane", "automobile", "truck")
 
 
-# --- images of the user's own ---------------------------------------------------------------------------------------
+# --- images of the user's own
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("layout", ["folders", "parquet", "parquet, bytes and names"])
-def test_images_of_any_size_in_grayscale_or_colour(channels, layout, writers, tmp_path, make_images):
+def test_images_of_any_size_in_grayscale_or_colour(
+    channels, layout, writers, tmp_path, make_images
+):
     made = make_images(channels)
     writers[layout](tmp_path, made)
     loaded = load("images", data_dir=tmp_path)
@@ -100,7 +105,9 @@ def test_grayscale_among_colour_becomes_colour(writers, tmp_path, make_images):
     Image.fromarray(made.test_images[0, ..., 0]).save(tmp_path / "test" / "ant" / "00000.png")
     loaded = load("images", data_dir=tmp_path)
     assert loaded.test_images.shape[-1] == 3
-    assert np.array_equal(loaded.test_images[0], np.repeat(made.test_images[0, ..., :1], 3, axis=-1))
+    assert np.array_equal(
+        loaded.test_images[0], np.repeat(made.test_images[0, ..., :1], 3, axis=-1)
+    )
 
 
 def test_a_validation_split_serves_for_testing_and_this_is_said(writers, tmp_path, make_images):

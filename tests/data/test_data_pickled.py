@@ -33,7 +33,9 @@ class Asks:
         return self.function, self.arguments
 
 
-def test_a_pickle_that_tries_to_run_code_is_refused_and_does_not_run(tiny, writers, tmp_path, refuse):
+def test_a_pickle_that_tries_to_run_code_is_refused_and_does_not_run(
+    tiny, writers, tmp_path, refuse
+):
     writers["pickled with text keys"](tmp_path / "data", tiny)
     trace = tmp_path / "it-ran"
     file = next(tmp_path.rglob("data_batch_4"))
@@ -65,7 +67,10 @@ def test_no_stand_in_is_the_real_thing():
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [1, 2]}, "does not hold 3072 bytes"),
         ({"data": np.zeros((1, 3071), np.uint8), "labels": [1]}, "does not hold 3072 bytes"),
         ({"data": np.zeros((1, 768), np.float32), "labels": [1]}, "does not hold 3072 bytes"),
-        ({"data": np.asfortranarray(np.zeros((2, 3072), np.uint8)), "labels": [1, 2]}, "does not hold 3072 bytes"),
+        (
+            {"data": np.asfortranarray(np.zeros((2, 3072), np.uint8)), "labels": [1, 2]},
+            "does not hold 3072 bytes",
+        ),
         ({"data": np.full((1, 3072), None), "labels": [1]}, "does not hold 3072 bytes"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [-1]}, "holds no list of labels"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": ["1"]}, "holds no list of labels"),

@@ -27,7 +27,11 @@ def executed(name: str, folder: Path) -> tuple[nbformat.NotebookNode, str]:
 
 
 def images(notebook: nbformat.NotebookNode) -> int:
-    return sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
+    return sum(
+        "image/png" in output.get("data", {})
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    )
 
 
 def number(pattern: str, text: str) -> float:
@@ -40,7 +44,9 @@ def test_with_and_without_bn(tmp_path):
     notebook, text = executed("with_and_without_bn", tmp_path)
     accuracy = {
         (norm, float(rate)): float(percent)
-        for norm, rate, percent in re.findall(r"(batch|none) +learning rate (\S+) +accuracy (\S+)%  \(n = 2\)", text)
+        for norm, rate, percent in re.findall(
+            r"(batch|none) +learning rate (\S+) +accuracy (\S+)%  \(n = 2\)", text
+        )
     }
     assert len(accuracy) == 4
     assert accuracy["batch", 0.3] > 90
@@ -80,16 +86,18 @@ def test_the_notebook_for_colab_is_the_example(name):
     theirs = nbformat.read(EXAMPLES / "notebooks" / f"{name}.ipynb", as_version=4)
     again = f"jupytext --to ipynb --output examples/notebooks/{name}.ipynb examples/{name}.py"
     told = f"{name}.ipynb is behind its example: {again}"
-    assert [(cell.cell_type, cell.source) for cell in ours.cells] == [(c.cell_type, c.source) for c in theirs.cells], (
-        told
-    )
+    assert [(cell.cell_type, cell.source) for cell in ours.cells] == [
+        (c.cell_type, c.source) for c in theirs.cells
+    ], told
     assert not any(cell.get("outputs") for cell in theirs.cells)
     assert f"blob/main/examples/notebooks/{name}.ipynb" in ours.cells[0].source
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_code_cell_installs_normscope_where_it_is_missing(name, tmp_path, monkeypatch):
-    first = next(cell for cell in jupytext.read(EXAMPLES / f"{name}.py").cells if cell.cell_type == "code")
+    first = next(
+        cell for cell in jupytext.read(EXAMPLES / f"{name}.py").cells if cell.cell_type == "code"
+    )
     called = []
     monkeypatch.setattr(subprocess, "run", lambda command, check: called.append(command))
     with contextlib.chdir(tmp_path), contextlib.redirect_stdout(io.StringIO()):

@@ -19,7 +19,8 @@ TINY = Recipe(widths=(4, 8), blocks_per_stage=1)
 def options_for(out: Path, **settings) -> ExplainOptions:
     recipe = settings.pop("recipe", TINY)
     return ExplainOptions(
-        **{"classes": ("3", "8", "0"), "epochs": 1, "device": "cpu", "out": out, "recipe": recipe} | settings
+        **{"classes": ("3", "8", "0"), "epochs": 1, "device": "cpu", "out": out, "recipe": recipe}
+        | settings
     )
 
 
@@ -28,7 +29,10 @@ def run_explain(out: Path, **settings) -> SimpleNamespace:
     console = Console(file=io.StringIO(), width=80)
     result = explain(options_for(out, **settings), console)
     return SimpleNamespace(
-        result=result, explanation=result.explanation, text=console.file.getvalue(), directory=result.directory
+        result=result,
+        explanation=result.explanation,
+        text=console.file.getvalue(),
+        directory=result.directory,
     )
 
 

@@ -16,7 +16,11 @@ from normscope.studies.spec import Recipe
 
 def modified(directory):
     """{file: its time} of the run's files, without the lock."""
-    return {path: path.stat().st_mtime_ns for path in directory.glob("runs/*/*") if path.name != "run.lock"}
+    return {
+        path: path.stat().st_mtime_ns
+        for path in directory.glob("runs/*/*")
+        if path.name != "run.lock"
+    }
 
 
 def test_the_folder_holds_the_record_the_figure_and_the_run(explained):
@@ -38,7 +42,11 @@ def test_the_text_is_plain_and_teaches_step_by_step(explained):
         f"In eval mode: {100 * explained.explanation.forgotten.eval_accuracy:.1f}%",
     ):  # fmt: skip
         assert words in text, words
-    rows = [line for line in text.splitlines() if re.match(r"\s+(>\s)?\d+\s+[−\d]", line) and "→" in line]
+    rows = [
+        line
+        for line in text.splitlines()
+        if re.match(r"\s+(>\s)?\d+\s+[−\d]", line) and "→" in line
+    ]
     assert len(rows) == channels
     assert sum(row.lstrip().startswith(">") for row in rows) == 1
     assert all(len(line) <= 80 for line in rows)
@@ -54,7 +62,9 @@ def test_the_same_again_neither_trains_nor_measures_again(explained, again, monk
     assert second.text.split("1. layer1")[1] == explained.text.split("1. layer1")[1]
 
 
-def test_another_layer_and_channel_of_the_same_network_need_no_training(explained, again, monkeypatch):
+def test_another_layer_and_channel_of_the_same_network_need_no_training(
+    explained, again, monkeypatch
+):
     monkeypatch.setattr(explaining, "forget_eval", None)
     before = modified(explained.directory)
     other = again(explained.directory, layer="*.bn2", channel=2)
@@ -79,11 +89,20 @@ def test_another_seed_is_another_network_in_the_same_folder(explained, again):
     [
         ({"layer": "layer1.0.bn3"}, "No module matches 'layer1.0.bn3'. Near: layer1.0.bn"),
         ({"layer": "zzz"}, "Normalization layers: stem.1, layer1.0.bn1"),
-        ({"layer": "layer1.0.conv1"}, "'layer1.0.conv1' is a Conv2d; expected a torch.nn.BatchNorm2d"),
+        (
+            {"layer": "layer1.0.conv1"},
+            "'layer1.0.conv1' is a Conv2d; expected a torch.nn.BatchNorm2d",
+        ),
         ({"norm": "none"}, "has no normalization layer, as its norm is 'none'"),
-        ({"norm": "group", "recipe": Recipe(widths=(8,))}, "is a GroupNorm; expected a torch.nn.BatchNorm2d"),
+        (
+            {"norm": "group", "recipe": Recipe(widths=(8,))},
+            "is a GroupNorm; expected a torch.nn.BatchNorm2d",
+        ),
         ({"norm": "bach"}, "Did you mean 'batch'?"),
-        ({"channel": 4}, "Channel 4 does not exist: layer1.0.bn1 has the channels 0 to 3 (--channel)"),
+        (
+            {"channel": 4},
+            "Channel 4 does not exist: layer1.0.bn1 has the channels 0 to 3 (--channel)",
+        ),
         ({"channel": -1}, "The channel is -1"),
         ({"seed": -1}, "The seed is -1"),
         ({"epochs": 0}, "The number of epochs is 0"),
@@ -133,7 +152,12 @@ def test_damaged_files_are_named_with_what_to_do(explained, again):
 def test_options_become_one_run(asked, tmp_path):
     options = dataclasses.replace(asked(tmp_path), seed=7, learning_rate=0.5)
     study = options.study
-    assert (study.norms, study.learning_rates, study.seeds, study.capture_epochs) == (("batch",), (0.5,), 1, ())
+    assert (study.norms, study.learning_rates, study.seeds, study.capture_epochs) == (
+        ("batch",),
+        (0.5,),
+        1,
+        (),
+    )
     assert study.recipe is options.recipe
     assert study.directory == tmp_path
     assert dataclasses.replace(options, epochs=None).study.epochs == 10

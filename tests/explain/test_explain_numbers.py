@@ -60,16 +60,28 @@ def explain(network, study, forgotten, layer, channel=None):
     spec, dataset = study
     choice = choose_layer(network, layer, "batch", channel)
     return explain_layer(
-        network, choice, dataset, spec, channel=channel, forgotten=forgotten, meta={"spec": dataclasses.asdict(spec)}
+        network,
+        choice,
+        dataset,
+        spec,
+        channel=channel,
+        forgotten=forgotten,
+        meta={"spec": dataclasses.asdict(spec)},
     )
 
 
 def test_every_step_equals_a_recomputation_from_the_convolution_on(network, study, forgotten):
-    """The stem's normalization: its input is one convolution of the images, which is redone in float64 here."""
+    """The stem's normalization: its input is one convolution of the images, which is redone in
+    float64 here.
+    """
     spec, dataset = study
     explanation = explain(network, study, forgotten, "stem.1")
     batches = Batches(
-        dataset, spec.batch_size, torch.device("cpu"), crop_padding=spec.crop_padding, horizontal_flip=False
+        dataset,
+        spec.batch_size,
+        torch.device("cpu"),
+        crop_padding=spec.crop_padding,
+        horizontal_flip=False,
     )
     images, labels = next(iter(batches.train(spec.seed, spec.epochs + 1)))
     x = F.conv2d(images.double(), network.stem[0].weight.double(), padding=1).detach()
@@ -91,8 +103,12 @@ def test_every_step_equals_a_recomputation_from_the_convolution_on(network, stud
     for index in range(len(explanation.mean)):
         channel = explanation.channel(index)
         np.testing.assert_allclose(channel.output, in_train_mode[:, index], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(channel.eval_output, in_eval_mode[:, index], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(channel.running_before, [part[index] for part in before], rtol=1e-12)
+        np.testing.assert_allclose(
+            channel.eval_output, in_eval_mode[:, index], rtol=1e-9, atol=1e-12
+        )
+        np.testing.assert_allclose(
+            channel.running_before, [part[index] for part in before], rtol=1e-12
+        )
     np.testing.assert_allclose(explanation.running_after.mean, layer.running_mean, rtol=1e-12)
     np.testing.assert_allclose(explanation.running_after.var, layer.running_var, rtol=1e-12)
     assert explanation.chosen == np.abs(x.mean(1)).argmax()
@@ -103,7 +119,11 @@ def test_the_images_are_those_of_the_batch(network, study, forgotten):
     spec, dataset = study
     explanation = explain(network, study, forgotten, None)
     batches = Batches(
-        dataset, spec.batch_size, torch.device("cpu"), crop_padding=spec.crop_padding, horizontal_flip=False
+        dataset,
+        spec.batch_size,
+        torch.device("cpu"),
+        crop_padding=spec.crop_padding,
+        horizontal_flip=False,
     )
     images, _ = next(iter(batches.train(spec.seed, spec.epochs + 1)))
     back = (images[: len(explanation.images), 0] * dataset.std[0] + dataset.mean[0]) * 255
@@ -136,8 +156,12 @@ def test_every_line_of_the_arithmetic_holds_as_it_is_printed(network, study, for
     assert results["variance, unbiased"] == pytest.approx(worked.x.var(ddof=1), rel=1e-4)
     assert results["output"] == pytest.approx(worked.output[place], rel=1e-4)
     assert results["output in eval mode"] == pytest.approx(worked.eval_output[place], rel=1e-4)
-    assert results["running mean"] == pytest.approx(explanation.running_after.mean[channel], rel=1e-4)
-    assert results["running variance"] == pytest.approx(explanation.running_after.var[channel], rel=1e-4)
+    assert results["running mean"] == pytest.approx(
+        explanation.running_after.mean[channel], rel=1e-4
+    )
+    assert results["running variance"] == pytest.approx(
+        explanation.running_after.var[channel], rel=1e-4
+    )
 
 
 def test_momentum_none_is_the_average_over_all_batches(network, study, forgotten):
@@ -156,8 +180,16 @@ def test_a_layer_without_affine_parameters_and_memory(network, study, forgotten)
     bare.layer1[0].bn1 = torch.nn.BatchNorm2d(4, affine=False, track_running_stats=False)
     explanation = explain(bare, study, forgotten, "layer1.0.bn1")
     worked = explanation.channel(0)
-    assert explanation.weight is explanation.bias is explanation.running_before is explanation.running_after is None
-    np.testing.assert_allclose(worked.output, (worked.x - worked.x.mean()) / np.sqrt(worked.x.var() + 1e-5))
+    assert (
+        explanation.weight
+        is explanation.bias
+        is explanation.running_before
+        is explanation.running_after
+        is None
+    )
+    np.testing.assert_allclose(
+        worked.output, (worked.x - worked.x.mean()) / np.sqrt(worked.x.var() + 1e-5)
+    )
     np.testing.assert_array_equal(worked.output, worked.eval_output)
     assert memory_steps(explanation) == []
 
@@ -176,9 +208,13 @@ def test_accuracies_without_eval_equal_a_plain_loop(network, study, forgotten):
         for (place, repeat), order in _orders(labels, spec.seed):
             for size in (8, 128):
                 model = copy.deepcopy(network).train()
-                logits = torch.cat([model(images[order[k : k + size]]) for k in range(0, len(order), size)])
+                logits = torch.cat(
+                    [model(images[order[k : k + size]]) for k in range(0, len(order), size)]
+                )
                 column = BATCH_SIZES.index(size)
-                assert forgotten.during[place, column, repeat] == pytest.approx(accuracy(logits, labels[order]))
+                assert forgotten.during[place, column, repeat] == pytest.approx(
+                    accuracy(logits, labels[order])
+                )
                 after = accuracy(model.eval()(images), labels)
                 assert forgotten.afterwards[place, column, repeat] == pytest.approx(after)
 
@@ -214,14 +250,20 @@ def test_measuring_leaves_the_model_as_it_was(network, study):
 def test_orders_are_permutations_and_class_ordered_ones_are_sorted():
     labels = torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 1])
     seen = dict(_orders(labels, 3))
-    assert set(seen) == {(place, repeat) for place in range(len(ORDERS)) for repeat in range(REPEATS)}
+    assert set(seen) == {
+        (place, repeat) for place in range(len(ORDERS)) for repeat in range(REPEATS)
+    }
     assert all(sorted(order.tolist()) == list(range(9)) for order in seen.values())
-    assert all(torch.equal(labels[seen[1, repeat]], labels.sort().values) for repeat in range(REPEATS))
+    assert all(
+        torch.equal(labels[seen[1, repeat]], labels.sort().values) for repeat in range(REPEATS)
+    )
     assert len({tuple(order.tolist()) for order in seen.values()}) == 2 * REPEATS
 
 
 def test_batch_sizes_that_pytorch_refuses_are_left_out(study, asked, tmp_path):
-    """Four stages leave one position of an 8x8 image: a batch, or an epoch's last, of one image has no variance."""
+    """Four stages leave one position of an 8x8 image: a batch, or an epoch's last, of one image has
+    no variance.
+    """
     spec, dataset = study
     spec = dataclasses.replace(spec, widths=(2, 2, 2, 2))
     keep = 41

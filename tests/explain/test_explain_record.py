@@ -36,7 +36,12 @@ def test_what_is_written_is_read_back(explained, tmp_path):
     store_explanation(explained.explanation, tmp_path / "explanation.sqlite")
     assert_equal(explained.explanation, load_explanation(tmp_path / "explanation.sqlite"))
     bare = dataclasses.replace(
-        explained.explanation, weight=None, bias=None, running_before=None, running_after=None, momentum=None
+        explained.explanation,
+        weight=None,
+        bias=None,
+        running_before=None,
+        running_after=None,
+        momentum=None,
     )
     store_explanation(bare, tmp_path / "explanation.sqlite")  # takes the place of the other
     assert_equal(bare, load_explanation(tmp_path / "explanation.sqlite"))
@@ -49,7 +54,9 @@ def test_the_record_alone_gives_every_tensor(explained):
         channel = explanation.channel(index)
         assert channel.normalized.shape == (explanation.x.shape[0], *explanation.x.shape[2:])
         assert channel.normalized.mean() == pytest.approx(0, abs=1e-9)
-        assert channel.normalized.var() == pytest.approx(channel.var / (channel.var + channel.eps), rel=1e-9)
+        assert channel.normalized.var() == pytest.approx(
+            channel.var / (channel.var + channel.eps), rel=1e-9
+        )
 
 
 DAMAGE = {

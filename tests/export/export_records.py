@@ -18,7 +18,9 @@ AWKWARD = (0.1, -0.0, 1e-300, 1.7976931348623157e308, 5e-324, 1 / 3, None)
 """Numbers whose text must be exact to read back, and a missing one."""
 
 
-def write_run(folder: Path, norm: str = "batch", *, status: str = "finished", error: str | None = None) -> Path:
+def write_run(
+    folder: Path, norm: str = "batch", *, status: str = "finished", error: str | None = None
+) -> Path:
     spec = {
         "norm": norm, "learning_rate": 0.1, "seed": 3, "epochs": len(AWKWARD), "data": "digits", "model": "small",
         "classes": [norm, 'a,"b"'], "widths": None, "fusion": False,
@@ -31,11 +33,19 @@ def write_run(folder: Path, norm: str = "batch", *, status: str = "finished", er
                 environment={"hardware": {"device_name": "a CPU"}, "versions": {"torch": "2.13.0"}},
             )  # fmt: skip
             for epoch, value in enumerate(AWKWARD, 1):
-                store.add_epoch(epoch, {"train_loss": value, "step": epoch * 7, "of_a_newer_version": 0.5})
+                store.add_epoch(
+                    epoch, {"train_loss": value, "step": epoch * 7, "of_a_newer_version": 0.5}
+                )
             counts = np.arange(12)
-            captured = Distribution(counts, int(counts.sum()), 1, 0.1, 1 / 3, 0.25, np.linspace(-9, 9, len(LEVELS)))
+            captured = Distribution(
+                counts, int(counts.sum()), 1, 0.1, 1 / 3, 0.25, np.linspace(-9, 9, len(LEVELS))
+            )
             store_distribution(store, norm, captured, step=7, epoch=1)
-        store_measurement(store, "propagation", {"skip": np.array([0.1, 2.0]), "branch": np.array([1 / 3, np.inf])})
+        store_measurement(
+            store,
+            "propagation",
+            {"skip": np.array([0.1, 2.0]), "branch": np.array([1 / 3, np.inf])},
+        )
     return folder
 
 
@@ -49,8 +59,12 @@ def write_study(folder: Path, *names: str) -> Path:
 
 def write_recording(path: Path, layer: str = "bn", label: str = "a") -> Path:
     """Two channels, three steps, among the values one that is not finite; histograms at one step."""
-    info = LayerInfo(layer, "BatchNorm2d", "batch", 2, eps=1e-5, momentum=0.1, affine=True, tracks=True)
-    part = FilePart(path, Header("Net", "optimizer step", {"every": "1"}, [info], {"torch": "2.13.0"}, "cpu"))
+    info = LayerInfo(
+        layer, "BatchNorm2d", "batch", 2, eps=1e-5, momentum=0.1, affine=True, tracks=True
+    )
+    part = FilePart(
+        path, Header("Net", "optimizer step", {"every": "1"}, [info], {"torch": "2.13.0"}, "cpu")
+    )
     steps = np.array([1, 2, 5])
     means = np.array([[0.1, -0.0], [np.nan, np.inf], [1 / 3, 1e-45]], "<f4")
     samples = np.arange(3 * len(SAMPLE_MOMENTS) * 2, dtype="<f4").reshape(3, len(SAMPLE_MOMENTS), 2)
@@ -60,7 +74,13 @@ def write_recording(path: Path, layer: str = "bn", label: str = "a") -> Path:
         Batch(
             part.header,
             [
-                (steps, {(layer, "batch_mean"): means, (layer, "num_batches_tracked"): steps.astype("<i8")}),
+                (
+                    steps,
+                    {
+                        (layer, "batch_mean"): means,
+                        (layer, "num_batches_tracked"): steps.astype("<i8"),
+                    },
+                ),
                 (steps, {(layer, "sample_mean"): samples}),
                 (steps[:1], {(layer, "histogram"): counts, (layer, "histogram_frame"): frame}),
             ],

@@ -23,9 +23,15 @@ def run(*arguments):
 def test_a_study_is_exported_into_its_own_folder(tmp_path, capsys):
     study = write_study(tmp_path / "study", "batch", "none")
     assert run(study, "--to", "csv") == 0
-    assert "runs.csv, epochs.csv, captures.csv, capture_bins.csv, measurements.csv" in capsys.readouterr().out
+    assert (
+        "runs.csv, epochs.csv, captures.csv, capture_bins.csv, measurements.csv"
+        in capsys.readouterr().out
+    )
     assert run(study) == 0
-    assert pq.read_table(study / "export" / "runs.parquet").column("norm").to_pylist() == ["batch", "none"]
+    assert pq.read_table(study / "export" / "runs.parquet").column("norm").to_pylist() == [
+        "batch",
+        "none",
+    ]
     assert (study / "export" / "runs.csv").is_file()
     assert not [path for path in (study / "export").iterdir() if path.name.startswith(".")]
 
@@ -54,9 +60,15 @@ def test_damage_is_named_and_the_others_exported(tmp_path, capsys):
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 3
     assert all(line.startswith("normscope: not exported: ") for line in told)
-    assert ["torn" in told[2], "odd/record.sqlite" in told[0], "odd/recording.sqlite" in told[1]] == [True] * 3
+    assert [
+        "torn" in told[2],
+        "odd/record.sqlite" in told[0],
+        "odd/recording.sqlite" in told[1],
+    ] == [True] * 3
     assert pq.read_table(study / "export" / "runs.parquet").column("run").to_pylist() == ["good"]
-    assert set(pq.read_table(study / "export" / "layers.parquet").column("recording").to_pylist()) == {"good"}
+    assert set(
+        pq.read_table(study / "export" / "layers.parquet").column("recording").to_pylist()
+    ) == {"good"}
 
 
 def test_a_foreign_file_is_never_overwritten(tmp_path, capsys):

@@ -19,18 +19,25 @@ from normscope.records.export.tables_page import TABLES, page
 from normscope.records.recording_header import FRAME, SAMPLE_MOMENTS
 from normscope.records.run import EPOCH_COLUMNS, load_run
 
-NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=20)
+NAMES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=20
+)
 
 
 def read(folder, table, kind):
-    """Rows of a table as {column: value}; of CSV, read by the standard library and typed by the column."""
+    """Rows of a table as {column: value}; of CSV, read by the standard library and typed by the
+    column.
+    """
     if kind == "parquet":
         return pq.read_table(folder / f"{table}.parquet").to_pylist()
     types = {
         column.name: column.type for each in TABLES if each.name == table for column in each.columns
     }  # the settings of `runs` are compared as text
     with (folder / f"{table}.csv").open(newline="", encoding="utf-8") as file:
-        return [{name: typed(text, types.get(name)) for name, text in row.items()} for row in csv.DictReader(file)]
+        return [
+            {name: typed(text, types.get(name)) for name, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def typed(text, kind):
@@ -50,7 +57,9 @@ def bits(value):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @example(name="=1+1")
 @example(name='a,"b"\n\r\n;\'')
 @example(name="+cmd|' /C calc'!A0")
@@ -78,10 +87,19 @@ def test_names_and_numbers_read_back(kind, name, tmp_path_factory):
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 4, 5, 6, 7]
     assert all(float(row["of_a_newer_version"]) == 0.5 for row in epochs)
 
-    ((tensor, epoch), captured), (capture,) = *record.captures.items(), read(folder / "out", "captures", kind)
-    assert (capture["tensor"], capture["epoch"], capture["values"]) == (tensor, epoch, captured.n) == (name, 1, 66)
+    ((tensor, epoch), captured), (capture,) = (
+        *record.captures.items(),
+        read(folder / "out", "captures", kind),
+    )
+    assert (
+        (capture["tensor"], capture["epoch"], capture["values"])
+        == (tensor, epoch, captured.n)
+        == (name, 1, 66)
+    )
     assert capture["std"] == captured.std
-    assert [capture[key] for key in capture if key.startswith("quantile")] == captured.quantiles.tolist()
+    assert [
+        capture[key] for key in capture if key.startswith("quantile")
+    ] == captured.quantiles.tolist()
     bins = read(folder / "out", "capture_bins", kind)
     assert [row["count"] for row in bins] == captured.counts.tolist()
     assert [row["low"] for row in bins] == [-math.inf, *captured.edges]
@@ -98,24 +116,41 @@ def same_as_recorded(recording, name, table):
     assert {row["layer"] for row in statistics} == {name}
     steps, means = recording.query(name, "batch_mean")
     rows = [row for row in statistics if row["statistic"] == "batch_mean"]
-    assert [(row["step"], row["channel"]) for row in rows] == [(step, c) for step in steps for c in (0, 1)]
+    assert [(row["step"], row["channel"]) for row in rows] == [
+        (step, c) for step in steps for c in (0, 1)
+    ]
     assert [bits(row["value"]) for row in rows] == [bits(value) for value in means.ravel().tolist()]
     counters = [row for row in statistics if row["statistic"] == "num_batches_tracked"]
-    assert [(row["channel"], row["value"]) for row in counters] == [(None, 1.0), (None, 2.0), (None, 5.0)]
+    assert [(row["channel"], row["value"]) for row in counters] == [
+        (None, 1.0),
+        (None, 2.0),
+        (None, 5.0),
+    ]
     samples = [row for row in statistics if row["statistic"] == "sample_mean"]
     assert [row["row"] for row in samples[:4]] == [SAMPLE_MOMENTS[0]] * 2 + [SAMPLE_MOMENTS[1]] * 2
-    assert [row["value"] for row in samples] == recording.query(name, "sample_mean")[1].ravel().tolist()
+    assert [row["value"] for row in samples] == recording.query(name, "sample_mean")[
+        1
+    ].ravel().tolist()
 
     histograms = table("histograms")
-    assert [row["counts"] for row in histograms] == recording.query(name, "histogram")[1][0].tolist()
+    assert [row["counts"] for row in histograms] == recording.query(name, "histogram")[1][
+        0
+    ].tolist()
     frame = np.array([[row[key] for row in histograms] for key in FRAME], "<f4")
     assert np.array_equal(frame, recording.query(name, "histogram_frame")[1][0])
 
     mark, found = table("events")
-    assert json.loads(mark["detail"]) == {key: value for key, value in recording.marks[0].items() if key != "step"}
+    assert json.loads(mark["detail"]) == {
+        key: value for key, value in recording.marks[0].items() if key != "step"
+    }
     assert (found["kind"], found["layer"], found["step"]) == ("non_finite", name, 2)
     (layer,), (whole,) = table("layers"), table("recordings")
-    assert (layer["layer"], layer["eps"], layer["affine"], layer["groups"]) == (name, 1e-5, True, None)
+    assert (layer["layer"], layer["eps"], layer["affine"], layer["groups"]) == (
+        name,
+        1e-5,
+        True,
+        None,
+    )
     assert (whole["recording"], whole["model"], whole["complete"]) == ("run0", "Net", False)
 
 
@@ -131,4 +166,6 @@ def test_parquet_carries_units_and_meanings(tmp_path):
 
 def test_every_column_is_documented(request):
     text = (request.config.rootpath / "docs" / "exporting.md").read_text(encoding="utf-8")
-    assert page() in text, "python -m normscope.records.export.tables_page prints the tables of docs/exporting.md"
+    assert page() in text, (
+        "python -m normscope.records.export.tables_page prints the tables of docs/exporting.md"
+    )

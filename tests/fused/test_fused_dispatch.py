@@ -18,7 +18,9 @@ from normscope.models import fusing
 from normscope.models.residual_blocks import BLOCKS
 from normscope.models.resnet import SmallResNet
 
-needs_kernels = pytest.mark.skipif(fused.availability() is not None, reason=f"no kernels: {fused.availability()}")
+needs_kernels = pytest.mark.skipif(
+    fused.availability() is not None, reason=f"no kernels: {fused.availability()}"
+)
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -73,7 +75,10 @@ def test_without_gradients_it_leaves_the_layer_alone():
 
 @needs_kernels
 def test_one_value_per_channel_is_refused_as_ever():
-    with fusing.using(fused.normalize), pytest.raises(ValueError, match="more than 1 value per channel"):
+    with (
+        fusing.using(fused.normalize),
+        pytest.raises(ValueError, match="more than 1 value per channel"),
+    ):
         fusing.normalize(nn.BatchNorm2d(4), nn.ReLU(), images(1, 4, 1, 1))
 
 
@@ -84,7 +89,9 @@ def test_a_hook_sees_what_it_would_see_without_fusion():
     handles = [
         norm.register_forward_hook(lambda module, args, output: seen.update(normalized=output)),
         activation.register_forward_pre_hook(lambda module, args: seen.update(entered=args[0])),
-        norm.register_full_backward_hook(lambda module, inputs, outputs: seen.update(gradient=outputs[0])),
+        norm.register_full_backward_hook(
+            lambda module, inputs, outputs: seen.update(gradient=outputs[0])
+        ),
     ]
     with fusing.using(fused.normalize):
         fusing.normalize(norm, activation, x.requires_grad_()).sum().backward()
@@ -93,7 +100,9 @@ def test_a_hook_sees_what_it_would_see_without_fusion():
     torch.testing.assert_close(seen["normalized"], F.batch_norm(x, None, None, training=True))
     assert torch.equal(seen["entered"], seen["normalized"])
     assert torch.equal(seen["gradient"], (seen["normalized"] > 0).float())
-    assert fused.normalize(norm, activation, x) is not None, "and is fused again after the hooks are gone"
+    assert fused.normalize(norm, activation, x) is not None, (
+        "and is fused again after the hooks are gone"
+    )
 
 
 @needs_kernels
@@ -124,7 +133,9 @@ def test_a_hook_that_reads_statistics_only_leaves_the_bits_as_they_are():
     assert seen_input is x
     assert node._raw_saved_result1.unpack_hook is None
     torch.testing.assert_close(node._saved_result1, x.detach().mean((0, 2, 3)))
-    torch.testing.assert_close(node._saved_result2, (x.detach().var((0, 2, 3), correction=0) + norm.eps).rsqrt())
+    torch.testing.assert_close(
+        node._saved_result2, (x.detach().var((0, 2, 3), correction=0) + norm.eps).rsqrt()
+    )
 
 
 def train(model: nn.Module, implementation, steps: int) -> list[float]:
@@ -144,7 +155,9 @@ def train(model: nn.Module, implementation, steps: int) -> list[float]:
 
 def network(norm: str = "batch", block: str = "post-activation") -> nn.Module:
     torch.manual_seed(0)
-    return SmallResNet(norm, widths=(8, 16), blocks_per_stage=1, block=block).to(memory_format=torch.channels_last)
+    return SmallResNet(norm, widths=(8, 16), blocks_per_stage=1, block=block).to(
+        memory_format=torch.channels_last
+    )
 
 
 @needs_kernels
@@ -179,7 +192,11 @@ def test_in_the_network_every_normalization_is_fused(monkeypatch):
 
 def run_python(code: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
     )
     return done.stdout.strip()
 
@@ -211,7 +228,9 @@ def fresh(monkeypatch, tmp_path):
 
 def test_a_compiler_that_fails_is_told_in_one_line(fresh, monkeypatch):
     broken = fresh / "c++"
-    broken.write_text("#!/bin/sh\necho first >&2\necho 'kernels.cpp:1: error: no' >&2\necho more error >&2\nexit 1\n")
+    broken.write_text(
+        "#!/bin/sh\necho first >&2\necho 'kernels.cpp:1: error: no' >&2\necho more error >&2\nexit 1\n"
+    )
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     assert fused.availability() == "the C++ compiler failed: kernels.cpp:1: error: no"
@@ -245,7 +264,9 @@ def test_serial_kernels_are_used_on_one_thread_only(monkeypatch):
         taken = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            taken.append(fused.normalize(nn.BatchNorm2d(4), nn.ReLU(), images(2, 4, 3, 3)) is not None)
+            taken.append(
+                fused.normalize(nn.BatchNorm2d(4), nn.ReLU(), images(2, 4, 3, 3)) is not None
+            )
     finally:
         torch.set_num_threads(before)
     assert taken == [True, False]

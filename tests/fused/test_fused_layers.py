@@ -13,10 +13,19 @@ from torch.nn import functional as F
 
 from normscope import fused
 
-pytestmark = pytest.mark.skipif(fused.availability() is not None, reason=f"no kernels: {fused.availability()}")
+pytestmark = pytest.mark.skipif(
+    fused.availability() is not None, reason=f"no kernels: {fused.availability()}"
+)
 
 ULP = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}
-LARGE = [(8, 16, 16, 16), (3, 32, 13, 11), (2, 3, 33, 31), (5, 300, 4, 4), (128, 64, 1, 1), (1, 1, 40, 40)]
+LARGE = [
+    (8, 16, 16, 16),
+    (3, 32, 13, 11),
+    (2, 3, 33, 31),
+    (5, 300, 4, 4),
+    (128, 64, 1, 1),
+    (1, 1, 40, 40),
+]
 
 
 def images(shape, dtype=torch.float32, seed=0, offset=0.0, spread=1.0) -> Tensor:
@@ -40,7 +49,9 @@ def leaf(tensor: Tensor | None) -> Tensor | None:
 
 
 def run(norm, relu, x, residual, gradient, *, fuse=True):
-    """Output, and the gradients of x, residual, weight and bias; through the modules where not fused."""
+    """Output, and the gradients of x, residual, weight and bias; through the modules where not
+    fused.
+    """
     x, residual = leaf(x), leaf(residual)
     activation = nn.ReLU() if relu else None
     if fuse:
@@ -53,9 +64,13 @@ def run(norm, relu, x, residual, gradient, *, fuse=True):
     return [output.detach(), *torch.autograd.grad(output, wanted, gradient)]
 
 
-def reference(norm: nn.BatchNorm2d, mask: Tensor | None, x: Tensor, residual: Tensor | None, gradient: Tensor):
+def reference(
+    norm: nn.BatchNorm2d, mask: Tensor | None, x: Tensor, residual: Tensor | None, gradient: Tensor
+):
     """The same in float64, two passes over the data. The ReLU passes where `mask` says so."""
-    x, residual, weight, bias = (None if t is None else leaf(t.double()) for t in (x, residual, norm.weight, norm.bias))
+    x, residual, weight, bias = (
+        None if t is None else leaf(t.double()) for t in (x, residual, norm.weight, norm.bias)
+    )
     mean = x.mean((0, 2, 3), keepdim=True)
     variance = ((x - mean) ** 2).mean((0, 2, 3), keepdim=True)
     value = (x - mean) / (variance + norm.eps).sqrt()
@@ -65,13 +80,19 @@ def reference(norm: nn.BatchNorm2d, mask: Tensor | None, x: Tensor, residual: Te
         value = value + residual
     output = value if mask is None else torch.where(mask, value, 0.0)
     wanted = [tensor for tensor in (x, residual, weight, bias) if tensor is not None]
-    return value.detach(), [output.detach(), *torch.autograd.grad(output, wanted, gradient.double())]
+    return value.detach(), [
+        output.detach(),
+        *torch.autograd.grad(output, wanted, gradient.double()),
+    ]
 
 
 def assert_close_by_channel(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     """Errors relative to the largest number of the tensor."""
     error = (actual.double() - expected).abs().max()
-    assert error <= tolerance * expected.abs().max().clamp_min(1e-3), (float(error), float(expected.abs().max()))
+    assert error <= tolerance * expected.abs().max().clamp_min(1e-3), (
+        float(error),
+        float(expected.abs().max()),
+    )
 
 
 def check_against_reference(norm, relu, x, residual, gradient, condition=1.0):
@@ -81,7 +102,11 @@ def check_against_reference(norm, relu, x, residual, gradient, condition=1.0):
     ulp = ULP[x.dtype]
     arithmetic = 64 * ULP[torch.float32] * condition
     if mask is not None:  # the ReLU may decide otherwise only where rounding decides
-        assert value[mask != (value > 0)].abs().max().item() <= 1e-4 if (mask != (value > 0)).any() else True
+        assert (
+            value[mask != (value > 0)].abs().max().item() <= 1e-4
+            if (mask != (value > 0)).any()
+            else True
+        )
     for actual, wanted in zip(results, expected, strict=True):
         stored = ulp if actual.dtype == x.dtype else 0.0
         assert_close_by_channel(actual, wanted, stored + arithmetic)
@@ -89,7 +114,9 @@ def check_against_reference(norm, relu, x, residual, gradient, condition=1.0):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", LARGE)
-@pytest.mark.parametrize(("relu", "add"), [(True, False), (True, True), (False, False), (False, True)])
+@pytest.mark.parametrize(
+    ("relu", "add"), [(True, False), (True, True), (False, False), (False, True)]
+)
 def test_outputs_and_gradients_are_those_of_float64(shape, dtype, relu, add):
     x = images(shape, dtype, 1, offset=0.5, spread=2.0)
     residual = images(shape, dtype, 2) if add else None
@@ -99,7 +126,10 @@ def test_outputs_and_gradients_are_those_of_float64(shape, dtype, relu, add):
 @settings(deadline=None, max_examples=60)
 @given(
     shape=st.tuples(
-        st.integers(1, 5), st.sampled_from([1, 2, 3, 16, 17, 129, 300]), st.integers(1, 7), st.integers(1, 7)
+        st.integers(1, 5),
+        st.sampled_from([1, 2, 3, 16, 17, 129, 300]),
+        st.integers(1, 7),
+        st.integers(1, 7),
     ),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     relu=st.booleans(),
@@ -127,35 +157,57 @@ def test_the_variance_survives_numbers_far_from_zero(kind, channels):
         x.fill_(1000.1)
     norm = nn.BatchNorm2d(channels)
     output = fused.normalize(norm, None, x.requires_grad_(), None)
-    mean, variance = x.detach().double().mean((0, 2, 3)), x.detach().double().var((0, 2, 3), correction=0)
+    mean, variance = (
+        x.detach().double().mean((0, 2, 3)),
+        x.detach().double().var((0, 2, 3), correction=0),
+    )
     # a block shifts by its first row: where that is an outlier of 1,000 deviations, some digits go
     rtol = 1e-4 if kind == "first row far off" else 1e-5
     torch.testing.assert_close(
-        output.grad_fn._saved_result1.double(), mean, rtol=1e-7, atol=1e-6 * float(variance.max().sqrt()) + 1e-9
+        output.grad_fn._saved_result1.double(),
+        mean,
+        rtol=1e-7,
+        atol=1e-6 * float(variance.max().sqrt()) + 1e-9,
     )
-    torch.testing.assert_close(output.grad_fn._saved_result2.double(), (variance + norm.eps).rsqrt(), rtol=rtol, atol=0)
+    torch.testing.assert_close(
+        output.grad_fn._saved_result2.double(), (variance + norm.eps).rsqrt(), rtol=rtol, atol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"momentum": None}, {"momentum": 1.0}, {"affine": False}, {"track_running_stats": False}, {"eps": 0.1}],
+    [
+        {},
+        {"momentum": None},
+        {"momentum": 1.0},
+        {"affine": False},
+        {"track_running_stats": False},
+        {"eps": 0.1},
+    ],
 )
 def test_three_steps_agree_with_the_modules(dtype, add, options):
     ours = batch_norm(16, **options)
     theirs = copy.deepcopy(ours)
     for step in range(3):
-        x, gradient = images((4, 16, 9, 7), dtype, step, offset=step), images((4, 16, 9, 7), dtype, step + 10)
+        x, gradient = (
+            images((4, 16, 9, 7), dtype, step, offset=step),
+            images((4, 16, 9, 7), dtype, step + 10),
+        )
         residual = images((4, 16, 9, 7), dtype, step + 20) if add else None
         pairs = zip(
-            run(ours, True, x, residual, gradient), run(theirs, True, x, residual, gradient, fuse=False), strict=True
+            run(ours, True, x, residual, gradient),
+            run(theirs, True, x, residual, gradient, fuse=False),
+            strict=True,
         )
         for actual, expected in pairs:
             if dtype is torch.float32:
                 torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5)
             else:  # the modules round twice where a residual is added, and a few signs near zero come out otherwise
-                assert (actual.float() - expected.float()).norm() <= (0.1 if add else 0.01) * expected.float().norm()
+                assert (actual.float() - expected.float()).norm() <= (
+                    0.1 if add else 0.01
+                ) * expected.float().norm()
     assert list(ours.state_dict()) == list(theirs.state_dict())
     for name, buffer in theirs.named_buffers():
         torch.testing.assert_close(ours.get_buffer(name), buffer, rtol=1e-5, atol=1e-6)
@@ -176,7 +228,9 @@ def test_not_a_number_stays_one_as_in_the_modules():
         for mine, modules in zip(actual, expected, strict=True):
             torch.testing.assert_close(mine.isnan(), modules.isnan())
         for name in ("running_mean", "running_var"):
-            torch.testing.assert_close(ours.get_buffer(name).isnan(), theirs.get_buffer(name).isnan())
+            torch.testing.assert_close(
+                ours.get_buffer(name).isnan(), theirs.get_buffer(name).isnan()
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -191,7 +245,9 @@ def test_every_bit_pattern_of_not_a_number_stays_one(dtype):
 
 
 def test_bfloat16_rounds_to_the_nearest_even():
-    """Adding nothing, and a ReLU on positive numbers, must give PyTorch's conversion of the exact sum."""
+    """Adding nothing, and a ReLU on positive numbers, must give PyTorch's conversion of the exact
+    sum.
+    """
     x = images((2, 8, 16, 16), torch.bfloat16, spread=3.0).abs().requires_grad_()
     residual = images((2, 8, 16, 16), torch.bfloat16, 1).abs()
     output = fused.normalize(nn.Identity(), nn.ReLU(), x, residual)
@@ -203,15 +259,24 @@ def test_without_normalization_the_bits_are_those_of_two_steps(shape):
     results, dtype = [], torch.bfloat16
     for fuse in (True, False):
         x, residual = leaf(images(shape, dtype)), leaf(images(shape, dtype, 1))
-        output = fused.normalize(nn.Identity(), nn.ReLU(), x, residual) if fuse else F.relu(x + residual)
-        results.append([output, *torch.autograd.grad(output, (x, residual), images(shape, dtype, 2))])
+        output = (
+            fused.normalize(nn.Identity(), nn.ReLU(), x, residual) if fuse else F.relu(x + residual)
+        )
+        results.append(
+            [output, *torch.autograd.grad(output, (x, residual), images(shape, dtype, 2))]
+        )
     for actual, expected in zip(*results, strict=True):
         assert torch.equal(actual, expected)
 
 
 def test_the_bits_depend_on_the_input_alone():
     """Neither a second run nor another number of threads changes them: runs resume bitwise."""
-    arguments = (True, images((64, 16, 16, 16)), images((64, 16, 16, 16), seed=1), images((64, 16, 16, 16), seed=2))
+    arguments = (
+        True,
+        images((64, 16, 16, 16)),
+        images((64, 16, 16, 16), seed=1),
+        images((64, 16, 16, 16), seed=2),
+    )
     before = torch.get_num_threads()
     try:
         results = []
@@ -251,7 +316,11 @@ def test_frozen_parameters_and_inputs_get_no_gradient():
 
 def test_checkpointing_recomputes_the_same_gradients():
     x, norm = leaf(images((4, 16, 8, 8))), batch_norm(16)
-    direct = torch.autograd.grad(fused.normalize(norm, nn.ReLU(), x).square().sum(), (x, norm.weight))
-    output = torch.utils.checkpoint.checkpoint(fused.normalize, norm, nn.ReLU(), x, use_reentrant=False)
+    direct = torch.autograd.grad(
+        fused.normalize(norm, nn.ReLU(), x).square().sum(), (x, norm.weight)
+    )
+    output = torch.utils.checkpoint.checkpoint(
+        fused.normalize, norm, nn.ReLU(), x, use_reentrant=False
+    )
     again = torch.autograd.grad(output.square().sum(), (x, norm.weight))
     assert all(torch.equal(a, b) for a, b in zip(direct, again, strict=True))

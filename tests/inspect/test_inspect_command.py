@@ -22,7 +22,12 @@ from normscope.studies.inspect_options import InspectOptions
 from normscope.studies.spec import Recipe
 
 OPTIONS = InspectOptions(
-    epochs=2, jobs=1, device="cpu", precision="fp32", seeds=1, recipe=Recipe(model="bird-plane", batch_size=32)
+    epochs=2,
+    jobs=1,
+    device="cpu",
+    precision="fp32",
+    seeds=1,
+    recipe=Recipe(model="bird-plane", batch_size=32),
 )
 
 
@@ -63,7 +68,9 @@ def test_accuracies_and_regions_are_those_of_the_runs(done):
         assert f"{100 * told['test_accuracy']:.1f}%" in text
     places = {(row["norm"], row["layer"], row["epoch"]) for row in numbers["activation_regions"]}
     layers = ("bn_initial", "res_block1.bn1", "res_block1.bn2", "res_block1.bn3")
-    assert places == {(norm, layer, epoch) for norm in ("batch", "none") for layer in layers for epoch in (1, 2)}
+    assert places == {
+        (norm, layer, epoch) for norm in ("batch", "none") for layer in layers for epoch in (1, 2)
+    }
     for row in numbers["activation_regions"]:
         assert row["via"] == (["addition"] if row["layer"] == "res_block1.bn3" else [])
         assert row["activation"] == "relu"
@@ -81,7 +88,9 @@ def test_the_table_has_the_final_weights(done):
     weights = torch.load(result.runs[0].directory / "weights.pt", weights_only=True)
     running = weights["res_block1.bn1.running_mean"].numpy()
     assert np.allclose([float(row["running_mean"]) for row in rows], running, rtol=1e-5, atol=1e-7)
-    assert np.allclose([float(row["output_std"]) for row in rows], [float(row["weight"]) for row in rows], rtol=0.2)
+    assert np.allclose(
+        [float(row["output_std"]) for row in rows], [float(row["weight"]) for row in rows], rtol=0.2
+    )
 
 
 def test_the_recording_at_hand_is_the_normalized_run_s(done):
@@ -111,9 +120,13 @@ def test_ridges_are_the_distributions_and_the_region_is_marked(done, tmp_path):
     recording = Recording.load(done[0].directory / "recording.sqlite")
     figure = recording_distributions.draw(recording, "res_block1.bn1", tmp_path / "a.png", epoch=1)
     given, made = figure.axes
-    assert [len([c for c in axis.collections if c.get_gid() == "ridge"]) for axis in (given, made)] == [16, 16]
+    assert [
+        len([c for c in axis.collections if c.get_gid() == "ridge"]) for axis in (given, made)
+    ] == [16, 16]
     region = next(patch for patch in made.patches if patch.get_gid() == "region").get_extents()
-    ends = made.transData.inverted().transform([(region.x0, region.y0), (region.x1, region.y0)])[:, 0]
+    ends = made.transData.inverted().transform([(region.x0, region.y0), (region.x1, region.y0)])[
+        :, 0
+    ]
     assert np.allclose(ends, (0, 1))
     assert not [patch for patch in given.patches if patch.get_gid() == "region"]
     first, last = span_of(recording, 1)
@@ -127,7 +140,9 @@ def test_ridges_are_the_distributions_and_the_region_is_marked(done, tmp_path):
 def test_lines_are_the_recorded_statistics(done, tmp_path):
     recording = Recording.load(done[0].directory / "recording.sqlite")
     figure = recording_statistics.draw(recording, "res_block1.bn1", tmp_path / "a.png")
-    means = [line for axis in figure.axes for line in axis.lines if line.get_gid() == "running mean"]
+    means = [
+        line for axis in figure.axes for line in axis.lines if line.get_gid() == "running mean"
+    ]
     _, expected = recording.query("res_block1.bn1", "running_mean")
     assert np.array_equal(np.array([line.get_ydata() for line in means]).T, expected)
     weight = next(axis for axis in figure.axes if axis.get_title(loc="left") == "weight")
@@ -162,12 +177,20 @@ def test_time_is_counted_in_epochs(done):
 
 def test_all_layers_and_norms_are_on_the_pages(done, tmp_path):
     recordings = done[0].recordings
-    figure = recording_overview.draw({norm: own[0] for norm, own in recordings.items()}, tmp_path / "a.png")
+    figure = recording_overview.draw(
+        {norm: own[0] for norm, own in recordings.items()}, tmp_path / "a.png"
+    )
     tables = [axis for axis in figure.axes if axis.collections and axis.get_gid() != "scale"]
     assert len(tables) >= 8
-    figure = activation_regions.draw(recordings, ["bn_initial", "res_block1.bn1"], tmp_path / "b.png")
+    figure = activation_regions.draw(
+        recordings, ["bn_initial", "res_block1.bn1"], tmp_path / "b.png"
+    )
     drawn = {line.get_gid(): line for line in figure.axes[1].lines}
-    rows = [row for row in done[0].numbers["activation_regions"] if row["epoch"] == 2 and row["norm"] == "none"]
+    rows = [
+        row
+        for row in done[0].numbers["activation_regions"]
+        if row["epoch"] == 2 and row["norm"] == "none"
+    ]
     expected = [row["active"] for row in rows if row["layer"] in ("bn_initial", "res_block1.bn1")]
     assert np.allclose(drawn["none last"].get_xdata(), expected)
 
@@ -187,7 +210,10 @@ def test_all_layers_and_norms_are_on_the_pages(done, tmp_path):
 )
 def test_bad_input_is_one_line_and_nothing_is_written(change, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
-        inspect(dataclasses.replace(OPTIONS, out=tmp_path / "new", **change), console=Console(file=io.StringIO()))
+        inspect(
+            dataclasses.replace(OPTIONS, out=tmp_path / "new", **change),
+            console=Console(file=io.StringIO()),
+        )
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()
 

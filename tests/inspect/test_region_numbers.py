@@ -37,10 +37,14 @@ def test_the_active_region_is_where_the_derivative_is_above_a_tenth_of_its_large
     x = torch.linspace(-9.9987, 9.9987, 5001, dtype=torch.float64)
     slope = regions.derivative(name, x).abs()
     expected = (slope > SHARE * regions.largest_derivative(name)).numpy()
-    found = np.any([(x.numpy() > low) & (x.numpy() < high) for low, high in active_region(name)], axis=0)
+    found = np.any(
+        [(x.numpy() > low) & (x.numpy() < high) for low, high in active_region(name)], axis=0
+    )
     # within 1e-3 of an end the two may differ
     ends = [end for interval in active_region(name) for end in interval if math.isfinite(end)]
-    clear = np.all([np.abs(x.numpy() - end) > 1e-3 for end in ends] or [np.full(len(x), True)], axis=0)
+    clear = np.all(
+        [np.abs(x.numpy() - end) > 1e-3 for end in ends] or [np.full(len(x), True)], axis=0
+    )
     assert np.array_equal(found[clear], expected[clear])
 
 
@@ -60,7 +64,9 @@ def test_known_ends():
 def test_regions_of_a_histogram_are_those_of_its_values(name, mean, std, seed):
     values = np.random.default_rng(seed).normal(mean, std, size=(2, 20_000))
     edges = np.linspace(values.min(1), values.max(1), 801, axis=1)
-    counts = np.array([np.histogram(row, bins=own)[0] for row, own in zip(values, edges, strict=True)])
+    counts = np.array(
+        [np.histogram(row, bins=own)[0] for row, own in zip(values, edges, strict=True)]
+    )
     histogram = ChannelDistributions([0, 1], np.array([1]), edges, counts)
     for low, high in [(0.0, 1.0), (-1.0, 1.0), *active_region(name)]:
         exact = np.mean((values >= low) & (values <= high), axis=1)

@@ -38,7 +38,10 @@ def specs():
 @pytest.fixture(scope="module")
 def watched(specs, tmp_path_factory):
     directory = tmp_path_factory.mktemp("watched")
-    assert execute(RunTask(specs["batch"], directory, threads=1, watch=True), ignore).status == "finished"
+    assert (
+        execute(RunTask(specs["batch"], directory, threads=1, watch=True), ignore).status
+        == "finished"
+    )
     return directory
 
 
@@ -66,7 +69,10 @@ def contents(directory):
 @pytest.mark.parametrize("norm", ["batch", "none", "group"])
 def test_a_watched_run_ends_with_the_bits_of_an_unwatched_one(specs, norm, tmp_path):
     for name, watch in (("plain", False), ("watched", True)):
-        assert execute(RunTask(specs[norm], tmp_path / name, threads=1, watch=watch), ignore).status == "finished"
+        assert (
+            execute(RunTask(specs[norm], tmp_path / name, threads=1, watch=watch), ignore).status
+            == "finished"
+        )
     assert same_weights(tmp_path / "plain", tmp_path / "watched")
     assert not (tmp_path / "plain" / "recording.sqlite").exists()
     assert Recording.load(tmp_path / "watched" / "recording.sqlite").complete
@@ -74,11 +80,16 @@ def test_a_watched_run_ends_with_the_bits_of_an_unwatched_one(specs, norm, tmp_p
 
 @pytest.mark.skipif(fused.availability() is not None, reason="no compiler")
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_a_watched_fused_run_ends_with_the_bits_of_an_unwatched_one(specs, norm, tmp_path, monkeypatch):
+def test_a_watched_fused_run_ends_with_the_bits_of_an_unwatched_one(
+    specs, norm, tmp_path, monkeypatch
+):
     monkeypatch.setattr(fused, "LEAST_NUMBERS", dict.fromkeys(fused.LEAST_NUMBERS, 1))
     spec = dataclasses.replace(specs[norm], fusion=True, epochs=1, capture_epochs=())
     for name, watch in (("plain", False), ("watched", True)):
-        assert execute(RunTask(spec, tmp_path / name, threads=1, watch=watch), ignore).status == "finished"
+        assert (
+            execute(RunTask(spec, tmp_path / name, threads=1, watch=watch), ignore).status
+            == "finished"
+        )
     assert same_weights(tmp_path / "plain", tmp_path / "watched")
     recording = Recording.load(tmp_path / "watched" / "recording.sqlite")
     assert {info.activation for info in recording.layers.values()} == {"relu"}
@@ -95,7 +106,19 @@ def test_only_training_steps_are_recorded_and_epochs_are_marked(watched):
         assert steps.tolist() == list(range(1, 3 * STEPS + 1))
         assert recording.query(layer, "num_batches_tracked")[1].ravel().tolist() == steps.tolist()
         # the first and the last epoch at every step, the one between them once
-        assert recording.query(layer, "histogram")[0].tolist() == [1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15]
+        assert recording.query(layer, "histogram")[0].tolist() == [
+            1,
+            2,
+            3,
+            4,
+            5,
+            6,
+            11,
+            12,
+            13,
+            14,
+            15,
+        ]
 
 
 def test_intervals_by_epoch():
@@ -113,7 +136,9 @@ MOMENTS = {
 }
 
 
-def test_killed_and_resumed_a_run_has_the_recording_of_an_uninterrupted_one(specs, watched, tmp_path):
+def test_killed_and_resumed_a_run_has_the_recording_of_an_uninterrupted_one(
+    specs, watched, tmp_path
+):
     kill_and_resume(specs["batch"], MOMENTS, tmp_path, watch=True)
     expected = contents(watched)
     for index, moment in enumerate(MOMENTS):
@@ -125,7 +150,10 @@ def test_a_finished_run_without_a_recording_is_trained_again_for_it(specs, watch
     assert not execute(RunTask(specs["batch"], tmp_path, threads=1), ignore).note
     record = (tmp_path / "record.sqlite").read_bytes()
     result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
-    assert (result.status, result.note) == ("finished", "trained again to the same weights for its recording")
+    assert (result.status, result.note) == (
+        "finished",
+        "trained again to the same weights for its recording",
+    )
     assert contents(tmp_path) == contents(watched)
     assert (tmp_path / "record.sqlite").read_bytes() == record
     assert not execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore).note
@@ -143,7 +171,9 @@ def test_a_recording_of_other_weights_is_not_kept(specs, watched, tmp_path):
     assert [item.name for item in tmp_path.iterdir() if "recording" in item.name] == []
 
 
-def test_a_run_that_was_begun_unwatched_is_recorded_when_it_is_over(specs, watched, tmp_path, monkeypatch):
+def test_a_run_that_was_begun_unwatched_is_recorded_when_it_is_over(
+    specs, watched, tmp_path, monkeypatch
+):
     def stop(self, epoch):
         raise KeyboardInterrupt
 
@@ -157,7 +187,9 @@ def test_a_run_that_was_begun_unwatched_is_recorded_when_it_is_over(specs, watch
 
 
 @pytest.mark.parametrize("writes", [0, 1])
-def test_a_full_disk_ends_the_recording_and_not_the_run(specs, watched, tmp_path, monkeypatch, writes):
+def test_a_full_disk_ends_the_recording_and_not_the_run(
+    specs, watched, tmp_path, monkeypatch, writes
+):
     original, left = FilePart.write, [writes]
 
     def write(self, batch):
@@ -174,12 +206,17 @@ def test_a_full_disk_ends_the_recording_and_not_the_run(specs, watched, tmp_path
     assert "not recorded" in result.note
     assert same_weights(watched, tmp_path)
     monkeypatch.undo()
-    assert "trained again" in execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore).note
+    assert (
+        "trained again"
+        in execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore).note
+    )
     assert contents(tmp_path) == contents(watched)
 
 
 def test_compare_says_that_it_trains_again_for_a_recording(tmp_path):
-    options = dataclasses.replace(OPTIONS, norms=("batch",), epochs=1, capture_epochs=(), jobs=1, out=tmp_path)
+    options = dataclasses.replace(
+        OPTIONS, norms=("batch",), epochs=1, capture_epochs=(), jobs=1, out=tmp_path
+    )
     texts = []
     for watch in (False, True, True):
         told = io.StringIO()
@@ -187,6 +224,9 @@ def test_compare_says_that_it_trains_again_for_a_recording(tmp_path):
         texts.append(told.getvalue())
     first, again, last = texts
     assert "recording" not in first
-    assert "1 of 1 runs are finished without a recording: they are trained again, to the same weights" in again
+    assert (
+        "1 of 1 runs are finished without a recording: they are trained again, to the same weights"
+        in again
+    )
     assert "trained again to the same weights for its recording" in again
     assert "1 of 1 runs are finished already" in last

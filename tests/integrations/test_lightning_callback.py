@@ -63,13 +63,21 @@ def fit(tmp_path, callbacks, fails=False, pollutes=False):
 
 def test_a_fit_is_recorded_and_the_same(tmp_path):
     plain = fit(tmp_path, [])
-    callback = WatchNormalization(tmp_path / "r.sqlite", every=1, histograms_every=1, gradients_every=1)
+    callback = WatchNormalization(
+        tmp_path / "r.sqlite", every=1, histograms_every=1, gradients_every=1
+    )
     watched = fit(tmp_path, [callback])
     assert all(torch.equal(one, two) for one, two in zip(plain, watched, strict=True))
     recording = Recording.load(tmp_path / "r.sqlite")
     assert recording.complete
     assert recording.epochs == {1: 0, 2: 4}
-    for statistic in ("batch_mean", "weight", "weight_gradient", "output_gradient_norm", "histogram"):
+    for statistic in (
+        "batch_mean",
+        "weight",
+        "weight_gradient",
+        "output_gradient_norm",
+        "histogram",
+    ):
         assert list(recording.query("net.1", statistic)[0]) == list(range(1, 9)), statistic
     assert recording.query("net.1", "training")[1].all()
 
@@ -88,7 +96,9 @@ def test_a_fit_is_judged_as_it_goes(tmp_path):
     assert callback.watcher.findings == []
     callback = WatchNormalization(check=True)
     fit(tmp_path, [callback], pollutes=True)
-    assert [(finding.code, finding.layer) for finding in callback.watcher.findings] == [("NS802", "net.1")]
+    assert [(finding.code, finding.layer) for finding in callback.watcher.findings] == [
+        ("NS802", "net.1")
+    ]
 
 
 def test_a_fault_ends_the_fit(tmp_path):
@@ -96,4 +106,7 @@ def test_a_fault_ends_the_fit(tmp_path):
     with pytest.raises(CheckError, match="NS802"):
         fit(tmp_path, [callback], pollutes=True)
     assert not callback.watcher.active
-    assert list(Recording.load(tmp_path / "r.sqlite").query("net.1", "num_batches_tracked")[0]) == [1, 2]
+    assert list(Recording.load(tmp_path / "r.sqlite").query("net.1", "num_batches_tracked")[0]) == [
+        1,
+        2,
+    ]

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="transformers is not installed (normscope[transformers])")
+pytest.importorskip(
+    "transformers", reason="transformers is not installed (normscope[transformers])"
+)
 pytest.importorskip("accelerate", reason="accelerate is not installed (normscope[transformers])")
 
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
@@ -15,7 +17,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def fit(tmp_path, callbacks, accumulate=1):
     torch.manual_seed(0)
-    config = GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=50, n_positions=12, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(
+        n_layer=2,
+        n_head=2,
+        n_embd=16,
+        vocab_size=50,
+        n_positions=12,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     model = GPT2LMHeadModel(config)
     tokens = torch.randint(0, 50, (16, 12), generator=torch.Generator().manual_seed(0))
     data = [{"input_ids": row, "labels": row} for row in tokens]
@@ -37,7 +47,9 @@ def fit(tmp_path, callbacks, accumulate=1):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_training_is_recorded_and_the_same(tmp_path, accumulate):
     plain = fit(tmp_path, [], accumulate)
-    callback = WatchNormalization(tmp_path / "r.sqlite", every=1, histograms_every=1, gradients_every=1)
+    callback = WatchNormalization(
+        tmp_path / "r.sqlite", every=1, histograms_every=1, gradients_every=1
+    )
     watched = fit(tmp_path, [callback], accumulate)
     assert all(torch.equal(one, two) for one, two in zip(plain, watched, strict=True))
     recording = Recording.load(tmp_path / "r.sqlite")
@@ -45,15 +57,25 @@ def test_a_training_is_recorded_and_the_same(tmp_path, accumulate):
     assert recording.complete
     assert recording.epochs == {1: 0, 2: steps // 2}
     assert len(recording.layers) == 5
-    for statistic in ("sample_mean", "weight", "weight_gradient", "output_gradient_norm", "histogram"):
-        assert list(recording.query("transformer.h.0.ln_1", statistic)[0]) == list(range(1, steps + 1)), statistic
+    for statistic in (
+        "sample_mean",
+        "weight",
+        "weight_gradient",
+        "output_gradient_norm",
+        "histogram",
+    ):
+        assert list(recording.query("transformer.h.0.ln_1", statistic)[0]) == list(
+            range(1, steps + 1)
+        ), statistic
 
 
 def test_a_training_is_judged_as_it_goes(tmp_path):
     for accumulate in (1, 2):
         callback = WatchNormalization(check=True)
         fit(tmp_path, [callback], accumulate)
-        assert [finding for finding in callback.watcher.findings if finding.severity != "info"] == []
+        assert [
+            finding for finding in callback.watcher.findings if finding.severity != "info"
+        ] == []
 
 
 def test_a_fault_ends_the_training(tmp_path):
@@ -69,4 +91,7 @@ def test_a_fault_ends_the_training(tmp_path):
     assert not callback.watcher.active
     recording = Recording.load(tmp_path / "r.sqlite")
     assert recording.complete
-    assert (recording.non_finite[0]["layer"], recording.non_finite[0]["step"]) == ("transformer.h.0.ln_1", 4)
+    assert (recording.non_finite[0]["layer"], recording.non_finite[0]["step"]) == (
+        "transformer.h.0.ln_1",
+        4,
+    )

@@ -21,7 +21,14 @@ def run(norm, seed, accuracy, *, rate=0.1, status="finished", gradient=None, **m
         "seconds": np.full(len(accuracy), 2.0),
         "stem_gradient": np.array(gradient or [1.0] * len(accuracy)),
     }
-    spec = {"norm": norm, "learning_rate": rate, "seed": seed, "epochs": 4, "data": "digits", "model": "small-resnet"}
+    spec = {
+        "norm": norm,
+        "learning_rate": rate,
+        "seed": seed,
+        "epochs": 4,
+        "data": "digits",
+        "model": "small-resnet",
+    }
     return RunRecord(Path(f"{norm}-{rate}-{seed}"), spec, status, epochs, {}, meta)
 
 
@@ -38,7 +45,9 @@ def run(norm, seed, accuracy, *, rate=0.1, status="finished", gradient=None, **m
     ],
 )
 def test_epochs_to_reach(accuracy, threshold, expected):
-    assert epochs_to_reach(np.array(accuracy), threshold) == (None if expected is None else pytest.approx(expected))
+    assert epochs_to_reach(np.array(accuracy), threshold) == (
+        None if expected is None else pytest.approx(expected)
+    )
 
 
 @settings(deadline=None, max_examples=200)
@@ -73,11 +82,19 @@ def test_groups_leave_diverged_runs_out_and_count_them():
     assert none.epochs_to_threshold == pytest.approx(3 + (0.855 - 0.3) / 0.6)
     assert none.gradient_norm_variation == pytest.approx(np.std([1, 2, 3, 4], ddof=1) / 2.5)
     diverged = summary.runs[3]
-    assert (diverged.status, diverged.test_accuracy, diverged.diverged_step) == ("diverged", None, 7)
+    assert (diverged.status, diverged.test_accuracy, diverged.diverged_step) == (
+        "diverged",
+        None,
+        7,
+    )
 
 
 def test_thresholds_are_those_of_the_first_norm_at_each_rate():
-    runs = [run("none", 0, [0.4], rate=0.1), run("batch", 0, [1.0], rate=0.1), run("none", 0, [0.2], rate=1.0)]
+    runs = [
+        run("none", 0, [0.4], rate=0.1),
+        run("batch", 0, [1.0], rate=0.1),
+        run("none", 0, [0.2], rate=1.0),
+    ]
     summary = summarize(runs, ("none", "batch"), (0.1, 1.0))
     assert summary.threshold == {0.1: pytest.approx(0.38), 1.0: pytest.approx(0.19)}
     assert [(group.norm, group.learning_rate, group.n) for group in summary.groups] == [
@@ -86,7 +103,10 @@ def test_thresholds_are_those_of_the_first_norm_at_each_rate():
 
 
 def test_a_study_without_a_finished_run_has_nulls_and_no_nan():
-    runs = [run("batch", 0, [], status="interrupted"), run("none", 0, [NAN], status="diverged", diverged_step=1)]
+    runs = [
+        run("batch", 0, [], status="interrupted"),
+        run("none", 0, [NAN], status="diverged", diverged_step=1),
+    ]
     text = json.dumps(summarize(runs, ("batch", "none"), (0.1,)).to_json(), allow_nan=False)
     summary = json.loads(text)
     assert summary["threshold"] == {"0.1": None}
@@ -98,4 +118,6 @@ def test_the_variation_of_a_gradient_needs_two_finite_epochs():
     assert gradient_variation(run("batch", 0, [0.5])) is None
     assert gradient_variation(run("batch", 0, [0.5, 0.6], gradient=[1.0, NAN])) is None
     assert gradient_variation(run("batch", 0, [0.5, 0.6], gradient=[0.0, 0.0])) is None
-    assert gradient_variation(run("batch", 0, [0.5, 0.6], gradient=[1.0, 3.0])) == pytest.approx(np.sqrt(2) / 2)
+    assert gradient_variation(run("batch", 0, [0.5, 0.6], gradient=[1.0, 3.0])) == pytest.approx(
+        np.sqrt(2) / 2
+    )

@@ -30,14 +30,21 @@ def images(sizes=(16, 16, 9), seed=0):
 
 
 @settings(deadline=None, max_examples=15)
-@given(sizes=st.lists(st.integers(2, 12), min_size=1, max_size=5), offset=st.sampled_from([0.0, 5.0, 1e4]))
+@given(
+    sizes=st.lists(st.integers(2, 12), min_size=1, max_size=5),
+    offset=st.sampled_from([0.0, 5.0, 1e4]),
+)
 def test_recalibration_is_exact(sizes: list[int], offset: float):
     batches = [batch + offset for batch in images(sizes)]
     layer = nn.BatchNorm2d(2)
     recalibrate(layer, batches)
     whole = torch.cat(batches).double()
-    torch.testing.assert_close(layer.running_mean.double(), whole.mean((0, 2, 3)), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(layer.running_var.double(), whole.var((0, 2, 3)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        layer.running_mean.double(), whole.mean((0, 2, 3)), rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(
+        layer.running_var.double(), whole.var((0, 2, 3)), rtol=1e-6, atol=1e-6
+    )
     recalibrate(layer, batches, variance="mean")
     mean = torch.stack([batch.double().var((0, 2, 3)) for batch in batches]).mean(0)
     torch.testing.assert_close(layer.running_var.double(), mean, rtol=1e-6, atol=1e-6)
@@ -71,8 +78,14 @@ def test_only_buffers_change_and_nothing_if_it_fails():
     recalibrate(model, images())
     assert modes == [module.training for module in model.modules()]
     assert torch.equal(random, torch.get_rng_state())
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {f"{i}.{name}" for i in (1, 5) for name in ("running_mean", "running_var", "num_batches_tracked")}
+    changed = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed == {
+        f"{i}.{name}"
+        for i in (1, 5)
+        for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
 
 
 def test_recalibration_says_what_it_lacks():
@@ -117,7 +130,10 @@ class Residual(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3, padding=1, groups=2, bias=False), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = (
+            nn.Conv2d(6, 6, 3, padding=1, groups=2, bias=False),
+            nn.BatchNorm2d(6),
+        )
         self.up, self.bn3 = nn.ConvTranspose2d(6, 4, 2), nn.BatchNorm2d(4)
         self.fc, self.bn4 = nn.Linear(4, 5), nn.BatchNorm1d(5)
         self.loose = nn.BatchNorm1d(5)

@@ -15,7 +15,12 @@ from normscope.models.batch_norm import (
     steps_of,
 )
 
-LAYERS: dict[int, type[_BatchNorm]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+LAYERS: dict[int, type[_BatchNorm]] = {
+    2: nn.BatchNorm1d,
+    3: nn.BatchNorm1d,
+    4: nn.BatchNorm2d,
+    5: nn.BatchNorm3d,
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,9 @@ class Case:
         channels = self.shapes[0][1]
         per_channel = (1, channels, *[1] * (len(self.shapes[0]) - 2))
         mean, log_std = torch.randn(2, *per_channel, generator=generator, dtype=torch.float64)
-        draws = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in self.shapes]
+        draws = [
+            torch.randn(shape, generator=generator, dtype=torch.float64) for shape in self.shapes
+        ]
         return [3 * mean + log_std.exp() * draw for draw in draws]
 
 
@@ -74,7 +81,9 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def assert_equal(ours: Tensor | None, torchs: Tensor | None, scale: float = 1.0) -> None:
-    """Equal to 1e-12 of the largest entry or of `scale`, the size of the terms that cancel; both absent or none."""
+    """Equal to 1e-12 of the largest entry or of `scale`, the size of the terms that cancel; both
+    absent or none.
+    """
     assert (ours is None) == (torchs is None)
     if ours is not None and torchs is not None:
         assert ours.dtype == torch.float64
@@ -103,7 +112,8 @@ def test_outputs_buffers_and_gradients_equal_torchs(case: Case):
 
     assert_equal(steps.output, output.detach())
     gradients = batch_norm_backward(steps, grad_output)
-    # Two values of a channel keep next to nothing of their gradient: what cancels is as large as s = 1 / std.
+    # Two values of a channel keep next to nothing of their gradient: what cancels is as large as s
+    # = 1 / std.
     assert_equal(gradients.input, x.grad, scale=steps.inverse_std.max().item())
     assert_equal(gradients.weight, layer.weight.grad if case.affine else None)
     assert_equal(gradients.bias, layer.bias.grad if case.affine else None)
@@ -115,10 +125,14 @@ def test_outputs_buffers_and_gradients_equal_torchs(case: Case):
 
 
 class HandDerived(torch.autograd.Function):
-    """The definition with its own backward, for gradcheck, which compares that with finite differences."""
+    """The definition with its own backward, for gradcheck, which compares that with finite
+    differences.
+    """
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, running: RunningStatistics | None, training: bool) -> Tensor:
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, running: RunningStatistics | None, training: bool
+    ) -> Tensor:
         return batch_norm(x, weight, bias, running, training=training).output
 
     @staticmethod
@@ -128,7 +142,9 @@ class HandDerived(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output: Tensor):  # type: ignore[override]
         x, weight, bias, running, training = ctx.arguments
-        gradients = batch_norm_backward(batch_norm(x, weight, bias, running, training=training), grad_output)
+        gradients = batch_norm_backward(
+            batch_norm(x, weight, bias, running, training=training), grad_output
+        )
         return gradients.input, gradients.weight, gradients.bias, None, None
 
 
@@ -143,7 +159,10 @@ def test_the_backward_pass_stands_gradcheck(shape, training):
     running = RunningStatistics(mean.detach(), var.detach().exp())
     for remembered in (running, None):
         assert torch.autograd.gradcheck(
-            lambda *tensors, remembered=remembered: HandDerived.apply(*tensors, remembered, training), (x, weight, bias)
+            lambda *tensors, remembered=remembered: HandDerived.apply(
+                *tensors, remembered, training
+            ),
+            (x, weight, bias),
         )
 
 
@@ -163,7 +182,9 @@ def test_every_step_is_what_it_says(shape):
         assert steps.mean[channel].item() == pytest.approx(mean, rel=1e-12)
         assert steps.var[channel].item() == pytest.approx(squares / m, rel=1e-12)
         assert steps.inverse_std[channel].item() == pytest.approx(1 / std, rel=1e-12)
-        assert steps.centred[:, channel].flatten().tolist() == pytest.approx([v - mean for v in values], abs=1e-12)
+        assert steps.centred[:, channel].flatten().tolist() == pytest.approx(
+            [v - mean for v in values], abs=1e-12
+        )
         assert steps.normalized[:, channel].flatten().tolist() == pytest.approx(
             [(value - mean) / std for value in values], abs=1e-12
         )
@@ -171,7 +192,9 @@ def test_every_step_is_what_it_says(shape):
         assert steps.unbiased_var[channel].item() == pytest.approx(squares / (m - 1), rel=1e-12)
         assert steps.running_after is not None
         assert steps.running_after.mean[channel].item() == pytest.approx(0.25 * mean, rel=1e-12)
-        assert steps.running_after.var[channel].item() == pytest.approx(0.75 + 0.25 * squares / (m - 1), rel=1e-12)
+        assert steps.running_after.var[channel].item() == pytest.approx(
+            0.75 + 0.25 * squares / (m - 1), rel=1e-12
+        )
     assert steps.uses_batch_statistics
     assert steps.running_before is running
     assert not running.mean.any()
@@ -225,7 +248,10 @@ def test_steps_stay_true_while_the_layer_is_trained_on():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(1, 3), r"A batch of shape \(1, 3\) has one value per channel, and so no variance\."),
+        (
+            torch.zeros(1, 3),
+            r"A batch of shape \(1, 3\) has one value per channel, and so no variance\.",
+        ),
         (torch.zeros(1, 3, 1, 1), r"one value per channel"),
         (torch.zeros(3), r"shape \(3,\); expected \(N, C, \.\.\.\)\."),
     ],
@@ -237,4 +263,6 @@ def test_what_has_no_variance_is_refused(x, message):
 
 def test_one_value_per_channel_is_fine_with_running_statistics():
     running = RunningStatistics(torch.zeros(3), torch.ones(3))
-    assert batch_norm(torch.ones(1, 3), running=running, training=False, eps=0.0).output.tolist() == [[1.0, 1.0, 1.0]]
+    assert batch_norm(
+        torch.ones(1, 3), running=running, training=False, eps=0.0
+    ).output.tolist() == [[1.0, 1.0, 1.0]]

@@ -26,8 +26,12 @@ PRINTOUT = """
 
 
 def test_the_layers_are_those_of_the_printout():
-    printed = [line.strip() for line in repr(BirdPlaneNet()).splitlines() if re.match(r"\s+\(", line)]
-    printed = [re.sub("affine=True, bias=True", "affine=True", line) for line in printed]  # as torch 2.13 prints it
+    printed = [
+        line.strip() for line in repr(BirdPlaneNet()).splitlines() if re.match(r"\s+\(", line)
+    ]
+    printed = [
+        re.sub("affine=True, bias=True", "affine=True", line) for line in printed
+    ]  # as torch 2.13 prints it
     assert [line for line in printed if "pool" not in line] == PRINTOUT.strip().splitlines()
 
 
@@ -37,7 +41,9 @@ def test_the_parameter_count_is_pinned():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_convolution_has_a_bias(norm):
-    convolutions = [module for module in BirdPlaneNet(norm).modules() if isinstance(module, nn.Conv2d)]
+    convolutions = [
+        module for module in BirdPlaneNet(norm).modules() if isinstance(module, nn.Conv2d)
+    ]
     assert len(convolutions) == 4
     assert all(convolution.bias is not None for convolution in convolutions)
 
@@ -50,7 +56,9 @@ def test_fc1_follows_the_image_size(size):
 
 
 def test_images_that_leave_nothing_after_two_poolings_are_refused():
-    with pytest.raises(InputError, match=r"^Images of 3x3 pixels are too small for a BirdPlaneNet: at least 4x4\.$"):
+    with pytest.raises(
+        InputError, match=r"^Images of 3x3 pixels are too small for a BirdPlaneNet: at least 4x4\.$"
+    ):
         BirdPlaneNet(image_size=3)
 
 
@@ -63,7 +71,9 @@ def test_the_forward_pass_pools_around_the_block_and_skips_from_its_first_normal
         return block.get_submodule(f"bn{number}")(block.get_submodule(f"conv{number}")(x))
 
     with torch.no_grad():
-        pooled = model.bn_initial(model.conv1(x)).relu().unfold(2, 2, 2).unfold(3, 2, 2).amax((-1, -2))
+        pooled = (
+            model.bn_initial(model.conv1(x)).relu().unfold(2, 2, 2).unfold(3, 2, 2).amax((-1, -2))
+        )
         block = model.res_block1
         skip = step(block, 1, pooled)
         out = (step(block, 3, step(block, 2, skip.relu()).relu()) + skip).relu()

@@ -29,7 +29,9 @@ def test_an_implementation_is_asked_first_and_only_inside():
 
     with fusing.using(zeros):
         assert torch.equal(fusing.normalize(norm, activation, x), torch.zeros(1))
-        assert fusing.normalize(norm, activation, x, x).shape == x.shape, "None leaves the case to the modules"
+        assert fusing.normalize(norm, activation, x, x).shape == x.shape, (
+            "None leaves the case to the modules"
+        )
         with fusing.using(None):
             assert fusing.normalize(norm, activation, x).shape == x.shape
     assert fusing.normalize(norm, activation, x).shape == x.shape
@@ -44,7 +46,14 @@ def test_a_failure_inside_leaves_nothing_behind():
 
 def test_a_sequence_is_nn_sequential_and_offers_its_pairs():
     torch.manual_seed(0)
-    modules = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4), nn.GELU(), nn.BatchNorm2d(4)]
+    modules = [
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.BatchNorm2d(4),
+        nn.GELU(),
+        nn.BatchNorm2d(4),
+    ]
     x, asked = torch.randn(2, 3, 5, 5), []
     with fusing.using(lambda norm, activation, x, residual: asked.append((norm, activation))):
         output = FusableSequential(*modules)(x)

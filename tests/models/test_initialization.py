@@ -11,7 +11,9 @@ from normscope.models.resnet import SmallResNet
 
 
 def state(**options) -> dict[str, torch.Tensor]:
-    return build("small-resnet", in_channels=3, num_classes=10, image_size=8, **options).state_dict()
+    return build(
+        "small-resnet", in_channels=3, num_classes=10, image_size=8, **options
+    ).state_dict()
 
 
 def shared_and_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> set[str]:
@@ -36,7 +38,12 @@ def test_blocks_share_every_layer_that_both_have():
         for block in ("post-activation", "pre-activation")
     )
     names = shared_and_equal(post, pre)
-    assert {"stem.0.weight", "layer1.0.conv1.weight", "layer2.0.shortcut.0.weight", "fc.weight"} <= names
+    assert {
+        "stem.0.weight",
+        "layer1.0.conv1.weight",
+        "layer2.0.shortcut.0.weight",
+        "fc.weight",
+    } <= names
 
 
 def test_depth_changes_no_layer_that_was_there():
@@ -48,13 +55,16 @@ def test_every_drawn_parameter_depends_on_the_seed_and_the_name():
     first, second = state(norm="none", seed=0), state(norm="none", seed=1)
     assert [name for name in first if torch.equal(first[name], second[name])] == []
     assert not torch.equal(first["fc.bias"], first["fc.weight"].flatten()[:10])
-    same_shape = [tensor for name, tensor in first.items() if name.startswith("layer1") and tensor.dim() == 4]
+    same_shape = [
+        tensor for name, tensor in first.items() if name.startswith("layer1") and tensor.dim() == 4
+    ]
     assert len({tuple(tensor.flatten()[:4].tolist()) for tensor in same_shape}) == 4
 
 
 def test_the_default_scheme_has_pytorchs_distribution():
     weight, bias = (
-        state(norm="none", widths=(64, 64), seed=0)[f"layer1.1.conv1.{part}"] for part in ("weight", "bias")
+        state(norm="none", widths=(64, 64), seed=0)[f"layer1.1.conv1.{part}"]
+        for part in ("weight", "bias")
     )
     bound = 1 / math.sqrt(64 * 9)
     for tensor, n in ((weight, weight.numel()), (bias, bias.numel())):
@@ -69,13 +79,17 @@ def test_he_draws_normal_weights_of_variance_two_over_fan_in_and_no_biases():
     drawn = state(norm="none", widths=(64, 64), initialization="he")
     weight = drawn["layer1.0.conv1.weight"]
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.02)
-    assert (weight.abs() > 2 * weight.std()).float().mean().item() == pytest.approx(0.0455, abs=0.005)  # normal tails
+    assert (weight.abs() > 2 * weight.std()).float().mean().item() == pytest.approx(
+        0.0455, abs=0.005
+    )  # normal tails
     assert all(not tensor.any() for name, tensor in drawn.items() if name.endswith("bias"))
 
 
 def test_he_keeps_the_signals_scale_through_relu_layers():
     torch.manual_seed(0)
-    layers = nn.Sequential(*(layer for _ in range(10) for layer in (nn.Linear(512, 512), nn.ReLU())))
+    layers = nn.Sequential(
+        *(layer for _ in range(10) for layer in (nn.Linear(512, 512), nn.ReLU()))
+    )
     initialize(layers, 0, "he")
     x = torch.randn(64, 512)
     assert layers(x).square().mean().item() == pytest.approx(x.square().mean().item(), rel=0.5)
@@ -83,7 +97,9 @@ def test_he_keeps_the_signals_scale_through_relu_layers():
 
 @pytest.mark.parametrize("scheme", ["default", "he"])
 def test_scale_multiplies_weights_of_convolutions_and_linear_layers_only(scheme):
-    plain, scaled = (state(initialization=scheme, initialization_scale=scale) for scale in (1.0, 2.0))
+    plain, scaled = (
+        state(initialization=scheme, initialization_scale=scale) for scale in (1.0, 2.0)
+    )
     for name, tensor in plain.items():
         factor = 2 if tensor.dim() > 1 else 1
         assert torch.equal(scaled[name], factor * tensor)

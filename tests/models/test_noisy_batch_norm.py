@@ -32,7 +32,9 @@ def test_the_state_is_that_of_batch_normalization():
     assert noisy.state_dict().keys() == plain.state_dict().keys()
     x = torch.randn(16, 8, 4, 4)
     noisy(x), plain(x)
-    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in noisy.state_dict().items())
+    assert all(
+        torch.equal(value, plain.state_dict()[name]) for name, value in noisy.state_dict().items()
+    )
     assert torch.equal(noisy.eval()(x), plain.eval()(x)), "no noise in eval mode"
 
 
@@ -75,8 +77,19 @@ def test_every_step_has_its_own_noise_and_a_state_dict_brings_it_back():
 
 def test_layers_and_seeds_differ_and_a_network_is_built_alike_again():
     def seeds(seed):
-        network = build("small-resnet", norm="noisy-batch", in_channels=1, num_classes=4, image_size=8, seed=seed)
-        return [module.noise_seed for module in network.modules() if isinstance(module, NoisyBatchNorm2d)]
+        network = build(
+            "small-resnet",
+            norm="noisy-batch",
+            in_channels=1,
+            num_classes=4,
+            image_size=8,
+            seed=seed,
+        )
+        return [
+            module.noise_seed
+            for module in network.modules()
+            if isinstance(module, NoisyBatchNorm2d)
+        ]
 
     assert seeds(0) == seeds(0) != seeds(1)
     assert len(set(seeds(0))) == len(seeds(0)) > 1

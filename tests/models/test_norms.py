@@ -76,7 +76,10 @@ def test_a_factory_stands_for_itself():
             "noisy-batch. Or your own as module:callable.",
         ),
         (":good", "Normalization ':good' is not of the form module:callable."),
-        ("user_norms_of_the_test:", "Normalization 'user_norms_of_the_test:' is not of the form module:callable."),
+        (
+            "user_norms_of_the_test:",
+            "Normalization 'user_norms_of_the_test:' is not of the form module:callable.",
+        ),
         (
             "no_such_module_anywhere:make",
             "Normalization 'no_such_module_anywhere:make': importing 'no_such_module_anywhere' failed: "
@@ -121,7 +124,9 @@ def test_what_cannot_be_a_norm_is_one_clear_line(name, message):
 
 
 def test_channels_that_eight_groups_do_not_divide_are_refused():
-    with pytest.raises(InputError, match=r"^Normalization 'group' cannot divide 12 channels into 8 groups\.$"):
+    with pytest.raises(
+        InputError, match=r"^Normalization 'group' cannot divide 12 channels into 8 groups\.$"
+    ):
         resolve_norm("group")(12)
 
 

@@ -65,9 +65,15 @@ def test_landmarks_name_modules_of_the_right_kind_and_can_be_captured(name, norm
 
     seen: dict[str, torch.Tensor] = {}
     handles = [
-        model.get_submodule(at.first_stage).register_forward_hook(lambda *a: seen.update(stage=a[2])),
-        model.get_submodule(at.last_activation).register_forward_hook(lambda *a: seen.update(pre=a[1][0], post=a[2])),
-        model.get_submodule(at.first_normalization).register_forward_hook(lambda *a: seen.update(normalized=a[2])),
+        model.get_submodule(at.first_stage).register_forward_hook(
+            lambda *a: seen.update(stage=a[2])
+        ),
+        model.get_submodule(at.last_activation).register_forward_hook(
+            lambda *a: seen.update(pre=a[1][0], post=a[2])
+        ),
+        model.get_submodule(at.first_normalization).register_forward_hook(
+            lambda *a: seen.update(normalized=a[2])
+        ),
     ]
     model(torch.randn(4, 3, 8, 8)).square().sum().backward()
     for handle in handles:
@@ -105,7 +111,10 @@ def test_each_activation_of_a_residual_network_is_called_once(block):
     model = build("small-resnet", block=block, **SMALL)
     calls: list[nn.Module] = []
     activations = [module for module in model.modules() if isinstance(module, nn.ReLU)]
-    handles = [module.register_forward_hook(lambda module, *_: calls.append(module)) for module in activations]
+    handles = [
+        module.register_forward_hook(lambda module, *_: calls.append(module))
+        for module in activations
+    ]
     model(torch.randn(2, 3, 8, 8))
     for handle in handles:
         handle.remove()
@@ -124,7 +133,9 @@ def test_logits_have_their_shape_at_every_image_size(name, size, channels):
 @pytest.mark.parametrize("name", ["small-resnet", "bird-plane"])
 def test_every_activation_is_used_throughout(name, activation):
     model = build(name, activation=activation, **SMALL)
-    kinds = {type(module) for module in model.modules() if type(module).__module__.endswith("activation")}
+    kinds = {
+        type(module) for module in model.modules() if type(module).__module__.endswith("activation")
+    }
     assert kinds == {type(ACTIVATIONS[activation]())}
 
 
@@ -141,7 +152,9 @@ def test_eval_mode_does_not_depend_on_the_rest_of_the_batch_and_train_mode_does(
 
 
 @pytest.mark.parametrize("norm", [*NORMS, "user"])
-def test_building_leaves_every_global_generator_alone_and_depends_on_the_seed_alone(norm, user_norms):
+def test_building_leaves_every_global_generator_alone_and_depends_on_the_seed_alone(
+    norm, user_norms
+):
     norm = f"{user_norms}:Drawn" if norm == "user" else norm
     torch.manual_seed(1)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)
@@ -157,7 +170,9 @@ def test_building_leaves_every_global_generator_alone_and_depends_on_the_seed_al
 
 def test_a_users_normalization_keeps_what_its_constructor_made(user_norms):
     drawn, reseeded = (
-        build("small-resnet", norm=f"{user_norms}:Drawn", initialization="he", seed=seed, **SMALL).state_dict()
+        build(
+            "small-resnet", norm=f"{user_norms}:Drawn", initialization="he", seed=seed, **SMALL
+        ).state_dict()
         for seed in (0, 1)
     )
     assert not drawn["layer1.0.bn1.mix.weight"].any()
@@ -172,16 +187,40 @@ def test_a_users_normalization_keeps_what_its_constructor_made(user_norms):
     ("name", "options", "message"),
     [
         ("small-resnt", {}, r"Unknown model 'small-resnt'\. Did you mean 'small-resnet'\?"),
-        ("bird-plane", {"block": "formula"}, r"no option 'block'\. Models that have it: small-resnet, resnet-20, "),
-        ("bird-plane", {"widths": (8,)}, r"no option 'widths'\. Models that have it: small-resnet\.$"),
-        ("resnet-20", {"widths": (8,)}, r"no option 'widths'\. Models that have it: small-resnet\.$"),
-        ("resnet-20", {"blocks_per_stage": 1}, r"no option 'blocks_per_stage'\. Models that have it: small-resnet\.$"),
-        ("small-resnet", {"image_size": 3}, r"3x3 pixels are too small for a SmallResNet: at least 4x4\.$"),
+        (
+            "bird-plane",
+            {"block": "formula"},
+            r"no option 'block'\. Models that have it: small-resnet, resnet-20, ",
+        ),
+        (
+            "bird-plane",
+            {"widths": (8,)},
+            r"no option 'widths'\. Models that have it: small-resnet\.$",
+        ),
+        (
+            "resnet-20",
+            {"widths": (8,)},
+            r"no option 'widths'\. Models that have it: small-resnet\.$",
+        ),
+        (
+            "resnet-20",
+            {"blocks_per_stage": 1},
+            r"no option 'blocks_per_stage'\. Models that have it: small-resnet\.$",
+        ),
+        (
+            "small-resnet",
+            {"image_size": 3},
+            r"3x3 pixels are too small for a SmallResNet: at least 4x4\.$",
+        ),
         ("small-resnet", {"image_size": 4, "norm": "instance"}, r"at least 5x5\.$"),
         ("resnet-20", {"image_size": 3}, r"at least 4x4\.$"),
         ("bird-plane", {"image_size": 3}, r"BirdPlaneNet: at least 4x4\.$"),
         ("small-resnet", {"block": "bottleneck"}, "Unknown block 'bottleneck'"),
-        ("small-resnet", {"norm": "group", "widths": (12, 24)}, "cannot divide 12 channels into 8 groups"),
+        (
+            "small-resnet",
+            {"norm": "group", "widths": (12, 24)},
+            "cannot divide 12 channels into 8 groups",
+        ),
         ("small-resnet", {"initialization": "lecun"}, "Unknown initialization 'lecun'"),
     ],
 )

@@ -30,7 +30,9 @@ def test_parameter_counts_are_pinned(model, count):
 
 
 def notebook_names(norm: bool) -> list[str]:
-    """The state dict's names in the source notebook, from its description: conv, norm, conv, norm, shortcut."""
+    """The state dict's names in the source notebook, from its description: conv, norm, conv, norm,
+    shortcut.
+    """
 
     def layer(conv: str, bn: str) -> list[str]:
         if not norm:
@@ -64,7 +66,9 @@ def test_modules_have_the_same_names_under_every_norm(norm, block):
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_convolution_has_a_bias_exactly_where_no_normalization_follows(norm, block):
-    convolutions = {n: m for n, m in SmallResNet(norm, block=block).named_modules() if isinstance(m, nn.Conv2d)}
+    convolutions = {
+        n: m for n, m in SmallResNet(norm, block=block).named_modules() if isinstance(m, nn.Conv2d)
+    }
     biased = {name for name, convolution in convolutions.items() if convolution.bias is not None}
     if norm == "none":
         assert biased == set(convolutions)
@@ -76,7 +80,9 @@ def test_a_convolution_has_a_bias_exactly_where_no_normalization_follows(norm, b
         assert not biased
 
 
-def reference_forward(state: dict[str, torch.Tensor], x: torch.Tensor, block: str, train: bool) -> torch.Tensor:
+def reference_forward(
+    state: dict[str, torch.Tensor], x: torch.Tensor, block: str, train: bool
+) -> torch.Tensor:
     """SmallResNet's logits from its state dict alone: strides 1, 2, 2, two blocks a stage, ReLU."""
 
     def conv(name: str, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
@@ -128,13 +134,19 @@ def test_the_forward_pass_equals_a_functional_reference(norm, block, train):
     model = SmallResNet(norm, block=block).double()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and tensor.dim() == 1:  # affine parameters and statistics away from 0 and 1
-                tensor.uniform_(0.5, 1.5) if "var" in name else tensor.add_(torch.randn_like(tensor), alpha=0.2)
+            if (
+                tensor.is_floating_point() and tensor.dim() == 1
+            ):  # affine parameters and statistics away from 0 and 1
+                tensor.uniform_(0.5, 1.5) if "var" in name else tensor.add_(
+                    torch.randn_like(tensor), alpha=0.2
+                )
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(5, 3, 9, 9, dtype=torch.float64)
     with torch.no_grad():
         logits = model.train(train)(images)
-    torch.testing.assert_close(logits, reference_forward(state, images, block, train), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        logits, reference_forward(state, images, block, train), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_nothing_follows_the_addition_of_the_formula_block():
@@ -156,7 +168,11 @@ def test_a_parameter_free_shortcut_takes_every_other_pixel_and_adds_zero_channel
 
 @pytest.mark.parametrize("depth", CIFAR_DEPTHS)
 def test_a_cifar_resnet_has_the_layers_of_its_name(depth):
-    weighted = [module for module in cifar_resnet(depth).modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    weighted = [
+        module
+        for module in cifar_resnet(depth).modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
     assert len(weighted) == depth
 
 
@@ -181,5 +197,10 @@ def test_bad_options_are_one_clear_line(options):
 
 def test_widths_and_blocks_are_followed():
     model = SmallResNet(widths=(8, 24, 24, 40), blocks_per_stage=1, in_channels=1, num_classes=4)
-    assert [len(model.get_parameter(f"{name}.0.conv2.weight")) for name in model.stage_names] == [8, 24, 24, 40]
+    assert [len(model.get_parameter(f"{name}.0.conv2.weight")) for name in model.stage_names] == [
+        8,
+        24,
+        24,
+        40,
+    ]
     assert model(torch.randn(2, 1, 16, 16)).shape == (2, 4)

@@ -10,7 +10,9 @@ from normscope.measuring.capture import BINS, capture, describe, tapped
 from normscope.records.captures import LEVELS, LIMIT, load_distributions, store_distribution
 from normscope.records.store import reader, writer
 
-FLOATS = st.floats(-20, 20, width=32) | st.sampled_from([0.0, -5.0, 5.0, float("nan"), float("inf"), float("-inf")])
+FLOATS = st.floats(-20, 20, width=32) | st.sampled_from(
+    [0.0, -5.0, 5.0, float("nan"), float("inf"), float("-inf")]
+)
 
 
 @settings(deadline=None, max_examples=100)
@@ -25,13 +27,19 @@ def test_a_distribution_counts_every_value_once(values):
     width = 2 * LIMIT / BINS
     for value in finite[np.abs(finite) <= LIMIT]:
         bin_ = min(int((value + LIMIT) / width), BINS - 1)
-        assert found.counts[1 + max(bin_ - 1, 0) : 3 + bin_].sum() > 0  # its bin, or a neighbour at an edge
+        assert (
+            found.counts[1 + max(bin_ - 1, 0) : 3 + bin_].sum() > 0
+        )  # its bin, or a neighbour at an edge
     if len(finite):
         assert found.mean == pytest.approx(finite.mean(), rel=1e-6, abs=1e-6)
         assert found.std == pytest.approx(finite.std(), rel=1e-5, abs=1e-5)
         assert found.zero_fraction == (finite == 0).mean()
-        np.testing.assert_allclose(found.quantiles, np.quantile(finite, LEVELS), rtol=1e-5, atol=1e-5)
-    assert found.density.sum() * width == pytest.approx(found.counts[1:-1].sum() / max(len(finite), 1), abs=1e-12)
+        np.testing.assert_allclose(
+            found.quantiles, np.quantile(finite, LEVELS), rtol=1e-5, atol=1e-5
+        )
+    assert found.density.sum() * width == pytest.approx(
+        found.counts[1:-1].sum() / max(len(finite), 1), abs=1e-12
+    )
 
 
 def test_taps_see_what_enters_an_in_place_activation_and_come_off():

@@ -19,7 +19,9 @@ from normscope.examining.examine import examine, examine_loader, examine_state
 
 
 class Net(nn.Module):
-    """A residual block with everything that a forward may change: statistics, a counter, a cache, dropout."""
+    """A residual block with everything that a forward may change: statistics, a counter, a cache,
+    dropout.
+    """
 
     def __init__(self, norm=nn.BatchNorm2d):
         super().__init__()
@@ -52,7 +54,11 @@ class Net(nn.Module):
 def pairs(k=4, n=8):
     generator = torch.Generator().manual_seed(0)
     return [
-        (torch.randn(n, 1, 6, 6, generator=generator), torch.randint(0, 3, (n,), generator=generator)) for _ in range(k)
+        (
+            torch.randn(n, 1, 6, 6, generator=generator),
+            torch.randint(0, 3, (n,), generator=generator),
+        )
+        for _ in range(k)
     ]
 
 
@@ -61,7 +67,11 @@ def snapshot(model):
     return {
         "state": {name: value.clone() for name, value in model.state_dict().items()},
         "modes": [module.training for module in model.modules()],
-        "plain": [(module.calls, module.cache.clone()) for module in model.modules() if isinstance(module, Net)],
+        "plain": [
+            (module.calls, module.cache.clone())
+            for module in model.modules()
+            if isinstance(module, Net)
+        ],
         "requires_grad": [p.requires_grad for p in model.parameters()],
         "gradients": gradients,
         "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
@@ -75,7 +85,9 @@ def assert_same(before, after):
         torch.testing.assert_close(after["state"][name], value, rtol=0, atol=0, equal_nan=True)
     for key in ("modes", "requires_grad", "hooks", "attributes"):
         assert before[key] == after[key], key
-    for (calls, cache), (calls_after, cache_after) in zip(before["plain"], after["plain"], strict=True):
+    for (calls, cache), (calls_after, cache_after) in zip(
+        before["plain"], after["plain"], strict=True
+    ):
         assert calls == calls_after
         assert torch.equal(cache, cache_after)
     for gradient, gradient_after in zip(before["gradients"], after["gradients"], strict=True):
@@ -105,7 +117,9 @@ def test_the_model_is_left_as_it_was(failing: str, train: bool):
     before, before_other = snapshot(model), snapshot(other)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     if failing == "eval":
-        with pytest.raises(InputError, match="fails on batch 0 in eval mode: RuntimeError: no eval mode"):
+        with pytest.raises(
+            InputError, match="fails on batch 0 in eval mode: RuntimeError: no eval mode"
+        ):
             examine(model, pairs(), optimizer=optimizer, other=other)
     else:
         record = examine(model, pairs(), optimizer=optimizer, other=other)
@@ -120,7 +134,9 @@ def test_the_model_is_left_as_it_was(failing: str, train: bool):
 def test_a_shuffling_loader_gives_the_same_order_afterwards():
     data = TensorDataset(*(torch.cat(part) for part in zip(*pairs(), strict=True)))
     loader = DataLoader(data, 8, shuffle=True, generator=torch.Generator().manual_seed(5))
-    expected = next(iter(DataLoader(data, 8, shuffle=True, generator=torch.Generator().manual_seed(5))))[1]
+    expected = next(
+        iter(DataLoader(data, 8, shuffle=True, generator=torch.Generator().manual_seed(5)))
+    )[1]
     examine(Net(), loader)
     assert torch.equal(next(iter(loader))[1], expected)
 
@@ -130,7 +146,11 @@ def test_places_come_from_the_real_forward():
     first, second = record.layers
     assert first.place is not None
     assert second.place is not None
-    assert (first.place.fed_by, first.place.fed_by_module, first.place.bias_before) == ("conv", "stem", True)
+    assert (first.place.fed_by, first.place.fed_by_module, first.place.bias_before) == (
+        "conv",
+        "stem",
+        True,
+    )
     assert first.place.sole_consumer
     assert first.place.feeds == ("activation",)
     assert (second.place.bias_before, second.place.dropout_before) == (False, 0.3)
@@ -140,7 +160,9 @@ def test_places_come_from_the_real_forward():
 
 
 def test_pooling_right_behind_a_layer_is_seen():
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     assert examine(model, [x for x, _ in pairs()]).layers[0].place.pooled_next
 
 
@@ -182,7 +204,9 @@ def test_composition_matters_only_with_batch_statistics():
 
 def test_per_sample_kinds_measure_their_sets():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.GroupNorm(2, 4), nn.Flatten(), nn.LayerNorm(36 * 4), nn.RMSNorm(36 * 4))
+    model = nn.Sequential(
+        nn.GroupNorm(2, 4), nn.Flatten(), nn.LayerNorm(36 * 4), nn.RMSNorm(36 * 4)
+    )
     x = torch.randn(8, 4, 6, 6) * 3
     group, layer, rms = examine(model, [x]).layers
     assert group.measured.values == 72
@@ -197,14 +221,21 @@ class FrozenBatchNorm2d(nn.Module):
 
     def __init__(self, n: int):
         super().__init__()
-        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.5), ("running_var", 2.0)):
+        for name, value in (
+            ("weight", 1.0),
+            ("bias", 0.0),
+            ("running_mean", 0.5),
+            ("running_var", 2.0),
+        ):
             self.register_buffer(name, torch.full((n,), value))
         self.eps = 1e-5
 
     def forward(self, x):
         shape = (1, -1, 1, 1)
         scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return (x - self.running_mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
+        return (x - self.running_mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(
+            shape
+        )
 
 
 class LlamaRMSNorm(nn.Module):
@@ -243,7 +274,11 @@ def test_dict_batches_and_masks():
             return self.norm(x.transpose(1, 2)).mean(2)
 
     mask = (torch.arange(9) < torch.tensor([3, 9, 5, 7])[:, None]).long()
-    batch = {"input_ids": torch.randint(0, 11, (4, 9)), "attention_mask": mask, "labels": torch.tensor([0, 1, 0, 1])}
+    batch = {
+        "input_ids": torch.randint(0, 11, (4, 9)),
+        "attention_mask": mask,
+        "labels": torch.tensor([0, 1, 0, 1]),
+    }
     layer = examine(Encoder(), [batch]).layers[0]
     assert layer.measured.padding == pytest.approx(1 - 24 / 36)
     assert layer.measured.padding_effect > 0.1
@@ -295,7 +330,9 @@ def test_a_script_can_be_the_other_model():
 
 
 def test_the_weights_around_a_layer_are_those_before_it():
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+    )
     model[0].requires_grad_(False)
     assert [layer.scope_trainable for layer in examine(model).layers] == [False, True]
 

@@ -33,10 +33,17 @@ def test_along_an_axis_of_a_quadratic_everything_is_exact(axis):
     curvature = EIGENVALUES[axis].item()
     found = Landscape(Quadratic(at), lambda network: network())
     assert found.start.loss == pytest.approx(0.5 * curvature * 9, rel=1e-14)
-    assert (found.start.gradient, found.start.weights) == (pytest.approx(3 * curvature, rel=1e-14), 3.0)
+    assert (found.start.gradient, found.start.weights) == (
+        pytest.approx(3 * curvature, rel=1e-14),
+        3.0,
+    )
     line = found.descend([0.1, 1.0, 3.0, 5.0])
-    np.testing.assert_allclose(line.losses, 0.5 * curvature * (3 - line.distances) ** 2, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(line.changes / line.distances, curvature, rtol=1e-12, err_msg="effective beta")
+    np.testing.assert_allclose(
+        line.losses, 0.5 * curvature * (3 - line.distances) ** 2, rtol=1e-12, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        line.changes / line.distances, curvature, rtol=1e-12, err_msg="effective beta"
+    )
 
 
 def test_off_the_axes_beta_is_that_of_the_gradients_direction():
@@ -44,19 +51,29 @@ def test_off_the_axes_beta_is_that_of_the_gradients_direction():
     at = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     line = Landscape(Quadratic(at.tolist()), lambda network: network()).descend([0.01, 1.0, 10.0])
     g = EIGENVALUES * at
-    np.testing.assert_allclose(line.changes / line.distances, ((EIGENVALUES * g).norm() / g.norm()).item(), rtol=1e-10)
+    np.testing.assert_allclose(
+        line.changes / line.distances, ((EIGENVALUES * g).norm() / g.norm()).item(), rtol=1e-10
+    )
     loss = 0.5 * (EIGENVALUES * (at - g / g.norm()) ** 2).sum()
     assert line.losses[1] == pytest.approx(loss.item(), rel=1e-12)
 
 
 def network(norm="batch"):
     model = build(
-        "small-resnet", norm=norm, in_channels=1, num_classes=4, image_size=8, widths=(4, 8, 8), blocks_per_stage=1
+        "small-resnet",
+        norm=norm,
+        in_channels=1,
+        num_classes=4,
+        image_size=8,
+        widths=(4, 8, 8),
+        blocks_per_stage=1,
     )
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(12, 1, 8, 8, generator=generator)
     labels = torch.randint(4, (12,), generator=generator)
-    return model, lambda network: F.cross_entropy(network(images.to(next(model.parameters()).dtype)), labels)
+    return model, lambda network: F.cross_entropy(
+        network(images.to(next(model.parameters()).dtype)), labels
+    )
 
 
 def test_a_step_of_gradient_descent_gets_there():
@@ -71,7 +88,9 @@ def test_a_step_of_gradient_descent_gets_there():
     twin.zero_grad()
     value = loss(twin)
     value.backward()
-    change = sum((p.grad - g).square().sum() for p, g in zip(twin.parameters(), before, strict=True)).sqrt()
+    change = sum(
+        (p.grad - g).square().sum() for p, g in zip(twin.parameters(), before, strict=True)
+    ).sqrt()
     assert line.losses[0] == pytest.approx(value.item(), rel=1e-12)
     assert line.changes[0] == pytest.approx(change.item(), rel=1e-10)
 
@@ -105,14 +124,19 @@ def test_looking_leaves_no_trace(norm):
     loss(model).backward()
     before = copy.deepcopy(model.state_dict())
     versions = [tensor._version for tensor in [*model.parameters(), *model.buffers()]]
-    gradients = [(p.grad, None if p.grad is None else p.grad.clone(), p.requires_grad) for p in model.parameters()]
+    gradients = [
+        (p.grad, None if p.grad is None else p.grad.clone(), p.requires_grad)
+        for p in model.parameters()
+    ]
     generator = torch.get_rng_state()
     first = Landscape(model, loss).descend([0.0, 0.1])
     second = Landscape(model, loss).descend([0.0, 0.1])
     assert (first.losses == second.losses).all(), "the same noise every time"
     assert first.changes[0] == 0, "at the start nothing has changed: the same noise along the line"
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
-    assert [tensor._version for tensor in model.parameters()] == versions[: len(gradients)], "no parameter is written"
+    assert [tensor._version for tensor in model.parameters()] == versions[: len(gradients)], (
+        "no parameter is written"
+    )
     for parameter, (grad, values, requires_grad) in zip(model.parameters(), gradients, strict=True):
         assert parameter.grad is grad
         assert grad is None or torch.equal(grad, values)
@@ -144,7 +168,9 @@ def test_without_a_gradient_there_is_no_direction():
 
 def test_movement_is_that_of_a_slow_computation():
     layer = nn.Identity()
-    batches = [torch.randn(5, 2, 3, 3) * scale + shift for scale, shift in ((1, 0), (2, 1), (1, -1))]
+    batches = [
+        torch.randn(5, 2, 3, 3) * scale + shift for scale, shift in ((1, 0), (2, 1), (1, -1))
+    ]
     batches = [torch.cat([batch, torch.full((5, 1, 3, 3), 7.0)], 1) for batch in batches]
     moving = Movement({"place": layer})
     with moving.watching():
@@ -154,7 +180,9 @@ def test_movement_is_that_of_a_slow_computation():
     assert not layer._forward_hooks
     values = [batch.transpose(0, 1).flatten(1).double().numpy() for batch in batches]
     means, sds = (np.array([getattr(v, name)(1) for v in values]) for name in ("mean", "std"))
-    expected = np.sqrt((np.diff(means, axis=0) ** 2 + np.diff(sds, axis=0) ** 2).mean(0)[:2] / (sds**2).mean(0)[:2])
+    expected = np.sqrt(
+        (np.diff(means, axis=0) ** 2 + np.diff(sds, axis=0) ** 2).mean(0)[:2] / (sds**2).mean(0)[:2]
+    )
     np.testing.assert_allclose(moving.of_channels()["place"][:2], expected, rtol=1e-6)
     assert np.isnan(moving.of_channels()["place"][2]), "a constant channel has no unit"
 

@@ -29,7 +29,10 @@ def net() -> nn.Sequential:
 
 def step(model, optimizer, seed=0, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
-    x, y = torch.randn(16, 1, 8, 8, generator=generator) * scale, torch.randint(0, 3, (16,), generator=generator)
+    x, y = (
+        torch.randn(16, 1, 8, 8, generator=generator) * scale,
+        torch.randint(0, 3, (16,), generator=generator),
+    )
     optimizer.zero_grad()
     F.cross_entropy(model(x), y).backward()
     optimizer.step()
@@ -47,7 +50,9 @@ def test_an_observed_run_has_the_same_bits():
             loop.close()
             assert loop.findings == []
         states.append(model.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True)
+    )
 
 
 def test_counts():
@@ -62,7 +67,9 @@ def test_counts():
     history = observer.history()
     observer.close()
     assert history.steps == 4
-    assert [(h.steps, h.updates, h.updates_without_grad, h.samples) for h in history.layers] == [(4, 4, 1, 2)] * 2
+    assert [(h.steps, h.updates, h.updates_without_grad, h.samples) for h in history.layers] == [
+        (4, 4, 1, 2)
+    ] * 2
     assert history.layers[0].first_without_grad == 5
 
 
@@ -113,7 +120,12 @@ def test_a_healthy_recording_gets_nothing():
     recording = recorded(train)
     assert codes(recording) == set()
     layer = read_history(recording).layers[0]
-    assert (layer.steps, layer.updates, layer.weight_moved, layer.gradient_zero) == (59, 59, True, False)
+    assert (layer.steps, layer.updates, layer.weight_moved, layer.gradient_zero) == (
+        59,
+        59,
+        True,
+        False,
+    )
     _, means = recording.query("1", "batch_mean")
     _, var = recording.query("1", "batch_var")
     _, running = recording.query("1", "running_mean")

@@ -35,10 +35,16 @@ class TestFollowers:
 
     def test_through_a_residual_addition_and_pooling(self):
         other = torch.randn(2, 4, 6, 6)
-        assert follower(lambda x: torch.tanh(F.max_pool2d(x + other, 2))) == ("tanh", ["addition", "max pooling"])
+        assert follower(lambda x: torch.tanh(F.max_pool2d(x + other, 2))) == (
+            "tanh",
+            ["addition", "max pooling"],
+        )
 
     def test_the_nearest_of_two(self):
-        assert follower(lambda x: torch.sigmoid(x.flatten(1) + 1).sum() + F.relu(x).sum()) == ("relu", [])
+        assert follower(lambda x: torch.sigmoid(x.flatten(1) + 1).sum() + F.relu(x).sum()) == (
+            "relu",
+            [],
+        )
 
     def test_outputs_in_containers(self):
         assert follower(lambda x: {"loss": None, "parts": (F.relu(x), [3])}) == ("relu", [])
@@ -68,7 +74,12 @@ class TestRegions:
     def test_active_where_the_derivative_is_a_tenth_of_its_largest(self):
         assert in_active_region("relu", VALUES) == 0.5
         edge = math.atanh(math.sqrt(0.9))  # 1 - tanh^2 = 0.1
-        assert in_active_region("tanh", torch.tensor([-edge - 0.01, -edge + 0.01, edge - 0.01, edge + 0.01])) == 0.5
+        assert (
+            in_active_region(
+                "tanh", torch.tensor([-edge - 0.01, -edge + 0.01, edge - 0.01, edge + 0.01])
+            )
+            == 0.5
+        )
 
     def test_largest_derivatives(self):
         assert largest_derivative("relu") == 1

@@ -5,7 +5,17 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from watch_cases import Checkpointed, Reusing, Transformer, group_net, images, seeded, sgd, small_resnet, train
+from watch_cases import (
+    Checkpointed,
+    Reusing,
+    Transformer,
+    group_net,
+    images,
+    seeded,
+    sgd,
+    small_resnet,
+    train,
+)
 
 from normscope.errors import InputError, NormscopeWarning
 from normscope.watching.attach import watch
@@ -13,7 +23,9 @@ from normscope.watching.attach import watch
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
 SOMETIMES = {"every": 2, "histograms_every": 3, "gradients_every": 2}
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*kept the statistics:normscope.errors.NormscopeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*kept the statistics:normscope.errors.NormscopeWarning"
+)
 
 
 def run(build, *, watched, intervals=EVERYTHING, with_optimizer=True, **loop):
@@ -21,7 +33,11 @@ def run(build, *, watched, intervals=EVERYTHING, with_optimizer=True, **loop):
     model = seeded(build)
     optimizer = sgd(model)
     torch.manual_seed(1)
-    watcher = watch(model, optimizer=optimizer if with_optimizer else None, **intervals) if watched else None
+    watcher = (
+        watch(model, optimizer=optimizer if with_optimizer else None, **intervals)
+        if watched
+        else None
+    )
     losses = train(model, optimizer, 5, **loop)
     gradients = [p.grad for p in model.parameters()]
     if watcher is not None:
@@ -54,16 +70,22 @@ def test_a_run_is_bitwise_the_same(net, with_optimizer):
     assert_same_bits(plain, run(NETS[net], watched=True, with_optimizer=with_optimizer))
 
 
-@pytest.mark.parametrize("loop", [{"autocast": True}, {"accumulate": 3}, {"accumulate": 2, "autocast": True}], ids=str)
+@pytest.mark.parametrize(
+    "loop", [{"autocast": True}, {"accumulate": 3}, {"accumulate": 2, "autocast": True}], ids=str
+)
 def test_a_run_is_bitwise_the_same_in_other_loops(loop):
     plain = run(small_resnet, watched=False, **loop)
     assert_same_bits(plain, run(small_resnet, watched=True, **loop))
-    assert_same_bits(plain, run(small_resnet, watched=True, with_optimizer=False, intervals=SOMETIMES, **loop))
+    assert_same_bits(
+        plain, run(small_resnet, watched=True, with_optimizer=False, intervals=SOMETIMES, **loop)
+    )
 
 
 def test_any_module_can_be_watched_without_change():
     plain = run(small_resnet, watched=False)
-    assert_same_bits(plain, run(small_resnet, watched=True, intervals={**EVERYTHING, "layers": [nn.Conv2d, "*"]}))
+    assert_same_bits(
+        plain, run(small_resnet, watched=True, intervals={**EVERYTHING, "layers": [nn.Conv2d, "*"]})
+    )
 
 
 def test_outputs_are_the_same_in_train_and_eval_mode():
@@ -95,7 +117,9 @@ def test_the_fast_path_of_a_transformer_in_eval_mode_stays():
 
 def attributes(model):
     """Of every module, all that it holds, apart from what its hooks are."""
-    return [{name: id(value) for name, value in module.__dict__.items()} for module in model.modules()]
+    return [
+        {name: id(value) for name, value in module.__dict__.items()} for module in model.modules()
+    ]
 
 
 def test_no_attribute_stays_on_a_module():
@@ -182,7 +206,9 @@ class TestCopies:
     def test_pickled(self, model):
         with watch(model, **EVERYTHING) as watcher:
             data = pickle.dumps(model)
-            assert b"normscope.watching" not in data, "it must load where normscope is not installed"
+            assert b"normscope.watching" not in data, (
+                "it must load where normscope is not installed"
+            )
             self.check(model, pickle.loads(data), watcher)  # noqa: S301
 
     def test_saved(self, model):
@@ -242,7 +268,9 @@ def test_an_error_in_an_interval_ends_the_recording_and_not_the_training():
 
     model = seeded(small_resnet)
     watcher = watch(model, every=forgetful)
-    with pytest.warns(NormscopeWarning, match="stopped at step 3; the training goes on. RuntimeError: forgot"):
+    with pytest.warns(
+        NormscopeWarning, match="stopped at step 3; the training goes on. RuntimeError: forgot"
+    ):
         losses = train(model, sgd(model), 5)
     assert len(losses) == 5
     assert not watcher.active

@@ -8,7 +8,9 @@ from watch_cases import images, seeded, sgd, small_resnet
 
 from normscope.watching.attach import watch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="this machine has no CUDA device"
+)
 
 EVERYTHING = {"every": 1, "histograms_every": 2, "gradients_every": 2}
 

@@ -13,7 +13,8 @@ from normscope.errors import InputError
 from normscope.records.recording import Recording
 
 pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="this torch has no gloo"
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="this torch has no gloo",
 )
 
 WORKER = """
@@ -58,14 +59,18 @@ WORKER = """
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with both ranks' parts and what their layers were given, after a run that watching did not change."""
+    """A folder with both ranks' parts and what their layers were given, after a run that watching
+    did not change.
+    """
     folder = tmp_path_factory.mktemp("ddp")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-c", textwrap.dedent(WORKER)]
     processes = [
-        subprocess.Popen([*command, str(rank), str(port), str(folder)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(rank), str(port), str(folder)], stderr=subprocess.PIPE, text=True
+        )
         for rank in (0, 1)
     ]
     errors = [process.communicate(timeout=200)[1] for process in processes]
@@ -86,10 +91,16 @@ def test_parts_are_merged_at_load(folder):
     inputs = [list(np.load(folder / f"inputs{rank}.npz").values()) for rank in (0, 1)]
     for step in range(3):
         own = inputs[1][step]
-        assert np.allclose(recording.query("1", "batch_mean", rank=1)[1][step], own.mean((0, 2, 3)), atol=1e-5)
+        assert np.allclose(
+            recording.query("1", "batch_mean", rank=1)[1][step], own.mean((0, 2, 3)), atol=1e-5
+        )
         both = np.concatenate([inputs[0][step], own])
-        assert np.allclose(recording.query("1", "batch_mean")[1][step], both.mean((0, 2, 3)), atol=1e-5)
-        assert np.allclose(recording.query("1", "batch_var")[1][step], both.var((0, 2, 3)), rtol=1e-4)
+        assert np.allclose(
+            recording.query("1", "batch_mean")[1][step], both.mean((0, 2, 3)), atol=1e-5
+        )
+        assert np.allclose(
+            recording.query("1", "batch_var")[1][step], both.var((0, 2, 3)), rtol=1e-4
+        )
     everything = np.concatenate([x for part in inputs for x in part])
     assert recording.distribution("1", "input").counts.sum() == pytest.approx(everything.size)
     with pytest.raises(InputError, match="Rank 2 is not in this recording. Ranks: 0, 1"):

@@ -11,11 +11,17 @@ from normscope.mend import recalibrate
 
 def train(*, by_optimizer, between=None):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(1)
     watcher = normscope.watch(
-        model, optimizer=optimizer if by_optimizer else None, every=1, histograms_every=1, gradients_every=1
+        model,
+        optimizer=optimizer if by_optimizer else None,
+        every=1,
+        histograms_every=1,
+        gradients_every=1,
     )
     for step in range(4):
         images = torch.randn(8, 1, 8, 8, generator=generator)
@@ -35,9 +41,14 @@ def check(model):
 
 @pytest.mark.parametrize("by_optimizer", [True, False])
 def test_checking_in_the_middle_of_a_watched_training_is_not_recorded(by_optimizer):
-    expected, found = train(by_optimizer=by_optimizer), train(by_optimizer=by_optimizer, between=check)
+    expected, found = (
+        train(by_optimizer=by_optimizer),
+        train(by_optimizer=by_optimizer, between=check),
+    )
     for statistic in expected.statistics("1"):
-        for ours, theirs in zip(found.query("1", statistic), expected.query("1", statistic), strict=True):
+        for ours, theirs in zip(
+            found.query("1", statistic), expected.query("1", statistic), strict=True
+        ):
             np.testing.assert_array_equal(ours, theirs, err_msg=statistic)
 
 
@@ -48,5 +59,9 @@ def test_recalibrating_shows_in_the_running_statistics_alone():
 
     expected, found = train(by_optimizer=True), train(by_optimizer=True, between=mend)
     for statistic in ("batch_mean", "batch_var", "weight", "output_gradient_norm"):
-        np.testing.assert_array_equal(found.query("1", statistic)[1], expected.query("1", statistic)[1])
-    assert not np.array_equal(found.query("1", "running_mean")[1], expected.query("1", "running_mean")[1])
+        np.testing.assert_array_equal(
+            found.query("1", statistic)[1], expected.query("1", statistic)[1]
+        )
+    assert not np.array_equal(
+        found.query("1", "running_mean")[1], expected.query("1", "running_mean")[1]
+    )

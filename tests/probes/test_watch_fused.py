@@ -23,7 +23,12 @@ def fuse_small_tensors_too(monkeypatch):
 
 def network():
     model = registry.build(
-        "small-resnet", in_channels=1, num_classes=3, image_size=8, widths=(4, 8), blocks_per_stage=1
+        "small-resnet",
+        in_channels=1,
+        num_classes=3,
+        image_size=8,
+        widths=(4, 8),
+        blocks_per_stage=1,
     )
     return model.to(memory_format=torch.channels_last)
 
@@ -63,7 +68,9 @@ def test_a_watched_fused_run_stays_fused_and_has_the_bits_of_an_unwatched_one():
     expected, _ = train(plain, fusing=True)
     found, _ = train(watched, fusing=True, watched=True)
     assert found == expected
-    for (name, value), other in zip(plain.state_dict().items(), watched.state_dict().values(), strict=True):
+    for (name, value), other in zip(
+        plain.state_dict().items(), watched.state_dict().values(), strict=True
+    ):
         assert torch.equal(value, other), name
 
 
@@ -81,7 +88,9 @@ def test_the_recording_of_a_fused_run_is_that_of_an_unfused_one():
             np.testing.assert_array_equal(steps, other_steps)
             if "histogram" in statistic:
                 continue  # a value at the edge of a bin may fall on either side
-            np.testing.assert_allclose(values, others, rtol=2e-3, atol=2e-5, err_msg=f"{layer} {statistic}")
+            np.testing.assert_allclose(
+                values, others, rtol=2e-3, atol=2e-5, err_msg=f"{layer} {statistic}"
+            )
             compared.add(statistic)
     assert {"batch_mean", "output_gradient_norm", "input_gradient_norm"} <= compared, compared
 
@@ -97,7 +106,9 @@ def test_the_activation_behind_a_fused_layer_is_found():
             hook.reads_statistics_only = True
             return hook
 
-        norms = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+        norms = {
+            name: m for name, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)
+        }
         handles = [module.register_forward_hook(remember(name)) for name, module in norms.items()]
         with using(fused.normalize if fusing else None):
             output = model(torch.randn(6, 8, 8, 1).permute(0, 3, 1, 2))

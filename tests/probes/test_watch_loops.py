@@ -39,7 +39,13 @@ class TestSteps:
         with watch(model, optimizer=optimizer, **EVERYTHING) as watcher:
             train(model, optimizer, 3, accumulate=2)
             assert watcher.step == 3
-            for statistic in ("batch_mean", "weight", "histogram", "weight_gradient", "output_gradient_norm"):
+            for statistic in (
+                "batch_mean",
+                "weight",
+                "histogram",
+                "weight_gradient",
+                "output_gradient_norm",
+            ):
                 assert steps_of(watcher, statistic) == [1, 2, 3]
         assert watcher.recording.header.unit == "optimizer step"
 
@@ -50,17 +56,24 @@ class TestSteps:
             model(images()[0])
             assert watcher.step == 6
             assert steps_of(watcher, "batch_mean") == [1, 2, 3, 4, 5, 6]
-            assert steps_of(watcher, "weight_gradient") == [2, 4, 6], "gradients are there once per optimizer step"
+            assert steps_of(watcher, "weight_gradient") == [2, 4, 6], (
+                "gradients are there once per optimizer step"
+            )
             assert steps_of(watcher, "output_gradient_norm") == [1, 2, 3, 4, 5, 6]
 
     def test_with_accumulation_show_the_first_forward(self, model):
         optimizer = sgd(model)
         alone = copy.deepcopy(model)
-        with watch(model, optimizer=optimizer, **EVERYTHING) as watcher, watch(alone, every=1) as other:
+        with (
+            watch(model, optimizer=optimizer, **EVERYTHING) as watcher,
+            watch(alone, every=1) as other,
+        ):
             alone(images(0)[0])
             train(model, optimizer, 1, accumulate=3)
             one, two = watcher.recording, other.recording
-        assert np.array_equal(one.query(NAME, "batch_mean")[1][0], two.query(NAME, "batch_mean")[1][0])
+        assert np.array_equal(
+            one.query(NAME, "batch_mean")[1][0], two.query(NAME, "batch_mean")[1][0]
+        )
         assert one.query(NAME, "num_batches_tracked")[1][0] == 3
 
     def test_leave_validation_out(self, model):
@@ -137,7 +150,9 @@ class TestIntervals:
             assert "weight_gradient" not in watcher.recording.statistics(NAME)
 
     def test_functions(self, model):
-        with watch(model, every=lambda step: step in (2, 5), histograms_every=lambda step: False) as watcher:
+        with watch(
+            model, every=lambda step: step in (2, 5), histograms_every=lambda step: False
+        ) as watcher:
             train(model, sgd(model), 5)
             assert steps_of(watcher, "weight") == [2, 5]
 
@@ -176,7 +191,12 @@ def test_gradients_under_a_scaler_are_those_of_the_loss(model, fused, with_optim
         with watch(net, optimizer=optimizer if with_optimizer else None, **EVERYTHING) as watcher:
             train(net, optimizer, 2, scaler=scaler)
         recordings.append(watcher.recording)
-    for statistic in ("weight_gradient", "bias_gradient", "output_gradient_norm", "input_gradient_norm"):
+    for statistic in (
+        "weight_gradient",
+        "bias_gradient",
+        "output_gradient_norm",
+        "input_gradient_norm",
+    ):
         one, two = (recording.query(NAME, statistic)[1] for recording in recordings)
         assert np.allclose(one, two, rtol=1e-3, atol=1e-6), statistic
 
@@ -198,7 +218,9 @@ class TestLife:
         assert "9 layers, 2 steps; watching took" in capsys.readouterr().err
 
     def test_ends_with_the_model(self, tmp_path):
-        model = copy.deepcopy(seeded(small_resnet))  # a copy, of which the tests' own fixture keeps nothing
+        model = copy.deepcopy(
+            seeded(small_resnet)
+        )  # a copy, of which the tests' own fixture keeps nothing
         watch(model, path=tmp_path / "r.sqlite")
         train(model, sgd(model), 2)
         del model
@@ -218,7 +240,11 @@ class TestLife:
                 model(torch.randn(5, 4)).sum().backward()
             """
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120, check=True
+            [sys.executable, "-c", textwrap.dedent(script)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
         )
         assert "1 layers, 3 steps" in done.stderr
         assert list(Recording.load(tmp_path / "r.sqlite").query("1", "batch_mean")[0]) == [1, 2, 3]
@@ -256,7 +282,10 @@ class TestLife:
     def test_a_data_loader_with_workers(self, model, tmp_path):
         x, y = images(n=16)
         loader = torch.utils.data.DataLoader(
-            torch.utils.data.TensorDataset(x, y), batch_size=4, num_workers=1, multiprocessing_context="fork"
+            torch.utils.data.TensorDataset(x, y),
+            batch_size=4,
+            num_workers=1,
+            multiprocessing_context="fork",
         )
         with watch(model, path=tmp_path / "r.sqlite", every=1):
             for batch, _ in loader:
@@ -265,14 +294,20 @@ class TestLife:
 
 
 class TestResuming:
-    @pytest.mark.parametrize("intervals", [EVERYTHING, {"every": 1, "histograms_every": 2, "gradients_every": 3}])
+    @pytest.mark.parametrize(
+        "intervals", [EVERYTHING, {"every": 1, "histograms_every": 2, "gradients_every": 3}]
+    )
     @pytest.mark.parametrize("with_optimizer", [True, False])
     def test_goes_on_as_if_nothing_had_happened(self, tmp_path, with_optimizer, intervals):
         recordings = []
         for name, stops in (("whole", False), ("resumed", True)):
             model = seeded(small_resnet)
             optimizer = sgd(model)
-            settings = {"path": tmp_path / name, "optimizer": optimizer if with_optimizer else None, **intervals}
+            settings = {
+                "path": tmp_path / name,
+                "optimizer": optimizer if with_optimizer else None,
+                **intervals,
+            }
             watcher = watch(model, **settings)
             x, y = images(n=64)  # enough for histograms of a sample that rotates
 
@@ -286,7 +321,10 @@ class TestResuming:
             steps(4)
             watcher.flush()
             if stops:
-                state, momenta = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+                state, momenta = (
+                    copy.deepcopy(model.state_dict()),
+                    copy.deepcopy(optimizer.state_dict()),
+                )
                 steps(3)  # of which the checkpoint knows nothing
                 watcher.mark(epoch=9)
                 watcher.close()
@@ -302,12 +340,16 @@ class TestResuming:
         assert two.cost.steps == 7
         for layer in one.layers:
             for statistic in one.statistics(layer):
-                for a, b in zip(one.query(layer, statistic), two.query(layer, statistic), strict=True):
+                for a, b in zip(
+                    one.query(layer, statistic), two.query(layer, statistic), strict=True
+                ):
                     assert np.array_equal(a, b), statistic
 
     def test_of_other_layers_is_refused(self, model, tmp_path):
         watch(model, path=tmp_path / "r.sqlite").close()
-        with pytest.raises(InputError, match="is the recording of other layers or at other intervals"):
+        with pytest.raises(
+            InputError, match="is the recording of other layers or at other intervals"
+        ):
             watch(model, after=0, path=tmp_path / "r.sqlite", layers=nn.Linear)
         with pytest.raises(InputError, match="ends at step 0; it cannot go on after step 2"):
             watch(model, after=2, path=tmp_path / "r.sqlite")
@@ -318,7 +360,9 @@ class TestResuming:
 
 
 class TestStorage:
-    def test_a_file_that_cannot_be_written_ends_the_recording_and_not_the_training(self, model, tmp_path):
+    def test_a_file_that_cannot_be_written_ends_the_recording_and_not_the_training(
+        self, model, tmp_path
+    ):
         folder = tmp_path / "gone"
         folder.mkdir()
         optimizer = sgd(model)
@@ -327,7 +371,9 @@ class TestStorage:
         folder.rmdir()
         watcher._recorder.blocks._open.clear()
         train(model, optimizer, 1)
-        with pytest.warns(NormscopeWarning, match="stopped at step 2; the training goes on. StorageError"):
+        with pytest.warns(
+            NormscopeWarning, match="stopped at step 2; the training goes on. StorageError"
+        ):
             watcher.close()
         assert len(train(model, optimizer, 2)) == 2
         assert not any(m._forward_hooks for m in model.modules())
@@ -374,7 +420,9 @@ class TestStorage:
             watch(model, path=tmp_path / "no" / "r.sqlite")
 
     def test_thirty_epochs_stay_under_twenty_megabytes(self, tmp_path):
-        """Rows of a full SmallResNet at the default intervals, written for 11,730 steps that are not trained."""
+        """Rows of a full SmallResNet at the default intervals, written for 11,730 steps that are
+        not trained.
+        """
         from normscope.models.resnet import SmallResNet
 
         model = seeded(SmallResNet)
@@ -394,9 +442,13 @@ class TestStorage:
 
 class TestWhatIsGiven:
     def test_a_name_that_is_not_there(self, model):
-        with pytest.raises(InputError, match=r"No module matches 'layer1.0.bn3'. Near: layer1.0.bn\d"):
+        with pytest.raises(
+            InputError, match=r"No module matches 'layer1.0.bn3'. Near: layer1.0.bn\d"
+        ):
             watch(model, layers="layer1.0.bn3")
-        with pytest.raises(InputError, match=r"No module matches '\*zzz'. Normalization layers: stem.1"):
+        with pytest.raises(
+            InputError, match=r"No module matches '\*zzz'. Normalization layers: stem.1"
+        ):
             watch(model, layers="*zzz")
         with pytest.raises(InputError, match="no module of type Bilinear"):
             watch(model, layers=["stem.1", nn.Bilinear])
@@ -451,7 +503,9 @@ class TestWhatIsGiven:
         with watch(model, layers=NAME, **EVERYTHING) as watcher:
             train(model, sgd(model), 2)
             assert watcher.active
-            assert watcher.recording.query(NAME, "weight")[1][0] == pytest.approx(math.log(2) + 0.62, abs=0.2)
+            assert watcher.recording.query(NAME, "weight")[1][0] == pytest.approx(
+                math.log(2) + 0.62, abs=0.2
+            )
 
     def test_a_layer_whose_parameters_go_away(self, model):
         norm = model.get_submodule(NAME)
@@ -469,7 +523,11 @@ class TestCompiled:
         def build():
             return seeded(
                 lambda: nn.Sequential(
-                    nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES)
+                    nn.Conv2d(3, 4, 3),
+                    nn.BatchNorm2d(4),
+                    nn.ReLU(),
+                    nn.Flatten(),
+                    nn.Linear(144, CLASSES),
                 )
             )
 
@@ -480,17 +538,24 @@ class TestCompiled:
         model = build()
         optimizer = sgd(model)
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-        watcher = watch(model if first == "watched" else compiled, optimizer=optimizer, **EVERYTHING)
-        with pytest.warns(NormscopeWarning, match="1 of 1 layers were not called in any training forward"):
+        watcher = watch(
+            model if first == "watched" else compiled, optimizer=optimizer, **EVERYTHING
+        )
+        with pytest.warns(
+            NormscopeWarning, match="1 of 1 layers were not called in any training forward"
+        ):
             losses = train(compiled, optimizer, 4)
         watcher.close()
         assert all(torch.equal(a, b) for a, b in zip(losses, expected, strict=True))
         assert all(
-            torch.equal(a, b) for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True)
+            torch.equal(a, b)
+            for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True)
         )
         recording = watcher.recording
         assert list(recording.layers) == ["1"]
-        assert {"weight", "bias", "running_mean", "weight_gradient"} <= set(recording.statistics("1"))
+        assert {"weight", "bias", "running_mean", "weight_gradient"} <= set(
+            recording.statistics("1")
+        )
         assert "batch_mean" not in recording.statistics("1")
         assert len(recording.notes) == 1
         torch.compiler.reset()

@@ -31,9 +31,13 @@ def taps(model, name):
         kept["input"].append(args[0].detach().double().clone())
         kept["output"].append(output.detach().double().clone())
         if output.requires_grad:
-            output.register_hook(lambda g: kept["output_gradient"].append(g.detach().double().clone()))
+            output.register_hook(
+                lambda g: kept["output_gradient"].append(g.detach().double().clone())
+            )
         if args[0].requires_grad:
-            args[0].register_hook(lambda g: kept["input_gradient"].append(g.detach().double().clone()))
+            args[0].register_hook(
+                lambda g: kept["input_gradient"].append(g.detach().double().clone())
+            )
 
     return kept, model.get_submodule(name).register_forward_hook(hook)
 
@@ -45,7 +49,10 @@ def moments(x: Tensor):
 
 def assert_moments(recorded_mean, recorded_var, x, eps):
     mean, var = moments(x)
-    assert np.all(np.abs(recorded_mean - mean) <= 1e-5 * np.sqrt(var) + 4 * np.spacing(np.abs(mean), dtype=np.float32))
+    assert np.all(
+        np.abs(recorded_mean - mean)
+        <= 1e-5 * np.sqrt(var) + 4 * np.spacing(np.abs(mean), dtype=np.float32)
+    )
     assert np.all(np.abs(recorded_var - var) <= 1e-5 * (var + eps))
 
 
@@ -55,7 +62,10 @@ BATCH_NORMS = {
     "2d": (lambda: nn.BatchNorm2d(5), (6, 5, 4, 3)),
     "3d": (lambda: nn.BatchNorm3d(5), (4, 5, 3, 2, 4)),
     "without affine": (lambda: nn.BatchNorm2d(5, affine=False), (6, 5, 4, 3)),
-    "without running statistics": (lambda: nn.BatchNorm2d(5, track_running_stats=False), (6, 5, 4, 3)),
+    "without running statistics": (
+        lambda: nn.BatchNorm2d(5, track_running_stats=False),
+        (6, 5, 4, 3),
+    ),
     "cumulative": (lambda: nn.BatchNorm2d(5, momentum=None), (6, 5, 4, 3)),
     "large eps": (lambda: nn.BatchNorm2d(5, eps=10.0), (6, 5, 4, 3)),
 }
@@ -93,7 +103,13 @@ def test_a_training_run(autocast):
 
     optimizer.register_step_pre_hook(keep)
     with watch(model, optimizer=optimizer, **EVERYTHING) as watcher:
-        train(model, optimizer, 4, autocast=autocast, after=lambda _: after.append(norm.weight.detach().clone()))
+        train(
+            model,
+            optimizer,
+            4,
+            autocast=autocast,
+            after=lambda _: after.append(norm.weight.detach().clone()),
+        )
         recording = watcher.recording
     handle.remove()
 
@@ -103,7 +119,9 @@ def test_a_training_run(autocast):
         return found
 
     for step in range(4):
-        assert_moments(values("batch_mean")[step], values("batch_var")[step], kept["input"][step], norm.eps)
+        assert_moments(
+            values("batch_mean")[step], values("batch_var")[step], kept["input"][step], norm.eps
+        )
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             assert np.array_equal(values(name)[step], before[step][name].numpy()), (
                 f"{name} as the step's forward used it"
@@ -113,7 +131,9 @@ def test_a_training_run(autocast):
         assert np.array_equal(values("bias_gradient")[step], gradients[step][1].numpy())
         for side in ("input", "output"):
             norm_of = kept[f"{side}_gradient"][step].norm().item()
-            assert values(f"{side}_gradient_norm")[step] == pytest.approx(norm_of, rel=2e-3 if autocast else 1e-5)
+            assert values(f"{side}_gradient_norm")[step] == pytest.approx(
+                norm_of, rel=2e-3 if autocast else 1e-5
+            )
     assert set(values("values_per_channel")) == {8 * 64}
     assert all(values("training"))
 
@@ -167,7 +187,9 @@ def test_input_and_output_distributions_follow_from_one_histogram():
     kept, handle = taps(nn.Sequential(norm), "0")
     with watch(norm, **EVERYTHING) as watcher:
         for step in range(4):
-            norm(torch.randn(32, 2, 8, 8).abs() * (step + 1) + 10 * step)  # another mean in every batch
+            norm(
+                torch.randn(32, 2, 8, 8).abs() * (step + 1) + 10 * step
+            )  # another mean in every batch
         recording = watcher.recording
     handle.remove()
     for side in ("input", "output"):
@@ -177,7 +199,9 @@ def test_input_and_output_distributions_follow_from_one_histogram():
         for channel in range(2):
             centres = (found.edges[channel, 1:] + found.edges[channel, :-1]) / 2
             share = found.counts[channel] / found.counts[channel].sum()
-            assert (share * centres).sum() == pytest.approx(everything[channel].mean(), rel=0.02, abs=0.1)
+            assert (share * centres).sum() == pytest.approx(
+                everything[channel].mean(), rel=0.02, abs=0.1
+            )
             spread = np.sqrt((share * (centres - (share * centres).sum()) ** 2).sum())
             assert spread == pytest.approx(everything[channel].std(), rel=0.06)
 
@@ -196,13 +220,27 @@ class TestPerSampleStatistics:
         norm, x = nn.GroupNorm(2, 6), torch.randn(10, 6, 5, 5) * 2 + 1
         recording, name = self.record(norm, x)
         grouped = x.double().reshape(10, 2, -1)
-        means, stds = grouped.mean(-1).numpy(), (grouped.var(-1, correction=0) + norm.eps).sqrt().numpy()
-        assert np.allclose(
-            recording.query(name, "sample_mean")[1][0], self.distribution_of(means), rtol=1e-4, atol=1e-6
+        means, stds = (
+            grouped.mean(-1).numpy(),
+            (grouped.var(-1, correction=0) + norm.eps).sqrt().numpy(),
         )
-        assert np.allclose(recording.query(name, "sample_std")[1][0], self.distribution_of(stds), rtol=1e-3, atol=1e-5)
+        assert np.allclose(
+            recording.query(name, "sample_mean")[1][0],
+            self.distribution_of(means),
+            rtol=1e-4,
+            atol=1e-6,
+        )
+        assert np.allclose(
+            recording.query(name, "sample_std")[1][0],
+            self.distribution_of(stds),
+            rtol=1e-3,
+            atol=1e-5,
+        )
         assert_moments(
-            recording.query(name, "batch_mean")[1][0], recording.query(name, "batch_var")[1][0], x.double(), norm.eps
+            recording.query(name, "batch_mean")[1][0],
+            recording.query(name, "batch_var")[1][0],
+            x.double(),
+            norm.eps,
         )
 
     def test_layer_norm(self):
@@ -210,7 +248,10 @@ class TestPerSampleStatistics:
         recording, name = self.record(norm, x)
         means = x.double().mean(-1).reshape(-1, 1).numpy()
         assert np.allclose(
-            recording.query(name, "sample_mean")[1][1], self.distribution_of(means), rtol=1e-4, atol=1e-6
+            recording.query(name, "sample_mean")[1][1],
+            self.distribution_of(means),
+            rtol=1e-4,
+            atol=1e-6,
         )
         features = x.double().reshape(-1, 12)
         assert np.allclose(recording.query(name, "batch_mean")[1][0], features.mean(0), atol=1e-6)
@@ -220,7 +261,9 @@ class TestPerSampleStatistics:
         norm, x = nn.RMSNorm(12, eps=1e-3), torch.randn(4, 7, 12) * 2 + 1
         recording, name = self.record(norm, x, steps=1)
         rms = (x.double().square().mean(-1) + 1e-3).sqrt().reshape(-1, 1).numpy()
-        assert np.allclose(recording.query(name, "sample_std")[1][0], self.distribution_of(rms), rtol=1e-4)
+        assert np.allclose(
+            recording.query(name, "sample_std")[1][0], self.distribution_of(rms), rtol=1e-4
+        )
         assert "sample_mean" not in recording.statistics(name)
 
     def test_instance_norm(self):
@@ -228,7 +271,10 @@ class TestPerSampleStatistics:
         recording, name = self.record(norm, x)
         means = x.double().mean((2, 3)).numpy()
         assert np.allclose(
-            recording.query(name, "sample_mean")[1][0], self.distribution_of(means), rtol=1e-4, atol=1e-6
+            recording.query(name, "sample_mean")[1][0],
+            self.distribution_of(means),
+            rtol=1e-4,
+            atol=1e-6,
         )
         assert "weight" in recording.statistics(name)
 
@@ -248,7 +294,9 @@ class TestPerSampleStatistics:
         recording, name = self.record(norm, x, steps=1)
         output = norm(x).detach()
         found = recording.distribution(name, "output", bins=400)
-        mean = (found.counts * (found.edges[:, 1:] + found.edges[:, :-1]) / 2).sum() / found.counts.sum()
+        mean = (
+            found.counts * (found.edges[:, 1:] + found.edges[:, :-1]) / 2
+        ).sum() / found.counts.sum()
         assert found.counts.sum() == pytest.approx(x.numel())
         assert mean == pytest.approx(output.mean().item(), abs=0.03)
         assert found.edges[:, 0].min() == pytest.approx(output.min().item(), abs=0.02)
@@ -281,7 +329,10 @@ def test_eval_mode_uses_the_running_statistics():
     assert np.allclose(frame[0], norm.running_mean)
     assert np.allclose(frame[1], (norm.running_var + norm.eps).sqrt())
     assert_moments(
-        recording.query("1", "batch_mean")[1][0], recording.query("1", "batch_var")[1][0], kept["input"][0], norm.eps
+        recording.query("1", "batch_mean")[1][0],
+        recording.query("1", "batch_var")[1][0],
+        kept["input"][0],
+        norm.eps,
     )
 
 
@@ -296,11 +347,16 @@ def test_other_modules_have_their_output_recorded():
     assert recording.layers["1"].kind == "activation"
     assert recording.layers["1"].channels == 4
     assert_moments(
-        recording.query("1", "batch_mean")[1][0], recording.query("1", "batch_var")[1][0], kept["output"][0], 1e-12
+        recording.query("1", "batch_mean")[1][0],
+        recording.query("1", "batch_var")[1][0],
+        kept["output"][0],
+        1e-12,
     )
     found = recording.distribution("1", "output")
     assert found.edges[:, 0] == pytest.approx(0, abs=1e-5)
-    assert recording.query("1", "output_gradient_norm")[1][0] == pytest.approx(kept["output_gradient"][0].norm().item())
+    assert recording.query("1", "output_gradient_norm")[1][0] == pytest.approx(
+        kept["output_gradient"][0].norm().item()
+    )
 
 
 class Centering(nn.Module):
@@ -325,7 +381,10 @@ def test_a_registered_class_is_found_and_recorded():
     assert list(recording.layers) == ["1"]
     assert recording.layers["1"].channels == 4
     assert_moments(
-        recording.query("1", "batch_mean")[1][0], recording.query("1", "batch_var")[1][0], kept["input"][0], 1e-5
+        recording.query("1", "batch_mean")[1][0],
+        recording.query("1", "batch_var")[1][0],
+        kept["input"][0],
+        1e-5,
     )
     assert "bias" in recording.statistics("1")
 
@@ -349,7 +408,9 @@ def test_a_layer_that_is_called_several_times_has_an_entry_per_call():
                 1e-5,
             )
             gradient = kept["output_gradient"][3 * step + 2 - call].norm().item()
-            assert recording.query(name, "output_gradient_norm")[1][step] == pytest.approx(gradient, rel=1e-5)
+            assert recording.query(name, "output_gradient_norm")[1][step] == pytest.approx(
+                gradient, rel=1e-5
+            )
     assert "weight" not in recording.statistics("norm#2")
 
 
@@ -365,14 +426,19 @@ def test_a_network_unrolled_too_often_is_said_to_be():
             return x
 
     model = Unrolled()
-    with watch(model, every=1) as watcher, pytest.warns(NormscopeWarning, match="more than 8 times"):
+    with (
+        watch(model, every=1) as watcher,
+        pytest.warns(NormscopeWarning, match="more than 8 times"),
+    ):
         model(torch.randn(4, 3))
     assert len(watcher.recording.layers) == 8
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["", "older torch"])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointed_layers_are_measured_once_and_said_to_be_recomputed(reentrant, tells, monkeypatch):
+def test_checkpointed_layers_are_measured_once_and_said_to_be_recomputed(
+    reentrant, tells, monkeypatch
+):
     if not tells:  # as if saved tensors did not show the hooks that packed them
         monkeypatch.setattr("normscope.watching.session.TELLS_OF_HOOKS", False)
         monkeypatch.setattr("normscope.watching.tensor_statistics.TELLS_OF_HOOKS", False)
@@ -380,18 +446,25 @@ def test_checkpointed_layers_are_measured_once_and_said_to_be_recomputed(reentra
     optimizer = sgd(model)
     kept, handle = taps(model, "body.1")
     with watch(model, optimizer=optimizer, every=1, histograms_every=2) as watcher:
-        with pytest.warns(NormscopeWarning, match=r"body.1 has not kept the statistics of its batch"):
+        with pytest.warns(
+            NormscopeWarning, match=r"body.1 has not kept the statistics of its batch"
+        ):
             train(model, optimizer, 3)
         recording = watcher.recording
     handle.remove()
     assert list(recording.query("stem.1", "batch_mean")[0]) == [1, 2, 3]
     assert list(recording.query("body.1", "batch_mean")[0]) == [1, 3]
     assert list(recording.query("body.1", "weight")[0]) == [1, 2, 3]
-    assert list(recording.query("body.1", "num_batches_tracked")[1]) == [2, 4, 6], "checkpointing counts twice itself"
+    assert list(recording.query("body.1", "num_batches_tracked")[1]) == [2, 4, 6], (
+        "checkpointing counts twice itself"
+    )
     for row, step in enumerate((0, 2)):  # the forwards in between are checkpointing's own
         x = kept["input"][2 * step]
         assert_moments(
-            recording.query("body.1", "batch_mean")[1][row], recording.query("body.1", "batch_var")[1][row], x, 1e-5
+            recording.query("body.1", "batch_mean")[1][row],
+            recording.query("body.1", "batch_var")[1][row],
+            x,
+            1e-5,
         )
     assert len(recording.notes) == 1
     assert "body.1#2" not in recording.layers
@@ -406,7 +479,9 @@ def test_a_checkpointed_model_makes_one_step_per_forward(reentrant):
             x, _ = images(step)
             checkpoint(model, x.requires_grad_(), use_reentrant=reentrant).sum().backward()
         assert watcher.step == 3
-        assert list(watcher.recording.layers) == [name for name in watcher.recording.layers if "#" not in name]
+        assert list(watcher.recording.layers) == [
+            name for name in watcher.recording.layers if "#" not in name
+        ]
 
 
 @pytest.mark.filterwarnings("ignore:.*kept the statistics:normscope.errors.NormscopeWarning")
@@ -440,7 +515,13 @@ def test_the_first_value_that_is_not_finite_is_found_at_its_step():
                 x[0, 0, 0, 0] = math.nan
             model(x).sum().backward()
         found = watcher.recording.non_finite
-    assert found[0] == {"layer": "stem.1", "statistic": "input", "step": 5, "channels": [0, 1, 2, 3], "rank": 0}
+    assert found[0] == {
+        "layer": "stem.1",
+        "statistic": "input",
+        "step": 5,
+        "channels": [0, 1, 2, 3],
+        "rank": 0,
+    }
     assert {row["layer"] for row in found} == set(watcher.recording.layers)
 
 

@@ -21,7 +21,12 @@ from normscope.watching.tensor_statistics import (
 def tensors(max_side=6):
     sides = st.integers(1, max_side)
     return st.tuples(
-        st.lists(sides, min_size=1, max_size=3), sides, sides, st.floats(-100, 100), st.booleans(), st.integers(0, 99)
+        st.lists(sides, min_size=1, max_size=3),
+        sides,
+        sides,
+        st.floats(-100, 100),
+        st.booleans(),
+        st.integers(0, 99),
     ).map(_tensor)
 
 
@@ -41,7 +46,9 @@ def test_moments_are_exact_in_any_layout(x):
     std = exact.std(1, correction=0)
     ulp = torch.from_numpy(np.spacing(exact.mean(1).abs().float().numpy()))
     assert torch.all((mean - exact.mean(1)).abs() <= 1e-5 * std + 4 * ulp)
-    assert torch.all((variance - std.square()).abs() <= 1e-5 * (std.square() + 1e-5) + 4 * ulp * (std + ulp))
+    assert torch.all(
+        (variance - std.square()).abs() <= 1e-5 * (std.square() + 1e-5) + 4 * ulp * (std + ulp)
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -49,7 +56,9 @@ def test_moments_are_exact_in_any_layout(x):
 def test_channels_stay_together(x):
     values = by_channel(x, 1)
     for channel in range(x.shape[1]):
-        assert torch.equal(values[:, channel].flatten().sort().values, x[:, channel].flatten().sort().values)
+        assert torch.equal(
+            values[:, channel].flatten().sort().values, x[:, channel].flatten().sort().values
+        )
 
 
 @settings(deadline=None, max_examples=40)
@@ -78,7 +87,9 @@ def test_distributions_of_per_sample_statistics():
     assert np.allclose(sample_quantiles(values), expected)
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4)], ids=repr)
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4)], ids=repr
+)
 def test_saved_statistics_are_missing_where_reading_them_would_run_code(norm):
     x = torch.randn(3, 4, 2, 2, requires_grad=True)
     unpacked = []

@@ -22,7 +22,9 @@ def seeded(build: Callable[[], nn.Module]) -> nn.Module:
 
 def images(seed: int = 0, n: int = BATCH, size: int = 8) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 3, size, size, generator=generator), torch.randint(0, CLASSES, (n,), generator=generator)
+    return torch.randn(n, 3, size, size, generator=generator), torch.randint(
+        0, CLASSES, (n,), generator=generator
+    )
 
 
 def small_resnet() -> nn.Module:
@@ -31,17 +33,25 @@ def small_resnet() -> nn.Module:
 
 def group_net() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8 * 36, CLASSES)
+        nn.Conv2d(3, 8, 3),
+        nn.GroupNorm(2, 8),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(8 * 36, CLASSES),
     )
 
 
 class Transformer(nn.Module):
-    """A block of a transformer over the rows of an image, with dropout: it draws random numbers in its forward."""
+    """A block of a transformer over the rows of an image, with dropout: it draws random numbers in
+    its forward.
+    """
 
     def __init__(self):
         super().__init__()
         self.embed = nn.Linear(24, 16)
-        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True, norm_first=True)
+        self.block = nn.TransformerEncoderLayer(
+            16, 2, 32, dropout=0.1, batch_first=True, norm_first=True
+        )
         self.last = nn.RMSNorm(16, eps=1e-6)
         self.head = nn.Linear(16, CLASSES)
 

@@ -10,7 +10,8 @@ from normscope.errors import RecordError
 from normscope.records.arrays import DTYPES, pack, unpack
 
 ARRAYS = hnp.arrays(
-    st.sampled_from(sorted(DTYPES)).map(np.dtype), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+    st.sampled_from(sorted(DTYPES)).map(np.dtype),
+    hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
 )
 
 

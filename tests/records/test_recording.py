@@ -14,7 +14,9 @@ STEPS = np.array([1, 2, 4])
 
 
 def header(**changes):
-    layer = LayerInfo(name="bn", type="BatchNorm2d", kind="batch", channels=2, eps=1e-5, momentum=0.1, affine=True)
+    layer = LayerInfo(
+        name="bn", type="BatchNorm2d", kind="batch", channels=2, eps=1e-5, momentum=0.1, affine=True
+    )
     settings = {
         "model": "Net",
         "unit": "forward",
@@ -61,7 +63,9 @@ class TestQuery:
 
     def test_blocks_are_joined_in_the_order_of_their_steps(self, path):
         part = FilePart(path)
-        part.write(Batch(header(), [(np.array([9, 11]), {("bn", "weight"): np.zeros((2, 2), np.float32)})]))
+        part.write(
+            Batch(header(), [(np.array([9, 11]), {("bn", "weight"): np.zeros((2, 2), np.float32)})])
+        )
         steps, values = Recording.load(path).query("bn", "weight")
         assert list(steps) == [1, 2, 4, 9, 11]
         assert values.shape == (5, 2)
@@ -70,7 +74,9 @@ class TestQuery:
         recording = Recording.load(path)
         with pytest.raises(InputError, match="Unknown layer 'bm'. Known: bn"):
             recording.query("bm", "weight")
-        with pytest.raises(InputError, match="Unknown statistic of bn 'wieght'. Did you mean 'weight'"):
+        with pytest.raises(
+            InputError, match="Unknown statistic of bn 'wieght'. Did you mean 'weight'"
+        ):
             recording.query("bn", "wieght")
         with pytest.raises(InputError, match="No histograms of the input of bn"):
             recording.distribution("bn", "input")
@@ -87,7 +93,9 @@ class TestQuery:
 
 
 def histogram(values, mean, std, weight=1.0, bias=0.0):
-    """(counts [1, 1, BINS + 2], frame [1, 6, 1]) of one channel's values, as a watcher would bin them."""
+    """(counts [1, 1, BINS + 2], frame [1, 6, 1]) of one channel's values, as a watcher would bin
+    them.
+    """
     edges = np.concatenate([[-np.inf], np.linspace(-4, 4, BINS + 1), [np.inf]])
     counts, _ = np.histogram((values - mean) / std, edges)
     frame = np.array([mean, std, weight, bias, values.min(), values.max()], np.float32)
@@ -105,7 +113,9 @@ class TestDistribution:
     def test_the_spread_of_batch_means_survives_merging(self):
         rng = np.random.default_rng(0)
         batches = [rng.normal(mean, 1, 5000) for mean in (0, 20)]
-        found = self.record(*(histogram(x, x.mean(), x.std()) for x in batches)).distribution("bn", "input", bins=100)
+        found = self.record(*(histogram(x, x.mean(), x.std()) for x in batches)).distribution(
+            "bn", "input", bins=100
+        )
         expected, _ = np.histogram(np.concatenate(batches), found.edges[0])
         assert np.abs(found.counts[0] - expected).sum() < 0.1 * expected.sum()
         assert found.counts[0, 40:50].sum() == pytest.approx(0, abs=1e-6)
@@ -113,9 +123,9 @@ class TestDistribution:
 
     def test_a_negative_weight_turns_the_output_round(self):
         values = np.random.default_rng(0).exponential(size=4000)
-        found = self.record(histogram(values, values.mean(), values.std(), weight=-2.0, bias=5.0)).distribution(
-            "bn", "output", bins=30
-        )
+        found = self.record(
+            histogram(values, values.mean(), values.std(), weight=-2.0, bias=5.0)
+        ).distribution("bn", "output", bins=30)
         output = -2 * (values - values.mean()) / values.std() + 5
         expected, _ = np.histogram(output, found.edges[0])
         assert found.edges[0, [0, -1]] == pytest.approx([output.min(), output.max()], abs=1e-4)
@@ -123,7 +133,9 @@ class TestDistribution:
 
     def test_a_weight_of_zero_makes_a_point(self):
         values = np.random.default_rng(0).normal(size=1000)
-        found = self.record(histogram(values, 0.0, 1.0, weight=0.0, bias=3.0)).distribution("bn", "output")
+        found = self.record(histogram(values, 0.0, 1.0, weight=0.0, bias=3.0)).distribution(
+            "bn", "output"
+        )
         assert found.counts.sum() == pytest.approx(1000)
         assert found.edges[0, 0] == pytest.approx(3.0, abs=1e-4)
 
@@ -152,7 +164,9 @@ class TestRanks:
     def test_batch_moments_are_pooled_by_the_number_of_values(self, tmp_path):
         path = tmp_path / "r.sqlite"
         self.write(path, 0)
-        self.write(path, 1, batch_mean=np.zeros((3, 2), np.float32), values_per_channel=np.full(3, 30))
+        self.write(
+            path, 1, batch_mean=np.zeros((3, 2), np.float32), values_per_channel=np.full(3, 30)
+        )
         recording = Recording.load(path)
         assert recording.ranks == [0, 1]
         mean = recording.query("bn", "batch_mean")[1]
@@ -165,7 +179,9 @@ class TestRanks:
     def test_a_part_of_something_else_is_refused(self, tmp_path):
         path = tmp_path / "r.sqlite"
         self.write(path, 0)
-        other = header(rank=1, world_size=2, layers=[LayerInfo(name="other", type="GroupNorm", kind="group")])
+        other = header(
+            rank=1, world_size=2, layers=[LayerInfo(name="other", type="GroupNorm", kind="group")]
+        )
         FilePart(rank_path(path, 1), other)
         with pytest.raises(RecordError, match="not recordings of the same training"):
             Recording.load(path)
@@ -180,7 +196,11 @@ class TestMemory:
         part = MemoryPart(header(), limit=1000)
         for start in range(1, 401, 4):
             values = np.arange(start, start + 4, dtype=np.float64)
-            part.write(Batch(header(), [(np.arange(start, start + 4), {("bn", "weight"): values[:, None]})]))
+            part.write(
+                Batch(
+                    header(), [(np.arange(start, start + 4), {("bn", "weight"): values[:, None]})]
+                )
+            )
             assert part.nbytes <= 1000
         steps, values = Recording([part]).query("bn", "weight")
         assert np.array_equal(values[:, 0], steps), "values stay with their steps"
@@ -255,7 +275,10 @@ class TestBadFiles:
             Recording.load(path)
 
     def test_histograms_of_another_form(self, path):
-        arrays = {("bn", "histogram"): np.zeros(1, np.uint16), ("bn", "histogram_frame"): np.zeros((1, 2))}
+        arrays = {
+            ("bn", "histogram"): np.zeros(1, np.uint16),
+            ("bn", "histogram_frame"): np.zeros((1, 2)),
+        }
         FilePart(path).write(Batch(header(), [(np.array([1]), arrays)]))
         with pytest.raises(RecordError, match="histogram of bn has the shape"):
             Recording.load(path).distribution("bn")
@@ -303,11 +326,15 @@ class TestSummary:
         assert "the running mean of 2 of 2 channels" in text
 
     def test_running_statistics_that_have_not_settled_are_left_alone(self):
-        text = self.summary(running_mean=np.full((3, 2), 50, np.float32), num_batches_tracked=np.array([1, 2, 4]))
+        text = self.summary(
+            running_mean=np.full((3, 2), 50, np.float32), num_batches_tracked=np.array([1, 2, 4])
+        )
         assert "Nothing stands out." in text
 
     def test_a_network_that_was_never_in_train_mode(self):
-        assert "every layer was in eval mode at every recorded step" in self.summary(training=np.zeros(3, np.bool_))
+        assert "every layer was in eval mode at every recorded step" in self.summary(
+            training=np.zeros(3, np.bool_)
+        )
         assert "Nothing stands out." in self.summary(training=np.array([False, True, False]))
 
     def test_a_recording_that_goes_on(self, path):

@@ -31,7 +31,8 @@ def test_everything_that_is_written_is_read(path):
         np.testing.assert_array_equal(epochs["loss"], [2.5, np.nan])
         np.testing.assert_array_equal(epochs["late"], [np.nan, 1])
         blocks = [
-            (layer, first, last, epoch, array.tolist()) for layer, _, first, last, epoch, array in store.arrays("bn1")
+            (layer, first, last, epoch, array.tolist())
+            for layer, _, first, last, epoch, array in store.arrays("bn1")
         ]
         assert blocks == [("bn1", 7, 7, 1, [0, 1, 2]), ("bn1", 9, 11, None, [1, 2, 3])]
         assert [layer for layer, *_ in store.arrays(statistic="mean")] == ["bn1", "bn2", "bn1"]
@@ -81,7 +82,9 @@ with store.transaction():
     path = tmp_path / "record.sqlite"
     ended = subprocess.run([sys.executable, "-c", script, path], check=False)
     assert ended.returncode == -9
-    assert path.with_name("record.sqlite-journal").exists()  # a reader must roll back what the writer left
+    assert path.with_name(
+        "record.sqlite-journal"
+    ).exists()  # a reader must roll back what the writer left
     for opened in (reader(path, "run"), writer(path, "run")):
         with opened as store:
             assert store.epochs()["epoch"].tolist() == [1]
@@ -92,7 +95,10 @@ def test_a_full_disk_is_a_storage_error_and_keeps_what_was_there(path):
     with writer(path, "run") as store:
         pages = store.connection.execute("PRAGMA page_count").fetchone()[0]
         store.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
-        with pytest.raises(StorageError, match=r"record\.sqlite: database or disk is full"), store.transaction():
+        with (
+            pytest.raises(StorageError, match=r"record\.sqlite: database or disk is full"),
+            store.transaction(),
+        ):
             store.add_epoch(3, {"loss": 1.0})
             store.set_resume_state(3, bytes(1_000_000))
     with reader(path) as store:
@@ -143,11 +149,20 @@ def _alter(*statements):
         (_empty, "not a normscope record"),
         (_foreign_sqlite, "not a normscope record"),
         (_truncated, "not a normscope record|cannot be read|damaged"),
-        (_alter(f"PRAGMA user_version = {FORMAT_VERSION + 1}"), "record of format 2; this normscope reads format 1"),
+        (
+            _alter(f"PRAGMA user_version = {FORMAT_VERSION + 1}"),
+            "record of format 2; this normscope reads format 1",
+        ),
         (_alter("DROP TABLE epochs"), "tables are not those of a record"),
-        (_alter("DROP TABLE arrays", "CREATE VIEW arrays AS SELECT * FROM meta"), "tables are not those of a record"),
+        (
+            _alter("DROP TABLE arrays", "CREATE VIEW arrays AS SELECT * FROM meta"),
+            "tables are not those of a record",
+        ),
         (_alter("UPDATE meta SET value = 'NaN]' WHERE key = 'spec'"), "not JSON"),
-        (_alter("UPDATE meta SET value = '\"recording\"' WHERE key = 'kind'"), "of a recording, not of a run"),
+        (
+            _alter("UPDATE meta SET value = '\"recording\"' WHERE key = 'kind'"),
+            "of a recording, not of a run",
+        ),
         (_alter("UPDATE epochs SET value = 'text'"), "no number"),
         (_alter("UPDATE arrays SET shape = '[999999999]'"), "ask for"),
         (_alter("UPDATE arrays SET first_step = 'soon'"), "no step"),

@@ -35,7 +35,9 @@ FLAGS = [
 @pytest.fixture(scope="session")
 def chromium():
     """Debian's chromium, driven by Playwright."""
-    api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright (pip install playwright)")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="browser tests need playwright (pip install playwright)"
+    )
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("browser tests need chromium (apt-get install chromium)")
@@ -54,12 +56,17 @@ def open_page(chromium):
     wrong, contexts = [], []
 
     def visit(path: Path, width: int = 1280, scheme: str = "light", *, drawn: bool = False):
-        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme
+        )
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("request", lambda request: request.url.startswith(("file:", "blob:")) or wrong.append(request.url))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(("file:", "blob:")) or wrong.append(request.url),
+        )
         page.goto(path.as_uri())
         page.wait_for_selector("body[data-drawn=all]" if drawn else "#made-by", timeout=30_000)
         return page

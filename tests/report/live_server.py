@@ -26,7 +26,9 @@ def serving(path: Path, port: int = 0) -> Iterator[tuple[App, str]]:
     """(the application, its address with the token) of a server that runs in a thread."""
     app = App(lambda: find_sources(path), Access(TOKEN))
     listening = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app.asgi, log_level="warning", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(app.asgi, log_level="warning", timeout_graceful_shutdown=2)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     app.follower.start()
     thread.start()

@@ -20,7 +20,9 @@ def write_run(
     folder: Path, norm: str, rate: float, seed: int, *, epochs: int = 6, done: int | None = None,
     status: str = "finished", **settings,
 ) -> Path:  # fmt: skip
-    """A run's record with plausible numbers, drawn from a generator of its own: all of its epochs, or those `done`."""
+    """A run's record with plausible numbers, drawn from a generator of its own: all of its epochs,
+    or those `done`.
+    """
     draw = np.random.default_rng([seed, round(rate * 1e4), len(norm)])
     spec = {
         "norm": norm, "learning_rate": rate, "seed": seed, "epochs": epochs, "data": "digits", "model": "small-resnet",
@@ -34,7 +36,9 @@ def write_run(
     with writer(folder / RECORD_NAME, "run") as store, store.transaction():
         store.set_meta(**meta)
         for epoch in range(1, (epochs if done is None else done) + 1):
-            fit = 1 - np.exp(-epoch * (1 + (norm == "batch")) / 4) * draw.uniform(0.9, 1) * (1 if rate == 0.1 else 1.25)
+            fit = 1 - np.exp(-epoch * (1 + (norm == "batch")) / 4) * draw.uniform(0.9, 1) * (
+                1 if rate == 0.1 else 1.25
+            )
             values = {
                 "train_loss": 2.3 * (1 - fit), "test_loss": 2.3 * (1 - fit), "train_accuracy": fit,
                 "test_accuracy": fit, "learning_rate": rate, "stem_gradient": draw.uniform(0.1, 1),
@@ -51,23 +55,43 @@ def distribution(draw: np.random.Generator) -> Distribution:
     values = np.maximum(draw.normal(size=2000), 0)
     counts, _ = np.histogram(values, np.linspace(-5, 5, 81))
     counts = np.concatenate([[0], counts, [0]])
-    moments = (len(values), 0, float(values.mean()), float(values.std()), float((values == 0).mean()))
+    moments = (
+        len(values),
+        0,
+        float(values.mean()),
+        float(values.std()),
+        float((values == 0).mean()),
+    )
     return Distribution(counts, *moments, np.quantile(values, LEVELS))
 
 
-def write_study(folder: Path, norms=("batch", "none"), rates=(0.1,), seeds=(0, 1), **settings) -> Path:
+def write_study(
+    folder: Path, norms=("batch", "none"), rates=(0.1,), seeds=(0, 1), **settings
+) -> Path:
     folder.mkdir()
     (folder / "normscope.json").write_text(json.dumps({"format": "normscope study", "version": 1}))
-    for place, (norm, rate, seed) in enumerate((n, r, s) for n in norms for r in rates for s in seeds):
+    for place, (norm, rate, seed) in enumerate(
+        (n, r, s) for n in norms for r in rates for s in seeds
+    ):
         write_run(folder / "runs" / f"run{place}", norm, rate, seed, **settings)
     return folder
 
 
 def write_recording(
-    path: Path, layers=("stem.bn", "layer1.bn"), *, channels: int = 4, steps: int = 30, output_only=False
+    path: Path,
+    layers=("stem.bn", "layer1.bn"),
+    *,
+    channels: int = 4,
+    steps: int = 30,
+    output_only=False,
 ) -> Path:
-    """A recording whose channel c has batch mean c, and whose running mean lags by half a standard deviation."""
-    infos = [LayerInfo(name, "BatchNorm2d", "batch", channels, eps=1e-5, momentum=0.1, affine=True) for name in layers]
+    """A recording whose channel c has batch mean c, and whose running mean lags by half a standard
+    deviation.
+    """
+    infos = [
+        LayerInfo(name, "BatchNorm2d", "batch", channels, eps=1e-5, momentum=0.1, affine=True)
+        for name in layers
+    ]
     header = Header("Net", "optimizer step", {}, infos, {"torch": "2.13.0"}, "cpu", complete=True)
     part = FilePart(path, header)
     at = np.arange(1, steps + 1)
@@ -78,11 +102,18 @@ def write_recording(
     frame = np.stack([c[:3], one[:3], 2 * one[:3], one[:3], c[:3] - 2, c[:3] + 2], axis=1)
     series, frames = {}, {}
     for name in layers:
-        series |= {(name, "batch_mean"): c, (name, "batch_var"): 4 * one, (name, "running_mean"): c + 1}
+        series |= {
+            (name, "batch_mean"): c,
+            (name, "batch_var"): 4 * one,
+            (name, "running_mean"): c + 1,
+        }
         series |= {(name, "running_var"): 4 * one, (name, "weight"): 2 * one, (name, "bias"): one}
         series |= {(name, "output_gradient_norm"): one[:, 0] * 0.5}
         binned = "output_histogram" if output_only else "histogram"
         frames |= {(name, binned): counts, (name, f"{binned}_frame"): frame}
-    marks = [{"kind": "mark", "step": step, "detail": {"epoch": epoch}} for epoch, step in ((1, 0), (2, 10), (3, 20))]
+    marks = [
+        {"kind": "mark", "step": step, "detail": {"epoch": epoch}}
+        for epoch, step in ((1, 0), (2, 10), (3, 20))
+    ]
     part.write(Batch(header, [(at, series), (at[[0, 14, 29]], frames)], marks))
     return path

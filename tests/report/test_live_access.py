@@ -33,7 +33,9 @@ def client(app):
 
 def get(client, path="/", **headers):
     return client.get(
-        path, params={"token": TOKEN, "of": "one"}, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        path,
+        params={"token": TOKEN, "of": "one"},
+        headers={k.replace("_", "-"): v for k, v in headers.items()},
     )
 
 
@@ -48,7 +50,8 @@ def test_with_the_token_the_page_is_served(client):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
-    "query", ["", "token=", "token=wrong", f"token={TOKEN}x", f"token={TOKEN}&token=other", "token=%ff%fe"]
+    "query",
+    ["", "token=", "token=wrong", f"token={TOKEN}x", f"token={TOKEN}&token=other", "token=%ff%fe"],
 )
 def test_without_it_nothing_is(client, path, query):
     answer = client.get(f"{path}?of=one&{query}")
@@ -65,14 +68,24 @@ def test_tokens_are_compared_in_constant_time(client, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "", "[::1", "localhost.evil.example", "a b"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:8642",
+        "127.0.0.1.evil.example",
+        "",
+        "[::1",
+        "localhost.evil.example",
+        "a b",
+    ],
 )
 def test_foreign_hosts_are_refused(client, host):
     assert get(client, host=host).status_code == 403
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1:8642", "localhost:1", "[::1]:8642", "10.0.0.7", "my-machine:8642", "MY-MACHINE"]
+    "host",
+    ["127.0.0.1:8642", "localhost:1", "[::1]:8642", "10.0.0.7", "my-machine:8642", "MY-MACHINE"],
 )
 def test_names_and_numbers_of_this_machine_are_not(client, host):
     assert get(client, host=host).status_code == 200
@@ -101,7 +114,11 @@ def test_reads_on_behalf_of_another_site_are_refused(client, headers, path):
     [
         {"origin": "http://127.0.0.1:8642", "sec_fetch_site": "same-origin"},
         {"sec_fetch_site": "none"},
-        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"},  # a link
+        {
+            "sec_fetch_site": "cross-site",
+            "sec_fetch_mode": "navigate",
+            "sec_fetch_dest": "document",
+        },  # a link
     ],
 )
 def test_the_page_itself_and_links_are_not(client, headers):
@@ -114,7 +131,18 @@ def test_it_is_for_reading(client, method):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.txt", "..", "secret.txt", "/etc/passwd", "one/../two", "one/runs", "", "%2e%2e", HOSTILE]
+    "name",
+    [
+        "../secret.txt",
+        "..",
+        "secret.txt",
+        "/etc/passwd",
+        "one/../two",
+        "one/runs",
+        "",
+        "%2e%2e",
+        HOSTILE,
+    ],
 )
 def test_a_name_is_never_a_path(client, name):
     answer = client.get("/changes", params={"token": TOKEN, "of": name})
@@ -139,7 +167,9 @@ def test_several_studies_are_listed_and_names_stay_text(client):
 
 
 def test_a_client_without_gzip_is_served(client):
-    plain = client.get("/changes", params={"token": TOKEN, "of": "one"}, headers={"Accept-Encoding": "identity"})
+    plain = client.get(
+        "/changes", params={"token": TOKEN, "of": "one"}, headers={"Accept-Encoding": "identity"}
+    )
     assert plain.json() == get(client, "/changes").json()
     assert "Content-Encoding" not in plain.headers
 

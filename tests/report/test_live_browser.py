@@ -16,8 +16,9 @@ def study(tmp_path):
 
 @pytest.fixture
 def visit(chromium):
-    """Opens an address; the test fails on a script error, a console message that is not of a lost server, or a request
-    to any other place."""
+    """Opens an address; the test fails on a script error, a console message that is not of a lost
+    server, or a request to any other place.
+    """
     wrong, contexts = [], []
 
     def open_page(address):
@@ -26,8 +27,14 @@ def visit(chromium):
         page = context.new_page()
         base = address.split("?")[0]
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("console", lambda message: "ERR_" in message.text or wrong.append(f"console: {message.text}"))
-        page.on("request", lambda request: request.url.startswith((base, "blob:")) or wrong.append(request.url))
+        page.on(
+            "console",
+            lambda message: "ERR_" in message.text or wrong.append(f"console: {message.text}"),
+        )
+        page.on(
+            "request",
+            lambda request: request.url.startswith((base, "blob:")) or wrong.append(request.url),
+        )
         page.goto(address)
         page.wait_for_selector("#made-by")
         page.get_by_text("Live: new epochs").wait_for()
@@ -45,7 +52,11 @@ def rows(page, name):
 
 
 def epochs_of(page, seed=0):
-    return [row["x"] for row in rows(page, "train_loss") if row["name"] == f"batch, learning rate 0.1, seed {seed}"]
+    return [
+        row["x"]
+        for row in rows(page, "train_loss")
+        if row["name"] == f"batch, learning rate 0.1, seed {seed}"
+    ]
 
 
 def test_a_new_epoch_appears_without_reload(visit, study):
@@ -59,7 +70,11 @@ def test_a_new_epoch_appears_without_reload(visit, study):
         until(lambda: page.evaluate("page.runs[0].epochs === 3"))
         assert epochs_of(page) == [1, 2, 3]
         assert rows(page, "train_loss")[2]["y"] == 0.25
-        until(lambda: page.locator("#view-train_loss .mark-line path").first.get_attribute("d") != drawn)
+        until(
+            lambda: (
+                page.locator("#view-train_loss .mark-line path").first.get_attribute("d") != drawn
+            )
+        )
         add_epoch(study / "runs" / "run0", 4, 0.2, status="finished")
         until(lambda: page.evaluate("page.runs[0].status === 'finished'"))
         assert "0: 90.0%" in page.locator("#summary").inner_text()

@@ -44,7 +44,9 @@ def test_only_what_changed_is_sent(followed, study):
     assert sent["version"] == followed.snapshot.version != before
     assert sent["head"]["runs"][0]["epochs"] == 3
     assert {"train_loss", "test_accuracy"} <= set(sent["views"])
-    assert not {"block_output", "before_activation", "normalized"} & set(sent["views"])  # nothing was captured
+    assert not {"block_output", "before_activation", "normalized"} & set(
+        sent["views"]
+    )  # nothing was captured
     assert sent["order"] == list(followed.snapshot.content.views)
     assert set(changes(followed, "unknown")["views"]) == set(sent["order"])
 
@@ -58,7 +60,9 @@ def test_a_version_is_the_content_and_outlives_the_server(followed, study):
 def test_records_that_did_not_change_are_not_read_again(followed, study, monkeypatch):
     read = []
     original = source_module.load_run
-    monkeypatch.setattr(source_module, "load_run", lambda folder: read.append(folder.name) or original(folder))
+    monkeypatch.setattr(
+        source_module, "load_run", lambda folder: read.append(folder.name) or original(folder)
+    )
     add_epoch(study / "runs" / "run2", 3)
     followed.look()
     assert read == ["run2"]

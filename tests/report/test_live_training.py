@@ -83,7 +83,9 @@ def served(tmp_path):
     server.stdout.close()
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads a process's memory from /proc"
+)
 def test_no_epoch_is_lost_and_memory_is_bounded(served, chromium):
     study, server, address = served
     viewers = [Viewer(address) for _ in range(VIEWERS)]
@@ -109,10 +111,16 @@ def test_no_epoch_is_lost_and_memory_is_bounded(served, chromium):
     for viewer in viewers:
         assert viewer.seen == sorted(viewer.seen)
         assert viewer.seen[-1] == 2 * EPOCHS
-        assert any(0 < epochs < 2 * EPOCHS for epochs in viewer.seen)  # on the way, not at the end alone
+        assert any(
+            0 < epochs < 2 * EPOCHS for epochs in viewer.seen
+        )  # on the way, not at the end alone
         assert viewer.views["train_loss"] == full["views"]["train_loss"]
-    drawn = page.evaluate("(({columns}) => [...columns.x])(tableOf(byName(page.views, 'train_loss')))")
+    drawn = page.evaluate(
+        "(({columns}) => [...columns.x])(tableOf(byName(page.views, 'train_loss')))"
+    )
     assert drawn == [*range(1, EPOCHS + 1)] * 2
-    assert json.loads(page.evaluate("JSON.stringify(page.made_by)")) == full.get("head", {}).get("made_by")
+    assert json.loads(page.evaluate("JSON.stringify(page.made_by)")) == full.get("head", {}).get(
+        "made_by"
+    )
     page.close()
     assert megabytes(server) - before < 80

@@ -80,11 +80,15 @@ def test_a_recording_writes_its_report_and_shows_itself(tmp_path):
 
 
 def test_a_recording_in_memory_and_an_empty_one(tmp_path):
-    header = Header("Net", "optimizer step", {}, [LayerInfo("bn", "BatchNorm2d", "batch", 2)], {}, "cpu")
+    header = Header(
+        "Net", "optimizer step", {}, [LayerInfo("bn", "BatchNorm2d", "batch", 2)], {}, "cpu"
+    )
     part = MemoryPart(header)
     assert "Net" in page_in(Recording([part])._repr_html_())
     steps, values = np.arange(1, 4), np.ones((3, 2), "<f4")
-    part.write(Batch(header, [(steps, {("bn", "batch_mean"): values, ("bn", "batch_var"): values})]))
+    part.write(
+        Batch(header, [(steps, {("bn", "batch_mean"): values, ("bn", "batch_var"): values})])
+    )
     assert "overview_std" in page_in(Recording([part])._repr_html_())
 
 
@@ -92,8 +96,12 @@ def test_hostile_names_do_not_leave_the_frame(tmp_path):
     recording = Recording.load(write_recording(tmp_path / "r.sqlite", layers=(HOSTILE,)))
     recording.header.model = HOSTILE
     shown = recording._repr_html_()
-    assert re.fullmatch(r"<iframe [^<>]*></iframe><details><summary>[^<>]*</summary><img [^<>]*></details>", shown)
-    assert shown.count('"') == 2 * len(re.findall(r'(?:title|sandbox|style|srcdoc|alt|src)="', shown))
+    assert re.fullmatch(
+        r"<iframe [^<>]*></iframe><details><summary>[^<>]*</summary><img [^<>]*></details>", shown
+    )
+    assert shown.count('"') == 2 * len(
+        re.findall(r'(?:title|sandbox|style|srcdoc|alt|src)="', shown)
+    )
 
 
 def test_in_a_browser_the_frame_draws_and_links_stay_inside(chromium, tmp_path):

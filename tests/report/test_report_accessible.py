@@ -11,12 +11,16 @@ from normscope.judge.findings import CheckReport
 
 @pytest.fixture(scope="module")
 def axe():
-    return pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    return pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python"
+    ).Axe()
 
 
 @pytest.fixture(scope="module")
 def path(study, tmp_path_factory):
-    return report(study, out=tmp_path_factory.mktemp("axe") / "report.html", command="normscope compare")
+    return report(
+        study, out=tmp_path_factory.mktemp("axe") / "report.html", command="normscope compare"
+    )
 
 
 RULES = {
@@ -30,7 +34,11 @@ RULES = {
 def objections(axe, page, variant="light"):
     options = {"runOnly": RULES[variant]} if RULES[variant] else None
     found = axe.run(page, options=options).response["violations"]
-    return [(each["id"], node["target"], node.get("failureSummary")) for each in found for node in each["nodes"]]
+    return [
+        (each["id"], node["target"], node.get("failureSummary"))
+        for each in found
+        for node in each["nodes"]
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -52,7 +60,11 @@ def test_nor_to_findings_problems_and_nothing(open_page, axe, tmp_path, scheme):
     study = write_study(tmp_path / "study", norms=())
     (study / "runs" / "bad").mkdir(parents=True)
     (study / "runs" / "bad" / "record.sqlite").write_bytes(b"no record")
-    for path in (tmp_path / "check.html", report(study), report(write_recording(tmp_path / "r.sqlite"))):
+    for path in (
+        tmp_path / "check.html",
+        report(study),
+        report(write_recording(tmp_path / "r.sqlite")),
+    ):
         assert objections(axe, open_page(path, scheme=scheme), scheme) == []
 
 
@@ -74,14 +86,14 @@ def test_nor_to_the_list_and_a_page_that_is_served(chromium, axe, tmp_path, sche
 def test_every_control_and_figure_is_reached_by_tab(open_page, path):
     page = open_page(path, drawn=True)
     wanted = "a[href], button, input, select, summary, [tabindex='0']"
-    seen = (
-        "(all) => all.filter((each) => each.checkVisibility({contentVisibilityAuto: true, visibilityProperty: true}))"
-    )
+    seen = "(all) => all.filter((each) => each.checkVisibility({contentVisibilityAuto: true, visibilityProperty: true}))"
     reachable = page.evaluate(f'({seen})([...document.querySelectorAll("{wanted}")]).length')
     page.evaluate("window.reached = new Set()")
     for _ in range(reachable + 3):
         page.keyboard.press("Tab")
-        if page.evaluate("(document.activeElement === document.body) || (reached.add(document.activeElement), false)"):
+        if page.evaluate(
+            "(document.activeElement === document.body) || (reached.add(document.activeElement), false)"
+        ):
             break
     assert page.evaluate("reached.size") == reachable
     outlined = "getComputedStyle(document.activeElement).outlineStyle"

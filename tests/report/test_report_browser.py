@@ -13,7 +13,9 @@ from normscope.commands.report import report
 
 @pytest.fixture(scope="module")
 def path(study, tmp_path_factory):
-    return report(study, out=tmp_path_factory.mktemp("browser") / "report.html", command="normscope compare")
+    return report(
+        study, out=tmp_path_factory.mktemp("browser") / "report.html", command="normscope compare"
+    )
 
 
 def views(page):
@@ -113,7 +115,9 @@ def test_a_diverged_run_ends_in_a_cross(open_page, tmp_path):
     page = open_page(report(study))
     page.locator("#view-train_loss").scroll_into_view_if_needed()
     page.locator("#view-train_loss .mark-symbol path").first.wait_for()
-    assert [row["name"] for row in rows(page, "train_loss") if row.get("end")] == ["batch, learning rate 0.1, seed 7"]
+    assert [row["name"] for row in rows(page, "train_loss") if row.get("end")] == [
+        "batch, learning rate 0.1, seed 7"
+    ]
     assert "7: diverged" in page.locator("#summary").inner_text()
 
 

@@ -39,7 +39,9 @@ def decode(encoded):
 
 @pytest.fixture(scope="module")
 def shown(study, tmp_path_factory):
-    path = report(study, out=tmp_path_factory.mktemp("out") / "report.html", command="normscope compare")
+    path = report(
+        study, out=tmp_path_factory.mktemp("out") / "report.html", command="normscope compare"
+    )
     return path, payload_of(path)
 
 
@@ -70,7 +72,9 @@ class TestWhatIsShown:
                 for run in payload["runs"]
                 if (run["arm"], run["rate"]) == (row["arm"], row["rate"])
             ]
-            assert row["seeds"] == [f"{seed}: {100 * final:.1f}%" for seed, final in enumerate(finals)]
+            assert row["seeds"] == [
+                f"{seed}: {100 * final:.1f}%" for seed, final in enumerate(finals)
+            ]
             assert row["accuracy"].startswith(f"{100 * np.mean(finals):.1f}% ±")
 
     def test_claims_are_those_that_were_judged(self, study, shown):
@@ -93,7 +97,8 @@ class TestWhatIsShown:
         assert not curve(views["overview_dead"]).any()
 
     def test_the_active_fraction_is_that_of_the_output(self, shown):
-        # output 2 z + 1 is above zero where z > -0.5; z is binned from a Hann window on bins 20 to 45
+        # output 2 z + 1 is above zero where z > -0.5; z is binned from a Hann window on bins 20 to
+        # 45
         views = {view["name"]: view for view in shown[1]["views"]}
         counts = np.zeros(66)
         counts[20:46] = (np.hanning(26) * 100).astype("u2")
@@ -123,7 +128,9 @@ class TestWhatIsShown:
 
     def test_norms_are_in_the_order_that_was_asked_for(self, tmp_path):
         study = write_study(tmp_path / "study", epochs=1)
-        (study / "summary.json").write_text(json.dumps({"groups": [{"norm": "none"}, {"norm": "batch"}]}))
+        (study / "summary.json").write_text(
+            json.dumps({"groups": [{"norm": "none"}, {"norm": "batch"}]})
+        )
         payload = payload_of(report(study))
         assert [arm["label"] for arm in payload["arms"]] == ["none", "batch"]
         assert "of none's mean final accuracy" in payload["summary_note"]
@@ -181,7 +188,9 @@ class TestBadInput:
         (study / "report.html").unlink()
         assert report(study) == report(study)  # its own it replaces
 
-    @pytest.mark.parametrize(("what", "message"), [("nothing", "There is nothing at"), ("folder", "no normscope.json")])
+    @pytest.mark.parametrize(
+        ("what", "message"), [("nothing", "There is nothing at"), ("folder", "no normscope.json")]
+    )
     def test_what_is_no_study(self, tmp_path, what, message):
         (tmp_path / "folder").mkdir()
         with pytest.raises(InputError, match=message):
@@ -217,7 +226,9 @@ class TestNothingBecomesCode:
 
     def test_specs_do_not_depend_on_records(self, shown):
         assert {view["name"]: view["spec"] for view in shown[1]["views"]} == {
-            view.name: view.spec for view in VIEWS if view.name in {view["name"] for view in shown[1]["views"]}
+            view.name: view.spec
+            for view in VIEWS
+            if view.name in {view["name"] for view in shown[1]["views"]}
         }
 
     def test_no_eval_no_inline_markup_no_network(self, shown):
@@ -235,7 +246,9 @@ class TestNothingBecomesCode:
             "fetch(",
             "http://www.w3",
         ):
-            assert (word in ours) == (word == "http://www.w3"), word  # the last is SVG's name, not an address
+            assert (word in ours) == (word == "http://www.w3"), (
+                word
+            )  # the last is SVG's name, not an address
 
     def test_json_holds_no_markup(self):
         value = {"a": ["</script>", "<!--", "&amp;", "\u2028", float("nan"), float("inf")]}

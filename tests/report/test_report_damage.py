@@ -23,7 +23,15 @@ def write_damaged(path, statistic, values, histogram_channels=()):
     header = Header("Net", "optimizer step", {}, [layer], {}, "cpu")
     part = FilePart(path, header)
     part.write(
-        Batch(header, [(np.array([1, 2, 3]), values if isinstance(values, dict) else {("bad", statistic): values})])
+        Batch(
+            header,
+            [
+                (
+                    np.array([1, 2, 3]),
+                    values if isinstance(values, dict) else {("bad", statistic): values},
+                )
+            ],
+        )
     )
     return path
 

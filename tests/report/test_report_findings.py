@@ -13,7 +13,9 @@ from normscope.judge.findings import CheckReport, Finding, Undecided
 
 
 def finding(code="NS206", layer="bn1", severity="error", **evidence):
-    return Finding(code, "eps-too-large", severity, layer, "eps is large.", evidence, "Make it smaller.")
+    return Finding(
+        code, "eps-too-large", severity, layer, "eps is large.", evidence, "Make it smaller."
+    )
 
 
 @pytest.fixture
@@ -64,7 +66,9 @@ def test_the_page_of_a_check_is_small_and_has_every_cause(open_page, found, tmp_
     page = open_page(path)
     assert page.locator("h1").inner_text() == "Check of nets:sick"
     section = page.locator("#findings")
-    assert "2 normalization layers: 2 errors, 1 warning, 0 infos (2 causes)." in section.inner_text()
+    assert (
+        "2 normalization layers: 2 errors, 1 warning, 0 infos (2 causes)." in section.inner_text()
+    )
     rows = section.locator("tbody tr")
     assert rows.count() == 2
     assert rows.first.locator("td").all_inner_texts() == [
@@ -100,7 +104,12 @@ def test_beside_studies_and_recordings(found, tmp_path):
     study = write_study(tmp_path / "study", epochs=1)
     (tmp_path / "check.json").write_text(to_json(found))
     (tmp_path / "broken.json").write_text("{}")
-    path = report(study, write_recording(tmp_path / "r.sqlite"), tmp_path / "check.json", tmp_path / "broken.json")
+    path = report(
+        study,
+        write_recording(tmp_path / "r.sqlite"),
+        tmp_path / "check.json",
+        tmp_path / "broken.json",
+    )
     payload = payload_of(path)
     assert path == study / "report.html"
     assert [check["model"] for check in payload["findings"]] == ["nets:sick"]

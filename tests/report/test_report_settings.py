@@ -15,7 +15,9 @@ from normscope.show.report.sweeps import SWEPT
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """Two norms at three batch sizes, 128 the usual one; at that size also another activation, and it alone at 8."""
+    """Two norms at three batch sizes, 128 the usual one; at that size also another activation, and
+    it alone at 8.
+    """
     study = write_study(tmp_path_factory.mktemp("swept") / "study", norms=())
     number = 0
     for norm in ("batch", "none"):
@@ -29,7 +31,16 @@ def swept(tmp_path_factory):
             for seed in (0, 1):
                 write_run(study / "runs" / f"run{number}", norm, 0.1, seed, **settings)
                 number += 1
-    write_run(study / "runs" / "bad", "none", 0.1, 2, batch_size=8, activation="relu", done=2, status="diverged")
+    write_run(
+        study / "runs" / "bad",
+        "none",
+        0.1,
+        2,
+        batch_size=8,
+        activation="relu",
+        done=2,
+        status="diverged",
+    )
     return study
 
 
@@ -46,12 +57,17 @@ def test_settings_are_never_averaged_over(payload):
     assert [arm["label"] for arm in payload["arms"] if arm["usual"]] == ["batch", "none"]
     assert {row["n"] for row in payload["summary"]} == {2}
     assert len(payload["summary"]) == 10
-    assert "none, batch size 8, learning rate 0.1, seed 2" in {run["label"] for run in payload["runs"]}
+    assert "none, batch size 8, learning rate 0.1, seed 2" in {
+        run["label"] for run in payload["runs"]
+    }
 
 
 def test_a_swept_knob_is_an_axis_at_the_usual_value_of_the_others(swept, payload):
     views = {view["name"]: view for view in payload["views"]}
-    assert {name for name in views if name.startswith("sweep_")} == {"sweep_batch_size", "sweep_activation"}
+    assert {name for name in views if name.startswith("sweep_")} == {
+        "sweep_batch_size",
+        "sweep_activation",
+    }
     view = views["sweep_batch_size"]
     assert view["table"]["levels"] == [8, 32, 128]
     runs = [payload["runs"][k] for k in column(view, "run")]
@@ -74,7 +90,16 @@ def test_lists_and_defaults_have_words():
 
 def test_one_and_one_point_nought_are_one_setting(tmp_path):
     runs = [
-        load_run(write_run(tmp_path / str(seed), "batch", 0.1, seed, initialization_scale=scale, capture_epochs=[seed]))
+        load_run(
+            write_run(
+                tmp_path / str(seed),
+                "batch",
+                0.1,
+                seed,
+                initialization_scale=scale,
+                capture_epochs=[seed],
+            )
+        )
         for seed, scale in enumerate((1, 1.0))
     ]
     assert Settings(runs).varied == []
@@ -103,12 +128,22 @@ def test_in_a_browser(open_page, swept):
     page.locator("#view-sweep_batch_size svg .mark-symbol path").first.wait_for()
     ticks = page.locator("#view-sweep_batch_size .role-axis-label text").all_text_contents()
     assert ticks[:3] == ["8", "32", "128"]
-    assert not page.get_by_role("checkbox", name="batch, tanh").is_checked()  # many arms: the usual ones first
-    rows = page.evaluate("SHAPES.rates(byName(charts.map(({view}) => view), 'sweep_batch_size'))[0].rows")
+    assert not page.get_by_role(
+        "checkbox", name="batch, tanh"
+    ).is_checked()  # many arms: the usual ones first
+    rows = page.evaluate(
+        "SHAPES.rates(byName(charts.map(({view}) => view), 'sweep_batch_size'))[0].rows"
+    )
     assert {row["x"] for row in rows} == {8, 32, 128}
     assert json.dumps(rows).count('"diverged"') == 1
-    curves = {row["name"] for row in page.evaluate("SHAPES.curves(byName(page.views, 'train_loss'))[0].rows")}
+    curves = {
+        row["name"]
+        for row in page.evaluate("SHAPES.curves(byName(page.views, 'train_loss'))[0].rows")
+    }
     assert not any("tanh" in name or "batch size" in name for name in curves)
     page.get_by_role("checkbox", name="batch, tanh").check()
-    curves = {row["name"] for row in page.evaluate("SHAPES.curves(byName(page.views, 'train_loss'))[0].rows")}
+    curves = {
+        row["name"]
+        for row in page.evaluate("SHAPES.curves(byName(page.views, 'train_loss'))[0].rows")
+    }
     assert "batch, tanh, learning rate 0.1, seed 1" in curves

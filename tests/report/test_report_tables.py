@@ -22,7 +22,10 @@ def decode(column):
     return np.where(codes == MISSING[codes.itemsize], np.nan, values)
 
 
-@given(arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e300, 1e300)), st.sampled_from([1, 2]))
+@given(
+    arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e300, 1e300)),
+    st.sampled_from([1, 2]),
+)
 @settings(deadline=None, max_examples=60)
 def test_quantised_values_come_back_within_half_a_step(values, size):
     column = quantised(values, size)

@@ -15,7 +15,14 @@ import pytest
 from live_server import add_epoch, ask, serving, until, versions
 from report_records import write_recording, write_study
 
-from normscope.commands.serve import KEY_NAME, ServeOptions, _addresses, find_sources, serve, token_for
+from normscope.commands.serve import (
+    KEY_NAME,
+    ServeOptions,
+    _addresses,
+    find_sources,
+    serve,
+    token_for,
+)
 from normscope.errors import InputError
 
 
@@ -36,7 +43,11 @@ class Server:
     def __init__(self, *arguments):
         command = [sys.executable, "-m", "normscope.cli", "serve", *map(str, arguments)]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().removeprefix("Open ").strip()
@@ -91,7 +102,9 @@ class TestEnding:
                 list(stream)
             second = start(study, "--port", first.port)
             assert second.address == first.address
-            assert next(versions(second.address, client)) == told  # nothing changed: nothing to fetch
+            assert (
+                next(versions(second.address, client)) == told
+            )  # nothing changed: nothing to fetch
             add_epoch(study / "runs" / "run0", 3)
             newer = next(version for version in versions(second.address, client) if version != told)
             sent = client.get(ask(second.address, "changes", since=told)).json()
@@ -126,7 +139,15 @@ class TestAddress:
     def test_a_port_in_use_is_one_line(self, study, cache):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            command = [sys.executable, "-m", "normscope.cli", "serve", str(study), "--port", str(port)]
+            command = [
+                sys.executable,
+                "-m",
+                "normscope.cli",
+                "serve",
+                str(study),
+                "--port",
+                str(port),
+            ]
             ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == 2
         assert ended.stderr.count("\n") == 1
@@ -156,7 +177,9 @@ class TestAddress:
 
     def test_help_says_what_it_does_without_a_slow_import(self):
         script = "import sys, normscope.commands.serve\n"
-        script += "slow = {'torch', 'starlette', 'uvicorn', 'scipy', 'vl_convert'} & set(sys.modules)\n"
+        script += (
+            "slow = {'torch', 'starlette', 'uvicorn', 'scipy', 'vl_convert'} & set(sys.modules)\n"
+        )
         script += "sys.exit(str(slow) if slow else 0)"
         subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -170,11 +193,16 @@ class TestFinding:
         write_study(tmp_path / ".hidden", norms=())
         write_recording(tmp_path / "group" / "watched.sqlite")
         (tmp_path / "other.sqlite").write_bytes(b"something else")
-        assert [source.name for source in find_sources(tmp_path)] == ["group/two", "group/watched.sqlite", "one"]
+        assert [source.name for source in find_sources(tmp_path)] == [
+            "group/two",
+            "group/watched.sqlite",
+            "one",
+        ]
         assert [source.name for source in find_sources(tmp_path / "one")] == ["one"]
 
     @pytest.mark.parametrize(
-        ("what", "message"), [("nothing", "There is nothing at"), ("empty", "There is no study in"), ("file", "not a")]
+        ("what", "message"),
+        [("nothing", "There is nothing at"), ("empty", "There is no study in"), ("file", "not a")],
     )
     def test_what_cannot_be_served_is_a_line(self, tmp_path, what, message):
         (tmp_path / "empty").mkdir()
@@ -192,7 +220,10 @@ def test_viewers_that_leave_are_forgotten(study):
 
 
 def test_twenty_viewers_cost_one_build_for_a_change(study):
-    with serving(study) as (app, address), httpx.Client(limits=httpx.Limits(max_connections=None)) as client:
+    with (
+        serving(study) as (app, address),
+        httpx.Client(limits=httpx.Limits(max_connections=None)) as client,
+    ):
         heard = [[] for _ in range(20)]
 
         def listen(own):

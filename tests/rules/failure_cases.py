@@ -16,7 +16,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
-from toy import batches, fit, images, move_parameters, network, norms, shifted_set, train_set, trained
+from toy import (
+    batches,
+    fit,
+    images,
+    move_parameters,
+    network,
+    norms,
+    shifted_set,
+    train_set,
+    trained,
+)
 
 from normscope.commands.checks import LoopCheck, check, check_loader, check_state_dict
 from normscope.judge.findings import CheckReport
@@ -252,7 +262,9 @@ def zero_gain_at_the_start():
 @case(58, "D8", "NS401")
 def parameters_filtered_by_dimension():
     model = trained()
-    return check(model, optimizer=torch.optim.SGD([p for p in model.parameters() if p.dim() > 1], 0.1))
+    return check(
+        model, optimizer=torch.optim.SGD([p for p in model.parameters() if p.dim() > 1], 0.1)
+    )
 
 
 # -- E: state
@@ -272,7 +284,9 @@ def only_parameters_in_the_checkpoint():
 
 @case(61, "E1", "NS704")
 def statistics_left_out():
-    return check_state_dict({k: v for k, v in trained().state_dict().items() if "running" not in k}, network())
+    return check_state_dict(
+        {k: v for k, v in trained().state_dict().items() if "running" not in k}, network()
+    )
 
 
 @case(63, "E1", quiet=True)
@@ -291,7 +305,9 @@ def loaded_without_the_counter():
 
 def _averaged(steps=150, share=0.03, start=None):
     average = copy.deepcopy(start) if start is not None else network()
-    live = fit(copy.deepcopy(average), steps, after=lambda m, step: move_parameters(average, m, share))
+    live = fit(
+        copy.deepcopy(average), steps, after=lambda m, step: move_parameters(average, m, share)
+    )
     return average.eval(), live.eval()
 
 
@@ -572,12 +588,17 @@ def three_values():
 
 @case(142, "J1", "NS210")
 def predictions_depend_on_the_batch():
-    return check(nn.BatchNorm1d(3, track_running_stats=False).eval(), [torch.randn(8, 3) for _ in range(3)])
+    return check(
+        nn.BatchNorm1d(3, track_running_stats=False).eval(), [torch.randn(8, 3) for _ in range(3)]
+    )
 
 
 @case(144, "J1", "NS706")
 def nothing_to_fold():
-    return check(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)).eval(), export=True)
+    return check(
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)).eval(),
+        export=True,
+    )
 
 
 @case(146, "J2", "NS706")
@@ -640,17 +661,24 @@ def harmless_bias():
 
 @case(0, "katerakelly-5", "NS201", quiet=True)
 def transductive_momentum():
-    return check(network(momentum=1.0).train(), [images(16, seed, shift=seed - 2.0) for seed in range(5)])
+    return check(
+        network(momentum=1.0).train(), [images(16, seed, shift=seed - 2.0) for seed in range(5)]
+    )
 
 
 @case(0, "cbfinn-37", "NS210", quiet=True)
 def transductive_without_statistics():
-    return check(network(track_running_stats=False).eval(), [images(16, seed, shift=seed - 2.0) for seed in range(5)])
+    return check(
+        network(track_running_stats=False).eval(),
+        [images(16, seed, shift=seed - 2.0) for seed in range(5)],
+    )
 
 
 @case(0, "moco-46", quiet=True)
 def synchronized_by_design():
-    return check(nn.SyncBatchNorm.convert_sync_batchnorm(trained()).train(), batches(4), world_size=4)
+    return check(
+        nn.SyncBatchNorm.convert_sync_batchnorm(trained()).train(), batches(4), world_size=4
+    )
 
 
 @case(0, "opacus-315", quiet=True)
@@ -669,10 +697,14 @@ def batch_statistics_at_test_by_design():
 # -- loops: what a model cannot tell afterwards
 
 
-def in_a_loop(step: Callable[[nn.Module, Any, int], None], steps=6, model=None, train=True) -> CheckReport:
+def in_a_loop(
+    step: Callable[[nn.Module, Any, int], None], steps=6, model=None, train=True
+) -> CheckReport:
     """`step(model, optimizer, number)` is one step of somebody's loop, which is judged as it runs."""
     model = (trained() if model is None else model).train(train)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad] or model.parameters(), 0.01)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad] or model.parameters(), 0.01
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with LoopCheck(model, optimizer) as loop:
@@ -763,7 +795,9 @@ def attack_in_train_mode():
         x, y = train_set()
         z = x[:32].clone().requires_grad_()
         for _ in range(5):
-            z = (z + 0.01 * torch.autograd.grad(F.cross_entropy(model(z), y[:32]), z)[0].sign()).detach()
+            z = (
+                z + 0.01 * torch.autograd.grad(F.cross_entropy(model(z), y[:32]), z)[0].sign()
+            ).detach()
             z.requires_grad_()
         learn(model, optimizer, number)
 

@@ -76,7 +76,9 @@ def test_exit_statuses(here: Path, capsys):
 
 
 def test_settings_come_from_pyproject_and_give_way(here: Path):
-    (here / "pyproject.toml").write_text('[tool.normscope.check]\nignore = ["NS206"]\nfail-on = "warning"\n')
+    (here / "pyproject.toml").write_text(
+        '[tool.normscope.check]\nignore = ["NS206"]\nfail-on = "warning"\n'
+    )
     assert read_settings(here / "nowhere") == {"ignore": ("NS206",), "fail_on": "warning"}
     assert check(CheckOptions("nets:sick")) == 0
     assert check(CheckOptions("nets:sick", ignore=("NS1",))) == 1
@@ -114,7 +116,10 @@ def test_bad_settings(here: Path, text: str, message: str):
         ({"model": "nets:healthy", "data": "bad.npy"}, "fails on batch 0 in eval mode"),
         ({"model": "nets:healthy", "data": "nan.npy"}, "not finite"),
         ({"model": "broken.pt"}, "broken.pt"),
-        ({"model": "text.pt"}, r"text.pt cannot be read as a checkpoint \(KeyError 105\); expected what torch.save"),
+        (
+            {"model": "text.pt"},
+            r"text.pt cannot be read as a checkpoint \(KeyError 105\); expected what torch.save",
+        ),
         ({"model": "broken.safetensors"}, "cannot be read as safetensors"),
         ({"model": "nets:healthy", "checkpoint": Path("other.pt")}, "does not fit the model"),
         ({"model": "nets:healthy", "world_size": 0}, "world_size must be at least 1"),

@@ -6,7 +6,9 @@ from torch import nn
 
 from normscope.user_models.batch_reader import read_batches, remix
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="this machine has no CUDA device"
+)
 
 
 def test_batches_with_targets_are_mixed_on_a_gpu():

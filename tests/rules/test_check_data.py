@@ -51,16 +51,24 @@ def test_batches_are_those_of_a_training():
 
 
 def test_cifar10_in_its_folder(here: Path, cifar10_directory: Path):
-    given = CheckOptions("small_nets:colour", data="cifar10", data_dir=cifar10_directory, batch_size=32)
+    given = CheckOptions(
+        "small_nets:colour", data="cifar10", data_dir=cifar10_directory, batch_size=32
+    )
     assert check(given) == 0
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"data": "cifar"}, r"'cifar' is no data: give a data set \(digits, cifar10, images\), module:name, or a file"),
+        (
+            {"data": "cifar"},
+            r"'cifar' is no data: give a data set \(digits, cifar10, images\), module:name, or a file",
+        ),
         ({"data": "cifar10", "data_dir": Path("nowhere")}, "nowhere"),
-        ({"data": "small_nets:digits", "data_dir": Path()}, "--data-dir goes with --data digits, cifar10, images"),
+        (
+            {"data": "small_nets:digits", "data_dir": Path()},
+            "--data-dir goes with --data digits, cifar10, images",
+        ),
         ({"data_dir": Path()}, "name it with --data"),
     ],
 )

@@ -52,13 +52,43 @@ def linear():
     ("makes", "rearrange", "norm", "batches", "found"),
     [
         (convolution, lambda h: h.reshape(-1, 8), nn.BatchNorm1d(8), images, True),
-        (convolution, lambda h: h.permute(0, 2, 3, 1).reshape(-1, 8), nn.BatchNorm1d(8), images, False),
-        (convolution, lambda h: h.permute(0, 2, 3, 1).reshape(len(h), 8, 16), nn.BatchNorm1d(8), images, True),
+        (
+            convolution,
+            lambda h: h.permute(0, 2, 3, 1).reshape(-1, 8),
+            nn.BatchNorm1d(8),
+            images,
+            False,
+        ),
+        (
+            convolution,
+            lambda h: h.permute(0, 2, 3, 1).reshape(len(h), 8, 16),
+            nn.BatchNorm1d(8),
+            images,
+            True,
+        ),
         (convolution, lambda h: h.flatten(2), nn.BatchNorm1d(8), images, False),
         (convolution, lambda h: h.flatten(1), nn.BatchNorm1d(128), images, False),
-        (convolution, lambda h: h.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2), nn.BatchNorm2d(8), images, False),
-        (convolution, lambda h: torch.cat(h.chunk(2, 1)[::-1], 1), nn.BatchNorm2d(8), images, False),
-        (linear, lambda h: F.dropout(F.gelu(h), 0.0).view(len(h), 8, 12), nn.BatchNorm1d(8), sequences, True),
+        (
+            convolution,
+            lambda h: h.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),
+            nn.BatchNorm2d(8),
+            images,
+            False,
+        ),
+        (
+            convolution,
+            lambda h: torch.cat(h.chunk(2, 1)[::-1], 1),
+            nn.BatchNorm2d(8),
+            images,
+            False,
+        ),
+        (
+            linear,
+            lambda h: F.dropout(F.gelu(h), 0.0).view(len(h), 8, 12),
+            nn.BatchNorm1d(8),
+            sequences,
+            True,
+        ),
         (linear, lambda h: h.transpose(1, 2), nn.BatchNorm1d(8), sequences, False),
         (linear, lambda h: h.view(-1, 8), nn.BatchNorm1d(8), sequences, False),
     ],
@@ -121,7 +151,9 @@ def test_a_gradient_penalty_through_batch_statistics():
     assert [finding.code for finding in found if finding.severity != "info"] == ["NS810"]
     assert found[0].evidence["layers"] == 1
     for norm in (nn.LayerNorm(8), nn.BatchNorm1d(8).eval()):
-        assert "NS810" not in {finding.code for finding in train_critic(critic(norm), penalty=True).findings}
+        assert "NS810" not in {
+            finding.code for finding in train_critic(critic(norm), penalty=True).findings
+        }
 
 
 def test_inputs_that_require_gradients_are_no_penalty():
@@ -143,7 +175,9 @@ class Rows(nn.Module):
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_tokens_of_one_sample_are_not_independent(grouped):
-    """Batches that chance drew alike are no finding, although tokens of a sample resemble one another."""
+    """Batches that chance drew alike are no finding, although tokens of a sample resemble one
+    another.
+    """
     generator = torch.Generator().manual_seed(0)
     samples = torch.randn(64, 1, 5, generator=generator).expand(64, 16, 5)
     samples = samples + 0.1 * torch.randn(64, 16, 5, generator=generator)

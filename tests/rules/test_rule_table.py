@@ -118,8 +118,14 @@ def forward(**changes) -> Forward:
 
 def one(layer: Layer | None = None, **changes) -> Examination:
     """An examination of a model in eval mode with one layer and healthy batches."""
-    layers = (norm(measured=measured(), place=Place(input_shape=(64, C, 8, 8))) if layer is None else layer,)
-    return Examination(**({"model": "Net", "training": False, "layers": layers, "forward": forward()} | changes))
+    layers = (
+        norm(measured=measured(), place=Place(input_shape=(64, C, 8, 8)))
+        if layer is None
+        else layer,
+    )
+    return Examination(
+        **({"model": "Net", "training": False, "layers": layers, "forward": forward()} | changes)
+    )
 
 
 def seen(**changes) -> Examination:
@@ -154,7 +160,13 @@ def history(accumulation=None, batches=None, penalties=0, others=(), **changes) 
     facts = {"name": "bn", "steps": 100, "updates": 100, "trainable": True}
     layers = (LayerHistory(**(facts | changes)), *others)
     return one(
-        history=History(layers=layers, steps=100, accumulation=accumulation, batches=batches, penalties=penalties)
+        history=History(
+            layers=layers,
+            steps=100,
+            accumulation=accumulation,
+            batches=batches,
+            penalties=penalties,
+        )
     )
 
 
@@ -183,7 +195,11 @@ ONLY_LAYER_NORM = one(layer_norm())
 SPOILED = np.where(np.arange(C) == 2, np.nan, RAMP)
 SMALL = np.where(np.arange(C) == 2, 1e-9, RAMP)
 LEFT = 0.9**5  # of the initial statistics, after five updates with momentum 0.1
-MIXED = {"updates": 5, "running_mean": (1 - LEFT) * (RAMP - 1), "running_var": (1 - LEFT) * RAMP + LEFT}
+MIXED = {
+    "updates": 5,
+    "running_mean": (1 - LEFT) * (RAMP - 1),
+    "running_var": (1 - LEFT) * RAMP + LEFT,
+}
 FEW_BUT_WIDE = {
     "updates": 5,
     "running_var": RAMP + 1,

@@ -17,7 +17,9 @@ def _prototypes() -> torch.Tensor:
 
 
 @functools.cache
-def images(n: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def images(
+    n: int, seed: int, shift: float = 0.0, scale: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """n smooth prototypes [n, 1, 8, 8] under noise, with their classes [n]."""
     generator = torch.Generator().manual_seed(seed)
     classes = torch.randint(0, 10, (n,), generator=generator)
@@ -46,7 +48,17 @@ def norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def fit(
-    model, steps=120, batch=64, lr=0.05, x=None, y=None, seed=0, by_class=False, mode="train", after=None, every=None
+    model,
+    steps=120,
+    batch=64,
+    lr=0.05,
+    x=None,
+    y=None,
+    seed=0,
+    by_class=False,
+    mode="train",
+    after=None,
+    every=None,
 ):
     """SGD with momentum. `after(model, step)` runs behind every step."""
     if x is None:

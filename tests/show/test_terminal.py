@@ -16,7 +16,17 @@ class Message:
     images_per_second: float | None = None
 
 
-def group(norm="batch", rate=0.1, n=3, diverged=0, mean=0.9, std=0.01, threshold=0.85, epochs=2.5, reached=3):
+def group(
+    norm="batch",
+    rate=0.1,
+    n=3,
+    diverged=0,
+    mean=0.9,
+    std=0.01,
+    threshold=0.85,
+    epochs=2.5,
+    reached=3,
+):
     return GroupSummary(norm, rate, n, diverged, mean, std, 0.1, threshold, epochs, reached, 0.5)
 
 
@@ -65,7 +75,14 @@ def test_progress_shows_loss_and_accuracy_and_the_end_of_each_run():
             progress.ended("b", "diverged at step 7", good=False)
 
     shown = printed(use, terminal=True)
-    for words in ("epoch 2/4", "loss 0.500", "test 75.0%", "1,234 img/s", "2 of 2 runs", "diverged at step 7"):
+    for words in (
+        "epoch 2/4",
+        "loss 0.500",
+        "test 75.0%",
+        "1,234 img/s",
+        "2 of 2 runs",
+        "diverged at step 7",
+    ):
         assert words in shown
     assert "[red]none" in shown
 

@@ -12,12 +12,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK = 32768
-"""Bytes of a block in W&B's transaction log, which is LevelDB's log format behind a header of 7 bytes."""
+"""Bytes of a block in W&B's transaction log, which is LevelDB's log format behind a header of 7
+bytes.
+"""
 
 
 def tensorboard(folder: Path) -> EventAccumulator:
     """Everything in a log folder, nothing sampled away."""
-    return EventAccumulator(str(folder), {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}).Reload()
+    return EventAccumulator(
+        str(folder), {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
+    ).Reload()
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -31,12 +35,19 @@ def wandb_rows(folder: Path, run: str = "*") -> list[dict]:
     for record in wandb_records(folder, run):
         if record.HasField("history"):
             items = record.history.item
-            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+            rows.append(
+                {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in items
+                }
+            )
     return rows
 
 
 def wandb_records(folder: Path, run: str = "*") -> Iterator[Record]:
-    """Every record of the offline runs in W&B's folder. W&B's own process may still be writing: wait for its last."""
+    """Every record of the offline runs in W&B's folder. W&B's own process may still be writing:
+    wait for its last.
+    """
     for file in sorted((folder / "wandb").glob(f"offline-run-*/run-{run}.wandb")):
         deadline = time.monotonic() + 20
         while not (records := list(_records(file))) or not records[-1].HasField("exit"):
@@ -53,7 +64,9 @@ def _records(file: Path) -> Iterator[Record]:
 
 
 def _log_entries(content: bytes) -> Iterator[bytes]:
-    """The entries of a LevelDB log: fragments of checksum (4), length (2), kind (1: whole, 2: first, 3, 4: last)."""
+    """The entries of a LevelDB log: fragments of checksum (4), length (2), kind (1: whole, 2:
+    first, 3, 4: last).
+    """
     assert content[:4] == b":W&B"
     place, parts = 7, []
     while place + 7 <= len(content):

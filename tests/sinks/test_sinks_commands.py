@@ -42,7 +42,10 @@ def test_a_study_of_several_processes_and_the_same_one_extended(tmp_path):
     assert len(runs) == 3
     for run in runs:
         assert losses(logs / run.name) == recorded(run), "each epoch once"
-    assert [image.step for image in tensorboard(logs / "figures").Images("figures/comparison")] == [4, 6]
+    assert [image.step for image in tensorboard(logs / "figures").Images("figures/comparison")] == [
+        4,
+        6,
+    ]
 
 
 def test_a_run_in_the_same_process_has_the_same_bits(tmp_path, monkeypatch):
@@ -50,7 +53,9 @@ def test_a_run_in_the_same_process_has_the_same_bits(tmp_path, monkeypatch):
     settings = QUICK | {"norms": ["batch"], "seeds": 1, "jobs": 1}
     normscope.compare(**settings, out=tmp_path / "without")
     normscope.compare(**settings, out=tmp_path / "with", tensorboard=tmp_path / "tb", wandb="p")
-    (without,), (with_sinks,) = (list((tmp_path / name / "runs").iterdir()) for name in ("without", "with"))
+    (without,), (with_sinks,) = (
+        list((tmp_path / name / "runs").iterdir()) for name in ("without", "with")
+    )
     weights = [torch.load(run / "weights.pt", weights_only=True) for run in (without, with_sinks)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert [row["epoch"] for row in wandb_rows(tmp_path / "with") if "epoch" in row] == [1, 2]
@@ -66,9 +71,22 @@ def test_last_weeks_study_is_exported_to_a_dashboard(tmp_path, capsys):
         assert ended.value.code == 0
     assert losses(tmp_path / "tb" / run.name) == recorded(run)
     with pytest.raises(SystemExit) as ended:
-        main(["export", str(run / "recording.sqlite"), "--to", "tensorboard", "--out", str(tmp_path / "tb")])
+        main(
+            [
+                "export",
+                str(run / "recording.sqlite"),
+                "--to",
+                "tensorboard",
+                "--out",
+                str(tmp_path / "tb"),
+            ]
+        )
     assert ended.value.code == 0
-    steps = normscope.Recording.load(run / "recording.sqlite").query("stem.1", "running_mean")[0].tolist()
+    steps = (
+        normscope.Recording.load(run / "recording.sqlite")
+        .query("stem.1", "running_mean")[0]
+        .tolist()
+    )
     assert [step for step, _ in scalars(tmp_path / "tb" / "recording", "gap/stem.1")] == steps
     (run / "record.sqlite").write_bytes(b"SQLite format 3\0" + b"x" * 999)
     capsys.readouterr()

@@ -12,7 +12,14 @@ from normscope.records.run import RECORD_NAME, load_run
 from normscope.records.store import writer
 from normscope.show.sinks.runs import StudyLogs
 
-SPEC = {"norm": "=b", "learning_rate": 0.1, "seed": 0, "epochs": 4, "data": "digits", "model": "small-resnet"}
+SPEC = {
+    "norm": "=b",
+    "learning_rate": 0.1,
+    "seed": 0,
+    "epochs": 4,
+    "data": "digits",
+    "model": "small-resnet",
+}
 
 
 def train_epochs(study, run, epochs, *, status="interrupted"):
@@ -23,7 +30,9 @@ def train_epochs(study, run, epochs, *, status="interrupted"):
         for epoch in epochs:
             with store.transaction():
                 store.set_meta(spec=SPEC, status=status)
-                store.add_epoch(epoch, {"train_loss": 1 / epoch, "test_loss": None, "learning_rate": 0.1})
+                store.add_epoch(
+                    epoch, {"train_loss": 1 / epoch, "test_loss": None, "learning_rate": 0.1}
+                )
                 if epoch % 2 == 0:
                     counts = np.array([3, *range(10), 0])
                     quantiles = np.linspace(-7, 5, len(LEVELS))
@@ -51,13 +60,17 @@ def test_epochs_and_distributions_are_those_of_the_record(tmp_path):
     assert (first.step, second.step) == (2, 4)
     captured = load_run(study / "runs" / "run0").captures["normalized", 2]
     value = first.histogram_value
-    assert value.bucket == captured.counts[:-1].tolist(), "what lies below has a bin, what would lie above has none"
+    assert value.bucket == captured.counts[:-1].tolist(), (
+        "what lies below has a bin, what would lie above has none"
+    )
     assert (value.min, value.bucket_limit[:2], value.max) == (-7.0, [-5.0, -4.0], 5.0)
     assert (value.num, value.sum, value.sum_squares) == (48, 24.0, 48 * 4.25)
     assert '"norm": "=b"' in events.Tensors("config")[0].tensor_proto.string_val[0].decode()
 
     rows = wandb_rows(tmp_path)
-    assert [(row["epoch"], row["epoch/train_loss"]) for row in rows] == [(e, 1 / e) for e in (1, 2, 3, 4)]
+    assert [(row["epoch"], row["epoch/train_loss"]) for row in rows] == [
+        (e, 1 / e) for e in (1, 2, 3, 4)
+    ]
     assert rows[1]["activations/normalized/values"] == captured.counts[:-1].tolist()
     (run,) = [record.run for record in wandb_records(tmp_path) if record.HasField("run")]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
@@ -73,10 +86,20 @@ def test_a_resumed_study_writes_no_epoch_twice(tmp_path):
         sinks = [TensorBoard(tmp_path / "tb"), WandB("p", "offline", tmp_path)]
         with StudyLogs(study, sinks, pytest.fail) as logs:
             logs.update("run0", ended=True)
-    assert [step for step, _ in scalars(tmp_path / "tb" / "run0", "epoch/train_loss")] == [1, 2, 3, 4]
+    assert [step for step, _ in scalars(tmp_path / "tb" / "run0", "epoch/train_loss")] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert [row["epoch"] for row in wandb_rows(tmp_path)] == [1, 2, 3, 4]
-    assert len(list((tmp_path / "tb" / "run0").iterdir())) == 3, "the third command had nothing to write"
-    assert len({record.run.run_id for record in wandb_records(tmp_path) if record.HasField("run")}) == 1
+    assert len(list((tmp_path / "tb" / "run0").iterdir())) == 3, (
+        "the third command had nothing to write"
+    )
+    assert (
+        len({record.run.run_id for record in wandb_records(tmp_path) if record.HasField("run")})
+        == 1
+    )
 
 
 def test_an_epoch_that_a_kill_tore_off_is_written_again(tmp_path):
@@ -103,10 +126,16 @@ def test_figures_are_written_once_for_so_many_epochs(tmp_path):
         with StudyLogs(study, sinks, pytest.fail) as logs:
             logs.figures([picture])
     images = tensorboard(tmp_path / "tb" / "figures").Images("figures/comparison")
-    assert [(image.step, image.width, image.height) for image in images] == [(2, 100, 50), (3, 100, 50)]
+    assert [(image.step, image.width, image.height) for image in images] == [
+        (2, 100, 50),
+        (3, 100, 50),
+    ]
     assert images[0].encoded_image_string == picture.read_bytes()
     rows = wandb_rows(tmp_path)
-    assert [(row["epochs"], row["figures/comparison/width"]) for row in rows] == [(2, 100), (3, 100)]
+    assert [(row["epochs"], row["figures/comparison/width"]) for row in rows] == [
+        (2, 100),
+        (3, 100),
+    ]
 
 
 def test_a_sink_that_fails_is_given_up_alone(tmp_path):
@@ -123,7 +152,9 @@ def test_a_sink_that_fails_is_given_up_alone(tmp_path):
         for epoch in (1, 2, 3):
             train_epochs(study, "run0", [epoch])
             logs.update("run0")
-    assert told == ["Failing gets no more of this study, which goes on. ConnectionError: nobody answers"]
+    assert told == [
+        "Failing gets no more of this study, which goes on. ConnectionError: nobody answers"
+    ]
     assert failing.opened == 1
     assert len(scalars(tmp_path / "tb" / "run0", "epoch/train_loss")) == 3
 

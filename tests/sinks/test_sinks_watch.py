@@ -18,7 +18,9 @@ from normscope.show.report import measures
 
 def network():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
+    )
     return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
 
@@ -34,7 +36,9 @@ def train(model, optimizer, steps, watcher=None, flush_at=()):
 
 def watched(path, sinks, steps=range(1, 25), flush_at=(8, 16), **settings):
     model, optimizer = network()
-    watcher = normscope.watch(model, optimizer=optimizer, path=path, sinks=sinks, every=2, **settings)
+    watcher = normscope.watch(
+        model, optimizer=optimizer, path=path, sinks=sinks, every=2, **settings
+    )
     train(model, optimizer, steps, watcher, flush_at)
     watcher.close(quiet=True)
     return model, normscope.Recording.load(path)
@@ -44,7 +48,11 @@ def test_both_hold_what_the_recording_holds(tmp_path):
     sinks = [normscope.TensorBoard(tmp_path / "tb"), normscope.WandB("p", "offline", tmp_path)]
     _, recording = watched(tmp_path / "r.sqlite", sinks)
 
-    for tag, measure in (("gap/1", measures.gap), ("input_std/1", measures.spread_of_input), ("gain/1", measures.gain)):
+    for tag, measure in (
+        ("gap/1", measures.gap),
+        ("input_std/1", measures.spread_of_input),
+        ("gain/1", measures.gain),
+    ):
         steps, values = measure(recording, "1")
         assert len(steps) >= 12
         told = scalars(tmp_path / "tb", tag)
@@ -62,7 +70,9 @@ def test_both_hold_what_the_recording_holds(tmp_path):
         assert values.bucket_limit[-1] == pytest.approx(own.edges.max())
         assert len(values.bucket) == len(values.bucket_limit)
         at = recording.query("1", "bias", first=event.step, last=event.step)[1][0]
-        assert values.sum / values.num == pytest.approx(float(at.mean()), abs=0.05), "batch norm's output has mean bias"
+        assert values.sum / values.num == pytest.approx(float(at.mean()), abs=0.05), (
+            "batch norm's output has mean bias"
+        )
 
     rows = wandb_rows(tmp_path)
     assert [(row["step"], row["gap/1"]) for row in rows if "gap/1" in row] == [
@@ -89,7 +99,10 @@ def test_a_training_with_sinks_has_the_same_bits(tmp_path):
 
     sinks = [Reseeded(tmp_path / "tb"), normscope.WandB("p", "offline", tmp_path)]
     same, _ = watched(tmp_path / "r.sqlite", sinks)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), same.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), same.state_dict().values(), strict=True)
+    )
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[:2]
 
 
@@ -98,18 +111,25 @@ def test_a_resumed_training_writes_no_step_twice(tmp_path):
         return [normscope.TensorBoard(tmp_path / "tb"), normscope.WandB("p", "offline", tmp_path)]
 
     model, optimizer = network()
-    watcher = normscope.watch(model, optimizer=optimizer, path=tmp_path / "r.sqlite", sinks=sinks(), every=2)
+    watcher = normscope.watch(
+        model, optimizer=optimizer, path=tmp_path / "r.sqlite", sinks=sinks(), every=2
+    )
     train(model, optimizer, range(1, 21), watcher, flush_at=(12,))
     watcher.close(quiet=True)  # the last checkpoint was that of step 12
     model, optimizer = network()
     train(model, optimizer, range(1, 13))
-    watcher = normscope.watch(model, optimizer=optimizer, path=tmp_path / "r.sqlite", sinks=sinks(), every=2, after=12)
+    watcher = normscope.watch(
+        model, optimizer=optimizer, path=tmp_path / "r.sqlite", sinks=sinks(), every=2, after=12
+    )
     train(model, optimizer, range(13, 31), watcher)
     watcher.close(quiet=True)
     steps = normscope.Recording.load(tmp_path / "r.sqlite").query("1", "batch_mean")[0].tolist()
     assert [step for step, _ in scalars(tmp_path / "tb", "gap/1")] == steps
     assert [row["step"] for row in wandb_rows(tmp_path) if "gap/1" in row] == steps
-    assert len({record.run.run_id for record in wandb_records(tmp_path) if record.HasField("run")}) == 1
+    assert (
+        len({record.run.run_id for record in wandb_records(tmp_path) if record.HasField("run")})
+        == 1
+    )
 
     with pytest.raises(InputError, match="holds another training already"):
         watched(tmp_path / "new.sqlite", sinks())
@@ -124,7 +144,11 @@ def test_a_sink_that_fails_later_warns_once(tmp_path, monkeypatch):
         log = opened(*arguments, **settings)
         written = log.write
         monkeypatch.setattr(
-            log, "write", lambda step, *rest: written(step, *rest) if step < 10 else (_ for _ in ()).throw(OSError(28))
+            log,
+            "write",
+            lambda step, *rest: (
+                written(step, *rest) if step < 10 else (_ for _ in ()).throw(OSError(28))
+            ),
         )
         return log
 
@@ -142,7 +166,10 @@ def test_a_sink_that_fails_later_warns_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("package", "make"),
-    [("tensorboard", lambda: normscope.TensorBoard("x")), ("wandb", lambda: normscope.WandB("x", "offline"))],
+    [
+        ("tensorboard", lambda: normscope.TensorBoard("x")),
+        ("wandb", lambda: normscope.WandB("x", "offline")),
+    ],
 )
 def test_a_missing_package_is_one_line(package, make, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
@@ -154,10 +181,14 @@ def test_wandb_online_without_a_key_is_refused_before_it_could_ask(monkeypatch, 
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    with pytest.raises(InputError, match="W&B knows no API key: run `wandb login`, or set WANDB_MODE=offline"):
+    with pytest.raises(
+        InputError, match="W&B knows no API key: run `wandb login`, or set WANDB_MODE=offline"
+    ):
         normscope.WandB("p")
     monkeypatch.setattr("wandb.login", _nobody_answers)
-    with pytest.raises(InputError, match="W&B did not let us in: nobody answers. WANDB_MODE=offline keeps"):
+    with pytest.raises(
+        InputError, match="W&B did not let us in: nobody answers. WANDB_MODE=offline keeps"
+    ):
         normscope.WandB("p")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert normscope.WandB("p").mode == "offline"
@@ -170,7 +201,10 @@ def _nobody_answers(*, prompt):
 def test_a_sink_serves_one_watcher_at_a_time(tmp_path):
     sink = normscope.TensorBoard(tmp_path / "tb")
     model, _ = network()
-    with normscope.watch(model, sinks=[sink]), pytest.raises(InputError, match="takes one watcher at a time"):
+    with (
+        normscope.watch(model, sinks=[sink]),
+        pytest.raises(InputError, match="takes one watcher at a time"),
+    ):
         normscope.watch(network()[0], sinks=[sink])
     with pytest.raises(InputError, match="without normalization|no normalization"):
         normscope.watch(nn.Linear(2, 2), sinks=[sink])

@@ -19,7 +19,11 @@ def ignore(_):
 def contents(directory):
     """All that a run's record holds, except for durations and what it ran on."""
     with reader(directory / "record.sqlite") as store:
-        epochs = {name: values.tobytes() for name, values in store.epochs().items() if name not in DURATIONS}
+        epochs = {
+            name: values.tobytes()
+            for name, values in store.epochs().items()
+            if name not in DURATIONS
+        }
         arrays = [(*row[:5], row[5].tobytes()) for row in store.arrays()]
         meta = {key: value for key, value in store.meta().items() if key != "environment"}
         assert store.resume_state() is None

@@ -27,7 +27,10 @@ def test_a_graph_that_cannot_be_had_is_refused_in_one_line(capsys):
         cli.main(["compare", "--device", "cpu", "--graph", "on"])
     assert ended.value.code == 2
     assert (
-        capsys.readouterr().err.strip().splitlines()[-1].endswith(f"A CUDA graph cannot be had here: {HERE} (--graph).")
+        capsys.readouterr()
+        .err.strip()
+        .splitlines()[-1]
+        .endswith(f"A CUDA graph cannot be had here: {HERE} (--graph).")
     )
 
 
@@ -74,7 +77,9 @@ def test_the_record_tells_why_nothing_was_captured(tmp_path, graph, told):
 
 
 def on_cuda(monkeypatch, tmp_path, outcome, **task):
-    """Execute a run that believes to be on CUDA; `outcome` stands for its training. Returns what training was told."""
+    """Execute a run that believes to be on CUDA; `outcome` stands for its training. Returns what
+    training was told.
+    """
     (spec,) = lay_out(OPTIONS).specs
     told = []
     really = runner.train
@@ -85,12 +90,18 @@ def on_cuda(monkeypatch, tmp_path, outcome, **task):
         return outcome
 
     monkeypatch.setattr(runner, "train", train)
-    monkeypatch.setattr(runner, "graph_obstacle", lambda choice, _, *rest: grid.graph_obstacle(choice, "cuda", *rest))
+    monkeypatch.setattr(
+        runner,
+        "graph_obstacle",
+        lambda choice, _, *rest: grid.graph_obstacle(choice, "cuda", *rest),
+    )
     return execute(RunTask(spec, tmp_path, **task), lambda _: None), told
 
 
 def test_a_graph_that_was_asked_for_and_not_had_is_told(monkeypatch, tmp_path):
-    result, told = on_cuda(monkeypatch, tmp_path, Outcome("finished", not_captured="it waits"), graph="on")
+    result, told = on_cuda(
+        monkeypatch, tmp_path, Outcome("finished", not_captured="it waits"), graph="on"
+    )
     assert told == [None]
     assert result == RunResult("finished", note="not captured in a CUDA graph: it waits")
     assert load_run(tmp_path).meta["not_captured"] == "it waits"
@@ -109,7 +120,9 @@ def test_a_watched_run_is_trained_from_python(monkeypatch, tmp_path):
 
 def test_a_capture_that_fails_is_a_run_that_failed_with_its_remedy(monkeypatch, tmp_path):
     def train(*_, **__):
-        raise NormscopeError("A step cannot be captured in a CUDA graph (why); train with --graph off.")
+        raise NormscopeError(
+            "A step cannot be captured in a CUDA graph (why); train with --graph off."
+        )
 
     monkeypatch.setattr(runner, "train", train)
     (spec,) = lay_out(OPTIONS).specs
@@ -123,7 +136,9 @@ def test_a_capture_that_fails_is_a_run_that_failed_with_its_remedy(monkeypatch, 
 def test_on_cuda_a_run_is_captured_and_a_watched_one_has_the_same_bits(tmp_path):
     (spec,) = lay_out(dataclasses.replace(OPTIONS, device="cuda", epochs=3)).specs
     assert execute(RunTask(spec, tmp_path / "a"), lambda _: None) == RunResult("finished")
-    assert execute(RunTask(spec, tmp_path / "b", watch=True), lambda _: None) == RunResult("finished")
+    assert execute(RunTask(spec, tmp_path / "b", watch=True), lambda _: None) == RunResult(
+        "finished"
+    )
     ours, theirs = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in "ab")
     assert all(torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in ours)
     assert load_run(tmp_path / "a").meta["not_captured"] is None

@@ -42,7 +42,9 @@ def test_where_nobody_listens_it_is_said_at_once_in_one_line(free_port, monkeypa
     began = time.monotonic()
     for address in (f"127.0.0.1:{free_port}", "auto"):
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port}")
-        with pytest.raises(InputError, match=f"Nobody answers at 127.0.0.1:{free_port} .Connection refused.") as caught:
+        with pytest.raises(
+            InputError, match=f"Nobody answers at 127.0.0.1:{free_port} .Connection refused."
+        ) as caught:
             connect(address)
         assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 5
@@ -50,7 +52,9 @@ def test_where_nobody_listens_it_is_said_at_once_in_one_line(free_port, monkeypa
 
 def test_where_somebody_else_listens_there_is_a_time_out(silent_port, monkeypatch):
     monkeypatch.setattr(ray_cluster, "SECONDS_TO_CONNECT", 1.0)
-    with pytest.raises(InputError, match=f"No Ray answers at 127.0.0.1:{silent_port} within 1 seconds"):
+    with pytest.raises(
+        InputError, match=f"No Ray answers at 127.0.0.1:{silent_port} within 1 seconds"
+    ):
         connect(f"127.0.0.1:{silent_port}")
 
 
@@ -68,7 +72,10 @@ def test_a_machine_that_takes_no_connection_is_given_up(monkeypatch):
     ("tried", "message"),
     [
         ((0, ""), None),
-        ((1, "Traceback\n  ...\nConnectionError: no cluster"), "No Ray runs on this machine; start one with"),
+        (
+            (1, "Traceback\n  ...\nConnectionError: no cluster"),
+            "No Ray runs on this machine; start one with",
+        ),
     ],
 )
 def test_on_this_machine_ray_is_asked_in_a_process_of_its_own(tried, message, monkeypatch):
@@ -94,13 +101,19 @@ def test_on_this_machine_ray_is_asked_in_a_process_of_its_own(tried, message, mo
 
 def test_what_ray_says_against_it_is_passed_on(silent_port, monkeypatch):
     error = "Traceback\n  ...\nRuntimeError: Version mismatch: The cluster was started with Ray 2.1"
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", error))
-    with pytest.raises(InputError, match="cannot be used: RuntimeError: Version mismatch") as caught:
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", error)
+    )
+    with pytest.raises(
+        InputError, match="cannot be used: RuntimeError: Version mismatch"
+    ) as caught:
         connect(f"127.0.0.1:{silent_port}")
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "head:port", "head:123456", "", "two heads", "head; rm"])
+@pytest.mark.parametrize(
+    "address", ["ray://head:10001", "head:port", "head:123456", "", "two heads", "head; rm"]
+)
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(InputError, match="expected auto, local or HOST:PORT"):
         connect(address)
@@ -133,9 +146,21 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
 
 
 def test_the_command_ends_with_status_2_and_one_line_and_makes_no_folder(free_port, tmp_path):
-    command = ["study", "quick", "--executor", "ray", "--address", f"127.0.0.1:{free_port}", "--out", tmp_path / "out"]
+    command = [
+        "study",
+        "quick",
+        "--executor",
+        "ray",
+        "--address",
+        f"127.0.0.1:{free_port}",
+        "--out",
+        tmp_path / "out",
+    ]
     told = subprocess.run(
-        [sys.executable, "-m", "normscope.cli", *command], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "normscope.cli", *command],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert told.returncode == 2
     assert told.stderr.startswith(f"normscope: Nobody answers at 127.0.0.1:{free_port}")

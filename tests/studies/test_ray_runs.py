@@ -41,11 +41,18 @@ def cluster(markers, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("workers")))  # where killed workers leave their folders
+        patch.setenv(
+            "TMPDIR", str(tmp_path_factory.mktemp("workers"))
+        )  # where killed workers leave their folders
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         patch.syspath_prepend(str(Path(__file__).parent))
         logging.getLogger("ray").setLevel(logging.ERROR)
-        node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": BYTES, "include_dashboard": False}
+        node = {
+            "num_cpus": 1,
+            "num_gpus": 0,
+            "object_store_memory": BYTES,
+            "include_dashboard": False,
+        }
         cluster = Cluster(initialize_head=True, head_node_args=node)
         cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory=BYTES)
         try:
@@ -76,7 +83,12 @@ def tasks_of(spec, place, seeds=3, **changes):
 def run_all(executor, tasks):
     """{run: result} and every message, as a study would have them."""
     ended, messages = {}, []
-    execute_all(tasks, executor, messages.append, lambda task, result: ended.update({task.directory.name: result}))
+    execute_all(
+        tasks,
+        executor,
+        messages.append,
+        lambda task, result: ended.update({task.directory.name: result}),
+    )
     return ended, messages
 
 
@@ -84,7 +96,9 @@ def unseen(monkeypatch):
     """Have every worker look for a token that is not there, as where the folder is not shared."""
     original = ray_executor.Order
     monkeypatch.setattr(
-        ray_executor, "Order", lambda task, token, *rest: original(task, token.with_name("not here"), *rest)
+        ray_executor,
+        "Order",
+        lambda task, token, *rest: original(task, token.with_name("not here"), *rest),
     )
 
 
@@ -121,7 +135,9 @@ def test_workers_train_the_same_bits_in_a_shared_folder(cluster, spec, trained_h
     nothing_is_left(tmp_path)
 
 
-def test_where_the_folder_is_not_shared_the_same_bits_come_back(cluster, spec, trained_here, tmp_path, monkeypatch):
+def test_where_the_folder_is_not_shared_the_same_bits_come_back(
+    cluster, spec, trained_here, tmp_path, monkeypatch
+):
     unseen(monkeypatch)
     tasks = tasks_of(spec, tmp_path)
     tasks[0] = dataclasses.replace(tasks[0], watch=True)
@@ -130,20 +146,25 @@ def test_where_the_folder_is_not_shared_the_same_bits_come_back(cluster, spec, t
     assert ended == dict.fromkeys(("seed0", "seed1", "seed2"), RunResult("finished"))
     for name in ended:
         assert_same_bits(tmp_path / name, trained_here / name)
-        assert (tmp_path / name / "spec.json").read_text() == (trained_here / name / "spec.json").read_text()
+        assert (tmp_path / name / "spec.json").read_text() == (
+            trained_here / name / "spec.json"
+        ).read_text()
         assert {message.epochs_done for message in messages if message.run == name} >= {0, 1, 2, 3}
     nothing_is_left(tmp_path)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_killed_worker_is_replaced_by_one_that_goes_on(shared, cluster, spec, markers, tmp_path, monkeypatch, capfd):
+def test_a_killed_worker_is_replaced_by_one_that_goes_on(
+    shared, cluster, spec, markers, tmp_path, monkeypatch, capfd
+):
     if not shared:
         unseen(monkeypatch)
     monkeypatch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
     dying = with_norm(spec, "dies_once")
     (markers / "died").unlink(missing_ok=True)
     ended, messages = run_all(
-        RayExecutor(cluster, seconds_between_copies=0), [RunTask(dying, tmp_path / "ray" / "run", threads=1)]
+        RayExecutor(cluster, seconds_between_copies=0),
+        [RunTask(dying, tmp_path / "ray" / "run", threads=1)],
     )
     assert (markers / "died").exists(), "nobody was killed"
     list(SerialExecutor().run([RunTask(dying, tmp_path / "here" / "run", threads=1)], ignore))
@@ -155,7 +176,9 @@ def test_a_killed_worker_is_replaced_by_one_that_goes_on(shared, cluster, spec, 
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_runs_that_fail_are_recorded_and_the_others_finish(shared, cluster, spec, tmp_path, monkeypatch):
+def test_runs_that_fail_are_recorded_and_the_others_finish(
+    shared, cluster, spec, tmp_path, monkeypatch
+):
     if not shared:
         unseen(monkeypatch)
     monkeypatch.setattr(ray_executor, "MOST_DEATHS", 2)
@@ -172,7 +195,9 @@ def test_runs_that_fail_are_recorded_and_the_others_finish(shared, cluster, spec
     nothing_is_left(tmp_path)
 
 
-def test_a_run_that_was_begun_here_is_finished_elsewhere(cluster, spec, trained_here, tmp_path, monkeypatch):
+def test_a_run_that_was_begun_here_is_finished_elsewhere(
+    cluster, spec, trained_here, tmp_path, monkeypatch
+):
     """Its record travels to the worker, also out of a transaction that was killed here."""
     script = (
         "import os, signal, sys; from pathlib import Path; from normscope.studies import runner\n"
@@ -190,7 +215,9 @@ def test_a_run_that_was_begun_here_is_finished_elsewhere(cluster, spec, trained_
     )
     (task,) = tasks_of(spec, tmp_path / "runs", seeds=1)
     (tmp_path / "spec.json").write_text(spec.to_json())
-    killed = subprocess.run([sys.executable, "-c", script, tmp_path / "spec.json", task.directory], check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "spec.json", task.directory], check=False
+    )
     assert killed.returncode == -9
     assert (task.directory / "record.sqlite-journal").stat().st_size > 0
     unseen(monkeypatch)
@@ -209,7 +236,10 @@ def test_a_run_that_another_process_trains_is_left_to_it(cluster, spec, tmp_path
         "with RunDirectory(Path(sys.argv[1])).locked(): print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, task.directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, task.directory],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as other:
         assert other.stdout.readline() == "locked\n"
         assert [result.status for _, result in RayExecutor(cluster).run([task], ignore)] == ["busy"]
@@ -217,7 +247,9 @@ def test_a_run_that_another_process_trains_is_left_to_it(cluster, spec, tmp_path
     assert status_of(task.directory) is None
 
 
-def test_what_cannot_be_stored_here_stops_the_study_and_its_workers(cluster, spec, tmp_path, monkeypatch):
+def test_what_cannot_be_stored_here_stops_the_study_and_its_workers(
+    cluster, spec, tmp_path, monkeypatch
+):
     unseen(monkeypatch)
 
     def full(*_):
@@ -268,7 +300,15 @@ def test_the_driver_may_be_killed_and_the_same_command_goes_on(
     (markers / "waits").unlink(missing_ok=True)
     task = RunTask(with_norm(spec, "waits_once"), tmp_path / "runs" / "run", threads=1)
     (tmp_path / "spec.json").write_text(task.spec.to_json())
-    command = [sys.executable, "-c", DRIVER, cluster, tmp_path / "spec.json", task.directory, str(shared)]
+    command = [
+        sys.executable,
+        "-c",
+        DRIVER,
+        cluster,
+        tmp_path / "spec.json",
+        task.directory,
+        str(shared),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert within(60, (markers / "waits").exists)
         assert within(10, lambda: status_of(task.directory) is not None)
@@ -284,7 +324,11 @@ def trained_waiting(spec, markers, monkeypatch, tmp_path):
     """The run that waits once, as this process trains it when somebody has waited."""
     monkeypatch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
     (markers / "waits").touch()
-    list(SerialExecutor().run([RunTask(with_norm(spec, "waits_once"), tmp_path / "here", threads=1)], ignore))
+    list(
+        SerialExecutor().run(
+            [RunTask(with_norm(spec, "waits_once"), tmp_path / "here", threads=1)], ignore
+        )
+    )
     return tmp_path / "here"
 
 

@@ -50,7 +50,9 @@ def test_a_worker_waits_for_a_lock_that_is_about_to_be_let_go(spec, tmp_path, mo
 
 
 def test_a_full_disk_of_a_worker_is_not_the_studys(spec, tmp_path, monkeypatch):
-    full = RunResult("failed", "Cannot write record.sqlite: database or disk is full.", storage_failed=True)
+    full = RunResult(
+        "failed", "Cannot write record.sqlite: database or disk is full.", storage_failed=True
+    )
     monkeypatch.setattr(ray_worker, "execute", lambda *_: full)
     *_, result = perform(Order(RunTask(spec, tmp_path / "run"), tmp_path / "token", files={}))
     assert (result.status, result.error, result.storage_failed) == ("failed", full.error, False)
@@ -63,7 +65,9 @@ def test_the_journal_of_a_killed_writer_is_not_rolled_back_into_what_comes(tmp_p
             connection.execute("CREATE TABLE t (v)")
             connection.execute("INSERT INTO t VALUES (?)", (value,))
         connection.close()
-    (tmp_path / "here" / "record.sqlite-journal").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(504))
+    (tmp_path / "here" / "record.sqlite-journal").write_bytes(
+        b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(504)
+    )
     keep_files(files_of(tmp_path / "there"), tmp_path / "here")
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["record.sqlite"]
     with sqlite3.connect(tmp_path / "here" / "record.sqlite") as connection:
@@ -80,8 +84,13 @@ def test_what_came_back_and_cannot_be_kept_is_a_storage_error(tmp_path):
 def test_the_record_is_written_last(tmp_path, monkeypatch):
     written = []
     original = run_files.written_aside
-    monkeypatch.setattr(run_files, "written_aside", lambda path: written.append(path.name) or original(path))
-    keep_files({"record.sqlite": b"r", "weights.pt": b"w", "spec.json": b"s", "../evil": b"e"}, tmp_path / "run")
+    monkeypatch.setattr(
+        run_files, "written_aside", lambda path: written.append(path.name) or original(path)
+    )
+    keep_files(
+        {"record.sqlite": b"r", "weights.pt": b"w", "spec.json": b"s", "../evil": b"e"},
+        tmp_path / "run",
+    )
     assert written == ["spec.json", "weights.pt", "record.sqlite"]
     assert not (tmp_path / "evil").exists()
 
@@ -106,7 +115,11 @@ def test_a_failure_that_is_recorded_from_outside_leaves_the_run_its_threads(spec
     task.directory.mkdir()
     assert record_failure(task, "its worker died") == RunResult("failed", "its worker died")
     failed = load_run(task.directory)
-    assert (failed.status, failed.meta["error"], failed.spec["norm"]) == ("failed", "its worker died", "batch")
+    assert (failed.status, failed.meta["error"], failed.spec["norm"]) == (
+        "failed",
+        "its worker died",
+        "batch",
+    )
     assert "threads" not in failed.meta
     assert execute(task, ignore) == RunResult("finished")
     assert load_run(task.directory).meta["error"] is None

@@ -40,7 +40,9 @@ def test_a_run_leaves_its_spec_its_record_and_its_weights(finished, spec):
     run = load_run(finished)
     assert run.status == "finished"
     assert run.spec == json.loads(spec.to_json())
-    assert set(EPOCH_COLUMNS) <= set(run.epochs) | {f"last_layer_gradient{s}" for s in ("", "_mean")}
+    assert set(EPOCH_COLUMNS) <= set(run.epochs) | {
+        f"last_layer_gradient{s}" for s in ("", "_mean")
+    }
     assert run.column("step").tolist() == [4, 8, 12]
     assert {key for key, _ in run.captures} == {"block_output", "before_activation", "normalized"}
     assert {epoch for _, epoch in run.captures} == {1, 3}
@@ -62,8 +64,12 @@ def test_the_final_accuracy_is_that_of_the_saved_weights(finished, spec):
     model.eval()
     batches = Batches(dataset, 64, torch.device("cpu"), crop_padding=0, horizontal_flip=False)
     with torch.no_grad():
-        right = torch.cat([(model(images).argmax(1) == labels) for images, labels in batches.test()])
-    assert load_run(finished).final("test_accuracy") == pytest.approx(right.double().mean().item(), abs=1e-12)
+        right = torch.cat(
+            [(model(images).argmax(1) == labels) for images, labels in batches.test()]
+        )
+    assert load_run(finished).final("test_accuracy") == pytest.approx(
+        right.double().mean().item(), abs=1e-12
+    )
 
 
 def test_captures_are_what_the_final_network_gives(finished, spec):
@@ -76,7 +82,9 @@ def test_captures_are_what_the_final_network_gives(finished, spec):
     model = build_for(dataset, spec).to(memory_format=torch.channels_last)
     model.load_state_dict(weights(finished))
     model.eval()
-    batches = Batches(dataset, spec.batch_size, torch.device("cpu"), crop_padding=0, horizontal_flip=False)
+    batches = Batches(
+        dataset, spec.batch_size, torch.device("cpu"), crop_padding=0, horizontal_flip=False
+    )
     with torch.no_grad():
         images = torch.cat([images for images, _ in batches.test(3)])
         block = model.layer1[0]
@@ -107,7 +115,9 @@ def test_a_locked_run_is_busy(spec, tmp_path):
         assert ours
         script = "import sys; from pathlib import Path; from normscope.studies.directory import RunDirectory\n"
         script += "with RunDirectory(Path(sys.argv[1])).locked() as ours: print(ours)"
-        told = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+        told = subprocess.run(
+            [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
+        )
         assert told.stdout.strip() == "False"
 
 
@@ -128,9 +138,15 @@ def test_killed_at_any_moment_and_resumed_a_run_ends_with_the_same_bits(finished
         assert_same_bits(tmp_path / str(index), finished, moment)
 
 
-@pytest.mark.skipif(fused.availability() is not None, reason=f"nothing is fused here: {fused.availability()}")
-def test_a_fused_bf16_run_resumes_with_the_same_bits_and_is_another_run_than_an_unfused_one(spec, tmp_path):
-    wide = dataclasses.replace(spec, widths=(32, 32, 32), epochs=2, capture_epochs=(), precision="bf16", fusion=True)
+@pytest.mark.skipif(
+    fused.availability() is not None, reason=f"nothing is fused here: {fused.availability()}"
+)
+def test_a_fused_bf16_run_resumes_with_the_same_bits_and_is_another_run_than_an_unfused_one(
+    spec, tmp_path
+):
+    wide = dataclasses.replace(
+        spec, widths=(32, 32, 32), epochs=2, capture_epochs=(), precision="bf16", fusion=True
+    )
     unfused = dataclasses.replace(wide, fusion=False)
     assert execute(RunTask(wide, tmp_path / "whole", threads=1), ignore).status == "finished"
     assert execute(RunTask(unfused, tmp_path / "unfused", threads=1), ignore).status == "finished"
@@ -158,7 +174,9 @@ def test_a_run_that_fails_says_why_and_is_tried_again(spec, tmp_path, monkeypatc
         raise ZeroDivisionError("the norm of nothing\nand more")
 
     monkeypatch.setattr(runner, "train", broken)
-    assert execute(RunTask(spec, tmp_path), ignore) == RunResult("failed", "ZeroDivisionError: the norm of nothing")
+    assert execute(RunTask(spec, tmp_path), ignore) == RunResult(
+        "failed", "ZeroDivisionError: the norm of nothing"
+    )
     failed = load_run(tmp_path)
     assert failed.status == "failed"
     assert "in broken" in failed.meta["traceback"]
@@ -177,7 +195,9 @@ def test_data_that_changed_is_noticed(spec, tmp_path):
 
 
 def test_a_run_that_was_killed_before_it_said_anything_is_no_run_yet(spec, tmp_path):
-    (tmp_path / "record.sqlite").touch()  # what SQLite leaves when it is killed before its first transaction
+    (
+        tmp_path / "record.sqlite"
+    ).touch()  # what SQLite leaves when it is killed before its first transaction
     assert status_of(tmp_path) is None
     assert execute(RunTask(spec, tmp_path), ignore) == RunResult("finished")
 
@@ -185,23 +205,39 @@ def test_a_run_that_was_killed_before_it_said_anything_is_no_run_yet(spec, tmp_p
 def test_leftovers_of_a_killed_process_are_cleared_away(spec, tmp_path):
     (tmp_path / ".weights-1a2b3c.pt").touch()
     execute(RunTask(spec, tmp_path), ignore)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["record.sqlite", "run.lock", "spec.json", "weights.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "record.sqlite",
+        "run.lock",
+        "spec.json",
+        "weights.pt",
+    ]
 
 
 def test_data_that_changes_in_one_process_is_read_again(spec, tmp_path, monkeypatch):
     loads = []
     original = runner.sources.load
-    monkeypatch.setattr(runner.sources, "load", lambda *a, **k: loads.append(1) or original(*a, **k))
+    monkeypatch.setattr(
+        runner.sources, "load", lambda *a, **k: loads.append(1) or original(*a, **k)
+    )
     for fingerprint in ("one", "two"):
-        execute(RunTask(dataclasses.replace(spec, data_fingerprint=fingerprint), tmp_path / fingerprint), ignore)
+        execute(
+            RunTask(
+                dataclasses.replace(spec, data_fingerprint=fingerprint), tmp_path / fingerprint
+            ),
+            ignore,
+        )
     assert len(loads) == 2
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root"
+)
 def test_a_disk_that_is_really_full_is_a_storage_error(spec, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], check=False
+    ).returncode:
         pytest.skip("a small disk cannot be mounted here")
     try:
         result = execute(RunTask(spec, disk / "run"), ignore)
@@ -211,7 +247,9 @@ def test_a_disk_that_is_really_full_is_a_storage_error(spec, tmp_path):
     assert "Cannot write" in str(result.error)
 
 
-def test_a_full_disk_stops_the_study_and_keeps_what_is_finished(finished, spec, tmp_path, monkeypatch):
+def test_a_full_disk_stops_the_study_and_keeps_what_is_finished(
+    finished, spec, tmp_path, monkeypatch
+):
     def full(*_):
         raise StorageError("Cannot write record.sqlite: database or disk is full.")
 
@@ -219,7 +257,9 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_finished(finished, spec, 
     tasks = [RunTask(spec, finished), RunTask(spec, tmp_path / "a"), RunTask(spec, tmp_path / "b")]
     ended = []
     with pytest.raises(StorageError, match="disk is full"):
-        execute_all(tasks, SerialExecutor(), ignore, lambda task, result: ended.append(result.status))
+        execute_all(
+            tasks, SerialExecutor(), ignore, lambda task, result: ended.append(result.status)
+        )
     assert ended == ["finished"]
     assert not (tmp_path / "b").exists()
     assert load_run(finished).status == "finished"
@@ -227,14 +267,22 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_finished(finished, spec, 
 
 def test_processes_train_the_same_bits_and_report(finished, spec, tmp_path):
     messages, ended = [], {}
-    tasks = [RunTask(dataclasses.replace(spec, seed=seed), tmp_path / str(seed), threads=1) for seed in (0, 1)]
+    tasks = [
+        RunTask(dataclasses.replace(spec, seed=seed), tmp_path / str(seed), threads=1)
+        for seed in (0, 1)
+    ]
     execute_all(
-        tasks, ProcessExecutor(2), messages.append, lambda task, result: ended.update({task.directory.name: result})
+        tasks,
+        ProcessExecutor(2),
+        messages.append,
+        lambda task, result: ended.update({task.directory.name: result}),
     )
     assert ended == {"0": RunResult("finished"), "1": RunResult("finished")}
     assert contents(tmp_path / "0") == contents(finished)
     assert {(message.run, message.epochs_done) for message in messages} >= {("0", 3), ("1", 3)}
-    assert not np.array_equal(load_run(tmp_path / "1").column("train_loss"), load_run(finished).column("train_loss"))
+    assert not np.array_equal(
+        load_run(tmp_path / "1").column("train_loss"), load_run(finished).column("train_loss")
+    )
 
 
 def test_a_run_that_another_process_trains_is_waited_for(spec, tmp_path, monkeypatch):
@@ -247,5 +295,10 @@ def test_a_run_that_another_process_trains_is_waited_for(spec, tmp_path, monkeyp
                 yield task, next(answers)
 
     ended = []
-    execute_all([RunTask(spec, tmp_path)], Scripted(), ignore, lambda task, result: ended.append(result.status))
+    execute_all(
+        [RunTask(spec, tmp_path)],
+        Scripted(),
+        ignore,
+        lambda task, result: ended.append(result.status),
+    )
     assert ended == ["finished"]

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normscope.errors import InputError, RecordError
-from normscope.studies.spec import CompareOptions, Recipe, RunSpec, default_capture_epochs, options_from
+from normscope.studies.spec import (
+    CompareOptions,
+    Recipe,
+    RunSpec,
+    default_capture_epochs,
+    options_from,
+)
 
 FIELDS = {
     "data": "digits", "data_fingerprint": "f00d", "classes": ("0", "1"), "norm": "batch", "learning_rate": 0.1,
@@ -51,7 +57,9 @@ def test_every_field_is_part_of_the_identity():
 
 
 def test_an_identity_does_not_change_between_versions_by_accident():
-    """If this fails and the engine's arithmetic is the same, runs on users' disks would be trained again."""
+    """If this fails and the engine's arithmetic is the same, runs on users' disks would be trained
+    again.
+    """
     assert RunSpec(**FIELDS).id == "dbf4399661516f34"
 
 
@@ -59,7 +67,9 @@ def test_an_identity_does_not_change_between_versions_by_accident():
 @given(st.text(min_size=1))
 def test_a_folder_name_is_always_a_plain_file_name(norm):
     name = RunSpec(**FIELDS | {"norm": norm}).name
-    assert all(character.isascii() and (character.isalnum() or character in "_.-") for character in name)
+    assert all(
+        character.isascii() and (character.isalnum() or character in "_.-") for character in name
+    )
     assert len(name) < 120
     assert not name.startswith("..")
 
@@ -114,7 +124,9 @@ def test_runs_that_cannot_be_are_refused(changes, message):
 
 
 def test_settings_by_name_reach_the_recipe_and_the_options():
-    options = options_from({"norms": ["batch", "group"], "batch_size": 64, "out": "here", "widths": [4, 8, 8]})
+    options = options_from(
+        {"norms": ["batch", "group"], "batch_size": 64, "out": "here", "widths": [4, 8, 8]}
+    )
     assert options.norms == ("batch", "group")
     assert options.recipe == Recipe(batch_size=64, widths=(4, 8, 8))
     assert str(options.directory) == "here"
@@ -129,7 +141,9 @@ def test_default_capture_epochs(epochs, expected):
 
 
 def test_numpys_numbers_and_arrays_are_settings_too():
-    options = options_from({"learning_rates": np.logspace(-2, 0, 3), "seeds": np.int64(2), "momentum": np.float32(0.5)})
+    options = options_from(
+        {"learning_rates": np.logspace(-2, 0, 3), "seeds": np.int64(2), "momentum": np.float32(0.5)}
+    )
     assert options.learning_rates == pytest.approx((0.01, 0.1, 1.0))
     assert (options.seeds, options.recipe.momentum) == (2, 0.5)
 

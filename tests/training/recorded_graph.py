@@ -30,7 +30,9 @@ class Tape(TorchDispatchMode):
     def play(self):
         with torch.no_grad():
             for func, args, kwargs, before in self.calls:
-                for old, new in zip(tree_leaves(before), tree_leaves(func(*args, **kwargs)), strict=True):
+                for old, new in zip(
+                    tree_leaves(before), tree_leaves(func(*args, **kwargs)), strict=True
+                ):
                     if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                         old.copy_(new)
 
@@ -43,7 +45,10 @@ class Recorded:
         monkeypatch.setattr("normscope.training.graphs.capture", self.capture)
         monkeypatch.setattr("normscope.training.graphs.waits_for_device", self.waits_for_device)
         # float64, as here the optimizer takes the number out of it
-        monkeypatch.setattr("normscope.training.passes.rate_on_device", lambda _: torch.zeros((), dtype=torch.float64))
+        monkeypatch.setattr(
+            "normscope.training.passes.rate_on_device",
+            lambda _: torch.zeros((), dtype=torch.float64),
+        )
 
     def capture(self, work):
         """Here recording is doing: the first replay, which follows at once, has been done by it."""

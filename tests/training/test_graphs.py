@@ -26,7 +26,9 @@ def trained(model, batches, plan=PLAN, resume=None, callbacks=(), **choice):
     """The outcome, and all that the epochs told."""
     keep, first = Keep(), next(model.parameters())
     norms = GradientNorms({"stem": first}, batches.train_batches)
-    outcome = train(model, batches, plan, callbacks=[norms, *callbacks, keep], resume=resume, **choice)
+    outcome = train(
+        model, batches, plan, callbacks=[norms, *callbacks, keep], resume=resume, **choice
+    )
     return outcome, keep
 
 
@@ -48,11 +50,15 @@ def test_replayed_steps_have_the_bits_of_steps_from_python(monkeypatch):
 @pytest.mark.parametrize("norm", ["batch", "none", "group"])
 def test_the_same_with_augmentation_mixed_precision_and_the_real_network(monkeypatch, norm):
     data = sources.load("digits", classes=("3", "8"))
-    data = dataclasses.replace(data, train_images=data.train_images[:90], train_labels=data.train_labels[:90])
+    data = dataclasses.replace(
+        data, train_images=data.train_images[:90], train_labels=data.train_labels[:90]
+    )
     plan = dataclasses.replace(PLAN, epochs=2, precision="bf16")
 
     def run(**choice):
-        model = registry.build("small-resnet", norm=norm, in_channels=1, num_classes=2, image_size=8, widths=(8, 8, 8))
+        model = registry.build(
+            "small-resnet", norm=norm, in_channels=1, num_classes=2, image_size=8, widths=(8, 8, 8)
+        )
         batches = Batches(data, 20, torch.device("cpu"), crop_padding=1, horizontal_flip=True)
         return trained(model.to(memory_format=torch.channels_last), batches, plan, **choice)
 
@@ -125,7 +131,9 @@ def test_a_callback_that_needs_python_keeps_steps_from_being_captured(monkeypatc
 
 def test_a_run_that_is_too_short_says_so(monkeypatch):
     recorded = Recorded(monkeypatch)
-    outcome, _ = trained(tiny_network(), TinyBatches(), dataclasses.replace(PLAN, epochs=1), **WANTED)
+    outcome, _ = trained(
+        tiny_network(), TinyBatches(), dataclasses.replace(PLAN, epochs=1), **WANTED
+    )
     assert recorded.captures == 0
     assert "before a capture" in str(outcome.not_captured)
 
@@ -198,7 +206,9 @@ def test_a_capture_gives_what_replays_it(doubles):
         ("something", False),
     ],
 )
-def test_a_rehearsal_listens_to_pytorch_and_passes_on_what_else_is_said(monkeypatch, message, waits):
+def test_a_rehearsal_listens_to_pytorch_and_passes_on_what_else_is_said(
+    monkeypatch, message, waits
+):
     modes = []
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
@@ -221,7 +231,9 @@ def test_graph_and_eager_agree(norm, precision):
     plan = dataclasses.replace(PLAN, device="cuda", precision=precision)
 
     def run(**choice):
-        model = registry.build("small-resnet", norm=norm, in_channels=1, num_classes=10, image_size=8).cuda()
+        model = registry.build(
+            "small-resnet", norm=norm, in_channels=1, num_classes=10, image_size=8
+        ).cuda()
         batches = Batches(data, 100, torch.device("cuda"), crop_padding=1, horizontal_flip=True)
         return trained(model.to(memory_format=torch.channels_last), batches, plan, **choice)
 
@@ -234,7 +246,9 @@ def test_graph_and_eager_agree(norm, precision):
     for name, value in theirs.model.items():
         assert torch.equal(ours.model[name], value), name
     for key, value in theirs.optimizer["state"].items():
-        assert torch.equal(ours.optimizer["state"][key]["momentum_buffer"], value["momentum_buffer"]), key
+        assert torch.equal(
+            ours.optimizer["state"][key]["momentum_buffer"], value["momentum_buffer"]
+        ), key
 
 
 @cuda

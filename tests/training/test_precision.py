@@ -8,7 +8,11 @@ from normscope.training.precision import repeatable
 
 def flags():
     cudnn = torch.backends.cudnn
-    return {"deterministic": cudnn.deterministic, "benchmark": cudnn.benchmark, "tf32": cudnn.allow_tf32}
+    return {
+        "deterministic": cudnn.deterministic,
+        "benchmark": cudnn.benchmark,
+        "tf32": cudnn.allow_tf32,
+    }
 
 
 def test_on_cuda_fp32_is_plain_and_algorithms_are_fixed_inside_only():

@@ -17,7 +17,9 @@ from normscope.training.schedule import learning_rate
 
 def plain_training(model, batches, plan):
     """The notebook's loop in its plainest form: the reference for every number of an epoch."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=plan.learning_rate, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=plan.learning_rate, momentum=0.9, weight_decay=1e-4
+    )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=plan.epochs)
     rows = []
     for epoch in range(1, plan.epochs + 1):
@@ -58,17 +60,24 @@ def plain_training(model, batches, plan):
 
 def test_every_scalar_equals_the_plain_loop():
     model, reference, keep = tiny_network(), tiny_network(), Keep()
-    norms = GradientNorms({"stem": model[0].weight, "last_layer": model[4].weight}, TinyBatches.train_batches)
+    norms = GradientNorms(
+        {"stem": model[0].weight, "last_layer": model[4].weight}, TinyBatches.train_batches
+    )
     assert train(model, TinyBatches(), PLAN, callbacks=[norms, keep]).status == "finished"
     expected = plain_training(reference, TinyBatches(), PLAN)
     assert len(keep.epochs) == len(expected) == 4
     for epoch, row in zip(keep.epochs, expected, strict=True):
         for name, value in row.items():
-            assert epoch.scalars[name] == pytest.approx(value, rel=2e-5, abs=1e-7), (epoch.number, name)
+            assert epoch.scalars[name] == pytest.approx(value, rel=2e-5, abs=1e-7), (
+                epoch.number,
+                name,
+            )
     assert [epoch.step for epoch in keep.epochs] == [3, 6, 9, 12]
     assert all(epoch.scalars["first_non_finite_step"] is None for epoch in keep.epochs)
     assert all(epoch.scalars["images_per_second"] > 0 for epoch in keep.epochs)
-    for ours, theirs in zip(model.state_dict().values(), reference.state_dict().values(), strict=True):
+    for ours, theirs in zip(
+        model.state_dict().values(), reference.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -133,7 +142,9 @@ def test_cosine_is_torchs(epochs):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
     for epoch in range(1, epochs + 1):
-        assert learning_rate("cosine", 0.3, epoch, epochs) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        assert learning_rate("cosine", 0.3, epoch, epochs) == pytest.approx(
+            scheduler.get_last_lr()[0], rel=1e-9
+        )
         assert learning_rate("constant", 0.3, epoch, epochs) == 0.3
         optimizer.step()
         scheduler.step()
@@ -145,7 +156,9 @@ def test_names_of_devices_and_precisions():
     with pytest.raises(InputError, match="Unknown device 'gpu'.*Known: auto, cpu, cuda, mps"):
         resolve_device("gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match=r"'cuda' is not available to this PyTorch .* Here: .*cpu"):
+        with pytest.raises(
+            InputError, match=r"'cuda' is not available to this PyTorch .* Here: .*cpu"
+        ):
             resolve_device("cuda")
     assert resolve_precision("fp32", "cpu") == "fp32"
     assert resolve_precision("auto", "cpu") == ("bf16" if has_bf16("cpu") else "fp32")

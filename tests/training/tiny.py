@@ -19,7 +19,9 @@ class TinyBatches:
         self.order = torch.arange(10)
 
     def begin(self, seed, epoch):
-        self.order.copy_(torch.randperm(10, generator=torch.Generator().manual_seed(1000 * seed + epoch)))
+        self.order.copy_(
+            torch.randperm(10, generator=torch.Generator().manual_seed(1000 * seed + epoch))
+        )
 
     def train_size(self, index):
         return (4, 4, 2)[index]
@@ -49,7 +51,11 @@ def tiny_network(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(
-            nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)
+            nn.Conv2d(2, 3, 3, padding=1, bias=False),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(48, 2),
         )
 
 
@@ -71,4 +77,6 @@ class Keep(Callback):
 
     def numbers(self):
         """The scalars of every epoch, without durations."""
-        return [{k: v for k, v in epoch.scalars.items() if "second" not in k} for epoch in self.epochs]
+        return [
+            {k: v for k, v in epoch.scalars.items() if "second" not in k} for epoch in self.epochs
+        ]

@@ -40,7 +40,10 @@ def train(model, steps=3) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(steps):
-        x, y = torch.randn(8, 4, generator=generator), torch.randint(0, 2, (8,), generator=generator)
+        x, y = (
+            torch.randn(8, 4, generator=generator),
+            torch.randint(0, 2, (8,), generator=generator),
+        )
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
@@ -91,7 +94,11 @@ def test_a_sink_that_fails_is_named_once_and_the_training_is_the_same(tmp_path, 
     assert "the tracker is down" in str(warning.message)
     assert other.told[-2:] == ["complete", "closed"]
     assert all(torch.equal(one, two) for one, two in zip(plain, watched, strict=True))
-    assert list(normscope.Recording.load(tmp_path / "r.sqlite").query("1", "batch_mean")[0]) == [1, 2, 3]
+    assert list(normscope.Recording.load(tmp_path / "r.sqlite").query("1", "batch_mean")[0]) == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_a_sink_may_ask_the_watcher():
@@ -131,5 +138,7 @@ def test_the_public_function_has_the_arguments_of_the_inner_one():
     own = {name: public.pop(name) for name in ("check", "sinks")}
     assert own["check"].default is False
     inner.pop("listeners")
-    assert list(public.values()) == list(inner.values())  # names, kinds, defaults, annotations, order
+    assert list(public.values()) == list(
+        inner.values()
+    )  # names, kinds, defaults, annotations, order
     assert all(f"\n        {name}: " in watching.watch.__doc__ for name in (*public, *own))

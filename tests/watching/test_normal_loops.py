@@ -25,7 +25,10 @@ def net(**norm) -> nn.Sequential:
 
 def batch(seed=0, n=24) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    x, y = torch.randn(n, 1, 8, 8, generator=generator), torch.randint(0, 3, (n,), generator=generator)
+    x, y = (
+        torch.randn(n, 1, 8, 8, generator=generator),
+        torch.randint(0, 3, (n,), generator=generator),
+    )
     return x + y[:, None, None, None], y
 
 
@@ -137,8 +140,12 @@ def test_a_loop_that_is_right(loop):
     running = loop()
     model, optimizer = next(running)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="NS", category=NormscopeWarning)  # of faults, not of what is not kept
-        watcher = normscope.watch(model, optimizer=optimizer, every=1, gradients_every=1, check=True)
+        warnings.filterwarnings(
+            "error", message="NS", category=NormscopeWarning
+        )  # of faults, not of what is not kept
+        watcher = normscope.watch(
+            model, optimizer=optimizer, every=1, gradients_every=1, check=True
+        )
         for _ in running:
             pass
         watcher.close(quiet=True)

@@ -25,7 +25,10 @@ def train(model, path, *, shift=0.0, extra=False, steps=12) -> None:
         warnings.simplefilter("ignore")
         with normscope.watch(model, optimizer=optimizer, path=path, every=1):
             for _ in range(steps):
-                x, y = torch.randn(16, 4, generator=generator) + shift, torch.randint(0, 2, (16,), generator=generator)
+                x, y = (
+                    torch.randn(16, 4, generator=generator) + shift,
+                    torch.randint(0, 2, (16,), generator=generator),
+                )
                 if extra:
                     model(x)
                 optimizer.zero_grad()
@@ -34,7 +37,9 @@ def train(model, path, *, shift=0.0, extra=False, steps=12) -> None:
 
 
 def codes(model, path) -> set[str]:
-    return {finding.code for finding in normscope.check(model, recording=normscope.Recording.load(path))}
+    return {
+        finding.code for finding in normscope.check(model, recording=normscope.Recording.load(path))
+    }
 
 
 @pytest.fixture

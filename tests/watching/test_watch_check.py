@@ -28,7 +28,9 @@ def net(**norm) -> nn.Sequential:
 
 def batch(seed=0, n=16, scale=1.0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 1, 8, 8, generator=generator) * scale, torch.randint(0, 3, (n,), generator=generator)
+    return torch.randn(n, 1, 8, 8, generator=generator) * scale, torch.randint(
+        0, 3, (n,), generator=generator
+    )
 
 
 def learn(model, optimizer, number=0, scale=1.0, parts=1) -> None:
@@ -40,13 +42,17 @@ def learn(model, optimizer, number=0, scale=1.0, parts=1) -> None:
 
 
 def watched(step, *, steps=12, model=None, with_optimizer=True, check=True, lr=0.05):
-    """(the watcher after a loop of `step(model, optimizer, number)`, numbers from 1; what was warned of)."""
+    """(the watcher after a loop of `step(model, optimizer, number)`, numbers from 1; what was
+    warned of).
+    """
     model = net() if model is None else model
     optimizer = torch.optim.SGD(model.parameters(), lr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         given = optimizer if with_optimizer else None
-        watcher = normscope.watch(model, optimizer=given, every=1, gradients_every=1, histograms_every=4, check=check)
+        watcher = normscope.watch(
+            model, optimizer=given, every=1, gradients_every=1, histograms_every=4, check=check
+        )
         for number in range(1, steps + 1):
             step(model, optimizer, number)
         watcher.close(quiet=True)
@@ -73,7 +79,10 @@ def test_statistics_that_move_without_gradients(with_optimizer):
     assert said[0].startswith("NS802 moved-without-gradients: ")
     assert "first_step 5" in said[0]
     assert "1, 4" in said[0]
-    assert [(finding.code, finding.layer) for finding in watcher.findings] == [("NS802", "1"), ("NS802", "4")]
+    assert [(finding.code, finding.layer) for finding in watcher.findings] == [
+        ("NS802", "1"),
+        ("NS802", "4"),
+    ]
 
 
 @pytest.mark.parametrize("with_optimizer", [True, False])
@@ -229,7 +238,10 @@ def test_an_error_of_the_body_is_not_hidden():
             learn(model, optimizer, 1, scale=float("inf"))
             raise KeyError("the body's own")
 
-    with pytest.warns(NormscopeWarning, match="NS805"), pytest.raises(KeyError, match="the body's own"):
+    with (
+        pytest.warns(NormscopeWarning, match="NS805"),
+        pytest.raises(KeyError, match="the body's own"),
+    ):
         body()
 
 
@@ -251,13 +263,19 @@ def test_a_plain_loop_with_validation_gets_nothing():
 
 def test_gradient_accumulation_is_an_info():
     for with_optimizer in (True, False):
-        watcher, said = watched(lambda *now: learn(*now, parts=4), steps=20, with_optimizer=with_optimizer)
+        watcher, said = watched(
+            lambda *now: learn(*now, parts=4), steps=20, with_optimizer=with_optimizer
+        )
         assert said == []
-        assert {(finding.code, finding.severity) for finding in watcher.findings} == {("NS806", "info")}
+        assert {(finding.code, finding.severity) for finding in watcher.findings} == {
+            ("NS806", "info")
+        }
 
 
 def test_a_scaler_that_skips_steps_gets_nothing():
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)  # overflows at first, and is halved each time
+    scaler = torch.amp.GradScaler(
+        "cpu", init_scale=2.0**60
+    )  # overflows at first, and is halved each time
 
     def step(model, optimizer, number):
         optimizer.zero_grad()
@@ -338,7 +356,9 @@ def test_a_resumed_training_gets_nothing(tmp_path):
     for after in (None, 20):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with normscope.watch(model, optimizer=optimizer, path=path, after=after, check=True) as watcher:
+            with normscope.watch(
+                model, optimizer=optimizer, path=path, after=after, check=True
+            ) as watcher:
                 for number in range(20):
                     learn(model, optimizer, number)
             said += [str(entry.message) for entry in caught]

@@ -12,7 +12,14 @@ import tyro
 
 from normscope.commands.report import check_page
 from normscope.errors import InputError, StorageError, one_of
-from normscope.user_models.loading import is_checkpoint, load_batches, load_checkpoint, load_into, load_side, make_model
+from normscope.user_models.loading import (
+    is_checkpoint,
+    load_batches,
+    load_checkpoint,
+    load_into,
+    load_side,
+    make_model,
+)
 
 if TYPE_CHECKING:
     from normscope.judge.findings import CheckReport
@@ -23,23 +30,27 @@ LEVELS = ("error", "warning")
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Find the ways normalization breaks in a model: modes, statistics, settings, freezing, batches.
+    """Find the ways normalization breaks in a model: modes, statistics, settings, freezing,
+    batches.
 
-    What is not given comes from [tool.normscope.check] in pyproject.toml. Ends with 0 if there is nothing at or above
-    the level of --fail-on, 1 if there is, 2 for bad input.
+    What is not given comes from [tool.normscope.check] in pyproject.toml. Ends with 0 if there is
+    nothing at or above the level of --fail-on, 1 if there is, 2 for bad input.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FACTORY|CHECKPOINT")]
-    """What to check: a function without arguments (or a class) that returns the model, as module:name; or a
-    checkpoint (.pt, .safetensors), whose running statistics are judged alone."""
+    """What to check: a function without arguments (or a class) that returns the model, as
+    module:name; or a checkpoint (.pt, .safetensors), whose running statistics are judged alone.
+    """
 
     checkpoint: Path | None = None
     """Load this state_dict into the model first. Nothing in it is executed."""
 
     data: str | None = None
-    """Batches: a data set (digits, cifar10, images) in training batches, as `normscope compare` makes them; a function
-    without arguments that yields batches, as module:name; or a file of inputs (.npy, .pt). Give training data. Without
-    it only what can be seen without running is judged."""
+    """Batches: a data set (digits, cifar10, images) in training batches, as `normscope compare`
+    makes them; a function without arguments that yields batches, as module:name; or a file of
+    inputs (.npy, .pt). Give training data. Without it only what can be seen without running is
+    judged.
+    """
 
     data_dir: Path | None = None
     """Folder of the data set; as for `normscope compare`."""
@@ -87,7 +98,8 @@ class DiffOptions:
 
 
 def check(options: CheckOptions, directory: Path | None = None) -> int:
-    """Run `normscope check` and return its exit status. Settings come from the pyproject.toml in `directory`.
+    """Run `normscope check` and return its exit status. Settings come from the pyproject.toml in
+    `directory`.
 
     Raises:
         InputError: for what cannot be used.
@@ -96,7 +108,11 @@ def check(options: CheckOptions, directory: Path | None = None) -> int:
     options = with_settings(options, read_settings(directory or Path.cwd()))
     report = _report(options)
     _write(report, options)
-    failing = report.errors if (options.fail_on or "error") == "error" else (*report.errors, *report.warnings)
+    failing = (
+        report.errors
+        if (options.fail_on or "error") == "error"
+        else (*report.errors, *report.warnings)
+    )
     return 1 if failing else 0
 
 
@@ -144,7 +160,12 @@ def read_settings(directory: Path) -> dict[str, Any]:
         InputError: if it is no TOML, or holds a setting that is not known.
     """
     path = next(
-        (p / "pyproject.toml" for p in (directory, *directory.parents) if (p / "pyproject.toml").is_file()), None
+        (
+            p / "pyproject.toml"
+            for p in (directory, *directory.parents)
+            if (p / "pyproject.toml").is_file()
+        ),
+        None,
     )
     if path is None:
         return {}
@@ -179,7 +200,9 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 def _setting(name: str, value: Any, path: Path) -> Any:
     field = name.replace("-", "_")
     if field not in KINDS:
-        known = [entry.name.replace("_", "-") for entry in fields(CheckOptions) if entry.name in KINDS]
+        known = [
+            entry.name.replace("_", "-") for entry in fields(CheckOptions) if entry.name in KINDS
+        ]
         raise InputError(f"{path}: {one_of('setting of [tool.normscope.check]', name, known)}")
     if not KINDS[field](value):
         raise InputError(f"{path}: [tool.normscope.check] {name} = {value!r} is no value for it.")
@@ -196,7 +219,9 @@ def _report(options: CheckOptions) -> CheckReport:
     choose(**chosen)
     if is_checkpoint(options.model):
         if options.data or options.checkpoint:
-            raise InputError("A checkpoint alone cannot be run: give the model as module:factory, and --checkpoint.")
+            raise InputError(
+                "A checkpoint alone cannot be run: give the model as module:factory, and --checkpoint."
+            )
         return checks.check_state_dict(load_checkpoint(Path(options.model)), **chosen)
     model = make_model(options.model)
     keys: CheckReport | None = None
@@ -206,7 +231,9 @@ def _report(options: CheckOptions) -> CheckReport:
         load_into(model, state, options.checkpoint)
     if options.data_dir is not None and options.data is None:
         raise InputError("--data-dir is the folder of a data set: name it with --data.")
-    batches = load_batches(options.data, options.batch_size, options.data_dir) if options.data else None
+    batches = (
+        load_batches(options.data, options.batch_size, options.data_dir) if options.data else None
+    )
     report = checks.check(
         model,
         batches,

@@ -37,15 +37,17 @@ def check(
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),
 ) -> CheckReport:
-    """Look for the ways in which normalization breaks in a model. The model is left bitwise as it was.
+    """Look for the ways in which normalization breaks in a model. The model is left bitwise as it
+    was.
 
     Args:
         model: the model. On its own, its modules, modes, buffers and settings are judged.
-        batches: training batches: tensors, (input, target) pairs or dicts. The first 16 are run through the model in
-            eval mode and with batch statistics.
+        batches: training batches: tensors, (input, target) pairs or dicts. The first 16 are run
+            through the model in eval mode and with batch statistics.
         optimizer: the one that trains it.
         recording: a Recording of its training.
-        other: a model, callable or state_dict that should agree with it: an average, a converted or a fused one.
+        other: a model, callable or state_dict that should agree with it: an average, a converted or
+            a fused one.
         loader: the training loader; nothing is drawn from it.
         world_size: processes that train it together.
         export: it is about to be exported, fused, quantized or compiled.
@@ -78,7 +80,8 @@ def check_state_dict(
     state: Any, model: nn.Module | None = None, *, other: Any = None, select: Iterable[str] = (),
     ignore: Iterable[str] = (),
 ) -> CheckReport:  # fmt: skip
-    """Judge a state_dict: the values of its layers with running statistics, and whether it fits a model.
+    """Judge a state_dict: the values of its layers with running statistics, and whether it fits a
+    model.
 
     Args:
         state: a state_dict, or a checkpoint that holds one.
@@ -96,7 +99,12 @@ def check_state_dict(
 
 
 def check_loader(
-    loader: Any, *, world_size: int = 1, devices: int = 1, select: Iterable[str] = (), ignore: Iterable[str] = ()
+    loader: Any,
+    *,
+    world_size: int = 1,
+    devices: int = 1,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
 ) -> CheckReport:
     """Judge a training loader: its last batch, its order. Nothing is drawn from it.
 
@@ -120,18 +128,21 @@ PATIENCE = 200
 
 
 class LoopCheck:
-    """Judges a training loop as it runs: each fault once, as a NormscopeWarning, and all in `findings`.
+    """Judges a training loop as it runs: each fault once, as a NormscopeWarning, and all in
+    `findings`.
 
-    What the host knows (modes, forwards, steps) is judged behind every optimizer step of the first hundred and every
-    hundredth after; nothing is read from a device. `also(history)` judges what a recording adds, at its flushes.
+    What the host knows (modes, forwards, steps) is judged behind every optimizer step of the first
+    hundred and every hundredth after; nothing is read from a device. `also(history)` judges what a
+    recording adds, at its flushes.
 
-    With a watcher it is one of its listeners: what the recording adds is judged at its flushes, and raised behind the
-    next step, or when the watcher is closed. Reading a long recording takes time; there is a flush that it leaves out
-    if it would spend more than half a percent of the training.
+    With a watcher it is one of its listeners: what the recording adds is judged at its flushes, and
+    raised behind the next step, or when the watcher is closed. Reading a long recording takes time;
+    there is a flush that it leaves out if it would spend more than half a percent of the training.
 
     Args:
         model: the model that is trained.
-        optimizer: whose steps count. Without it: those of the first optimizer that steps a parameter of the model.
+        optimizer: whose steps count. Without it: those of the first optimizer that steps a
+            parameter of the model.
         raises: raise a CheckError instead of warning, behind the step in which the fault shows.
         ignore: codes or names of rules to leave out.
         watcher: what records the same training; findings then name its steps.
@@ -176,7 +187,9 @@ class LoopCheck:
         self._raise()
 
     def also(self, history: History) -> None:
-        """Judge what something else recorded: a Recording's facts from `normscope.judge.history.read_history`."""
+        """Judge what something else recorded: a Recording's facts from
+        `normscope.judge.history.read_history`.
+        """
         self._judge(history)
         self._raise()
 
@@ -206,7 +219,9 @@ class LoopCheck:
             raise CheckError(CheckReport(found, layers=self._layers).text())
 
     def _judge(self, history: History) -> None:
-        report = judge(Examination(source="recording", history=history), select=("NS8",), ignore=self._ignore)
+        report = judge(
+            Examination(source="recording", history=history), select=("NS8",), ignore=self._ignore
+        )
         self._layers = max(self._layers, len(history.layers))
         new = tuple(f for f in report if (f.code, f.layer) not in self._reported)
         self._reported |= {(finding.code, finding.layer) for finding in new}

@@ -36,7 +36,9 @@ from normscope.studies.spec import CompareOptions, RunSpec, options_from
 
 @dataclass(frozen=True, eq=False)
 class ComparisonResult:
-    """What `compare` made: the folder, the runs as they are in it, and the summary of the grid that was asked for."""
+    """What `compare` made: the folder, the runs as they are in it, and the summary of the grid that
+    was asked for.
+    """
 
     directory: Path
     runs: tuple[RunRecord, ...]
@@ -57,8 +59,9 @@ def compare(
     """Train the same network with several normalizations and set the runs side by side.
 
     Takes the names of the command line (`normscope compare --help`), for example
-    `compare(data="digits", norms=("batch", "none"), seeds=5, epochs=10, out="my-study")`. Runs that are finished in
-    the folder are not trained again; interrupted ones go on from their last whole epoch.
+    `compare(data="digits", norms=("batch", "none"), seeds=5, epochs=10, out="my-study")`. Runs that
+    are finished in the folder are not trained again; interrupted ones go on from their last whole
+    epoch.
 
     Args:
         options: all settings as one object, instead of by name.
@@ -71,7 +74,8 @@ def compare(
     Raises:
         InputError: for settings or data that cannot be used.
         StorageError: if the folder cannot be written. Finished epochs are kept.
-        KeyboardInterrupt: on Ctrl-C, after summary.json is written. The same call goes on from there.
+        KeyboardInterrupt: on Ctrl-C, after summary.json is written. The same call goes on from
+            there.
     """
     if options is None:
         options = options_from(settings)
@@ -102,7 +106,9 @@ def _train_and_show(
     logs.figures([study.path / name for name in figures])
     written = [*figures, "summary.json"]
     page = report_after(study.path)
-    _say_result(study, grid, summary, [*written, *([page.name] if page is not None else [])], console)
+    _say_result(
+        study, grid, summary, [*written, *([page.name] if page is not None else [])], console
+    )
     return ComparisonResult(study.path, runs, summary)
 
 
@@ -115,7 +121,8 @@ class Tasks:
 
 
 def tasks_of(grid: Grid, study: StudyDirectory, options: CompareOptions, console: Console) -> Tasks:
-    """What is left to do: runs that have not ended, and those that are to be watched and have no recording.
+    """What is left to do: runs that have not ended, and those that are to be watched and have no
+    recording.
 
     The latter are trained again, to the same weights, and that is said.
 
@@ -209,7 +216,9 @@ def known_status(run: RunDirectory) -> str | None:
     try:
         return status_of(run.path)
     except RecordError as error:
-        raise RecordError(f"{error} Remove its folder to train that run again; the others are kept.") from error
+        raise RecordError(
+            f"{error} Remove its folder to train that run again; the others are kept."
+        ) from error
 
 
 def _ending(study: Path, name: str, result: RunResult) -> str:
@@ -237,14 +246,20 @@ def _write_summary(grid: Grid, study: StudyDirectory) -> tuple[tuple[RunRecord, 
 
 
 def _draw(study: StudyDirectory, runs: tuple[RunRecord, ...], summary: Comparison) -> list[str]:
-    """Draw what this grid has figures for, remove those of an earlier grid, and return the names of what is there."""
+    """Draw what this grid has figures for, remove those of an earlier grid, and return the names of
+    what is there.
+    """
     figures: dict[str, Callable[[Path], object] | None] = {
         "comparison.png": lambda path: comparison_figure.draw(summary, runs, path),
         "activation_distributions.png": (
-            (lambda path: distributions_figure.draw(runs, path)) if any(run.captures for run in runs) else None
+            (lambda path: distributions_figure.draw(runs, path))
+            if any(run.captures for run in runs)
+            else None
         ),
         "learning_rates.png": (
-            (lambda path: learning_rates_figure.draw(summary, runs, path)) if len(summary.threshold) > 1 else None
+            (lambda path: learning_rates_figure.draw(summary, runs, path))
+            if len(summary.threshold) > 1
+            else None
         ),
     }
     for name, draw in figures.items():
@@ -259,7 +274,9 @@ def say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
     """Print what is about to be trained, on what and where."""
     spec, data = grid.specs[0], grid.dataset
     parameters = ", ".join(f"{count:,} ({norm})" for norm, count in grid.parameters.items())
-    train, test = (-(-len(labels) // spec.batch_size) for labels in (data.train_labels, data.test_labels))
+    train, test = (
+        -(-len(labels) // spec.batch_size) for labels in (data.train_labels, data.test_labels)
+    )
     lines = [
         f"Device      {device_name(spec.device)}, {spec.precision}{', fused normalization' if spec.fusion else ''}",
         f"Data        {data.source}: {len(data.train_labels):,} training and {len(data.test_labels):,} test images, "
@@ -271,7 +288,9 @@ def say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _say_result(study: StudyDirectory, grid: Grid, summary: Comparison, files: list[str], console: Console) -> None:
+def _say_result(
+    study: StudyDirectory, grid: Grid, summary: Comparison, files: list[str], console: Console
+) -> None:
     console.print(comparison_table(summary, grid.specs[0].epochs))
     console.print(
         "Accuracy: mean ± standard deviation of n finished runs after the last epoch, on "
@@ -282,4 +301,9 @@ def _say_result(study: StudyDirectory, grid: Grid, summary: Comparison, files: l
         highlight=False,
         markup=False,
     )
-    console.print(f"Written to {study.path}: {', '.join(files)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"Written to {study.path}: {', '.join(files)}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

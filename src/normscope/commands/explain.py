@@ -13,7 +13,13 @@ from rich.console import Console
 
 from normscope.commands.compare import known_status, tasks_of, train_all
 from normscope.errors import NormscopeError
-from normscope.records.explanation import EXPLANATION_NAME, Explanation, Forgotten, load_if_there, store_explanation
+from normscope.records.explanation import (
+    EXPLANATION_NAME,
+    Explanation,
+    Forgotten,
+    load_if_there,
+    store_explanation,
+)
 from normscope.records.run import ENDED, load_run
 from normscope.show.explanation_text import show
 from normscope.show.figures import explanation_poster as explanation_figure
@@ -41,11 +47,14 @@ class ExplanationResult:
     explanation: Explanation
 
 
-def explain(options: ExplainOptions | None = None, console: Console | None = None) -> ExplanationResult:
-    """Work one batch normalization layer of a trained network out on one real batch, as text and as a figure.
+def explain(
+    options: ExplainOptions | None = None, console: Console | None = None
+) -> ExplanationResult:
+    """Work one batch normalization layer of a trained network out on one real batch, as text and as
+    a figure.
 
-    The network is trained unless the folder holds it trained. Accuracies with eval() forgotten are measured unless the
-    folder's record holds them for the same network, machine and versions.
+    The network is trained unless the folder holds it trained. Accuracies with eval() forgotten are
+    measured unless the folder's record holds them for the same network, machine and versions.
 
     Args:
         options: as `normscope explain --help` says; None takes the defaults.
@@ -71,22 +80,34 @@ def explain(options: ExplainOptions | None = None, console: Console | None = Non
     model = trained_network(run, spec, grid.dataset)
 
     meta = _describe(spec, run, choice.others)
-    if known is not None and (known.meta["run"], known.meta["environment"]) == (meta["run"], meta["environment"]):
+    if known is not None and (known.meta["run"], known.meta["environment"]) == (
+        meta["run"],
+        meta["environment"],
+    ):
         forgotten = known.forgotten
     else:
         with using_threads(threads):
-            forgotten = _forget_eval(lambda advance: forget_eval(model, grid.dataset, spec, advance), console)
+            forgotten = _forget_eval(
+                lambda advance: forget_eval(model, grid.dataset, spec, advance), console
+            )
     explanation = explain_layer(
         model, choice, grid.dataset, spec, channel=options.channel, forgotten=forgotten, meta=meta
     )
     store_explanation(explanation, path)
     explanation_figure.draw(explanation, study.path / FIGURE_NAME)
     show(explanation, console)
-    console.print(f"Written to {study.path}: {', '.join(FILES)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"Written to {study.path}: {', '.join(FILES)}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     return ExplanationResult(study.path, explanation)
 
 
-def _train(spec: RunSpec, grid: Grid, study: StudyDirectory, options: CompareOptions, console: Console) -> None:
+def _train(
+    spec: RunSpec, grid: Grid, study: StudyDirectory, options: CompareOptions, console: Console
+) -> None:
     """Bring the run to its end.
 
     Raises:
@@ -111,7 +132,11 @@ def _train(spec: RunSpec, grid: Grid, study: StudyDirectory, options: CompareOpt
 def _forget_eval(measure: Callable[[Advance], Forgotten], console: Console) -> Forgotten:
     """Measure, and say meanwhile how far it is where somebody is watching."""
     with console.status("Forgetting eval()") as status:
-        return measure(lambda done, total: status.update(f"Forgetting eval(): {done} of {total} orders of the images"))
+        return measure(
+            lambda done, total: status.update(
+                f"Forgetting eval(): {done} of {total} orders of the images"
+            )
+        )
 
 
 def _describe(spec: RunSpec, run: RunDirectory, others: tuple[str, ...]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ Format = Literal["parquet", "csv"]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write a study or a recording as tables: runs, epochs, distributions, statistics per layer, step and channel.
+    """Write a study or a recording as tables: runs, epochs, distributions, statistics per layer,
+    step and channel.
 
     docs/exporting.md says what each column means, and its unit.
     """
@@ -32,7 +33,9 @@ class ExportOptions:
     """Folder of a study, or a recording: its file or its folder."""
 
     to: Literal["parquet", "csv", "tensorboard", "wandb"] = "parquet"
-    """Tables, or a dashboard: the numbers that --tensorboard and --wandb of a study give it (docs/sinks.md)."""
+    """Tables, or a dashboard: the numbers that --tensorboard and --wandb of a study give it
+    (docs/sinks.md).
+    """
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder of the tables, of TensorBoard, or of W&B's files (default: export/ in the study's folder, or beside the recording)."""  # noqa: E501
@@ -57,7 +60,8 @@ def export(path: str | Path, to: Format = "parquet", out: str | Path | None = No
     Args:
         path: the folder of a study, or a recording.
         to: "parquet" or "csv".
-        out: the folder; by default `export` in the study's folder, or `<recording>.export` beside a recording.
+        out: the folder; by default `export` in the study's folder, or `<recording>.export` beside a
+            recording.
 
     Raises:
         InputError: if nothing is there to export, or a file in the folder is not normscope's.
@@ -70,31 +74,47 @@ def export(path: str | Path, to: Format = "parquet", out: str | Path | None = No
         raise InputError(f"Unknown format {to!r} of an export. Known: parquet, csv.")
     material = _read(Path(path))
     if not material.runs and not material.recordings:
-        raise RecordError(material.problems[0]) if material.problems else InputError(f"There is no run in {path}.")
+        raise (
+            RecordError(material.problems[0])
+            if material.problems
+            else InputError(f"There is no run in {path}.")
+        )
     folder = Path(out) if out is not None else material.folder
     return Exported(tuple(write_tables(folder, to, material.batches())), tuple(material.problems))
 
 
 def run_export(options: ExportOptions) -> int:
-    """The command: writes the tables, says what they are and what could not be read; 1 if something could not."""
+    """The command: writes the tables, says what they are and what could not be read; 1 if something
+    could not.
+    """
     if options.to in ("tensorboard", "wandb"):
         return _pass_on(options)
     exported = export(options.path, options.to, options.out)
     for problem in exported.problems:
         print(f"normscope: not exported: {problem}", file=sys.stderr)
-    print(f"Written to {exported.files[0].parent}: {', '.join(file.name for file in exported.files)}")
+    print(
+        f"Written to {exported.files[0].parent}: {', '.join(file.name for file in exported.files)}"
+    )
     return 1 if exported.problems else 0
 
 
 def _pass_on(options: ExportOptions) -> int:
-    """Give a dashboard what it lacks of a study or a recording; 1 if something could not be read or given."""
+    """Give a dashboard what it lacks of a study or a recording; 1 if something could not be read or
+    given.
+    """
     from normscope.show.sinks.replay import chosen_sinks, pass_on_recording, pass_on_study
 
     studies, recordings = sorted_paths([options.path])
-    default = studies[0] / "export" if studies else recordings[0].with_name(f"{recordings[0].stem}.export")
+    default = (
+        studies[0] / "export"
+        if studies
+        else recordings[0].with_name(f"{recordings[0].stem}.export")
+    )
     folder = options.out if options.out is not None else default / options.to
     to_tensorboard = options.to == "tensorboard"
-    (sink,) = chosen_sinks(folder if to_tensorboard else None, None if to_tensorboard else options.project, folder)
+    (sink,) = chosen_sinks(
+        folder if to_tensorboard else None, None if to_tensorboard else options.project, folder
+    )
     problems: list[str] = []
     if studies and not pass_on_study(studies[0], sink, problems.append):
         raise InputError(f"There is no run in {options.path}.")
@@ -102,7 +122,11 @@ def _pass_on(options: ExportOptions) -> int:
         pass_on_recording(path, sink, problems.append)
     for problem in problems:
         print(f"normscope: {problem}", file=sys.stderr)
-    print(f"Written to {folder}." if to_tensorboard else f"Written to W&B's project {options.project} by {folder}.")
+    print(
+        f"Written to {folder}."
+        if to_tensorboard
+        else f"Written to W&B's project {options.project} by {folder}."
+    )
     return 1 if problems else 0
 
 
@@ -132,7 +156,9 @@ class _Material:
             self.runs.append(read_run(folder))
         except RecordError as error:
             told = str(error)
-            self.problems.append(told if str(folder) in told else f"{folder / RECORD_NAME} is damaged: {told}")
+            self.problems.append(
+                told if str(folder) in told else f"{folder / RECORD_NAME} is damaged: {told}"
+            )
 
     def add_recording(self, path: Path, name: str) -> None:
         """Add a recording, or the reason why it cannot be."""
@@ -145,7 +171,9 @@ class _Material:
 
 
 def _read(path: Path) -> _Material:
-    """Everything at a path, each record read once, so that damage is found before anything is written."""
+    """Everything at a path, each record read once, so that damage is found before anything is
+    written.
+    """
     studies, recordings = sorted_paths([path])
     if recordings:
         file = recordings[0]

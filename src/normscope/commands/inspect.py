@@ -32,7 +32,9 @@ __all__ = ["InspectionResult", "inspect"]
 
 @dataclass(frozen=True, eq=False)
 class InspectionResult:
-    """What `inspect` made: the folder, the layers that were shown, the runs, and the recordings by norm and seed."""
+    """What `inspect` made: the folder, the layers that were shown, the runs, and the recordings by
+    norm and seed.
+    """
 
     directory: Path
     layers: tuple[str, ...]
@@ -44,8 +46,11 @@ class InspectionResult:
         return runs_html(self.runs, self.directory)
 
 
-def inspect(options: InspectOptions | None = None, *, console: Console | None = None) -> InspectionResult:
-    """Train a network with a normalization and without it, watched, and show what happens inside its layers.
+def inspect(
+    options: InspectOptions | None = None, *, console: Console | None = None
+) -> InspectionResult:
+    """Train a network with a normalization and without it, watched, and show what happens inside
+    its layers.
 
     Runs that are in the folder already are not trained again.
 
@@ -54,7 +59,8 @@ def inspect(options: InspectOptions | None = None, *, console: Console | None = 
         console: where to print; None prints to standard output.
 
     Raises:
-        InputError: for settings, data or a layer that cannot be used, or a folder that holds something else.
+        InputError: for settings, data or a layer that cannot be used, or a folder that holds
+            something else.
         NormscopeError: if a training failed, or a run could not be recorded.
         StorageError: if the folder cannot be written. Finished epochs are kept.
     """
@@ -73,12 +79,18 @@ def inspect(options: InspectOptions | None = None, *, console: Console | None = 
     if (page := report_after(study.path)) is not None:
         files.append(page.name)
     show(numbers, recordings[grid.norms[0]][0], layers, console)
-    console.print(f"Written to {study.path}: {', '.join(files)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"Written to {study.path}: {', '.join(files)}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     return InspectionResult(study.path, layers, runs, recordings, numbers)
 
 
 def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
-    """The names of the normalization layers that a name or glob selects, in the order of the network.
+    """The names of the normalization layers that a name or glob selects, in the order of the
+    network.
 
     Raises:
         InputError: if it selects no module, or none that normalizes.
@@ -97,7 +109,9 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
 
 
 def file_names(layers: Sequence[str]) -> dict[str, str]:
-    """{layer: how its files' names begin}, of letters, digits, points, dashes and underscores; no two alike."""
+    """{layer: how its files' names begin}, of letters, digits, points, dashes and underscores; no
+    two alike.
+    """
     names: dict[str, str] = {}
     taken: list[str] = []  # in lower case: some file systems know no other
     for layer in layers:
@@ -108,7 +122,9 @@ def file_names(layers: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _recordings(grid: Grid, study: StudyDirectory, runs: Sequence[RunRecord]) -> dict[str, list[Recording]]:
+def _recordings(
+    grid: Grid, study: StudyDirectory, runs: Sequence[RunRecord]
+) -> dict[str, list[Recording]]:
     """{norm: a recording per seed} of the runs that ended.
 
     Raises:
@@ -117,7 +133,9 @@ def _recordings(grid: Grid, study: StudyDirectory, runs: Sequence[RunRecord]) ->
     recordings: dict[str, list[Recording]] = {norm: [] for norm in grid.norms}
     for spec, run in zip(grid.specs, runs, strict=True):
         if run.status == "failed":
-            raise NormscopeError(f"The training {run.directory.name} failed: {run.meta.get('error')}")
+            raise NormscopeError(
+                f"The training {run.directory.name} failed: {run.meta.get('error')}"
+            )
         if run.status == "diverged" and spec.norm != "none":
             raise NormscopeError(
                 f"The training {run.directory.name} diverged: its layers hold no finite numbers to show. "
@@ -125,7 +143,9 @@ def _recordings(grid: Grid, study: StudyDirectory, runs: Sequence[RunRecord]) ->
             )
         path = study.run(spec).recording
         if not path.is_file():
-            raise NormscopeError(f"{run.directory.name} could not be recorded; see above. There is nothing to show.")
+            raise NormscopeError(
+                f"{run.directory.name} could not be recorded; see above. There is nothing to show."
+            )
         recordings[spec.norm].append(Recording.load(path))
     return recordings
 
@@ -173,7 +193,9 @@ def _write(
     files.append("overview.png")
     before = list(dict.fromkeys(row["layer"] for row in numbers["activation_regions"]))
     if before:
-        activation_regions.draw(recordings, before, study.path / "activation_regions.png", origin=every)
+        activation_regions.draw(
+            recordings, before, study.path / "activation_regions.png", origin=every
+        )
         files.append("activation_regions.png")
     write_text(study.path / "inspection.csv", to_csv(channel_table(normalized, layers)))
     write_json(study.path / "inspection.json", numbers)

@@ -30,8 +30,9 @@ class ReportOptions:
     """Show studies, runs and recordings on one page: one HTML file that opens without a network."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR_OR_RECORD")]
-    """Folders of studies, files or folders of recordings, and what `normscope check --format json` wrote. Several are
-    set side by side."""
+    """Folders of studies, files or folders of recordings, and what `normscope check --format json`
+    wrote. Several are set side by side.
+    """
     out: Path | None = None
     """The file to write. Default: report.html in the study's folder, or beside the recording."""
 
@@ -43,7 +44,8 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
 
     Args:
         paths: folders of studies, recordings' files, and checks' results as JSON.
-        out: the file to write; by default report.html in the first folder, or beside the first recording.
+        out: the file to write; by default report.html in the first folder, or beside the first
+            recording.
         command: how the studies were made, for the page; by default how this process was started.
 
     Returns:
@@ -61,7 +63,9 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
     checks = [Path(path) for path in paths if Path(path).suffix == ".json" and Path(path).is_file()]
     studies, recordings = sorted_paths([Path(path) for path in paths if Path(path) not in checks])
     target = _checked(Path(out) if out is not None else _default(studies, [*recordings, *checks]))
-    material = gather(studies, recordings, _command() if command is None else command, checks=checks)
+    material = gather(
+        studies, recordings, _command() if command is None else command, checks=checks
+    )
     return build(material, target)
 
 
@@ -119,18 +123,23 @@ def recording_report(recording: Recording, path: str | Path) -> Path:
 
 
 def recording_html(recording: Recording) -> str:
-    """A recording as a notebook shows it: its report in a frame, and the overview of its layers as a still figure."""
+    """A recording as a notebook shows it: its report in a frame, and the overview of its layers as
+    a still figure.
+    """
     from normscope.show.figures import recording_overview
     from normscope.show.report.report_data import of_recording
 
     model = recording.header.model
-    return _framed(of_recording(recording), lambda path: recording_overview.draw({model: recording}, path))
+    return _framed(
+        of_recording(recording), lambda path: recording_overview.draw({model: recording}, path)
+    )
 
 
 def runs_html(runs: Sequence[RunRecord], directory: Path) -> str:
     """A study's runs as a notebook shows them: their report in a frame, and a still figure.
 
-    The figure is the one that the command wrote into the folder; where there is none, the comparison's.
+    The figure is the one that the command wrote into the folder; where there is none, the
+    comparison's.
     """
     from normscope.show.figures import comparison_figure as comparison
     from normscope.show.report.report_data import of_runs
@@ -175,7 +184,9 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         elif (path / RECORDING_NAME).is_file() and not (path / RECORD_NAME).is_file():
             recordings.append(path / RECORDING_NAME)
         elif not path.exists():
-            raise InputError(f"There is nothing at {path}; expected the folder of a study, or a recording.")
+            raise InputError(
+                f"There is nothing at {path}; expected the folder of a study, or a recording."
+            )
         else:
             raise InputError(
                 f"{path} is no folder of a study: it holds no normscope.json. Expected one, or a recording."

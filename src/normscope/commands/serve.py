@@ -33,7 +33,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Show a study in the browser while it trains: new epochs appear by themselves. Ctrl-C ends the server alone."""
+    """Show a study in the browser while it trains: new epochs appear by themselves. Ctrl-C ends the
+    server alone.
+    """
 
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR_OR_RECORDING")]
     """The folder of a study, a folder with several somewhere below it, or a recording."""
@@ -42,10 +44,15 @@ class ServeOptions:
     """Port to listen on; 0 takes a free one."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. The default is seen from this machine only; 0.0.0.0 from the network, unencrypted."""
+    """Address to listen on. The default is seen from this machine only; 0.0.0.0 from the network,
+    unencrypted.
+    """
 
     token: Annotated[
-        str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: from a key in the cache folder)")
+        str | None,
+        tyro.conf.arg(
+            metavar="STR", help_behavior_hint="(default: from a key in the cache folder)"
+        ),
     ] = None
     """Secret in the address. The default is the same at every start."""
 
@@ -57,7 +64,9 @@ def serve(options: ServeOptions) -> int:
         InputError: if there is nothing to serve, or the address cannot be listened on.
     """
     if options.token is not None and len(options.token) < 8:
-        raise InputError(f"The token has {len(options.token)} characters; expected at least 8, hard to guess.")
+        raise InputError(
+            f"The token has {len(options.token)} characters; expected at least 8, hard to guess."
+        )
     if not list(find_sources(options.path)):
         raise InputError(f"There is no study in {options.path} or below it, and no recording.")
     listening = _listen(options.host, options.port)
@@ -66,7 +75,9 @@ def serve(options: ServeOptions) -> int:
     from normscope.show.live.app import App
 
     token = options.token or token_for(options.path)
-    names = () if options.host in LOOPBACK else (options.host, socket.gethostname(), socket.getfqdn())
+    names = (
+        () if options.host in LOOPBACK else (options.host, socket.gethostname(), socket.getfqdn())
+    )
     access = Access(token, names)
     app = App(lambda: find_sources(options.path), access)
     for line in _addresses(options.host, listening.getsockname()[1], token):
@@ -86,7 +97,9 @@ def find_sources(path: Path) -> Iterator[Source]:
     from normscope.show.live.source import Source
 
     if not path.exists():
-        raise InputError(f"There is nothing at {path}; expected a study, a folder with studies, or a recording.")
+        raise InputError(
+            f"There is nothing at {path}; expected a study, a folder with studies, or a recording."
+        )
     if path.is_file():
         _check_recording(path)
         yield Source(path.name, recordings=(path,))
@@ -97,7 +110,8 @@ def find_sources(path: Path) -> Iterator[Source]:
 
 
 def token_for(path: Path) -> str:
-    """The token of a path: a checksum of it with a key that only this user can read, so it outlives the server.
+    """The token of a path: a checksum of it with a key that only this user can read, so it outlives
+    the server.
 
     Where the key cannot be kept the token is a new one each time.
     """
@@ -106,7 +120,9 @@ def token_for(path: Path) -> str:
     except StorageError as error:
         print(f"normscope: the address changes with the next start: {error}", file=sys.stderr)
         return secrets.token_urlsafe(24)
-    return hmac.new(key, str(path.resolve()).encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:32]
+    return hmac.new(
+        key, str(path.resolve()).encode("utf-8", "surrogateescape"), hashlib.sha256
+    ).hexdigest()[:32]
 
 
 def _below(folder: Path, root: Path, depth: int) -> Iterator[Source]:
@@ -156,7 +172,9 @@ def _listen(host: str, port: int) -> socket.socket:
                 f"Port {port} on {host} is in use, perhaps by another `normscope serve`; give another one with --port."
             ) from error
         reason = error.strerror or error
-        raise InputError(f"Cannot listen on {host}, port {port} (--host, --port): {reason}.") from error
+        raise InputError(
+            f"Cannot listen on {host}, port {port} (--host, --port): {reason}."
+        ) from error
 
 
 def _addresses(host: str, port: int, token: str) -> list[str]:
@@ -183,7 +201,9 @@ def _run(app: Any, listening: socket.socket) -> None:
             super().handle_exit(sig, frame)
 
     # no access log: it would hold the token
-    config = uvicorn.Config(app.asgi, log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none")
+    config = uvicorn.Config(
+        app.asgi, log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none"
+    )
     try:
         Server(config).run(sockets=[listening])
     except KeyboardInterrupt:

@@ -22,7 +22,13 @@ from normscope.show.sinks.replay import chosen_sinks, study_logs
 from normscope.show.terminal import telling
 from normscope.show.verdict_text import open_questions, verdict_page, verdict_table
 from normscope.studies.directory import StudyDirectory
-from normscope.studies.study import ClaimsOptions, StudyOptions, StudyPlan, checked_values, parse_sweeps
+from normscope.studies.study import (
+    ClaimsOptions,
+    StudyOptions,
+    StudyPlan,
+    checked_values,
+    parse_sweeps,
+)
 from normscope.studies.study_files import find_study
 
 FIGURES = "claims"
@@ -30,7 +36,9 @@ FIGURES = "claims"
 
 @dataclass(frozen=True, eq=False)
 class ClaimsResult:
-    """What was judged: the folder with the results, the runs, and a verdict for each claim and subject."""
+    """What was judged: the folder with the results, the runs, and a verdict for each claim and
+    subject.
+    """
 
     directory: Path
     runs: tuple[RunRecord, ...]
@@ -56,7 +64,8 @@ def claims(
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> ClaimsResult:
-    """Judge the claims on the runs of one study or several, also while they are still being trained.
+    """Judge the claims on the runs of one study or several, also while they are still being
+    trained.
 
     Args:
         directories: folders of studies.
@@ -83,13 +92,22 @@ def judge_directories(options: ClaimsOptions, console: Console | None = None) ->
     """`claims`, with its settings as one object."""
     runs = [run for path in options.directories for run in _load(StudyDirectory.find(path))]
     if not runs:
-        raise InputError(f"There is no run in {', '.join(str(path) for path in options.directories)}.")
+        raise InputError(
+            f"There is no run in {', '.join(str(path) for path in options.directories)}."
+        )
     _check_named(options, sorted({run.norm for run in runs}))
-    return _judge(runs, options.out or options.directories[0], console or Console(), options.norm, options.reference)
+    return _judge(
+        runs,
+        options.out or options.directories[0],
+        console or Console(),
+        options.norm,
+        options.reference,
+    )
 
 
 def _check_named(options: ClaimsOptions, known: Sequence[str]) -> None:
-    """A normalization that was asked for and that no run has is a slip; the usual ones may be missing.
+    """A normalization that was asked for and that no run has is a slip; the usual ones may be
+    missing.
 
     Raises:
         InputError: for such a one.
@@ -97,7 +115,9 @@ def _check_named(options: ClaimsOptions, known: Sequence[str]) -> None:
     for name in ("norm", "reference"):
         given = getattr(options, name)
         if given != getattr(ClaimsOptions, name) and given not in known:
-            raise InputError(f"{one_of('normalization', given, known)} These are the ones that the runs have.")
+            raise InputError(
+                f"{one_of('normalization', given, known)} These are the ones that the runs have."
+            )
 
 
 def study(
@@ -113,11 +133,12 @@ def study(
         name: a built-in study, or a TOML file.
         sweep: {knob: values} to vary as well.
         console: where to print; None prints to standard output.
-        settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, device, precision, fusion, graph,
-            watch, executor, address, allow_code, tensorboard, wandb, out.
+        settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, device, precision,
+            fusion, graph, watch, executor, address, allow_code, tensorboard, wandb, out.
 
     Raises:
-        InputError: for a study, settings or data that cannot be used, or where no Ray answers at the address.
+        InputError: for a study, settings or data that cannot be used, or where no Ray answers at
+            the address.
         StorageError: if the folder cannot be written. Finished epochs are kept.
     """
     for path in ("out", "data_dir", "tensorboard"):
@@ -126,16 +147,23 @@ def study(
     known = {field.name for field in dataclasses.fields(StudyOptions)} - {"study", "sweep"}
     unknown = sorted(set(settings) - known)
     if unknown:
-        raise InputError(f"Unknown setting {unknown[0]!r} of a study. Known: {', '.join(sorted(known))}.")
+        raise InputError(
+            f"Unknown setting {unknown[0]!r} of a study. Known: {', '.join(sorted(known))}."
+        )
     swept = {knob: checked_values(knob, list(values)) for knob, values in (sweep or {}).items()}
     return run_study(StudyOptions(study=str(name), **settings), console, swept)
 
 
 def run_study(
-    options: StudyOptions, console: Console | None = None, sweep: Mapping[str, tuple[Any, ...]] | None = None
+    options: StudyOptions,
+    console: Console | None = None,
+    sweep: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> ClaimsResult:
     """`study`, with its settings as one object; `sweep` adds to the options' own."""
-    from normscope.commands.compare import tasks_of, train_all  # imports torch, which judging does without
+    from normscope.commands.compare import (
+        tasks_of,
+        train_all,
+    )  # imports torch, which judging does without
 
     console = console or Console()
     plan = find_study(options.study, allow_code=options.allow_code)
@@ -146,10 +174,15 @@ def run_study(
     with _executor(options) as executor, study_logs(options.directory, sinks, console) as logs:
         directory = StudyDirectory.create(options.directory)
         console.print(
-            f"Study {plan.name}: {runs} runs, into {directory.path}", highlight=False, markup=False, soft_wrap=True
+            f"Study {plan.name}: {runs} runs, into {directory.path}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         for grid in grids:
-            train_all(tasks_of(grid, directory, shared, console), grid, directory, console, executor, logs)
+            train_all(
+                tasks_of(grid, directory, shared, console), grid, directory, console, executor, logs
+            )
             _measure(directory, grid, wanted, console)
         names = {spec.name for grid in grids for spec in grid.specs}
         result = _judge(_load(directory, names), directory.path, console)
@@ -159,7 +192,9 @@ def run_study(
         told = f"Failed, and in no verdict: {names}. The same command tries them again."
         console.print(told, highlight=False, markup=False, soft_wrap=True)
     if (page := report_after(directory.path)) is not None:
-        console.print(f"Everything on one page: {page}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"Everything on one page: {page}", highlight=False, markup=False, soft_wrap=True
+        )
     return result
 
 
@@ -175,7 +210,9 @@ def _executor(options: StudyOptions) -> Iterator[Any]:
         yield executor
 
 
-def _measure(directory: StudyDirectory, grid: Any, wanted: Mapping[str, Collection[str]], console: Console) -> None:
+def _measure(
+    directory: StudyDirectory, grid: Any, wanted: Mapping[str, Collection[str]], console: Console
+) -> None:
     """Make the measurements that these runs lack, and say which were made and which could not be."""
     from normscope.studies.study_measurements import measure
 
@@ -186,7 +223,9 @@ def _measure(directory: StudyDirectory, grid: Any, wanted: Mapping[str, Collecti
     if found.left_out:
         why = next(iter(found.left_out.values()))
         runs = f"{len(found.left_out)} run{'s' if len(found.left_out) > 1 else ''}"
-        lines.append(f"Not measured in {runs}; claims that need it will name them. The first: {why}")
+        lines.append(
+            f"Not measured in {runs}; claims that need it will name them. The first: {why}"
+        )
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -194,7 +233,8 @@ def _measure(directory: StudyDirectory, grid: Any, wanted: Mapping[str, Collecti
 def _grids(plan: StudyPlan, options: StudyOptions) -> tuple[list[Any], dict[str, set[str]], Any]:
     """The study's grids, each run in one of them only and one grid for each number of epochs.
 
-    With them, {run id: what is measured of it} and the first grid's options, of which those of the machine are shared.
+    With them, {run id: what is measured of it} and the first grid's options, of which those of the
+    machine are shared.
     """
     from normscope.studies.grid import lay_out
     from normscope.studies.study_measurements import BY_DEFAULT
@@ -205,11 +245,17 @@ def _grids(plan: StudyPlan, options: StudyOptions) -> tuple[list[Any], dict[str,
     wanted: dict[str, set[str]] = {}
     for grid, own in zip(laid_out, plan.grids, strict=True):
         for spec in grid.specs:
-            wanted.setdefault(spec.id, set()).update(BY_DEFAULT if own.measure is None else own.measure)
-            by_epochs.setdefault((spec.data_fingerprint, spec.epochs), {}).setdefault(spec.id, (spec, grid))
+            wanted.setdefault(spec.id, set()).update(
+                BY_DEFAULT if own.measure is None else own.measure
+            )
+            by_epochs.setdefault((spec.data_fingerprint, spec.epochs), {}).setdefault(
+                spec.id, (spec, grid)
+            )
     merged = []
     for members in by_epochs.values():
-        ordered = sorted(members.values(), key=lambda member: member[0].seed)  # early stops leave whole seeds
+        ordered = sorted(
+            members.values(), key=lambda member: member[0].seed
+        )  # early stops leave whole seeds
         first = ordered[0][1]
         merged.append(dataclasses.replace(first, specs=tuple(spec for spec, _ in ordered)))
     return merged, wanted, asked[0]
@@ -229,7 +275,11 @@ def _load(study: StudyDirectory, names: set[str] | None = None) -> list[RunRecor
 
 
 def _judge(
-    runs: Sequence[RunRecord], out: Path, console: Console, norm: str = "batch", reference: str = "none"
+    runs: Sequence[RunRecord],
+    out: Path,
+    console: Console,
+    norm: str = "batch",
+    reference: str = "none",
 ) -> ClaimsResult:
     runs = _once(runs)
     verdicts = tuple(judge_all(runs, norm, reference))
@@ -237,7 +287,9 @@ def _judge(
     for subject in dict.fromkeys(verdict.subject for verdict in verdicts):
         own = [verdict for verdict in verdicts if verdict.subject == subject]
         console.print(verdict_table(own))
-        console.print(open_questions(own), style="dim", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            open_questions(own), style="dim", highlight=False, markup=False, soft_wrap=True
+        )
     _write(result)
     console.print(
         f"Written to {out}: claims.json, claims.md, figures in {FIGURES}/",
@@ -257,13 +309,17 @@ def _once(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
 
 
 def _write(result: ClaimsResult) -> None:
-    from normscope.show.figures.claims_figure import draw  # matplotlib takes as long as all of the judging
+    from normscope.show.figures.claims_figure import (
+        draw,
+    )  # matplotlib takes as long as all of the judging
 
     folder = result.directory / FIGURES
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+        raise StorageError(
+            f"Cannot make the folder {folder}: {error.strerror or error}."
+        ) from error
     subjects = by_subject(result.runs)
     figures = {}
     for verdict in result.verdicts:

@@ -32,65 +32,78 @@ def watch(
     check: bool | Literal["raise"] = False,
     sinks: Iterable[Listener] = (),
 ) -> Watcher:
-    """Record what every normalization layer of a model does while it trains; the run stays bitwise the same.
+    """Record what every normalization layer of a model does while it trains; the run stays bitwise
+    the same.
 
-    Per layer and channel: the batch's mean and biased variance, running mean and variance, `num_batches_tracked`,
-    weight, bias and their gradients, histograms of the normalized value from which the distributions of input and
-    output follow, L2 norms of the gradient at the layer's input and output, values per channel, train or eval mode, and
-    the first value that is not finite, wherever it appears. Of layers with per-sample statistics (group, layer,
-    instance and RMS norm): the distribution of those over the batch.
+    Per layer and channel: the batch's mean and biased variance, running mean and variance,
+    `num_batches_tracked`, weight, bias and their gradients, histograms of the normalized value from
+    which the distributions of input and output follow, L2 norms of the gradient at the layer's
+    input and output, values per channel, train or eval mode, and the first value that is not
+    finite, wherever it appears. Of layers with per-sample statistics (group, layer, instance and
+    RMS norm): the distribution of those over the batch.
 
-    The watcher lives until `close()`, the end of a `with` block, the model's death or the end of the program; each of
-    them writes what is left. The recording is the watcher's `recording`, and `normscope.Recording.load(path)`.
+    The watcher lives until `close()`, the end of a `with` block, the model's death or the end of
+    the program; each of them writes what is left. The recording is the watcher's `recording`, and
+    `normscope.Recording.load(path)`.
 
-    What it costs, on SmallResNet at batch 128: see benchmarks/watching.py. Moments, running statistics, weight and bias
-    are the layer's own and cost a copy of a few kilobytes; histograms bin a sixteenth of the batch, and take a third of
-    the layer's forward. Batch moments that a layer did not save for backward (in eval mode, without gradients, under
-    checkpointing, in group, layer, instance and RMS norm, in modules of other types) take a pass over its input, and
-    are recorded at histogram steps only. Bytes per record and channel: 24 for moments, 8 for gradients, 156 for a
-    histogram.
+    What it costs, on SmallResNet at batch 128: see benchmarks/watching.py. Moments, running
+    statistics, weight and bias are the layer's own and cost a copy of a few kilobytes; histograms
+    bin a sixteenth of the batch, and take a third of the layer's forward. Batch moments that a
+    layer did not save for backward (in eval mode, without gradients, under checkpointing, in group,
+    layer, instance and RMS norm, in modules of other types) take a pass over its input, and are
+    recorded at histogram steps only. Bytes per record and channel: 24 for moments, 8 for gradients,
+    156 for a histogram.
 
-    Batch statistics are the layer's own, the ones it normalized with. On contiguous tensors they are within 1e-5 of a
-    standard deviation of the exact ones; PyTorch's kernel for channels_last on the CPU is up to four times further off.
+    Batch statistics are the layer's own, the ones it normalized with. On contiguous tensors they
+    are within 1e-5 of a standard deviation of the exact ones; PyTorch's kernel for channels_last on
+    the CPU is up to four times further off.
 
-    With gradient accumulation, a step's batch statistics are those of its first forward. A layer that is called several
-    times in one forward is recorded as `name`, `name#2`, ...; under torch.compile only parameters, buffers and their
-    gradients can be recorded, and a warning says so. A watched model cannot be given to `torch.jit.script`, which
-    compiles its hooks; a deep copy of it can.
+    With gradient accumulation, a step's batch statistics are those of its first forward. A layer
+    that is called several times in one forward is recorded as `name`, `name#2`, ...; under
+    torch.compile only parameters, buffers and their gradients can be recorded, and a warning says
+    so. A watched model cannot be given to `torch.jit.script`, which compiles its hooks; a deep copy
+    of it can.
 
-    With `check`, the training is judged as it goes by the rules of `normscope.check` for loops: statistics that move
-    without gradients, layers that are trained in eval mode, several updates in one step, frozen layers that drift, at
-    the next step; values that are not finite, statistics that lag and the rest when the record is next written, which
-    is within half a minute. Each fault is said once, as a `NormscopeWarning` that names the step; all of them are in
-    `watcher.findings`, and what is normal practice is there only, as an "info". Faults of the model itself are for
-    `normscope.check`.
+    With `check`, the training is judged as it goes by the rules of `normscope.check` for loops:
+    statistics that move without gradients, layers that are trained in eval mode, several updates in
+    one step, frozen layers that drift, at the next step; values that are not finite, statistics
+    that lag and the rest when the record is next written, which is within half a minute. Each fault
+    is said once, as a `NormscopeWarning` that names the step; all of them are in
+    `watcher.findings`, and what is normal practice is there only, as an "info". Faults of the model
+    itself are for `normscope.check`.
 
     Args:
-        model: the model that the loop calls, or its wrapper in DistributedDataParallel: each process then records into
-            a file of its own, and loading merges them.
-        layers: names, globs or types of the modules to watch, one or several. They may select any module; one that is
-            no normalization layer has its output recorded.
-        optimizer: steps are this optimizer's steps. Without it a step is a forward of the model in train mode, and
-            gradients are those that the next step of an optimizer of these layers gets.
+        model: the model that the loop calls, or its wrapper in DistributedDataParallel: each
+            process then records into a file of its own, and loading merges them.
+        layers: names, globs or types of the modules to watch, one or several. They may select any
+            module; one that is no normalization layer has its output recorded.
+        optimizer: steps are this optimizer's steps. Without it a step is a forward of the model in
+            train mode, and gradients are those that the next step of an optimizer of these layers
+            gets.
         path: the file to write. Without it the record is kept in memory, and thinned as it grows.
-        every: when to record moments, running statistics, weight and bias: a number of steps, or a function of the
-            step, counted from 1. By default every step at first and every 25th in the end.
+        every: when to record moments, running statistics, weight and bias: a number of steps, or a
+            function of the step, counted from 1. By default every step at first and every 25th in
+            the end.
         histograms_every: when to record histograms; by default every 250th step in the end.
         gradients_every: when to record gradients; by default every 100th step in the end.
-        after: go on with the recording at `path` after this step, at whose end it was flushed; what it holds later is
-            dropped. For a training that resumes from a checkpoint.
-        check: judge the training as it goes. "raise" raises a CheckError instead of warning, out of the optimizer's
-            step() when the step is done, or out of close(): the model and the recording are whole, and the watcher
-            goes on until it is closed. Without `optimizer`, the steps behind which it looks are those of the first
-            optimizer that steps a parameter of the model, while the steps that are named remain forwards.
-        sinks: what is told of new data at each flush, and of the end: `normscope.TensorBoard(folder)`,
-            `normscope.WandB(project)` (docs/sinks.md), or anything with `flushed(recording)` and `close()`. An error of
-            theirs ends them with one warning, and not the training.
+        after: go on with the recording at `path` after this step, at whose end it was flushed; what
+            it holds later is dropped. For a training that resumes from a checkpoint.
+        check: judge the training as it goes. "raise" raises a CheckError instead of warning, out of
+            the optimizer's step() when the step is done, or out of close(): the model and the
+            recording are whole, and the watcher goes on until it is closed. Without `optimizer`,
+            the steps behind which it looks are those of the first optimizer that steps a parameter
+            of the model, while the steps that are named remain forwards.
+        sinks: what is told of new data at each flush, and of the end:
+            `normscope.TensorBoard(folder)`, `normscope.WandB(project)` (docs/sinks.md), or anything
+            with `flushed(recording)` and `close()`. An error of theirs ends them with one warning,
+            and not the training.
 
     Raises:
-        InputError: for a model without normalization layers, a layer that is not there or watched already, something
-            that is no optimizer or interval, a path that exists, or another value of `check`.
-        StorageError: if the file cannot be written. Later on, that is one warning, and the training goes on.
+        InputError: for a model without normalization layers, a layer that is not there or watched
+            already, something that is no optimizer or interval, a path that exists, or another
+            value of `check`.
+        StorageError: if the file cannot be written. Later on, that is one warning, and the training
+            goes on.
     """
     if check not in (True, False, "raise"):
         raise InputError(f'check= takes True, False or "raise", not {check!r}.')
@@ -99,7 +112,9 @@ def watch(
     sinks = tuple(sinks)
     for sink in sinks:
         if not all(callable(getattr(sink, name, None)) for name in ("flushed", "close")):
-            raise InputError(f"A sink has flushed(recording) and close(); {type(sink).__name__} has not.")
+            raise InputError(
+                f"A sink has flushed(recording) and close(); {type(sink).__name__} has not."
+            )
     with ExitStack() as begun:
         for sink in sinks:
             if isinstance(sink, WatcherSink):
@@ -123,7 +138,9 @@ def watch(
 
 
 def _judge(watcher: Watcher, model: nn.Module, optimizer: Any, *, raises: bool) -> None:
-    """Let a check listen. It comes after the watcher's own hooks: what it raises must find the step recorded."""
+    """Let a check listen. It comes after the watcher's own hooks: what it raises must find the step
+    recorded.
+    """
     from normscope.commands.checks import LoopCheck
 
     loop = LoopCheck(model, optimizer, raises=raises, watcher=watcher)

@@ -30,7 +30,8 @@ ARRAYS = tuple(field.name for field in fields(Splits) if field.name != "classes"
 def cache_directory(given: Path | None = None) -> Path:
     """Where decoded images and downloads are kept.
 
-    That is `given`; else the environment variable NORMSCOPE_CACHE; else the cache folder of the platform.
+    That is `given`; else the environment variable NORMSCOPE_CACHE; else the cache folder of the
+    platform.
     """
     if given is not None:
         return given
@@ -42,7 +43,8 @@ def cache_directory(given: Path | None = None) -> Path:
 
 
 def cached(layout: Layout, cache_dir: Path | None = None) -> Splits:
-    """The splits of `layout`, memory-mapped (copy on write); read and decoded first if this was never done.
+    """The splits of `layout`, memory-mapped (copy on write); read and decoded first if this was
+    never done.
 
     Raises:
         InputError: if the files cannot be read, or hold what cannot be trained on.
@@ -56,12 +58,16 @@ def cached(layout: Layout, cache_dir: Path | None = None) -> Splits:
             _store(check(layout.read(), str(layout.directory)), entry)
             splits = _open(entry)
     if splits is None:
-        raise StorageError(f"The decoded images in {entry} cannot be read back. Set NORMSCOPE_CACHE to another folder.")
+        raise StorageError(
+            f"The decoded images in {entry} cannot be read back. Set NORMSCOPE_CACHE to another folder."
+        )
     return splits
 
 
 def checksum(layout: Layout) -> str:
-    """What decides the decoded splits: the files, how they are read, and the class names that are known."""
+    """What decides the decoded splits: the files, how they are read, and the class names that are
+    known.
+    """
     digest = hashlib.sha256(json.dumps([VERSION, layout.phrase, layout.classes]).encode())
     if not layout.by_content:
         digest.update(bytes(layout.directory.resolve()))
@@ -101,14 +107,20 @@ def storing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        reason = (
+            "the disk is full"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else error.strerror or str(error)
+        )
         raise StorageError(
             f"Cannot write the image cache {folder}: {reason}. Set NORMSCOPE_CACHE to a folder with room."
         ) from error
 
 
 def _open(entry: Path) -> Splits | None:
-    """The entry, or None if it is not there or not whole (a disk that lost bytes, a hand in the folder)."""
+    """The entry, or None if it is not there or not whole (a disk that lost bytes, a hand in the
+    folder).
+    """
     try:
         classes = tuple(json.loads((entry / "classes.json").read_text(encoding="utf-8")))
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
@@ -118,7 +130,9 @@ def _open(entry: Path) -> Splits | None:
 
 
 def _store(splits: Splits, entry: Path) -> None:
-    aside = entry.with_name(f"{entry.name}.partial")  # under the lock: what is there was left by a killed process
+    aside = entry.with_name(
+        f"{entry.name}.partial"
+    )  # under the lock: what is there was left by a killed process
     with storing(entry.parent):
         for leftover in (aside, entry):
             if leftover.exists():

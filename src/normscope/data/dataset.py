@@ -27,7 +27,9 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The two splits as a layout holds them: images uint8 [N, H, W, C], labels int64 [N] into `classes`."""
+    """The two splits as a layout holds them: images uint8 [N, H, W, C], labels int64 [N] into
+    `classes`.
+    """
 
     classes: tuple[str, ...]
     train_images: np.ndarray
@@ -43,13 +45,15 @@ class Dataset:
     Attributes:
         name: the name that `load` knows it by.
         classes: the class names; a label is an index into them.
-        train_images: uint8 [N, H, W, C], possibly memory-mapped (copy on write: the file is never changed).
+        train_images: uint8 [N, H, W, C], possibly memory-mapped (copy on write: the file is never
+            changed).
         train_labels: int64 [N].
         test_images: as `train_images`.
         test_labels: as `train_labels`.
         mean: per channel, of pixels in [0, 1]; what normalization subtracts.
         std: per channel, of pixels in [0, 1]; what normalization divides by.
-        fingerprint: hexadecimal, of classes, labels and images in their order: equal data is equal, however stored.
+        fingerprint: hexadecimal, of classes, labels and images in their order: equal data is equal,
+            however stored.
         source: one phrase for people, such as "CIFAR-10, Hugging Face parquet layout".
         recipe: what training on this data uses unless told otherwise.
     """
@@ -68,7 +72,8 @@ class Dataset:
 
 
 def select_classes(splits: Splits, classes: Sequence[str]) -> Splits:
-    """Only the images of `classes`, relabelled in the order given; all of them, unchanged, if none is named.
+    """Only the images of `classes`, relabelled in the order given; all of them, unchanged, if none
+    is named.
 
     Raises:
         InputError: for a class that is unknown or named twice, and for a single class.
@@ -82,7 +87,9 @@ def select_classes(splits: Splits, classes: Sequence[str]) -> Splits:
         if list(classes).count(name) > 1:
             raise InputError(f"Class {name!r} is named more than once. {known}")
     if len(classes) < 2:
-        raise InputError(f"Classification needs at least 2 classes; only {classes[0]!r} is named. {known}")
+        raise InputError(
+            f"Classification needs at least 2 classes; only {classes[0]!r} is named. {known}"
+        )
     relabel = np.full(len(splits.classes), -1, np.int64)
     relabel[[splits.classes.index(name) for name in classes]] = np.arange(len(classes))
     train, test = relabel[splits.train_labels], relabel[splits.test_labels]
@@ -100,8 +107,8 @@ def check(splits: Splits, where: str) -> Splits:
     """The same splits, if they can be trained on; `where` names them in the error.
 
     Raises:
-        InputError: for an empty split, splits of different image shapes, fewer than two classes, or a label that is
-            none of the classes.
+        InputError: for an empty split, splits of different image shapes, fewer than two classes, or
+            a label that is none of the classes.
     """
     for split, images, labels in (
         ("training", splits.train_images, splits.train_labels),
@@ -117,18 +124,26 @@ def check(splits: Splits, where: str) -> Splits:
                 f"labels run from 0 to {len(splits.classes) - 1}."
             )
     if len(splits.classes) < 2:
-        raise InputError(f"Classification needs at least 2 classes; {where} holds {len(splits.classes)}.")
+        raise InputError(
+            f"Classification needs at least 2 classes; {where} holds {len(splits.classes)}."
+        )
     if splits.train_images.shape[1:] != splits.test_images.shape[1:]:
-        shapes = ["x".join(map(str, images.shape[1:])) for images in (splits.train_images, splits.test_images)]
-        raise InputError(f"The training images of {where} are {shapes[0]} but its test images are {shapes[1]}.")
+        shapes = [
+            "x".join(map(str, images.shape[1:]))
+            for images in (splits.train_images, splits.test_images)
+        ]
+        raise InputError(
+            f"The training images of {where} are {shapes[0]} but its test images are {shapes[1]}."
+        )
     return splits
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation (of the population) per channel, of pixels in [0, 1].
 
-    Exact up to one rounding: the pixel values are counted, and the sums are integers. A constant channel gets the
-    standard deviation 1, as it is all zeros once its mean is subtracted and must not become NaN.
+    Exact up to one rounding: the pixel values are counted, and the sums are integers. A constant
+    channel gets the standard deviation 1, as it is all zeros once its mean is subtracted and must
+    not become NaN.
     """
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), np.int64)

@@ -20,7 +20,8 @@ from normscope.data.dataset import Dataset
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What one epoch does: entry i is about the i-th image that is shown. All int64 [N], `flips` bool [N].
+    """What one epoch does: entry i is about the i-th image that is shown. All int64 [N], `flips`
+    bool [N].
 
     Attributes:
         order: which image of the training split.
@@ -51,13 +52,17 @@ class EpochPlan:
         return self.order, self.tops, self.lefts, self.flips
 
 
-def plan_epoch(count: int, seed: int, epoch: int, crop_padding: int, horizontal_flip: bool) -> EpochPlan:
+def plan_epoch(
+    count: int, seed: int, epoch: int, crop_padding: int, horizontal_flip: bool
+) -> EpochPlan:
     """Draw one epoch over `count` images, on the CPU.
 
     Each purpose has its own generator, so the order does not depend on which augmentation is on.
     """
     order = torch.randperm(count, generator=_generator(seed, epoch, "order"))
-    offsets = torch.randint(2 * crop_padding + 1, (2, count), generator=_generator(seed, epoch, "crop"))
+    offsets = torch.randint(
+        2 * crop_padding + 1, (2, count), generator=_generator(seed, epoch, "crop")
+    )
     flips = torch.zeros(count, dtype=torch.bool)
     if horizontal_flip:
         flips = torch.randint(2, (count,), generator=_generator(seed, epoch, "flip")).bool()
@@ -67,8 +72,8 @@ def plan_epoch(count: int, seed: int, epoch: int, crop_padding: int, horizontal_
 class Batches:
     """A data set on a device, in batches.
 
-    On the CPU the images stay where they are (possibly memory-mapped, shared between processes); elsewhere they are
-    copied once, as uint8.
+    On the CPU the images stay where they are (possibly memory-mapped, shared between processes);
+    elsewhere they are copied once, as uint8.
 
     Attributes:
         train_batches: batches in an epoch, the last incomplete one among them.
@@ -94,11 +99,14 @@ class Batches:
         self._train_labels = _to_device(dataset.train_labels, device)
         self._test_images = _to_device(dataset.test_images, device)
         self._test_labels = _to_device(dataset.test_labels, device)
-        # (pixel / 255 - mean) / std as one multiplication and one addition per pixel. The constants are repeated for a
-        # whole row [W, C], as broadcasting over the 3 channels alone would be three times slower on the CPU.
+        # (pixel / 255 - mean) / std as one multiplication and one addition per pixel. The constants
+        # are repeated for a whole row [W, C], as broadcasting over the 3 channels alone would be
+        # three times slower on the CPU.
         width = dataset.train_images.shape[2]
         mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
-        self._scale = torch.tensor(1 / (255 * std), dtype=torch.float32, device=device).repeat(width, 1)
+        self._scale = torch.tensor(1 / (255 * std), dtype=torch.float32, device=device).repeat(
+            width, 1
+        )
         self._shift = torch.tensor(-mean / std, dtype=torch.float32, device=device).repeat(width, 1)
         self.train_batches = -(-len(self._train_images) // batch_size)
         self.test_batches = -(-len(self._test_images) // batch_size)
@@ -138,10 +146,13 @@ class Batches:
     def test_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """A batch of the test split, as `test` yields it, asked for as in `train_at`."""
         rows = self._rows(index, size)
-        return self._normalize(self._test_images.index_select(0, rows)), self._test_labels.index_select(0, rows)
+        return self._normalize(
+            self._test_images.index_select(0, rows)
+        ), self._test_labels.index_select(0, rows)
 
     def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every training image once, augmented, in an order that depends on `seed` and `epoch` alone.
+        """Every training image once, augmented, in an order that depends on `seed` and `epoch`
+        alone.
 
         Yields:
             images `dtype` [B, C, H, W] in channels_last memory, and labels int64 [B].
@@ -151,7 +162,8 @@ class Batches:
             yield self._augmented(plan.at(rows), crop)
 
     def test(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test split in its own order, as it is; only the first `limit` batches if that is given.
+        """The test split in its own order, as it is; only the first `limit` batches if that is
+        given.
 
         Yields:
             images `dtype` [B, C, H, W] in channels_last memory, and labels int64 [B].
@@ -162,10 +174,14 @@ class Batches:
             yield self._normalize(self._test_images[span]), self._test_labels[span]
 
     def _draw(self, seed: int, epoch: int) -> EpochPlan:
-        return plan_epoch(len(self._train_images), seed, epoch, self.crop_padding, self.horizontal_flip)
+        return plan_epoch(
+            len(self._train_images), seed, epoch, self.crop_padding, self.horizontal_flip
+        )
 
     def _new_crop(self) -> Crop:
-        return Crop(self._train_images, min(self.batch_size, len(self._train_images)), self.crop_padding)
+        return Crop(
+            self._train_images, min(self.batch_size, len(self._train_images)), self.crop_padding
+        )
 
     def _rows(self, index: Tensor, size: int) -> Tensor:
         return index * self.batch_size + self._slots[:size]
@@ -177,16 +193,25 @@ class Batches:
         return self._normalize(images), self._train_labels.index_select(0, shown.order)
 
     def _normalize(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] -> `dtype` [B, C, H, W]; the permutation of an NHWC tensor is channels_last as it is."""
-        return images.to(torch.float32).mul_(self._scale).add_(self._shift).to(self.dtype).permute(0, 3, 1, 2)
+        """uint8 [B, H, W, C] -> `dtype` [B, C, H, W]; the permutation of an NHWC tensor is
+        channels_last as it is.
+        """
+        return (
+            images.to(torch.float32)
+            .mul_(self._scale)
+            .add_(self._shift)
+            .to(self.dtype)
+            .permute(0, 3, 1, 2)
+        )
 
 
 class Crop:
-    """Gathers images and cuts one window out of each, in zero padding: a few kernels, however many images.
+    """Gathers images and cuts one window out of each, in zero padding: a few kernels, however many
+    images.
 
-    The batch is copied into the middle of a zeroed buffer [B, H + 2p, W + 2p, C]. A row of a crop is W*C consecutive
-    bytes of that buffer, so indexing a view of all its (overlapping) stretches of that length, one per pixel, copies
-    whole rows: an index per row, not per pixel.
+    The batch is copied into the middle of a zeroed buffer [B, H + 2p, W + 2p, C]. A row of a crop
+    is W*C consecutive bytes of that buffer, so indexing a view of all its (overlapping) stretches
+    of that length, one per pixel, copies whole rows: an index per row, not per pixel.
     """
 
     def __init__(self, images: Tensor, batch_size: int, padding: int):
@@ -194,14 +219,20 @@ class Crop:
         self._images = images
         self._padding = padding
         self._shape = (height, width, channels)
-        self._buffer = images.new_zeros((batch_size, height + 2 * padding, width + 2 * padding, channels))
+        self._buffer = images.new_zeros(
+            (batch_size, height + 2 * padding, width + 2 * padding, channels)
+        )
         pixels = self._buffer.numel() // channels
-        self._stretches = self._buffer.as_strided((pixels - width + 1, width * channels), (channels, 1))
+        self._stretches = self._buffer.as_strided(
+            (pixels - width + 1, width * channels), (channels, 1)
+        )
         self._rows = torch.arange(height, device=images.device)
         self._slots = torch.arange(batch_size, device=images.device)
 
     def __call__(self, order: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
-        """Images uint8 [B, H, W, C]: the window of image `order[i]` that starts at (`tops[i]`, `lefts[i]`)."""
+        """Images uint8 [B, H, W, C]: the window of image `order[i]` that starts at (`tops[i]`,
+        `lefts[i]`).
+        """
         size = len(order)
         height, width, _ = self._shape
         p = self._padding
@@ -213,7 +244,9 @@ class Crop:
 
 
 def _mirror(images: Tensor, flips: Tensor) -> Tensor:
-    """Images [B, H, W, C], those with `flips` [B] mirrored. Choosing whole images is faster than `torch.where`."""
+    """Images [B, H, W, C], those with `flips` [B] mirrored. Choosing whole images is faster than
+    `torch.where`.
+    """
     size = len(images)
     slots = torch.arange(size, device=images.device)
     return torch.cat((images, images.flip(2))).index_select(0, slots + size * flips)
@@ -225,5 +258,6 @@ def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    # torch warns about (and could write to) a read-only array; arrays of ours are writable or copy on write.
+    # torch warns about (and could write to) a read-only array; arrays of ours are writable or copy
+    # on write.
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)

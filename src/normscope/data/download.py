@@ -14,7 +14,9 @@ CHUNK_BYTES = 1 << 16
 
 
 class PoochBar:
-    """A `Bar` as pooch expects one: with a total that is set, and a `reset` before the end fills it exactly."""
+    """A `Bar` as pooch expects one: with a total that is set, and a `reset` before the end fills it
+    exactly.
+    """
 
     def __init__(self, bar: Bar):
         self._bar = bar
@@ -57,14 +59,24 @@ def fetch(archive: Archive, cache_dir: Path | None = None) -> Path:
     by_hand = "Or fetch it yourself and name its folder with --data-dir."
     label = f"Downloading {archive.file_name}"
     with locked(folder / archive.file_name), progress(label, is_bytes=True) as bar, storing(folder):
-        downloader: Any = pooch.HTTPDownloader(progressbar=cast(Any, PoochBar(bar)), chunk_size=CHUNK_BYTES)
+        downloader: Any = pooch.HTTPDownloader(
+            progressbar=cast(Any, PoochBar(bar)), chunk_size=CHUNK_BYTES
+        )
         try:
             path = pooch.retrieve(
-                archive.url, f"md5:{archive.md5}", archive.file_name, str(folder), downloader=downloader
+                archive.url,
+                f"md5:{archive.md5}",
+                archive.file_name,
+                str(folder),
+                downloader=downloader,
             )
         except requests.RequestException as error:
-            raise InputError(f"Cannot download {archive.url}: {type(error).__name__}. {by_hand}") from error
-        except ValueError as error:  # pooch's word for a checksum that does not match; it has removed the file
+            raise InputError(
+                f"Cannot download {archive.url}: {type(error).__name__}. {by_hand}"
+            ) from error
+        except (
+            ValueError
+        ) as error:  # pooch's word for a checksum that does not match; it has removed the file
             raise InputError(
                 f"What arrived from {archive.url} does not have the checksum md5:{archive.md5}; nothing was kept. "
                 f"Try again. {by_hand}"

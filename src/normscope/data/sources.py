@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normscope.data.cache import cached
-from normscope.data.dataset import Dataset, Recipe, Splits, channel_statistics, check, fingerprint, select_classes
+from normscope.data.dataset import (
+    Dataset,
+    Recipe,
+    Splits,
+    channel_statistics,
+    check,
+    fingerprint,
+    select_classes,
+)
 from normscope.data.layouts import binary, digits, folders, official, parquet, pickled
 from normscope.data.layouts.layout import Layout
 from normscope.errors import InputError, StorageError, lookup
@@ -43,12 +51,15 @@ def read_digits(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, 
         InputError: if a directory is given: these images need none.
     """
     if data_dir is not None:
-        raise InputError(f"The data 'digits' is embedded and reads no directory; {data_dir} was given. Leave it out.")
+        raise InputError(
+            f"The data 'digits' is embedded and reads no directory; {data_dir} was given. Leave it out."
+        )
     return digits.read(), "embedded in scikit-learn"
 
 
 def read_cifar10(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, str]:
-    """CIFAR-10 from a directory in any of its layouts; the official binary archive, downloaded once, without one.
+    """CIFAR-10 from a directory in any of its layouts; the official binary archive, downloaded
+    once, without one.
 
     Raises:
         InputError: if the directory holds no CIFAR-10, or the archive cannot be downloaded.
@@ -61,7 +72,10 @@ def read_cifar10(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits,
         data_dir = fetch(binary.CIFAR10, cache_dir).parent
     else:
         finders = [binary.find, pickled.find, *finders]
-        finders += [lambda directory: folders.find(directory, known), lambda directory: parquet.find(directory, known)]
+        finders += [
+            lambda directory: folders.find(directory, known),
+            lambda directory: parquet.find(directory, known),
+        ]
     splits, layout = _read_directory(data_dir, cache_dir, finders, CIFAR10_LAYOUTS)
     strange = set(splits.classes) - set(official.CLASSES)
     if splits.train_images.shape[1:] != official.SHAPE or strange:
@@ -85,7 +99,10 @@ def read_images(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, 
 
 
 def _read_directory(
-    directory: Path, cache_dir: Path | None, finders: Sequence[Callable[[Path], Layout | None]], expected: str
+    directory: Path,
+    cache_dir: Path | None,
+    finders: Sequence[Callable[[Path], Layout | None]],
+    expected: str,
 ) -> tuple[Splits, str]:
     """The splits in `directory` by the first finder that knows it, and the layout's name."""
     if not directory.is_dir():
@@ -99,8 +116,12 @@ def _read_directory(
     except StorageError:
         raise
     except OSError as error:
-        raise InputError(f"Cannot read {error.filename or directory}: {error.strerror or error}.") from error
-    held = f"holds {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" if names else "is empty"
+        raise InputError(
+            f"Cannot read {error.filename or directory}: {error.strerror or error}."
+        ) from error
+    held = (
+        f"holds {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" if names else "is empty"
+    )
     raise InputError(f"The data directory {directory} {held}. Expected: {expected}.")
 
 
@@ -115,7 +136,9 @@ DATASETS: Mapping[str, Source] = {
     "digits": Source(
         title="Handwritten digits (8x8)",
         read=read_digits,
-        recipe=Recipe(epochs=20, learning_rates=(0.01, 0.1, 1.0), crop_padding=1, horizontal_flip=False),
+        recipe=Recipe(
+            epochs=20, learning_rates=(0.01, 0.1, 1.0), crop_padding=1, horizontal_flip=False
+        ),
     ),
     "cifar10": Source(
         title="CIFAR-10",
@@ -129,7 +152,11 @@ DATASETS: Mapping[str, Source] = {
 
 
 def load(
-    name: str, *, data_dir: Path | None = None, classes: Sequence[str] = (), cache_dir: Path | None = None
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    classes: Sequence[str] = (),
+    cache_dir: Path | None = None,
 ) -> Dataset:
     """The data set called `name`.
 
@@ -137,7 +164,8 @@ def load(
         name: one of `DATASETS`.
         data_dir: the directory that holds the images.
         classes: keep only these, relabelled in this order; empty keeps all.
-        cache_dir: where decoded images and downloads are kept; see `cache.cache_directory` for the default.
+        cache_dir: where decoded images and downloads are kept; see `cache.cache_directory` for the
+            default.
 
     Raises:
         InputError: for an unknown name or class, and for a directory that does not hold the images.

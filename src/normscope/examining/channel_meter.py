@@ -9,7 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normscope.examining.moments_facts import TINY, batch_moments, eval_facts, joined, sample_moments
+from normscope.examining.moments_facts import (
+    TINY,
+    batch_moments,
+    eval_facts,
+    joined,
+    sample_moments,
+)
 from normscope.records.examination import Layer, Measured
 
 SET_BATCHES = 4
@@ -28,8 +34,12 @@ class Meter:
         self.call = 0
         self.shape_values: list[int] = []
         self.shape_samples: list[int] = []
-        self.reference: list[tuple[np.ndarray, ...]] = []  # per batch: mean, unbiased var, mean noise, var noise
-        self.evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []  # N, mean, within sum, var
+        self.reference: list[
+            tuple[np.ndarray, ...]
+        ] = []  # per batch: mean, unbiased var, mean noise, var noise
+        self.evaluated: list[
+            tuple[int, np.ndarray, np.ndarray, np.ndarray]
+        ] = []  # N, mean, within sum, var
         self.calls: list[list[tuple[np.ndarray, np.ndarray]]] = []
         self.dropped: list[np.ndarray] = []
         self.set_var: list[np.ndarray] = []
@@ -39,10 +49,14 @@ class Meter:
         self.padding: list[tuple[float, float]] = []
         self.masks: list[Tensor] = []
         self.samples = 0  # of the batch, where they are known
-        self.moves_axis_1: bool | None = None  # a LayerNorm of somebody's over channels that come first
+        self.moves_axis_1: bool | None = (
+            None  # a LayerNorm of somebody's over channels that come first
+        )
 
     def start(self, mode: str, masks: list[Tensor], samples: int = 0) -> None:
-        """A batch's forward begins, in mode "eval", "alone", "batch", "dropout" or "output" (nothing is gathered)."""
+        """A batch's forward begins, in mode "eval", "alone", "batch", "dropout" or "output"
+        (nothing is gathered).
+        """
         self.mode, self.call, self.masks, self.samples = mode, 0, masks, samples
 
     def observe(self, x: Tensor, y: Tensor) -> None:
@@ -77,7 +91,9 @@ class Meter:
         self.shape_values.append(_values_behind_one_statistic(self.layer, x))
         if new:
             self._first_call(x, y)
-        if (not self.per_channel or self.layer.kind == "instance") and len(self.set_var) < SET_BATCHES:
+        if (not self.per_channel or self.layer.kind == "instance") and len(
+            self.set_var
+        ) < SET_BATCHES:
             var, square = _set_moments(self.layer, x)
             self.set_var.append(var)
             self.set_square.append(square)
@@ -99,15 +115,21 @@ class Meter:
     def _first_call(self, x: Tensor, y: Tensor) -> None:
         self.first = (x[:1].detach().clone(), y[:1].detach().clone())
         values = x.detach().float().flatten()
-        self.facts["input_spread"] = _number((values - values[0]).std(correction=0))  # exactly 0 for a constant
+        self.facts["input_spread"] = _number(
+            (values - values[0]).std(correction=0)
+        )  # exactly 0 for a constant
         self.facts["output_spread"] = _normalized_spread(self.layer, self.module, y)
         if self.per_channel and x.ndim == 3 and x.shape[1] == x.shape[2]:
-            ratios = [_spread_ratio(x.float().std(dim=dims, correction=0)) for dims in ((0, 2), (0, 1))]
+            ratios = [
+                _spread_ratio(x.float().std(dim=dims, correction=0)) for dims in ((0, 2), (0, 1))
+            ]
             if all(math.isfinite(ratio) for ratio in ratios):
                 self.facts["axis_spread"] = tuple(ratios)
 
     def _pad(self, x: Tensor) -> None:
-        mask = next((m for m in self.masks if x.ndim >= 3 and m.shape == (len(x), x.shape[-1])), None)
+        mask = next(
+            (m for m in self.masks if x.ndim >= 3 and m.shape == (len(x), x.shape[-1])), None
+        )
         if mask is None:
             return
         shape = (len(x), 1, *(1,) * (x.ndim - 3), x.shape[-1])
@@ -117,7 +139,11 @@ class Meter:
         mean = (x.float() * real).sum(dims) / inside
         centred = (x.float() - mean.view(1, -1, *(1,) * (x.ndim - 2))) * real
         masked = centred.square().sum(dims) / inside
-        ratio = (x.float().var(dim=dims, correction=0).clamp_min(TINY) / masked.clamp_min(TINY)).log().abs()
+        ratio = (
+            (x.float().var(dim=dims, correction=0).clamp_min(TINY) / masked.clamp_min(TINY))
+            .log()
+            .abs()
+        )
         self.padding.append((1 - float(mask.float().mean()), float(ratio.median())))
 
     def measured(self) -> Measured | None:
@@ -132,9 +158,14 @@ class Meter:
         if len(self.calls) > 1:
             means = [np.mean([m for m, _ in entries], axis=0) for entries in self.calls]
             facts |= {"call_mean": np.stack(means)}
-            facts["call_var"] = np.stack([np.mean([v for _, v in entries], axis=0) for entries in self.calls])
+            facts["call_var"] = np.stack(
+                [np.mean([v for _, v in entries], axis=0) for entries in self.calls]
+            )
         if self.set_var:
-            facts |= {"set_var": _quantiles(self.set_var), "set_mean_square": _quantiles(self.set_square)}
+            facts |= {
+                "set_var": _quantiles(self.set_var),
+                "set_mean_square": _quantiles(self.set_square),
+            }
         if self.padding:
             facts |= {"padding": float(np.mean([p for p, _ in self.padding]))}
             facts["padding_effect"] = float(np.mean([effect for _, effect in self.padding]))
@@ -156,7 +187,9 @@ def _positions(x: Tensor) -> int:
 
 
 def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
-    """How many values one mean and variance are made of: per channel for batch, per sample and group for the others."""
+    """How many values one mean and variance are made of: per channel for batch, per sample and
+    group for the others.
+    """
     if layer.kind == "batch":
         return len(x) * _positions(x)
     if layer.kind == "instance":
@@ -167,9 +200,11 @@ def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
 
 
 def _normalizes_axis_1(layer: Layer, x: Tensor, y: Tensor) -> bool:
-    """Whether a layer that is not torch's own normalizes [N, C, ...] over C: by sizes, else by its output.
+    """Whether a layer that is not torch's own normalizes [N, C, ...] over C: by sizes, else by its
+    output.
 
-    Over the normalized axis the output has one mean square for every position; over another it varies.
+    Over the normalized axis the output has one mean square for every position; over another it
+    varies.
     """
     if x.ndim < 3 or layer.normalized_dims > 1 or x.shape[1] != layer.features:
         return False
@@ -180,7 +215,9 @@ def _normalizes_axis_1(layer: Layer, x: Tensor, y: Tensor) -> bool:
 
 
 def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Variance and mean square of every normalized set: one sample's channel, group or feature vector."""
+    """Variance and mean square of every normalized set: one sample's channel, group or feature
+    vector.
+    """
     values = x.detach().float()
     if layer.kind == "instance":
         sets = values.reshape(len(x) * x.shape[1], -1)
@@ -192,9 +229,13 @@ def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _normalized_spread(layer: Layer, module: nn.Module, y: Tensor) -> float | None:
-    """Standard deviation of the normalized value, the affine parameters taken out again; None where they are 0."""
+    """Standard deviation of the normalized value, the affine parameters taken out again; None where
+    they are 0.
+    """
     if layer.foreign and layer.kind in ("layer", "rms"):
-        return _number(y.float().std(correction=0))  # what its weight means is not known: Gemma scales by 1 + weight
+        return _number(
+            y.float().std(correction=0)
+        )  # what its weight means is not known: Gemma scales by 1 + weight
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     values = y.detach().float()
     shape = (1, -1, *(1,) * (y.ndim - 2)) if layer.kind in ("batch", "instance", "group") else (-1,)

@@ -17,9 +17,19 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.examining.forward_facts import ForwardRun
-from normscope.examining.layer_facts import describe_layers, describe_optimizer, normalization_layers, unwrap
+from normscope.examining.layer_facts import (
+    describe_layers,
+    describe_optimizer,
+    normalization_layers,
+    unwrap,
+)
 from normscope.examining.pair_facts import compare_outputs, make_pair, pair_layers, weight_distance
-from normscope.examining.sources_facts import compare_keys, describe_loader, layers_of_state, unwrap_state
+from normscope.examining.sources_facts import (
+    compare_keys,
+    describe_loader,
+    layers_of_state,
+    unwrap_state,
+)
 from normscope.records.examination import Examination, History, Layer, Pair
 from normscope.user_models.batch_reader import Batch, read_batches
 from normscope.user_models.state_guard import untouched, untouched_script
@@ -39,9 +49,10 @@ def examine(
     """Everything that the rules ask for about one model.
 
     Args:
-        model: the model, in any mode; wrapped in DistributedDataParallel, DataParallel or torch.compile, or not.
-        batches: yields tensors, (input, target) pairs or dicts; the first 16 are used. Give training batches: the
-            running statistics are compared with theirs.
+        model: the model, in any mode; wrapped in DistributedDataParallel, DataParallel or
+            torch.compile, or not.
+        batches: yields tensors, (input, target) pairs or dicts; the first 16 are used. Give
+            training batches: the running statistics are compared with theirs.
         optimizer: the one that trains the model.
         other: a model, a callable or a state_dict that should agree with the model.
         loader: the training loader; nothing is drawn from it.
@@ -63,14 +74,19 @@ def examine(
         layers = describe_layers(inner, optimizer)
         if read:
             run = ForwardRun(inner, layers, modules, read)
-            with untouched(inner):  # batch statistics were in use: what comes next must not see them
+            with untouched(
+                inner
+            ):  # batch statistics were in use: what comes next must not see them
                 forward = run.run()
             layers = tuple(
-                replace(layer, place=run.places.get(layer.name), measured=run.measured(layer.name)) for layer in layers
+                replace(layer, place=run.places.get(layer.name), measured=run.measured(layer.name))
+                for layer in layers
             )
         if other is not None:
             if isinstance(other, nn.Module):
-                stack.enter_context(untouched_script(other) if _is_script(other) else untouched(other))
+                stack.enter_context(
+                    untouched_script(other) if _is_script(other) else untouched(other)
+                )
             pair = _examine_pair(inner, layers, other, read)
     return Examination(
         model=type(inner).__name__,
@@ -98,7 +114,9 @@ def examine_state(state: Any, model: nn.Module | None = None, other: Any = None)
     if other is not None:
         other_state = unwrap_state(other)
         facts = pair_layers(layers, layers_of_state(other_state))
-        facts["weight_distance"] = weight_distance(state, other_state, {layer.name for layer in layers})
+        facts["weight_distance"] = weight_distance(
+            state, other_state, {layer.name for layer in layers}
+        )
         pair = make_pair(facts)
     versions = {"torch": str(torch.__version__)}
     return Examination(source="state_dict", layers=layers, keys=keys, pair=pair, versions=versions)
@@ -106,17 +124,25 @@ def examine_state(state: Any, model: nn.Module | None = None, other: Any = None)
 
 def examine_loader(loader: Any, world_size: int = 1, devices: int = 1) -> Examination:
     """What a data loader says, without drawing from it."""
-    return Examination(source="loader", loader=describe_loader(loader), world_size=world_size, devices=devices)
+    return Examination(
+        source="loader", loader=describe_loader(loader), world_size=world_size, devices=devices
+    )
 
 
-def _examine_pair(model: nn.Module, layers: tuple[Layer, ...], other: Any, batches: list[Batch]) -> Pair:
+def _examine_pair(
+    model: nn.Module, layers: tuple[Layer, ...], other: Any, batches: list[Batch]
+) -> Pair:
     if isinstance(other, Mapping):
         facts = pair_layers(layers, layers_of_state(unwrap_state(other)))
         state = unwrap_state(other)
-        facts["weight_distance"] = weight_distance(model.state_dict(), state, {layer.name for layer in layers})
+        facts["weight_distance"] = weight_distance(
+            model.state_dict(), state, {layer.name for layer in layers}
+        )
         return make_pair(facts)
     if not callable(other):
-        raise InputError(f"other must be a model, a callable or a state_dict, not a {type(other).__name__}.")
+        raise InputError(
+            f"other must be a model, a callable or a state_dict, not a {type(other).__name__}."
+        )
     facts = {}
     inner = unwrap(other) if isinstance(other, nn.Module) and not _is_script(other) else None
     if inner is not None:
@@ -136,7 +162,10 @@ def _is_script(module: nn.Module) -> bool:
 
 def _wrapper_facts(model: nn.Module) -> dict[str, Any]:
     if isinstance(model, nn.parallel.DistributedDataParallel):
-        return {"wrapper": "DistributedDataParallel", "broadcasts_buffers": bool(model.broadcast_buffers)}
+        return {
+            "wrapper": "DistributedDataParallel",
+            "broadcasts_buffers": bool(model.broadcast_buffers),
+        }
     if isinstance(model, nn.DataParallel):
         return {"wrapper": "DataParallel", "devices": len(model.device_ids) or 1}
     return {}

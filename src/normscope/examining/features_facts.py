@@ -18,15 +18,19 @@ KEEPS = ("activation", "dropout", "view")
 class Features:
     """Carries, beside the tensors of a forward, which feature of its source each value belongs to.
 
-    A source is a convolution or something that puts its features last; the numbers of its features go through the same
-    views, permutations and reshapes as the values do.
+    A source is a convolution or something that puts its features last; the numbers of its features
+    go through the same views, permutations and reshapes as the values do.
     """
 
     def __init__(self):
-        self._numbers: dict[int, Tensor] = {}  # {id of a tensor: the feature of each of its values, int16}
+        self._numbers: dict[
+            int, Tensor
+        ] = {}  # {id of a tensor: the feature of each of its values, int16}
         self._sizes: dict[int, int] = {}  # {id of a tensor: features of its source}
 
-    def follow(self, func: Callable[..., Any], name: str, kind: str, inputs: Any, outputs: list[Tensor]) -> None:
+    def follow(
+        self, func: Callable[..., Any], name: str, kind: str, inputs: Any, outputs: list[Tensor]
+    ) -> None:
         """One operation: `func(*args, **kwargs)` with inputs (args, kwargs) has made the outputs."""
         if name in CONVOLUTIONS:
             digits = [character for character in name if character.isdigit()]
@@ -47,7 +51,9 @@ class Features:
                 self._enter(made, self._numbers[id(first)], self._sizes[id(first)])
 
     def scattered(self, x: Tensor) -> bool:
-        """Axis 1 has as many entries as the source has features, and yet its entries are not the features."""
+        """Axis 1 has as many entries as the source has features, and yet its entries are not the
+        features.
+        """
         numbers = self._numbers.get(id(x))
         if numbers is None or x.ndim < 2 or x.shape[1] != self._sizes[id(x)] or x.shape[1] < 2:
             return False
@@ -63,13 +69,23 @@ class Features:
         numbers = torch.arange(size, dtype=torch.int16 if size < 2**15 else torch.int32)
         self._enter(made, numbers.reshape(shape).expand(made.shape).contiguous(), size)
 
-    def _move(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor]):
+    def _move(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outputs: list[Tensor],
+    ):
         if not args or not isinstance(args[0], Tensor) or id(args[0]) not in self._numbers:
             return
         size = self._sizes[id(args[0])]
         try:
             moved = list(tensors_in(func(self._numbers[id(args[0])], *args[1:], **kwargs)))
-        except (RuntimeError, TypeError, IndexError):  # not made for whole numbers on the CPU: no longer followed
+        except (
+            RuntimeError,
+            TypeError,
+            IndexError,
+        ):  # not made for whole numbers on the CPU: no longer followed
             return
         for made, numbers in zip(outputs, moved, strict=False):
             if made.shape == numbers.shape:

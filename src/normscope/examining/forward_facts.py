@@ -43,7 +43,11 @@ class ForwardRun:
     """The passes over one model's batches, and what they gathered."""
 
     def __init__(
-        self, model: nn.Module, layers: tuple[Layer, ...], modules: dict[str, nn.Module], batches: list[Batch]
+        self,
+        model: nn.Module,
+        layers: tuple[Layer, ...],
+        modules: dict[str, nn.Module],
+        batches: list[Batch],
     ):
         self.model, self.layers, self.modules, self.batches = model, layers, modules, batches
         self.meters = {layer.name: Meter(layer, modules[layer.name]) for layer in layers}
@@ -69,7 +73,9 @@ class ForwardRun:
         return Forward(
             batch_sizes=tuple(batch.samples for batch in self.batches),
             device=str(first_parameter.device) if first_parameter is not None else "cpu",
-            reduced_precision=any(str(p.dtype).removeprefix("torch.") in REDUCED for p in self.model.parameters()),
+            reduced_precision=any(
+                str(p.dtype).removeprefix("torch.") in REDUCED for p in self.model.parameters()
+            ),
             input_heterogeneity=_input_heterogeneity(self.batches),
             **target_facts([batch.target for batch in self.batches]),
             **self.facts,
@@ -81,7 +87,9 @@ class ForwardRun:
 
     @torch.no_grad()
     def _forward(self, batch: Batch, number: int, mode: str = "eval") -> Tensor | None:
-        """One forward; the model's main output as float32 [N, values] on the CPU, None where it has no such shape."""
+        """One forward; the model's main output as float32 [N, values] on the CPU, None where it has
+        no such shape.
+        """
         masks = [batch.mask] if batch.mask is not None else _trailing_zeros(batch)
         for meter in self.meters.values():
             meter.start(mode, masks, batch.samples)
@@ -90,13 +98,17 @@ class ForwardRun:
         except Exception as error:
             if mode != "eval":
                 raise
-            raise InputError(f"The model fails on batch {number} in eval mode: {one_line(error)}") from error
+            raise InputError(
+                f"The model fails on batch {number} in eval mode: {one_line(error)}"
+            ) from error
         tensor = main_tensor(output)
         self.scores &= tensor is not None and tensor.ndim == 2
         return rows(tensor, batch.samples)
 
     def _companions(self, whole: Tensor | None) -> None:
-        """Does a sample's output in eval mode depend on the samples beside it? And the trace, on a few samples."""
+        """Does a sample's output in eval mode depend on the samples beside it? And the trace, on a
+        few samples.
+        """
         batch = self.batches[0]
         few = batch.take(slice(0, TRACED_SAMPLES))
         for meter in self.meters.values():
@@ -113,32 +125,51 @@ class ForwardRun:
             return
         try:
             alone = self._forward(batch.take(slice(0, 1)), 0, "alone")
-        except Exception as error:  # a user's model may raise anything on a batch of one: that is the finding
-            self.facts["companions_failure"] = f"the model fails on a batch of one sample: {one_line(error)}"
+        except (
+            Exception
+        ) as error:  # a user's model may raise anything on a batch of one: that is the finding
+            self.facts["companions_failure"] = (
+                f"the model fails on a batch of one sample: {one_line(error)}"
+            )
             return
         self.facts["companions_difference"] = difference(whole[:1], alone)
 
     def _trace(self, batch: Batch) -> Trace:
-        """The trace of one forward: of a few samples where the model takes them, of the whole batch elsewhere."""
+        """The trace of one forward: of a few samples where the model takes them, of the whole batch
+        elsewhere.
+        """
         inputs = list(tensors_in((batch.args, batch.kwargs)))
         try:
             return trace(lambda: batch.forward(self.model), self.model, self.modules, inputs)
-        except Exception as error:  # exported programs, for example, take the batch size that they were made with
+        except (
+            Exception
+        ) as error:  # exported programs, for example, take the batch size that they were made with
             if batch is self.batches[0]:
-                raise InputError(f"The model fails when its forward is traced: {one_line(error)}") from error
+                raise InputError(
+                    f"The model fails when its forward is traced: {one_line(error)}"
+                ) from error
             return self._trace(self.batches[0])
 
-    def _with_batch_statistics(self) -> tuple[list[Tensor | None] | None, list[Tensor | None], Tensor | None]:
-        """(outputs with batch statistics, the same with other companions, their order); (None, ...) without any."""
+    def _with_batch_statistics(
+        self,
+    ) -> tuple[list[Tensor | None] | None, list[Tensor | None], Tensor | None]:
+        """(outputs with batch statistics, the same with other companions, their order); (None, ...)
+        without any.
+        """
         if not self.switched:
             return None, [], None
         try:
             with _train_mode(self.switched):
-                given = [self._forward(batch, number, "batch") for number, batch in enumerate(self.batches)]
+                given = [
+                    self._forward(batch, number, "batch")
+                    for number, batch in enumerate(self.batches)
+                ]
                 mixed = remix(self.batches)
                 again = [self._forward(batch, 0, "output") for batch in mixed[0]] if mixed else []
                 self._with_dropout()
-        except Exception as error:  # for example the ValueError of a batch with one value per channel
+        except (
+            Exception
+        ) as error:  # for example the ValueError of a batch with one value per channel
             self.facts["batch_failure"] = one_line(error)
             return None, [], None
         return given, again, mixed[1] if mixed else None
@@ -147,7 +178,9 @@ class ForwardRun:
         """How much dropout before a layer widens its input: a few batches with dropout on."""
         if not any(place.dropout_before for place in self.places.values()):
             return
-        dropouts: list[nn.Module] = [module for module in self.model.modules() if isinstance(module, _DropoutNd)]
+        dropouts: list[nn.Module] = [
+            module for module in self.model.modules() if isinstance(module, _DropoutNd)
+        ]
         with _train_mode(dropouts):
             for batch in self.batches[:DROPOUT_BATCHES]:
                 self._forward(batch, 0, "dropout")
@@ -175,9 +208,18 @@ def _observed(modules: dict[str, nn.Module], meters: dict[str, Meter]) -> Iterat
     handles = []
 
     def hook(meter: Meter) -> Callable[..., None]:
-        def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-            if x is not None and isinstance(output, Tensor) and x.ndim > 1 and output.shape == x.shape:
+        def observe(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
+            x = next(
+                (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None
+            )
+            if (
+                x is not None
+                and isinstance(output, Tensor)
+                and x.ndim > 1
+                and output.shape == x.shape
+            ):
                 meter.observe(x, output)
 
         return observe
@@ -193,7 +235,9 @@ def _observed(modules: dict[str, nn.Module], meters: dict[str, Meter]) -> Iterat
 
 @contextmanager
 def _train_mode(modules: list[nn.Module]) -> Iterator[None]:
-    """Only these modules in train mode; synchronized layers on this process's batch, without waiting for others."""
+    """Only these modules in train mode; synchronized layers on this process's batch, without
+    waiting for others.
+    """
     with ExitStack() as stack:
         for module in modules:
             stack.callback(setattr, module, "training", module.training)
@@ -205,7 +249,9 @@ def _train_mode(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def _trailing_zeros(batch: Batch) -> list[Tensor]:
-    """Masks [N, L] of the positions before the trailing all-zero ones, for sequences [N, C, L] and [N, L, C]."""
+    """Masks [N, L] of the positions before the trailing all-zero ones, for sequences [N, C, L] and
+    [N, L, C].
+    """
     x = next(tensors_in((batch.args, batch.kwargs)), None)
     if x is None or x.ndim != 3 or not x.is_floating_point():
         return []
@@ -223,7 +269,11 @@ def _input_heterogeneity(batches: list[Batch]) -> float | None:
         x = next(tensors_in((batch.args, batch.kwargs)), None)
         if x is None or not x.is_floating_point() or x.ndim < 2 or len(x) < 2:
             return None
-        columns.append(x.detach().double().flatten(2).mean(2).cpu().numpy() if x.ndim > 2 else x.double().cpu().numpy())
+        columns.append(
+            x.detach().double().flatten(2).mean(2).cpu().numpy()
+            if x.ndim > 2
+            else x.double().cpu().numpy()
+        )
     if len(columns) < 2 or len({column.shape[1] for column in columns}) != 1:
         return None
     grand = np.concatenate(columns).mean(0)

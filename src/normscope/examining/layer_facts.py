@@ -31,7 +31,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def switch_mode(model: nn.Module, *, training: bool) -> None:
-    """Call train() or eval(). An exported program, which has its mode built in and refuses, is left as it is.
+    """Call train() or eval(). An exported program, which has its mode built in and refuses, is left
+    as it is.
 
     Raises:
         InputError: if the model's own method raises anything else.
@@ -42,15 +43,18 @@ def switch_mode(model: nn.Module, *, training: bool) -> None:
     except NotImplementedError:
         return
     except Exception as error:  # it may be overridden by anybody
-        raise InputError(f"model.{name}() raises {type(error).__name__}: {str(error).splitlines()[:1]}") from error
+        raise InputError(
+            f"model.{name}() raises {type(error).__name__}: {str(error).splitlines()[:1]}"
+        ) from error
 
 
 def kind_of(module: nn.Module) -> str:
     """The kind of normalization layer that a module is, or "" for none.
 
-    torch's own are told by their class. Others are told by what they hold, not by their names: running statistics
-    make a batch normalization (detection libraries' frozen ones, for example); one weight vector and an epsilon,
-    with no module inside, make a layer or RMS normalization (those of transformers).
+    torch's own are told by their class. Others are told by what they hold, not by their names:
+    running statistics make a batch normalization (detection libraries' frozen ones, for example);
+    one weight vector and an epsilon, with no module inside, make a layer or RMS normalization
+    (those of transformers).
     """
     if isinstance(module, _BatchNorm):
         return "batch"
@@ -63,7 +67,12 @@ def kind_of(module: nn.Module) -> str:
         return "batch"
     weight = module._parameters.get("weight")
     vector = weight is not None and not is_lazy(weight) and weight.ndim == 1
-    if vector and foreign_eps(module) is not None and not module._modules and len(module._parameters) <= 2:
+    if (
+        vector
+        and foreign_eps(module) is not None
+        and not module._modules
+        and len(module._parameters) <= 2
+    ):
         return "layer" if module._parameters.get("bias") is not None else "rms"
     return ""
 
@@ -81,16 +90,22 @@ def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
         InputError: if a lazy layer has not seen its first batch, or the model is a TorchScript one.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("A TorchScript model cannot be examined: give the module that it was made from.")
+        raise InputError(
+            "A TorchScript model cannot be examined: give the module that it was made from."
+        )
     layers = {name: module for name, module in model.named_modules() if kind_of(module)}
     for name, module in layers.items():
         if any(is_lazy(value) for value in _values(module).values()):
-            raise InputError(f"Layer {name!r} is lazy and has no values yet: run the model on one batch first.")
+            raise InputError(
+                f"Layer {name!r} is lazy and has no values yet: run the model on one batch first."
+            )
     return layers
 
 
 def describe_layers(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[Layer, ...]:
-    """The static facts of every normalization layer. Calls `eval()` and `train()`: run it inside `untouched`."""
+    """The static facts of every normalization layer. Calls `eval()` and `train()`: run it inside
+    `untouched`.
+    """
     modules = normalization_layers(model)
     given = {name: module.training for name, module in modules.items()}
     switch_mode(model, training=False)
@@ -125,11 +140,17 @@ def describe_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Op
         InputError: if it is none.
     """
     groups = parameter_groups(optimizer)
-    steps = [state["step"] for state in optimizer.state.values() if isinstance(state, dict) and "step" in state]
+    steps = [
+        state["step"]
+        for state in optimizer.state.values()
+        if isinstance(state, dict) and "step" in state
+    ]
     return Optimizer(
         type=type(optimizer).__name__,
         holds=sum(id(parameter) in groups for parameter in model.parameters()),
-        weight_decays=tuple(sorted({float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups})),
+        weight_decays=tuple(
+            sorted({float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups})
+        ),
         steps=int(max(float(step) for step in steps)) if steps else None,
     )
 
@@ -144,7 +165,9 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     shape = getattr(module, "normalized_shape", None)
     weight = _values(module).get("weight")
     if kind in ("batch", "instance"):
-        features = getattr(module, "num_features", None) or _length(_values(module).get("running_mean"))
+        features = getattr(module, "num_features", None) or _length(
+            _values(module).get("running_mean")
+        )
     elif kind == "group":
         features = module.num_channels
     else:
@@ -156,19 +179,24 @@ def _settings(module: nn.Module) -> dict[str, Any]:
         "sync": isinstance(module, nn.SyncBatchNorm),
         "features": int(features),
         "groups": int(getattr(module, "num_groups", 0) or 0) if kind == "group" else 0,
-        "normalized_dims": len(shape) if isinstance(shape, tuple) else int(kind in ("layer", "rms")),
+        "normalized_dims": len(shape)
+        if isinstance(shape, tuple)
+        else int(kind in ("layer", "rms")),
         "eps": _eps(module),
         "momentum": float(momentum) if has_momentum and momentum is not None else None,
         "cumulative": has_momentum and momentum is None,
         "tracks": bool(tracks) if tracks is not None else None,
-        # A foreign layer without a momentum holds its statistics fixed in both modes (FrozenBatchNorm2d).
+        # A foreign layer without a momentum holds its statistics fixed in both modes
+        # (FrozenBatchNorm2d).
         "live": kind in ("batch", "instance") and has_momentum,
     }
 
 
 def _eps(module: nn.Module) -> float | None:
     if isinstance(module, nn.RMSNorm) and module.eps is None:
-        weight = module._parameters.get("weight")  # torch takes the machine epsilon of the input's type
+        weight = module._parameters.get(
+            "weight"
+        )  # torch takes the machine epsilon of the input's type
         return float(torch.finfo(weight.dtype if weight is not None else torch.float32).eps)
     return foreign_eps(module)
 
@@ -215,8 +243,8 @@ def _any_trainable(parameters: list[nn.Parameter]) -> bool | None:
 
 
 def _scopes(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
-    """For each normalization layer, the weights around it: those of the sibling before it, or else behind it, that has
-    any, or else of the smallest module around it that has.
+    """For each normalization layer, the weights around it: those of the sibling before it, or else
+    behind it, that has any, or else of the smallest module around it that has.
     """
     norms = {id(p) for module in modules.values() for p in module.parameters()}
 
@@ -246,11 +274,19 @@ def parameter_groups(optimizer: torch.optim.Optimizer | None) -> dict[int, float
     if optimizer is None:
         return {}
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(f"optimizer must be a torch.optim.Optimizer, not a {type(optimizer).__name__}.")
-    return {id(p): float(g.get("weight_decay") or 0.0) for g in optimizer.param_groups for p in g["params"]}
+        raise InputError(
+            f"optimizer must be a torch.optim.Optimizer, not a {type(optimizer).__name__}."
+        )
+    return {
+        id(p): float(g.get("weight_decay") or 0.0)
+        for g in optimizer.param_groups
+        for p in g["params"]
+    }
 
 
-def _optimized(module: nn.Module, scope: list[nn.Parameter], groups: dict[int, float]) -> dict[str, Any]:
+def _optimized(
+    module: nn.Module, scope: list[nn.Parameter], groups: dict[int, float]
+) -> dict[str, Any]:
     if not groups:
         return {}
     trainable = [p for p in module.parameters(recurse=False) if p.requires_grad]

@@ -8,14 +8,17 @@ from torch import Tensor
 
 TINY = 1e-30
 CANCELLATION = 100.0
-"""A squared mean so many times the variance leaves fp32 sums five digits of it; beyond, values are shifted first."""
+"""A squared mean so many times the variance leaves fp32 sums five digits of it; beyond, values are
+shifted first.
+"""
 
 
 def sample_moments(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and mean square of every sample's channels, float64 [N, C] each, of an input [N, C, ...].
+    """Mean and mean square of every sample's channels, float64 [N, C] each, of an input [N, C,
+    ...].
 
-    Where an offset dwarfs the spread, the sums run over values shifted by the first sample's mean: in fp32 the offset
-    would cancel the spread.
+    Where an offset dwarfs the spread, the sums run over values shifted by the first sample's mean:
+    in fp32 the offset would cancel the spread.
     """
     flat = x.detach().float().reshape(len(x), x.shape[1], -1)
     mean, square = _plain_moments(flat)
@@ -35,10 +38,12 @@ def _plain_moments(flat: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def joined(moments: tuple[np.ndarray, np.ndarray], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """The moments of samples, from those of rows of which each sample has several, one after the other.
+    """The moments of samples, from those of rows of which each sample has several, one after the
+    other.
 
-    A model that flattens tokens or patches into rows, [N, T, C] into [N T, C], gives a layer rows that are far from
-    independent: taken for samples, they would make any two batches look different.
+    A model that flattens tokens or patches into rows, [N, T, C] into [N T, C], gives a layer rows
+    that are far from independent: taken for samples, they would make any two batches look
+    different.
     """
     rows = len(moments[0])
     if samples < 1 or rows == samples or rows % samples:
@@ -48,14 +53,20 @@ def joined(moments: tuple[np.ndarray, np.ndarray], samples: int) -> tuple[np.nda
 
 
 def batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple[np.ndarray, ...]:
-    """(batch mean, unbiased batch variance, iid variance of that mean / variance, iid variance of its logarithm)."""
+    """(batch mean, unbiased batch variance, iid variance of that mean / variance, iid variance of
+    its logarithm).
+    """
     samples = len(mean)
     values = samples * positions
     batch_mean = mean.mean(0)
-    around = square - 2 * batch_mean * mean + batch_mean**2  # each sample's mean square around the batch mean
+    around = (
+        square - 2 * batch_mean * mean + batch_mean**2
+    )  # each sample's mean square around the batch mean
     var = around.mean(0) * values / max(values - 1, 1)
     safe = np.maximum(var, TINY)
-    if samples == 1:  # one sample says nothing of how samples differ: take its positions as independent
+    if (
+        samples == 1
+    ):  # one sample says nothing of how samples differ: take its positions as independent
         noise = np.full_like(var, 1 / max(values, 1))
         return batch_mean, var, noise, 2 * noise
     mean_noise = mean.var(0, ddof=1) / samples / safe
@@ -63,8 +74,12 @@ def batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple
     return batch_mean, var, mean_noise, np.maximum(var_noise, 2 / max(values - 1, 1))
 
 
-def eval_facts(evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Moments over all batches, and F of a one-way analysis of variance of sample means against batches."""
+def eval_facts(
+    evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Moments over all batches, and F of a one-way analysis of variance of sample means against
+    batches.
+    """
     if not evaluated:
         return {}
     sizes = np.array([size for size, *_ in evaluated], dtype=np.float64)
@@ -77,5 +92,7 @@ def eval_facts(evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]) 
     if len(sizes) > 1 and free > 0:
         inside = within.sum(0) / free
         floor = 1e-10 * np.maximum(facts["eval_var"], TINY)
-        facts["heterogeneity"] = np.where(inside > floor, between / (len(sizes) - 1) / np.maximum(inside, TINY), np.nan)
+        facts["heterogeneity"] = np.where(
+            inside > floor, between / (len(sizes) - 1) / np.maximum(inside, TINY), np.nan
+        )
     return facts

@@ -7,15 +7,43 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CONVOLUTIONS = {f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)} | {"convolution"}
-DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
-NORMS = {"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm", "local_response_norm"}
-POOLS = {f"{k}_pool{d}d" for k in ("avg", "max", "adaptive_avg", "adaptive_max", "lp") for d in (1, 2, 3)}
+DROPOUTS = {
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+}
+NORMS = {
+    "batch_norm",
+    "instance_norm",
+    "group_norm",
+    "layer_norm",
+    "rms_norm",
+    "local_response_norm",
+}
+POOLS = {
+    f"{k}_pool{d}d" for k in ("avg", "max", "adaptive_avg", "adaptive_max", "lp") for d in (1, 2, 3)
+}
 ACTIVATIONS = {
     "relu", "relu_", "relu6", "gelu", "silu", "elu", "elu_", "selu", "celu", "leaky_relu", "leaky_relu_", "prelu",
     "hardswish", "hardtanh", "hardtanh_", "hardsigmoid", "mish", "softplus", "sigmoid", "sigmoid_", "tanh", "tanh_",
     "rrelu", "threshold", "clamp", "clamp_", "glu", "softmax", "log_softmax", "logsigmoid", "softsign",
 }  # fmt: skip
-SAME_AXES = {"contiguous", "to", "float", "half", "bfloat16", "double", "type", "clone", "detach", "type_as", "alias"}
+SAME_AXES = {
+    "contiguous",
+    "to",
+    "float",
+    "half",
+    "bfloat16",
+    "double",
+    "type",
+    "clone",
+    "detach",
+    "type_as",
+    "alias",
+}
 OTHER_AXES = {
     "reshape", "view", "flatten", "transpose", "permute", "movedim", "unsqueeze", "squeeze", "__getitem__", "chunk",
     "split", "unbind", "expand", "swapaxes", "unflatten", "T", "mT", "select", "narrow", "view_as", "pixel_shuffle",
@@ -76,7 +104,11 @@ def _averages_all_positions(name: str, args: Sequence[Any], kwargs: dict[str, An
         dims = args[1] if len(args) > 1 else kwargs.get("dim")
         dims = (dims,) if isinstance(dims, int) else dims
         rank = args[0].ndim
-        return rank > 2 and isinstance(dims, tuple | list) and {d % rank for d in dims} == set(range(2, rank))
+        return (
+            rank > 2
+            and isinstance(dims, tuple | list)
+            and {d % rank for d in dims} == set(range(2, rank))
+        )
     size = args[1] if len(args) > 1 else kwargs.get("output_size")
     return size == 1 or (isinstance(size, tuple | list) and all(entry == 1 for entry in size))
 

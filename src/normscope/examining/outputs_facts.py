@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 MAX_FEATURES = 4096
-"""Outputs that are larger per sample are compared on a fixed selection of this many of their values."""
+"""Outputs that are larger per sample are compared on a fixed selection of this many of their
+values.
+"""
 
 OUTPUT_NAMES = ("logits", "out", "prediction_logits", "last_hidden_state", "pooler_output")
 
@@ -23,8 +25,14 @@ def main_output(output: Any, samples: int) -> Tensor | None:
 def main_tensor(output: Any) -> Tensor | None:
     """The output that matters: logits before anything else, the first tensor of several."""
     if isinstance(output, dict):
-        named = next((output[name] for name in OUTPUT_NAMES if isinstance(output.get(name), Tensor)), None)
-        return named if named is not None else next((v for v in output.values() if isinstance(v, Tensor)), None)
+        named = next(
+            (output[name] for name in OUTPUT_NAMES if isinstance(output.get(name), Tensor)), None
+        )
+        return (
+            named
+            if named is not None
+            else next((v for v in output.values() if isinstance(v, Tensor)), None)
+        )
     if isinstance(output, list | tuple):
         return next((value for value in output if isinstance(value, Tensor)), None)
     return output if isinstance(output, Tensor) else None
@@ -32,7 +40,12 @@ def main_tensor(output: Any) -> Tensor | None:
 
 def rows(tensor: Tensor | None, samples: int) -> Tensor | None:
     """The tensor as float32 [N, values] on the CPU; None without an axis of samples."""
-    if tensor is None or not tensor.is_floating_point() or not tensor.ndim or len(tensor) != samples:
+    if (
+        tensor is None
+        or not tensor.is_floating_point()
+        or not tensor.ndim
+        or len(tensor) != samples
+    ):
         return None
     flat = tensor.detach().reshape(samples, -1)
     stride = -(-flat.shape[1] // MAX_FEATURES) if flat.shape[1] else 1
@@ -46,7 +59,9 @@ def one_line(error: BaseException) -> str:
 
 
 def difference(reference: Tensor, other: Tensor | None) -> float | None:
-    """Relative L2 difference of two outputs; None where their shapes differ, or they are not finite."""
+    """Relative L2 difference of two outputs; None where their shapes differ, or they are not
+    finite.
+    """
     if other is None or reference.shape != other.shape:
         return None
     scale = reference.norm()
@@ -54,7 +69,9 @@ def difference(reference: Tensor, other: Tensor | None) -> float | None:
     return change if math.isfinite(change) else None
 
 
-def class_facts(in_eval: Tensor, in_batch: Tensor, in_mixed: Tensor | None, targets: list) -> dict[str, Any]:
+def class_facts(
+    in_eval: Tensor, in_batch: Tensor, in_mixed: Tensor | None, targets: list
+) -> dict[str, Any]:
     """How often two ways of normalizing predict another class, and which of them is right."""
     reference = in_batch if in_mixed is None else in_mixed
     classes = [output.argmax(1) for output in (in_eval, in_batch, reference)]
@@ -86,14 +103,18 @@ def is_class(target: Tensor | None) -> bool:
 
 
 def target_facts(targets: list[Tensor | None]) -> dict[str, Any]:
-    """Chi-square per degree of freedom of the labels against the batches: 1 if the labels are shuffled over them."""
+    """Chi-square per degree of freedom of the labels against the batches: 1 if the labels are
+    shuffled over them.
+    """
     if len(targets) < 2 or any(t is None or t.is_floating_point() or t.ndim != 1 for t in targets):
         return {}
     return label_facts([target.numpy() for target in targets if target is not None])
 
 
 def label_facts(labels: list[np.ndarray]) -> dict[str, Any]:
-    """The same from integer labels [N] per batch; {} where there is one class only, or a class per sample."""
+    """The same from integer labels [N] per batch; {} where there is one class only, or a class per
+    sample.
+    """
     classes, index = np.unique(np.concatenate(labels), return_inverse=True)
     sizes = [len(part) for part in labels]
     if not 2 <= len(classes) <= max(len(index) // 4, 2):

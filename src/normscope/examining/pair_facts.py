@@ -19,7 +19,9 @@ PAIR_BATCHES = 4
 
 
 def pair_layers(here: tuple[Layer, ...], there: tuple[Layer, ...]) -> dict[str, Any]:
-    """What two lists of layers say of each other: shared layers by name, and those that only one has."""
+    """What two lists of layers say of each other: shared layers by name, and those that only one
+    has.
+    """
     others = {layer.name: layer for layer in there}
     names = {layer.name for layer in here}
     return {
@@ -29,8 +31,12 @@ def pair_layers(here: tuple[Layer, ...], there: tuple[Layer, ...]) -> dict[str, 
     }
 
 
-def weight_distance(here: Mapping[str, Tensor], there: Mapping[str, Tensor], skip: set[str]) -> float | None:
-    """Relative L2 distance of the tensors that two states share by name and shape, normalization layers left out."""
+def weight_distance(
+    here: Mapping[str, Tensor], there: Mapping[str, Tensor], skip: set[str]
+) -> float | None:
+    """Relative L2 distance of the tensors that two states share by name and shape, normalization
+    layers left out.
+    """
     square, scale, shared = 0.0, 0.0, 0
     for name, tensor in here.items():
         other = there.get(name)
@@ -39,14 +45,20 @@ def weight_distance(here: Mapping[str, Tensor], there: Mapping[str, Tensor], ski
         if name.rpartition(".")[0] in skip:
             continue
         shared += 1
-        square += float((tensor.detach().double().cpu() - other.detach().double().cpu()).square().sum())
+        square += float(
+            (tensor.detach().double().cpu() - other.detach().double().cpu()).square().sum()
+        )
         scale += float(other.detach().double().square().sum())
     return math.sqrt(square / max(scale, 1e-30)) if shared else None
 
 
 @torch.no_grad()
-def compare_outputs(model: nn.Module, other: Callable[..., Any], batches: list[Batch]) -> dict[str, Any]:
-    """Relative difference of two models' outputs in eval mode. Both must already be inside `untouched`."""
+def compare_outputs(
+    model: nn.Module, other: Callable[..., Any], batches: list[Batch]
+) -> dict[str, Any]:
+    """Relative difference of two models' outputs in eval mode. Both must already be inside
+    `untouched`.
+    """
     for each in (model, other):
         if isinstance(each, nn.Module):
             switch_mode(each, training=False)
@@ -58,10 +70,15 @@ def compare_outputs(model: nn.Module, other: Callable[..., Any], batches: list[B
                 return {"output_failure": "their outputs have different shapes"}
             square += float((outputs[0] - outputs[1]).double().square().sum())
             scale += float(outputs[0].double().square().sum())
-    except Exception as error:  # the other model is the user's: what it raises is reported, not raised
+    except (
+        Exception
+    ) as error:  # the other model is the user's: what it raises is reported, not raised
         return {"output_failure": one_line(error)}
     difference = math.sqrt(square / max(scale, 1e-30))
-    return {"output_difference": difference, "other_companions_difference": _companions_difference(other, batches[0])}
+    return {
+        "output_difference": difference,
+        "other_companions_difference": _companions_difference(other, batches[0]),
+    }
 
 
 def _companions_difference(other: Callable[..., Any], batch: Batch) -> float | None:
@@ -80,7 +97,9 @@ def _companions_difference(other: Callable[..., Any], batch: Batch) -> float | N
 
 def make_pair(facts: dict[str, Any]) -> Pair:
     """The record, with what is not finite left out."""
-    plain: dict[str, Any] = {k: v for k, v in facts.items() if not (isinstance(v, float) and not math.isfinite(v))}
+    plain: dict[str, Any] = {
+        k: v for k, v in facts.items() if not (isinstance(v, float) and not math.isfinite(v))
+    }
     return Pair(**plain)
 
 
@@ -89,7 +108,9 @@ def _pair(here: Layer, there: Layer) -> PairedLayer:
         name=here.name,
         type=_class_name(here),
         other_type=_class_name(there),
-        statistics_equal=_all_equal((here.running_mean, there.running_mean), (here.running_var, there.running_var)),
+        statistics_equal=_all_equal(
+            (here.running_mean, there.running_mean), (here.running_var, there.running_var)
+        ),
         affine_equal=_all_equal((here.weight, there.weight), (here.bias, there.bias)),
         **_distances(here, there),
         at_initialization=here.at_initialization,
@@ -108,11 +129,17 @@ def _class_name(layer: Layer) -> str:
 
 def _all_equal(*pairs: tuple[np.ndarray | None, np.ndarray | None]) -> bool | None:
     present = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return all(a.shape == b.shape and np.array_equal(a, b, equal_nan=True) for a, b in present) if present else None
+    return (
+        all(a.shape == b.shape and np.array_equal(a, b, equal_nan=True) for a, b in present)
+        if present
+        else None
+    )
 
 
 def _distances(here: Layer, there: Layer) -> dict[str, float | None]:
-    """95% quantiles over the channels: of the means in the other's standard deviations, and of the log variances."""
+    """95% quantiles over the channels: of the means in the other's standard deviations, and of the
+    log variances.
+    """
     if not (here.tracked and there.tracked) or here.running_mean.shape != there.running_mean.shape:  # type: ignore[union-attr]
         return {}
     var, other_var = (np.maximum(layer.running_var, 1e-12) for layer in (here, there))  # type: ignore[type-var]

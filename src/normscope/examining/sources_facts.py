@@ -24,7 +24,8 @@ MAX_LABEL_BATCHES = 64
 
 
 def describe_loader(loader: Any) -> Loader:
-    """The facts of a loader, without drawing a batch from it. Labels are read where the dataset holds them as a list.
+    """The facts of a loader, without drawing a batch from it. Labels are read where the dataset
+    holds them as a list.
 
     Raises:
         InputError: if it is no loader: it has neither a batch size nor a sampler.
@@ -32,7 +33,9 @@ def describe_loader(loader: Any) -> Loader:
     sampler = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", None)
     size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
     if size is None and sampler is None:
-        raise InputError(f"loader must be a DataLoader or have a batch_size, not be a {type(loader).__name__}.")
+        raise InputError(
+            f"loader must be a DataLoader or have a batch_size, not be a {type(loader).__name__}."
+        )
     inner = getattr(loader, "sampler", sampler)
     dataset = getattr(loader, "dataset", None)
     shuffles = None
@@ -59,7 +62,9 @@ def layers_of_state(state: Mapping[str, Any]) -> tuple[Layer, ...]:
         InputError: if it is no state_dict: no mapping of names to tensors.
     """
     if not isinstance(state, Mapping):
-        raise InputError(f"A state_dict is a mapping of names to tensors, not a {type(state).__name__}.")
+        raise InputError(
+            f"A state_dict is a mapping of names to tensors, not a {type(state).__name__}."
+        )
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in state.items():
         if isinstance(value, Tensor):
@@ -67,7 +72,9 @@ def layers_of_state(state: Mapping[str, Any]) -> tuple[Layer, ...]:
             found[prefix][name] = value
     if not found:
         raise InputError("The state_dict holds no tensors.")
-    return tuple(_layer(name, tensors) for name, tensors in found.items() if set(STATISTICS) & set(tensors))
+    return tuple(
+        _layer(name, tensors) for name, tensors in found.items() if set(STATISTICS) & set(tensors)
+    )
 
 
 def unwrap_state(content: Any) -> Mapping[str, Any]:
@@ -85,18 +92,30 @@ def unwrap_state(content: Any) -> Mapping[str, Any]:
     for name in ("state_dict", "model_state_dict", "model", "module", "net", "ema", "model_ema"):
         if isinstance(content.get(name), Mapping):
             return unwrap_state(content[name])
-    raise InputError(f"The checkpoint holds no state_dict; its entries: {', '.join(map(str, islice(content, 12)))}.")
+    raise InputError(
+        f"The checkpoint holds no state_dict; its entries: {', '.join(map(str, islice(content, 12)))}."
+    )
 
 
 def compare_keys(state: Mapping[str, Any], model: nn.Module) -> Keys:
-    """Which entries of the model's state the state_dict lacks, which it has besides, and which have another shape."""
+    """Which entries of the model's state the state_dict lacks, which it has besides, and which have
+    another shape.
+    """
     wanted = model.state_dict()
     strip = "module." if state and all(str(key).startswith("module.") for key in state) else ""
-    given = {str(key).removeprefix(strip): value for key, value in state.items() if isinstance(value, Tensor)}
+    given = {
+        str(key).removeprefix(strip): value
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
     return Keys(
         missing=tuple(key for key in wanted if key not in given),
         unexpected=tuple(key for key in given if key not in wanted),
-        wrong_shape=tuple(key for key, value in given.items() if key in wanted and value.shape != wanted[key].shape),
+        wrong_shape=tuple(
+            key
+            for key, value in given.items()
+            if key in wanted and value.shape != wanted[key].shape
+        ),
     )
 
 
@@ -128,8 +147,12 @@ def _length(sized: Any) -> int | None:
 
 
 def _labels(dataset: Any) -> np.ndarray | None:
-    """Integer labels [N] of a dataset that holds them ready: `targets`, `labels`, or the last of its tensors."""
-    held = next((getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None)
+    """Integer labels [N] of a dataset that holds them ready: `targets`, `labels`, or the last of
+    its tensors.
+    """
+    held = next(
+        (getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None
+    )
     if held is None and isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
         held = dataset.tensors[-1]
     if held is None:
@@ -141,7 +164,9 @@ def _labels(dataset: Any) -> np.ndarray | None:
     return labels if usable else None
 
 
-def _order_facts(labels: np.ndarray | None, batch_size: int | None, shuffles: bool | None) -> dict[str, float]:
+def _order_facts(
+    labels: np.ndarray | None, batch_size: int | None, shuffles: bool | None
+) -> dict[str, float]:
     """How the labels lie in the order in which a loader without shuffling would give them."""
     if labels is None or shuffles or batch_size is None:
         return {}
@@ -157,7 +182,11 @@ def _order_facts(labels: np.ndarray | None, batch_size: int | None, shuffles: bo
 
 
 def _spread_out(labels: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches from all over an epoch, at most so many: those at its beginning may hold a single class."""
+    """Batches from all over an epoch, at most so many: those at its beginning may hold a single
+    class.
+    """
     starts = np.arange(0, len(labels) - batch_size + 1, batch_size)
-    picked = starts[np.linspace(0, len(starts) - 1, min(len(starts), MAX_LABEL_BATCHES)).astype(int)]
+    picked = starts[
+        np.linspace(0, len(starts) - 1, min(len(starts), MAX_LABEL_BATCHES)).astype(int)
+    ]
     return [labels[start : start + batch_size] for start in np.unique(picked)]

@@ -33,17 +33,26 @@ class Trace:
     """What one forward showed."""
 
     places: dict[str, Place]
-    batch_norm_calls: tuple[str, ...]  # where F.batch_norm(training=True) ran outside the known layers
+    batch_norm_calls: tuple[
+        str, ...
+    ]  # where F.batch_norm(training=True) ran outside the known layers
 
 
 @torch.no_grad()
-def trace(forward: Callable[[], Any], model: nn.Module, layers: dict[str, nn.Module], inputs: list[Tensor]) -> Trace:
-    """Run one forward and say where each layer stands. `inputs` are the tensors that the model is called with."""
+def trace(
+    forward: Callable[[], Any], model: nn.Module, layers: dict[str, nn.Module], inputs: list[Tensor]
+) -> Trace:
+    """Run one forward and say where each layer stands. `inputs` are the tensors that the model is
+    called with.
+    """
     recorder = _Recorder(layers, inputs)
     with _hooked(model, recorder), recorder:
         forward()
     shapes = recorder.shapes
-    places = {name: _place(name, nodes, shapes[name], recorder) for name, nodes in recorder.layer_nodes.items()}
+    places = {
+        name: _place(name, nodes, shapes[name], recorder)
+        for name, nodes in recorder.layer_nodes.items()
+    }
     return Trace(places, tuple(dict.fromkeys(recorder.batch_norm_calls)))
 
 
@@ -71,7 +80,11 @@ class _Recorder(TorchFunctionMode):
         name = name_of(func)
         if self.open:
             return result
-        if name in ("batch_norm", "_native_batch_norm_legit", "native_batch_norm") and batch_norm_trains(args, kwargs):
+        if name in (
+            "batch_norm",
+            "_native_batch_norm_legit",
+            "native_batch_norm",
+        ) and batch_norm_trains(args, kwargs):
             self.batch_norm_calls.append(self.stack[-1] if self.stack else "")
         outputs = list(tensors_in(result))
         if outputs:
@@ -90,7 +103,9 @@ class _Recorder(TorchFunctionMode):
             self.alive.append(tensor)
 
     def nodes_of(self, value: Any) -> tuple[Node, ...]:
-        return tuple(dict.fromkeys(self.made[id(t)] for t in tensors_in(value) if id(t) in self.made))
+        return tuple(
+            dict.fromkeys(self.made[id(t)] for t in tensors_in(value) if id(t) in self.made)
+        )
 
     def enter(self, module: nn.Module, name: str, args: Any) -> None:
         self.called.add(id(module))
@@ -124,12 +139,15 @@ def _hooked(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             label = known.get(id(module), name)
             handles.append(
                 module.register_forward_pre_hook(
-                    lambda m, args, kwargs, label=label: recorder.enter(m, label, (args, kwargs)), with_kwargs=True
+                    lambda m, args, kwargs, label=label: recorder.enter(m, label, (args, kwargs)),
+                    with_kwargs=True,
                 )
             )
             handles.append(
                 module.register_forward_hook(
-                    lambda m, args, kwargs, output, label=label: recorder.leave(m, label, (args, kwargs), output),
+                    lambda m, args, kwargs, output, label=label: recorder.leave(
+                        m, label, (args, kwargs), output
+                    ),
                     with_kwargs=True,
                 )
             )
@@ -139,7 +157,9 @@ def _hooked(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             handle.remove()
 
 
-def _place(name: str, nodes: list[Node], shape: tuple[tuple[int, ...], str], recorder: _Recorder) -> Place:
+def _place(
+    name: str, nodes: list[Node], shape: tuple[tuple[int, ...], str], recorder: _Recorder
+) -> Place:
     source, sole, moved = _source(nodes[0])
     children = recorder.layers[name].named_modules()
     return Place(
@@ -149,13 +169,19 @@ def _place(name: str, nodes: list[Node], shape: tuple[tuple[int, ...], str], rec
         bias_before=bool(source and source.bias),
         sole_consumer=sole and len(nodes) == 1,
         dropout_before=_largest_dropout(nodes[0]),
-        feeds=tuple(dict.fromkeys(reader.kind for node in nodes for reader in _readers(node, ("view", "axes")))),
+        feeds=tuple(
+            dict.fromkeys(
+                reader.kind for node in nodes for reader in _readers(node, ("view", "axes"))
+            )
+        ),
         added_to_a_shortcut=any(_reaches_addition(node) for node in nodes),
         pooled_next=any(reader.whole for reader in _readers(nodes[0], ("view", "axes"))),
         features_last=bool(source and source.kind in FEATURES_LAST and not moved),
         axes_moved=moved,
         features_scattered=recorder.scattered.get(name, False),
-        unused_children=tuple(child for child, module in children if child and id(module) not in recorder.called),
+        unused_children=tuple(
+            child for child, module in children if child and id(module) not in recorder.called
+        ),
         input_shape=shape[0],
         input_dtype=shape[1],
     )

@@ -14,14 +14,20 @@ from normscope.fused.functions import NAMES, AddReLU, BatchNormAddReLU
 from normscope.fused.library import Library, load
 
 STATISTICS_ONLY = "reads_statistics_only"
-"""Attribute of a forward hook, true where the hook reads nothing but its input and the batch statistics."""
+"""Attribute of a forward hook, true where the hook reads nothing but its input and the batch
+statistics.
+"""
 
 LEAST_NUMBERS = {nn.BatchNorm2d: 1 << 16, nn.Identity: 1 << 18}
-"""Smaller tensors spend more time in Python here than they win: they stay with the modules. Measured on one core."""
+"""Smaller tensors spend more time in Python here than they win: they stay with the modules.
+Measured on one core.
+"""
 
 
 def availability() -> str | None:
-    """None where the kernels can be used, else why not, in one phrase. Builds them the first time on a machine."""
+    """None where the kernels can be used, else why not, in one phrase. Builds them the first time
+    on a machine.
+    """
     library = load()
     return None if isinstance(library, Library) else str(library)
 
@@ -31,16 +37,18 @@ def normalize(
 ) -> Tensor | None:
     """activation(norm(x) + residual) in one step, or None where that is not ours to do.
 
-    Ours are training forwards with gradients, of an nn.BatchNorm2d on float32 or bfloat16 images [N, C, H, W] that are
-    channels_last on the CPU, followed by an nn.ReLU or no activation; and of nn.Identity with a residual and a ReLU, in
-    bfloat16 (1.2 to 1.3 times faster than two steps, with the same bits; in float32 nothing was to be won).
-    Tensors below LEAST_NUMBERS are left to the modules, which are faster there.
+    Ours are training forwards with gradients, of an nn.BatchNorm2d on float32 or bfloat16 images
+    [N, C, H, W] that are channels_last on the CPU, followed by an nn.ReLU or no activation; and of
+    nn.Identity with a residual and a ReLU, in bfloat16 (1.2 to 1.3 times faster than two steps,
+    with the same bits; in float32 nothing was to be won). Tensors below LEAST_NUMBERS are left to
+    the modules, which are faster there.
 
-    Hooks on the two modules see what they would see otherwise: with one of them, the step is not ours. The exception
-    are forward hooks of the normalization whose attribute `reads_statistics_only` is true. They are called as
-    hook(norm, (x,), output), must return None, and may read x, and `_saved_result1` and `_saved_result2` of
-    `output.grad_fn` (batch mean and inverse standard deviation, float32 [C]), but not the values of `output`, which is
-    behind the activation. A watched step then has the same bits as an unwatched one.
+    Hooks on the two modules see what they would see otherwise: with one of them, the step is not
+    ours. The exception are forward hooks of the normalization whose attribute
+    `reads_statistics_only` is true. They are called as hook(norm, (x,), output), must return None,
+    and may read x, and `_saved_result1` and `_saved_result2` of `output.grad_fn` (batch mean and
+    inverse standard deviation, float32 [C]), but not the values of `output`, which is behind the
+    activation. A watched step then has the same bits as an unwatched one.
     """
     library = load()
     if not isinstance(library, Library) or not (library.parallel or torch.get_num_threads() == 1):
@@ -51,9 +59,19 @@ def normalize(
         return None
     if _has_any_global_hook() or (activation is not None and _is_hooked(activation)):
         return None
-    if type(norm) is nn.Identity and activation is not None and residual is not None and not _is_hooked(norm):
+    if (
+        type(norm) is nn.Identity
+        and activation is not None
+        and residual is not None
+        and not _is_hooked(norm)
+    ):
         return AddReLU.apply(x, residual, library) if x.dtype is torch.bfloat16 else None
-    if type(norm) is nn.BatchNorm2d and _is_trained(norm) and x.numel() // x.shape[1] > 1 and _only_statistics(norm):
+    if (
+        type(norm) is nn.BatchNorm2d
+        and _is_trained(norm)
+        and x.numel() // x.shape[1] > 1
+        and _only_statistics(norm)
+    ):
         output = _batch_norm(norm, activation is not None, x, residual, library)
         for hook in norm._forward_hooks.values():
             hook(norm, (x,), output)
@@ -61,8 +79,12 @@ def normalize(
     return None
 
 
-def _batch_norm(norm: nn.BatchNorm2d, relu: bool, x: Tensor, residual: Tensor | None, library: Library) -> Tensor:
-    """The fused function with the running statistics, counter and momentum as in nn.BatchNorm2d.forward."""
+def _batch_norm(
+    norm: nn.BatchNorm2d, relu: bool, x: Tensor, residual: Tensor | None, library: Library
+) -> Tensor:
+    """The fused function with the running statistics, counter and momentum as in
+    nn.BatchNorm2d.forward.
+    """
     momentum = 0.0 if norm.momentum is None else norm.momentum
     running = None
     if norm.track_running_stats:
@@ -72,11 +94,15 @@ def _batch_norm(norm: nn.BatchNorm2d, relu: bool, x: Tensor, residual: Tensor | 
                 momentum = 1.0 / float(norm.num_batches_tracked)
         if norm.running_mean is not None and norm.running_var is not None:
             running = norm.running_mean, norm.running_var
-    return BatchNormAddReLU.apply(x, residual, norm.weight, norm.bias, running, momentum, norm.eps, relu, library)
+    return BatchNormAddReLU.apply(
+        x, residual, norm.weight, norm.bias, running, momentum, norm.eps, relu, library
+    )
 
 
 def _suits(x: Tensor, residual: Tensor | None) -> bool:
-    """Whether the tensors are dense matrices [N * H * W, C] of a known type, in a forward with gradients."""
+    """Whether the tensors are dense matrices [N * H * W, C] of a known type, in a forward with
+    gradients.
+    """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor:
         return False
     if x.device.type != "cpu" or x.dtype not in NAMES or x.dim() != 4 or x.numel() == 0:
@@ -98,19 +124,30 @@ def _is_trained(norm: nn.BatchNorm2d) -> bool:
         return False
     vectors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     return all(
-        vector is None or (vector.dtype == torch.float32 and vector.device.type == "cpu" and vector.is_contiguous())
+        vector is None
+        or (
+            vector.dtype == torch.float32 and vector.device.type == "cpu" and vector.is_contiguous()
+        )
         for vector in vectors
     )
 
 
 def _is_hooked(module: nn.Module) -> bool:
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
     )
 
 
 def _only_statistics(norm: nn.BatchNorm2d) -> bool:
     """Whether no hook is there but forward hooks that read statistics only."""
-    if norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks or norm._forward_hooks_with_kwargs:
+    if (
+        norm._forward_pre_hooks
+        or norm._backward_hooks
+        or norm._backward_pre_hooks
+        or norm._forward_hooks_with_kwargs
+    ):
         return False
     return all(getattr(hook, STATISTICS_ONLY, False) for hook in norm._forward_hooks.values())

@@ -15,7 +15,9 @@ NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 
 class _Plain:
-    """What a node's `_raw_saved_...` is for a tensor that no saved-tensor hook packed: reading it runs no code."""
+    """What a node's `_raw_saved_...` is for a tensor that no saved-tensor hook packed: reading it
+    runs no code.
+    """
 
     unpack_hook = None
 
@@ -23,11 +25,13 @@ class _Plain:
 class BatchNormAddReLU(torch.autograd.Function):
     """relu(batch_norm(x) + residual) in training mode; the residual and the ReLU may be absent.
 
-    x, residual and the output are [N, C, H, W], dense and channels_last in memory, float32 or bfloat16; the arithmetic,
-    the statistics and the parameters are float32. Ioffe and Szegedy 2015, algorithm 1.
+    x, residual and the output are [N, C, H, W], dense and channels_last in memory, float32 or
+    bfloat16; the arithmetic, the statistics and the parameters are float32. Ioffe and Szegedy 2015,
+    algorithm 1.
 
-    Like that of PyTorch's own function, its node in the graph holds the batch mean as `_saved_result1` and the inverse
-    standard deviation as `_saved_result2`, both float32 [C]; here also under saved-tensor hooks, which never see them.
+    Like that of PyTorch's own function, its node in the graph holds the batch mean as
+    `_saved_result1` and the inverse standard deviation as `_saved_result2`, both float32 [C]; here
+    also under saved-tensor hooks, which never see them.
     """
 
     @staticmethod
@@ -43,17 +47,23 @@ class BatchNormAddReLU(torch.autograd.Function):
         relu: bool,
         library: Library,
     ) -> Tensor:
-        """The output. Updates the running mean and variance in place, as nn.BatchNorm2d does with this momentum."""
+        """The output. Updates the running mean and variance in place, as nn.BatchNorm2d does with
+        this momentum.
+        """
         mean, inverse_std = torch.empty(2, x.shape[1])
         output = torch.empty_like(x)
         parameters = _parameters(x, weight, bias, mean, inverse_std, relu)
         parameters.momentum, parameters.eps = momentum, eps
         if running is not None:
-            parameters.running_mean, parameters.running_var = (buffer.data_ptr() for buffer in running)
+            parameters.running_mean, parameters.running_var = (
+                buffer.data_ptr() for buffer in running
+            )
         kernel = getattr(library.functions, f"normscope_forward_{NAMES[x.dtype]}")
         kernel(parameters, x.data_ptr(), _address(residual), output.data_ptr())
         if running is not None:
-            torch.autograd.graph.increment_version(running)  # the kernel wrote them behind autograd's back
+            torch.autograd.graph.increment_version(
+                running
+            )  # the kernel wrote them behind autograd's back
 
         ctx.relu, ctx.library = relu, library
         ctx._saved_result1, ctx._saved_result2 = mean, inverse_std
@@ -74,9 +84,19 @@ class BatchNormAddReLU(torch.autograd.Function):
         result = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         masked = None if output is None else torch.empty_like(x)
         parameters = _parameters(x, weight, bias, ctx._saved_result1, ctx._saved_result2, ctx.relu)
-        parameters.weight_gradient, parameters.bias_gradient = weight_gradient.data_ptr(), bias_gradient.data_ptr()
+        parameters.weight_gradient, parameters.bias_gradient = (
+            weight_gradient.data_ptr(),
+            bias_gradient.data_ptr(),
+        )
         kernel = getattr(ctx.library.functions, f"normscope_backward_{NAMES[x.dtype]}")
-        kernel(parameters, x.data_ptr(), _address(output), gradient.data_ptr(), _address(masked), _address(result))
+        kernel(
+            parameters,
+            x.data_ptr(),
+            _address(output),
+            gradient.data_ptr(),
+            _address(masked),
+            _address(result),
+        )
         residual_gradient = (gradient if masked is None else masked) if ctx.has_residual else None
         return (
             result,
@@ -88,14 +108,18 @@ class BatchNormAddReLU(torch.autograd.Function):
 
 
 class AddReLU(torch.autograd.Function):
-    """relu(x + residual), the same bits as in two steps; what a residual block without normalization ends in."""
+    """relu(x + residual), the same bits as in two steps; what a residual block without
+    normalization ends in.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, library: Library) -> Tensor:
         """The output, like x and residual dense in memory, of one shape, strides and type."""
         output = torch.empty_like(x)
         kernel = getattr(library.functions, f"normscope_add_relu_{NAMES[x.dtype]}")
-        kernel(x.numel(), torch.get_num_threads(), x.data_ptr(), residual.data_ptr(), output.data_ptr())
+        kernel(
+            x.numel(), torch.get_num_threads(), x.data_ptr(), residual.data_ptr(), output.data_ptr()
+        )
         ctx.library = library
         ctx.save_for_backward(output)
         return output
@@ -110,12 +134,23 @@ class AddReLU(torch.autograd.Function):
         gradient = _laid_out_like(output, gradient)
         masked = torch.empty_like(output)
         kernel = getattr(ctx.library.functions, f"normscope_relu_gradient_{NAMES[output.dtype]}")
-        kernel(output.numel(), torch.get_num_threads(), output.data_ptr(), gradient.data_ptr(), masked.data_ptr())
+        kernel(
+            output.numel(),
+            torch.get_num_threads(),
+            output.data_ptr(),
+            gradient.data_ptr(),
+            masked.data_ptr(),
+        )
         return masked, masked, None
 
 
 def _parameters(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, inverse_std: Tensor, relu: bool
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    inverse_std: Tensor,
+    relu: bool,
 ) -> Parameters:
     channels = x.shape[1]
     return Parameters(
@@ -135,7 +170,9 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _laid_out_like(x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in x's order in memory: a broadcast one, as behind average pooling, is written out."""
+    """The gradient in x's order in memory: a broadcast one, as behind average pooling, is written
+    out.
+    """
     if gradient.stride() == x.stride():
         return gradient
     return torch.empty_like(x).copy_(gradient)

@@ -20,11 +20,22 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 
-_POINTERS = ("weight", "bias", "running_mean", "running_var", "mean", "inverse_std", "weight_gradient", "bias_gradient")
+_POINTERS = (
+    "weight",
+    "bias",
+    "running_mean",
+    "running_var",
+    "mean",
+    "inverse_std",
+    "weight_gradient",
+    "bias_gradient",
+)
 
 
 class Parameters(ctypes.Structure):
-    """`Parameters` of kernels.cpp: numbers, and addresses of float32 vectors with one number per channel."""
+    """`Parameters` of kernels.cpp: numbers, and addresses of float32 vectors with one number per
+    channel.
+    """
 
     _fields_ = (
         ("rows", ctypes.c_int64),
@@ -54,8 +65,9 @@ class Library:
 def load() -> Library | Unavailable:
     """The kernels, or why there are none; settled once per process.
 
-    OpenMP is taken from the runtime that PyTorch has loaded, never a second one, whose threads would compete with
-    PyTorch's. Where that does not fit the compiler (Clang's OpenMP is another than GCC's), the kernels are serial.
+    OpenMP is taken from the runtime that PyTorch has loaded, never a second one, whose threads
+    would compete with PyTorch's. Where that does not fit the compiler (Clang's OpenMP is another
+    than GCC's), the kernels are serial.
     """
     reason = Unavailable("no C++ compiler")
     compiler = find_compiler()
@@ -77,7 +89,9 @@ def find_compiler() -> str | None:
 
 
 def cache_directory() -> Path:
-    """Where built kernels are kept: in the folder that NORMSCOPE_CACHE names, else in the platform's for caches."""
+    """Where built kernels are kept: in the folder that NORMSCOPE_CACHE names, else in the
+    platform's for caches.
+    """
     import pooch
 
     return Path(os.environ.get("NORMSCOPE_CACHE") or pooch.os_cache("normscope"), "kernels")
@@ -90,9 +104,17 @@ def _load(path: Path) -> ctypes.CDLL:
         raise Unavailable(f"the kernels do not load: {error}") from error
     for name in ("float", "bf16"):
         for entry, pointers in (("forward", 3), ("backward", 5)):
-            _declare(functions, f"{entry}_{name}", [ctypes.POINTER(Parameters), *[ctypes.c_void_p] * pointers])
+            _declare(
+                functions,
+                f"{entry}_{name}",
+                [ctypes.POINTER(Parameters), *[ctypes.c_void_p] * pointers],
+            )
         for entry in ("add_relu", "relu_gradient"):
-            _declare(functions, f"{entry}_{name}", [ctypes.c_int64, ctypes.c_int32, *[ctypes.c_void_p] * 3])
+            _declare(
+                functions,
+                f"{entry}_{name}",
+                [ctypes.c_int64, ctypes.c_int32, *[ctypes.c_void_p] * 3],
+            )
     return functions
 
 
@@ -116,7 +138,8 @@ def _built(compiler: str, parallel: bool) -> Path:
 
 
 def _flags(parallel: bool) -> list[str]:
-    # no contraction into fused multiply-adds: forward and backward must agree on the sign in front of a ReLU
+    # no contraction into fused multiply-adds: forward and backward must agree on the sign in front
+    # of a ReLU
     flags = [
         "-std=c++17",
         "-O3",
@@ -132,10 +155,14 @@ def _flags(parallel: bool) -> list[str]:
 
 
 def _key(compiler: str, flags: list[str]) -> str:
-    """A hash of all that the machine code depends on: machines that share a home directory each have their own."""
+    """A hash of all that the machine code depends on: machines that share a home directory each
+    have their own.
+    """
     try:
         cpu = next(
-            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith(("flags", "Features"))
         )
     except (OSError, StopIteration):
         cpu = platform.processor()
@@ -145,7 +172,9 @@ def _key(compiler: str, flags: list[str]) -> str:
 
 
 def _build(compiler: str, flags: list[str], path: Path) -> None:
-    """Build into a folder of our own and move into place, so that processes that build at once do not meet."""
+    """Build into a folder of our own and move into place, so that processes that build at once do
+    not meet.
+    """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         target, built = Path(folder, "kernels.o"), Path(folder, path.name)
         # linked without -fopenmp: the symbols come from the OpenMP runtime that PyTorch has loaded
@@ -158,5 +187,7 @@ def _build(compiler: str, flags: list[str], path: Path) -> None:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or [f"exit status {done.returncode}"]
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or [
+            f"exit status {done.returncode}"
+        ]
         raise Unavailable(f"the C++ compiler failed: {lines[0].strip()}")

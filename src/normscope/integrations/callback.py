@@ -15,9 +15,11 @@ from normscope.watching.watcher import Watcher
 
 
 class Watching:
-    """A watcher from the start of a training to its end. The arguments are those of `normscope.watch`.
+    """A watcher from the start of a training to its end. The arguments are those of
+    `normscope.watch`.
 
-    With `check="raise"` a fault ends the training behind the step in which it shows; what is recorded is written.
+    With `check="raise"` a fault ends the training behind the step in which it shows; what is
+    recorded is written.
 
     To be the first base of a callback, before the trainer's own.
     """
@@ -55,6 +57,8 @@ class Watching:
             self.watcher.mark(epoch=epoch)
 
     def _close(self, error: BaseException | None = None) -> None:
-        """Close the watcher; its recording stays. An error that ended the training is not hidden by a fault."""
+        """Close the watcher; its recording stays. An error that ended the training is not hidden by
+        a fault.
+        """
         if self.watcher is not None:
             self.watcher.__exit__(None if error is None else type(error), error, None)

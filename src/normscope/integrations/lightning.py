@@ -16,14 +16,17 @@ else:
         try:
             from pytorch_lightning.callbacks import Callback
         except ImportError:
-            raise InputError("The Lightning callback needs Lightning: pip install 'normscope[lightning]'.") from None
+            raise InputError(
+                "The Lightning callback needs Lightning: pip install 'normscope[lightning]'."
+            ) from None
 
 
 class WatchNormalization(Watching, Callback):
-    """Watches the module that a Trainer fits, from the start of training to its end, and marks the epochs.
+    """Watches the module that a Trainer fits, from the start of training to its end, and marks the
+    epochs.
 
-    Steps are those of the first optimizer. The arguments are those of `normscope.watch`; `watcher` is the watcher, and
-    its `recording` is there after training too.
+    Steps are those of the first optimizer. The arguments are those of `normscope.watch`; `watcher`
+    is the watcher, and its `recording` is there after training too.
     """
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

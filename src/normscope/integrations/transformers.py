@@ -13,15 +13,19 @@ else:
     try:
         from transformers import TrainerCallback
     except ImportError:
-        raise InputError("The Trainer callback needs transformers: pip install 'normscope[transformers]'.") from None
+        raise InputError(
+            "The Trainer callback needs transformers: pip install 'normscope[transformers]'."
+        ) from None
 
 
 class WatchNormalization(Watching, TrainerCallback):
-    """Watches the model that a Trainer trains, from the start of training to its end, and marks the epochs.
+    """Watches the model that a Trainer trains, from the start of training to its end, and marks the
+    epochs.
 
-    Many models of transformers have normalization classes of their own, such as LlamaRMSNorm: make them known with
-    `normscope.watching.watched_layers.register_normalization`, or name them in `layers`. The arguments are those of
-    `normscope.watch`; `watcher` is the watcher, and its `recording` is there after training too.
+    Many models of transformers have normalization classes of their own, such as LlamaRMSNorm: make
+    them known with `normscope.watching.watched_layers.register_normalization`, or name them in
+    `layers`. The arguments are those of `normscope.watch`; `watcher` is the watcher, and its
+    `recording` is there after training too.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **now: Any) -> None:

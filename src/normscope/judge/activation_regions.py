@@ -52,11 +52,13 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Regions:
-    """What of a layer's output lies in the regions of the activation behind it, all channels together.
+    """What of a layer's output lies in the regions of the activation behind it, all channels
+    together.
 
-    `named` is the fraction in the blog's region (None where it names none), `active` that in the region where the
-    derivative is above a tenth of its largest, `mean_derivative` the mean of the derivative over all values.
-    `via` are operations between the layer and the activation: with an addition there, other values enter it than these.
+    `named` is the fraction in the blog's region (None where it names none), `active` that in the
+    region where the derivative is above a tenth of its largest, `mean_derivative` the mean of the
+    derivative over all values. `via` are operations between the layer and the activation: with an
+    addition there, other values enter it than these.
     """
 
     layer: str
@@ -74,22 +76,28 @@ def layers_before_activations(recording: Recording) -> list[str]:
     return [
         name
         for name, info in recording.layers.items()
-        if info.activation in FUNCTIONS and {"histogram", "output_histogram"} & set(recording.statistics(name))
+        if info.activation in FUNCTIONS
+        and {"histogram", "output_histogram"} & set(recording.statistics(name))
     ]
 
 
-def measure(recording: Recording, layer: str, first: int | None = None, last: int | None = None) -> Regions:
+def measure(
+    recording: Recording, layer: str, first: int | None = None, last: int | None = None
+) -> Regions:
     """The regions of a layer's output between two steps.
 
     Raises:
-        InputError: for a layer that is not known, no activation is known to follow, or that has no histograms then.
+        InputError: for a layer that is not known, no activation is known to follow, or that has no
+            histograms then.
     """
     info = recording.layers[layer]
     if info.activation not in FUNCTIONS:
         raise InputError(f"No activation that is known here follows {layer}.")
     output = recording.distribution(layer, "output", bins=BINS, first=first, last=last)
     named = NAMED_REGIONS.get(info.activation)
-    shares = np.array([inside(output, *interval) for interval in active_region(info.activation)]).sum(0)
+    shares = np.array(
+        [inside(output, *interval) for interval in active_region(info.activation)]
+    ).sum(0)
     derivatives = mean_derivatives(output, info.activation)
     return Regions(
         layer=layer,
@@ -104,7 +112,9 @@ def measure(recording: Recording, layer: str, first: int | None = None, last: in
 
 
 def inside(output: ChannelDistributions, low: float, high: float) -> np.ndarray:
-    """The fraction [C] of each channel's values between two limits; values are spread evenly over their bins."""
+    """The fraction [C] of each channel's values between two limits; values are spread evenly over
+    their bins.
+    """
     fractions = []
     for edges, counts in zip(output.edges, output.counts, strict=True):
         cumulative = np.concatenate([[0.0], np.cumsum(counts)])
@@ -114,7 +124,9 @@ def inside(output: ChannelDistributions, low: float, high: float) -> np.ndarray:
 
 
 def mean_derivatives(output: ChannelDistributions, activation: str) -> np.ndarray:
-    """The mean derivative [C] over each channel's values: over a bin it is the activation's rise over the width."""
+    """The mean derivative [C] over each channel's values: over a bin it is the activation's rise
+    over the width.
+    """
     rises = np.diff(FUNCTIONS[activation](output.edges), axis=1) / np.diff(output.edges, axis=1)
     with np.errstate(invalid="ignore"):
         return (output.counts * rises).sum(1) / output.counts.sum(1)
@@ -122,7 +134,8 @@ def mean_derivatives(output: ChannelDistributions, activation: str) -> np.ndarra
 
 @functools.cache
 def active_region(activation: str) -> tuple[tuple[float, float], ...]:
-    """The intervals in which the magnitude of the derivative is above SHARE of its largest, to 1e-4 within [-20, 20].
+    """The intervals in which the magnitude of the derivative is above SHARE of its largest, to 1e-4
+    within [-20, 20].
 
     An interval that reaches the end of that range goes on to infinity.
     """

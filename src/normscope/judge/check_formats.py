@@ -71,7 +71,11 @@ def to_sarif(report: CheckReport) -> str:
         {
             "ruleId": finding.code,
             "level": SARIF_LEVELS[finding.severity],
-            "message": {"text": f"{finding.message} {_evidence(finding.evidence)} {finding.remedy}".replace("  ", " ")},
+            "message": {
+                "text": f"{finding.message} {_evidence(finding.evidence)} {finding.remedy}".replace(
+                    "  ", " "
+                )
+            },
             "locations": [{"logicalLocations": [_location(report.model, finding.layer)]}],
         }
         for finding in report
@@ -86,7 +90,11 @@ def to_github(report: CheckReport) -> str:
     lines = []
     for group in report.groups:
         finding = group.first
-        text = " ".join(filter(None, [finding.message, _layers(group), _evidence(group.evidence), finding.remedy]))
+        text = " ".join(
+            filter(
+                None, [finding.message, _layers(group), _evidence(group.evidence), finding.remedy]
+            )
+        )
         title = _escape(f"{finding.code} {finding.name}", properties=True)
         lines.append(f"::{GITHUB_LEVELS[finding.severity]} title={title}::{_escape(text)}")
     return "\n".join(lines)
@@ -96,7 +104,8 @@ def to_html(report: CheckReport) -> str:
     """One self-contained fragment with a table of causes."""
     rows = "".join(_row(group) for group in report.groups)
     missing = "".join(
-        f"<li>{html.escape(what)}: {html.escape(', '.join(codes))}</li>" for what, codes in _missing(report).items()
+        f"<li>{html.escape(what)}: {html.escape(', '.join(codes))}</li>"
+        for what, codes in _missing(report).items()
     )
     undecided = f"<p>Not enough data to tell. Missing:</p><ul>{missing}</ul>" if missing else ""
     heading = "<tr><th>severity</th><th>rule</th><th>found</th><th>layers</th><th>evidence</th><th>remedy</th></tr>"
@@ -118,12 +127,23 @@ def from_json(text: str, source: str) -> CheckReport:
     try:
         content = json.loads(text)
         findings = tuple(
-            Finding(**{**finding, "evidence": {name: _hashable(value) for name, value in finding["evidence"].items()}})
+            Finding(
+                **{
+                    **finding,
+                    "evidence": {
+                        name: _hashable(value) for name, value in finding["evidence"].items()
+                    },
+                }
+            )
             for finding in content["findings"]
         )
         undecided = tuple(Undecided(**entry) for entry in content["undecided"])
         report = CheckReport(
-            findings, undecided, content["model"], content["normalization_layers"], dict(content["versions"])
+            findings,
+            undecided,
+            content["model"],
+            content["normalization_layers"],
+            dict(content["versions"]),
         )
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         report = None
@@ -133,7 +153,9 @@ def from_json(text: str, source: str) -> CheckReport:
 
 
 def to_rows(report: CheckReport) -> dict[str, Any]:
-    """The report as plain values for a page: totals, a row for each cause, and what could not be told."""
+    """The report as plain values for a page: totals, a row for each cause, and what could not be
+    told.
+    """
     return {
         "model": report.model,
         "totals": _totals(report),
@@ -148,7 +170,9 @@ def to_rows(report: CheckReport) -> dict[str, Any]:
             }
             for group in report.groups
         ],
-        "undecided": [f"{missing}: {', '.join(codes)}" for missing, codes in _missing(report).items()],
+        "undecided": [
+            f"{missing}: {', '.join(codes)}" for missing, codes in _missing(report).items()
+        ],
         "versions": dict(report.versions),
     }
 
@@ -158,12 +182,19 @@ def _has_types(report: CheckReport) -> bool:
     texts = [report.model, *report.versions, *report.versions.values()]
     for finding in report.findings:
         texts += [finding.code, finding.name, finding.layer, finding.message, finding.remedy]
-    texts += [text for entry in report.undecided for text in (entry.code, entry.name, entry.missing)]
+    texts += [
+        text for entry in report.undecided for text in (entry.code, entry.name, entry.missing)
+    ]
     return (
         all(isinstance(text, str) for text in texts)
         and type(report.layers) is int
-        and all(finding.severity in SEVERITIES and isinstance(finding.evidence, dict) for finding in report.findings)
-        and all(_is_plain(value) for finding in report.findings for value in finding.evidence.values())
+        and all(
+            finding.severity in SEVERITIES and isinstance(finding.evidence, dict)
+            for finding in report.findings
+        )
+        and all(
+            _is_plain(value) for finding in report.findings for value in finding.evidence.values()
+        )
     )
 
 
@@ -201,14 +232,20 @@ def _layers(group: Group) -> str:
 
 
 def _evidence(evidence: Mapping[str, Any]) -> str:
-    shown = "; ".join(f"{name} {_value(value)}" for name, value in evidence.items() if value is not None)
+    shown = "; ".join(
+        f"{name} {_value(value)}" for name, value in evidence.items() if value is not None
+    )
     return f"evidence: {shown}" if shown else ""
 
 
 def _value(value: Any) -> str:
     if isinstance(value, tuple):
         numbers = len(value) == 2 and all(isinstance(entry, int | float) for entry in value)
-        return f"{_value(value[0])} to {_value(value[1])}" if numbers else ", ".join(map(_value, value))
+        return (
+            f"{_value(value[0])} to {_value(value[1])}"
+            if numbers
+            else ", ".join(map(_value, value))
+        )
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -230,12 +267,18 @@ def _totals(report: CheckReport) -> str:
 
 
 def _location(model: str, layer: str) -> dict[str, str]:
-    return {"name": layer or model or "model", "fullyQualifiedName": f"{model}.{layer}".strip("."), "kind": "module"}
+    return {
+        "name": layer or model or "model",
+        "fullyQualifiedName": f"{model}.{layer}".strip("."),
+        "kind": "module",
+    }
 
 
 def _escape(text: str, properties: bool = False) -> str:
     """GitHub's escapes: a newline or a percent sign would end or change the command."""
-    pairs = [("%", "%25"), ("\r", "%0D"), ("\n", "%0A")] + ([(":", "%3A"), (",", "%2C")] if properties else [])
+    pairs = [("%", "%25"), ("\r", "%0D"), ("\n", "%0A")] + (
+        [(":", "%3A"), (",", "%2C")] if properties else []
+    )
     for plain, escaped in pairs:
         text = text.replace(plain, escaped)
     return text

@@ -27,12 +27,13 @@ class Companion:
 
 
 class Claim:
-    """Base of the claims. The docstring of a claim says why its quantity measures it; its attributes say the rest.
+    """Base of the claims. The docstring of a claim says why its quantity measures it; its
+    attributes say the rest.
 
-    The quantity has one value for each arm and seed at a setting. Values are paired by seed; over several settings a
-    seed's differences are averaged, so that one test decides, and a setting that significantly says the opposite
-    (Holm-adjusted) leaves the claim open. So does a run whose value is infinite: an arm is not judged by the others. A
-    claim reads records and imports no torch.
+    The quantity has one value for each arm and seed at a setting. Values are paired by seed; over
+    several settings a seed's differences are averaged, so that one test decides, and a setting that
+    significantly says the opposite (Holm-adjusted) leaves the claim open. So does a run whose value
+    is infinite: an arm is not judged by the others. A claim reads records and imports no torch.
     """
 
     code: ClassVar[str]
@@ -47,11 +48,17 @@ class Claim:
     ratio: ClassVar[bool] = False  # arms are compared by value / value
     over: ClassVar[tuple[str, ...]] = ()  # knobs that are varied inside one value
     least: ClassVar[int] = 1  # values of those knobs without which there is no quantity
-    across: ClassVar[tuple[str, ...]] = ()  # knobs of other claims that may differ from setting to setting
+    across: ClassVar[
+        tuple[str, ...]
+    ] = ()  # knobs of other claims that may differ from setting to setting
     also: ClassVar[tuple[Companion, ...]] = ()
-    where_both_learn: ClassVar[bool] = False  # whether settings and seeds at which an arm does not learn say nothing
+    where_both_learn: ClassVar[bool] = (
+        False  # whether settings and seeds at which an arm does not learn say nothing
+    )
     arm_field: ClassVar[str] = "norm"
-    decides: ClassVar[str] = ""  # for the page, where it is another rule than that of one difference
+    decides: ClassVar[str] = (
+        ""  # for the page, where it is another rule than that of one difference
+    )
 
     def value(self, cell: Cell) -> float | None:
         """The quantity for one arm and seed at one setting; None where the records do not give it."""
@@ -66,11 +73,15 @@ class Claim:
         return run.norm
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
-        """The step in which the quantity is read on the runs of one setting, in its unit; 0 for a continuous one."""
+        """The step in which the quantity is read on the runs of one setting, in its unit; 0 for a
+        continuous one.
+        """
         return 0.0
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
-        """What a reader has to know of the settings that the verdict is on, beside what is said of any."""
+        """What a reader has to know of the settings that the verdict is on, beside what is said of
+        any.
+        """
         return ()
 
     def judge(self, evidence: Evidence) -> Verdict:
@@ -80,9 +91,18 @@ class Claim:
         dead = [group for group in found if self.where_both_learn and idle(group, learners)]
         groups = [group for group in found if group not in dead]
         resolution = max((self.resolution(runs_of(group)) for group in groups), default=0.0)
-        summary = Summary(self._value_of_learners if self.where_both_learn else self.value, groups, arms, self.ratio)
+        summary = Summary(
+            self._value_of_learners if self.where_both_learn else self.value,
+            groups,
+            arms,
+            self.ratio,
+        )
         if not summary.groups:
-            needs = settings_to_learn_at(found, learners) if found and not groups else self._missing(evidence)
+            needs = (
+                settings_to_learn_at(found, learners)
+                if found and not groups
+                else self._missing(evidence)
+            )
             return self._verdict(evidence, "cannot tell", needs=_finite(summary) or needs)
         estimate = summary.estimate(self._margin, resolution)
         settings = self._settings(summary, resolution) if not summary.endless else ()
@@ -127,17 +147,25 @@ class Claim:
         cells = [cell for arm in arms for cell in group.arms[arm].values()]
         return bool(cells) and max(len(cell.runs) for cell in cells) >= self.least
 
-    def _decide(self, estimate: Estimate, settings: tuple[Reading, ...], resolution: float) -> tuple[Outcome, str]:
+    def _decide(
+        self, estimate: Estimate, settings: tuple[Reading, ...], resolution: float
+    ) -> tuple[Outcome, str]:
         outcome = self._outcome(estimate)
         if outcome == "cannot tell":
             more = self._more_seeds(estimate)
             if more is None and resolution >= self._margin:
-                return outcome, f"finer steps: it is read in steps of {resolution:.2g} {self.unit}, which is too coarse"
+                return (
+                    outcome,
+                    f"finer steps: it is read in steps of {resolution:.2g} {self.unit}, which is too coarse",
+                )
             return outcome, _seeds(more, estimate)
         opposite = {"supported": "contradicted", "contradicted": "supported"}.get(outcome)
         against = [reading.label for reading in settings if reading.outcome == opposite]
         if against:
-            return "cannot tell", f"one setting to speak of: on average {outcome}, but {opposite} at {against[0]}"
+            return (
+                "cannot tell",
+                f"one setting to speak of: on average {outcome}, but {opposite} at {against[0]}",
+            )
         return outcome, ""
 
     def _more_seeds(self, estimate: Estimate) -> int | None:
@@ -152,7 +180,10 @@ class Claim:
 
     def _settings(self, summary: Summary, resolution: float) -> tuple[Reading, ...]:
         many = len(summary.groups)
-        estimates = [summary.estimate_of(group, self._margin, resolution, tests=many) for group in summary.groups]
+        estimates = [
+            summary.estimate_of(group, self._margin, resolution, tests=many)
+            for group in summary.groups
+        ]
         adjusted = statistics.holm_estimates(estimates)
         return tuple(
             Reading(
@@ -167,14 +198,21 @@ class Claim:
             for group, estimate in zip(summary.groups, adjusted, strict=True)
         )
 
-    def _companion(self, item: Companion, groups: Sequence[Group], arms: tuple[str, str]) -> Reading:
+    def _companion(
+        self, item: Companion, groups: Sequence[Group], arms: tuple[str, str]
+    ) -> Reading:
         summary = Summary(item.value, groups, arms, item.ratio)
         estimate = summary.estimate(0.0, 0.0)
         effect, interval = estimate.effect, estimate.interval
         if item.ratio:
-            effect, interval = math.exp(effect), interval and (math.exp(interval[0]), math.exp(interval[1]))
+            effect, interval = (
+                math.exp(effect),
+                interval and (math.exp(interval[0]), math.exp(interval[1])),
+            )
         known = math.isfinite(effect)
-        return Reading(item.label, item.unit, effect if known else None, interval, estimate.n, estimate.p)
+        return Reading(
+            item.label, item.unit, effect if known else None, interval, estimate.n, estimate.p
+        )
 
     def _shown(self, effect: float) -> float | None:
         if not math.isfinite(effect):

@@ -80,7 +80,8 @@ def _entry(claim: Claim) -> str:
         f"> {claim.statement}",
         "",
         f"- Source: {claim.source.title}, {claim.source.link}",
-        f"- Quantity: {claim.quantity}." + ("" if claim.decides else f" {supports} {first} supports the claim."),
+        f"- Quantity: {claim.quantity}."
+        + ("" if claim.decides else f" {supports} {first} supports the claim."),
         f"- Why this one: {' '.join((inspect.getdoc(claim) or '').split())}",
         f"- Needs: {needs}.",
         f"- {rule[bool(claim.decides)]}",

@@ -11,7 +11,9 @@ import numpy as np
 from normscope.records.run import RunRecord
 
 THRESHOLD_SHARE = 0.95
-"""The accuracy that counts as reached: this share of the first norm's mean final accuracy at the same rate."""
+"""The accuracy that counts as reached: this share of the first norm's mean final accuracy at the
+same rate.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class RunSummary:
 class GroupSummary:
     """One norm at one learning rate, over its seeds. Means leave diverged and unfinished runs out.
 
-    `epochs_to_threshold` is the mean over the finished runs, and None where one of them never got there: leaving that
-    run out would make the arm look faster than it is. `reached_threshold` counts those that did.
+    `epochs_to_threshold` is the mean over the finished runs, and None where one of them never got
+    there: leaving that run out would make the arm look faster than it is. `reached_threshold`
+    counts those that did.
     """
 
     norm: str
@@ -50,7 +53,9 @@ class GroupSummary:
     threshold: float | None
     epochs_to_threshold: float | None
     reached_threshold: int
-    gradient_norm_variation: float | None  # mean over runs of the coefficient of variation over epochs
+    gradient_norm_variation: (
+        float | None
+    )  # mean over runs of the coefficient of variation over epochs
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,21 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, with null for what is missing."""
-        return asdict(self) | {"threshold": {str(rate): value for rate, value in self.threshold.items()}}
+        return asdict(self) | {
+            "threshold": {str(rate): value for rate, value in self.threshold.items()}
+        }
 
 
-def summarize(runs: Sequence[RunRecord], norms: Sequence[str], learning_rates: Sequence[float]) -> Comparison:
-    """Summarize the runs of a grid, given in its order; the first norm is the one that sets the threshold."""
+def summarize(
+    runs: Sequence[RunRecord], norms: Sequence[str], learning_rates: Sequence[float]
+) -> Comparison:
+    """Summarize the runs of a grid, given in its order; the first norm is the one that sets the
+    threshold.
+    """
     thresholds = {rate: _threshold(runs, norms[0], rate) for rate in learning_rates}
-    groups = tuple(_group(runs, norm, rate, thresholds[rate]) for rate in learning_rates for norm in norms)
+    groups = tuple(
+        _group(runs, norm, rate, thresholds[rate]) for rate in learning_rates for norm in norms
+    )
     described = next((run for run in runs if run.meta.get("data")), None)
     meta = described.meta if described is not None else {}
     spec = runs[0].spec
@@ -82,10 +95,16 @@ def summarize(runs: Sequence[RunRecord], norms: Sequence[str], learning_rates: S
         runs=tuple(_run(run, thresholds[run.learning_rate]) for run in runs),
         groups=groups,
         threshold=thresholds,
-        data={"name": spec["data"], "fingerprint": spec.get("data_fingerprint"), **meta.get("data", {})},
+        data={
+            "name": spec["data"],
+            "fingerprint": spec.get("data_fingerprint"),
+            **meta.get("data", {}),
+        },
         model={
             "name": spec["model"],
-            "parameters": {run.norm: run.meta["parameters"] for run in runs if "parameters" in run.meta},
+            "parameters": {
+                run.norm: run.meta["parameters"] for run in runs if "parameters" in run.meta
+            },
             **{key: spec.get(key) for key in _MODEL_FIELDS},
         },
         hardware=environment.get("hardware", {}) | {"precision": spec.get("precision")},
@@ -93,15 +112,23 @@ def summarize(runs: Sequence[RunRecord], norms: Sequence[str], learning_rates: S
     )
 
 
-_MODEL_FIELDS = ("activation", "block", "widths", "blocks_per_stage", "initialization", "initialization_scale")
+_MODEL_FIELDS = (
+    "activation",
+    "block",
+    "widths",
+    "blocks_per_stage",
+    "initialization",
+    "initialization_scale",
+)
 
 
 def epochs_to_reach(accuracy: np.ndarray, threshold: float | None) -> float | None:
-    """Epochs until the accuracy first reaches the threshold, linear between epochs; None if it never does.
+    """Epochs until the accuracy first reaches the threshold, linear between epochs; None if it
+    never does.
 
     Args:
-        accuracy: test accuracy after each epoch, [epochs]. Before the first epoch nothing is known, so an arm that is
-            there after one epoch took one.
+        accuracy: test accuracy after each epoch, [epochs]. Before the first epoch nothing is known,
+            so an arm that is there after one epoch took one.
         threshold: a fraction, or None where there is nothing to reach.
     """
     if threshold is None:
@@ -117,7 +144,9 @@ def epochs_to_reach(accuracy: np.ndarray, threshold: float | None) -> float | No
 
 
 def gradient_variation(run: RunRecord) -> float | None:
-    """Coefficient of variation over epochs of the stem-gradient norm after each epoch's last step (sample std)."""
+    """Coefficient of variation over epochs of the stem-gradient norm after each epoch's last step
+    (sample std).
+    """
     norms = run.column("stem_gradient")
     if len(norms) < 2 or not np.isfinite(norms).all() or norms.mean() == 0:
         return None
@@ -125,7 +154,9 @@ def gradient_variation(run: RunRecord) -> float | None:
 
 
 def _of(runs: Sequence[RunRecord], norm: str, rate: float, status: str) -> list[RunRecord]:
-    return [run for run in runs if (run.norm, run.learning_rate, run.status) == (norm, rate, status)]
+    return [
+        run for run in runs if (run.norm, run.learning_rate, run.status) == (norm, rate, status)
+    ]
 
 
 def _threshold(runs: Sequence[RunRecord], norm: str, rate: float) -> float | None:
@@ -133,9 +164,13 @@ def _threshold(runs: Sequence[RunRecord], norm: str, rate: float) -> float | Non
     return None if mean is None else THRESHOLD_SHARE * mean
 
 
-def _group(runs: Sequence[RunRecord], norm: str, rate: float, threshold: float | None) -> GroupSummary:
+def _group(
+    runs: Sequence[RunRecord], norm: str, rate: float, threshold: float | None
+) -> GroupSummary:
     finished = _of(runs, norm, rate, "finished")
-    accuracies = [accuracy for run in finished if (accuracy := run.final("test_accuracy")) is not None]
+    accuracies = [
+        accuracy for run in finished if (accuracy := run.final("test_accuracy")) is not None
+    ]
     times = [epochs_to_reach(run.column("test_accuracy"), threshold) for run in finished]
     return GroupSummary(
         norm=norm,
@@ -165,7 +200,9 @@ def _run(run: RunRecord, threshold: float | None) -> RunSummary:
         train_loss=run.final("train_loss"),
         seconds=float(np.nansum(seconds)) if len(seconds) else None,
         epochs_to_threshold=(
-            epochs_to_reach(run.column("test_accuracy"), threshold) if run.status == "finished" else None
+            epochs_to_reach(run.column("test_accuracy"), threshold)
+            if run.status == "finished"
+            else None
         ),
         diverged_step=run.meta.get("diverged_step"),
         error=run.meta.get("error"),

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from normscope.records.examination import Pair, PairedLayer
 
 MEAN_LIMIT, VAR_LIMIT = 0.25, 0.35
-"""From here on statistics are said to part: those of `check`, far above what a running average's noise makes."""
+"""From here on statistics are said to part: those of `check`, far above what a running average's
+noise makes.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,9 @@ class Difference:
     def text(self) -> str:
         """The table, and in a sentence where it begins."""
         width = max([len("layer"), *(len(layer.name) for layer in self.pair.layers)])
-        lines = [f"  {'layer':<{width}}  means apart (sd)  ln var apart  updates {self.good} / {self.bad}  eps"]
+        lines = [
+            f"  {'layer':<{width}}  means apart (sd)  ln var apart  updates {self.good} / {self.bad}  eps"
+        ]
         lines += [_row(layer, width) for layer in self.pair.layers]
         for names, where in ((self.pair.only_here, self.bad), (self.pair.only_there, self.good)):
             if names:
@@ -39,13 +43,18 @@ class Difference:
 
     def json(self) -> str:
         """Everything that is known of the pair."""
-        return json.dumps({"good": self.good, "bad": self.bad, "differs": bool(self), **asdict(self.pair)}, indent=2)
+        return json.dumps(
+            {"good": self.good, "bad": self.bad, "differs": bool(self), **asdict(self.pair)},
+            indent=2,
+        )
 
     def _sentence(self) -> str:
         if not self.pair.layers:
             return "They share no normalization layer with running statistics."
         weights = self.pair.weight_distance
-        apart = "" if weights is None else f" Their other weights are {weights:.2g} apart (relative)."
+        apart = (
+            "" if weights is None else f" Their other weights are {weights:.2g} apart (relative)."
+        )
         if not self.parted:
             return f"No layer's statistics part.{apart}"
         n, of = len(self.parted), len(self.pair.layers)
@@ -54,7 +63,8 @@ class Difference:
 
 def _parts(layer: PairedLayer) -> bool:
     far = (layer.mean_distance or 0) > MEAN_LIMIT or (layer.var_distance or 0) > VAR_LIMIT
-    # A distance that could not be taken, of values that are not equal, is one of NaN or of different widths.
+    # A distance that could not be taken, of values that are not equal, is one of NaN or of
+    # different widths.
     unknown = layer.statistics_equal is False and layer.mean_distance is None
     known_types = bool(layer.type and layer.other_type) and layer.type != layer.other_type
     return far or unknown or known_types or layer.eps != layer.other_eps

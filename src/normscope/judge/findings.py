@@ -53,7 +53,9 @@ class Group:
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """Evidence by name: the value where all agree, else (smallest, largest) of numbers, else the values."""
+        """Evidence by name: the value where all agree, else (smallest, largest) of numbers, else
+        the values.
+        """
         values: dict[str, list[Any]] = {}
         for finding in self.findings:
             for name, value in finding.evidence.items():
@@ -125,7 +127,11 @@ class CheckReport:
             CheckError: with one line per cause.
         """
         if self.errors:
-            lines = [f"{g.first.code} {g.first.name}: {g.first.message}" for g in self.groups if g.first in self.errors]
+            lines = [
+                f"{g.first.code} {g.first.name}: {g.first.message}"
+                for g in self.groups
+                if g.first in self.errors
+            ]
             raise CheckError("; ".join(lines))
 
     def text(self) -> str:

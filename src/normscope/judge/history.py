@@ -16,7 +16,8 @@ TINY = 1e-12
 
 
 def read_history(recording: Any) -> History:
-    """The facts of a recording, of a watcher that has one, or of what a loop's observer has counted.
+    """The facts of a recording, of a watcher that has one, or of what a loop's observer has
+    counted.
 
     Raises:
         InputError: if it is none of them.
@@ -26,7 +27,9 @@ def read_history(recording: Any) -> History:
     if not isinstance(recording, Recording):
         recording = getattr(recording, "recording", recording)
     if not isinstance(recording, Recording):
-        raise InputError(f"recording must be a normscope.Recording, not a {type(recording).__name__}.")
+        raise InputError(
+            f"recording must be a normscope.Recording, not a {type(recording).__name__}."
+        )
     broken: dict[str, int] = {}
     for row in recording.non_finite:
         if "gradient" not in str(row["statistic"]):  # those a scaler skips
@@ -38,7 +41,9 @@ def read_history(recording: Any) -> History:
 
 
 def with_counts(recorded: History, counted: History) -> History:
-    """A recording's facts with what was counted on the host in place of what the recording only samples."""
+    """A recording's facts with what was counted on the host in place of what the recording only
+    samples.
+    """
     own = {layer.name: layer for layer in counted.layers}
     layers = [_with_counts(layer, own.pop(layer.name, None)) for layer in recorded.layers]
     return replace(counted, layers=(*layers, *own.values()))
@@ -98,7 +103,9 @@ def _updates(read: Read) -> tuple[int, int | None]:
 
 
 def _modes(read: Read) -> tuple[int, int | None, bool, int | None]:
-    """(steps in eval mode, scaled from those recorded; the first of them; whether it began so; when it then moved)."""
+    """(steps in eval mode, scaled from those recorded; the first of them; whether it began so; when
+    it then moved).
+    """
     if "training" not in read or "num_batches_tracked" not in read:
         return 0, None, False, None
     steps, training = read["training"]
@@ -117,17 +124,21 @@ def _modes(read: Read) -> tuple[int, int | None, bool, int | None]:
 
 
 def _lag(read: Read, eps: float) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """95% quantile over the channels of |running mean - batch mean| / sd, at every step that has both."""
+    """95% quantile over the channels of |running mean - batch mean| / sd, at every step that has
+    both.
+    """
     if not {"running_mean", "batch_mean", "batch_var"} <= set(read):
         return (), ()
     common = sorted(set(read["running_mean"][0]) & set(read["batch_mean"][0]))
     at = {name: _rows(read[name], common) for name in ("running_mean", "batch_mean", "batch_var")}
-    z = np.abs(at["running_mean"] - at["batch_mean"]) / np.sqrt(np.maximum(at["batch_var"], 0) + eps)
+    z = np.abs(at["running_mean"] - at["batch_mean"]) / np.sqrt(
+        np.maximum(at["batch_var"], 0) + eps
+    )
     finite = np.isfinite(np.atleast_2d(z)).reshape(len(common), -1).all(1)
     values = np.quantile(z[finite], 0.95, axis=1) if finite.any() else np.array([])
-    return tuple(int(s) for s, keep in zip(common, np.asarray(finite).tolist(), strict=True) if keep), tuple(
-        float(v) for v in values
-    )
+    return tuple(
+        int(s) for s, keep in zip(common, np.asarray(finite).tolist(), strict=True) if keep
+    ), tuple(float(v) for v in values)
 
 
 def _rows(read: tuple[np.ndarray, np.ndarray], steps: list[int]) -> np.ndarray:
@@ -147,7 +158,9 @@ def _gradient_zero(read: Read) -> bool | None:
 
 
 def _rank_distance(recording: Recording, name: str) -> float | None:
-    """The largest distance of a rank's last running mean from the first rank's, in standard deviations."""
+    """The largest distance of a rank's last running mean from the first rank's, in standard
+    deviations.
+    """
     known = recording.statistics(name)
     if len(recording.ranks) < 2 or not {"running_mean", "running_var"} <= set(known):
         return None

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from normscope.judge.activation_regions import BINS, active_region, inside, layers_before_activations, measure
+from normscope.judge.activation_regions import (
+    BINS,
+    active_region,
+    inside,
+    layers_before_activations,
+    measure,
+)
 from normscope.records.recording import Recording
 from normscope.records.recording_distribution import ChannelDistributions
 from normscope.records.run import RunRecord
@@ -20,8 +26,10 @@ COLUMNS = (
     "layer", "channel", "input_mean", "input_std", "output_mean", "output_std", "running_mean", "running_var", "weight",
     "bias", "active_share",
 )  # fmt: skip
-"""Of the table: one row per channel. Input and output over the last epoch, parameters and buffers at its end,
-`active_share` of the output where the following activation passes more than a tenth of its largest gradient."""
+"""Of the table: one row per channel. Input and output over the last epoch, parameters and buffers
+at its end, `active_share` of the output where the following activation passes more than a tenth of
+its largest gradient.
+"""
 
 Row = dict[str, float | int | str | None]
 
@@ -52,7 +60,9 @@ def accuracies(run: RunRecord) -> dict[str, Any]:
 
 
 def regions_of(recordings: Mapping[str, Sequence[Recording]]) -> list[dict[str, Any]]:
-    """The activation regions of each layer that an activation follows, by norm, seed, and first and last epoch."""
+    """The activation regions of each layer that an activation follows, by norm, seed, and first and
+    last epoch.
+    """
     rows = []
     for norm, own in recordings.items():
         for seed, recording in enumerate(own):
@@ -75,23 +85,34 @@ def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
         known = recording.statistics(layer)
         output = recording.distribution(layer, "output", bins=BINS, first=first, last=last)
         channels = output.channels
-        own: dict[str, np.ndarray] = dict(zip(("output_mean", "output_std"), moments(output), strict=True))
+        own: dict[str, np.ndarray] = dict(
+            zip(("output_mean", "output_std"), moments(output), strict=True)
+        )
         if "histogram" in known:
             given = recording.distribution(layer, "input", bins=BINS, first=first, last=last)
             own["input_mean"], own["input_std"] = moments(given)
         for name in ("running_mean", "running_var", "weight", "bias"):
             if name in known:
                 own[name] = recording.query(layer, name)[1][-1][channels]
-        if (activation := recording.layers[layer].activation) and layer in layers_before_activations(recording):
-            own["active_share"] = np.sum([inside(output, *part) for part in active_region(activation)], axis=0)
+        if (
+            activation := recording.layers[layer].activation
+        ) and layer in layers_before_activations(recording):
+            own["active_share"] = np.sum(
+                [inside(output, *part) for part in active_region(activation)], axis=0
+            )
         for place, channel in enumerate(channels):
-            values = {name: _plain(float(own[name][place])) if name in own else None for name in COLUMNS[2:]}
+            values = {
+                name: _plain(float(own[name][place])) if name in own else None
+                for name in COLUMNS[2:]
+            }
             rows.append({"layer": layer, "channel": channel, **values})
     return rows
 
 
 def moments(distribution: ChannelDistributions) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [C] of the binned values, each taken as spread evenly over its bin."""
+    """Mean and standard deviation [C] of the binned values, each taken as spread evenly over its
+    bin.
+    """
     centres = (distribution.edges[:, 1:] + distribution.edges[:, :-1]) / 2
     widths = np.diff(distribution.edges, axis=1)
     with np.errstate(invalid="ignore"):
@@ -107,7 +128,9 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer.writerow(COLUMNS)
     for row in rows:
         values = [row[name] for name in COLUMNS]
-        writer.writerow(["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values])
+        writer.writerow(
+            ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values]
+        )
     return text.getvalue()
 
 

@@ -17,13 +17,16 @@ NEEDS = {
     "loader": "the training loader",
     "history": "a recording",
 }
-"""What a rule may lack, as the report says it. Without a second model, rules about two of them do not apply."""
+"""What a rule may lack, as the report says it. Without a second model, rules about two of them do
+not apply.
+"""
 
 
 class Rule:
     """Base of the rules. The docstring of a rule says what it detects; its attributes say the rest.
 
-    A rule reads the record that it is given and nothing else: it runs no model and does not import torch.
+    A rule reads the record that it is given and nothing else: it runs no model and does not import
+    torch.
     """
 
     code: ClassVar[str]
@@ -37,7 +40,9 @@ class Rule:
     replaces: ClassVar[tuple[str, ...]] = ()  # codes of the first catalogue
     mend: ClassVar[str] = ""  # the function that mends it
     needs: ClassVar[str] = ""  # a key of NEEDS, "other" or "keys"
-    kinds: ClassVar[tuple[str, ...]] = ("batch",)  # kinds of layer that it is about; empty: any model
+    kinds: ClassVar[tuple[str, ...]] = (
+        "batch",
+    )  # kinds of layer that it is about; empty: any model
 
     def applies(self, seen: Examination) -> bool:
         """The model has what the rule is about."""
@@ -75,9 +80,19 @@ class Rule:
         remedy: str = "",
         **evidence: Any,
     ) -> Finding:
-        """A finding of this rule. Layers with one cause share the message word for word; numbers are evidence."""
+        """A finding of this rule. Layers with one cause share the message word for word; numbers
+        are evidence.
+        """
         plain = {name: _plain(value) for name, value in evidence.items()}
-        return Finding(self.code, self.name, severity or self.severity, layer, message, plain, remedy or self.remedy)
+        return Finding(
+            self.code,
+            self.name,
+            severity or self.severity,
+            layer,
+            message,
+            plain,
+            remedy or self.remedy,
+        )
 
     def undecided(self, missing: str) -> Undecided:
         """The rule cannot tell for want of this."""
@@ -103,7 +118,9 @@ def has_live_batch_norm(seen: Examination) -> bool:
 
 
 def deliberately_frozen(layer: Layer, seen: Examination) -> bool:
-    """The layer's statistics stand still by intention: in eval mode inside a model in train mode, or fixed for good."""
+    """The layer's statistics stand still by intention: in eval mode inside a model in train mode,
+    or fixed for good.
+    """
     return not layer.live or (bool(seen.training) and layer.training is False)
 
 

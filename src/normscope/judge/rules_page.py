@@ -40,7 +40,9 @@ def to_markdown() -> str:
 
 
 def _overview() -> str:
-    rows = [f"| [{r.code}](#{_anchor(r)}) | {r.name} | {r.severity} | {_needs(r)} |" for r in rules()]
+    rows = [
+        f"| [{r.code}](#{_anchor(r)}) | {r.name} | {r.severity} | {_needs(r)} |" for r in rules()
+    ]
     return "\n".join(["| code | fault | up to | needs |", "|---|---|---|---|", *rows, ""])
 
 
@@ -66,7 +68,9 @@ def _former_codes() -> str:
         for code in rule.replaces:
             former.setdefault(code, []).append(rule.code)
     order = {"S": 0, "D": 1, "L": 2}
-    rows = [f"| {c} | {', '.join(former[c])} |" for c in sorted(former, key=lambda c: (order[c[0]], c))]
+    rows = [
+        f"| {c} | {', '.join(former[c])} |" for c in sorted(former, key=lambda c: (order[c[0]], c))
+    ]
     head = ["## Codes of the first catalogue\n", "| there | here |", "|---|---|"]
     return "\n".join([*head, *rows, ""])
 

@@ -21,7 +21,9 @@ LEAST_PAIRS = 3
 """Fewer differences say nothing that can be checked about their own spread."""
 
 SIGN_FLIP_FROM, SIGN_FLIP_TO = 6, 20
-"""Numbers of pairs for the exact test: at 5 its smallest p is 0.0625, beyond 20 it takes long and t is as good."""
+"""Numbers of pairs for the exact test: at 5 its smallest p is 0.0625, beyond 20 it takes long and t
+is as good.
+"""
 
 MOST_SEEDS = 100
 """Where more would be needed, saying how many would be a guess."""
@@ -34,26 +36,34 @@ class Estimate:
     effect: float
     interval: tuple[float, float] | None  # of the mean, t distribution, covers 95%
     n: int  # pairs; without pairing, runs of the smaller arm
-    spread: float | None  # standard deviation of the differences; without pairing, that would give this interval
+    spread: (
+        float | None
+    )  # standard deviation of the differences; without pairing, that would give this interval
     p: float | None  # two-sided, of no difference
-    p_equivalent: float | None  # two one-sided tests, of a difference as large as the margin; None if too coarse
+    p_equivalent: (
+        float | None
+    )  # two one-sided tests, of a difference as large as the margin; None if too coarse
     test: str
 
 
-def paired(differences: Sequence[float], margin: float, *, resolution: float = 0.0, tests: int = 1) -> Estimate:
+def paired(
+    differences: Sequence[float], margin: float, *, resolution: float = 0.0, tests: int = 1
+) -> Estimate:
     """Estimate the mean of differences within seeds, and test it.
 
-    The interval is the paired t interval. The p is that of the exact sign-flip test where it can come below the level,
-    which takes 6 pairs and more of them when it is one of several tests; else that of the paired t test, which assumes
-    differences that are about normal.
+    The interval is the paired t interval. The p is that of the exact sign-flip test where it can
+    come below the level, which takes 6 pairs and more of them when it is one of several tests; else
+    that of the paired t test, which assumes differences that are about normal.
 
     Args:
         differences: one for each seed, finite.
         margin: the largest mean difference that counts as none.
-        resolution: step in which the quantity can be read, for example one test image. Equal readings are not taken
-            for exact ones: each difference has at least the spread of two readings rounded to it. Rounding may move
-            all seeds alike, so that with a step as large as the margin nothing is tested for equivalence.
-        tests: how many tests of one family this is one of; it only decides whether the exact test can say anything.
+        resolution: step in which the quantity can be read, for example one test image. Equal
+            readings are not taken for exact ones: each difference has at least the spread of two
+            readings rounded to it. Rounding may move all seeds alike, so that with a step as large
+            as the margin nothing is tested for equivalence.
+        tests: how many tests of one family this is one of; it only decides whether the exact test
+            can say anything.
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
@@ -71,8 +81,12 @@ def paired(differences: Sequence[float], margin: float, *, resolution: float = 0
     return Estimate(effect, _t_interval(effect, error, n - 1), n, spread, p, equivalent, test)
 
 
-def welch(first: Sequence[float], second: Sequence[float], margin: float, *, resolution: float = 0.0) -> Estimate:
-    """Estimate mean(first) - mean(second) of arms that share no seeds: Welch (1947), unequal variances."""
+def welch(
+    first: Sequence[float], second: Sequence[float], margin: float, *, resolution: float = 0.0
+) -> Estimate:
+    """Estimate mean(first) - mean(second) of arms that share no seeds: Welch (1947), unequal
+    variances.
+    """
     arms = [np.asarray(values, dtype=np.float64) for values in (first, second)]
     n = min(len(values) for values in arms)
     effect = float(arms[0].mean() - arms[1].mean()) if n else math.nan
@@ -82,7 +96,9 @@ def welch(first: Sequence[float], second: Sequence[float], margin: float, *, res
     error = math.sqrt(sum(shares))
     if error == 0:
         return Estimate(effect, None, n, 0.0, None, None, "none: the values have no spread")
-    freedom = sum(shares) ** 2 / sum(share**2 / (len(values) - 1) for share, values in zip(shares, arms, strict=True))
+    freedom = sum(shares) ** 2 / sum(
+        share**2 / (len(values) - 1) for share, values in zip(shares, arms, strict=True)
+    )
     return Estimate(
         effect,
         _t_interval(effect, error, freedom),
@@ -95,9 +111,11 @@ def welch(first: Sequence[float], second: Sequence[float], margin: float, *, res
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
-    """Exact two-sided p of the mean: how many of all 2^n choices of signs give one as far from zero.
+    """Exact two-sided p of the mean: how many of all 2^n choices of signs give one as far from
+    zero.
 
-    Valid for any distribution that is symmetric around zero when the arms do not differ (Fisher 1935).
+    Valid for any distribution that is symmetric around zero when the arms do not differ (Fisher
+    1935).
     """
     values = np.asarray(differences, dtype=np.float64)
     sums = np.array([values[0]])  # the other half of the choices is its mirror image
@@ -113,7 +131,8 @@ def smallest_sign_flip_p(n: int) -> float:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted p of several tests (Holm 1979): below the level, all such findings together are false that rarely.
+    """Adjusted p of several tests (Holm 1979): below the level, all such findings together are
+    false that rarely.
 
     A test that could not be made has None and counts for nothing.
     """
@@ -127,7 +146,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def holm_estimates(estimates: Sequence[Estimate]) -> list[Estimate]:
-    """The same estimates with adjusted p, of difference and of equivalence each as a family of its own."""
+    """The same estimates with adjusted p, of difference and of equivalence each as a family of its
+    own.
+    """
     differences = holm([estimate.p for estimate in estimates])
     equivalences = holm([estimate.p_equivalent for estimate in estimates])
     return [
@@ -139,8 +160,8 @@ def holm_estimates(estimates: Sequence[Estimate]) -> list[Estimate]:
 def variation_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
     """95% interval for a coefficient of variation: Vangel (1996), a modified McKay interval.
 
-    Made for normal values with a coefficient below about a third; beyond, the upper end may be infinite. None for
-    fewer than 3 values or a mean that is not positive.
+    Made for normal values with a coefficient below about a third; beyond, the upper end may be
+    infinite. None for fewer than 3 values or a mean that is not positive.
     """
     array = np.asarray(values, dtype=np.float64)
     n = len(array)
@@ -156,17 +177,20 @@ def variation_interval(values: Sequence[float] | np.ndarray) -> tuple[float, flo
 
 
 def restricted_time(time: float | None, horizon: float) -> float:
-    """A time as far as it was watched: a run that had not got there by the horizon counts as the horizon.
+    """A time as far as it was watched: a run that had not got there by the horizon counts as the
+    horizon.
 
-    Its mean is the restricted mean survival time (Royston & Parmar 2013): it is observed in full although the times
-    beyond the horizon are not, so that its differences can be tested like any others. Leaving such runs out would make
-    their arm look faster than it is.
+    Its mean is the restricted mean survival time (Royston & Parmar 2013): it is observed in full
+    although the times beyond the horizon are not, so that its differences can be tested like any
+    others. Leaving such runs out would make their arm look faster than it is.
     """
     return horizon if time is None else min(time, horizon)
 
 
 def probability_of_improvement(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Share of all pairs of runs in which the first arm's is larger, equal ones half (Agarwal et al. 2021)."""
+    """Share of all pairs of runs in which the first arm's is larger, equal ones half (Agarwal et
+    al. 2021).
+    """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if len(a) == 0 or len(b) == 0:
         return None
@@ -174,10 +198,11 @@ def probability_of_improvement(first: Sequence[float], second: Sequence[float]) 
 
 
 def more_seeds(estimate: Estimate, margin: float, *, apart_from: float = 0.0) -> int | None:
-    """How many more seeds would settle it if they went on like these; None for more than 100 in all.
+    """How many more seeds would settle it if they went on like these; None for more than 100 in
+    all.
 
-    Settled means: the 95% interval leaves out zero and whatever is as near to it as `apart_from`, or two one-sided
-    tests put the difference inside the margin.
+    Settled means: the 95% interval leaves out zero and whatever is as near to it as `apart_from`,
+    or two one-sided tests put the difference inside the margin.
     """
     if estimate.n < LEAST_PAIRS:
         return LEAST_PAIRS - estimate.n
@@ -205,8 +230,12 @@ def _t_p(effect: float, error: float, freedom: float) -> float:
     return float(2 * special.stdtr(freedom, -abs(effect) / error))
 
 
-def _equivalence_p(effect: float, error: float, freedom: float, margin: float, resolution: float) -> float | None:
-    """Schuirmann (1987): the larger of the two one-sided p; None where values are read in steps like the margin."""
+def _equivalence_p(
+    effect: float, error: float, freedom: float, margin: float, resolution: float
+) -> float | None:
+    """Schuirmann (1987): the larger of the two one-sided p; None where values are read in steps
+    like the margin.
+    """
     if resolution > 0 and resolution >= margin:
         return None
     return float(special.stdtr(freedom, (abs(effect) - margin) / error))

@@ -22,7 +22,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Reading:
-    """One difference between the arms, in the claim's unit: the first arm's minus (or over) the second's."""
+    """One difference between the arms, in the claim's unit: the first arm's minus (or over) the
+    second's.
+    """
 
     label: str  # the setting, or the quantity
     unit: str
@@ -68,7 +70,9 @@ class Verdict:
     improvement: float | None = None  # probability that a run of the first arm is the better one
     values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # {arm: {seed: value}}
     needs: str = ""  # what would settle it
-    settings: tuple[Reading, ...] = ()  # the same difference at each setting, where there are several
+    settings: tuple[
+        Reading, ...
+    ] = ()  # the same difference at each setting, where there are several
     also: tuple[Reading, ...] = ()  # quantities that accompany the one that decides
     notes: tuple[str, ...] = ()
 
@@ -91,7 +95,8 @@ class Verdict:
             "margin": self.margin,
             "probability_of_improvement": finite(self.improvement),
             "values": {
-                arm: {str(seed): finite(value) for seed, value in seeds.items()} for arm, seeds in self.values.items()
+                arm: {str(seed): finite(value) for seed, value in seeds.items()}
+                for arm, seeds in self.values.items()
             },
             "needs": self.needs,
             "settings": [reading.to_json() for reading in self.settings],

@@ -14,7 +14,9 @@ from normscope.user_models.state_guard import untouched
 
 @dataclass(frozen=True, eq=False)
 class BatchMoments:
-    """One tensor over batches of one size, float64 [batches, channels] each. The variance is the biased one."""
+    """One tensor over batches of one size, float64 [batches, channels] each. The variance is the
+    biased one.
+    """
 
     mean: np.ndarray
     var: np.ndarray
@@ -24,7 +26,8 @@ class BatchMoments:
         return self.mean.mean(0), self.var.mean(0) + self.mean.var(0)
 
     def spread(self) -> np.ndarray:
-        """Standard deviation over the batches of the batch mean, in pooled standard deviations, float64 [channels].
+        """Standard deviation over the batches of the batch mean, in pooled standard deviations,
+        float64 [channels].
 
         NaN for a channel that is constant.
         """
@@ -36,7 +39,8 @@ class BatchMoments:
 def batch_moments(
     model: nn.Module, batches: Iterable[Tensor], layers: Mapping[str, nn.Module], *, training: bool
 ) -> dict[str, tuple[BatchMoments, BatchMoments]]:
-    """{layer: (its input's, its output's)}, in the order in which the forward pass comes to the layers.
+    """{layer: (its input's, its output's)}, in the order in which the forward pass comes to the
+    layers.
 
     The model is left as it was, its running statistics among it.
 
@@ -51,7 +55,9 @@ def batch_moments(
 
     def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         given = _moments(args[0])
-        seen.setdefault(names[layer], []).append((*given, *(given if output is args[0] else _moments(output))))
+        seen.setdefault(names[layer], []).append(
+            (*given, *(given if output is args[0] else _moments(output)))
+        )
 
     with untouched(model):
         model.train(training)
@@ -62,13 +68,20 @@ def batch_moments(
         finally:
             for handle in handles:
                 handle.remove()
-    stacked = {name: tuple(np.stack(parts) for parts in zip(*rows, strict=True)) for name, rows in seen.items()}
-    return {name: (BatchMoments(*found[:2]), BatchMoments(*found[2:])) for name, found in stacked.items()}
+    stacked = {
+        name: tuple(np.stack(parts) for parts in zip(*rows, strict=True))
+        for name, rows in seen.items()
+    }
+    return {
+        name: (BatchMoments(*found[:2]), BatchMoments(*found[2:]))
+        for name, found in stacked.items()
+    }
 
 
 def _moments(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Mean and biased variance of each channel, float64 [C] each."""
-    # [values, C] is contiguous in channels_last memory, where reductions over (N, H, W) are six times slower
+    # [values, C] is contiguous in channels_last memory, where reductions over (N, H, W) are six
+    # times slower
     values = x.movedim(1, -1).flatten(0, -2).double()
     mean = values.mean(0)
     return mean.cpu().numpy(), (values - mean).square().mean(0).cpu().numpy()

@@ -16,9 +16,11 @@ BINS = 80
 
 @contextmanager
 def tapped(taps: Mapping[str, tuple[nn.Module, str]]):
-    """Yields a dict that holds, after every forward, the tapped tensors: {name: the module's "input" or "output"}.
+    """Yields a dict that holds, after every forward, the tapped tensors: {name: the module's
+    "input" or "output"}.
 
-    A module that is called several times in one forward gives its last call. The hooks come off at the end.
+    A module that is called several times in one forward gives its last call. The hooks come off at
+    the end.
     """
     seen: dict[str, Tensor] = {}
 
@@ -53,7 +55,9 @@ def capture(
     images: Iterable[Tensor],
     taps: Mapping[str, tuple[nn.Module, str]],
 ) -> dict[str, Distribution]:
-    """{name: distribution} of the tapped tensors over all batches. The caller decides the mode of the network."""
+    """{name: distribution} of the tapped tensors over all batches. The caller decides the mode of
+    the network.
+    """
     collected: dict[str, list[np.ndarray]] = {name: [] for name in taps}
     with tapped(taps) as seen:
         for batch in images:
@@ -65,7 +69,9 @@ def capture(
 
 
 def describe(values: np.ndarray) -> Distribution:
-    """The distribution of float32 values [n]. Values that are not finite are counted and left out of the rest."""
+    """The distribution of float32 values [n]. Values that are not finite are counted and left out
+    of the rest.
+    """
     finite = values[np.isfinite(values)]
     inside = finite[(finite >= -LIMIT) & (finite <= LIMIT)]
     counts, _ = np.histogram(inside, bins=BINS, range=(-LIMIT, LIMIT))
@@ -78,5 +84,7 @@ def describe(values: np.ndarray) -> Distribution:
         mean=float("nan") if empty else float(finite.mean(dtype=np.float64)),
         std=float("nan") if empty else float(finite.std(dtype=np.float64)),
         zero_fraction=float("nan") if empty else float(np.mean(finite == 0)),
-        quantiles=np.full(len(LEVELS), np.nan) if empty else np.quantile(finite, LEVELS).astype(np.float64),
+        quantiles=np.full(len(LEVELS), np.nan)
+        if empty
+        else np.quantile(finite, LEVELS).astype(np.float64),
     )

@@ -13,7 +13,8 @@ from normscope.user_models.state_guard import is_examined
 
 
 class Movement:
-    """Mean and standard deviation of every channel of the outputs of modules, at every training forward.
+    """Mean and standard deviation of every channel of the outputs of modules, at every training
+    forward.
 
     Forwards of modules in eval mode, and those of other measurements, do not count.
 
@@ -28,7 +29,9 @@ class Movement:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Inside, forwards are seen."""
-        handles = [layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()]
+        handles = [
+            layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()
+        ]
         try:
             yield
         finally:
@@ -36,20 +39,27 @@ class Movement:
                 handle.remove()
 
     def of_channels(self) -> dict[str, np.ndarray]:
-        """{name: float64 [C]} in the order of the forward pass: root mean square over the steps of how far they moved.
+        """{name: float64 [C]} in the order of the forward pass: root mean square over the steps of
+        how far they moved.
 
-        The distance between two normal distributions of the channel's means and standard deviations (Wasserstein-2:
-        sqrt(dm^2 + ds^2)), in root mean square standard deviations of the channel, so that it has no unit. Includes
-        what the drawing of another batch moves. NaN for a channel that is constant or not finite, and for fewer than
-        two steps.
+        The distance between two normal distributions of the channel's means and standard deviations
+        (Wasserstein-2: sqrt(dm^2 + ds^2)), in root mean square standard deviations of the channel,
+        so that it has no unit. Includes what the drawing of another batch moves. NaN for a channel
+        that is constant or not finite, and for fewer than two steps.
         """
         found = {}
         for name, rows in self._seen.items():
             moments = np.stack(rows)
-            with np.errstate(all="ignore"):  # a training may diverge, and one step has no mean change
+            with np.errstate(
+                all="ignore"
+            ):  # a training may diverge, and one step has no mean change
                 steps = np.square(np.diff(moments, axis=0)).sum(axis=1)
                 spread = np.square(moments[:, 1]).mean(axis=0)
-                moved = np.sqrt(steps.sum(axis=0) / len(steps) / spread) if len(steps) else np.full(len(spread), np.nan)
+                moved = (
+                    np.sqrt(steps.sum(axis=0) / len(steps) / spread)
+                    if len(steps)
+                    else np.full(len(spread), np.nan)
+                )
             found[name] = np.where(spread > 0, moved, np.nan)
         return found
 

@@ -26,8 +26,9 @@ class Descent:
     Attributes:
         distances: from the start, over all parameters together (l2).
         losses: there.
-        changes: l2 distance of the gradient there from the one at the start ("gradient predictiveness" of Santurkar
-            et al. 2018, section 3.1: the smaller, the better the gradient predicts).
+        changes: l2 distance of the gradient there from the one at the start ("gradient
+            predictiveness" of Santurkar et al. 2018, section 3.1: the smaller, the better the
+            gradient predicts).
     """
 
     distances: np.ndarray
@@ -42,7 +43,8 @@ class Start:
     Attributes:
         loss: there.
         gradient: l2 norm of the gradient over all parameters.
-        weights: l2 norm of the weights of two dimensions and more, those that normalized and other networks share.
+        weights: l2 norm of the weights of two dimensions and more, those that normalized and other
+            networks share.
     """
 
     loss: float
@@ -51,11 +53,13 @@ class Start:
 
 
 class Landscape:
-    """The loss of a network on one batch, seen from where its weights are now. Leaves no trace on the network.
+    """The loss of a network on one batch, seen from where its weights are now. Leaves no trace on
+    the network.
 
-    Every point is evaluated from the same buffers and random numbers, so that dropout and noise are the same along a
-    line; running statistics stay as they were, bit by bit. The network is in the mode in which it is found: in train
-    mode, normalization goes by the statistics of the batch. No parameter is written: moved copies stand in for them.
+    Every point is evaluated from the same buffers and random numbers, so that dropout and noise are
+    the same along a line; running statistics stay as they were, bit by bit. The network is in the
+    mode in which it is found: in train mode, normalization goes by the statistics of the batch. No
+    parameter is written: moved copies stand in for them.
 
     Args:
         model: the network. Its parameters that require gradients are what moves.
@@ -83,10 +87,16 @@ class Landscape:
         if not 0 < self.start.gradient < math.inf:
             return math.nan, math.nan
         factor = distance / self.start.gradient
-        moved = {name: p - factor * g for (name, p), g in zip(self._at.items(), self._gradient, strict=True)}
+        moved = {
+            name: p - factor * g
+            for (name, p), g in zip(self._at.items(), self._gradient, strict=True)
+        }
         value, gradient = self._evaluate(moved)
         return value, _norm(
-            [there.double() - here.double() for there, here in zip(gradient, self._gradient, strict=True)]
+            [
+                there.double() - here.double()
+                for there, here in zip(gradient, self._gradient, strict=True)
+            ]
         )
 
     def _evaluate(self, parameters: Parameters) -> tuple[float, list[Tensor]]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from normscope.measuring.capture import tapped
 
 Blocks = Mapping[str, tuple[nn.Module, nn.Module]]
-"""{name: (block, the module inside whose output is its branch)}, in the order of the forward pass. The block's output
-is the branch plus the skip, with nothing after the addition."""
+"""{name: (block, the module inside whose output is its branch)}, in the order of the forward pass.
+The block's output is the branch plus the skip, with nothing after the addition.
+"""
 
 
 @torch.no_grad()
@@ -21,8 +22,8 @@ def path_variances(
 ) -> dict[str, np.ndarray]:
     """{"skip", "branch"}: variances, float64 [blocks], the mean over channels and batches.
 
-    A channel's variance is over the images and positions of a batch (De & Smith 2020, section 2). The caller decides
-    the mode of the network; in train mode running statistics move.
+    A channel's variance is over the images and positions of a batch (De & Smith 2020, section 2).
+    The caller decides the mode of the network; in train mode running statistics move.
     """
     taps = {
         f"{end}:{name}": (module, "output")

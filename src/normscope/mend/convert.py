@@ -22,17 +22,21 @@ SOURCES: dict[str, tuple[type[nn.Module], ...]] = {
 }
 
 
-def convert(model: nn.Module, source: str, target: str | Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Replace every normalization layer of one kind by one of another, in place, and return the model.
+def convert(
+    model: nn.Module, source: str, target: str | Callable[[nn.Module], nn.Module]
+) -> nn.Module:
+    """Replace every normalization layer of one kind by one of another, in place, and return the
+    model.
 
-    Weight and bias are the same objects as before, so an optimizer goes on with them; running statistics are kept
-    where the target has them. The function of the network changes, except from "batch" to "sync": train on.
+    Weight and bias are the same objects as before, so an optimizer goes on with them; running
+    statistics are kept where the target has them. The function of the network changes, except from
+    "batch" to "sync": train on.
 
     Args:
         model: the model; if it is such a layer itself, its replacement is returned.
         source: "batch" (SyncBatchNorm included), "sync", "instance" or "group".
-        target: "sync", "batch2d", "group", "instance", "tracked" (batch normalization with running statistics where
-            there are none), or a function from the old layer to the new one.
+        target: "sync", "batch2d", "group", "instance", "tracked" (batch normalization with running
+            statistics where there are none), or a function from the old layer to the new one.
 
     Raises:
         InputError: if a name is not known.
@@ -58,7 +62,9 @@ def _replacement(old: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.M
         buffer = old._buffers.get(name)
         if buffer is not None and new._buffers.get(name) is not None:
             new._buffers[name] = buffer
-    reference = next((t for t in (*old._parameters.values(), *old._buffers.values()) if t is not None), None)
+    reference = next(
+        (t for t in (*old._parameters.values(), *old._buffers.values()) if t is not None), None
+    )
     if reference is not None:
         new.to(reference.device)
     return new.train(old.training)
@@ -82,14 +88,18 @@ def _group(old: nn.Module) -> nn.Module:
 
 
 def _instance(old: nn.Module) -> nn.Module:
-    """Group normalization with one channel a group: instance normalization for any number of dimensions."""
+    """Group normalization with one channel a group: instance normalization for any number of
+    dimensions.
+    """
     return nn.GroupNorm(_width(old), _width(old), **_settings(old))
 
 
 def _sync(old: nn.Module) -> nn.Module:
     tracks = getattr(old, "track_running_stats", True)
     momentum = getattr(old, "momentum", 0.1)
-    return nn.SyncBatchNorm(_width(old), momentum=momentum, track_running_stats=tracks, **_settings(old))
+    return nn.SyncBatchNorm(
+        _width(old), momentum=momentum, track_running_stats=tracks, **_settings(old)
+    )
 
 
 def _batch_2d(old: nn.Module) -> nn.Module:
@@ -97,10 +107,17 @@ def _batch_2d(old: nn.Module) -> nn.Module:
 
 
 def _tracked(old: nn.Module) -> nn.Module:
-    """The same class with running statistics, those of a new layer where it had none: recalibrate afterwards."""
+    """The same class with running statistics, those of a new layer where it had none: recalibrate
+    afterwards.
+    """
     cls = type(old)
     with torch.no_grad():
-        return cls(_width(old), momentum=getattr(old, "momentum", 0.1), track_running_stats=True, **_settings(old))  # type: ignore[call-arg]
+        return cls(
+            _width(old),
+            momentum=getattr(old, "momentum", 0.1),
+            track_running_stats=True,
+            **_settings(old),
+        )  # type: ignore[call-arg]
 
 
 TARGETS: dict[str, Callable[[nn.Module], nn.Module]] = {

@@ -10,11 +10,15 @@ from normscope.errors import InputError
 from normscope.user_models.norm_layers import is_norm
 
 
-def weight_decay_groups(model: nn.Module, weight_decay: float, *, decay_biases: bool = False) -> list[dict[str, Any]]:
-    """Two parameter groups for an optimizer: with the decay, and without it for normalization layers.
+def weight_decay_groups(
+    model: nn.Module, weight_decay: float, *, decay_biases: bool = False
+) -> list[dict[str, Any]]:
+    """Two parameter groups for an optimizer: with the decay, and without it for normalization
+    layers.
 
-    Normalization parameters are those of normalization modules, whatever they are called and however many dimensions
-    they have. Every parameter that requires a gradient is in exactly one group, also if modules share it.
+    Normalization parameters are those of normalization modules, whatever they are called and
+    however many dimensions they have. Every parameter that requires a gradient is in exactly one
+    group, also if modules share it.
 
     Args:
         model: the model.
@@ -26,12 +30,21 @@ def weight_decay_groups(model: nn.Module, weight_decay: float, *, decay_biases: 
     """
     if weight_decay < 0:
         raise InputError(f"weight_decay must not be negative, and is {weight_decay}.")
-    spared = {id(p) for module in model.modules() if is_norm(module) for p in module.parameters(recurse=False)}
+    spared = {
+        id(p)
+        for module in model.modules()
+        if is_norm(module)
+        for p in module.parameters(recurse=False)
+    }
     if not decay_biases:
-        spared |= {id(p) for module in model.modules() if (p := module._parameters.get("bias")) is not None}
+        spared |= {
+            id(p) for module in model.modules() if (p := module._parameters.get("bias")) is not None
+        }
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
-        raise InputError("No parameter of the model requires a gradient: there is nothing to optimize.")
+        raise InputError(
+            "No parameter of the model requires a gradient: there is nothing to optimize."
+        )
     return [
         {"params": [p for p in parameters if id(p) not in spared], "weight_decay": weight_decay},
         {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},

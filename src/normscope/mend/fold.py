@@ -14,12 +14,13 @@ from normscope.errors import InputError
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of the model in eval mode, with batch normalization folded into what comes right before it.
+    """A copy of the model in eval mode, with batch normalization folded into what comes right
+    before it.
 
-    Pairs are found by symbolic tracing (torch.fx); where the model cannot be traced, those that follow each other in
-    an nn.Sequential. A layer is folded only if nothing else reads what it normalizes and both run once. The folded
-    layers are replaced by nn.Identity. Weights are fused by torch's own functions: W' = W g / sqrt(v + eps), b' = b0 +
-    (b - m) g / sqrt(v + eps).
+    Pairs are found by symbolic tracing (torch.fx); where the model cannot be traced, those that
+    follow each other in an nn.Sequential. A layer is folded only if nothing else reads what it
+    normalizes and both run once. The folded layers are replaced by nn.Identity. Weights are fused
+    by torch's own functions: W' = W g / sqrt(v + eps), b' = b0 + (b - m) g / sqrt(v + eps).
 
     Raises:
         InputError: if there is no such pair.
@@ -29,7 +30,9 @@ def fold(model: nn.Module) -> nn.Module:
     if pairs is None:
         pairs = _sequential_pairs(folded)
     if not pairs:
-        raise InputError("The model has no batch normalization right behind a convolution or a linear layer.")
+        raise InputError(
+            "The model has no batch normalization right behind a convolution or a linear layer."
+        )
     for first, second in pairs:
         weighted, norm = folded.get_submodule(first), folded.get_submodule(second)
         _replace(folded, first, _fuse(weighted, norm))
@@ -48,7 +51,9 @@ def _fits(weighted: nn.Module, norm: nn.Module) -> bool:
     if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
         return False
     width = getattr(weighted, "out_channels", None) or getattr(weighted, "out_features", None)
-    grouped = isinstance(weighted, _ConvTransposeNd) and weighted.groups > 1  # torch fuses these along the wrong axis
+    grouped = (
+        isinstance(weighted, _ConvTransposeNd) and weighted.groups > 1
+    )  # torch fuses these along the wrong axis
     return isinstance(weighted, _ConvNd | nn.Linear) and width == norm.num_features and not grouped
 
 
@@ -56,7 +61,9 @@ class _Leaves(fx.Tracer):
     """Looks into every module but torch's own layers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _BatchNorm | _ConvNd | nn.Linear) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, _BatchNorm | _ConvNd | nn.Linear) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def _traced_pairs(model: nn.Module) -> list[tuple[str, str]] | None:
@@ -74,7 +81,9 @@ def _traced_pairs(model: nn.Module) -> list[tuple[str, str]] | None:
         if source.op != "call_module" or len(source.users) > 1:
             continue
         once = calls.count(node.target) == calls.count(source.target) == 1
-        if once and _fits(model.get_submodule(str(source.target)), model.get_submodule(str(node.target))):
+        if once and _fits(
+            model.get_submodule(str(source.target)), model.get_submodule(str(node.target))
+        ):
             pairs.append((str(source.target), str(node.target)))
     return pairs
 

@@ -36,15 +36,17 @@ class FrozenSyncBatchNorm(Frozen, nn.SyncBatchNorm):
 
 
 KNOWN = {
-    cls.__bases__[1]: cls for cls in (FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d, FrozenSyncBatchNorm)
+    cls.__bases__[1]: cls
+    for cls in (FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d, FrozenSyncBatchNorm)
 }
 
 
 def freeze(model: nn.Module, *, affine: bool = True) -> nn.Module:
     """Freeze every layer with running statistics inside the model, in place, and return the model.
 
-    The layers normalize with their running statistics from now on, also after model.train(). Their class becomes a
-    subclass of their own, so that state_dicts, copies and isinstance checks work as before.
+    The layers normalize with their running statistics from now on, also after model.train(). Their
+    class becomes a subclass of their own, so that state_dicts, copies and isinstance checks work as
+    before.
 
     Args:
         model: a model or a part of one.
@@ -53,9 +55,15 @@ def freeze(model: nn.Module, *, affine: bool = True) -> nn.Module:
     Raises:
         InputError: if there is no layer with running statistics.
     """
-    found = [module for module in model.modules() if isinstance(module, _NormBase) and module.running_mean is not None]
+    found = [
+        module
+        for module in model.modules()
+        if isinstance(module, _NormBase) and module.running_mean is not None
+    ]
     if not found:
-        raise InputError("The model has no layer with running statistics: there is nothing to freeze.")
+        raise InputError(
+            "The model has no layer with running statistics: there is nothing to freeze."
+        )
     module: Any  # its class is changed
     for module in found:
         if not isinstance(module, Frozen):
@@ -68,7 +76,9 @@ def freeze(model: nn.Module, *, affine: bool = True) -> nn.Module:
 
 
 def unfreeze(model: nn.Module) -> nn.Module:
-    """Undo `freeze`, in place: layers follow train() again and their weight and bias are trained. Returns the model."""
+    """Undo `freeze`, in place: layers follow train() again and their weight and bias are trained.
+    Returns the model.
+    """
     for module in model.modules():
         if isinstance(module, Frozen):
             module.__class__ = type(module).__bases__[1]
@@ -80,4 +90,6 @@ def unfreeze(model: nn.Module) -> nn.Module:
 
 @functools.cache
 def _frozen(cls: type[nn.Module]) -> type[nn.Module]:
-    return KNOWN.get(cls) or type(f"Frozen{cls.__name__}", (Frozen, cls), {"__doc__": f"Frozen {cls.__name__}."})
+    return KNOWN.get(cls) or type(
+        f"Frozen{cls.__name__}", (Frozen, cls), {"__doc__": f"Frozen {cls.__name__}."}
+    )

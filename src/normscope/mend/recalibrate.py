@@ -20,13 +20,19 @@ from normscope.user_models.state_guard import untouched
 
 @dataclass
 class _Sums:
-    """Moments over batches in float64: merged pairwise (Chan et al., 1979), so that a large mean cancels nothing."""
+    """Moments over batches in float64: merged pairwise (Chan et al., 1979), so that a large mean
+    cancels nothing.
+    """
 
     count: int = 0
     batches: int = 0
     mean: Tensor = field(default_factory=lambda: torch.zeros(()))
-    squares: Tensor = field(default_factory=lambda: torch.zeros(()))  # sum of squares around the mean
-    variances: Tensor = field(default_factory=lambda: torch.zeros(()))  # sum of unbiased batch variances
+    squares: Tensor = field(
+        default_factory=lambda: torch.zeros(())
+    )  # sum of squares around the mean
+    variances: Tensor = field(
+        default_factory=lambda: torch.zeros(())
+    )  # sum of unbiased batch variances
 
     def add(self, x: Tensor) -> None:
         values = x.detach().double().transpose(0, 1).flatten(1)
@@ -50,26 +56,32 @@ def recalibrate(
     variance: Literal["pooled", "mean"] = "pooled",
     limit: int | None = 200,
 ) -> nn.Module:
-    """Replace the running statistics of every batch normalization layer by those of the batches, and return the model.
+    """Replace the running statistics of every batch normalization layer by those of the batches,
+    and return the model.
 
-    The layers normalize with each batch's statistics, as in training; everything else is in eval mode, so dropout,
-    which evaluation does not have, does not widen the variances. Nothing but the running statistics and their counter
-    changes, and not even they if a forward raises.
+    The layers normalize with each batch's statistics, as in training; everything else is in eval
+    mode, so dropout, which evaluation does not have, does not widen the variances. Nothing but the
+    running statistics and their counter changes, and not even they if a forward raises.
 
     Args:
         model: the model, in any mode.
         batches: training batches: tensors, (input, target) pairs or dicts; 50 to 200 are enough.
-        variance: "pooled" is the variance over all values, which holds the spread between batches too; "mean" is the
-            mean of the batches' variances, which momentum=None and torch's update_bn give.
+        variance: "pooled" is the variance over all values, which holds the spread between batches
+            too; "mean" is the mean of the batches' variances, which momentum=None and torch's
+            update_bn give.
         limit: the most batches to use; None for all.
 
     Raises:
-        InputError: if the model has no batch normalization with running statistics, there are no batches, or a
-            forward fails.
+        InputError: if the model has no batch normalization with running statistics, there are no
+            batches, or a forward fails.
     """
     if variance not in ("pooled", "mean"):
         raise InputError(f"variance must be 'pooled' or 'mean', not {variance!r}.")
-    layers = {name: m for name, m in batch_norms(model) if m.running_mean is not None and m.running_var is not None}
+    layers = {
+        name: m
+        for name, m in batch_norms(model)
+        if m.running_mean is not None and m.running_var is not None
+    }
     if not layers:
         raise InputError(
             "The model has no batch normalization with running statistics: there is nothing to recalibrate."
@@ -81,7 +93,9 @@ def recalibrate(
             try:
                 batch.forward(model)
             except Exception as error:
-                raise InputError(f"The model fails on batch {number}: {type(error).__name__}: {error}") from error
+                raise InputError(
+                    f"The model fails on batch {number}: {type(error).__name__}: {error}"
+                ) from error
             seen += 1
     if not seen:
         raise InputError("batches is empty: give at least one batch of inputs.")
@@ -92,7 +106,9 @@ def recalibrate(
 
 
 @contextmanager
-def _measuring(model: nn.Module, layers: dict[str, _BatchNorm], sums: dict[str, _Sums]) -> Iterator[None]:
+def _measuring(
+    model: nn.Module, layers: dict[str, _BatchNorm], sums: dict[str, _Sums]
+) -> Iterator[None]:
     model.eval()
     handles = []
     try:

@@ -31,19 +31,25 @@ class RunningStatistics:
     batches: int = 0
     """Batches seen (`num_batches_tracked`)."""
 
-    def updated(self, mean: Tensor, unbiased_var: Tensor, momentum: float | None) -> RunningStatistics:
+    def updated(
+        self, mean: Tensor, unbiased_var: Tensor, momentum: float | None
+    ) -> RunningStatistics:
         """The statistics after one more batch.
 
-        The paper only says that moving averages may be used (section 3.1); this is PyTorch's: new = (1 - f) old + f
-        batch with f = `update_share(momentum)`.
+        The paper only says that moving averages may be used (section 3.1); this is PyTorch's: new =
+        (1 - f) old + f batch with f = `update_share(momentum)`.
         """
         share = self.update_share(momentum)
         return RunningStatistics(
-            (1 - share) * self.mean + share * mean, (1 - share) * self.var + share * unbiased_var, self.batches + 1
+            (1 - share) * self.mean + share * mean,
+            (1 - share) * self.var + share * unbiased_var,
+            self.batches + 1,
         )
 
     def update_share(self, momentum: float | None) -> float:
-        """Share of the next batch: `momentum`, or with None the 1 / batches of the plain average over all batches."""
+        """Share of the next batch: `momentum`, or with None the 1 / batches of the plain average
+        over all batches.
+        """
         return 1 / (self.batches + 1) if momentum is None else momentum
 
 
@@ -55,7 +61,9 @@ class BatchNormSteps:
     """x: (N, C, *), with any dimensions after the channels."""
 
     uses_batch_statistics: bool
-    """Whether `mean` and `var` are the batch's own (train mode, or nothing remembered), or the running statistics."""
+    """Whether `mean` and `var` are the batch's own (train mode, or nothing remembered), or the
+    running statistics.
+    """
 
     mean: Tensor
     """(C,) What is subtracted."""
@@ -105,13 +113,21 @@ class BatchNormSteps:
 
     @cached_property
     def output(self) -> Tensor:
-        """Weight * normalized + bias, shaped like x: algorithm 1, last line (in eval mode algorithm 2, step 11)."""
-        scaled = self.normalized if self.weight is None else self.normalized * _per_channel(self.weight, self.input)
+        """Weight * normalized + bias, shaped like x: algorithm 1, last line (in eval mode algorithm
+        2, step 11).
+        """
+        scaled = (
+            self.normalized
+            if self.weight is None
+            else self.normalized * _per_channel(self.weight, self.input)
+        )
         return scaled if self.bias is None else scaled + _per_channel(self.bias, self.input)
 
     @cached_property
     def unbiased_var(self) -> Tensor | None:
-        """m / (m - 1) var, (C,): what goes into the running variance (algorithm 2, step 10). None of running ones."""
+        """m / (m - 1) var, (C,): what goes into the running variance (algorithm 2, step 10). None
+        of running ones.
+        """
         return unbiased(self.var, self.count) if self.uses_batch_statistics else None
 
 
@@ -139,23 +155,27 @@ def batch_norm(
     momentum: float | None = 0.1,
     eps: float = 1e-5,
 ) -> BatchNormSteps:
-    """Normalize each channel of `x`: algorithm 1 of the paper in train mode, algorithm 2's step 11 in eval mode.
+    """Normalize each channel of `x`: algorithm 1 of the paper in train mode, algorithm 2's step 11
+    in eval mode.
 
     Args:
         x: (N, C, *).
         weight: (C,) gamma, or None.
         bias: (C,) beta, or None.
-        running: what the layer remembers; with None eval mode uses the batch's statistics as well. Not changed: the
-            result holds what it becomes.
+        running: what the layer remembers; with None eval mode uses the batch's statistics as well.
+            Not changed: the result holds what it becomes.
         training: train mode.
-        momentum: share of this batch in the running statistics, or None for the plain average over all batches.
+        momentum: share of this batch in the running statistics, or None for the plain average over
+            all batches.
         eps: added to the variance.
 
     Raises:
         InputError: if x has no channels, or one value per channel where its variance is asked for.
     """
     if x.dim() < 2:
-        raise InputError(f"Batch normalization was given a tensor of shape {tuple(x.shape)}; expected (N, C, ...).")
+        raise InputError(
+            f"Batch normalization was given a tensor of shape {tuple(x.shape)}; expected (N, C, ...)."
+        )
     after = running
     if training or running is None:
         mean, var = batch_statistics(x)
@@ -163,11 +183,14 @@ def batch_norm(
             after = running.updated(mean, unbiased(var, values_per_channel(x)), momentum)
     else:
         mean, var = running.mean, running.var
-    return BatchNormSteps(x, training or running is None, mean, var, weight, bias, eps, running, after)
+    return BatchNormSteps(
+        x, training or running is None, mean, var, weight, bias, eps, running, after
+    )
 
 
 def batch_norm_backward(steps: BatchNormSteps, grad_output: Tensor) -> BatchNormGradients:
-    """The derivatives of a loss by a layer's input, weight and bias, given the one by its output (paper, section 3).
+    """The derivatives of a loss by a layer's input, weight and bias, given the one by its output
+    (paper, section 3).
 
     With g = dl/dy, n = normalized, s = inverse_std, sums over the pooled axes:
 
@@ -175,8 +198,8 @@ def batch_norm_backward(steps: BatchNormSteps, grad_output: Tensor) -> BatchNorm
         dl/dweight = sum g n
         dl/dn      = g weight
 
-    Running statistics are constants, so in eval mode dl/dx = dl/dn s. The batch's own depend on x, and the paper adds
-    what comes through them:
+    Running statistics are constants, so in eval mode dl/dx = dl/dn s. The batch's own depend on x,
+    and the paper adds what comes through them:
 
         dl/dvar  = sum dl/dn (x - mean) (-1/2) s^3  =  -(s^2 / 2) sum dl/dn n
         dl/dmean = -s sum dl/dn                        (its second term, sum (x - mean), is zero)
@@ -186,7 +209,8 @@ def batch_norm_backward(steps: BatchNormSteps, grad_output: Tensor) -> BatchNorm
 
         dl/dx = s (dl/dn - mean(dl/dn) - n mean(dl/dn n))
 
-    which says what train mode does to a gradient: it loses its mean and its component along the normalized input.
+    which says what train mode does to a gradient: it loses its mean and its component along the
+    normalized input.
 
     Args:
         steps: the forward pass.
@@ -195,11 +219,17 @@ def batch_norm_backward(steps: BatchNormSteps, grad_output: Tensor) -> BatchNorm
     x, normalized, axes = steps.input, steps.normalized, steps.axes
     grad_bias = grad_output.sum(axes)
     grad_weight = (grad_output * normalized).sum(axes)
-    grad_normalized = grad_output if steps.weight is None else grad_output * _per_channel(steps.weight, x)
+    grad_normalized = (
+        grad_output if steps.weight is None else grad_output * _per_channel(steps.weight, x)
+    )
     passed = grad_normalized
     if steps.uses_batch_statistics:
         along = (grad_normalized * normalized).mean(axes)
-        passed = passed - _per_channel(grad_normalized.mean(axes), x) - normalized * _per_channel(along, x)
+        passed = (
+            passed
+            - _per_channel(grad_normalized.mean(axes), x)
+            - normalized * _per_channel(along, x)
+        )
     return BatchNormGradients(
         input=passed * _per_channel(steps.inverse_std, x),
         weight=None if steps.weight is None else grad_weight,
@@ -208,16 +238,23 @@ def batch_norm_backward(steps: BatchNormSteps, grad_output: Tensor) -> BatchNorm
 
 
 def steps_of(layer: _BatchNorm, x: Tensor, *, training: bool | None = None) -> BatchNormSteps:
-    """What `layer` does to `x`, in its own mode or in the given one; the layer itself is neither run nor changed.
+    """What `layer` does to `x`, in its own mode or in the given one; the layer itself is neither
+    run nor changed.
 
-    The steps hold copies of the layer's tensors, so that they stay true while the layer is trained on.
+    The steps hold copies of the layer's tensors, so that they stay true while the layer is trained
+    on.
 
     Args:
-        layer: a torch.nn.BatchNorm1d, 2d, 3d or SyncBatchNorm (whose statistics here are those of `x` alone).
+        layer: a torch.nn.BatchNorm1d, 2d, 3d or SyncBatchNorm (whose statistics here are those of
+            `x` alone).
         x: (N, C, *).
         training: train or eval mode; None for the layer's.
     """
-    mean, var, batches = _copy(layer.running_mean), _copy(layer.running_var), layer.num_batches_tracked
+    mean, var, batches = (
+        _copy(layer.running_mean),
+        _copy(layer.running_var),
+        layer.num_batches_tracked,
+    )
     running = None
     if mean is not None and var is not None:
         running = RunningStatistics(mean, var, 0 if batches is None else int(batches))
@@ -236,16 +273,21 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and *biased* variance, sum / m, per channel, each (C,): algorithm 1, first two lines.
 
     Raises:
-        InputError: if there is only one value per channel: it would be normalized to zero whatever it is.
+        InputError: if there is only one value per channel: it would be normalized to zero whatever
+            it is.
     """
     if values_per_channel(x) == 1:
-        raise InputError(f"A batch of shape {tuple(x.shape)} has one value per channel, and so no variance.")
+        raise InputError(
+            f"A batch of shape {tuple(x.shape)} has one value per channel, and so no variance."
+        )
     mean = x.mean(pooled_axes(x))
     return mean, (x - _per_channel(mean, x)).square().mean(pooled_axes(x))
 
 
 def unbiased(var: Tensor, count: int) -> Tensor:
-    """The unbiased variance, sum / (m - 1), from the biased one of `count` values: algorithm 2, step 10."""
+    """The unbiased variance, sum / (m - 1), from the biased one of `count` values: algorithm 2,
+    step 10.
+    """
     return var * (count / (count - 1))
 
 

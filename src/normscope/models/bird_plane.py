@@ -13,14 +13,16 @@ from normscope.models.norms import NormFactory, resolve_norm
 
 
 class BirdPlaneNet(Network):
-    """The blog's network: layer names, channels and biases as in the printout that it shows; 71,874 parameters.
+    """The blog's network: layer names, channels and biases as in the printout that it shows; 71,874
+    parameters.
 
-    The printout says what the layers are, not how they are joined. The forward pass is therefore ours: 2x2
-    max-pooling before and after the block (fc1's 1,024 inputs at 32x32 pixels allow for two halvings), and the skip
-    leaving after the block's first normalized convolution (the block's input has 8 channels, its output 16). As in the
-    printout, convolutions have a bias although a normalization follows, and each `relu` is one module called several
-    times; it keeps that name whatever the activation is. Unlike there, it does not work in place: what enters it can
-    be read afterwards.
+    The printout says what the layers are, not how they are joined. The forward pass is therefore
+    ours: 2x2 max-pooling before and after the block (fc1's 1,024 inputs at 32x32 pixels allow for
+    two halvings), and the skip leaving after the block's first normalized convolution (the block's
+    input has 8 channels, its output 16). As in the printout, convolutions have a bias although a
+    normalization follows, and each `relu` is one module called several times; it keeps that name
+    whatever the activation is. Unlike there, it does not work in place: what enters it can be read
+    afterwards.
     """
 
     def __init__(
@@ -34,7 +36,8 @@ class BirdPlaneNet(Network):
         """Build the network for square images of `image_size` pixels.
 
         Raises:
-            InputError: for an unknown normalization or activation, or images too small for the two poolings.
+            InputError: for an unknown normalization or activation, or images too small for the two
+                poolings.
         """
         super().__init__()
         self.minimum_image_size = 4
@@ -65,12 +68,16 @@ class BirdPlaneNet(Network):
 class BirdPlaneBlock(nn.Module):
     """Three normalized 3x3 convolutions; the output of the first is added to that of the third.
 
-    y = act(s + norm(conv(act(norm(conv(act s)))))) with s = norm(conv x): s is to the rest of the block what a
-    normalized projection shortcut is to a residual block.
+    y = act(s + norm(conv(act(norm(conv(act s)))))) with s = norm(conv x): s is to the rest of the
+    block what a normalized projection shortcut is to a residual block.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, make_norm: NormFactory, make_activation: Callable[[], nn.Module]
+        self,
+        in_channels: int,
+        out_channels: int,
+        make_norm: NormFactory,
+        make_activation: Callable[[], nn.Module],
     ):
         super().__init__()
         self.conv1 = _conv3x3(in_channels, out_channels)

@@ -16,12 +16,16 @@ from torch import Tensor, nn
 
 
 class Implementation(Protocol):
-    """A way to compute activation(norm(x) + residual) in one step, for the cases that it is made for."""
+    """A way to compute activation(norm(x) + residual) in one step, for the cases that it is made
+    for.
+    """
 
     def __call__(
         self, norm: nn.Module, activation: nn.Module | None, x: Tensor, residual: Tensor | None
     ) -> Tensor | None:
-        """The result, with the modules' buffers updated and hooks served; None leaves the case to the modules."""
+        """The result, with the modules' buffers updated and hooks served; None leaves the case to
+        the modules.
+        """
         ...
 
 
@@ -30,7 +34,9 @@ _implementation: ContextVar[Implementation | None] = ContextVar("normalization",
 
 @contextmanager
 def using(implementation: Implementation | None) -> Iterator[None]:
-    """Ask this implementation first, inside the context and in this thread; None means module by module."""
+    """Ask this implementation first, inside the context and in this thread; None means module by
+    module.
+    """
     token = _implementation.set(implementation)
     try:
         yield
@@ -38,8 +44,12 @@ def using(implementation: Implementation | None) -> Iterator[None]:
         _implementation.reset(token)
 
 
-def normalize(norm: nn.Module, activation: nn.Module | None, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """activation(norm(x) + residual), any shape; without an activation or a residual, the rest of it."""
+def normalize(
+    norm: nn.Module, activation: nn.Module | None, x: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    """activation(norm(x) + residual), any shape; without an activation or a residual, the rest of
+    it.
+    """
     implementation = _implementation.get()
     if implementation is not None:
         output = implementation(norm, activation, x, residual)
@@ -52,7 +62,9 @@ def normalize(norm: nn.Module, activation: nn.Module | None, x: Tensor, residual
 
 
 class FusableSequential(nn.Sequential):
-    """nn.Sequential, in which a batch normalization and a ReLU behind it go through `normalize` together."""
+    """nn.Sequential, in which a batch normalization and a ReLU behind it go through `normalize`
+    together.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Sequential."""

@@ -28,15 +28,22 @@ def keyed_seed(seed: int, key: str) -> int:
 
 
 def initialize(
-    model: nn.Module, seed: int, scheme: str = "default", scale: float = 1.0, leave: Iterable[nn.Module] = ()
+    model: nn.Module,
+    seed: int,
+    scheme: str = "default",
+    scale: float = 1.0,
+    leave: Iterable[nn.Module] = (),
 ) -> None:
-    """Draw the convolutions and linear layers of `model` anew, and set its normalization layers to the identity.
+    """Draw the convolutions and linear layers of `model` anew, and set its normalization layers to
+    the identity.
 
     Args:
-        model: the network; its parameters keep their device and type, the numbers are drawn on the CPU.
+        model: the network; its parameters keep their device and type, the numbers are drawn on the
+            CPU.
         seed: with a parameter's name, all that the drawn numbers depend on.
         scheme: a name in SCHEMES.
-        scale: factor on the weights of convolutions and linear layers; biases and normalizations have none.
+        scale: factor on the weights of convolutions and linear layers; biases and normalizations
+            have none.
         leave: modules that stay as they are, with all that is in them.
 
     Raises:
@@ -44,7 +51,9 @@ def initialize(
     """
     draw = lookup("initialization", scheme, SCHEMES)
     if not (math.isfinite(scale) and scale >= 0):
-        raise InputError(f"The initialization scale is {scale}; expected a finite number of at least 0.")
+        raise InputError(
+            f"The initialization scale is {scale}; expected a finite number of at least 0."
+        )
     left = {id(inner) for module in leave for inner in module.modules()}
     with torch.no_grad():
         for name, layer in model.named_modules():
@@ -59,7 +68,9 @@ def initialize(
 def _fill(layer: nn.Conv2d | nn.Linear, name: str, seed: int, draw: Scheme, scale: float) -> None:
     fan_in = layer.weight[0].numel()
     weight, bias = draw
-    layer.weight.copy_(weight(layer.weight.shape, fan_in, keyed_generator(seed, f"{name}.weight"))).mul_(scale)
+    layer.weight.copy_(
+        weight(layer.weight.shape, fan_in, keyed_generator(seed, f"{name}.weight"))
+    ).mul_(scale)
     if layer.bias is not None:
         layer.bias.copy_(bias(layer.bias.shape, fan_in, keyed_generator(seed, f"{name}.bias")))
 
@@ -72,7 +83,9 @@ Scheme = tuple[Draw, Draw]
 
 
 def _uniform(shape: torch.Size, fan_in: int, generator: Generator) -> Tensor:
-    """PyTorch's default for weights, kaiming_uniform_(a=sqrt(5)), and for biases: uniform in +-1/sqrt(fan_in)."""
+    """PyTorch's default for weights, kaiming_uniform_(a=sqrt(5)), and for biases: uniform in
+    +-1/sqrt(fan_in).
+    """
     bound = 1 / math.sqrt(fan_in)
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 

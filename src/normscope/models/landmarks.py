@@ -15,8 +15,9 @@ class Landmarks:
 
     They are the same whatever the normalization is, so that the arms of a comparison share an axis.
 
-    One module may be called several times in a forward pass: BirdPlaneNet's `res_block1.relu`, as in its source, is
-    called three times. The last call in the forward counts; a hook that keeps the latest tensor sees just that.
+    One module may be called several times in a forward pass: BirdPlaneNet's `res_block1.relu`, as
+    in its source, is called three times. The last call in the forward counts; a hook that keeps the
+    latest tensor sees just that.
     """
 
     stem: str
@@ -32,7 +33,9 @@ class Landmarks:
     """Last activation inside the first stage. Its input is the captured pre-activation."""
 
     first_normalization: str
-    """First normalization layer inside the first stage; an nn.Identity of that name where nothing is normalized."""
+    """First normalization layer inside the first stage; an nn.Identity of that name where nothing
+    is normalized.
+    """
 
 
 class Network(nn.Module):

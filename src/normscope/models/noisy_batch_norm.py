@@ -14,27 +14,32 @@ GREATEST_SCALE = 1.25
 """A channel's mean factor in a step is uniform between 1 and this."""
 
 MEAN_WIDTH = SCALE_WIDTH = 0.1
-"""Each value's own shift is uniform in +- this around its channel's; its factor is normal, of this deviation."""
+"""Each value's own shift is uniform in +- this around its channel's; its factor is normal, of this
+deviation.
+"""
 
 
 class NoisyBatchNorm2d(nn.BatchNorm2d):
     """nn.BatchNorm2d, behind which in train mode every value is multiplied and shifted at random.
 
-    "Noisy" batch normalization of Santurkar et al. 2018 (arXiv:1805.11604, section 2.1 and appendix): each step draws
-    for each channel a mean shift and a mean factor, and each value of each image draws its own around them. Each batch
-    leaves the layer with another mean and variance, which the layer was to prevent. In eval mode there is no noise; the
-    running statistics of layers behind others are then those of activations that had it, and fit badly. A watched
+    "Noisy" batch normalization of Santurkar et al. 2018 (arXiv:1805.11604, section 2.1 and
+    appendix): each step draws for each channel a mean shift and a mean factor, and each value of
+    each image draws its own around them. Each batch leaves the layer with another mean and
+    variance, which the layer was to prevent. In eval mode there is no noise; the running statistics
+    of layers behind others are then those of activations that had it, and fit badly. A watched
     layer's recording is of the normalization, before the noise.
 
-    The noise of a step depends on the layer's seed and on the number of its forwards in train mode, which
-    `num_batches_tracked` counts: a state dict is one of nn.BatchNorm2d, and from it training goes on with the noise
-    that it would have had. No generator of others is moved but by the constructor. Reading the count waits for a GPU.
+    The noise of a step depends on the layer's seed and on the number of its forwards in train mode,
+    which `num_batches_tracked` counts: a state dict is one of nn.BatchNorm2d, and from it training
+    goes on with the noise that it would have had. No generator of others is moved but by the
+    constructor. Reading the count waits for a GPU.
 
     Args:
         num_features: channels.
 
     Attributes:
-        noise_seed: drawn by the constructor from torch's generator, as initial weights are; no part of the state dict.
+        noise_seed: drawn by the constructor from torch's generator, as initial weights are; no part
+            of the state dict.
     """
 
     def __init__(self, num_features: int):
@@ -51,8 +56,12 @@ class NoisyBatchNorm2d(nn.BatchNorm2d):
         means, scales = torch.empty(2, output.shape[1], 1, 1, device=output.device)
         means.uniform_(-MEAN_RANGE, MEAN_RANGE, generator=generator)
         scales.uniform_(1, GREATEST_SCALE, generator=generator)
-        shift = torch.empty_like(output, dtype=torch.float32).uniform_(-MEAN_WIDTH, MEAN_WIDTH, generator=generator)
-        scale = torch.empty_like(output, dtype=torch.float32).normal_(0, SCALE_WIDTH, generator=generator)
+        shift = torch.empty_like(output, dtype=torch.float32).uniform_(
+            -MEAN_WIDTH, MEAN_WIDTH, generator=generator
+        )
+        scale = torch.empty_like(output, dtype=torch.float32).normal_(
+            0, SCALE_WIDTH, generator=generator
+        )
         return (output * scale.add_(scales) + shift.add_(means)).to(output.dtype)
 
     def _seed_of_step(self) -> int:

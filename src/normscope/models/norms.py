@@ -20,7 +20,9 @@ GROUPS = 8
 
 def _group(channels: int) -> nn.Module:
     if channels % GROUPS:
-        raise InputError(f"Normalization 'group' cannot divide {channels} channels into {GROUPS} groups.")
+        raise InputError(
+            f"Normalization 'group' cannot divide {channels} channels into {GROUPS} groups."
+        )
     return nn.GroupNorm(GROUPS, channels)
 
 
@@ -44,7 +46,9 @@ NORMS: dict[str, NormFactory] = {
     "instance": _instance,
     "noisy-batch": NoisyBatchNorm2d,
 }
-"""The named factories. `none` keeps the layer's name with an identity, so that both arms of a comparison share it."""
+"""The named factories. `none` keeps the layer's name with an identity, so that both arms of a
+comparison share it.
+"""
 
 
 def is_code(name: str) -> bool:
@@ -55,13 +59,13 @@ def is_code(name: str) -> bool:
 def resolve_norm(norm: str | NormFactory) -> NormFactory:
     """The factory behind a name, behind module:callable, or the factory that was given itself.
 
-    module:callable is imported here: pass on only what comes from the command line or from Python, never from a file
-    that was received (`is_code`).
+    module:callable is imported here: pass on only what comes from the command line or from Python,
+    never from a file that was received (`is_code`).
 
     Raises:
-        InputError: if the name is unknown, or the module or callable cannot be had. The factory raises one as well
-            where a user's callable fails or returns something else than an nn.Module, and where the channels cannot be
-            divided into groups.
+        InputError: if the name is unknown, or the module or callable cannot be had. The factory
+            raises one as well where a user's callable fails or returns something else than an
+            nn.Module, and where the channels cannot be divided into groups.
     """
     if not isinstance(norm, str):
         return norm
@@ -87,13 +91,19 @@ def _import_callable(name: str) -> NormFactory:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise InputError(f"Normalization {name!r}: importing {module_name!r} failed: {_one_line(error)}.") from error
+        raise InputError(
+            f"Normalization {name!r}: importing {module_name!r} failed: {_one_line(error)}."
+        ) from error
     try:
         factory = functools.reduce(getattr, attribute.split("."), module)
     except AttributeError:
-        raise InputError(f"Normalization {name!r}: module {module_name!r} has no attribute {attribute!r}.") from None
+        raise InputError(
+            f"Normalization {name!r}: module {module_name!r} has no attribute {attribute!r}."
+        ) from None
     if not callable(factory):
-        raise InputError(f"Normalization {name!r} is of type {type(factory).__name__}; expected a callable.")
+        raise InputError(
+            f"Normalization {name!r} is of type {type(factory).__name__}; expected a callable."
+        )
     return factory
 
 
@@ -104,9 +114,13 @@ def _guarded(name: str, factory: NormFactory) -> NormFactory:
         try:
             module = factory(channels)
         except Exception as error:
-            raise InputError(f"Normalization {name!r} failed for {channels} channels: {_one_line(error)}.") from error
+            raise InputError(
+                f"Normalization {name!r} failed for {channels} channels: {_one_line(error)}."
+            ) from error
         if not isinstance(module, nn.Module):
-            raise InputError(f"Normalization {name!r} returned a {type(module).__name__}; expected an nn.Module.")
+            raise InputError(
+                f"Normalization {name!r} returned a {type(module).__name__}; expected an nn.Module."
+            )
         return module
 
     return checked

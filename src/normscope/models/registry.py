@@ -50,10 +50,11 @@ def build(
     initialization_scale: float = 1.0,
     seed: int = 0,
 ) -> Network:
-    """The network called `name`, on the CPU, in train mode, with parameters that depend on the arguments alone.
+    """The network called `name`, on the CPU, in train mode, with parameters that depend on the
+    arguments alone.
 
-    The global random generator is left as it was. Parameters of a normalization of the user's are what its constructor
-    drew, under a generator that `seed` sets.
+    The global random generator is left as it was. Parameters of a normalization of the user's are
+    what its constructor drew, under a generator that `seed` sets.
 
     Args:
         name: a name in MODELS.
@@ -70,7 +71,8 @@ def build(
         seed: seed of the parameters.
 
     Raises:
-        InputError: for an unknown name, an option that the network has not got, or images too small for it.
+        InputError: for an unknown name, an option that the network has not got, or images too small
+            for it.
     """
     entry = lookup("model", name, MODELS)
     options = {"block": block, "widths": widths, "blocks_per_stage": blocks_per_stage}
@@ -83,7 +85,11 @@ def build(
         # Not torch.manual_seed: that would set the generators of accelerators as well.
         torch.default_generator.manual_seed(keyed_seed(seed, "constructors"))
         network = entry.make(
-            norm=factory, in_channels=in_channels, num_classes=num_classes, activation=activation, **given
+            norm=factory,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            activation=activation,
+            **given,
         )
     network.check_image_size(image_size)
     initialize(network, seed, initialization, initialization_scale, leave=made)
@@ -94,7 +100,9 @@ def _check_options(name: str, entry: Entry, given: dict) -> None:
     for option in given:
         if option not in entry.options:
             having = ", ".join(model for model, other in MODELS.items() if option in other.options)
-            raise InputError(f"Model {name!r} has no option {option!r}. Models that have it: {having}.")
+            raise InputError(
+                f"Model {name!r} has no option {option!r}. Models that have it: {having}."
+            )
 
 
 def _remembering(factory: NormFactory) -> tuple[NormFactory, list[nn.Module]]:

@@ -28,7 +28,9 @@ class Parts:
 
 
 class PostActivationBlock(nn.Module):
-    """y = act(norm(conv(act(norm(conv x)))) + shortcut x): He et al. 2016a, and the code of the source notebook."""
+    """y = act(norm(conv(act(norm(conv x)))) + shortcut x): He et al. 2016a, and the code of the
+    source notebook.
+    """
 
     last_activation: ClassVar[str] = "activation2"
     branch_end: ClassVar[str | None] = None
@@ -41,7 +43,9 @@ class PostActivationBlock(nn.Module):
         self.activation1 = parts.activation()
         self.conv2 = conv3x3(out_channels, out_channels, 1, bias=needs_bias(norm2))
         self.bn2 = norm2
-        self.shortcut = _normalized_shortcut(in_channels, out_channels, stride, parts, bias=needs_bias(norm1))
+        self.shortcut = _normalized_shortcut(
+            in_channels, out_channels, stride, parts, bias=needs_bias(norm1)
+        )
         self.activation2 = parts.activation()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,9 +55,11 @@ class PostActivationBlock(nn.Module):
 
 
 class FormulaBlock(nn.Module):
-    """y = f(x) + shortcut x with f(x) = conv(act(norm(conv x))): the formula of the source notebook.
+    """y = f(x) + shortcut x with f(x) = conv(act(norm(conv x))): the formula of the source
+    notebook.
 
-    One normalization on the residual path and nothing after the addition, so its second convolution has a bias.
+    One normalization on the residual path and nothing after the addition, so its second convolution
+    has a bias.
     """
 
     last_activation: ClassVar[str] = "activation1"
@@ -66,7 +72,9 @@ class FormulaBlock(nn.Module):
         self.bn1 = norm1
         self.activation1 = parts.activation()
         self.conv2 = conv3x3(out_channels, out_channels, 1, bias=True)
-        self.shortcut = _normalized_shortcut(in_channels, out_channels, stride, parts, bias=needs_bias(norm1))
+        self.shortcut = _normalized_shortcut(
+            in_channels, out_channels, stride, parts, bias=needs_bias(norm1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output."""
@@ -74,11 +82,13 @@ class FormulaBlock(nn.Module):
 
 
 class PreActivationBlock(nn.Module):
-    """y = conv(act(norm(conv(act(norm x))))) + shortcut: He et al. 2016b, "Identity Mappings", figure 1b.
+    """y = conv(act(norm(conv(act(norm x))))) + shortcut: He et al. 2016b, "Identity Mappings",
+    figure 1b.
 
-    The shortcut passes x on untouched, except where the shape changes and in the network's first block: there both
-    paths start from act(norm x) (their appendix). Every sum is read through a later normalization, so that with one no
-    convolution has a bias, and the projection is not normalized a second time.
+    The shortcut passes x on untouched, except where the shape changes and in the network's first
+    block: there both paths start from act(norm x) (their appendix). Every sum is read through a
+    later normalization, so that with one no convolution has a bias, and the projection is not
+    normalized a second time.
     """
 
     last_activation: ClassVar[str] = "activation2"
@@ -107,8 +117,8 @@ class PreActivationBlock(nn.Module):
 class AfterActivationBlock(nn.Module):
     """y = norm(act(conv(norm(act(conv x))))) + shortcut x: normalization behind the non-linearity.
 
-    The counterpart of the post-activation block: as many normalizations, each on the other side of its activation. No
-    convolution of the branch is followed by one, so that all have a bias.
+    The counterpart of the post-activation block: as many normalizations, each on the other side of
+    its activation. No convolution of the branch is followed by one, so that all have a bias.
     """
 
     last_activation: ClassVar[str] = "activation2"
@@ -123,7 +133,9 @@ class AfterActivationBlock(nn.Module):
         self.conv2 = conv3x3(out_channels, out_channels, 1, bias=True)
         self.activation2 = parts.activation()
         self.bn2 = norm2
-        self.shortcut = _normalized_shortcut(in_channels, out_channels, stride, parts, bias=needs_bias(norm1))
+        self.shortcut = _normalized_shortcut(
+            in_channels, out_channels, stride, parts, bias=needs_bias(norm1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output."""
@@ -135,8 +147,9 @@ class AfterActivationBlock(nn.Module):
 Block = PostActivationBlock | FormulaBlock | PreActivationBlock | AfterActivationBlock
 """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
 
-`last_activation` is the name of the activation that a forward pass calls last. `branch_end` is that of the module whose
-output is added to the skip path to make the block's; None where something follows the addition.
+`last_activation` is the name of the activation that a forward pass calls last. `branch_end` is that
+of the module whose output is added to the skip path to make the block's; None where something
+follows the addition.
 """
 
 BLOCKS: dict[str, type[Block]] = {
@@ -148,12 +161,16 @@ BLOCKS: dict[str, type[Block]] = {
 
 
 class ParameterFreeShortcut(nn.Module):
-    """Every stride-th pixel, and zeros for the channels that are new: option A of He et al. 2016a, section 3.3."""
+    """Every stride-th pixel, and zeros for the channels that are new: option A of He et al. 2016a,
+    section 3.3.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         if out_channels < in_channels:
-            raise InputError(f"A parameter-free shortcut cannot go from {in_channels} to {out_channels} channels.")
+            raise InputError(
+                f"A parameter-free shortcut cannot go from {in_channels} to {out_channels} channels."
+            )
         self.stride = stride
         self.new_channels = out_channels - in_channels
 
@@ -167,7 +184,9 @@ def conv3x3(in_channels: int, out_channels: int, stride: int, *, bias: bool) -> 
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int, parts: Parts, *, bias: bool) -> nn.Sequential:
+def _shortcut(
+    in_channels: int, out_channels: int, stride: int, parts: Parts, *, bias: bool
+) -> nn.Sequential:
     if stride == 1 and in_channels == out_channels:
         return FusableSequential()
     if parts.shortcut == "parameter-free":

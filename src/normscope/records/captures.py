@@ -15,7 +15,8 @@ LIMIT = 5.0
 """Histograms cover [-LIMIT, LIMIT]; what lies beyond is counted in the first and the last entry."""
 
 LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-"""Levels of the quantiles that are stored; the first and the last are the minimum and the maximum."""
+"""Levels of the quantiles that are stored; the first and the last are the minimum and the maximum.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +38,24 @@ class Distribution:
 
     @property
     def density(self) -> np.ndarray:
-        """Share of all finite values per unit, float64 [bins]; its integral is what lies inside the limits."""
+        """Share of all finite values per unit, float64 [bins]; its integral is what lies inside the
+        limits.
+        """
         width = 2 * LIMIT / (len(self.counts) - 2)
         return self.counts[1:-1] / (max(self.n, 1) * width)
 
 
-def store_distribution(store: Store, tensor: str, distribution: Distribution, *, step: int, epoch: int) -> None:
+def store_distribution(
+    store: Store, tensor: str, distribution: Distribution, *, step: int, epoch: int
+) -> None:
     """Write one captured distribution. Call inside the epoch's transaction."""
-    moments = [distribution.n, distribution.non_finite, distribution.mean, distribution.std, distribution.zero_fraction]
+    moments = [
+        distribution.n,
+        distribution.non_finite,
+        distribution.mean,
+        distribution.std,
+        distribution.zero_fraction,
+    ]
     parts: dict[str, Any] = {
         "histogram": distribution.counts,
         "moments": np.array(moments, dtype=np.float64),
@@ -64,7 +75,9 @@ def load_distributions(store: Store) -> dict[tuple[str, int], Distribution]:
 
 
 def _assemble(store: Store, arrays: dict[str, np.ndarray]) -> Distribution:
-    counts, moments, quantiles = (arrays.get(name) for name in ("histogram", "moments", "quantiles"))
+    counts, moments, quantiles = (
+        arrays.get(name) for name in ("histogram", "moments", "quantiles")
+    )
     if (
         counts is None or moments is None or quantiles is None
         or counts.ndim != 1 or len(counts) < 3

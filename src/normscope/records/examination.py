@@ -33,12 +33,20 @@ class Place:
     fed_by_module: str = ""  # the module in which that operation ran
     bias_before: bool = False  # that operation adds a bias per channel
     sole_consumer: bool = False  # nothing but this layer reads that operation's output
-    dropout_before: float = 0.0  # largest p of a Dropout between the last normalization and this layer
+    dropout_before: float = (
+        0.0  # largest p of a Dropout between the last normalization and this layer
+    )
     feeds: tuple[str, ...] = ()  # the operations that read its output
     added_to_a_shortcut: bool = False  # the output reaches an addition before any weight
-    pooled_next: bool = False  # the output is averaged over all positions before any nonlinearity or weight
-    features_last: bool = False  # the operation that made its input puts the features on the last axis
-    features_scattered: bool = False  # a reshape has mixed features and positions: axis 1 only has the features' size
+    pooled_next: bool = (
+        False  # the output is averaged over all positions before any nonlinearity or weight
+    )
+    features_last: bool = (
+        False  # the operation that made its input puts the features on the last axis
+    )
+    features_scattered: bool = (
+        False  # a reshape has mixed features and positions: axis 1 only has the features' size
+    )
     axes_moved: bool = False  # axes were moved between that operation and the layer
     unused_children: tuple[str, ...] = ()  # modules inside the layer that the forward passed by
     input_shape: tuple[int, ...] = ()
@@ -55,25 +63,41 @@ class Measured:
     # With batch statistics in use and updates off ("reference"), over the channels:
     mean: Array | None = None  # mean over batches of the batch means
     var: Array | None = None  # mean over batches of the unbiased batch variances
-    mean_noise: Array | None = None  # variance of one batch's mean when batches are iid, in units of var
-    var_noise: Array | None = None  # variance of the log of one batch's variance when batches are iid
+    mean_noise: Array | None = (
+        None  # variance of one batch's mean when batches are iid, in units of var
+    )
+    var_noise: Array | None = (
+        None  # variance of the log of one batch's variance when batches are iid
+    )
     # In eval mode:
     eval_mean: Array | None = None
     eval_var: Array | None = None
-    heterogeneity: Array | None = None  # F = N Var_k(batch mean) / Var_n(sample mean); 1 for iid batches
-    set_var: tuple[float, ...] = ()  # 5%, 50% and 95% quantile of the variance of one normalized set (per sample)
+    heterogeneity: Array | None = (
+        None  # F = N Var_k(batch mean) / Var_n(sample mean); 1 for iid batches
+    )
+    set_var: tuple[
+        float, ...
+    ] = ()  # 5%, 50% and 95% quantile of the variance of one normalized set (per sample)
     set_mean_square: tuple[float, ...] = ()  # the same of the mean square
     input_non_finite: int = 0
     output_non_finite: int = 0
     input_spread: float | None = None  # standard deviation of the input over everything
-    output_spread: float | None = None  # standard deviation of the normalized value over everything, without affine
-    alone_input: float | None = None  # relative change of sample 0's input when it comes alone instead of in its batch
+    output_spread: float | None = (
+        None  # standard deviation of the normalized value over everything, without affine
+    )
+    alone_input: float | None = (
+        None  # relative change of sample 0's input when it comes alone instead of in its batch
+    )
     alone_output: float | None = None
     call_mean: Array | None = None  # [calls, C] where a layer runs several times in one forward
     call_var: Array | None = None
-    axis_spread: tuple[float, ...] = ()  # largest / smallest standard deviation along axis 1, and along the last axis
+    axis_spread: tuple[
+        float, ...
+    ] = ()  # largest / smallest standard deviation along axis 1, and along the last axis
     padding: float | None = None  # share of positions that are padding
-    padding_effect: float | None = None  # median over channels of |ln(variance with / without padding)|
+    padding_effect: float | None = (
+        None  # median over channels of |ln(variance with / without padding)|
+    )
     dropout_ratio: float | None = None  # median over channels of variance with dropout / without
 
 
@@ -105,8 +129,12 @@ class Layer:
     training: bool | None = None
     training_after_eval: bool | None = None  # its mode once model.eval() was called
     training_after_train: bool | None = None  # its mode once model.train() was called
-    trainable: bool | None = None  # a parameter of the layer requires a gradient; None without parameters
-    scope_trainable: bool | None = None  # a parameter of the smallest enclosing module with other weights does
+    trainable: bool | None = (
+        None  # a parameter of the layer requires a gradient; None without parameters
+    )
+    scope_trainable: bool | None = (
+        None  # a parameter of the smallest enclosing module with other weights does
+    )
     optimized: bool | None = None  # all its trainable parameters are in the optimizer
     scope_optimized: bool | None = None  # a weight of that enclosing module is in the optimizer
     weight_decay: float | None = None  # the largest that the optimizer applies to it
@@ -126,8 +154,8 @@ class Layer:
 
     @property
     def affine_trained(self) -> bool:
-        """The affine parameters have moved. Initializations leave the bias constant, many also the weight (at 1, or 0
-        on residual branches), so the bias tells where there is one.
+        """The affine parameters have moved. Initializations leave the bias constant, many also the
+        weight (at 1, or 0 on residual branches), so the bias tells where there is one.
         """
         telling = self.bias if self.bias is not None else self.weight
         if telling is None or not len(telling):
@@ -157,25 +185,37 @@ class Loader:
     drop_last: bool | None = None
     sampler: str = ""
     shuffles: bool | None = None
-    label_runs: float | None = None  # mean length of runs of one label, over that of shuffled labels
+    label_runs: float | None = (
+        None  # mean length of runs of one label, over that of shuffled labels
+    )
     labels_in_batches: float | None = None  # as in Forward
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Forward:
-    """What the outputs of a model did on a few batches. "eval" is eval mode; "batch" is batch statistics."""
+    """What the outputs of a model did on a few batches. "eval" is eval mode; "batch" is batch
+    statistics.
+    """
 
     batch_sizes: tuple[int, ...] = ()
     device: str = ""
     reduced_precision: bool = False
-    repeat_difference: float | None = None  # relative difference of two eval forwards of the same samples
+    repeat_difference: float | None = (
+        None  # relative difference of two eval forwards of the same samples
+    )
     companions_difference: float | None = None  # of a sample in its batch and alone, in eval mode
     companions_failure: str = ""
-    functional_batch_norm: tuple[str, ...] = ()  # where F.batch_norm(training=True) ran in eval mode
+    functional_batch_norm: tuple[
+        str, ...
+    ] = ()  # where F.batch_norm(training=True) ran in eval mode
     batch_failure: str = ""  # why the pass with batch statistics failed
     samples: int = 0  # samples behind the comparison below
-    gap: float | None = None  # relative L2 difference of eval outputs and batch outputs (remixed batches)
-    composition_noise: float | None = None  # relative L2 difference of batch outputs in two compositions, / sqrt 2
+    gap: float | None = (
+        None  # relative L2 difference of eval outputs and batch outputs (remixed batches)
+    )
+    composition_noise: float | None = (
+        None  # relative L2 difference of batch outputs in two compositions, / sqrt 2
+    )
     disagreement: float | None = None  # share of samples whose class differs, eval against batch
     composition_disagreement: float | None = None  # the same between two compositions
     has_targets: bool = False
@@ -184,10 +224,14 @@ class Forward:
     remixed_correct: float | None = None  # the same samples in other batches
     only_eval_correct: int = 0  # samples that only eval gets right, against remixed
     only_batch_correct: int = 0
-    only_given_correct: int = 0  # samples that only the given composition gets right, against remixed
+    only_given_correct: int = (
+        0  # samples that only the given composition gets right, against remixed
+    )
     only_remixed_correct: int = 0
     classes: int = 0
-    labels_in_batches: float | None = None  # chi-square / degrees of freedom of labels against batches; 1 if shuffled
+    labels_in_batches: float | None = (
+        None  # chi-square / degrees of freedom of labels against batches; 1 if shuffled
+    )
     label_freedom: int = 0  # those degrees of freedom
     input_heterogeneity: float | None = None  # F of the model's input, median over its channels
 
@@ -201,7 +245,9 @@ class PairedLayer:
     other_type: str
     statistics_equal: bool | None = None  # bitwise
     affine_equal: bool | None = None
-    mean_distance: float | None = None  # 95% quantile of |difference of running means| / the other's sd
+    mean_distance: float | None = (
+        None  # 95% quantile of |difference of running means| / the other's sd
+    )
     var_distance: float | None = None  # 95% quantile of |ln(ratio of running variances)|
     at_initialization: bool = False
     other_at_initialization: bool = False
@@ -218,7 +264,9 @@ class Pair:
     layers: tuple[PairedLayer, ...] = ()
     only_here: tuple[str, ...] = ()  # normalization layers that the other lacks
     only_there: tuple[str, ...] = ()
-    weight_distance: float | None = None  # relative L2 distance of all other shared weights; None without shared ones
+    weight_distance: float | None = (
+        None  # relative L2 distance of all other shared weights; None without shared ones
+    )
     output_difference: float | None = None  # relative, in eval mode
     output_failure: str = ""
     other_companions_difference: float | None = None
@@ -267,10 +315,14 @@ class History:
     steps: int = 0
     accumulation: int | None = None  # backwards in most optimizer steps, where there are several
     penalties: int = 0  # gradients with respect to an input that were differentiated once more
-    batches: int | None = None  # forwards with a backward of their own, where they are more than the steps
+    batches: int | None = (
+        None  # forwards with a backward of their own, where they are more than the steps
+    )
 
     def expected(self, layer: LayerHistory) -> float:
-        """Updates per optimizer step of a layer that is updated once in each forward that has a backward of its own."""
+        """Updates per optimizer step of a layer that is updated once in each forward that has a
+        backward of its own.
+        """
         return max(1.0, (self.batches or 0) / max(layer.steps, 1)) * layer.calls
 
 
@@ -298,7 +350,9 @@ class Examination:
 
     @property
     def untrained(self) -> bool:
-        """Nothing has moved yet in the layers that keep running statistics: no statistic, no affine parameter."""
+        """Nothing has moved yet in the layers that keep running statistics: no statistic, no affine
+        parameter.
+        """
         layers = [layer for layer in self.of_kind(*BATCH_KINDS) if layer.live and layer.tracked]
         return bool(layers) and not any(
             layer.updates or layer.affine_trained or not layer.at_initialization for layer in layers
@@ -326,7 +380,9 @@ def from_json(data: bytes) -> Examination:
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise RecordError(f"This is not an examination: {error}.") from error
     if envelope.normscope != "examination" or envelope.format != FORMAT_VERSION:
-        raise RecordError(f"This normscope reads examinations of format {FORMAT_VERSION}, not {envelope.format}.")
+        raise RecordError(
+            f"This normscope reads examinations of format {FORMAT_VERSION}, not {envelope.format}."
+        )
     return envelope.examination
 
 

@@ -21,7 +21,8 @@ EXPLANATION_NAME = "explanation.sqlite"
 KIND = "explanation"
 
 ORDERS = ("shuffled", "class-ordered")
-"""How the test images were put into batches: at random, or sorted by class (at random within one)."""
+"""How the test images were put into batches: at random, or sorted by class (at random within one).
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +40,19 @@ class Forgotten:
     images: int  # test images that every accuracy is over, always the same ones
     eval_accuracy: float  # of those, in eval mode
     batch_sizes: tuple[int, ...]
-    during: np.ndarray  # float64 [ORDERS, batch sizes, repeats]: in train mode; NaN where not measured
-    afterwards: np.ndarray  # the same shape: in eval mode after that pass, which has moved the running statistics
+    during: (
+        np.ndarray
+    )  # float64 [ORDERS, batch sizes, repeats]: in train mode; NaN where not measured
+    afterwards: (
+        np.ndarray
+    )  # the same shape: in eval mode after that pass, which has moved the running statistics
 
 
 @dataclass(frozen=True, eq=False)
 class Channel:
-    """One channel of the batch, worked through in float64. `x` and what follows from it are [N, H, W]."""
+    """One channel of the batch, worked through in float64. `x` and what follows from it are [N, H,
+    W].
+    """
 
     index: int
     x: np.ndarray
@@ -55,7 +62,9 @@ class Channel:
     weight: float  # 1 where the layer has none
     bias: float  # 0 where the layer has none
     eps: float
-    running_before: tuple[float, float] | None  # mean and variance; None where the layer remembers nothing
+    running_before: (
+        tuple[float, float] | None
+    )  # mean and variance; None where the layer remembers nothing
     running_after: tuple[float, float] | None
 
     @property
@@ -65,7 +74,9 @@ class Channel:
 
     @property
     def eval_moments(self) -> tuple[float, float]:
-        """What eval mode takes for mean and variance: the running statistics, or the batch's where there are none."""
+        """What eval mode takes for mean and variance: the running statistics, or the batch's where
+        there are none.
+        """
         return self.running_before or (self.mean, self.var)
 
     @cached_property
@@ -80,7 +91,9 @@ class Channel:
 
     @cached_property
     def eval_output(self) -> np.ndarray:
-        """What eval mode makes of the same values, with the running statistics from before the batch."""
+        """What eval mode makes of the same values, with the running statistics from before the
+        batch.
+        """
         mean, var = self.eval_moments
         return self.weight * (self.x - mean) / np.sqrt(var + self.eps) + self.bias
 
@@ -107,7 +120,9 @@ class Explanation:
     running_after: RunningStatistics | None
     disagreement: float  # largest difference between this arithmetic and PyTorch's own layer: outputs, buffers
     forgotten: Forgotten
-    meta: dict[str, Any]  # run, spec, data, environment, test_accuracy, other_layers; as a run's record has them
+    meta: dict[
+        str, Any
+    ]  # run, spec, data, environment, test_accuracy, other_layers; as a run's record has them
 
     @property
     def count(self) -> int:
@@ -131,8 +146,12 @@ class Explanation:
             weight=1.0 if self.weight is None else float(self.weight[index]),
             bias=0.0 if self.bias is None else float(self.bias[index]),
             eps=self.eps,
-            running_before=None if before is None else (float(before.mean[index]), float(before.var[index])),
-            running_after=None if after is None else (float(after.mean[index]), float(after.var[index])),
+            running_before=None
+            if before is None
+            else (float(before.mean[index]), float(before.var[index])),
+            running_after=None
+            if after is None
+            else (float(after.mean[index]), float(after.var[index])),
         )
 
 
@@ -145,7 +164,14 @@ _META: dict[str, Any] = {
     "batches_before": int,
     "disagreement": float | int,
 }
-_SPEC = {"model": str, "data": str, "epochs": int, "seed": int, "learning_rate": float | int, "classes": list}
+_SPEC = {
+    "model": str,
+    "data": str,
+    "epochs": int,
+    "seed": int,
+    "learning_rate": float | int,
+    "classes": list,
+}
 _LAYER_ARRAYS = ("x", "labels", "images", "mean", "var", "unbiased_var", "weight", "bias")
 _AFFINE = ("weight", "bias")
 _RUNNING = ("running_before", "running_after")
@@ -208,16 +234,24 @@ def load_if_there(path: Path) -> Explanation | None:
     try:
         return load_explanation(path)
     except InputError as error:
-        raise RecordError(f"{error} Remove it to have the layer measured again; the training is kept.") from error
+        raise RecordError(
+            f"{error} Remove it to have the layer measured again; the training is kept."
+        ) from error
 
 
 def _assemble(meta: dict[str, Any], arrays: dict[tuple[str, str], np.ndarray]) -> Explanation:
     def running(name: str) -> RunningStatistics | None:
-        return RunningStatistics(arrays[name, "mean"], arrays[name, "var"]) if (name, "mean") in arrays else None
+        return (
+            RunningStatistics(arrays[name, "mean"], arrays[name, "var"])
+            if (name, "mean") in arrays
+            else None
+        )
 
     own = {*_META, "forgotten", "kind"}
     described: dict[str, Any] = {name: meta[name] for name in _META}
-    tensors: dict[str, Any] = {name: arrays["layer", name] for name in _LAYER_ARRAYS if name not in _AFFINE}
+    tensors: dict[str, Any] = {
+        name: arrays["layer", name] for name in _LAYER_ARRAYS if name not in _AFFINE
+    }
     return Explanation(
         **described,
         **tensors,
@@ -240,8 +274,14 @@ def _check(explanation: Explanation) -> None:
     """Raise a ValueError or TypeError that names the part which does not fit the others."""
     meta, forgotten = explanation.meta, explanation.forgotten
     environment = meta["environment"]
-    _require(all(isinstance(part, dict) for part in (meta["spec"], meta["data"], environment)), "description")
-    _require(all(isinstance(environment.get(part), dict) for part in ("hardware", "versions")), "environment")
+    _require(
+        all(isinstance(part, dict) for part in (meta["spec"], meta["data"], environment)),
+        "description",
+    )
+    _require(
+        all(isinstance(environment.get(part), dict) for part in ("hardware", "versions")),
+        "environment",
+    )
     _require(isinstance(meta["run"], str) and isinstance(meta["other_layers"], list), "description")
     for name, kind in _META.items():
         _require(isinstance(getattr(explanation, name), kind), name)
@@ -249,7 +289,10 @@ def _check(explanation: Explanation) -> None:
         _require(isinstance(meta["spec"].get(name), kind), name)
     n, channels, _, _ = explanation.x.shape
     for name, vector in _vectors(explanation).items():
-        _require(vector is None or (vector.shape == (channels,) and bool(np.isfinite(vector).all())), name)
+        _require(
+            vector is None or (vector.shape == (channels,) and bool(np.isfinite(vector).all())),
+            name,
+        )
     _require(0 <= explanation.chosen < channels and explanation.eps >= 0, "channel")
     _require(explanation.count > 1 and bool(np.isfinite(explanation.x).all()), "x")
     _require(explanation.labels.shape == (n,), "labels")
@@ -257,12 +300,20 @@ def _check(explanation: Explanation) -> None:
     _require(images.ndim == 4 and images.shape[3] in (1, 3) and 0 < len(images) <= n, "images")
     _require(images.dtype == np.uint8, "images")
     for table in (forgotten.during, forgotten.afterwards):
-        _require(table.ndim == 3 and table.shape[:2] == (len(ORDERS), len(forgotten.batch_sizes)), "accuracies")
-    _require(isinstance(forgotten.eval_accuracy, float | int) and isinstance(forgotten.images, int), "accuracies")
+        _require(
+            table.ndim == 3 and table.shape[:2] == (len(ORDERS), len(forgotten.batch_sizes)),
+            "accuracies",
+        )
+    _require(
+        isinstance(forgotten.eval_accuracy, float | int) and isinstance(forgotten.images, int),
+        "accuracies",
+    )
 
 
 def _vectors(explanation: Explanation) -> dict[str, np.ndarray | None]:
-    vectors = {name: getattr(explanation, name) for name in ("mean", "var", "unbiased_var", *_AFFINE)}
+    vectors = {
+        name: getattr(explanation, name) for name in ("mean", "var", "unbiased_var", *_AFFINE)
+    }
     for name in _RUNNING:
         running = getattr(explanation, name)
         if running is not None:

@@ -15,13 +15,16 @@ from normscope.errors import StorageError
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what the body writes there takes its place when the body succeeds.
+    """Yields a temporary path beside `path`; what the body writes there takes its place when the
+    body succeeds.
 
     Raises:
         StorageError: if the file cannot be written. What was at `path` is still there then.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
         os.close(handle)
         aside = Path(name)
         try:
@@ -43,7 +46,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file's content by a value as indented JSON. NaN and infinities are refused: they are no JSON."""
+    """Replace a file's content by a value as indented JSON. NaN and infinities are refused: they
+    are no JSON.
+    """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 

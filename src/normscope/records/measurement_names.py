@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 PROPAGATION = "propagation"
-"""Variances of the skip path ("skip") and of the branches ("branch") at initialization, float64 [blocks]."""
+"""Variances of the skip path ("skip") and of the branches ("branch") at initialization, float64
+[blocks].
+"""
 
 BATCH_STATISTICS = "batch-statistics"
-"""What normalization layers get and give from batch to batch in the trained network, and what they remember of it:
-"place", "before", "after", "before_in_eval", "after_in_eval", "batch_mean", "batch_sd", with running statistics also
-"running_mean" and "running_sd"; float64 [channels of all places]."""
+"""What normalization layers get and give from batch to batch in the trained network, and what they
+remember of it: "place", "before", "after", "before_in_eval", "after_in_eval", "batch_mean",
+"batch_sd", with running statistics also "running_mean" and "running_sd"; float64 [channels of all
+places].
+"""
 
 EVALUATION = "evaluation"
-"""Test accuracies of the batch-normalized network as fractions: with "running" and "recalibrated" statistics, float64
-[1] each, and with those of the "batch", float64 [sizes], by batch "size", int64 [sizes]."""
+"""Test accuracies of the batch-normalized network as fractions: with "running" and "recalibrated"
+statistics, float64 [1] each, and with those of the "batch", float64 [sizes], by batch "size", int64
+[sizes].
+"""
 
 LANDSCAPE = "landscape"
-"""Loss and gradient along the direction of steepest descent, float64 [points of the training]: "step", "loss",
-"gradient" and "weights" (l2 norms) at the point itself. "rate_..." and "relative_...", float64 [points, distances], at
-distances from it: "..._distances" (l2), "..._losses", "..._changes" (l2 distance of the gradient from that at the
-point). "planned", [1], is how many points there are unless the training diverges."""
+"""Loss and gradient along the direction of steepest descent, float64 [points of the training]:
+"step", "loss", "gradient" and "weights" (l2 norms) at the point itself. "rate_..." and
+"relative_...", float64 [points, distances], at distances from it: "..._distances" (l2),
+"..._losses", "..._changes" (l2 distance of the gradient from that at the point). "planned", [1], is
+how many points there are unless the training diverges.
+"""
 
 MOVEMENT = "movement"
-"""How far what leaves the normalization layers moves from step to step: "place", "movement", float64 [channels of all
-places]."""
+"""How far what leaves the normalization layers moves from step to step: "place", "movement",
+float64 [channels of all places].
+"""
 
 KNOWN = (PROPAGATION, BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT)
 """Every measurement. How each is made is in `studies/study_measurements.py`."""

@@ -17,20 +17,23 @@ from normscope.records.recording_parts import FilePart, Part
 if TYPE_CHECKING:
     import pandas as pd
 
-# Statistics of the batch that a rank saw; everything else is the same on all ranks, or taken from the first.
+# Statistics of the batch that a rank saw; everything else is the same on all ranks, or taken from
+# the first.
 _POOLED = frozenset({"batch_mean", "batch_var"})
 
 
 def rank_path(path: Path, rank: int) -> Path:
-    """The file in which a process records: the path itself for the first, `<stem>.rank<n><suffix>` for the others."""
+    """The file in which a process records: the path itself for the first, `<stem>.rank<n><suffix>`
+    for the others.
+    """
     return path if rank == 0 else path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
 
 
 class Recording:
     """What was recorded by the processes that trained one model. Reading it needs no torch.
 
-    `Recording.load(path)` reads a file and, beside it, those of the other ranks; `watcher.recording` is what a watcher
-    has so far.
+    `Recording.load(path)` reads a file and, beside it, those of the other ranks;
+    `watcher.recording` is what a watcher has so far.
     """
 
     def __init__(self, parts: Iterable[Part]):
@@ -42,17 +45,24 @@ class Recording:
 
         Raises:
             InputError: if there is no such file.
-            RecordError: if it is no recording, is damaged, of another version, or the ranks do not belong together.
+            RecordError: if it is no recording, is damaged, of another version, or the ranks do not
+                belong together.
         """
         path = Path(path)
         parts = [FilePart(path)]
         pattern = re.compile(re.escape(path.stem) + r"\.rank(\d+)" + re.escape(path.suffix))
-        others = {int(m[1]): other for other in path.parent.iterdir() if (m := pattern.fullmatch(other.name))}
+        others = {
+            int(m[1]): other
+            for other in path.parent.iterdir()
+            if (m := pattern.fullmatch(other.name))
+        }
         world_size = parts[0].header.world_size
         parts += [FilePart(other) for rank, other in sorted(others.items()) if rank < world_size]
         for part in parts[1:]:
             if part.header.world_size != world_size or _base_names(part) != _base_names(parts[0]):
-                raise RecordError(f"{part.path} and {path} are not recordings of the same training.")
+                raise RecordError(
+                    f"{part.path} and {path} are not recordings of the same training."
+                )
         return cls(parts)
 
     # -- what was watched
@@ -79,29 +89,45 @@ class Recording:
 
     @property
     def complete(self) -> bool:
-        """Whether the watchers were closed: a recording can be read while it is written, and after a crash."""
+        """Whether the watchers were closed: a recording can be read while it is written, and after
+        a crash.
+        """
         return all(part.header.complete for part in self.parts)
 
     @property
     def marks(self) -> list[dict[str, Any]]:
-        """The labels that were set with `watcher.mark`, each with the number of steps done before it."""
-        return [{"step": e["step"], **_mapping(e["detail"])} for e in self.parts[0].events() if e["kind"] == "mark"]
+        """The labels that were set with `watcher.mark`, each with the number of steps done before
+        it.
+        """
+        return [
+            {"step": e["step"], **_mapping(e["detail"])}
+            for e in self.parts[0].events()
+            if e["kind"] == "mark"
+        ]
 
     @property
     def epochs(self) -> dict[int, int]:
         """{epoch: steps done before it}, from the marks that name an epoch."""
-        return {mark["epoch"]: mark["step"] for mark in self.marks if isinstance(mark.get("epoch"), int)}
+        return {
+            mark["epoch"]: mark["step"] for mark in self.marks if isinstance(mark.get("epoch"), int)
+        }
 
     @property
     def notes(self) -> list[str]:
         """What could not be recorded, and why; what was thinned; why a recording stopped."""
         kinds = ("note", "thinned", "stopped")
-        return [str(e["detail"]) for part in self.parts for e in part.events() if e["kind"] in kinds]
+        return [
+            str(e["detail"]) for part in self.parts for e in part.events() if e["kind"] in kinds
+        ]
 
     @property
     def non_finite(self) -> list[dict[str, Any]]:
-        """The first value of each layer that was not finite: {layer, statistic, step, channels}, earliest first."""
-        found = [{**row, "rank": part.header.rank} for part in self.parts for row in part.non_finite]
+        """The first value of each layer that was not finite: {layer, statistic, step, channels},
+        earliest first.
+        """
+        found = [
+            {**row, "rank": part.header.rank} for part in self.parts for row in part.non_finite
+        ]
         return sorted(found, key=lambda row: row["step"])
 
     # -- values
@@ -112,20 +138,28 @@ class Recording:
         return [statistic for name, statistic in self.parts[0].names() if name == layer]
 
     def query(
-        self, layer: str, statistic: str, *, first: int | None = None, last: int | None = None, rank: int | None = None
+        self,
+        layer: str,
+        statistic: str,
+        *,
+        first: int | None = None,
+        last: int | None = None,
+        rank: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(steps int64 [R], values [R, ...]) of one statistic of one layer, in the order of the steps.
+        """(steps int64 [R], values [R, ...]) of one statistic of one layer, in the order of the
+        steps.
 
-        Most statistics are [R, C]; `num_batches_tracked`, `training`, `values_per_channel` and the gradient norms are
-        [R]; `sample_mean` and `sample_std` are [R, 4, G] (mean, standard deviation, minimum, maximum over the samples).
+        Most statistics are [R, C]; `num_batches_tracked`, `training`, `values_per_channel` and the
+        gradient norms are [R]; `sample_mean` and `sample_std` are [R, 4, G] (mean, standard
+        deviation, minimum, maximum over the samples).
 
         Args:
             layer: its name.
             statistic: one of `statistics(layer)`.
             first: leave out earlier steps.
             last: leave out later steps.
-            rank: the part of one process. By default batch means and variances are pooled over all of them, and
-                everything else is the first's.
+            rank: the part of one process. By default batch means and variances are pooled over all
+                of them, and everything else is the first's.
 
         Raises:
             InputError: for a name that is not known, or a rank that is not here.
@@ -152,7 +186,8 @@ class Recording:
         last: int | None = None,
         limits: np.ndarray | None = None,
     ) -> ChannelDistributions:
-        """The distribution of a layer's input or output per channel, merged over steps (and ranks) in its own units.
+        """The distribution of a layer's input or output per channel, merged over steps (and ranks)
+        in its own units.
 
         The output is that of the layer, before any activation that follows it.
 
@@ -165,25 +200,32 @@ class Recording:
             limits: [C, 2], the range of each channel; by default the extremes of what was sampled.
 
         Raises:
-            InputError: for a name that is not known, or a layer without histograms of that side or in those steps.
+            InputError: for a name that is not known, or a layer without histograms of that side or
+                in those steps.
         """
         lookup("side", side, dict.fromkeys(("input", "output")))
         known = self.statistics(layer)
-        name = "output_histogram" if side == "output" and "output_histogram" in known else "histogram"
+        name = (
+            "output_histogram" if side == "output" and "output_histogram" in known else "histogram"
+        )
         if name not in known:
             raise InputError(f"No histograms of the {side} of {layer} were recorded.")
         pieces = [_joined(part, layer, name, first, last) for part in self.parts]
         steps, counts, frame = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
         if len(steps) == 0:
-            raise InputError(f"No histogram of {layer} was recorded between steps {first} and {last}.")
+            raise InputError(
+                f"No histogram of {layer} was recorded between steps {first} and {last}."
+            )
         edges, merged = merge(counts, frame.astype(np.float64), side, bins, limits)
         channels = self.layers[layer].histogram_channels or list(range(counts.shape[1]))
         return ChannelDistributions(channels, np.unique(steps), edges, merged)
 
     def to_dataframe(self, layer: str | None = None, statistic: str | None = None) -> pd.DataFrame:
-        """A long pandas table with the columns step, layer, statistic, channel and value; histograms are left out.
+        """A long pandas table with the columns step, layer, statistic, channel and value;
+        histograms are left out.
 
-        `channel` is -1 for what a layer has one of. Rows of `sample_mean` and `sample_std` are numbered flat.
+        `channel` is -1 for what a layer has one of. Rows of `sample_mean` and `sample_std` are
+        numbered flat.
 
         Raises:
             InputError: if pandas is not installed, or a name is not known.
@@ -225,23 +267,34 @@ class Recording:
         if rank is None:
             return self.parts[0]
         if rank not in self.ranks:
-            raise InputError(f"Rank {rank} is not in this recording. Ranks: {', '.join(map(str, self.ranks))}.")
+            raise InputError(
+                f"Rank {rank} is not in this recording. Ranks: {', '.join(map(str, self.ranks))}."
+            )
         return self.parts[self.ranks.index(rank)]
 
     def _pooled(self, layer: str, statistic: str) -> tuple[np.ndarray, np.ndarray]:
         """Moments of all ranks' batches as one batch, at the steps that all of them recorded."""
         parts = [
-            {name: _read(part, layer, name) for name in ("batch_mean", "batch_var", "values_per_channel")}
+            {
+                name: _read(part, layer, name)
+                for name in ("batch_mean", "batch_var", "values_per_channel")
+            }
             for part in self.parts
         ]
         steps = _common([part[name][0] for part in parts for name in part])
         means, variances, n = (
-            np.stack([part[name][1][np.searchsorted(part[name][0], steps)] for part in parts]).astype(np.float64)
+            np.stack(
+                [part[name][1][np.searchsorted(part[name][0], steps)] for part in parts]
+            ).astype(np.float64)
             for name in ("batch_mean", "batch_var", "values_per_channel")
         )
         share = (n / n.sum(0))[:, :, None]
         mean = (share * means).sum(0)
-        pooled = mean if statistic == "batch_mean" else (share * (variances + (means - mean) ** 2)).sum(0)
+        pooled = (
+            mean
+            if statistic == "batch_mean"
+            else (share * (variances + (means - mean) ** 2)).sum(0)
+        )
         return steps, pooled.astype(np.float32)
 
 
@@ -265,7 +318,9 @@ def _joined(
     steps, counts = _read(part, layer, name)
     framed, frame = _read(part, layer, f"{name}_frame")
     if counts.ndim != 3 or frame.ndim != 3:
-        raise RecordError(f"The record of {layer} is damaged: its histograms do not have the shape of histograms.")
+        raise RecordError(
+            f"The record of {layer} is damaged: its histograms do not have the shape of histograms."
+        )
     common = _common([steps, framed])
     common = common[(common >= (first or 0)) & (common <= (np.inf if last is None else last))]
     return common, counts[np.searchsorted(steps, common)], frame[np.searchsorted(framed, common)]

@@ -11,9 +11,11 @@ from normscope.records.recording_header import FRAME, bin_edges
 
 @dataclass(frozen=True)
 class ChannelDistributions:
-    """Per channel a histogram over its own range: edges [C, B + 1] in the tensor's units, counts [C, B].
+    """Per channel a histogram over its own range: edges [C, B + 1] in the tensor's units, counts
+    [C, B].
 
-    `steps` are the steps that were merged. Values inside a bin of the record are taken as spread evenly over it.
+    `steps` are the steps that were merged. Values inside a bin of the record are taken as spread
+    evenly over it.
     """
 
     channels: list[int]
@@ -23,22 +25,31 @@ class ChannelDistributions:
 
     @property
     def density(self) -> np.ndarray:
-        """The counts as a density [C, B], which integrates to 1 over each channel's range; NaN where there are none."""
+        """The counts as a density [C, B], which integrates to 1 over each channel's range; NaN
+        where there are none.
+        """
         total = self.counts.sum(1, keepdims=True)
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.counts / total / np.diff(self.edges, axis=1)
 
 
 def physical_edges(frame: np.ndarray, side: str) -> np.ndarray:
-    """The edges of all bins, under- and overflow among them, in physical units: [R, C, BINS + 3], rising.
+    """The edges of all bins, under- and overflow among them, in physical units: [R, C, BINS + 3],
+    rising.
 
     Args:
-        frame: [R, 6, C], its rows as in FRAME; the extremes are in the units of the value that was normalized.
+        frame: [R, 6, C], its rows as in FRAME; the extremes are in the units of the value that was
+            normalized.
         side: "input" (mean + std z) or "output" (weight z + bias).
     """
-    mean, std, weight, bias, minimum, maximum = (frame[:, index, :, None] for index in range(len(FRAME)))
+    mean, std, weight, bias, minimum, maximum = (
+        frame[:, index, :, None] for index in range(len(FRAME))
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
-        lowest, highest = np.nan_to_num((minimum - mean) / std), np.nan_to_num((maximum - mean) / std)
+        lowest, highest = (
+            np.nan_to_num((minimum - mean) / std),
+            np.nan_to_num((maximum - mean) / std),
+        )
     body = np.clip(bin_edges(), lowest, highest)  # nothing lies beyond the extremes of the sample
     normalized = np.concatenate([lowest, body, highest], axis=2)
     edges = mean + std * normalized if side == "input" else weight * normalized + bias
@@ -48,9 +59,11 @@ def physical_edges(frame: np.ndarray, side: str) -> np.ndarray:
 def merge(
     counts: np.ndarray, frame: np.ndarray, side: str, bins: int, limits: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(edges [C, bins + 1], counts [C, bins]) of several steps' histograms, merged in physical units.
+    """(edges [C, bins + 1], counts [C, bins]) of several steps' histograms, merged in physical
+    units.
 
-    Merging the normalized histograms would erase the spread of the batch means, which is what there is to see.
+    Merging the normalized histograms would erase the spread of the batch means, which is what there
+    is to see.
 
     Args:
         counts: [R, C, BINS + 2].
@@ -61,7 +74,9 @@ def merge(
     """
     fine = physical_edges(frame, side)
     if side == "output":
-        counts = np.where((frame[:, FRAME.index("weight"), :, None] < 0), counts[:, :, ::-1], counts)
+        counts = np.where(
+            (frame[:, FRAME.index("weight"), :, None] < 0), counts[:, :, ::-1], counts
+        )
     if limits is None:
         limits = _extremes(counts, fine)
     edges = np.linspace(limits[:, 0], limits[:, 1], bins + 1, axis=1)
@@ -73,7 +88,9 @@ def merge(
 
 
 def _extremes(counts: np.ndarray, fine: np.ndarray) -> np.ndarray:
-    """[C, 2]: the range of the bins that hold something, over all steps; widened where it is a point."""
+    """[C, 2]: the range of the bins that hold something, over all steps; widened where it is a
+    point.
+    """
     held = (counts > 0) & np.isfinite(fine).all(2, keepdims=True)
     low = np.where(held, fine[:, :, :-1], np.inf).min((0, 2))
     high = np.where(held, fine[:, :, 1:], -np.inf).max((0, 2))
@@ -83,11 +100,16 @@ def _extremes(counts: np.ndarray, fine: np.ndarray) -> np.ndarray:
 
 
 def _rebin(counts: np.ndarray, fine: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Counts [B] over the bins `edges` of counts over the rising bins `fine`, each spread evenly over its bin."""
+    """Counts [B] over the bins `edges` of counts over the rising bins `fine`, each spread evenly
+    over its bin.
+    """
     if not np.all(np.isfinite(fine)):
         return np.zeros(len(edges) - 1)
-    # bins of no width (a weight of 0, an empty overflow) would make the cumulative count jump twice at one place
-    ramp = np.maximum.accumulate(fine + np.arange(len(fine)) * np.spacing(np.abs(fine).max() + 1e-30))
+    # bins of no width (a weight of 0, an empty overflow) would make the cumulative count jump twice
+    # at one place
+    ramp = np.maximum.accumulate(
+        fine + np.arange(len(fine)) * np.spacing(np.abs(fine).max() + 1e-30)
+    )
     cumulative = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
     at = np.interp(edges, ramp, cumulative)
     at[-1] = max(at[-1], np.interp(edges[-1] + np.spacing(edges[-1]) * len(fine), ramp, cumulative))

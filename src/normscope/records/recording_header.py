@@ -11,14 +11,17 @@ import numpy as np
 
 from normscope.errors import RecordError
 
-# A normalized value is binned in BINS equal bins over [-BIN_LIMIT, BIN_LIMIT), with an under- and an overflow bin.
+# A normalized value is binned in BINS equal bins over [-BIN_LIMIT, BIN_LIMIT), with an under- and
+# an overflow bin.
 BINS = 64
 BIN_LIMIT = 4.0
 
-# The rows of a histogram's frame: what turns its normalized bins into physical units, and the sample's extremes.
+# The rows of a histogram's frame: what turns its normalized bins into physical units, and the
+# sample's extremes.
 FRAME = ("mean", "std", "weight", "bias", "minimum", "maximum")
 
-# The rows of `sample_mean` and `sample_std`: the distribution of a per-sample statistic over the batch.
+# The rows of `sample_mean` and `sample_std`: the distribution of a per-sample statistic over the
+# batch.
 SAMPLE_MOMENTS = ("mean", "std", "minimum", "maximum")
 SAMPLE_LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
@@ -30,9 +33,11 @@ def bin_edges() -> np.ndarray:
 
 @dataclass
 class LayerInfo:
-    """One watched layer. `kind` is batch, instance, group, layer, rms, or activation for any other module.
+    """One watched layer. `kind` is batch, instance, group, layer, rms, or activation for any other
+    module.
 
-    A layer that is called again in one forward has a further entry, named `<layer>#2`, with the calls' statistics.
+    A layer that is called again in one forward has a further entry, named `<layer>#2`, with the
+    calls' statistics.
     """
 
     name: str
@@ -45,14 +50,20 @@ class LayerInfo:
     affine: bool = False
     tracks: bool = False
     call: int = 1
-    histogram_channels: list[int] = field(default_factory=list)  # those with histograms, where not all have them
+    histogram_channels: list[int] = field(
+        default_factory=list
+    )  # those with histograms, where not all have them
     activation: str | None = None  # the activation that consumes its output, where one does
-    via: list[str] = field(default_factory=list)  # the operations between the two, such as a residual addition
+    via: list[str] = field(
+        default_factory=list
+    )  # the operations between the two, such as a residual addition
 
 
 @dataclass
 class Cost:
-    """What watching took: seconds inside the hooks, of the seconds between the first and the last hook."""
+    """What watching took: seconds inside the hooks, of the seconds between the first and the last
+    hook.
+    """
 
     seconds: float = 0.0
     elapsed: float = 0.0
@@ -95,7 +106,11 @@ class Header:
         try:
             header = msgspec.convert(value, cls)
         except msgspec.ValidationError as error:
-            raise RecordError(f"{source} is damaged: its description cannot be read ({error}).") from error
+            raise RecordError(
+                f"{source} is damaged: its description cannot be read ({error})."
+            ) from error
         if header.bins != BINS or header.bin_limit != BIN_LIMIT:
-            raise RecordError(f"{source} has {header.bins} bins in its histograms; this normscope reads {BINS}.")
+            raise RecordError(
+                f"{source} has {header.bins} bins in its histograms; this normscope reads {BINS}."
+            )
         return header

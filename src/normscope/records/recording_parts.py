@@ -22,7 +22,9 @@ Block = tuple[np.ndarray, np.ndarray]  # steps [R], values [R, ...]
 
 @dataclass
 class Batch:
-    """What is written at once: blocks of equal steps, events as `Store.add_event` takes them, and the newest header."""
+    """What is written at once: blocks of equal steps, events as `Store.add_event` takes them, and
+    the newest header.
+    """
 
     header: Header
     blocks: Sequence[tuple[np.ndarray, Mapping[Name, np.ndarray]]] = ()
@@ -65,7 +67,8 @@ class WritablePart(Part, Protocol):
 
 
 class FilePart:
-    """A part in a SQLite file. It is open during a write or a read only: no process inherits it, nobody is locked out.
+    """A part in a SQLite file. It is open during a write or a read only: no process inherits it,
+    nobody is locked out.
 
     Args:
         path: the file.
@@ -84,7 +87,9 @@ class FilePart:
             meta = store.meta()
         self.header = Header.from_json(meta.get("header"), str(path))
         self.non_finite = _checked_non_finite(meta.get("non_finite", []), path)
-        self._names: tuple[tuple[int, int], list[Name]] | None = None  # as they were at a time and size of the file
+        self._names: tuple[tuple[int, int], list[Name]] | None = (
+            None  # as they were at a time and size of the file
+        )
 
     def write(self, batch: Batch) -> None:
         """Add to the file in one transaction."""
@@ -101,8 +106,8 @@ class FilePart:
             return store.events()
 
     def names(self) -> list[Name]:
-        """Every (layer, statistic) of the file. They are looked up again only when the file has changed: a query checks
-        its names, and there are as many queries as names.
+        """Every (layer, statistic) of the file. They are looked up again only when the file has
+        changed: a query checks its names, and there are as many queries as names.
         """
         try:
             state = self.path.stat()
@@ -129,9 +134,11 @@ class FilePart:
 
 @dataclass
 class MemoryPart:
-    """A part that lives with its process. Above `limit` bytes, every second step of what it holds is dropped.
+    """A part that lives with its process. Above `limit` bytes, every second step of what it holds
+    is dropped.
 
-    What was dropped once is thinned again with the rest, so old steps end up further apart than new ones.
+    What was dropped once is thinned again with the rest, so old steps end up further apart than new
+    ones.
     """
 
     header: Header
@@ -148,7 +155,9 @@ class MemoryPart:
     def write(self, batch: Batch) -> None:
         """Add to the part, thinning it where it has grown too large."""
         self.header, self.non_finite = batch.header, list(batch.non_finite)
-        self._events += [{"epoch": None, "layer": "", "detail": None, **event} for event in batch.events]
+        self._events += [
+            {"epoch": None, "layer": "", "detail": None, **event} for event in batch.events
+        ]
         for steps, arrays in batch.blocks:
             for name, values in arrays.items():
                 self._blocks.setdefault(name, []).append((steps, values))
@@ -185,13 +194,18 @@ class MemoryPart:
                 self._blocks[name] = [(s[::2].copy(), v[::2].copy()) for s, v in blocks]
         newest = max(int(blocks[-1][0][-1]) for blocks in self._blocks.values())
         detail = "every second step recorded so far was dropped: give watch() a path to keep all"
-        self._events.append({"step": newest, "epoch": None, "kind": "thinned", "layer": "", "detail": detail})
+        self._events.append(
+            {"step": newest, "epoch": None, "kind": "thinned", "layer": "", "detail": detail}
+        )
 
 
 def _checked_non_finite(value: Any, path: Path) -> list[dict[str, Any]]:
     keys = {"layer": str, "statistic": str, "step": int, "channels": list}
     if not isinstance(value, list) or not all(
-        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in keys.items()) for row in value
+        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in keys.items())
+        for row in value
     ):
-        raise RecordError(f"{path} is damaged: its list of values that are not finite cannot be read.")
+        raise RecordError(
+            f"{path} is damaged: its list of values that are not finite cannot be read."
+        )
     return value

@@ -15,7 +15,9 @@ _FRAME = (len(FRAME), None)
 _HISTOGRAM = (None, BINS + 2)
 
 SHAPES: dict[str, tuple[int | None, ...]] = {
-    **dict.fromkeys(("batch_mean", "batch_var", "batch_invstd", "running_mean", "running_var"), _CHANNELS),
+    **dict.fromkeys(
+        ("batch_mean", "batch_var", "batch_invstd", "running_mean", "running_var"), _CHANNELS
+    ),
     **dict.fromkeys(("weight", "bias", "weight_gradient", "bias_gradient"), _CHANNELS),
     **dict.fromkeys(("num_batches_tracked", "training", "values_per_channel"), ()),
     **dict.fromkeys(("output_gradient_norm", "input_gradient_norm"), ()),
@@ -30,7 +32,8 @@ Block = tuple[np.ndarray, np.ndarray]  # steps [R], values [R, ...]
 
 
 def check_shape(path: Path, layer: str, statistic: str, values: np.ndarray) -> None:
-    """Check an array [R, ...] that was read from a file. Statistics that are not in SHAPES may have any shape.
+    """Check an array [R, ...] that was read from a file. Statistics that are not in SHAPES may have
+    any shape.
 
     Raises:
         RecordError: if it has another shape than its statistic.
@@ -39,15 +42,20 @@ def check_shape(path: Path, layer: str, statistic: str, values: np.ndarray) -> N
     if expected is None:
         return
     found = values.shape[1:]
-    if len(found) != len(expected) or any(b not in (None, a) for a, b in zip(found, expected, strict=True)):
+    if len(found) != len(expected) or any(
+        b not in (None, a) for a, b in zip(found, expected, strict=True)
+    ):
         wanted = ", ".join("channels" if size is None else str(size) for size in expected)
         raise RecordError(
             f"{path} is damaged: {statistic} of {layer} has the shape {list(found)} at a step; expected [{wanted}]."
         )
 
 
-def check_widths(source: object, layer: LayerInfo, histograms: Sequence[Block], frames: Sequence[Block]) -> None:
-    """Check that a layer's newest histograms, their frames and the list of their channels are of equally many.
+def check_widths(
+    source: object, layer: LayerInfo, histograms: Sequence[Block], frames: Sequence[Block]
+) -> None:
+    """Check that a layer's newest histograms, their frames and the list of their channels are of
+    equally many.
 
     `source` says in the error where they are from.
 

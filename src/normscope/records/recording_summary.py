@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from normscope.records.recording_header import LayerInfo
 
 WIDTH = 200
-LAST_RECORDS = 10  # batch statistics are noisy: what is said of the end is the median of this many records
+LAST_RECORDS = (
+    10  # batch statistics are noisy: what is said of the end is the median of this many records
+)
 
 # What stands out; these only point at layers to look at, `normscope check` judges.
 DEAD_STD = 1e-4  # of a channel's input, against the layer's median
@@ -26,13 +28,29 @@ WEAK_GRADIENT = 1e-3  # of a layer's output, against the strongest layer's
 
 MOST_NAMED = 3
 
-COLUMNS = ("layer", "type", "channels", "input mean", "input std", "weight", "bias", "gradient", "then")
+COLUMNS = (
+    "layer",
+    "type",
+    "channels",
+    "input mean",
+    "input std",
+    "weight",
+    "bias",
+    "gradient",
+    "then",
+)
 
 
 def summary(recording: Recording) -> str:
     """The table and the remarks as text without colours."""
     facts = {name: _facts(recording, name) for name in recording.layers}
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False, force_jupyter=False)
+    console = Console(
+        file=io.StringIO(),
+        width=WIDTH,
+        color_system=None,
+        legacy_windows=False,
+        force_jupyter=False,
+    )
     console.print(_heading(recording), soft_wrap=True)
     console.print(_table(recording, facts))
     remarks = list(_remarks(recording, facts))
@@ -45,7 +63,11 @@ def summary(recording: Recording) -> str:
 
 def _heading(recording: Recording) -> str:
     cost, header = recording.cost, recording.header
-    ranks = f", {len(recording.ranks)} of {header.world_size} processes" if header.world_size > 1 else ""
+    ranks = (
+        f", {len(recording.ranks)} of {header.world_size} processes"
+        if header.world_size > 1
+        else ""
+    )
     share = f"; watching took {cost.fraction:.1%} of the time" if cost.elapsed else ""
     return f"{header.model}: {len(recording.layers)} layers, {cost.steps} steps ({header.unit}s){ranks}{share}"
 
@@ -68,7 +90,11 @@ def _facts(recording: Recording, layer: str) -> dict[str, np.ndarray]:
 def _table(recording: Recording, facts: dict[str, dict[str, np.ndarray]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("layer", "type", "then") else "right", overflow="fold")
+        table.add_column(
+            column,
+            justify="left" if column in ("layer", "type", "then") else "right",
+            overflow="fold",
+        )
     for name, info in recording.layers.items():
         own = facts[name]
         std = own.get("batch_var")
@@ -114,7 +140,9 @@ def _remarks(recording: Recording, facts: dict[str, dict[str, np.ndarray]]) -> I
 def _never_in_train_mode(recording: Recording) -> Iterator[str]:
     """That all layers were in eval mode at every record; some of them may be frozen by intention."""
     modes = [
-        recording.query(name, "training")[1] for name in recording.layers if "training" in recording.statistics(name)
+        recording.query(name, "training")[1]
+        for name in recording.layers
+        if "training" in recording.statistics(name)
     ]
     if modes and all(len(values) > 1 and not values.any() for values in modes):
         yield (
@@ -131,7 +159,11 @@ def _dead(own: Own, info: LayerInfo) -> str:
         return ""
     std = np.sqrt(var)
     dead = np.flatnonzero(std <= DEAD_STD * np.median(std))
-    return f"{len(dead)} of {len(std)} channels hardly vary in the batch ({_few(dead)})." if len(dead) else ""
+    return (
+        f"{len(dead)} of {len(std)} channels hardly vary in the batch ({_few(dead)})."
+        if len(dead)
+        else ""
+    )
 
 
 def _small_weights(own: Own, info: LayerInfo) -> str:
@@ -161,7 +193,11 @@ def _drifted(own: Own, info: LayerInfo) -> str:
 
 
 def _weak_gradients(facts: dict[str, dict[str, np.ndarray]]) -> Iterator[str]:
-    norms = {name: float(own["output_gradient_norm"]) for name, own in facts.items() if "output_gradient_norm" in own}
+    norms = {
+        name: float(own["output_gradient_norm"])
+        for name, own in facts.items()
+        if "output_gradient_norm" in own
+    }
     if not norms or not np.isfinite(strongest := max(norms.values())):
         return
     weak = [name for name, norm in norms.items() if norm < WEAK_GRADIENT * strongest]

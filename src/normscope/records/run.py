@@ -21,7 +21,8 @@ RECORDING_NAME = "recording.sqlite"
 
 STATUSES = ("finished", "diverged", "failed", "interrupted")
 ENDED = ("finished", "diverged")
-"""The statuses of runs that have their result; the others are taken up again by the same command."""
+"""The statuses of runs that have their result; the others are taken up again by the same command.
+"""
 
 EPOCH_COLUMNS = {
     "train_loss": "mean cross-entropy of the training images in train mode, nats",
@@ -51,7 +52,8 @@ DURATIONS = ("train_seconds", "seconds", "images_per_second")
 class RunRecord:
     """One run's record, read whole. Epochs are float64 columns, NaN where a value is missing.
 
-    What was measured beside training is in `measured`: {name: {statistic: array}}, as in `measurement_names`.
+    What was measured beside training is in `measured`: {name: {statistic: array}}, as in
+    `measurement_names`.
     """
 
     directory: Path
@@ -95,7 +97,8 @@ def run_folders(study: Path) -> list[Path]:
 
 
 def status_of(directory: Path) -> str | None:
-    """The status in a run's record; None where there is no record yet, or one that was killed before it said so.
+    """The status in a run's record; None where there is no record yet, or one that was killed
+    before it said so.
 
     Raises:
         RecordError: if what is there is no run's record.
@@ -118,11 +121,22 @@ def load_run(directory: Path) -> RunRecord:
         meta, epochs, captures = store.meta(), store.epochs(), load_distributions(store)
         measured = load_measurements(store)
     spec, status = meta.get("spec"), meta.get("status", "interrupted")
-    needed = {"norm": str, "learning_rate": float | int, "seed": int, "epochs": int, "data": str, "model": str}
-    if not isinstance(spec, dict) or not all(isinstance(spec.get(key), kind) for key, kind in needed.items()):
+    needed = {
+        "norm": str,
+        "learning_rate": float | int,
+        "seed": int,
+        "epochs": int,
+        "data": str,
+        "model": str,
+    }
+    if not isinstance(spec, dict) or not all(
+        isinstance(spec.get(key), kind) for key, kind in needed.items()
+    ):
         raise RecordError(f"{directory / RECORD_NAME} is damaged: it holds no spec of a run.")
     if status not in STATUSES:
-        raise RecordError(f"{directory / RECORD_NAME} is damaged: its status is {str(status)[:40]!r}.")
+        raise RecordError(
+            f"{directory / RECORD_NAME} is damaged: its status is {str(status)[:40]!r}."
+        )
     if status in ENDED and len(epochs["epoch"]) == 0:
         raise RecordError(f"{directory / RECORD_NAME} is damaged: a {status} run without an epoch.")
     return RunRecord(directory, spec, status, epochs, captures, meta, measured)

@@ -69,7 +69,8 @@ class Store:
         """All that is written inside lands together, or not at all.
 
         Raises:
-            StorageError: if the file cannot be written (disk full, folder gone, locked by another writer).
+            StorageError: if the file cannot be written (disk full, folder gone, locked by another
+                writer).
         """
         try:
             self.connection.execute("BEGIN IMMEDIATE")
@@ -88,7 +89,9 @@ class Store:
     # -- meta: one JSON value per key
 
     def set_meta(self, **values: Any) -> None:
-        """Store each value as JSON under its key, replacing what was there. Call inside a transaction."""
+        """Store each value as JSON under its key, replacing what was there. Call inside a
+        transaction.
+        """
         rows = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
         self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
@@ -103,19 +106,29 @@ class Store:
     # -- epochs: named scalars on the epoch axis
 
     def add_epoch(self, epoch: int, values: dict[str, float | None]) -> None:
-        """Store the scalars of one epoch (counted from 1); what is missing or not finite becomes null."""
+        """Store the scalars of one epoch (counted from 1); what is missing or not finite becomes
+        null.
+        """
         rows = [(epoch, name, _finite(value)) for name, value in values.items()]
         self.connection.executemany("INSERT INTO epochs VALUES (?, ?, ?)", rows)
 
     def epochs(self) -> dict[str, np.ndarray]:
-        """{name: float64 [epochs]} in order of epochs, with "epoch" itself; NaN where a value is null."""
+        """{name: float64 [epochs]} in order of epochs, with "epoch" itself; NaN where a value is
+        null.
+        """
         table: dict[int, dict[str, float]] = {}
-        for epoch, name, value in self._query("SELECT epoch, name, value FROM epochs ORDER BY epoch, name"):
+        for epoch, name, value in self._query(
+            "SELECT epoch, name, value FROM epochs ORDER BY epoch, name"
+        ):
             if type(epoch) is not int or not isinstance(value, float | int | None):
-                raise RecordError(f"{self.path} is damaged: an epoch holds something that is no number.")
+                raise RecordError(
+                    f"{self.path} is damaged: an epoch holds something that is no number."
+                )
             table.setdefault(epoch, {})[str(name)] = math.nan if value is None else float(value)
         names = sorted({name for row in table.values() for name in row})
-        columns = {name: np.array([row.get(name, math.nan) for row in table.values()]) for name in names}
+        columns = {
+            name: np.array([row.get(name, math.nan) for row in table.values()]) for name in names
+        }
         return {"epoch": np.array(list(table), dtype=np.float64), **columns}
 
     # -- arrays: what was measured inside the network
@@ -130,7 +143,9 @@ class Store:
         last_step: int | None = None,
         epoch: int | None = None,
     ) -> None:
-        """Store one array. Steps count optimizer steps from 1; `add_block` stores what is measured step by step."""
+        """Store one array. Steps count optimizer steps from 1; `add_block` stores what is measured
+        step by step.
+        """
         last = first_step if last_step is None else last_step
         self.connection.execute(
             "INSERT INTO arrays (layer, statistic, first_step, last_step, epoch, dtype, shape, data) "
@@ -139,13 +154,18 @@ class Store:
         )
 
     def add_block(self, steps: np.ndarray, arrays: Mapping[tuple[str, str], np.ndarray]) -> None:
-        """Store {(layer, statistic): [steps, ...]}, measured at these rising steps [steps]. Call inside a transaction.
+        """Store {(layer, statistic): [steps, ...]}, measured at these rising steps [steps]. Call
+        inside a transaction.
 
         The step numbers are stored once for all of the block's arrays.
         """
-        block = self.connection.execute("INSERT INTO blocks (steps) VALUES (?)", (steps.astype("<i8").tobytes(),))
+        block = self.connection.execute(
+            "INSERT INTO blocks (steps) VALUES (?)", (steps.astype("<i8").tobytes(),)
+        )
         first, last = int(steps[0]), int(steps[-1])
-        rows = [(*name, first, last, block.lastrowid, *pack(array)) for name, array in arrays.items()]
+        rows = [
+            (*name, first, last, block.lastrowid, *pack(array)) for name, array in arrays.items()
+        ]
         self.connection.executemany(
             "INSERT INTO arrays (layer, statistic, first_step, last_step, block, dtype, shape, data) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -155,7 +175,9 @@ class Store:
     def blocks(
         self, layer: str | None = None, statistic: str | None = None, *, after: int = -1
     ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-        """(layer, statistic, int64 [steps], array [steps, ...]) of the blocks that end after a step, in order."""
+        """(layer, statistic, int64 [steps], array [steps, ...]) of the blocks that end after a
+        step, in order.
+        """
         rows = self._query(
             "SELECT layer, statistic, steps, dtype, shape, data FROM arrays JOIN blocks ON blocks.id = arrays.block "
             "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) AND last_step > ?3 "
@@ -163,10 +185,14 @@ class Store:
             (layer, statistic, after),
         )
         for name, quantity, data, dtype, shape, values in rows:
-            steps = unpack("<i8", json.dumps([len(data) // 8 if isinstance(data, bytes) else 0]), data)
+            steps = unpack(
+                "<i8", json.dumps([len(data) // 8 if isinstance(data, bytes) else 0]), data
+            )
             array = unpack(dtype, shape, values)
             if array.ndim == 0 or len(array) != len(steps):
-                raise RecordError(f"{self.path} is damaged: a block has {len(steps)} steps and other values.")
+                raise RecordError(
+                    f"{self.path} is damaged: a block has {len(steps)} steps and other values."
+                )
             yield str(name), str(quantity), steps, array
 
     def block_names(self) -> list[tuple[str, str]]:
@@ -179,7 +205,9 @@ class Store:
     def arrays(
         self, layer: str | None = None, statistic: str | None = None
     ) -> Iterator[tuple[str, str, int, int, int | None, np.ndarray]]:
-        """(layer, statistic, first step, last step, epoch, array) in order of steps, those asked for or all."""
+        """(layer, statistic, first step, last step, epoch, array) in order of steps, those asked
+        for or all.
+        """
         rows = self._query(
             "SELECT layer, statistic, first_step, last_step, epoch, dtype, shape, data FROM arrays "
             "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) ORDER BY first_step, id",
@@ -192,39 +220,59 @@ class Store:
 
     # -- events: things that happened once, with a JSON detail
 
-    def add_event(self, kind: str, step: int, *, epoch: int | None = None, layer: str = "", detail: Any = None) -> None:
+    def add_event(
+        self, kind: str, step: int, *, epoch: int | None = None, layer: str = "", detail: Any = None
+    ) -> None:
         """Store that something happened at a step. Call inside a transaction."""
         row = (step, epoch, kind, layer, json.dumps(detail, allow_nan=False))
-        self.connection.execute("INSERT INTO events (step, epoch, kind, layer, detail) VALUES (?, ?, ?, ?, ?)", row)
+        self.connection.execute(
+            "INSERT INTO events (step, epoch, kind, layer, detail) VALUES (?, ?, ?, ?, ?)", row
+        )
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Every event as {step, epoch, kind, layer, detail}, in the order in which they were stored."""
+        """Every event as {step, epoch, kind, layer, detail}, in the order in which they were
+        stored.
+        """
         rows = self._query(
             "SELECT step, epoch, kind, layer, detail FROM events WHERE (?1 IS NULL OR kind = ?1) ORDER BY id",
             (kind,),
         )
         names = ("step", "epoch", "kind", "layer")
         try:
-            return [dict(zip(names, row[:4], strict=True), detail=json.loads(row[4])) for row in rows]
+            return [
+                dict(zip(names, row[:4], strict=True), detail=json.loads(row[4])) for row in rows
+            ]
         except (TypeError, ValueError, RecursionError) as error:
             raise RecordError(f"{self.path} is damaged: an event's detail is not JSON.") from error
 
     def drop_after(self, step: int) -> None:
-        """Forget what was measured after a step, and what happened after it. Call inside a transaction.
+        """Forget what was measured after a step, and what happened after it. Call inside a
+        transaction.
 
         Raises:
             RecordError: if a block holds steps on both sides.
         """
-        if next(self._query("SELECT 1 FROM arrays WHERE first_step <= ?1 AND last_step > ?1 LIMIT 1", (step,)), None):
+        if next(
+            self._query(
+                "SELECT 1 FROM arrays WHERE first_step <= ?1 AND last_step > ?1 LIMIT 1", (step,)
+            ),
+            None,
+        ):
             raise RecordError(f"{self.path} cannot go on after step {step}: a block crosses it.")
         self.connection.execute("DELETE FROM arrays WHERE first_step > ?", (step,))
-        self.connection.execute("DELETE FROM blocks WHERE id NOT IN (SELECT block FROM arrays WHERE block NOT NULL)")
-        self.connection.execute("DELETE FROM events WHERE step > ?1 OR (kind = 'mark' AND step = ?1)", (step,))
+        self.connection.execute(
+            "DELETE FROM blocks WHERE id NOT IN (SELECT block FROM arrays WHERE block NOT NULL)"
+        )
+        self.connection.execute(
+            "DELETE FROM events WHERE step > ?1 OR (kind = 'mark' AND step = ?1)", (step,)
+        )
 
     # -- resume state: one blob, replaced with every epoch
 
     def set_resume_state(self, epoch: int, state: bytes) -> None:
-        """Replace the state from which training can go on after `epoch`. Call inside the epoch's transaction."""
+        """Replace the state from which training can go on after `epoch`. Call inside the epoch's
+        transaction.
+        """
         self.connection.execute("INSERT OR REPLACE INTO resume VALUES (0, ?, ?)", (epoch, state))
 
     def resume_state(self) -> tuple[int, bytes] | None:
@@ -245,7 +293,8 @@ class Store:
 
     def _query(self, sql: str, parameters: tuple[Any, ...] = ()) -> Iterator[Any]:
         try:
-            # not `yield from`, which would close the cursor when the connection may be closed already
+            # not `yield from`, which would close the cursor when the connection may be closed
+            # already
             for row in self.connection.execute(sql, parameters):  # noqa: UP028
                 yield row
         except (sqlite3.Error, OverflowError) as error:
@@ -261,7 +310,9 @@ def writer(path: Path, kind: str) -> Store:
     """
     path = Path(path)
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
     except sqlite3.Error as error:
         raise StorageError(f"Cannot open {path} for writing: {error}.") from error
     store = Store(connection, path)
@@ -279,7 +330,8 @@ def writer(path: Path, kind: str) -> Store:
 def reader(path: Path, kind: str | None = None) -> Store:
     """Open a record for reading alone, waiting out a writer's transaction.
 
-    A transaction whose writer was killed is rolled back first, which is why SQLite may write if the file permits it.
+    A transaction whose writer was killed is rolled back first, which is why SQLite may write if the
+    file permits it.
 
     Raises:
         InputError: if there is no such file.
@@ -310,7 +362,9 @@ def reader(path: Path, kind: str | None = None) -> Store:
 
 
 def _harden(connection: sqlite3.Connection) -> None:
-    """Settings for files that others may have made: no functions from the schema, no oversized blob."""
+    """Settings for files that others may have made: no functions from the schema, no oversized
+    blob.
+    """
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB_BYTES)
 
@@ -337,7 +391,11 @@ def _check(store: Store, kind: str | None) -> None:
     try:
         application = store.connection.execute("PRAGMA application_id").fetchone()[0]
         version = store.connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = dict(store.connection.execute("SELECT name, type FROM sqlite_master WHERE name NOT LIKE 'sqlite%'"))
+        tables = dict(
+            store.connection.execute(
+                "SELECT name, type FROM sqlite_master WHERE name NOT LIKE 'sqlite%'"
+            )
+        )
     except sqlite3.DatabaseError as error:
         raise RecordError(f"{store.path} is not a normscope record: {error}.") from error
     if application != APPLICATION_ID:

@@ -29,13 +29,17 @@ def number(value: float, digits: int = 5) -> str:
 
 def describe_layer(explanation: Explanation) -> str:
     """The layer as PyTorch would write it."""
-    momentum = "None (plain average)" if explanation.momentum is None else number(explanation.momentum)
+    momentum = (
+        "None (plain average)" if explanation.momentum is None else number(explanation.momentum)
+    )
     return f"{explanation.layer_type}({explanation.x.shape[1]}), eps {number(explanation.eps)}, momentum {momentum}"
 
 
 def seen(explanation: Explanation) -> str:
     """How many batches the running statistics are of; empty where there are none."""
-    return "" if explanation.running_before is None else f" ({explanation.batches_before:,} batches)"
+    return (
+        "" if explanation.running_before is None else f" ({explanation.batches_before:,} batches)"
+    )
 
 
 def shown_channels(channels: int, chosen: int, most: int) -> list[int]:
@@ -61,7 +65,11 @@ def batch_steps(explanation: Explanation) -> list[Step]:
     return [
         Step("values pooled", "m = N · H · W", f"{n} · {height} · {width} = {m}"),
         Step("mean", "Σ x / m", f"{number(total)} / {m} = {number(channel.mean)}"),
-        Step("variance, biased", "Σ (x − mean)² / m", f"{number(squares)} / {m} = {number(channel.var)}"),
+        Step(
+            "variance, biased",
+            "Σ (x − mean)² / m",
+            f"{number(squares)} / {m} = {number(channel.var)}",
+        ),
     ]
 
 
@@ -69,7 +77,9 @@ def value_steps(explanation: Explanation) -> list[Step]:
     """One value on its way through the layer in train mode."""
     channel = explanation.channel(explanation.chosen)
     place = chosen_place(explanation)
-    x, normalized, output = (float(part[place]) for part in (channel.x, channel.normalized, channel.output))
+    x, normalized, output = (
+        float(part[place]) for part in (channel.x, channel.normalized, channel.output)
+    )
     where = f"x[{place[0]}, {channel.index}, {place[1]}, {place[2]}]"
     return [
         Step("one value", where, number(x)),
@@ -88,7 +98,9 @@ def value_steps(explanation: Explanation) -> list[Step]:
 
 
 def memory_steps(explanation: Explanation) -> list[Step]:
-    """The update of the running statistics, and the same value in eval mode. Empty where nothing is remembered."""
+    """The update of the running statistics, and the same value in eval mode. Empty where nothing is
+    remembered.
+    """
     channel = explanation.channel(explanation.chosen)
     if channel.running_before is None or channel.running_after is None:
         return []

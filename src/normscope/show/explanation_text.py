@@ -31,8 +31,14 @@ def show(explanation: Explanation, console: Console) -> None:
     _tensor(explanation, console)
     _channels(explanation, console)
     channel = explanation.chosen
-    _steps(f"3. Channel {channel}: its statistics over the batch", batch_steps(explanation), console)
-    _steps(f"4. Channel {channel}: one value through the layer, in train mode", value_steps(explanation), console)
+    _steps(
+        f"3. Channel {channel}: its statistics over the batch", batch_steps(explanation), console
+    )
+    _steps(
+        f"4. Channel {channel}: one value through the layer, in train mode",
+        value_steps(explanation),
+        console,
+    )
     _memory(explanation, console)
     _forgotten(explanation, console)
 
@@ -48,7 +54,10 @@ def _tensor(explanation: Explanation, console: Console) -> None:
     )
     others = explanation.meta.get("other_layers", [])
     if others:
-        _say(f"It is the first of {len(others) + 1} layers that were asked for; the next is {others[0]}.", console)
+        _say(
+            f"It is the first of {len(others) + 1} layers that were asked for; the next is {others[0]}.",
+            console,
+        )
     _say(
         f"x is [N, C, H, W] = [{n}, {channels}, {height}, {width}]: {n} images, {channels} channels of {height} x "
         f"{width} positions.\nEach channel is pooled over the axes 0 (images), 2 (rows) and 3 (columns): "
@@ -58,9 +67,19 @@ def _tensor(explanation: Explanation, console: Console) -> None:
 
 
 def _channels(explanation: Explanation, console: Console) -> None:
-    _heading("2. Every channel: statistics of the batch, running statistics, weight and bias", console)
+    _heading(
+        "2. Every channel: statistics of the batch, running statistics, weight and bias", console
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("channel", "mean", "variance", "running mean", "running variance", "weight", "bias"):
+    for name in (
+        "channel",
+        "mean",
+        "variance",
+        "running mean",
+        "running variance",
+        "weight",
+        "bias",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     channels = explanation.x.shape[1]
     for index in shown_channels(channels, explanation.chosen, MAX_CHANNELS):
@@ -109,7 +128,9 @@ def _memory(explanation: Explanation, console: Console) -> None:
     if steps:
         share = "momentum" if explanation.momentum is not None else "one over the number of batches"
         _steps(
-            f"5. What the layer remembers ({share} {number(explanation.update_share)}), and eval mode", steps, console
+            f"5. What the layer remembers ({share} {number(explanation.update_share)}), and eval mode",
+            steps,
+            console,
         )
         _say(
             "  The batch is normalized by its biased variance; the unbiased one goes into the running variance.",
@@ -117,7 +138,10 @@ def _memory(explanation: Explanation, console: Console) -> None:
         )
     else:
         _heading("5. What the layer remembers", console)
-        _say("  Nothing (track_running_stats=False): eval mode normalizes by the batch as well.", console)
+        _say(
+            "  Nothing (track_running_stats=False): eval mode normalizes by the batch as well.",
+            console,
+        )
     _say(
         f"  PyTorch's own layer, in float32, gives the same to {explanation.disagreement:.1e} (outputs of both modes "
         "and buffers).",
@@ -135,7 +159,10 @@ def _forgotten(explanation: Explanation, console: Console) -> None:
             table.add_column(f"{when},\n{order}", justify="right", no_wrap=True)
     for column, size in enumerate(forgotten.batch_sizes):
         tables = (forgotten.during, forgotten.afterwards)
-        table.add_row(str(size), *(_spread(values[place, column]) for values in tables for place in range(len(ORDERS))))
+        table.add_row(
+            str(size),
+            *(_spread(values[place, column]) for values in tables for place in range(len(ORDERS))),
+        )
     console.print(table)
     _say(
         f"In eval mode: {percent(forgotten.eval_accuracy)}. All on the same {forgotten.images:,} test images; mean ± "
@@ -153,7 +180,11 @@ def _forgotten(explanation: Explanation, console: Console) -> None:
 
 
 def _refused(forgotten: Forgotten, console: Console) -> None:
-    sizes = [size for column, size in enumerate(forgotten.batch_sizes) if np.isnan(forgotten.during[:, column]).all()]
+    sizes = [
+        size
+        for column, size in enumerate(forgotten.batch_sizes)
+        if np.isnan(forgotten.during[:, column]).all()
+    ]
     if sizes:
         _say(
             f"Not measured at batch size {', '.join(map(str, sizes))}: a batch has one value per channel in some "

@@ -24,13 +24,17 @@ _HEADS = {
 }  # fmt: skip
 
 
-def show(numbers: dict[str, Any], recording: Recording, layers: Sequence[str], console: Console) -> None:
+def show(
+    numbers: dict[str, Any], recording: Recording, layers: Sequence[str], console: Console
+) -> None:
     """Print the inspection's numbers."""
     for layer in layers:
         rows = channel_table(recording, [layer])
         console.print(_channels(layer, rows))
         if len(rows) > MAX_ROWS:
-            console.print(f"  and {len(rows) - MAX_ROWS} more channels in inspection.csv", style="dim")
+            console.print(
+                f"  and {len(rows) - MAX_ROWS} more channels in inspection.csv", style="dim"
+            )
     if numbers["activation_regions"]:
         console.print(_regions(numbers["activation_regions"]))
     console.print(_accuracies(numbers["runs"]))
@@ -74,10 +78,17 @@ def _regions(rows: Sequence[dict[str, Any]]) -> Table:
             Text(f"{layer} (+)" if "addition" in via else layer),
             *(percent(row and row["named"]) for row in own),
             *(percent(row and row["active"]) for row in own),
-            *("–" if not row or row["mean_derivative"] is None else f"{row['mean_derivative']:.3f}" for row in own),
+            *(
+                "–"
+                if not row or row["mean_derivative"] is None
+                else f"{row['mean_derivative']:.3f}"
+                for row in own
+            ),
         )
     if any("addition" in row["via"] for row in rows):
-        table.caption = "(+): the layer's own output; a residual addition stands between it and the activation."
+        table.caption = (
+            "(+): the layer's own output; a residual addition stands between it and the activation."
+        )
     return table
 
 

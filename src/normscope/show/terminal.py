@@ -11,14 +11,23 @@ from typing import Protocol
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from normscope.judge.comparison import Comparison, GroupSummary
 
 SECONDS_BETWEEN_LINES = 30.0
-"""Without a terminal there are no bars: a run then tells of itself at most this often, and when it ends."""
+"""Without a terminal there are no bars: a run then tells of itself at most this often, and when it
+ends.
+"""
 
 
 class ProgressMessage(Protocol):
@@ -42,9 +51,13 @@ def percent(fraction: float | None) -> str:
 
 
 class StudyProgress:
-    """A bar per run while it is trained and one for the whole study; lines where there is no terminal."""
+    """A bar per run while it is trained and one for the whole study; lines where there is no
+    terminal.
+    """
 
-    def __init__(self, console: Console, labels: dict[str, str], epochs: int, *, already_done: int = 0):
+    def __init__(
+        self, console: Console, labels: dict[str, str], epochs: int, *, already_done: int = 0
+    ):
         self._console, self._labels, self._epochs = console, labels, epochs
         self._live = console.is_terminal
         self._bars: dict[str, TaskID] = {}
@@ -59,7 +72,9 @@ class StudyProgress:
             console=console,
             disable=not self._live,
         )
-        self._total = self._progress.add_task("all runs", total=len(labels), state="", completed=already_done)
+        self._total = self._progress.add_task(
+            "all runs", total=len(labels), state="", completed=already_done
+        )
         self._count()
 
     def __enter__(self) -> StudyProgress:
@@ -78,8 +93,12 @@ class StudyProgress:
                 return
             if message.run not in self._bars:
                 label = escape(self._labels[message.run])
-                self._bars[message.run] = self._progress.add_task(label, total=self._epochs, state="")
-            self._progress.update(self._bars[message.run], completed=message.epochs_done, state=state)
+                self._bars[message.run] = self._progress.add_task(
+                    label, total=self._epochs, state=""
+                )
+            self._progress.update(
+                self._bars[message.run], completed=message.epochs_done, state=state
+            )
 
     def ended(self, run: str, outcome: str, *, good: bool = True) -> None:
         """Replace a run's bar by a line that says how it ended."""
@@ -87,20 +106,26 @@ class StudyProgress:
             if run in self._bars:
                 self._progress.remove_task(self._bars.pop(run))
             mark = Text("✓ " if good else "✗ ", style="green" if good else "red")
-            self._console.print(mark + Text(f"{self._labels[run]}  {outcome}"), highlight=False, soft_wrap=True)
+            self._console.print(
+                mark + Text(f"{self._labels[run]}  {outcome}"), highlight=False, soft_wrap=True
+            )
             self._progress.advance(self._total, 1)
             self._count()
 
     def _count(self) -> None:
         task = self._progress.tasks[0]
-        self._progress.update(self._total, state=f"{int(task.completed)} of {len(self._labels)} runs")
+        self._progress.update(
+            self._total, state=f"{int(task.completed)} of {len(self._labels)} runs"
+        )
 
     def _say(self, message: ProgressMessage, state: str) -> None:
         now = time.monotonic()
         last = self._said.setdefault(message.run, now)
         if now - last >= SECONDS_BETWEEN_LINES and message.epochs_done == int(message.epochs_done):
             self._said[message.run] = now
-            self._console.print(Text(f"  {self._labels[message.run]}  {state}"), highlight=False, soft_wrap=True)
+            self._console.print(
+                Text(f"  {self._labels[message.run]}  {state}"), highlight=False, soft_wrap=True
+            )
 
 
 def _state(message: ProgressMessage, epochs: int) -> str:
@@ -116,7 +141,9 @@ def _state(message: ProgressMessage, epochs: int) -> str:
 
 @contextmanager
 def telling(console: Console, what: str) -> Iterator[Callable[[str], None]]:
-    """Yields a function that is told how far something is: shown on one line of a terminal, else now and then."""
+    """Yields a function that is told how far something is: shown on one line of a terminal, else
+    now and then.
+    """
     said = time.monotonic()
 
     def say(words: str) -> None:
@@ -134,7 +161,14 @@ def comparison_table(comparison: Comparison, epochs: int) -> Table:
     """The closing table: one row per norm and learning rate."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("norm", overflow="fold")
-    for heading in ("rate", "final test accuracy", "n", "epochs to\nthreshold", "gradient norm\nvariation", "diverged"):
+    for heading in (
+        "rate",
+        "final test accuracy",
+        "n",
+        "epochs to\nthreshold",
+        "gradient norm\nvariation",
+        "diverged",
+    ):
         table.add_column(heading, justify="right", overflow="fold")
     previous = None
     for group in comparison.groups:
@@ -147,7 +181,9 @@ def comparison_table(comparison: Comparison, epochs: int) -> Table:
             _accuracy(group),
             str(group.n),
             _epochs_to_threshold(group, epochs),
-            "–" if group.gradient_norm_variation is None else f"{group.gradient_norm_variation:.2f}",
+            "–"
+            if group.gradient_norm_variation is None
+            else f"{group.gradient_norm_variation:.2f}",
             str(group.diverged) if group.diverged else "0",
         )
     return table

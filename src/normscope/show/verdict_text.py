@@ -10,11 +10,20 @@ from rich.text import Text
 
 from normscope.judge.verdicts import Reading, Verdict
 
-STYLES = {"supported": "green", "contradicted": "red", "no difference": "yellow", "cannot tell": "dim"}
+STYLES = {
+    "supported": "green",
+    "contradicted": "red",
+    "no difference": "yellow",
+    "cannot tell": "dim",
+}
 
 
-def effect_text(effect: float | None, unit: str, interval: tuple[float, float] | None = None) -> str:
-    """An effect with its unit and interval; of a ratio with a multiplication sign; a dash where there is none."""
+def effect_text(
+    effect: float | None, unit: str, interval: tuple[float, float] | None = None
+) -> str:
+    """An effect with its unit and interval; of a ratio with a multiplication sign; a dash where
+    there is none.
+    """
     if effect is None:
         return "–"
     if unit == "times":
@@ -26,7 +35,9 @@ def effect_text(effect: float | None, unit: str, interval: tuple[float, float] |
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """One row per claim, of one subject."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=verdicts[0].subject, title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=verdicts[0].subject, title_justify="left"
+    )
     table.add_column("claim", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("effect [95%]")
@@ -42,7 +53,9 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def open_questions(verdicts: Sequence[Verdict]) -> str:
-    """What would settle the claims that are open, one line for each kind of answer; empty where none is open."""
+    """What would settle the claims that are open, one line for each kind of answer; empty where
+    none is open.
+    """
     codes: dict[str, list[str]] = {}
     for verdict in verdicts:
         if verdict.needs:
@@ -62,12 +75,19 @@ def verdict_page(verdicts: Sequence[Verdict], figures: dict[tuple[str, str], str
     for subject in dict.fromkeys(verdict.subject for verdict in verdicts):
         own = [verdict for verdict in verdicts if verdict.subject == subject]
         parts += [f"## {_plain(subject)}", _overview(own)]
-        parts += [_section(verdict, figures.get((subject, verdict.code))) for verdict in own if verdict.values]
+        parts += [
+            _section(verdict, figures.get((subject, verdict.code)))
+            for verdict in own
+            if verdict.values
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def _overview(verdicts: Sequence[Verdict]) -> str:
-    lines = ["| claim | verdict | effect [95%] | n | what would settle it |", "|---|---|---|---|---|"]
+    lines = [
+        "| claim | verdict | effect [95%] | n | what would settle it |",
+        "|---|---|---|---|---|",
+    ]
     for verdict in verdicts:
         cells = (
             f"{verdict.code} {verdict.name}",
@@ -82,7 +102,9 @@ def _overview(verdicts: Sequence[Verdict]) -> str:
 
 def _section(verdict: Verdict, figure: str | None) -> str:
     first, second = (_plain(arm) for arm in verdict.arms)
-    margin = f"×{verdict.margin:g}" if verdict.unit == "times" else f"{verdict.margin:g} {verdict.unit}"
+    margin = (
+        f"×{verdict.margin:g}" if verdict.unit == "times" else f"{verdict.margin:g} {verdict.unit}"
+    )
     lines = [
         f"### {verdict.code} {verdict.name}: {verdict.outcome}",
         "",
@@ -100,9 +122,15 @@ def _section(verdict: Verdict, figure: str | None) -> str:
         )
     if verdict.needs:
         lines.append(f"- What would settle it: {_plain(verdict.needs)}.")
-    lines += [f"- {_plain(arm)} by seed: {_seeds(values)}." for arm, values in verdict.values.items()]
+    lines += [
+        f"- {_plain(arm)} by seed: {_seeds(values)}." for arm, values in verdict.values.items()
+    ]
     lines += [f"- At {_reading(reading)}" for reading in verdict.settings]
-    lines += [f"- Beside it, {_reading(reading)}" for reading in verdict.also if reading.effect is not None]
+    lines += [
+        f"- Beside it, {_reading(reading)}"
+        for reading in verdict.also
+        if reading.effect is not None
+    ]
     lines += [f"- {_plain(note)}" for note in verdict.notes]
     if figure is not None:
         lines += ["", f"![{verdict.code}]({figure})"]

@@ -59,7 +59,9 @@ class RunDirectory:
             yield False
             return
         except OSError as error:
-            raise StorageError(f"Cannot write to {self.path}: {error.strerror or error}.") from error
+            raise StorageError(
+                f"Cannot write to {self.path}: {error.strerror or error}."
+            ) from error
         try:
             yield True
         finally:
@@ -88,12 +90,19 @@ class StudyDirectory:
             raise InputError(f"{path} is a file; expected a folder for the study (--out).")
         try:
             # another command may be writing the marker aside at this moment
-            if path.is_dir() and any(not item.name.startswith(".normscope-") for item in path.iterdir()):
+            if path.is_dir() and any(
+                not item.name.startswith(".normscope-") for item in path.iterdir()
+            ):
                 return StudyDirectory.find(path)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"Cannot make the folder {path}: {error.strerror or error}.") from error
-        write_json(path / MARKER, {"format": "normscope study", "version": 1, "made_by": normscope.__version__})
+            raise StorageError(
+                f"Cannot make the folder {path}: {error.strerror or error}."
+            ) from error
+        write_json(
+            path / MARKER,
+            {"format": "normscope study", "version": 1, "made_by": normscope.__version__},
+        )
         return StudyDirectory(path)
 
     @staticmethod
@@ -114,6 +123,12 @@ class StudyDirectory:
             ) from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path / MARKER} cannot be read: {error}.") from error
-        if not isinstance(marker, dict) or marker.get("format") != "normscope study" or marker.get("version") != 1:
-            raise InputError(f"{path} is a study of another version; this normscope ({normscope.__version__}) reads 1.")
+        if (
+            not isinstance(marker, dict)
+            or marker.get("format") != "normscope study"
+            or marker.get("version") != 1
+        ):
+            raise InputError(
+                f"{path} is a study of another version; this normscope ({normscope.__version__}) reads 1."
+            )
         return StudyDirectory(path)

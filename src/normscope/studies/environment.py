@@ -44,7 +44,9 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
     units = [name for flag, name in _MATRIX_UNITS.items() if flag in facts.get("flags", "").split()]
     name = facts.get("model name") or platform.machine()
     return f"{name} ({', '.join(units)})" if units else name

@@ -24,15 +24,18 @@ def local_executor(jobs: int) -> Executor:
 
 
 def default_jobs(device: str, runs: int) -> int:
-    """Runs trained at once: one per core on the CPU, where two single-threaded runs beat one with two threads."""
+    """Runs trained at once: one per core on the CPU, where two single-threaded runs beat one with
+    two threads.
+    """
     return min(usable_cores(), runs) if device == "cpu" else 1
 
 
 def threads_per_job(device: str, jobs: int, image_size: int) -> int | None:
-    """Threads for torch in each job, so that all jobs together have the machine's cores and no more.
+    """Threads for torch in each job, so that all jobs together have the machine's cores and no
+    more.
 
-    One for images of a few pixels, where threads do little but wait for one another. On a GPU a single job is left with
-    torch's own number (None).
+    One for images of a few pixels, where threads do little but wait for one another. On a GPU a
+    single job is left with torch's own number (None).
     """
     if device != "cpu":
         return None if jobs == 1 else max(1, usable_cores() // jobs)
@@ -45,7 +48,8 @@ def execute_all(
     report: Report,
     ended: Callable[[RunTask, RunResult], None],
 ) -> None:
-    """Execute every task; runs that other processes are training are waited for, and taken over if those die.
+    """Execute every task; runs that other processes are training are waited for, and taken over if
+    those die.
 
     Raises:
         StorageError: as soon as one run cannot be stored, for none of the others could.

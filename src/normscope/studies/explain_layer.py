@@ -31,24 +31,35 @@ LISTED = 8
 
 @dataclass(frozen=True)
 class Choice:
-    """The layer that is explained, and the other batch normalizations that the same pattern matches."""
+    """The layer that is explained, and the other batch normalizations that the same pattern
+    matches.
+    """
 
     name: str
     others: tuple[str, ...]
 
 
 def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | None) -> Choice:
-    """The first batch normalization that a name or pattern matches; without one, the first in the first stage.
+    """The first batch normalization that a name or pattern matches; without one, the first in the
+    first stage.
 
     Raises:
-        InputError: if nothing matches, or what matches is no batch normalization, or it has no such channel.
+        InputError: if nothing matches, or what matches is no batch normalization, or it has no such
+            channel.
     """
-    norms = {name: module for name, module in model.named_modules() if normalization_kind(module) is not None}
+    norms = {
+        name: module
+        for name, module in model.named_modules()
+        if normalization_kind(module) is not None
+    }
     if not norms:
         raise InputError(
             f"The network has no normalization layer, as its norm is {norm!r}; expected batch normalization (--norm)."
         )
-    found = {layer.name: layer.module for layer in find_layers(model, pattern or model.landmarks.first_normalization)}
+    found = {
+        layer.name: layer.module
+        for layer in find_layers(model, pattern or model.landmarks.first_normalization)
+    }
     explained = [(name, module) for name, module in found.items() if _is_batch_norm(module)]
     if not explained:
         name, module = next(iter(found.items()))
@@ -72,7 +83,9 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
 
 
 def _is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether it computes what `models.batch_norm` defines: a subclass may have a forward of its own."""
+    """Whether it computes what `models.batch_norm` defines: a subclass may have a forward of its
+    own.
+    """
     return isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward
 
 
@@ -80,9 +93,11 @@ def explain_layer(
     model: Network, choice: Choice, dataset: Dataset, spec: RunSpec, *, channel: int | None, forgotten: Forgotten,
     meta: Mapping[str, object],
 ) -> Explanation:  # fmt: skip
-    """Run the layer in train mode on the first batch of the epoch after the last, on the CPU in float32.
+    """Run the layer in train mode on the first batch of the epoch after the last, on the CPU in
+    float32.
 
-    The steps are float64 arithmetic on the float32 values that the layer was given. The model is left as it is.
+    The steps are float64 arithmetic on the float32 values that the layer was given. The model is
+    left as it is.
 
     Args:
         model: the trained network, on the CPU.
@@ -136,10 +151,14 @@ def explain_layer(
 
 @torch.no_grad()
 def _input_of(model: Network, layer: str, images: Tensor) -> Tensor:
-    """What the layer is given when the network runs in train mode, float32 [N, C, H, W]: of the first call."""
+    """What the layer is given when the network runs in train mode, float32 [N, C, H, W]: of the
+    first call.
+    """
     running = copy.deepcopy(model).train()
     inputs: list[Tensor] = []
-    handle = running.get_submodule(layer).register_forward_pre_hook(lambda _, given: inputs.append(given[0].clone()))
+    handle = running.get_submodule(layer).register_forward_pre_hook(
+        lambda _, given: inputs.append(given[0].clone())
+    )
     try:
         running(images)
     finally:
@@ -148,12 +167,23 @@ def _input_of(model: Network, layer: str, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _disagreement(layer: _BatchNorm, x: Tensor, steps: BatchNormSteps, in_eval_mode: BatchNormSteps) -> float:
-    """Largest difference between the steps and the layer itself, in both modes' outputs and the updated buffers."""
+def _disagreement(
+    layer: _BatchNorm, x: Tensor, steps: BatchNormSteps, in_eval_mode: BatchNormSteps
+) -> float:
+    """Largest difference between the steps and the layer itself, in both modes' outputs and the
+    updated buffers.
+    """
     own = copy.deepcopy(layer)
     pairs = [(own.eval()(x), in_eval_mode.output), (own.train()(x), steps.output)]
-    if own.running_mean is not None and own.running_var is not None and steps.running_after is not None:
-        pairs += [(own.running_mean, steps.running_after.mean), (own.running_var, steps.running_after.var)]
+    if (
+        own.running_mean is not None
+        and own.running_var is not None
+        and steps.running_after is not None
+    ):
+        pairs += [
+            (own.running_mean, steps.running_after.mean),
+            (own.running_var, steps.running_after.var),
+        ]
     return max(float((one.double() - other).abs().max()) for one, other in pairs)
 
 

@@ -18,11 +18,13 @@ _Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainOptions:
-    """Show what one batch normalization layer does to one real batch, and what happens when eval() is forgotten.
+    """Show what one batch normalization layer does to one real batch, and what happens when eval()
+    is forgotten.
 
-    With no arguments: a small network is trained on the embedded digits for a few seconds; then one of its layers is
-    worked through step by step, as text and as explanation.png. The same command again does not train again, and
-    another --layer or --channel of the same network takes a few seconds.
+    With no arguments: a small network is trained on the embedded digits for a few seconds; then one
+    of its layers is worked through step by step, as text and as explanation.png. The same command
+    again does not train again, and another --layer or --channel of the same network takes a few
+    seconds.
     """
 
     data: str = "digits"
@@ -38,7 +40,9 @@ class ExplainOptions:
     """Layer to explain, for example layer2.0.bn1; of a pattern such as '*.bn2', the first that matches (default: the first normalization of the first stage)."""  # noqa: E501
 
     channel: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
-    """Channel whose numbers are worked through, counted from 0 (default: the one whose mean is furthest from 0)."""
+    """Channel whose numbers are worked through, counted from 0 (default: the one whose mean is
+    furthest from 0).
+    """
 
     norm: str = "batch"
     """Normalization of the network: batch, or module:callable that makes a torch.nn.BatchNorm2d."""
@@ -56,7 +60,8 @@ class ExplainOptions:
     """Where to train: auto, cpu, cuda or mps."""
 
     precision: str = "auto"
-    """Arithmetic of the training: bf16 (autocast), fp32, or auto: bf16 where the hardware has it."""
+    """Arithmetic of the training: bf16 (autocast), fp32, or auto: bf16 where the hardware has it.
+    """
 
     out: _Folder = None
     """Folder of what is written (default: normscope-runs/explain-<data>)."""
@@ -79,7 +84,8 @@ class ExplainOptions:
     def study(self) -> CompareOptions:
         """The same as a study of one run, with the first seed.
 
-        Nothing is fused: building the kernels, the first time on a machine, would take longer than these few epochs.
+        Nothing is fused: building the kernels, the first time on a machine, would take longer than
+        these few epochs.
         """
         return CompareOptions(
             data=self.data,

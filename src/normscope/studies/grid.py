@@ -40,7 +40,8 @@ def lay_out(options: CompareOptions, sweep: Mapping[str, Sequence[Any]] | None =
 
     Args:
         options: what all runs have in common, the norms, learning rates and number of seeds.
-        sweep: {field of RunSpec: values}; the grid has every combination, instead of the one value of `options`.
+        sweep: {field of RunSpec: values}; the grid has every combination, instead of the one value
+            of `options`.
 
     Raises:
         InputError: for anything that cannot be: names, devices, data, shapes, epochs.
@@ -63,24 +64,41 @@ def lay_out(options: CompareOptions, sweep: Mapping[str, Sequence[Any]] | None =
         "precision": precision,
         "fusion": fusion,
     }
-    axes = {"learning_rate": options.learning_rates or defaults.learning_rates, "norm": options.norms, **(sweep or {})}
+    axes = {
+        "learning_rate": options.learning_rates or defaults.learning_rates,
+        "norm": options.norms,
+        **(sweep or {}),
+    }
     swept = [name for name in axes if name not in ("learning_rate", "norm")]
-    # seeds outermost: whatever is interrupted early already has every arm; norms innermost: arms side by side
+    # seeds outermost: whatever is interrupted early already has every arm; norms innermost: arms
+    # side by side
     names = ("seed", *swept, "learning_rate", "norm")
     values = [(axes | {"seed": range(options.seeds)})[name] for name in names]
-    choices = (shared | dict(zip(names, choice, strict=True)) for choice in itertools.product(*values))
+    choices = (
+        shared | dict(zip(names, choice, strict=True)) for choice in itertools.product(*values)
+    )
     specs = tuple(_spec(choice, options.capture_epochs) for choice in choices)
-    return Grid(specs, dataset, tuple(axes["norm"]), tuple(axes["learning_rate"]), _parameters(specs, dataset))
+    return Grid(
+        specs,
+        dataset,
+        tuple(axes["norm"]),
+        tuple(axes["learning_rate"]),
+        _parameters(specs, dataset),
+    )
 
 
 def _spec(choices: dict[str, Any], capture_epochs: tuple[int, ...] | None) -> RunSpec:
-    captured = default_capture_epochs(choices["epochs"]) if capture_epochs is None else capture_epochs
+    captured = (
+        default_capture_epochs(choices["epochs"]) if capture_epochs is None else capture_epochs
+    )
     code = code_checksum(choices["norm"])
     return RunSpec(**choices, norm_code=code, capture_epochs=tuple(sorted(set(captured))))
 
 
 def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
-    """{norm: number of parameters of the first of its networks}. Every network of the grid is built once."""
+    """{norm: number of parameters of the first of its networks}. Every network of the grid is built
+    once.
+    """
     counts: dict[str, int] = {}
     built = set()
     for spec in specs:
@@ -92,7 +110,15 @@ def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
     return counts
 
 
-_NETWORK = ("model", "activation", "block", "widths", "blocks_per_stage", "initialization", "initialization_scale")
+_NETWORK = (
+    "model",
+    "activation",
+    "block",
+    "widths",
+    "blocks_per_stage",
+    "initialization",
+    "initialization_scale",
+)
 """What a network is built from, beside its norm and its seed."""
 
 
@@ -116,7 +142,8 @@ def fusion_obstacle(device: str) -> str | None:
 
 
 def check_graph(choice: str, device: str, watch: bool) -> None:
-    """Refuse a graph that is asked for where it cannot be had. Whether there is one decides no bit of a run.
+    """Refuse a graph that is asked for where it cannot be had. Whether there is one decides no bit
+    of a run.
 
     Raises:
         InputError: with the reason.
@@ -129,7 +156,9 @@ def check_graph(choice: str, device: str, watch: bool) -> None:
 
 
 def graph_obstacle(choice: str, device: str, norm: str, watch: bool) -> str | None:
-    """Why training steps are not to be captured in a CUDA graph, in one phrase; None where they are."""
+    """Why training steps are not to be captured in a CUDA graph, in one phrase; None where they
+    are.
+    """
     if choice == "off":
         return "switched off"
     if device != "cuda":
@@ -144,7 +173,8 @@ def graph_obstacle(choice: str, device: str, norm: str, watch: bool) -> str | No
 def code_checksum(norm: str) -> str:
     """Checksum of the file that defines a norm given as module:callable; empty for the others.
 
-    With it in a run's identity, a norm that was edited is another norm. What its file imports is not covered.
+    With it in a run's identity, a norm that was edited is another norm. What its file imports is
+    not covered.
 
     Raises:
         InputError: if there is no such norm.
@@ -162,7 +192,9 @@ def count_parameters(model: Network) -> int:
 
 
 def build_for(dataset: Dataset, spec: RunSpec) -> Network:
-    """The network of a spec, for the images and classes of a data set, with the weights of the spec's seed."""
+    """The network of a spec, for the images and classes of a data set, with the weights of the
+    spec's seed.
+    """
     return registry.build(
         spec.model,
         norm=spec.norm,

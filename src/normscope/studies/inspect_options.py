@@ -21,12 +21,14 @@ _Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions:
-    """Train a network with a normalization and without it, watched, and show what happens inside its layers.
+    """Train a network with a normalization and without it, watched, and show what happens inside
+    its layers.
 
-    With no arguments: two classes of the embedded digits, in half a minute. For the chosen layer: the distributions of
-    its input and output per channel, and its statistics and parameters over training; for all layers: an overview, and
-    how much of their output lies where gradients pass the following activation. The same command again does not train
-    again, and another --layer takes a few seconds.
+    With no arguments: two classes of the embedded digits, in half a minute. For the chosen layer:
+    the distributions of its input and output per channel, and its statistics and parameters over
+    training; for all layers: an overview, and how much of their output lies where gradients pass
+    the following activation. The same command again does not train again, and another --layer takes
+    a few seconds.
     """
 
     data: str = "digits"
@@ -39,10 +41,13 @@ class InspectOptions:
     """Keep these classes only, relabelled in this order, for example airplane bird."""
 
     layer: str = "res_block1.bn1"
-    """Layer to show, by its name in the network; a pattern such as '*.bn1' shows each that matches."""
+    """Layer to show, by its name in the network; a pattern such as '*.bn1' shows each that matches.
+    """
 
     norm: str = "batch"
-    """Normalization of the network: batch, group, layer, instance, or module:callable. It is set beside none."""
+    """Normalization of the network: batch, group, layer, instance, or module:callable. It is set
+    beside none.
+    """
 
     learning_rate: float = 0.01
     """Learning rate of the first epoch."""
@@ -63,7 +68,9 @@ class InspectOptions:
     """Where to train: auto, cpu, cuda or mps."""
 
     precision: str = "auto"
-    """Arithmetic: bf16 (autocast, normalization in fp32), fp32 (plain), or auto: bf16 where the hardware has it."""
+    """Arithmetic: bf16 (autocast, normalization in fp32), fp32 (plain), or auto: bf16 where the
+    hardware has it.
+    """
 
     out: _Folder = None
     """Folder of what is written (default: normscope-runs/inspect-<data>)."""
@@ -88,7 +95,8 @@ class InspectOptions:
     def study(self) -> CompareOptions:
         """The same as a study of watched runs, with the normalization and without.
 
-        Normalization is not fused: the gradient at a layer's output exists where the layer is an operation of its own.
+        Normalization is not fused: the gradient at a layer's output exists where the layer is an
+        operation of its own.
         """
         return CompareOptions(
             data=self.data,

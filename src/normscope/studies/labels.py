@@ -15,7 +15,8 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}
 
 
 def run_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
-    """{name of a run: label} with norm, learning rate and seed, and before the seed the knobs that differ among these.
+    """{name of a run: label} with norm, learning rate and seed, and before the seed the knobs that
+    differ among these.
 
     A knob at its default is left out: without a word on the batch size, it is the usual one.
     """

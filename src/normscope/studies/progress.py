@@ -11,7 +11,9 @@ from normscope.training.loop import Callback, Epoch
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one run is. `epochs_done` may have a fraction; the scalars are those of the last whole epoch."""
+    """How far one run is. `epochs_done` may have a fraction; the scalars are those of the last
+    whole epoch.
+    """
 
     run: str
     epochs_done: float
@@ -41,11 +43,17 @@ class ProgressCallback(Callback):
         self._reported = now
         done = epoch - 1 + (index + 1) / self._steps
         last = self._last
-        self._report(Progress(self._run, done, last.train_loss, last.test_accuracy, last.images_per_second))
+        self._report(
+            Progress(self._run, done, last.train_loss, last.test_accuracy, last.images_per_second)
+        )
 
     def on_epoch(self, epoch: Epoch) -> None:
         scalars = epoch.scalars
         self._last = Progress(
-            self._run, epoch.number, scalars["train_loss"], scalars["test_accuracy"], scalars["images_per_second"]
+            self._run,
+            epoch.number,
+            scalars["train_loss"],
+            scalars["test_accuracy"],
+            scalars["images_per_second"],
         )
         self._report(self._last)

@@ -21,13 +21,16 @@ from normscope.watching.intervals import Gradually
 from normscope.watching.watched_layers import find_layers
 from normscope.watching.watcher import Watcher
 
-# Of the first and the last epoch, whose distributions are looked at, and of every epoch between them.
+# Of the first and the last epoch, whose distributions are looked at, and of every epoch between
+# them.
 HISTOGRAMS_PER_SHOWN_EPOCH = 40
 HISTOGRAMS_PER_EPOCH = 1
 GRADIENTS_PER_EPOCH = 10
 
 MOMENT_BYTES = 8 << 20
-"""What moments, running statistics, weights and biases may take of the file; a record of them has 24 per channel."""
+"""What moments, running statistics, weights and biases may take of the file; a record of them has
+24 per channel.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ class ByEpoch:
 
 @dataclass(frozen=True)
 class WatchPlan:
-    """What is watched in a run, and when: what `watch` takes, but for the model, its optimizer and the file."""
+    """What is watched in a run, and when: what `watch` takes, but for the model, its optimizer and
+    the file.
+    """
 
     layers: tuple[str, ...]
     every: Gradually
@@ -57,10 +62,11 @@ class WatchPlan:
 
 
 def plan_watching(dataset: Dataset, spec: RunSpec, steps_per_epoch: int) -> WatchPlan:
-    """The places of normalization layers, whatever is there in this run, and intervals that suit its length.
+    """The places of normalization layers, whatever is there in this run, and intervals that suit
+    its length.
 
-    A network without normalization has identities in those places: what they pass on is what the layers of the other
-    runs are given.
+    A network without normalization has identities in those places: what they pass on is what the
+    layers of the other runs are given.
     """
     places = find_layers(build_for(dataset, dataclasses.replace(spec, norm="batch")))
     channels = sum(place.info.channels or 0 for place in places)
@@ -69,18 +75,24 @@ def plan_watching(dataset: Dataset, spec: RunSpec, steps_per_epoch: int) -> Watc
     return WatchPlan(
         layers=tuple(place.name for place in places),
         every=Gradually(interval, first=64),
-        histograms_every=ByEpoch(steps_per_epoch, spec.epochs, HISTOGRAMS_PER_EPOCH, HISTOGRAMS_PER_SHOWN_EPOCH),
-        gradients_every=ByEpoch(steps_per_epoch, spec.epochs, GRADIENTS_PER_EPOCH, GRADIENTS_PER_EPOCH),
+        histograms_every=ByEpoch(
+            steps_per_epoch, spec.epochs, HISTOGRAMS_PER_EPOCH, HISTOGRAMS_PER_SHOWN_EPOCH
+        ),
+        gradients_every=ByEpoch(
+            steps_per_epoch, spec.epochs, GRADIENTS_PER_EPOCH, GRADIENTS_PER_EPOCH
+        ),
     )
 
 
 class WatchedTraining(Callback):
-    """Records a training into a file that is written at the end of every epoch, before anything else of it is.
+    """Records a training into a file that is written at the end of every epoch, before anything
+    else of it is.
 
     Args:
         path: the file of the recording.
         plan: what is watched, and when.
-        done: the steps that are trained already; the recording goes on after them where it reaches them.
+        done: the steps that are trained already; the recording goes on after them where it reaches
+            them.
     """
 
     not_captured = WATCHED
@@ -108,7 +120,9 @@ class WatchedTraining(Callback):
         except (InputError, RecordError):
             if not self._done:
                 raise
-            self._path.unlink(missing_ok=True)  # it ended before the run did: it is made anew when the run is over
+            self._path.unlink(
+                missing_ok=True
+            )  # it ended before the run did: it is made anew when the run is over
         except StorageError as error:
             self._stop(error, "at its start")
 
@@ -152,14 +166,21 @@ def differing(state: dict[str, torch.Tensor], weights: Path) -> list[str]:
     """The names of the tensors that have other bits than in a file of weights.
 
     Raises:
-        OSError, pickle.UnpicklingError, RuntimeError: if the file cannot be read. It is never executed.
+        OSError, pickle.UnpicklingError, RuntimeError: if the file cannot be read. It is never
+            executed.
     """
     saved = torch.load(weights, map_location="cpu", weights_only=True)
     names = dict.fromkeys([*saved, *state])
-    return [n for n in names if n not in saved or n not in state or not _same_bits(saved[n], state[n].cpu())]
+    return [
+        n
+        for n in names
+        if n not in saved or n not in state or not _same_bits(saved[n], state[n].cpu())
+    ]
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8))
+    return torch.equal(
+        one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8)
+    )

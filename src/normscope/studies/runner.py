@@ -30,7 +30,13 @@ from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import describe_environment
 from normscope.studies.grid import build_for, count_parameters, fusion_obstacle, graph_obstacle
 from normscope.studies.progress import ProgressCallback, Report
-from normscope.studies.run_recording import WatchedTraining, WatchPlan, differing, is_recorded, plan_watching
+from normscope.studies.run_recording import (
+    WatchedTraining,
+    WatchPlan,
+    differing,
+    is_recorded,
+    plan_watching,
+)
 from normscope.studies.spec import RunSpec
 from normscope.training.gradient_norms import GradientNorms
 from normscope.training.loop import Callback, Epoch, Outcome, train
@@ -50,7 +56,9 @@ class RunTask:
     directory: Path
     data_dir: Path | None = None
     threads: int | None = None  # for torch; None leaves the process as it is
-    watch: bool = False  # whether a recording is made; no part of the run's identity, for it changes nothing
+    watch: bool = (
+        False  # whether a recording is made; no part of the run's identity, for it changes nothing
+    )
     graph: str = "auto"  # whether steps are captured in a CUDA graph: auto, on or off; as `watch`
 
 
@@ -65,9 +73,11 @@ class RunResult:
 
 
 def execute(task: RunTask, report: Report) -> RunResult:
-    """Bring a run to its end: nothing to do, go on after its last whole epoch, or train it from the start.
+    """Bring a run to its end: nothing to do, go on after its last whole epoch, or train it from the
+    start.
 
-    Whatever goes wrong inside the run becomes its status; only KeyboardInterrupt and SystemExit pass through.
+    Whatever goes wrong inside the run becomes its status; only KeyboardInterrupt and SystemExit
+    pass through.
     """
     directory = RunDirectory(task.directory)
     threads_before = torch.get_num_threads()
@@ -85,13 +95,17 @@ def execute(task: RunTask, report: Report) -> RunResult:
 
 
 def _set_threads(task: RunTask, store: Store) -> None:
-    """Give the run the threads it began with: one and two threads sum in different orders, hence to other bits."""
+    """Give the run the threads it began with: one and two threads sum in different orders, hence to
+    other bits.
+    """
     begun_with = store.meta().get("threads", task.threads)
     if begun_with is not None:
         torch.set_num_threads(begun_with)
 
 
-def _execute_recorded(task: RunTask, directory: RunDirectory, store: Store, report: Report) -> RunResult:
+def _execute_recorded(
+    task: RunTask, directory: RunDirectory, store: Store, report: Report
+) -> RunResult:
     status = store.meta().get("status")
     if status in ENDED:
         return _recorded(task, directory, RunResult(status), report)
@@ -108,14 +122,18 @@ def _execute_recorded(task: RunTask, directory: RunDirectory, store: Store, repo
 
 
 def _begin(spec: RunSpec, directory: RunDirectory, store: Store) -> None:
-    """Say which run this is before anything can go wrong, and clear away what a killed process left half written."""
+    """Say which run this is before anything can go wrong, and clear away what a killed process left
+    half written.
+    """
     for leftover in directory.path.glob(f".{directory.weights.stem}-*"):
         leftover.unlink(missing_ok=True)
     if not directory.spec.exists():
         write_text(directory.spec, spec.to_json() + "\n")
     with store.transaction():
         # interrupted until it is something else: what a killed run leaves behind
-        store.set_meta(spec=asdict(spec), status="interrupted", error=None, threads=torch.get_num_threads())
+        store.set_meta(
+            spec=asdict(spec), status="interrupted", error=None, threads=torch.get_num_threads()
+        )
 
 
 def record_failure(task: RunTask, error: str) -> RunResult:
@@ -129,8 +147,11 @@ def record_failure(task: RunTask, error: str) -> RunResult:
     return RunResult("failed", error)
 
 
-def _recorded(task: RunTask, directory: RunDirectory, result: RunResult, report: Report) -> RunResult:
-    """The result of a run that has ended, after the recording is made that it may lack: by training it once more.
+def _recorded(
+    task: RunTask, directory: RunDirectory, result: RunResult, report: Report
+) -> RunResult:
+    """The result of a run that has ended, after the recording is made that it may lack: by training
+    it once more.
 
     Only a training that ends with the bits of the weights that are there gives the run's recording.
     """
@@ -150,7 +171,9 @@ def _recorded(task: RunTask, directory: RunDirectory, result: RunResult, report:
         again.replace(directory.recording)
         return replace(result, note="trained again to the same weights for its recording")
     except Exception as error:  # the run has its result, whatever becomes of its recording
-        return replace(result, note=f"not recorded: {type(error).__name__}: {error}".splitlines()[0])
+        return replace(
+            result, note=f"not recorded: {type(error).__name__}: {error}".splitlines()[0]
+        )
     finally:
         again.unlink(missing_ok=True)
 
@@ -170,13 +193,21 @@ def _prepare(task: RunTask) -> _Prepared:
     spec = task.spec
     obstacle = fusion_obstacle(spec.device) if spec.fusion else None
     if obstacle is not None:
-        raise InputError(f"The run was laid out with fused normalization, which cannot be had here: {obstacle}.")
+        raise InputError(
+            f"The run was laid out with fused normalization, which cannot be had here: {obstacle}."
+        )
     dataset = _dataset(spec.data, task.data_dir, spec.classes, spec.data_fingerprint)
     if dataset.fingerprint != spec.data_fingerprint:
-        raise InputError("The data changed since the study was laid out; give the same --data-dir, or another --out.")
+        raise InputError(
+            "The data changed since the study was laid out; give the same --data-dir, or another --out."
+        )
     device = torch.device(spec.device)
     batches = data_batches.Batches(
-        dataset, spec.batch_size, device, crop_padding=spec.crop_padding, horizontal_flip=spec.horizontal_flip
+        dataset,
+        spec.batch_size,
+        device,
+        crop_padding=spec.crop_padding,
+        horizontal_flip=spec.horizontal_flip,
     )
     model = build_for(dataset, spec).to(device)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: missing from torch's stubs
@@ -218,7 +249,9 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     done, step = (resume.epoch, resume.step) if resume is not None else (0, 0)
     watched = WatchedTraining(directory.recording, prepared.watching, step) if task.watch else None
     callbacks: list[Callback] = [
-        *([watched] if watched is not None else []),  # first: a whole epoch is recorded before it is stored
+        *(
+            [watched] if watched is not None else []
+        ),  # first: a whole epoch is recorded before it is stored
         GradientNorms(_watched_weights(model), batches.train_batches),
         StoreEpochs(store, spec, model, batches),
         ProgressCallback(task.directory.name, batches.train_batches, report, done),
@@ -276,7 +309,9 @@ class StoreEpochs(Callback):
         with self._store.transaction():
             self._store.add_epoch(epoch.number, epoch.scalars)
             for tensor, distribution in distributions.items():
-                store_distribution(self._store, tensor, distribution, step=epoch.step, epoch=epoch.number)
+                store_distribution(
+                    self._store, tensor, distribution, step=epoch.step, epoch=epoch.number
+                )
             self._store.set_resume_state(epoch.number, epoch.state.to_bytes())
 
     def _capture(self):
@@ -312,19 +347,25 @@ def _resume_state(store: Store) -> ResumeState | None:
         return None
     state = ResumeState.from_bytes(saved[1])
     if state.epoch != saved[0] or len(store.epochs()["epoch"]) != state.epoch:
-        raise RecordError(f"{store.path} is damaged: its resume state belongs to another epoch than its last.")
+        raise RecordError(
+            f"{store.path} is damaged: its resume state belongs to another epoch than its last."
+        )
     return state
 
 
 def _divergence(store: Store) -> Outcome | None:
-    """The outcome of a run that was killed after the epoch in which it diverged, before it could say so."""
+    """The outcome of a run that was killed after the epoch in which it diverged, before it could
+    say so.
+    """
     steps = store.epochs().get("first_non_finite_step", np.array([]))
     if not len(steps) or not np.isfinite(steps[-1]):
         return None
     return Outcome("diverged", int(steps[-1]), "it was killed before it could tell")
 
 
-def _describe(store: Store, spec: RunSpec, dataset: Dataset, batches: Batches, model: Network) -> None:
+def _describe(
+    store: Store, spec: RunSpec, dataset: Dataset, batches: Batches, model: Network
+) -> None:
     """Write what the run is and what it runs on, before its first epoch or after going on."""
     with store.transaction():
         store.set_meta(
@@ -345,6 +386,8 @@ def _describe(store: Store, spec: RunSpec, dataset: Dataset, batches: Batches, m
 
 
 @functools.lru_cache(maxsize=1)
-def _dataset(name: str, data_dir: Path | None, classes: tuple[str, ...], fingerprint: str) -> Dataset:
+def _dataset(
+    name: str, data_dir: Path | None, classes: tuple[str, ...], fingerprint: str
+) -> Dataset:
     """The data set, kept from run to run in a process as long as the runs ask for the same content."""
     return sources.load(name, data_dir=data_dir, classes=classes)

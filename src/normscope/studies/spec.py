@@ -22,7 +22,9 @@ from tyro.conf import OmitArgPrefixes, arg
 from normscope.errors import InputError, RecordError, one_of
 
 ENGINE_REVISION = 1
-"""Raised whenever the engine's arithmetic changes, so that runs of two engines are never taken for one another."""
+"""Raised whenever the engine's arithmetic changes, so that runs of two engines are never taken for
+one another.
+"""
 
 _Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 _Name = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
@@ -34,17 +36,20 @@ class Recipe:
     """What all runs of a study have in common: the network and how it is trained."""
 
     model: str = "small-resnet"
-    """Network: small-resnet, bird-plane, resnet-20, resnet-32, resnet-44, resnet-56 or resnet-110."""
+    """Network: small-resnet, bird-plane, resnet-20, resnet-32, resnet-44, resnet-56 or resnet-110.
+    """
 
     activation: str = "relu"
     """Activation function: relu, sigmoid, tanh, gelu, silu or leaky_relu."""
 
     block: _Name = None
-    """Residual block: post-activation, pre-activation, after-activation or formula (y = f(x) + x, one norm)."""
+    """Residual block: post-activation, pre-activation, after-activation or formula (y = f(x) + x,
+    one norm).
+    """
 
-    widths: Annotated[tuple[int, ...] | None, arg(metavar="INT ...", help_behavior_hint="(default: the model's)")] = (
-        None
-    )
+    widths: Annotated[
+        tuple[int, ...] | None, arg(metavar="INT ...", help_behavior_hint="(default: the model's)")
+    ] = None
     """Channels of the stages of small-resnet, for example 16 32 64."""
 
     blocks_per_stage: _Count = None
@@ -77,7 +82,9 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(Recipe):
-    """One run with every choice made. Two runs with equal specs have equal results on one kind of device."""
+    """One run with every choice made. Two runs with equal specs have equal results on one kind of
+    device.
+    """
 
     data: str
     """Name of the data set."""
@@ -119,7 +126,9 @@ class RunSpec(Recipe):
     """Arithmetic of convolutions and linear layers: bf16 (autocast) or fp32."""
 
     fusion: bool
-    """Whether batch normalization, addition and ReLU are computed in one step (the same up to rounding)."""
+    """Whether batch normalization, addition and ReLU are computed in one step (the same up to
+    rounding).
+    """
 
     engine: int = ENGINE_REVISION
     """Revision of the training engine."""
@@ -130,7 +139,9 @@ class RunSpec(Recipe):
         _at_least("seed", self.seed, 0)
         _at_least("crop padding", self.crop_padding, 0)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InputError(f"A learning rate is {self.learning_rate}; expected a positive number.")
+            raise InputError(
+                f"A learning rate is {self.learning_rate}; expected a positive number."
+            )
         for epoch in self.capture_epochs:
             if not 1 <= epoch <= self.epochs:
                 raise InputError(
@@ -166,16 +177,20 @@ class RunSpec(Recipe):
             raise RecordError(f"The run's spec cannot be read: {error}.") from error
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(RunSpec)})
         if unknown:
-            raise RecordError(f"The run's spec has fields that this normscope does not know: {', '.join(unknown)}.")
+            raise RecordError(
+                f"The run's spec has fields that this normscope does not know: {', '.join(unknown)}."
+            )
         return spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
-    """Train the same network with several normalizations, several seeds each, and set the runs side by side.
+    """Train the same network with several normalizations, several seeds each, and set the runs side
+    by side.
 
-    With no arguments: the embedded digits, with and without batch normalization, at three learning rates, three seeds
-    each (18 runs, about a minute on two cores). The same command again goes on where it was interrupted.
+    With no arguments: the embedded digits, with and without batch normalization, at three learning
+    rates, three seeds each (18 runs, about a minute on two cores). The same command again goes on
+    where it was interrupted.
     """
 
     data: str = "digits"
@@ -190,7 +205,9 @@ class CompareOptions:
     norms: tuple[str, ...] = ("batch", "none")
     """Normalizations to compare: batch, none, group, layer, instance, noisy-batch, or module:callable (channels -> nn.Module)."""  # noqa: E501
 
-    learning_rates: Annotated[tuple[float, ...], arg(help_behavior_hint="(default: 0.1; digits: 0.01 0.1 1.0)")] = ()
+    learning_rates: Annotated[
+        tuple[float, ...], arg(help_behavior_hint="(default: 0.1; digits: 0.01 0.1 1.0)")
+    ] = ()
     """Learning rates to train each normalization at."""
 
     seeds: int = 3
@@ -200,7 +217,8 @@ class CompareOptions:
     """Passes over the training images (default: 30; digits: 20)."""
 
     capture_epochs: Annotated[
-        tuple[int, ...] | None, arg(metavar="INT ...", help_behavior_hint="(default: first, middle, last)")
+        tuple[int, ...] | None,
+        arg(metavar="INT ...", help_behavior_hint="(default: first, middle, last)"),
     ] = None
     """Epochs after which activation distributions are captured; give the flag alone for none."""
 
@@ -214,22 +232,32 @@ class CompareOptions:
     """Where to train: auto, cpu, cuda or mps."""
 
     precision: str = "auto"
-    """Arithmetic: bf16 (autocast, normalization in fp32), fp32 (plain), or auto: bf16 where the hardware has it."""
+    """Arithmetic: bf16 (autocast, normalization in fp32), fp32 (plain), or auto: bf16 where the
+    hardware has it.
+    """
 
     fusion: Literal["auto", "on", "off"] = "auto"
-    """Batch normalization, addition and ReLU in one compiled step: on the CPU, where a C++ compiler is at hand."""
+    """Batch normalization, addition and ReLU in one compiled step: on the CPU, where a C++ compiler
+    is at hand.
+    """
 
     graph: Literal["auto", "on", "off"] = "auto"
-    """Training steps captured in a CUDA graph and replayed: on a GPU, in runs that are not watched; same results."""
+    """Training steps captured in a CUDA graph and replayed: on a GPU, in runs that are not watched;
+    same results.
+    """
 
     watch: bool = False
     """Record what every normalization layer does, into recording.sqlite in each run's folder; the results are the same. Runs that are finished without a recording are trained again, to the same weights, for it alone."""  # noqa: E501
 
     tensorboard: _Folder = None
-    """Also write epochs, distributions and figures into this TensorBoard folder, one log per run (docs/sinks.md)."""
+    """Also write epochs, distributions and figures into this TensorBoard folder, one log per run
+    (docs/sinks.md).
+    """
 
     wandb: Annotated[str | None, arg(metavar="PROJECT", help_behavior_hint="")] = None
-    """Also write them to this project of Weights & Biases, one run per run; WANDB_MODE=offline keeps them here."""
+    """Also write them to this project of Weights & Biases, one run per run; WANDB_MODE=offline
+    keeps them here.
+    """
 
     out: _Folder = None
     """Folder of the study (default: normscope-runs/compare-<data>)."""
@@ -257,7 +285,8 @@ class CompareOptions:
 
 
 def options_from(settings: dict[str, Any]) -> CompareOptions:
-    """Options from settings by name; those of the recipe stand beside the others, lists may be given for tuples.
+    """Options from settings by name; those of the recipe stand beside the others, lists may be
+    given for tuples.
 
     Raises:
         InputError: for a name that is no setting, or a value that is none.
@@ -267,13 +296,21 @@ def options_from(settings: dict[str, Any]) -> CompareOptions:
     for name in settings:
         if name not in recipe_names | option_names:
             raise InputError(one_of("setting", name, sorted(recipe_names | option_names)))
-    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in settings.items()}  # NumPy's
+    plain = {
+        name: value.tolist() if hasattr(value, "tolist") else value
+        for name, value in settings.items()
+    }  # NumPy's
     values = {name: value for name, value in plain.items() if name in option_names}
     values["recipe"] = {name: value for name, value in plain.items() if name in recipe_names}
     try:
         return msgspec.convert(values, CompareOptions, dec_hook=_path)
     except msgspec.ValidationError as error:
-        told = str(error).replace("Expected `array`", "Expected a list").replace("$.recipe.", "").replace("$.", "")
+        told = (
+            str(error)
+            .replace("Expected `array`", "Expected a list")
+            .replace("$.recipe.", "")
+            .replace("$.", "")
+        )
         raise InputError(f"A setting cannot be used: {told}.") from error
 
 

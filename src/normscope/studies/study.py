@@ -71,8 +71,12 @@ class StudyPlan:
     grids: tuple[GridPlan, ...]
 
     def swept(self, sweep: Mapping[str, tuple[Any, ...]]) -> StudyPlan:
-        """The same study with these knobs swept in every grid, in place of what a grid says of them."""
-        grids = tuple(dataclasses.replace(grid, sweep={**grid.sweep, **sweep}) for grid in self.grids)
+        """The same study with these knobs swept in every grid, in place of what a grid says of
+        them.
+        """
+        grids = tuple(
+            dataclasses.replace(grid, sweep={**grid.sweep, **sweep}) for grid in self.grids
+        )
         return dataclasses.replace(self, grids=grids)
 
 
@@ -80,9 +84,9 @@ class StudyPlan:
 class StudyOptions:
     """Train a grid of runs and judge the usual claims about normalization on it.
 
-    Built in: quick, notebook, blog, learning-rates, initialization, activation-functions, batch-size, placement,
-    propagation, landscape, covariate-shift. The same command again goes on where it was interrupted; with more seeds it
-    trains only what is new.
+    Built in: quick, notebook, blog, learning-rates, initialization, activation-functions,
+    batch-size, placement, propagation, landscape, covariate-shift. The same command again goes on
+    where it was interrupted; with more seeds it trains only what is new.
     """
 
     study: Positional[str] = "quick"
@@ -105,14 +109,21 @@ class StudyOptions:
 
     jobs: Annotated[
         int | None,
-        arg(metavar="INT", help_behavior_hint="(default: one per core; one on a GPU; with ray what there is room for)"),
+        arg(
+            metavar="INT",
+            help_behavior_hint="(default: one per core; one on a GPU; with ray what there is room for)",
+        ),
     ] = None
     """Runs trained at once, each in a process of its own."""
 
     executor: Literal["local", "ray"] = "local"
-    """Where runs are trained: in processes of this machine, or as tasks of a Ray cluster (normscope[ray])."""
+    """Where runs are trained: in processes of this machine, or as tasks of a Ray cluster
+    (normscope[ray]).
+    """
 
-    address: Annotated[str | None, arg(metavar="auto|HOST:PORT|local", help_behavior_hint="(default: auto)")] = None
+    address: Annotated[
+        str | None, arg(metavar="auto|HOST:PORT|local", help_behavior_hint="(default: auto)")
+    ] = None
     """With --executor ray, the cluster: the one that runs on this machine (auto), another, or one that is started on this machine for this command (local)."""  # noqa: E501
 
     device: str = "auto"
@@ -131,7 +142,9 @@ class StudyOptions:
     """Record what every normalization layer does, as for compare."""
 
     allow_code: bool = False
-    """Import normalizations that a study file names as module:callable. It is code: look at it first."""
+    """Import normalizations that a study file names as module:callable. It is code: look at it
+    first.
+    """
 
     tensorboard: _Folder = None
     """Also write into this TensorBoard folder, as for compare."""
@@ -146,7 +159,9 @@ class StudyOptions:
         if self.executor not in ("local", "ray"):
             raise InputError(one_of("executor", self.executor, ("local", "ray")))
         if self.address is not None and self.executor == "local":
-            raise InputError(f"--address {self.address} is for --executor ray; the executor is local.")
+            raise InputError(
+                f"--address {self.address} is for --executor ray; the executor is local."
+            )
 
     @property
     def directory(self) -> Path:
@@ -154,9 +169,15 @@ class StudyOptions:
         return self.out if self.out is not None else Path("normscope-runs") / Path(self.study).stem
 
     def overrides(self) -> dict[str, Any]:
-        """What the user decided, as settings of `compare`; a setting that was left alone is the study's."""
-        chosen = {name: getattr(self, name) for name in ("data", "data_dir", "seeds", "epochs", "jobs")}
-        with_default = {name: getattr(self, name) for name in ("device", "precision", "fusion", "graph")}
+        """What the user decided, as settings of `compare`; a setting that was left alone is the
+        study's.
+        """
+        chosen = {
+            name: getattr(self, name) for name in ("data", "data_dir", "seeds", "epochs", "jobs")
+        }
+        with_default = {
+            name: getattr(self, name) for name in ("device", "precision", "fusion", "graph")
+        }
         return (
             {name: value for name, value in chosen.items() if value is not None}
             | {name: value for name, value in with_default.items() if value != "auto"}
@@ -187,14 +208,17 @@ class ClaimsOptions:
         if not self.directories:
             raise InputError("No folder was given; expected the folder of a study.")
         if self.norm == self.reference:
-            raise InputError(f"--norm and --reference are both {self.norm!r}; expected two normalizations.")
+            raise InputError(
+                f"--norm and --reference are both {self.norm!r}; expected two normalizations."
+            )
 
 
 def parse_sweeps(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """{knob: values} of "knob=a,b,c" texts.
 
     Raises:
-        InputError: for a text of another form, an unknown knob, one that is given twice, or a value that cannot be.
+        InputError: for a text of another form, an unknown knob, one that is given twice, or a value
+            that cannot be.
     """
     sweep: dict[str, tuple[Any, ...]] = {}
     for text in texts:

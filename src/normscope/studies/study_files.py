@@ -48,9 +48,10 @@ def find_study(name: str, *, allow_code: bool = False) -> StudyPlan:
 def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
     """The study in a TOML file.
 
-    Its `settings` are settings of `compare`, its `sweep` knobs with lists of values. Several grids stand under
-    `[[grid]]`, each with settings and a sweep of its own, which add to those of the file. `measure` names what is
-    measured beside training, for all grids or for one; left out, it is what is cheap.
+    Its `settings` are settings of `compare`, its `sweep` knobs with lists of values. Several grids
+    stand under `[[grid]]`, each with settings and a sweep of its own, which add to those of the
+    file. `measure` names what is measured beside training, for all grids or for one; left out, it
+    is what is cheap.
 
     Raises:
         InputError: if the file cannot be read or used, or names code and `allow_code` is false.
@@ -59,14 +60,18 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         for key in content:
             if key not in _File.__struct_fields__:
-                raise InputError(f"{path} is no study: {one_of('key', key, _File.__struct_fields__)}")
+                raise InputError(
+                    f"{path} is no study: {one_of('key', key, _File.__struct_fields__)}"
+                )
         file = msgspec.convert(content, _File)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise InputError(f"{path} is no study: {error}.") from error
     if not (file.settings or file.sweep or file.grid):
-        raise InputError(f"{path} is no study: it is empty; expected [settings], [sweep] or [[grid]].")
+        raise InputError(
+            f"{path} is no study: it is empty; expected [settings], [sweep] or [[grid]]."
+        )
     try:
         parts = file.grid or [_Grid()]
         grids = tuple(_grid(file, own) for own in parts)
@@ -88,7 +93,9 @@ def _grid(file: _File, own: _Grid) -> GridPlan:
     )
     for name in settings:
         if name in OF_THE_MACHINE:
-            raise InputError(f"{name} is no setting of a study, but of the machine that it runs on; give it there.")
+            raise InputError(
+                f"{name} is no setting of a study, but of the machine that it runs on; give it there."
+            )
         if name not in known:
             raise InputError(one_of("setting", name, known))
     plan = GridPlan(

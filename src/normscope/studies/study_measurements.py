@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 
 from normscope.data.dataset import Dataset
 from normscope.errors import RecordError
-from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT, PROPAGATION
+from normscope.records.measurement_names import (
+    BATCH_STATISTICS,
+    EVALUATION,
+    LANDSCAPE,
+    MOVEMENT,
+    PROPAGATION,
+)
 from normscope.records.measurements import measured_in, store_measurement
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
@@ -34,7 +40,9 @@ class Measurement:
     measure: Callable[[Subject], Arrays]
     applies: Callable[[RunSpec], bool]
     trained: bool  # whether it needs the weights of a finished run
-    by_default: bool = True  # cheap enough for every study; the others are made where a study names them
+    by_default: bool = (
+        True  # cheap enough for every study; the others are made where a study names them
+    )
 
 
 MEASUREMENTS = {
@@ -69,14 +77,15 @@ def measure(
 ) -> Measured:
     """Measure what the records of these runs lack.
 
-    Runs without a record, or that another process has at this moment, are left for the next time; so are runs that
-    did not finish, where a measurement needs the trained network.
+    Runs without a record, or that another process has at this moment, are left for the next time;
+    so are runs that did not finish, where a measurement needs the trained network.
 
     Args:
         study: the folder that holds the runs.
         specs: the runs, all on one data set.
         dataset: that data set.
-        wanted: {run id: names of measurements}; runs that are not in it get those that are made by default.
+        wanted: {run id: names of measurements}; runs that are not in it get those that are made by
+            default.
         say: told what is going on.
 
     Raises:
@@ -109,7 +118,11 @@ def _lacking(run: RunDirectory, spec: RunSpec, names: Collection[str]) -> list[M
         return []
     with reader(run.record, "run") as store:
         finished = store.meta().get("status") == "finished"
-        return [row for row in rows if (finished or not row.trained) and not measured_in(store, row.name)]
+        return [
+            row
+            for row in rows
+            if (finished or not row.trained) and not measured_in(store, row.name)
+        ]
 
 
 def _measure(subject: Subject, row: Measurement, found: Measured) -> None:
@@ -122,7 +135,9 @@ def _measure(subject: Subject, row: Measurement, found: Measured) -> None:
                 return
             try:
                 arrays = row.measure(subject)
-            except RecordError as error:  # its weights are gone: the claim says so, and the others go on
+            except (
+                RecordError
+            ) as error:  # its weights are gone: the claim says so, and the others go on
                 found.left_out[run.path.name] = str(error)
                 return
             store_measurement(store, row.name, arrays)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT, PROPAGATION
+from normscope.records.measurement_names import (
+    BATCH_STATISTICS,
+    EVALUATION,
+    LANDSCAPE,
+    MOVEMENT,
+    PROPAGATION,
+)
 from normscope.studies.study import GridPlan, StudyPlan
 
 BLOCKS = ("post-activation", "pre-activation", "formula", "after-activation")
@@ -15,7 +21,9 @@ def _plan(name: str, description: str, *grids: GridPlan) -> StudyPlan:
 
 
 def _grid(
-    sweep: dict[str, tuple[Any, ...]] | None = None, measure: tuple[str, ...] | None = None, **settings: Any
+    sweep: dict[str, tuple[Any, ...]] | None = None,
+    measure: tuple[str, ...] | None = None,
+    **settings: Any,
 ) -> GridPlan:
     return GridPlan(settings, sweep or {}, measure)
 

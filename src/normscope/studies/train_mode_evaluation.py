@@ -29,7 +29,9 @@ Advance = Callable[[int, int], None]
 
 
 class EvaluatedNetwork:
-    """A trained network on test images, measured on a copy whose buffers are put back before every pass."""
+    """A trained network on test images, measured on a copy whose buffers are put back before every
+    pass.
+    """
 
     def __init__(self, model: Network, dataset: Dataset, spec: RunSpec):
         self._device = torch.device(spec.device)
@@ -50,17 +52,23 @@ class EvaluatedNetwork:
         return int(correct) / len(order)
 
     def pass_without_eval(self, order: Tensor, batch_size: int) -> tuple[float, float]:
-        """Accuracy in train mode, then in eval mode with the running statistics that this has left behind."""
+        """Accuracy in train mode, then in eval mode with the running statistics that this has left
+        behind.
+        """
         return self.accuracy_without_eval(order, batch_size), self.eval_accuracy()
 
     def accuracy_without_eval(self, order: Tensor, batch_size: int) -> float:
-        """Accuracy in train mode, over the images in this order; the running statistics move meanwhile."""
+        """Accuracy in train mode, over the images in this order; the running statistics move
+        meanwhile.
+        """
         self._restore()
         self._model.train()
         return self._accuracy(order, batch_size)
 
     def recalibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Put the statistics of these batches in the place of the running ones, until the next pass without eval."""
+        """Put the statistics of these batches in the place of the running ones, until the next pass
+        without eval.
+        """
         with repeatable(self._device.type), autocast(self._precision, self._device.type):
             recalibrate(self._model, batches, limit=None)
 
@@ -70,7 +78,9 @@ class EvaluatedNetwork:
         return self._accuracy(torch.arange(len(self.labels), device=self._device), max(BATCH_SIZES))
 
     def refuses(self, batch_size: int) -> bool:
-        """Whether PyTorch ends such a pass with an error, as some batch has one value per channel in some layer."""
+        """Whether PyTorch ends such a pass with an error, as some batch has one value per channel
+        in some layer.
+        """
         last = len(self.labels) % batch_size or batch_size
         return min(last, batch_size) * self.values_per_image == 1
 
@@ -102,13 +112,17 @@ class EvaluatedNetwork:
         return min(sizes)
 
 
-def forget_eval(model: Network, dataset: Dataset, spec: RunSpec, advance: Advance | None = None) -> Forgotten:
+def forget_eval(
+    model: Network, dataset: Dataset, spec: RunSpec, advance: Advance | None = None
+) -> Forgotten:
     """Test accuracy in eval mode, and in train mode by batch size and order.
 
-    Every accuracy is taken over REPEATS drawn orders of the images, at batch size 1 over the first alone.
+    Every accuracy is taken over REPEATS drawn orders of the images, at batch size 1 over the first
+    alone.
 
     Args:
-        model: the trained network, on the CPU. It is copied; neither it nor its buffers are touched.
+        model: the trained network, on the CPU. It is copied; neither it nor its buffers are
+            touched.
         dataset: at most MAX_IMAGES of its test images are used.
         spec: device, precision and seed.
         advance: told how far it is.
@@ -120,10 +134,13 @@ def forget_eval(model: Network, dataset: Dataset, spec: RunSpec, advance: Advanc
     labels = subject.labels.cpu()
     for done, (place, order) in enumerate(_orders(labels, spec.seed)):
         for column, batch_size in enumerate(BATCH_SIZES):
-            # alone in its batch an image meets no other, so its order is tried once, for what it leaves behind
+            # alone in its batch an image meets no other, so its order is tried once, for what it
+            # leaves behind
             if not subject.refuses(batch_size) and (batch_size > 1 or place[1] == 0):
                 cell = (place[0], column, place[1])
-                during[cell], afterwards[cell] = subject.pass_without_eval(order.to(subject.labels.device), batch_size)
+                during[cell], afterwards[cell] = subject.pass_without_eval(
+                    order.to(subject.labels.device), batch_size
+                )
         if advance is not None:
             advance(done + 1, len(ORDERS) * REPEATS)
     return Forgotten(len(labels), eval_accuracy, BATCH_SIZES, during, afterwards)
@@ -139,10 +156,14 @@ def _orders(labels: Tensor, seed: int) -> Iterator[tuple[tuple[int, int], Tensor
 
 
 def _test_images(dataset: Dataset, spec: RunSpec, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalized test images [T, C, H, W] and labels [T] on the device: all, or MAX_IMAGES drawn at random."""
+    """Normalized test images [T, C, H, W] and labels [T] on the device: all, or MAX_IMAGES drawn at
+    random.
+    """
     count = len(dataset.test_labels)
     drawn = np.sort(np.random.default_rng([spec.seed, 0]).permutation(count)[:MAX_IMAGES])
-    part = dataclasses.replace(dataset, test_images=dataset.test_images[drawn], test_labels=dataset.test_labels[drawn])
+    part = dataclasses.replace(
+        dataset, test_images=dataset.test_images[drawn], test_labels=dataset.test_labels[drawn]
+    )
     batches = Batches(part, max(BATCH_SIZES), device, crop_padding=0, horizontal_flip=False)
     images, labels = zip(*batches.test(), strict=True)
     return torch.cat(images), torch.cat(labels)

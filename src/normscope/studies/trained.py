@@ -18,13 +18,21 @@ def trained_network(run: RunDirectory, spec: RunSpec, dataset: Dataset) -> Netwo
     """The network with its final weights and buffers, on the CPU, in eval mode.
 
     Raises:
-        RecordError: if the weights are missing or damaged, or those of another network. They are never executed.
+        RecordError: if the weights are missing or damaged, or those of another network. They are
+            never executed.
     """
     model = build_for(dataset, spec)
     try:
         state = torch.load(run.weights, map_location="cpu", weights_only=True)
         model.load_state_dict(state)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        TypeError,
+        AttributeError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RecordError(
             f"{run.weights} cannot be read ({reason}). Remove {run.path} to train that run again."

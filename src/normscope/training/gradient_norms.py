@@ -15,8 +15,8 @@ class GradientNorms(Callback):
         weights: by the names that their norms get.
         steps: in an epoch.
 
-    For a weight called "stem": `stem_gradient` (after the epoch's last step), `stem_gradient_mean`, `_std` (over the
-    steps, the population's), `_min` and `_max`.
+    For a weight called "stem": `stem_gradient` (after the epoch's last step), `stem_gradient_mean`,
+    `_std` (over the steps, the population's), `_min` and `_max`.
     """
 
     def __init__(self, weights: dict[str, nn.Parameter], steps: int):
@@ -26,7 +26,9 @@ class GradientNorms(Callback):
 
     def on_backward(self, index: Tensor) -> None:
         gradients = [weight.grad for weight in self._weights.values()]
-        norms = [torch.zeros((), device=self._norms.device) if g is None else g.norm() for g in gradients]
+        norms = [
+            torch.zeros((), device=self._norms.device) if g is None else g.norm() for g in gradients
+        ]
         self._norms[index] = torch.stack(norms)
 
     def scalars(self) -> dict[str, Tensor]:

@@ -19,20 +19,26 @@ import torch
 from normscope.errors import NormscopeError
 
 WARM_UP = 3
-"""Times that work is done from Python before it is captured: libraries choose and allocate at first, and the optimizer
-makes its buffers. They count like all others, so nothing has to be put back."""
+"""Times that work is done from Python before it is captured: libraries choose and allocate at
+first, and the optimizer makes its buffers. They count like all others, so nothing has to be put
+back.
+"""
 
 GRAPHS = ("auto", "on", "off")
 
 _abandoned: list[torch.cuda.CUDAGraph] = []
-"""Graphs whose capture failed. PyTorch's allocator may still refer to them, so they live as long as the process."""
+"""Graphs whose capture failed. PyTorch's allocator may still refer to them, so they live as long as
+the process.
+"""
 
 
 class Repeated:
-    """Work on batches of one size, done over and over; batches of another size are done from Python every time.
+    """Work on batches of one size, done over and over; batches of another size are done from Python
+    every time.
 
     Args:
-        work: launches the work for a batch of a size. Must be the same kernels on the same memory every time.
+        work: launches the work for a batch of a size. Must be the same kernels on the same memory
+            every time.
         size: the size of nearly all batches.
         obstacle: why it is not to be captured, in one phrase; None has it captured.
 
@@ -76,7 +82,8 @@ class Repeated:
 
 
 def capture(work: Callable[[], None]) -> Callable[[], None]:
-    """What replays the work, which is recorded and not done. The current stream must not be the default one.
+    """What replays the work, which is recorded and not done. The current stream must not be the
+    default one.
 
     Its memory is a pool of its own, which lives as long as what is returned.
 
@@ -100,7 +107,8 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
 
 
 def waits_for_device(work: Callable[[], None]) -> bool:
-    """Do the work, and tell whether the host waited for the device in it, which a graph cannot hold.
+    """Do the work, and tell whether the host waited for the device in it, which a graph cannot
+    hold.
 
     A failed capture leaves PyTorch in a state that nobody vouches for, so it is better not to try.
     """

@@ -34,40 +34,50 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: "finished", or "diverged" with the step of the first loss that was not finite."""
+    """How training ended: "finished", or "diverged" with the step of the first loss that was not
+    finite.
+    """
 
     status: str
     diverged_step: int | None = None
-    not_captured: str | None = None  # why its steps were not replayed from a CUDA graph; None where they were
+    not_captured: str | None = (
+        None  # why its steps were not replayed from a CUDA graph; None where they were
+    )
 
 
 class Callback:
     """What may be hung into the loop. Each method does nothing here; override what is needed.
 
     Attributes:
-        not_captured: why steps cannot be replayed from a CUDA graph while this callback is there, in one phrase: it
-            runs Python inside of them, in hooks. None if it does not.
+        not_captured: why steps cannot be replayed from a CUDA graph while this callback is there,
+            in one phrase: it runs Python inside of them, in hooks. None if it does not.
     """
 
     not_captured: str | None = None
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Before the first epoch that is trained, when the network and its optimizer are as it will find them."""
+        """Before the first epoch that is trained, when the network and its optimizer are as it will
+        find them.
+        """
 
     def on_epoch_start(self, epoch: int) -> None:
         """Before the first step of an epoch."""
 
     def on_backward(self, index: Tensor) -> None:
-        """Gradients of a step are there and not yet used. `index` is its number in the epoch from 0, int64 [1].
+        """Gradients of a step are there and not yet used. `index` is its number in the epoch from
+        0, int64 [1].
 
-        Part of the step, and captured with it: must do nothing but launch work on the device, the same every time.
+        Part of the step, and captured with it: must do nothing but launch work on the device, the
+        same every time.
         """
 
     def on_step(self, epoch: int, index: int) -> None:
         """Step `index` of the epoch is done, or on its way to a GPU. Must not synchronize."""
 
     def scalars(self) -> dict[str, Tensor]:
-        """0-dim tensors on the device that belong to the epoch which ends; the loop brings them to the host."""
+        """0-dim tensors on the device that belong to the epoch which ends; the loop brings them to
+        the host.
+        """
         return {}
 
     def on_epoch(self, epoch: Epoch) -> None:
@@ -77,7 +87,11 @@ class Callback:
 def optimizer_of(model: nn.Module, plan: Plan) -> torch.optim.SGD:
     """SGD over all parameters, in its fused form."""
     return torch.optim.SGD(
-        model.parameters(), lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
+        model.parameters(),
+        lr=plan.learning_rate,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        fused=True,
     )
 
 
@@ -92,10 +106,12 @@ def train(
 ) -> Outcome:
     """Train the network, from its first epoch or from where a state left off.
 
-    A loss that is not finite ends the run after its epoch with the outcome "diverged": that is a result.
+    A loss that is not finite ends the run after its epoch with the outcome "diverged": that is a
+    result.
 
     Args:
-        not_captured: why steps are not to be captured in a CUDA graph; None has them captured if the callbacks allow.
+        not_captured: why steps are not to be captured in a CUDA graph; None has them captured if
+            the callbacks allow.
 
     Raises:
         NormscopeError: if steps are to be captured and cannot be.
@@ -147,7 +163,9 @@ class _Epochs:
     ):
         self._model, self._optimizer, self._batches, self._plan = model, optimizer, batches, plan
         self._callbacks = callbacks
-        self._training = TrainingPass(model, optimizer, batches, plan, [each.on_backward for each in callbacks])
+        self._training = TrainingPass(
+            model, optimizer, batches, plan, [each.on_backward for each in callbacks]
+        )
         self._testing = TestPass(model, batches, plan)
         self._train_step = Repeated(self._training.step, batches.train_size(0), not_captured)
         self._test_step = Repeated(self._testing.step, batches.test_size(0), not_captured)
@@ -161,7 +179,9 @@ class _Epochs:
 
     def train(self, number: int, steps_before: int) -> Epoch:
         """Train epoch `number`, counted from 1, and evaluate it."""
-        rate = learning_rate(self._plan.schedule, self._plan.learning_rate, number, self._plan.epochs)
+        rate = learning_rate(
+            self._plan.schedule, self._plan.learning_rate, number, self._plan.epochs
+        )
         for callback in self._callbacks:
             callback.on_epoch_start(number)
         clock = Clock(self._plan.device)
@@ -183,7 +203,9 @@ class _Epochs:
             "seconds": seconds["train"] + seconds["test"],
             "images_per_second": images / seconds["train"],
             # the test loss comes after the last step and counts as that step's
-            "first_non_finite_step": None if first_bad > steps else steps_before + min(first_bad + 1, steps),
+            "first_non_finite_step": None
+            if first_bad > steps
+            else steps_before + min(first_bad + 1, steps),
         }
         state = ResumeState.of(number, steps_before + steps, self._model, self._optimizer)
         return Epoch(number, steps_before + steps, scalars, state)
@@ -208,7 +230,9 @@ class _Epochs:
         measured = {
             **{f"train_{name}": value for name, value in train.items()},
             **{f"test_{name}": value for name, value in test.items()},
-            "first_non_finite": _first_non_finite(torch.cat([self._training.losses, test["loss"].reshape(1)])),
+            "first_non_finite": _first_non_finite(
+                torch.cat([self._training.losses, test["loss"].reshape(1)])
+            ),
         }
         for callback in self._callbacks:
             measured |= callback.scalars()
@@ -223,5 +247,15 @@ def _first_non_finite(losses: Tensor) -> Tensor:
 
 def to_host(values: dict[str, Tensor]) -> dict[str, float]:
     """The values of 0-dim device tensors as floats, brought over in one transfer."""
-    dtype = torch.float32 if any(value.device.type == "mps" for value in values.values()) else torch.float64
-    return dict(zip(values, torch.stack([value.to(dtype) for value in values.values()]).tolist(), strict=True))
+    dtype = (
+        torch.float32
+        if any(value.device.type == "mps" for value in values.values())
+        else torch.float64
+    )
+    return dict(
+        zip(
+            values,
+            torch.stack([value.to(dtype) for value in values.values()]).tolist(),
+            strict=True,
+        )
+    )

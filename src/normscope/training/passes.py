@@ -22,8 +22,8 @@ class TrainingPass:
     """The training steps of one epoch after the other.
 
     Args:
-        on_backward: called in every step when its gradients are there, with the number of the step in its epoch, int64
-            [1] on the device. Must do nothing but launch work there.
+        on_backward: called in every step when its gradients are there, with the number of the step
+            in its epoch, int64 [1] on the device. Must do nothing but launch work there.
 
     Attributes:
         losses: float32 [steps], the loss of every step of the epoch so far, NaN for the others.
@@ -79,7 +79,8 @@ class TrainingPass:
 
 
 def rate_on_device(device: str) -> Tensor | None:
-    """Where the learning rate stands on CUDA, read by the optimizer's kernel as float32; None where it is a number.
+    """Where the learning rate stands on CUDA, read by the optimizer's kernel as float32; None where
+    it is a number.
 
     A number would be captured with the step.
     """

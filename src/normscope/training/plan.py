@@ -10,17 +10,20 @@ from torch import Tensor
 
 
 class Batches(Protocol):
-    """Where images and labels come from: [N, C, H, W] in the network's floating type, int64 [N], on the device.
+    """Where images and labels come from: [N, C, H, W] in the network's floating type, int64 [N], on
+    the device.
 
-    A batch is asked for by its number on the device, so that a step is the same work every time and can be replayed
-    without the host.
+    A batch is asked for by its number on the device, so that a step is the same work every time and
+    can be replayed without the host.
     """
 
     train_batches: int
     test_batches: int
 
     def begin(self, seed: int, epoch: int) -> None:
-        """Lay out one epoch, which depends on (seed, epoch) alone, for `train_at`, in memory that stays in place."""
+        """Lay out one epoch, which depends on (seed, epoch) alone, for `train_at`, in memory that
+        stays in place.
+        """
         ...
 
     def train_size(self, index: int) -> int:

@@ -14,24 +14,32 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def resolve_device(name: str) -> str:
-    """The device type that a name means here: itself, or for "auto" the first of CUDA, MPS and CPU that is there.
+    """The device type that a name means here: itself, or for "auto" the first of CUDA, MPS and CPU
+    that is there.
 
     Raises:
         InputError: if the name is unknown or the device is not on this machine.
     """
     if name not in DEVICES:
         raise InputError(one_of("device", name, DEVICES))
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         return next(device for device, there in present.items() if there)
     if not present[name]:
         there = ", ".join(device for device, found in present.items() if found)
-        raise InputError(f"The device {name!r} is not available to this PyTorch ({torch.__version__}). Here: {there}.")
+        raise InputError(
+            f"The device {name!r} is not available to this PyTorch ({torch.__version__}). Here: {there}."
+        )
     return name
 
 
 def resolve_precision(name: str, device: str) -> str:
-    """The arithmetic that a name means on a device: for "auto", bf16 where the hardware multiplies in it.
+    """The arithmetic that a name means on a device: for "auto", bf16 where the hardware multiplies
+    in it.
 
     Raises:
         InputError: if the name is unknown, or bf16 is asked for on MPS.
@@ -46,11 +54,14 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def has_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bf16 natively (AVX512-BF16 or AMX on a CPU; CUDA from Ampere on)."""
+    """Whether the hardware multiplies bf16 natively (AVX512-BF16 or AMX on a CPU; CUDA from Ampere
+    on).
+    """
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu":
-        # private, and the only way to ask; without them bf16 would be emulated, which is slower than fp32
+        # private, and the only way to ask; without them bf16 would be emulated, which is slower
+        # than fp32
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     return False
@@ -66,11 +77,13 @@ def autocast(precision: str, device: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def repeatable(device: str) -> Iterator[None]:
-    """Inside, cuDNN chooses algorithms by their shapes alone, and only those that give the same bits every time.
+    """Inside, cuDNN chooses algorithms by their shapes alone, and only those that give the same
+    bits every time.
 
-    Without this a run that goes on would not end with the bits of one that was never interrupted. fp32 is then plain
-    fp32 as well: by default cuDNN rounds the factors of a convolution to the 10 bits of TF32. The last layer's matrix
-    product is plain unless `torch.set_float32_matmul_precision` asks for less.
+    Without this a run that goes on would not end with the bits of one that was never interrupted.
+    fp32 is then plain fp32 as well: by default cuDNN rounds the factors of a convolution to the 10
+    bits of TF32. The last layer's matrix product is plain unless
+    `torch.set_float32_matmul_precision` asks for less.
     """
     if device != "cuda":
         yield

@@ -14,7 +14,9 @@ from normscope.errors import RecordError
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Everything that training after `epoch` depends on. Order and augmentation depend on seed and epoch alone."""
+    """Everything that training after `epoch` depends on. Order and augmentation depend on seed and
+    epoch alone.
+    """
 
     epoch: int
     step: int
@@ -22,8 +24,12 @@ class ResumeState:
     optimizer: dict[str, Any]
 
     @staticmethod
-    def of(epoch: int, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> ResumeState:
-        """The state of a run after an epoch. It shares memory with the model: write it before going on."""
+    def of(
+        epoch: int, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> ResumeState:
+        """The state of a run after an epoch. It shares memory with the model: write it before going
+        on.
+        """
         return ResumeState(epoch, step, model.state_dict(), optimizer.state_dict())
 
     def to_bytes(self) -> bytes:

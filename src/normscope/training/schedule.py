@@ -22,6 +22,7 @@ def learning_rate(schedule: str, initial: float, epoch: int, epochs: int) -> flo
     """The learning rate of an epoch, counted from 1.
 
     "cosine" is Loshchilov & Hutter (2017), eq. 5, without restarts and down to zero, as
-    `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)` stepped once per epoch sets it.
+    `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)` stepped once per epoch
+    sets it.
     """
     return initial * lookup("schedule", schedule, SCHEDULES)(epoch, epochs)

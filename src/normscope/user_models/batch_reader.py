@@ -40,21 +40,30 @@ class Batch:
         return model(*self.args, **self.kwargs)
 
     def take(self, index: Any) -> Batch:
-        """The samples that an index or a slice selects from every tensor that has N on its first axis."""
+        """The samples that an index or a slice selects from every tensor that has N on its first
+        axis.
+        """
         n = self.samples
 
         def cut(value: Any) -> Any:
-            return value[index] if isinstance(value, Tensor) and value.ndim and len(value) == n else value
+            return (
+                value[index]
+                if isinstance(value, Tensor) and value.ndim and len(value) == n
+                else value
+            )
 
         mapped = {key: _map(cut, value) for key, value in self.kwargs.items()}
         return Batch(_map(cut, self.args), mapped, _map(cut, self.target), _map(cut, self.mask))
 
 
-def read_batches(batches: Iterable[Any], model: nn.Module | None, limit: int | None = MAX_BATCHES) -> list[Batch]:
+def read_batches(
+    batches: Iterable[Any], model: nn.Module | None, limit: int | None = MAX_BATCHES
+) -> list[Batch]:
     """The first batches, all of them without a limit, on the model's device.
 
     Raises:
-        InputError: if the iterable holds no batch, or something that is no batch, or values that are not finite.
+        InputError: if the iterable holds no batch, or something that is no batch, or values that
+            are not finite.
     """
     found = list(each_batch(batches, model, limit))
     if not found:
@@ -62,7 +71,9 @@ def read_batches(batches: Iterable[Any], model: nn.Module | None, limit: int | N
     return found
 
 
-def each_batch(batches: Iterable[Any], model: nn.Module | None, limit: int | None = None) -> Iterator[Batch]:
+def each_batch(
+    batches: Iterable[Any], model: nn.Module | None, limit: int | None = None
+) -> Iterator[Batch]:
     """The same, one at a time, without a complaint if there is none."""
     device = next((p.device for p in model.parameters()), None) if model is not None else None
     if not isinstance(batches, Iterable):
@@ -72,9 +83,11 @@ def each_batch(batches: Iterable[Any], model: nn.Module | None, limit: int | Non
 
 
 def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | None:
-    """(the same samples in batches of the same sizes but with other companions, their order), or None if they differ.
+    """(the same samples in batches of the same sizes but with other companions, their order), or
+    None if they differ.
 
-    The order is that of the samples: sample i of the mixed batches is sample `order[i]` of the given ones.
+    The order is that of the samples: sample i of the mixed batches is sample `order[i]` of the
+    given ones.
     """
     signatures = {_signature(batch) for batch in batches}
     if len(signatures) != 1 or len(batches) < 2:
@@ -82,7 +95,9 @@ def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | N
     sizes = [batch.samples for batch in batches]
     whole = _join(batches)
     order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
-    return [whole.take(index) for index in order.split(sizes)], order  # on the CPU, as targets are: it selects anywhere
+    return [
+        whole.take(index) for index in order.split(sizes)
+    ], order  # on the CPU, as targets are: it selects anywhere
 
 
 def _read(content: Any, number: int, device: torch.device | None) -> Batch:
@@ -98,7 +113,10 @@ def _read(content: Any, number: int, device: torch.device | None) -> Batch:
     if isinstance(inputs, Mapping):
         kwargs = {str(key): value for key, value in inputs.items() if key not in TARGETS}
         target = next((inputs[key] for key in TARGETS if key in inputs), target)
-        mask = next((inputs[key].bool() for key in PADDING_MASKS if isinstance(inputs.get(key), Tensor)), None)
+        mask = next(
+            (inputs[key].bool() for key in PADDING_MASKS if isinstance(inputs.get(key), Tensor)),
+            None,
+        )
         args = ()
     elif isinstance(inputs, list | tuple):
         args = tuple(inputs)
@@ -123,13 +141,17 @@ def _check(batch: Batch, number: int) -> None:
     tensors = list(tensors_in((batch.args, batch.kwargs)))
     if not any(tensor.ndim for tensor in tensors):
         kind = type(batch.args[0]).__name__ if batch.args else "dict without tensors"
-        raise InputError(f"Batch {number} is a {kind}: give tensors, (input, target) pairs or dicts of tensors.")
+        raise InputError(
+            f"Batch {number} is a {kind}: give tensors, (input, target) pairs or dicts of tensors."
+        )
     if batch.samples == 0:
         raise InputError(f"Batch {number} has no samples.")
     for tensor in tensors:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             bad = int((~tensor.isfinite()).sum())
-            raise InputError(f"Batch {number} holds {bad} values that are not finite: clean the data first.")
+            raise InputError(
+                f"Batch {number} holds {bad} values that are not finite: clean the data first."
+            )
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -161,7 +183,8 @@ def _signature(batch: Batch) -> tuple:
     """The shapes without the first axis: batches with one signature can be joined."""
     tensors = tensors_in((batch.args, batch.kwargs))
     return tuple(
-        (tensor.shape[1:], tensor.dtype, tensor.ndim > 0 and len(tensor) == batch.samples) for tensor in tensors
+        (tensor.shape[1:], tensor.dtype, tensor.ndim > 0 and len(tensor) == batch.samples)
+        for tensor in tensors
     )
 
 
@@ -179,5 +202,8 @@ def _join(batches: list[Batch]) -> Batch:
     targets = [batch.target for batch in batches]
     shapes = {None if t is None else t.shape[1:] for t in targets}
     target = torch.cat(targets) if None not in shapes and len(shapes) == 1 else None  # type: ignore[arg-type]
-    args, kwargs = join([batch.args for batch in batches]), join([batch.kwargs for batch in batches])
+    args, kwargs = (
+        join([batch.args for batch in batches]),
+        join([batch.kwargs for batch in batches]),
+    )
     return Batch(args, kwargs, target)

@@ -26,12 +26,15 @@ def make_model(text: str) -> nn.Module:
 
     made = _call(text)
     if not isinstance(made, nn.Module):
-        raise InputError(f"{text} must return a torch.nn.Module, and returned a {type(made).__name__}.")
+        raise InputError(
+            f"{text} must return a torch.nn.Module, and returned a {type(made).__name__}."
+        )
     return made
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state_dict in a .safetensors file or one of torch.save, of which only plain data and tensors are read.
+    """The state_dict in a .safetensors file or one of torch.save, of which only plain data and
+    tensors are read.
 
     Raises:
         InputError: if there is no such file, it cannot be read, or holds more than plain data.
@@ -68,13 +71,18 @@ def load_into(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit the model: {str(error).splitlines()[1].strip()}") from error
+        raise InputError(
+            f"{path} does not fit the model: {str(error).splitlines()[1].strip()}"
+        ) from error
     if len(result.unexpected_keys) == len(state):
-        raise InputError(f"{path} does not fit the model: none of its {len(state)} entries are the model's.")
+        raise InputError(
+            f"{path} does not fit the model: none of its {len(state)} entries are the model's."
+        )
 
 
 def load_batches(text: str, batch_size: int | None = None, data_dir: Path | None = None) -> Any:
-    """What --data names: training batches of a data set, the iterable that a function returns, or a file of inputs.
+    """What --data names: training batches of a data set, the iterable that a function returns, or a
+    file of inputs.
 
     Args:
         text: name of a data set, module:name, or a file.
@@ -95,13 +103,17 @@ def load_batches(text: str, batch_size: int | None = None, data_dir: Path | None
     if path.suffix in DATA_FILES:
         return _split_file(path, 64 if batch_size is None else batch_size)
     if ":" not in text:
-        what = f"{text!r} is no data: give a data set ({', '.join(DATASETS)}), module:name, or a file"
+        what = (
+            f"{text!r} is no data: give a data set ({', '.join(DATASETS)}), module:name, or a file"
+        )
         raise InputError(f"{what} ({', '.join(DATA_FILES)}).")
     return _call(text)
 
 
 def _training_batches(name: str, batch_size: int, data_dir: Path | None) -> Any:
-    """An epoch of training batches as `normscope compare` makes them: shuffled, augmented, normalized."""
+    """An epoch of training batches as `normscope compare` makes them: shuffled, augmented,
+    normalized.
+    """
     import torch
 
     from normscope.data.device_batches import Batches
@@ -109,7 +121,9 @@ def _training_batches(name: str, batch_size: int, data_dir: Path | None) -> Any:
 
     data = load(name, data_dir=data_dir)
     padding, flip = data.recipe.crop_padding, data.recipe.horizontal_flip
-    batches = Batches(data, batch_size, torch.device("cpu"), crop_padding=padding, horizontal_flip=flip)
+    batches = Batches(
+        data, batch_size, torch.device("cpu"), crop_padding=padding, horizontal_flip=flip
+    )
     return batches.train(seed=0, epoch=1)
 
 
@@ -141,7 +155,9 @@ def load_tensor(path: Path) -> Any:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} cannot be read as a tensor of inputs.") from error
     if not isinstance(content, torch.Tensor):
-        raise InputError(f"{path} must hold one tensor of inputs, and holds a {type(content).__name__}.")
+        raise InputError(
+            f"{path} must hold one tensor of inputs, and holds a {type(content).__name__}."
+        )
     return content
 
 
@@ -160,7 +176,9 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError:
-        raise InputError("Reading .safetensors needs the package: pip install safetensors.") from None
+        raise InputError(
+            "Reading .safetensors needs the package: pip install safetensors."
+        ) from None
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -175,7 +193,9 @@ def _call(text: str) -> Any:
     """
     module_name, colon, name = text.partition(":")
     if not colon or not module_name or not name:
-        raise InputError(f"{text!r} names no function: write module:name, or give a file ({', '.join(CHECKPOINTS)}).")
+        raise InputError(
+            f"{text!r} names no function: write module:name, or give a file ({', '.join(CHECKPOINTS)})."
+        )
     try:
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):
@@ -191,7 +211,9 @@ def _call(text: str) -> Any:
     try:
         inspect.signature(found).bind()
     except TypeError as error:
-        raise InputError(f"{text} must be callable without arguments: {_one_line(error)}") from error
+        raise InputError(
+            f"{text} must be callable without arguments: {_one_line(error)}"
+        ) from error
     except ValueError:  # a builtin without a signature
         pass
     try:

@@ -13,7 +13,9 @@ EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A normalization layer: torch's own, one with running statistics, or a vector of weights with an epsilon."""
+    """A normalization layer: torch's own, one with running statistics, or a vector of weights with
+    an epsilon.
+    """
     if isinstance(module, NORMS) or {"running_mean", "running_var"} <= set(module._buffers):
         return True
     weight = module._parameters.get("weight")

@@ -19,7 +19,9 @@ _depth = 0
 
 
 def is_examined() -> bool:
-    """Forwards that run now are somebody's measurement and no part of a training: observers leave them out."""
+    """Forwards that run now are somebody's measurement and no part of a training: observers leave
+    them out.
+    """
     return _depth > 0
 
 
@@ -27,10 +29,11 @@ def is_examined() -> bool:
 def untouched(model: nn.Module, batches: Any = None) -> Iterator[None]:
     """What happens inside leaves no trace on the model or on the generators of random numbers.
 
-    Restored are: every module's mode, plain attributes and tensors (buffers in place, so that whoever else holds
-    them sees the same), which parameters require gradients, the gradients, the global generators of Python, NumPy
-    and torch, and the generator of the loader that gave the batches. Parameters are not copied: no forward changes
-    them in place, and they may fill the memory.
+    Restored are: every module's mode, plain attributes and tensors (buffers in place, so that
+    whoever else holds them sees the same), which parameters require gradients, the gradients, the
+    global generators of Python, NumPy and torch, and the generator of the loader that gave the
+    batches. Parameters are not copied: no forward changes them in place, and they may fill the
+    memory.
     """
     modules = [(module, *_keep(module)) for module in model.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
@@ -58,7 +61,9 @@ def untouched(model: nn.Module, batches: Any = None) -> Iterator[None]:
 
 @contextmanager
 def untouched_script(model: nn.Module) -> Iterator[None]:
-    """The same for a TorchScript model, which has no attributes of Python's: its mode and its state_dict."""
+    """The same for a TorchScript model, which has no attributes of Python's: its mode and its
+    state_dict.
+    """
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     training = model.training
     try:
@@ -76,8 +81,12 @@ def _generators(batches: Any) -> list[Any]:
     return [getattr(batches, "generator", None), getattr(sampler, "generator", None)]
 
 
-def _keep(module: nn.Module) -> tuple[dict[str, Any], list[tuple[dict, str, Tensor | None, Tensor | None]]]:
-    """(plain attributes, [(dictionary, name, tensor, copy of its values)]) of one module without its children."""
+def _keep(
+    module: nn.Module,
+) -> tuple[dict[str, Any], list[tuple[dict, str, Tensor | None, Tensor | None]]]:
+    """(plain attributes, [(dictionary, name, tensor, copy of its values)]) of one module without
+    its children.
+    """
     own = vars(module)
     plain = {name: value for name, value in own.items() if type(value) in PLAIN}
     places = [(own, name) for name, value in own.items() if isinstance(value, Tensor)]
@@ -105,7 +114,9 @@ def _put_back(module: nn.Module, plain: dict[str, Any], tensors: list) -> None:
 
 
 def _same_bits(tensor: Tensor, copy: Tensor) -> bool:
-    """Equal bit by bit, NaN included: an untouched buffer is not written, so that its version does not move."""
+    """Equal bit by bit, NaN included: an untouched buffer is not written, so that its version does
+    not move.
+    """
     if tensor.shape != copy.shape or tensor.dtype != copy.dtype:
         return False
     return torch.equal(tensor.reshape(-1).view(torch.uint8), copy.reshape(-1).view(torch.uint8))

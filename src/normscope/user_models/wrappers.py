@@ -11,8 +11,13 @@ from normscope.errors import InputError
 
 
 def unwrapped_model(model: nn.Module) -> nn.Module:
-    """The model inside wrappers that only change how it is called; its layers have the names that the user knows."""
-    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or "_orig_mod" in model._modules:
+    """The model inside wrappers that only change how it is called; its layers have the names that
+    the user knows.
+    """
+    while (
+        isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+        or "_orig_mod" in model._modules
+    ):
         inner = model._modules.get("_orig_mod") or model._modules["module"]
         assert inner is not None
         model = inner
@@ -25,9 +30,14 @@ def torch_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     Raises:
         InputError: if there is none.
     """
-    while not isinstance(optimizer, torch.optim.Optimizer) or type(optimizer).__name__ == "AcceleratedOptimizer":
+    while (
+        not isinstance(optimizer, torch.optim.Optimizer)
+        or type(optimizer).__name__ == "AcceleratedOptimizer"
+    ):
         inner = getattr(optimizer, "optimizer", None)
         if inner is None:
-            raise InputError(f"optimizer= takes a torch.optim.Optimizer, not {type(optimizer).__name__}.")
+            raise InputError(
+                f"optimizer= takes a torch.optim.Optimizer, not {type(optimizer).__name__}."
+            )
         optimizer = inner
     return optimizer

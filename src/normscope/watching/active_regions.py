@@ -28,7 +28,8 @@ _ACTIVATIONS = {
     "HardswishBackward0": "hardswish",
 }
 
-# Operations between a layer and its activation that the search goes through, by what autograd calls them.
+# Operations between a layer and its activation that the search goes through, by what autograd calls
+# them.
 _PASSED = {
     "AddBackward0": "addition",
     "ViewBackward0": "",
@@ -63,9 +64,10 @@ NAMED_REGIONS = {"relu": (0.0, 1.0), "sigmoid": (-1.0, 1.0), "tanh": (-1.0, 1.0)
 def followers(output: Any, nodes: Mapping[str, Node]) -> dict[str, tuple[str, list[str]]]:
     """{layer: (activation, operations between)} for the layers whose output an activation consumes.
 
-    Reads the graph that autograd made of a real forward, from its output back to the layers, and then from each layer
-    forward to its consumers. Residual additions, reshapes, dropout and max pooling are gone through and named. What
-    lies behind checkpointing or a custom function is not seen.
+    Reads the graph that autograd made of a real forward, from its output back to the layers, and
+    then from each layer forward to its consumers. Residual additions, reshapes, dropout and max
+    pooling are gone through and named. What lies behind checkpointing or a custom function is not
+    seen.
 
     Args:
         output: what the model returned: a tensor, or tensors in tuples, lists and mappings.
@@ -117,7 +119,12 @@ def _first_activation(node: Any, consumers: dict[Any, list[Any]]) -> tuple[str, 
             name = consumer.name()
             if name in _ACTIVATIONS:
                 return _ACTIVATIONS[name], via
-            if is_fused(consumer) and consumer.has_residual and consumer.relu and consumer.next_functions[1][0] is at:
+            if (
+                is_fused(consumer)
+                and consumer.has_residual
+                and consumer.relu
+                and consumer.next_functions[1][0] is at
+            ):
                 return "relu", [*via, "addition"]
             if name in _PASSED and consumer not in seen:
                 seen.add(consumer)
@@ -126,7 +133,9 @@ def _first_activation(node: Any, consumers: dict[Any, list[Any]]) -> tuple[str, 
 
 
 def derivative(activation: str, values: Tensor) -> Tensor:
-    """The activation's derivative at each value, in the values' own shape. At its kinks, what autograd says."""
+    """The activation's derivative at each value, in the values' own shape. At its kinks, what
+    autograd says.
+    """
     function = lookup("activation", activation, FUNCTIONS)
     with torch.enable_grad():
         points = values.detach().clone().requires_grad_()
@@ -134,19 +143,29 @@ def derivative(activation: str, values: Tensor) -> Tensor:
 
 
 def mean_derivative(activation: str, values: Tensor) -> Tensor:
-    """The share of a gradient that passes the activation on average: the mean of its derivative, a scalar."""
+    """The share of a gradient that passes the activation on average: the mean of its derivative, a
+    scalar.
+    """
     return derivative(activation, values).mean()
 
 
 def in_named_region(activation: str, values: Tensor) -> Tensor:
-    """The fraction of values in the blog's active region, ends included: [0, 1] for ReLU, [-1, 1] for sigmoid, tanh."""
+    """The fraction of values in the blog's active region, ends included: [0, 1] for ReLU, [-1, 1]
+    for sigmoid, tanh.
+    """
     low, high = lookup("activation with a named region", activation, NAMED_REGIONS)
     return ((values >= low) & (values <= high)).float().mean()
 
 
 def in_active_region(activation: str, values: Tensor, share: float = 0.1) -> Tensor:
-    """The fraction of values at which the derivative is above a tenth (or another share) of its largest."""
-    return (derivative(activation, values).abs() > share * largest_derivative(activation)).float().mean()
+    """The fraction of values at which the derivative is above a tenth (or another share) of its
+    largest.
+    """
+    return (
+        (derivative(activation, values).abs() > share * largest_derivative(activation))
+        .float()
+        .mean()
+    )
 
 
 def largest_derivative(activation: str) -> float:

@@ -20,7 +20,8 @@ from normscope.watching.resume_recording import cut_off
 from normscope.watching.watched_layers import LayerSelector, find_layers
 from normscope.watching.watcher import Watcher, refuse_watched
 
-# At these intervals 30 epochs of SmallResNet at batch 128 (11,730 steps, 560 channels) write about 15 MB.
+# At these intervals 30 epochs of SmallResNet at batch 128 (11,730 steps, 560 channels) write about
+# 15 MB.
 EVERY = Gradually(25, first=16)
 GRADIENTS_EVERY = Gradually(100, first=4)
 HISTOGRAMS_EVERY = Gradually(250, first=4)
@@ -38,7 +39,8 @@ def watch(
     after: int | None = None,
     listeners: Iterable[Listener] = (),
 ) -> Watcher:
-    """Attach a watcher. The arguments are those of `normscope.watch`, which stands above this room and documents them.
+    """Attach a watcher. The arguments are those of `normscope.watch`, which stands above this room
+    and documents them.
 
     Args:
         listeners: who is told at each flush and at close, besides.

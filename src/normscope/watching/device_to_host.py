@@ -14,24 +14,34 @@ PROBE = "probe"  # the statistic that is looked at for every step, and not store
 _NARROW = {"training": np.dtype(np.bool_), "values_per_channel": np.dtype(np.int64)}
 
 
-def record_arrays(blocks: Iterable[HostBlock], eps: dict[str, float]) -> list[tuple[np.ndarray, dict]]:
+def record_arrays(
+    blocks: Iterable[HostBlock], eps: dict[str, float]
+) -> list[tuple[np.ndarray, dict]]:
     """[(steps, {(layer, statistic): values})] as a record's part takes them. `eps` is by layer."""
     batches = []
     for block in blocks:
-        arrays = dict(_stored(column, values, eps) for column, values in block.arrays() if column.statistic != PROBE)
+        arrays = dict(
+            _stored(column, values, eps)
+            for column, values in block.arrays()
+            if column.statistic != PROBE
+        )
         if arrays:
             batches.append((block.steps, arrays))
     return batches
 
 
-def _stored(column: Column, values: np.ndarray, eps: dict[str, float]) -> tuple[tuple[str, str], np.ndarray]:
+def _stored(
+    column: Column, values: np.ndarray, eps: dict[str, float]
+) -> tuple[tuple[str, str], np.ndarray]:
     name = column.statistic
     if name == "batch_invstd":
         return (column.layer, "batch_var"), variance(values, eps.get(column.layer, 0.0))
     if name in _NARROW:
         values = values.astype(_NARROW[name])
     elif name.endswith("histogram"):
-        values = values.astype(np.uint16 if values.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32)
+        values = values.astype(
+            np.uint16 if values.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+        )
     return (column.layer, name), values
 
 
@@ -43,7 +53,9 @@ def variance(invstd: np.ndarray, eps: float) -> np.ndarray:
 
 
 class NonFinite:
-    """The first value of each layer that is NaN or infinite, apart for what flows forward and for gradients."""
+    """The first value of each layer that is NaN or infinite, apart for what flows forward and for
+    gradients.
+    """
 
     def __init__(self):
         self._first: dict[tuple[str, bool], dict[str, Any]] = {}

@@ -20,9 +20,15 @@ def is_fused(node: Any) -> bool:
 
 
 def gradient_behind_normalization(
-    node: Any, given: Tensor, grad_inputs: tuple[Any, ...], gradient: Tensor, weight: Tensor | None, bias: Tensor | None
+    node: Any,
+    given: Tensor,
+    grad_inputs: tuple[Any, ...],
+    gradient: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
 ) -> Tensor:
-    """The gradient at the output of the normalization proper, before the addition and the ReLU: [N, C, H, W].
+    """The gradient at the output of the normalization proper, before the addition and the ReLU: [N,
+    C, H, W].
 
     Args:
         node: the fused layer.

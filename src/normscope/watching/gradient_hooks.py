@@ -15,7 +15,8 @@ from normscope.watching.fused_nodes import gradient_behind_normalization, is_fus
 from normscope.watching.observe import Call
 from normscope.watching.tensor_statistics import vector_norm
 
-# Nodes that are one normalization layer: their gradient inputs are the gradient at the layer's input.
+# Nodes that are one normalization layer: their gradient inputs are the gradient at the layer's
+# input.
 _LAYER_NODES = (
     "NativeBatchNorm",
     "CudnnBatchNorm",
@@ -28,11 +29,12 @@ _FRAMES_TO_SCALER = 12
 
 
 class GradientNorms:
-    """L2 norms of the gradients at the outputs and inputs of some calls, which the next backward pass brings.
+    """L2 norms of the gradients at the outputs and inputs of some calls, which the next backward
+    pass brings.
 
-    Hooks of the autograd graph, not of the module: a full backward hook puts a view between a layer and an in-place
-    ReLU, which then fails. Where a layer is more than one operation, the gradient at its input is that of the input
-    tensor, with what arrives from its other consumers.
+    Hooks of the autograd graph, not of the module: a full backward hook puts a view between a layer
+    and an in-place ReLU, which then fails. Where a layer is more than one operation, the gradient
+    at its input is that of the input tensor, with what arrives from its other consumers.
 
     Args:
         run: runs a measurement, or does not.
@@ -43,8 +45,12 @@ class GradientNorms:
         self._run = run
         self._handles: list[RemovableHandle] = []
 
-    def await_backward(self, call: Call, module: nn.Module, given: Tensor | None, made: Tensor) -> None:
-        """Measure the gradients of the module's call that made a tensor from the one that it was given."""
+    def await_backward(
+        self, call: Call, module: nn.Module, given: Tensor | None, made: Tensor
+    ) -> None:
+        """Measure the gradients of the module's call that made a tensor from the one that it was
+        given.
+        """
         self.calls.append(call)
         node = made.grad_fn
         if node is None:
@@ -61,12 +67,16 @@ class GradientNorms:
 
         self._handles.append(node.register_hook(in_backward))
         if not whole and given is not None and given.requires_grad and given.grad_fn is not node:
-            self._handles.append(given.register_hook(lambda gradient: self._measure(call, "input", gradient)))
+            self._handles.append(
+                given.register_hook(lambda gradient: self._measure(call, "input", gradient))
+            )
 
     def _await_fused(self, call: Call, module: nn.Module, given: Tensor, node: Node) -> None:
         def in_backward(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> None:
             vectors = (getattr(module, name, None) for name in ("weight", "bias"))
-            at_output = gradient_behind_normalization(node, given, grad_inputs, grad_outputs[0], *vectors)
+            at_output = gradient_behind_normalization(
+                node, given, grad_inputs, grad_outputs[0], *vectors
+            )
             self._measure(call, "output", at_output)
             self._measure(call, "input", grad_inputs[0])
 
@@ -88,10 +98,12 @@ class GradientNorms:
 
 
 def loss_scale(optimizer: torch.optim.Optimizer | None) -> Tensor | None:
-    """The factor that a GradScaler put on the loss of the step that this optimizer is about to take, or None.
+    """The factor that a GradScaler put on the loss of the step that this optimizer is about to
+    take, or None.
 
-    A fused optimizer is told. Any other gets gradients that the scaler has divided already, and knows nothing; then
-    the scaler is the caller's caller, a few frames up the stack. Gradients inside the network still carry the factor.
+    A fused optimizer is told. Any other gets gradients that the scaler has divided already, and
+    knows nothing; then the scaler is the caller's caller, a few frames up the stack. Gradients
+    inside the network still carry the factor.
     """
     told = getattr(optimizer, "grad_scale", None)
     if isinstance(told, Tensor):

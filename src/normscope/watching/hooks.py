@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 _TABLES = ("_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called")
 
-# A callable that takes anything and returns None. It is what a pickled hook turns into, because it can be loaded where
-# normscope is not installed.
+# A callable that takes anything and returns None. It is what a pickled hook turns into, because it
+# can be loaded where normscope is not installed.
 _nothing = contextlib.nullcontext().__exit__
 
 
@@ -23,18 +23,27 @@ class Hook:
 
     Copies of a module share or carry its hooks, and must not record into the original's record:
 
-    * a shallow copy, such as a replica of nn.DataParallel, shares the hook, which sees that it is not its module;
+    * a shallow copy, such as a replica of nn.DataParallel, shares the hook, which sees that it is
+      not its module;
     * a deep copy is swept clean of it when the copying is over;
     * a pickle holds a function that does nothing.
 
-    Inside torch.compile it is traced to nothing, so that the compiled graph is that of an unwatched model.
+    Inside torch.compile it is traced to nothing, so that the compiled graph is that of an unwatched
+    model.
 
     Attributes:
-        reads_statistics_only: tells fused layers that this hook reads its input and the output's `grad_fn`, but not the
-            values of the output. They then stay fused, and a watched step has the bits of an unwatched one.
+        reads_statistics_only: tells fused layers that this hook reads its input and the output's
+            `grad_fn`, but not the values of the output. They then stay fused, and a watched step
+            has the bits of an unwatched one.
     """
 
-    def __init__(self, module: nn.Module, function: Callable[..., None], *, reads_statistics_only: bool = False):
+    def __init__(
+        self,
+        module: nn.Module,
+        function: Callable[..., None],
+        *,
+        reads_statistics_only: bool = False,
+    ):
         self._module = weakref.ref(module)
         self._function = function
         self.reads_statistics_only = reads_statistics_only
@@ -57,7 +66,9 @@ class Hook:
 
 
 class _Sweeper:
-    """Lives in deepcopy's memo, which dies when the copying is over; then takes the hooks off the copies."""
+    """Lives in deepcopy's memo, which dies when the copying is over; then takes the hooks off the
+    copies.
+    """
 
     def __init__(self):
         self.leftovers: list[tuple[nn.Module, int]] = []
@@ -76,7 +87,9 @@ def before_forward(module: nn.Module, function: Callable[..., None]) -> Removabl
 
 
 def after_any_forward(module: nn.Module, function: Callable[..., None]) -> RemovableHandle:
-    """Call `function(module, args, output)` after each forward, and with None for the output of one that raised."""
+    """Call `function(module, args, output)` after each forward, and with None for the output of one
+    that raised.
+    """
     hook = Hook(module, function)
     hook.handle = module.register_forward_hook(hook, always_call=True)
     return hook.handle
@@ -88,7 +101,9 @@ class LayerHooks:
     def __init__(self):
         self._hooks: list[tuple[Hook, RemovableHandle]] = []
 
-    def add(self, module: nn.Module, function: Callable[..., None], *, reads_statistics_only: bool) -> None:
+    def add(
+        self, module: nn.Module, function: Callable[..., None], *, reads_statistics_only: bool
+    ) -> None:
         """Call `function(module, args, output)` after each forward of this module; see `Hook`."""
         hook = Hook(module, function, reads_statistics_only=reads_statistics_only)
         hook.handle = module.register_forward_hook(hook)

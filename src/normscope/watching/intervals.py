@@ -15,8 +15,8 @@ Interval = int | Callable[[int], bool] | None
 class Gradually:
     """Every step at first, then ever more rarely, until every `interval` steps.
 
-    The distance between two records doubles whenever the step does, so that early training, where most happens, has
-    `first` to `2 * first` records, and as many for each doubling after it.
+    The distance between two records doubles whenever the step does, so that early training, where
+    most happens, has `first` to `2 * first` records, and as many for each doubling after it.
     """
 
     interval: int
@@ -38,7 +38,8 @@ class Due(NamedTuple):
 
 @dataclass(frozen=True)
 class Intervals:
-    """The three intervals of a watcher: a number n (steps 1, n + 1, 2n + 1, ...), a function of the step, or None.
+    """The three intervals of a watcher: a number n (steps 1, n + 1, 2n + 1, ...), a function of the
+    step, or None.
 
     Raises:
         InputError: for anything else, or a function that does not take step 1.
@@ -58,11 +59,15 @@ class Intervals:
 
     def due(self, step: int) -> Due:
         """What this step, counted from 1, records."""
-        return Due(_due(self.moments, step), _due(self.gradients, step), _due(self.histograms, step))
+        return Due(
+            _due(self.moments, step), _due(self.gradients, step), _due(self.histograms, step)
+        )
 
     def described(self) -> dict[str, str]:
         """The intervals in words, for the record."""
-        return {name: _words(getattr(self, name)) for name in ("moments", "gradients", "histograms")}
+        return {
+            name: _words(getattr(self, name)) for name in ("moments", "gradients", "histograms")
+        }
 
 
 def _check(parameter: str, interval: Interval) -> None:
@@ -72,7 +77,9 @@ def _check(parameter: str, interval: Interval) -> None:
         try:
             interval(1)
         except Exception as error:
-            raise InputError(f"{parameter}= is a function that fails at step 1: {error!r}.") from error
+            raise InputError(
+                f"{parameter}= is a function that fails at step 1: {error!r}."
+            ) from error
     elif type(interval) is not int or interval < 1:
         raise InputError(
             f"{parameter}={interval!r} is no interval: give a number of steps from 1, a function of the step, or None."
@@ -90,4 +97,8 @@ def _words(interval: Interval) -> str:
         return f"every {interval} steps"
     if interval is None:
         return "never"
-    return repr(interval) if isinstance(interval, Gradually) else getattr(interval, "__name__", repr(interval))
+    return (
+        repr(interval)
+        if isinstance(interval, Gradually)
+        else getattr(interval, "__name__", repr(interval))
+    )

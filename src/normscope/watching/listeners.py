@@ -13,13 +13,15 @@ from normscope.records.recording import Recording
 class Listener(Protocol):
     """Anything that wants to know what a watcher records.
 
-    It is called in the process that trains, between two steps; its time counts as time that watching took. An error of
-    its own ends it with one warning: neither the training nor the recording stops.
+    It is called in the process that trains, between two steps; its time counts as time that
+    watching took. An error of its own ends it with one warning: neither the training nor the
+    recording stops.
     """
 
     def flushed(self, recording: Recording) -> None:
-        """New data are in the record: about every half minute, at a full block, when somebody asks for the recording,
-        and at close. It may have been told of the same data before."""
+        """New data are in the record: about every half minute, at a full block, when somebody asks
+        for the recording, and at close. It may have been told of the same data before.
+        """
         ...
 
     def close(self) -> None:
@@ -42,7 +44,9 @@ class Listeners:
         self._listeners += listeners
 
     def flushed(self, recording: Recording) -> None:
-        """Tell all that new data are in the record. A listener that asks for a flush is not told again."""
+        """Tell all that new data are in the record. A listener that asks for a flush is not told
+        again.
+        """
         if self._telling:
             return
         self._telling = True

@@ -51,15 +51,17 @@ class _Counts:
 class LoopObserver:
     """Counts, per layer with running statistics and per optimizer step, what moved them.
 
-    Its hooks draw no random numbers, keep no tensor, read nothing from a device and cost about a microsecond per layer
-    and forward. They stay behind when the model is copied or pickled. `close` takes them off.
+    Its hooks draw no random numbers, keep no tensor, read nothing from a device and cost about a
+    microsecond per layer and forward. They stay behind when the model is copied or pickled. `close`
+    takes them off.
 
     Args:
         model: the model that is trained, or its wrapper.
-        optimizer: whose steps count; without it, those of the first optimizer that steps a parameter of the model.
+        optimizer: whose steps count; without it, those of the first optimizer that steps a
+            parameter of the model.
         watcher: one whose steps number what is found, and whose account bears the cost.
-        stepped: called behind every step, when it is counted. What it raises, the optimizer's step() raises, when all
-            is done.
+        stepped: called behind every step, when it is counted. What it raises, the optimizer's
+            step() raises, when all is done.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class LoopObserver:
         self.forwards = 0
         self.backwards = 0
         self.moved_between = False  # weights changed between two forwards of one step
-        self._backwards_of_steps: Counter[int] = Counter()  # {backwards in a step: number of such steps}
+        self._backwards_of_steps: Counter[int] = (
+            Counter()
+        )  # {backwards in a step: number of such steps}
         self._backwards_before = 0  # this step
         self._versions: int | None = None
         self.penalties = 0  # gradients with respect to an input that are differentiated once more
@@ -103,14 +107,22 @@ class LoopObserver:
     def history(self) -> History:
         """What was counted so far."""
         accumulation = batches = None
-        own_backward = self.forwards <= self.backwards + 1  # of every forward but one that runs; otherwise: extra ones
+        own_backward = (
+            self.forwards <= self.backwards + 1
+        )  # of every forward but one that runs; otherwise: extra ones
         if self.steps and self.backwards > self.steps and own_backward and not self.moved_between:
-            usual = self._backwards_of_steps.most_common(1)[0][0]  # a scaler that skips a step adds to the next one
+            usual = self._backwards_of_steps.most_common(1)[0][
+                0
+            ]  # a scaler that skips a step adds to the next one
             accumulation = usual if usual > 1 else None
             batches = self.backwards
         layers = tuple(self._history_of(counts) for counts in self._layers)
         return History(
-            layers=layers, steps=self.steps, accumulation=accumulation, batches=batches, penalties=self.penalties
+            layers=layers,
+            steps=self.steps,
+            accumulation=accumulation,
+            batches=batches,
+            penalties=self.penalties,
         )
 
     def close(self) -> None:
@@ -133,7 +145,9 @@ class LoopObserver:
     def _observed(self, name: str, module: _NormBase) -> _Counts:
         own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
         history = LayerHistory(name=name, kind="batch", trainable=any(own) if own else None)
-        counts = _Counts(weakref.ref(module), history, frozen=self._model_trains and not module.training)
+        counts = _Counts(
+            weakref.ref(module), history, frozen=self._model_trains and not module.training
+        )
         self._hooks.add(module, functools.partial(self._called, counts), reads_statistics_only=True)
         return counts
 
@@ -180,11 +194,15 @@ class LoopObserver:
         self.forwards += 1
         self._await_penalty(args)
         if self._probe is not None:
-            self.moved_between |= self._versions is not None and self._probe._version != self._versions
+            self.moved_between |= (
+                self._versions is not None and self._probe._version != self._versions
+            )
             self._versions = self._probe._version
 
     def _await_penalty(self, inputs: Any) -> None:
-        """Hear of it when the loop takes a gradient with respect to these inputs in order to differentiate it."""
+        """Hear of it when the loop takes a gradient with respect to these inputs in order to
+        differentiate it.
+        """
         for handle in self._input_handles:
             handle.remove()
         leaves = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad and x.is_leaf]
@@ -197,9 +215,13 @@ class LoopObserver:
         self.backwards += 1
 
     def _some_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """A step of any optimizer in the program: the first one that trains the model is the one that counts."""
+        """A step of any optimizer in the program: the first one that trains the model is the one
+        that counts.
+        """
         if self._optimizer is None:
-            stepped = (parameter for group in optimizer.param_groups for parameter in group["params"])
+            stepped = (
+                parameter for group in optimizer.param_groups for parameter in group["params"]
+            )
             if any(id(parameter) in self._parameters for parameter in stepped):
                 self._optimizer = weakref.ref(optimizer)
         if self._optimizer is not None and self._optimizer() is optimizer:

@@ -33,7 +33,8 @@ from normscope.watching.watched_layers import histogram_channels
 # The kinds whose layers save statistics for backward, where PyTorch's own operations make them.
 _SAVING_KINDS = frozenset({"batch", "instance", "group", "layer"})
 
-# Added to the variance of an unnormalized activation, so that a constant channel has a standard deviation to bin by.
+# Added to the variance of an unnormalized activation, so that a constant channel has a standard
+# deviation to bin by.
 _ACTIVATION_EPS = 1e-12
 
 
@@ -44,7 +45,9 @@ class Call:
     layer: str
     n: int = 0  # values per channel
     training: bool = True
-    probe: Tensor | None = None  # not finite where the layer's input is not: looked at for every step
+    probe: Tensor | None = (
+        None  # not finite where the layer's input is not: looked at for every step
+    )
     parts: dict[str, list[tuple[Column, Tensor]]] = field(default_factory=dict)
     gradient_norms: dict[str, Tensor] = field(default_factory=dict)
     node: Node | None = None  # of the output, while it is being traced
@@ -100,14 +103,22 @@ class Observer:
         if info.channels is None:
             info.channels = watched.shape[axis]
         saved = self.observe_node(call, module, output.grad_fn, watched.numel(), moments=moments)
-        if histogram_step is not None and watched.numel() and (given is not None or info.kind == "activation"):
+        if (
+            histogram_step is not None
+            and watched.numel()
+            and (given is not None or info.kind == "activation")
+        ):
             with torch.no_grad():
-                self._add_histograms(call, module, watched.detach(), saved, histogram_step, (axis, trailing))
+                self._add_histograms(
+                    call, module, watched.detach(), saved, histogram_step, (axis, trailing)
+                )
 
     def observe_node(
         self, call: Call, module: nn.Module, node: Node | None, numel: int, *, moments: bool
     ) -> Moments | None:
-        """Fill a call from what autograd keeps of it: the output's node. Returns the layer's own statistics."""
+        """Fill a call from what autograd keeps of it: the output's node. Returns the layer's own
+        statistics.
+        """
         info = self.info
         saved = self._saved(node) if info.kind in _SAVING_KINDS else None
         if saved is not None:
@@ -125,7 +136,8 @@ class Observer:
             shape = getattr(module, "normalized_shape", None)
             return -1, 1 if shape is None else len(shape)
         last = self.info.kind == "activation" and (
-            (watched.dim() == 3 and not isinstance(module, nn.modules.conv._ConvNd)) or watched.dim() < 2
+            (watched.dim() == 3 and not isinstance(module, nn.modules.conv._ConvNd))
+            or watched.dim() < 2
         )
         return (-1, 1) if last else (1, 1)
 
@@ -150,7 +162,13 @@ class Observer:
         call.add("moments", "sample_std", sample_distribution(saved.invstd.reciprocal()), shape)
 
     def _add_histograms(
-        self, call: Call, module: Any, watched: Tensor, saved: Moments | None, step: int, layout: tuple[int, int]
+        self,
+        call: Call,
+        module: Any,
+        watched: Tensor,
+        saved: Moments | None,
+        step: int,
+        layout: tuple[int, int],
     ) -> None:
         sample = sample_images(watched, call.n, step)
         values = _float(by_channel(sample, layout[0], trailing=layout[1]))
@@ -169,7 +187,9 @@ class Observer:
             self._add_histogram(call, "histogram", values, used, weight=weight, bias=bias)
             return
         self._add_histogram(call, "histogram", values, used, weight=None, bias=None)
-        normalized = by_channel(normalize(self.info.kind, module, sample), layout[0], trailing=layout[1])
+        normalized = by_channel(
+            normalize(self.info.kind, module, sample), layout[0], trailing=layout[1]
+        )
         self._add_histogram(call, "output_histogram", normalized, None, weight=weight, bias=bias)
         self._add_sample_statistics(call, values, sample, saved)
 
@@ -189,7 +209,9 @@ class Observer:
     def _add_histogram(
         self, call: Call, name: str, values: Tensor, used: Moments | None, *, weight: Any, bias: Any
     ) -> None:
-        """Bin a sample, normalized by the statistics that were used, and keep it with its frame (see FRAME)."""
+        """Bin a sample, normalized by the statistics that were used, and keep it with its frame
+        (see FRAME).
+        """
         channels = values.shape[1]
         zeros = torch.zeros(channels, device=values.device)
         mean = zeros if used is None else used.mean
@@ -201,15 +223,22 @@ class Observer:
             self.info.histogram_channels = chosen
             count = len(chosen)
             index = torch.arange(count, device=values.device) * channels // count
-            values, rows = values.index_select(1, index), [row.index_select(0, index) for row in rows]
+            values, rows = (
+                values.index_select(1, index),
+                [row.index_select(0, index) for row in rows],
+            )
         mean, invstd, weight, bias = rows
         normalized = (values - spread(mean, values)) * spread(invstd, values)
         frame = torch.stack([mean, invstd.reciprocal(), weight, bias, *extremes(values)])
         call.add("frames", f"{name}_frame", frame, (len(FRAME), len(mean)))
         call.add("histograms", name, bin_counts(normalized), (len(mean), BINS + 2))
 
-    def _add_sample_statistics(self, call: Call, values: Tensor, sample: Tensor, saved: Moments | None) -> None:
-        """The distribution over the sampled images of the statistics that the layer takes from each."""
+    def _add_sample_statistics(
+        self, call: Call, values: Tensor, sample: Tensor, saved: Moments | None
+    ) -> None:
+        """The distribution over the sampled images of the statistics that the layer takes from
+        each.
+        """
         std = self._per_sample_std(values, sample)
         mean = None
         if self.info.kind != "rms":
@@ -218,13 +247,22 @@ class Observer:
             if statistic is None:
                 continue
             groups = statistic.shape[1]
-            call.add("frames", f"{name}_quantiles", sample_quantiles(statistic), (len(SAMPLE_LEVELS), groups))
+            call.add(
+                "frames",
+                f"{name}_quantiles",
+                sample_quantiles(statistic),
+                (len(SAMPLE_LEVELS), groups),
+            )
             if saved is None:
-                call.add("frames", name, sample_distribution(statistic), (len(SAMPLE_MOMENTS), groups))
+                call.add(
+                    "frames", name, sample_distribution(statistic), (len(SAMPLE_MOMENTS), groups)
+                )
 
     def _per_sample_std(self, values: Tensor, sample: Tensor) -> Tensor:
         grouped = self._groups(values, sample)
-        square = grouped.square().mean(-1) if self.info.kind == "rms" else grouped.var(-1, correction=0)
+        square = (
+            grouped.square().mean(-1) if self.info.kind == "rms" else grouped.var(-1, correction=0)
+        )
         eps = torch.finfo(sample.dtype).eps if self.info.eps is None else self.info.eps
         return (square + eps).sqrt()
 

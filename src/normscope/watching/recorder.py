@@ -41,14 +41,20 @@ class Recorder:
         self._last = self._flushed = time.perf_counter()
 
     def take_up(self) -> None:
-        """Go on where the part ends: its layers' descriptions, what was said and found, what watching cost."""
+        """Go on where the part ends: its layers' descriptions, what was said and found, what
+        watching cost.
+        """
         entries = self.part.header.layers
-        called = {layer for layer, statistic in self.part.names() if statistic == "values_per_channel"}
+        called = {
+            layer for layer, statistic in self.part.names() if statistic == "values_per_channel"
+        }
         for layer in self.layers:
             own = [info for info in entries if info.name.partition("#")[0] == layer.name]
             layer.observer.info = own[0]
             layer.most_calls = len(own) if layer.name in called else 0
-        self._noted |= {str(event["detail"]) for event in self.part.events() if event["kind"] == "note"}
+        self._noted |= {
+            str(event["detail"]) for event in self.part.events() if event["kind"] == "note"
+        }
         self._non_finite.take_up(self.part.non_finite)
         self.seconds = self.part.header.cost.seconds
         self._began = self._last - self.part.header.cost.elapsed
@@ -72,7 +78,9 @@ class Recorder:
             warnings.warn(text, NormscopeWarning, stacklevel=3)
 
     def step_done(self, steps: int) -> None:
-        """Write full blocks, and whatever there is every half minute, as far as it can be had without waiting."""
+        """Write full blocks, and whatever there is every half minute, as far as it can be had
+        without waiting.
+        """
         if self.blocks.full or time.perf_counter() - self._flushed > FLUSH_SECONDS:
             self.blocks.seal()
             self._flushed = time.perf_counter()
@@ -92,7 +100,9 @@ class Recorder:
         infos = [info for layer in self.layers for info in _entries(layer)]
         header = replace(self._header, layers=infos, complete=complete)
         began = self._last if self._began is None else self._began
-        header.cost = replace(header.cost, seconds=self.seconds, elapsed=self._last - began, steps=steps)
+        header.cost = replace(
+            header.cost, seconds=self.seconds, elapsed=self._last - began, steps=steps
+        )
         eps = {info.name: info.eps or 0.0 for info in infos}
         batch = Batch(header, record_arrays(blocks, eps), self._events, self._non_finite.rows)
         self._header, self._events = header, []
@@ -103,12 +113,18 @@ class Recorder:
     @property
     def recording(self) -> Recording:
         """What has been written so far."""
-        return Recording([FilePart(self.part.path)] if isinstance(self.part, FilePart) else [self.part])
+        return Recording(
+            [FilePart(self.part.path)] if isinstance(self.part, FilePart) else [self.part]
+        )
 
     def report(self) -> str:
         """One line: what was watched, and what that cost."""
         cost = self._header.cost
-        share = f"watching took {cost.fraction:.1%} of the time" if cost.steps else "not one step of the model was seen"
+        share = (
+            f"watching took {cost.fraction:.1%} of the time"
+            if cost.steps
+            else "not one step of the model was seen"
+        )
         kept = str(self.part.path) if isinstance(self.part, FilePart) else "kept in memory"
         return f"normscope: {len(self.layers)} layers, {cost.steps} steps; {share} ({kept})"
 

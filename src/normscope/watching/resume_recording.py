@@ -19,16 +19,20 @@ def recorded_steps(path: Path) -> int:
     """
     if not path.is_file():
         raise InputError(f"There is no recording at {path}.")
-    with writer(path, "recording"):  # a reader cannot undo the transaction in which a process was killed
+    with writer(
+        path, "recording"
+    ):  # a reader cannot undo the transaction in which a process was killed
         return FilePart(path).header.cost.steps
 
 
 def cut_off(path: Path, header: Header, step: int) -> FilePart:
-    """The recording at `path` without what came after a step: blocks, marks, events, values that were not finite.
+    """The recording at `path` without what came after a step: blocks, marks, events, values that
+    were not finite.
 
     Args:
         path: the file of this process.
-        header: what is to be recorded from there on: it must be of the same layers at the same intervals.
+        header: what is to be recorded from there on: it must be of the same layers at the same
+            intervals.
         step: the recording was written at its end.
 
     Raises:
@@ -40,14 +44,19 @@ def cut_off(path: Path, header: Header, step: int) -> FilePart:
         raise InputError(f"{path} ends at step {reached}; it cannot go on after step {step}.")
     part = FilePart(path)
     if _subject(part.header) != _subject(header):
-        raise InputError(f"{path} is the recording of other layers or at other intervals; it cannot go on.")
+        raise InputError(
+            f"{path} is the recording of other layers or at other intervals; it cannot go on."
+        )
     kept = replace(part.header, complete=False, cost=replace(part.header.cost, steps=step))
     with writer(path, "recording") as store, store.transaction():
         try:
             store.drop_after(step)
         except RecordError as error:
             raise RecordError(f"{error} Remove it to record from the start.") from error
-        store.set_meta(header=kept.to_json(), non_finite=[row for row in part.non_finite if row["step"] <= step])
+        store.set_meta(
+            header=kept.to_json(),
+            non_finite=[row for row in part.non_finite if row["step"] <= step],
+        )
     return FilePart(path)
 
 

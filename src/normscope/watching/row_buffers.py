@@ -39,7 +39,10 @@ class HostBlock(NamedTuple):
         start = 0
         for column in self.columns:
             width = int(np.prod(column.shape))
-            yield column, self.values[:, start : start + width].reshape(len(self.steps), *column.shape)
+            yield (
+                column,
+                self.values[:, start : start + width].reshape(len(self.steps), *column.shape),
+            )
             start += width
 
 
@@ -71,7 +74,9 @@ class _Transfer:
     columns: list[Column]
     steps: list[int]
     values: Tensor
-    arrived: Any  # an event of the device's stream, or None where the values are on the host already
+    arrived: (
+        Any  # an event of the device's stream, or None where the values are on the host already
+    )
 
     @classmethod
     def of(cls, block: _Block) -> _Transfer:
@@ -98,8 +103,9 @@ class _Transfer:
 class Blocks:
     """The open blocks of a watcher, by what is measured together and by device.
 
-    Seal them at the end of a step, when one is full. Nothing here waits for a GPU until `take(wait=True)`: sealed
-    blocks travel through pinned memory, and are taken when the device says that they have arrived.
+    Seal them at the end of a step, when one is full. Nothing here waits for a GPU until
+    `take(wait=True)`: sealed blocks travel through pinned memory, and are taken when the device
+    says that they have arrived.
     """
 
     def __init__(self):
@@ -109,13 +115,16 @@ class Blocks:
     def append(self, group: str, step: int, columns: list[Column], parts: list[Tensor]) -> None:
         """Add a row: its parts in the order of the columns, one each, or all columns in one part.
 
-        A group's rows with other columns than its last one start a new block. Call under `torch.no_grad()`.
+        A group's rows with other columns than its last one start a new block. Call under
+        `torch.no_grad()`.
         """
         devices = {part.device for part in parts}
         if len(devices) > 1:
             for device in devices:
                 on_device = [index for index, part in enumerate(parts) if part.device == device]
-                self._append(group, step, [columns[i] for i in on_device], [parts[i] for i in on_device])
+                self._append(
+                    group, step, [columns[i] for i in on_device], [parts[i] for i in on_device]
+                )
         elif devices:
             self._append(group, step, columns, parts)
 
@@ -150,7 +159,9 @@ class Blocks:
         return bool(self._transfers)
 
     def take(self, *, wait: bool) -> list[HostBlock]:
-        """All sealed blocks, in order, once the last has arrived; nothing before that, unless told to wait."""
+        """All sealed blocks, in order, once the last has arrived; nothing before that, unless told
+        to wait.
+        """
         if not all(transfer.done(wait=wait) for transfer in self._transfers):
             return []
         taken, self._transfers = self._transfers, []

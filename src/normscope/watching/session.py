@@ -31,7 +31,9 @@ _graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 def _out_of_forward() -> bool:
-    """Whether hooks see something else than a forward: backward repeats forwards under checkpointing."""
+    """Whether hooks see something else than a forward: backward repeats forwards under
+    checkpointing.
+    """
     return _graph_task() != -1 or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -45,7 +47,9 @@ def _inside(method: Callable[..., None]) -> Callable[..., None]:
         start = time.perf_counter()
         try:
             method(self, *args)
-        except Exception as error:  # whatever it is, the training must go on; the warning carries it
+        except (
+            Exception
+        ) as error:  # whatever it is, the training must go on; the warning carries it
             self.fail(error)
         finally:
             self._recorder.clock(start)
@@ -56,8 +60,9 @@ def _inside(method: Callable[..., None]) -> Callable[..., None]:
 class Session:
     """Turns hooks into rows.
 
-    A step's forward is the first one in train mode; where steps are an optimizer's, a forward in eval mode with
-    gradients stands in for it. Parameters are recorded as that forward used them, buffers as they are after it.
+    A step's forward is the first one in train mode; where steps are an optimizer's, a forward in
+    eval mode with gradients stands in for it. Parameters are recorded as that forward used them,
+    buffers as they are after it.
 
     Args:
         model: the module whose calls are forwards.
@@ -91,20 +96,28 @@ class Session:
         self._taken = 0  # EVAL or TRAIN once the step has a forward
         self._listening = False
         self._light = False  # whether this forward's calls need nothing but what autograd keeps
-        self._seen: list[tuple[WatchedLayer, Node | None, int]] = []  # calls whose statistics are read later
+        self._seen: list[
+            tuple[WatchedLayer, Node | None, int]
+        ] = []  # calls whose statistics are read later
         self._collected = False
         self._used: Row = []  # parameters before their update, where the forward comes inside the optimizer's step
-        self._awaits_gradients: int | None = None  # the step whose gradients the next optimizer step has
+        self._awaits_gradients: int | None = (
+            None  # the step whose gradients the next optimizer step has
+        )
         self._gradients = GradientNorms(self._timed_norm)
         self._traced = False
         self._layer_hooks = LayerHooks()
         self._handles = self._attach(model, found, optimizer)
 
-    def _attach(self, model: nn.Module, found: list[Found], optimizer: Optimizer | None) -> list[RemovableHandle]:
+    def _attach(
+        self, model: nn.Module, found: list[Found], optimizer: Optimizer | None
+    ) -> list[RemovableHandle]:
         handles = [before_forward(model, self._forward_begins)]
         for layer, watched in zip(found, self.layers, strict=True):
             called = functools.partial(self._layer_called, watched)
-            self._layer_hooks.add(layer.module, called, reads_statistics_only=watched.observer.info.kind == "batch")
+            self._layer_hooks.add(
+                layer.module, called, reads_statistics_only=watched.observer.info.kind == "batch"
+            )
         handles.append(after_any_forward(model, self._forward_ends))
         if optimizer is None:
             handles.append(register_optimizer_step_pre_hook(self._some_optimizer_steps))
@@ -150,14 +163,17 @@ class Session:
             self._begin_step()
             self._take(TRAIN)
         if not model.training and not self._listening:
-            # nn.TransformerEncoderLayer has a faster path in eval mode, with other bits, for modules without hooks
+            # nn.TransformerEncoderLayer has a faster path in eval mode, with other bits, for
+            # modules without hooks
             self._layer_hooks.set_aside()
 
     def _take(self, quality: int) -> None:
         """Make the forward that begins the one that is recorded of its step."""
         self._taken = quality
         self._listening = True
-        self._light = TELLS_OF_HOOKS and self._traced and not (self._due.histograms or self._due.gradients)
+        self._light = (
+            TELLS_OF_HOOKS and self._traced and not (self._due.histograms or self._due.gradients)
+        )
         self._seen = []
         for layer in self.layers:
             layer.calls = []
@@ -190,8 +206,9 @@ class Session:
     def _layer_called(self, layer: WatchedLayer, module: nn.Module, args: Any, output: Any) -> None:
         if self._listening:
             if self._light and type(output) is Tensor:
-                # Nothing is needed but what autograd keeps until backward. Reading it when the forward is over, all
-                # layers at once, takes a fifth of the time: here the caches are full of activations.
+                # Nothing is needed but what autograd keeps until backward. Reading it when the
+                # forward is over, all layers at once, takes a fifth of the time: here the caches
+                # are full of activations.
                 start = time.perf_counter()
                 if _graph_task() == -1:
                     self._seen.append((layer, output.grad_fn, output.numel()))
@@ -202,7 +219,9 @@ class Session:
             self._observe(layer, module, args, output)
 
     def _is_called_alone(self, layer: WatchedLayer) -> bool:
-        """Whether a loop that counts optimizer steps runs the layer without calling the model: then its first call."""
+        """Whether a loop that counts optimizer steps runs the layer without calling the model: then
+        its first call.
+        """
         if self._depth or self._taken or layer.calls or not torch.is_grad_enabled():
             return False
         model = self._model()
@@ -216,7 +235,9 @@ class Session:
         given = first_tensor(args)
         call.node = None if self._traced else made.grad_fn
         step = self.steps + 1 if self._due.histograms else None
-        layer.observer.observe(call, module, given, made, moments=self._due.moments, histogram_step=step)
+        layer.observer.observe(
+            call, module, given, made, moments=self._due.moments, histogram_step=step
+        )
         self._check_statistics(layer, call)
         if self._due.gradients:
             self._gradients.await_backward(call, module, given, made)
@@ -224,7 +245,9 @@ class Session:
     def _read_seen(self) -> None:
         """Measure the calls of which nothing but autograd's nodes was kept."""
         for layer, node, numel in self._seen:
-            if (call := self._next_call(layer)) is not None and (module := layer.module()) is not None:
+            if (call := self._next_call(layer)) is not None and (
+                module := layer.module()
+            ) is not None:
                 layer.observer.observe_node(call, module, node, numel, moments=self._due.moments)
                 self._check_statistics(layer, call)
         self._seen = []
@@ -232,7 +255,10 @@ class Session:
     def _next_call(self, layer: WatchedLayer) -> Call | None:
         if len(layer.calls) < MAX_CALLS:
             return layer.next_call()
-        self._note("calls", f"{layer.name} is called more than {MAX_CALLS} times in a forward; the first are recorded.")
+        self._note(
+            "calls",
+            f"{layer.name} is called more than {MAX_CALLS} times in a forward; the first are recorded.",
+        )
         return None
 
     def _check_statistics(self, layer: WatchedLayer, call: Call) -> None:
@@ -299,7 +325,9 @@ class Session:
     def _some_optimizer_steps(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._awaits_gradients is None:
             return
-        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        stepped = {
+            id(parameter) for group in optimizer.param_groups for parameter in group["params"]
+        }
         if any(id(value) in stepped for _, value in self._rows.parameters()):
             self._collect_gradients(self._awaits_gradients, optimizer)
 
@@ -315,7 +343,9 @@ class Session:
             self._collect_gradients(self.steps + 1, optimizer)
 
     def _collect_gradients(self, step: int, optimizer: Optimizer | None) -> None:
-        """The row of a step's gradients: those that an optimizer is about to use, or the norms alone without one."""
+        """The row of a step's gradients: those that an optimizer is about to use, or the norms
+        alone without one.
+        """
         with torch.no_grad():
             self._rows.gradients(step, self._gradients.calls, optimizer)
         self._awaits_gradients = None

@@ -58,18 +58,26 @@ class WatchedLayer:
         return call.probe is None and call.training and self.saves_statistics
 
     def held(self, names: Iterable[str]) -> Iterator[tuple[Column, Callable[[], Tensor | None]]]:
-        """The layer's parameters or buffers of these names, and where to get what each is at any later time."""
+        """The layer's parameters or buffers of these names, and where to get what each is at any
+        later time.
+        """
         module = self.module()
         if module is None or self.observer.info.kind == "activation":
             return
         for name in names:
             for table in (module._parameters, module._buffers):
                 if isinstance(value := table.get(name), Tensor):
-                    yield column(self.name, name, _shape(name, value)), functools.partial(table.get, name)
+                    yield (
+                        column(self.name, name, _shape(name, value)),
+                        functools.partial(table.get, name),
+                    )
                     break
             else:  # a parametrized weight, or an attribute of a registered class
                 if isinstance(value := getattr(module, name, None), Tensor):
-                    yield column(self.name, name, _shape(name, value)), functools.partial(_attribute, self.module, name)
+                    yield (
+                        column(self.name, name, _shape(name, value)),
+                        functools.partial(_attribute, self.module, name),
+                    )
 
 
 def _shape(name: str, value: Tensor) -> tuple[int, ...]:
@@ -102,7 +110,9 @@ class Held:
         if [-1 if value is None else value.numel() for value in values] != self._sizes:
             self._find()  # a layer was changed: pruned, its affine parameters taken away, ...
             values = [get() for get in self._getters]
-        return [(at, value) for at, value in zip(self.columns, values, strict=True) if value is not None]
+        return [
+            (at, value) for at, value in zip(self.columns, values, strict=True) if value is not None
+        ]
 
 
 class Rows:
@@ -123,26 +133,42 @@ class Rows:
         """What the step's forward measured, with the parameters it used."""
         calls = [call for layer in self._layers for call in layer.calls]
         if not due.moments:  # else the moments show what is not finite
-            probes = [(column(c.layer, PROBE, (c.probe.numel(),)), c.probe) for c in calls if c.probe is not None]
+            probes = [
+                (column(c.layer, PROBE, (c.probe.numel(),)), c.probe)
+                for c in calls
+                if c.probe is not None
+            ]
             self._append("probes", step, probes)
         else:
-            self._append("moments", step, parameters + self._buffers.row() + _parts(calls, "moments"))
+            self._append(
+                "moments", step, parameters + self._buffers.row() + _parts(calls, "moments")
+            )
             self._append("counters", step, self._counters.row())
             self._append_facts(step, calls)
         for group in ("frames", "histograms"):
             self._append(group, step, _parts(calls, group))
 
-    def gradients(self, step: int, calls: Iterable[Call], optimizer: torch.optim.Optimizer | None) -> None:
-        """Gradients of the parameters as the optimizer is about to use them, and the gradient norms of the calls.
+    def gradients(
+        self, step: int, calls: Iterable[Call], optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        """Gradients of the parameters as the optimizer is about to use them, and the gradient norms
+        of the calls.
 
         Both without the factor of a GradScaler. Without an optimizer, the norms alone.
         """
         row: Row = []
         if optimizer is not None:
-            told = getattr(optimizer, "grad_scale", None)  # a fused optimizer gets scaled gradients, and this
+            told = getattr(
+                optimizer, "grad_scale", None
+            )  # a fused optimizer gets scaled gradients, and this
             for at, value in self.parameters():
                 if value.is_leaf and value.grad is not None:
-                    row.append((column(at.layer, f"{at.statistic}_gradient", at.shape), _over(value.grad, told)))
+                    row.append(
+                        (
+                            column(at.layer, f"{at.statistic}_gradient", at.shape),
+                            _over(value.grad, told),
+                        )
+                    )
         scale = loss_scale(optimizer)
         for call in calls:
             for side, norm in call.gradient_norms.items():
@@ -150,11 +176,19 @@ class Rows:
         self._append("gradients", step, row)
 
     def _append_facts(self, step: int, calls: Sequence[Call]) -> None:
-        """What the host knows of the calls: values per channel, and whether the layer is in train mode."""
+        """What the host knows of the calls: values per channel, and whether the layer is in train
+        mode.
+        """
         if not calls:
             return
-        columns = [column(call.layer, fact, ()) for call in calls for fact in ("values_per_channel", "training")]
-        facts = torch.tensor([fact for call in calls for fact in (call.n, call.training)], dtype=torch.int64)
+        columns = [
+            column(call.layer, fact, ())
+            for call in calls
+            for fact in ("values_per_channel", "training")
+        ]
+        facts = torch.tensor(
+            [fact for call in calls for fact in (call.n, call.training)], dtype=torch.int64
+        )
         self._blocks.append("facts", step, columns, [facts])
 
     def _append(self, group: str, step: int, row: Row) -> None:

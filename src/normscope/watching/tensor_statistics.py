@@ -11,19 +11,25 @@ from torch.nn import functional as F
 from normscope.records.recording_header import BIN_LIMIT, BINS, SAMPLE_LEVELS
 from normscope.watching import fused_nodes
 
-# A histogram sees at least about this many values of a channel, and at most a sixteenth of the batch beyond that.
+# A histogram sees at least about this many values of a channel, and at most a sixteenth of the
+# batch beyond that.
 SAMPLE_VALUES = 1024
 SAMPLE_STRIDE = 16
 
-# Autograd's names of the operations that save a mean and an inverse standard deviation as their results 1 and 2:
-# native, cuDNN's and MIOpen's batch norm, group norm and layer norm; and fused batch norm.
+# Autograd's names of the operations that save a mean and an inverse standard deviation as their
+# results 1 and 2: native, cuDNN's and MIOpen's batch norm, group norm and layer norm; and fused
+# batch norm.
 _SAVING_NODES = ("BatchNormBackward0", "GroupNormBackward0", "LayerNormBackward0", fused_nodes.NAME)
 
-# Whether a node tells of its own saved tensors that hooks have packed them. Where it does not, only the moment at which
-# they are saved shows it, and they must be read then.
-TELLS_OF_HOOKS = hasattr(getattr(getattr(torch._C, "_autograd", None), "SavedTensor", None), "unpack_hook")
+# Whether a node tells of its own saved tensors that hooks have packed them. Where it does not, only
+# the moment at which they are saved shows it, and they must be read then.
+TELLS_OF_HOOKS = hasattr(
+    getattr(getattr(torch._C, "_autograd", None), "SavedTensor", None), "unpack_hook"
+)
 
-_active_saved_tensor_hooks = getattr(getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None)
+_active_saved_tensor_hooks = getattr(
+    getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None
+)
 
 
 class Moments(NamedTuple):
@@ -34,11 +40,13 @@ class Moments(NamedTuple):
 
 
 def saved_moments(node: Any) -> Moments | None:
-    """The statistics with which a normalization layer made the output of this `grad_fn`, saved for backward.
+    """The statistics with which a normalization layer made the output of this `grad_fn`, saved for
+    backward.
 
-    For batch norm they are [C], for group norm [N, G], for layer norm [N, ..., 1]; float32 also under bf16 autocast.
-    They cost nothing: the layer computed them. None where there are none: without gradients, in eval mode, and under
-    saved-tensor hooks (checkpointing, offloading), which an access would run.
+    For batch norm they are [C], for group norm [N, G], for layer norm [N, ..., 1]; float32 also
+    under bf16 autocast. They cost nothing: the layer computed them. None where there are none:
+    without gradients, in eval mode, and under saved-tensor hooks (checkpointing, offloading), which
+    an access would run.
     """
     name = type(node).__name__
     if name == "ViewBackward0":  # instance norm is a batch norm of N*C channels, reshaped
@@ -56,10 +64,14 @@ def saved_moments(node: Any) -> Moments | None:
 
 
 def _is_free(node: Any) -> bool:
-    """Whether reading the node's saved statistics runs nobody's code. A node packs all it saves in the same way."""
+    """Whether reading the node's saved statistics runs nobody's code. A node packs all it saves in
+    the same way.
+    """
     if TELLS_OF_HOOKS:
         return node._raw_saved_result1.unpack_hook is None
-    return type(node).__name__ == fused_nodes.NAME or (hasattr(type(node), "_saved_result1") and _no_hooks_now())
+    return type(node).__name__ == fused_nodes.NAME or (
+        hasattr(type(node), "_saved_result1") and _no_hooks_now()
+    )
 
 
 def _no_hooks_now() -> bool:
@@ -67,9 +79,13 @@ def _no_hooks_now() -> bool:
 
 
 def _synchronized_moments(node: Any) -> Moments | None:
-    """SyncBatchNorm's statistics, which are those of all processes; it saves (input, weight, mean, invstd, count)."""
+    """SyncBatchNorm's statistics, which are those of all processes; it saves (input, weight, mean,
+    invstd, count).
+    """
     try:
-        packed = TELLS_OF_HOOKS and any(raw.unpack_hook is not None for raw in node._raw_saved_tensors)
+        packed = TELLS_OF_HOOKS and any(
+            raw.unpack_hook is not None for raw in node._raw_saved_tensors
+        )
         if packed or not (TELLS_OF_HOOKS or _no_hooks_now()):
             return None
         saved = node.saved_tensors
@@ -79,11 +95,13 @@ def _synchronized_moments(node: Any) -> Moments | None:
 
 
 def by_channel(values: Tensor, axis: int, *, trailing: int = 1) -> Tensor:
-    """A tensor as [M, C] or [N, C, L], without a copy where the memory allows one of them: channels are dimension 1.
+    """A tensor as [M, C] or [N, C, L], without a copy where the memory allows one of them: channels
+    are dimension 1.
 
     Args:
         values: any floating tensor.
-        axis: 1 for [N, C, ...]; -1 where the channels are the last `trailing` dimensions, flattened.
+        axis: 1 for [N, C, ...]; -1 where the channels are the last `trailing` dimensions,
+            flattened.
         trailing: number of dimensions that make up the channels when axis is -1.
     """
     if axis == -1:
@@ -99,7 +117,8 @@ def by_channel(values: Tensor, axis: int, *, trailing: int = 1) -> Tensor:
 def channel_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [C] of [M, C] or [N, C, L], in float32 or better.
 
-    Two passes of sums, which are pairwise: as exact as `torch.var_mean`, and three times faster on the CPU.
+    Two passes of sums, which are pairwise: as exact as `torch.var_mean`, and three times faster on
+    the CPU.
     """
     values = values if values.dtype == torch.float64 else values.float()
     dims = tuple(d for d in range(values.dim()) if d != 1)
@@ -117,7 +136,8 @@ def spread(per_channel: Tensor, values: Tensor) -> Tensor:
 def sample_images(values: Tensor, n: int, step: int) -> Tensor:
     """Whole images `values[k::stride]`, k going round with the step: a deterministic sample, never a random one.
 
-    A stride inside an image would see few of its columns. `n` is the number of values per channel of the whole batch.
+    A stride inside an image would see few of its columns. `n` is the number of values per channel
+    of the whole batch.
     """
     stride = max(1, min(SAMPLE_STRIDE, values.shape[0], n // SAMPLE_VALUES))
     scattered = step * 0x9E3779B1 >> 16  # steps that are recorded are often multiples of the stride
@@ -125,7 +145,8 @@ def sample_images(values: Tensor, n: int, step: int) -> Tensor:
 
 
 def bin_counts(normalized: Tensor) -> Tensor:
-    """int32 [C * (BINS + 2)]: per channel of [M, C] or [N, C, L], the counts under, in and over the bins.
+    """int32 [C * (BINS + 2)]: per channel of [M, C] or [N, C, L], the counts under, in and over the
+    bins.
 
     NaN counts as over: what is not finite is reported elsewhere.
     """
@@ -145,19 +166,25 @@ def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_distribution(statistic: Tensor) -> Tensor:
-    """[4, G] from a per-sample statistic [N, G]: mean, standard deviation, minimum and maximum over the samples."""
+    """[4, G] from a per-sample statistic [N, G]: mean, standard deviation, minimum and maximum over
+    the samples.
+    """
     std, mean = torch.std_mean(statistic, 0, correction=0)
     return torch.stack([mean, std, statistic.amin(0), statistic.amax(0)])
 
 
 def sample_quantiles(statistic: Tensor) -> Tensor:
-    """[9, G] from a per-sample statistic [N, G]: its quantiles at SAMPLE_LEVELS, by sorting, nearest rank."""
+    """[9, G] from a per-sample statistic [N, G]: its quantiles at SAMPLE_LEVELS, by sorting,
+    nearest rank.
+    """
     ordered = statistic.sort(0).values
     return torch.stack([ordered[round(level * (len(ordered) - 1))] for level in SAMPLE_LEVELS])
 
 
 def normalize(kind: str, module: nn.Module, values: Tensor) -> Tensor:
-    """The normalized value of a layer with per-sample statistics, in its formula but without weight and bias."""
+    """The normalized value of a layer with per-sample statistics, in its formula but without weight
+    and bias.
+    """
     values = values.float() if values.dtype != torch.float64 else values
     settings: Any = module
     if kind == "group":
@@ -170,7 +197,9 @@ def normalize(kind: str, module: nn.Module, values: Tensor) -> Tensor:
 
 
 def _normalized_shape(module: Any) -> list[int]:
-    """The shape over which a layer norm or RMS norm normalizes; a registered class may only tell its weight's."""
+    """The shape over which a layer norm or RMS norm normalizes; a registered class may only tell
+    its weight's.
+    """
     shape = getattr(module, "normalized_shape", None)
     return list(module.weight.shape if shape is None else shape)
 

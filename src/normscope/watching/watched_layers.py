@@ -28,8 +28,8 @@ _REGISTERED: dict[type[nn.Module], str] = {}
 
 LayerSelector = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
-# Histograms of a layer with more channels than this are kept for as many evenly spaced ones: a 4,096-wide LayerNorm
-# would write half a megabyte per histogram.
+# Histograms of a layer with more channels than this are kept for as many evenly spaced ones: a
+# 4,096-wide LayerNorm would write half a megabyte per histogram.
 HISTOGRAM_CHANNELS = 256
 
 
@@ -50,10 +50,11 @@ def register_normalization(cls: type[nn.Module], kind: str) -> None:
     """Have instances of a class of yours watched as normalization layers.
 
     Args:
-        cls: the class; its subclasses count too. `weight`, `bias`, `running_mean`, `running_var`, `eps` and
-            `momentum` are read from attributes of those names, where they exist.
-        kind: what it normalizes over: "batch" (statistics per channel over the batch), "instance", "group" (per sample
-            over groups of channels), "layer" or "rms" (per sample over the last dimensions).
+        cls: the class; its subclasses count too. `weight`, `bias`, `running_mean`, `running_var`,
+            `eps` and `momentum` are read from attributes of those names, where they exist.
+        kind: what it normalizes over: "batch" (statistics per channel over the batch), "instance",
+            "group" (per sample over groups of channels), "layer" or "rms" (per sample over the last
+            dimensions).
     """
     lookup("kind of normalization", kind, dict.fromkeys(_KINDS.values()))
     _REGISTERED[cls] = kind
@@ -70,18 +71,22 @@ def normalization_kind(module: nn.Module) -> str | None:
 
 def saves_statistics(module: nn.Module) -> bool:
     """Whether a layer's own operation saves its batch's statistics for backward."""
-    return isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm) and not isinstance(module, tuple(_REGISTERED))
+    return isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm) and not isinstance(
+        module, tuple(_REGISTERED)
+    )
 
 
 def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[Found]:
-    """The modules to watch, in the order of `named_modules`: every normalization layer, or those that were asked for.
+    """The modules to watch, in the order of `named_modules`: every normalization layer, or those
+    that were asked for.
 
     Args:
         model: where to look.
         layers: names, globs or types, one or several; they may select any module.
 
     Raises:
-        InputError: if the model has no normalization layer, or a name, glob or type selects nothing.
+        InputError: if the model has no normalization layer, or a name, glob or type selects
+            nothing.
     """
     modules = {name or type(model).__name__: module for name, module in model.named_modules()}
     if layers is None:
@@ -125,7 +130,13 @@ def _no_match(selector: str, modules: dict[str, nn.Module]) -> str:
 
 
 def _no_normalization(model: nn.Module) -> str:
-    sounding = sorted({type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()})
+    sounding = sorted(
+        {
+            type(module).__name__
+            for module in model.modules()
+            if "norm" in type(module).__name__.lower()
+        }
+    )
     classes = f" (perhaps {_listing(sounding)})" if sounding else ""
     return (
         f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch in layers=, or "
@@ -147,7 +158,9 @@ def describe(name: str, module: nn.Module, kind: str) -> LayerInfo:
     """
     held = (*module._parameters.values(), *module._buffers.values())
     if any(value is not None and is_lazy(value) for value in held):
-        raise InputError(f"{name} is a lazy layer that has not seen a batch. Run one batch before watching.")
+        raise InputError(
+            f"{name} is a lazy layer that has not seen a batch. Run one batch before watching."
+        )
     info = LayerInfo(name=name, type=type(module).__name__, kind=kind)
     if kind == "activation":
         return info

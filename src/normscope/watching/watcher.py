@@ -32,7 +32,9 @@ def refuse_watched(found: list[Found]) -> None:
 
 
 def _in_child_process() -> None:
-    """A forked data loader gets the model with its hooks. It must neither record nor close its parent's recording."""
+    """A forked data loader gets the model with its hooks. It must neither record nor close its
+    parent's recording.
+    """
     for watcher in set(_watchers.values()):
         watcher.leave_to_parent()
 
@@ -42,12 +44,14 @@ if hasattr(os, "register_at_fork"):
 
 
 class Watcher:
-    """Records a model's layers until it is closed. `watch` makes one; close it, or use it as a context manager.
+    """Records a model's layers until it is closed. `watch` makes one; close it, or use it as a
+    context manager.
 
     It also closes when the model dies or the program ends, so nobody has to keep it.
 
     Attributes:
-        findings: what `watch(check=...)` has found so far, as `normscope.check` reports it; empty without it.
+        findings: what `watch(check=...)` has found so far, as `normscope.check` reports it; empty
+            without it.
     """
 
     def __init__(
@@ -106,7 +110,9 @@ class Watcher:
             raise InputError("This watcher is closed; it cannot mark anything.")
         for name, value in labels.items():
             if not isinstance(value, str | int | float | bool | None):
-                raise InputError(f"mark() takes numbers and strings, not {name}={type(value).__name__}.")
+                raise InputError(
+                    f"mark() takes numbers and strings, not {name}={type(value).__name__}."
+                )
         self._recorder.event("mark", self.step, labels)
 
     def listen(self, *listeners: Listener) -> None:
@@ -123,10 +129,12 @@ class Watcher:
         self._session.take_up(step)
 
     def close(self, *, quiet: bool = False) -> None:
-        """Take off every hook and write what is left; say what watching cost. Closing twice does nothing.
+        """Take off every hook and write what is left; say what watching cost. Closing twice does
+        nothing.
 
         Raises:
-            CheckError: at the very end, with `check="raise"`, for a fault that only now shows in the record.
+            CheckError: at the very end, with `check="raise"`, for a fault that only now shows in
+                the record.
         """
         verdict = self._close(quiet=quiet) if self.active else None
         if verdict is not None:

@@ -23,7 +23,9 @@ def _visible(figure: Figure) -> list[Text]:
             return
         if isinstance(artist, Text) and artist.get_text().strip():
             shown.append(artist)
-        for child in _ticks_and_labels(artist) if isinstance(artist, Axis) else artist.get_children():
+        for child in (
+            _ticks_and_labels(artist) if isinstance(artist, Axis) else artist.get_children()
+        ):
             walk(child)
 
     walk(figure)

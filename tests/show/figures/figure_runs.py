@@ -36,12 +36,16 @@ def make_run(
     done: int | None = None,
     captured: tuple[int, ...] = (1, 3, 5),
 ) -> RunRecord:
-    """A run whose curves have the usual shapes; a diverged one has no finite loss in its last epoch."""
+    """A run whose curves have the usual shapes; a diverged one has no finite loss in its last
+    epoch.
+    """
     rng = np.random.default_rng([seed, round(1e6 * rate), *norm.encode()])
     done = epochs if done is None else done
     epoch = np.arange(1, done + 1, dtype=float)
     final = FINAL.get(norm, 0.9) + 0.02 * rng.standard_normal()
-    accuracy = np.clip(final - 0.6 * np.exp(-epoch / (0.2 * epochs)) + 0.01 * rng.standard_normal(done), 0.1, 1)
+    accuracy = np.clip(
+        final - 0.6 * np.exp(-epoch / (0.2 * epochs)) + 0.01 * rng.standard_normal(done), 0.1, 1
+    )
     columns = {
         "epoch": epoch,
         "train_loss": 0.02 / final + 2.2 * np.exp(-epoch / (0.15 * epochs + (norm == "none"))),
@@ -57,7 +61,9 @@ def make_run(
     for number in (number for number in captured if number <= done and done):
         values = rng.normal(0.1 * number, width * (1 + 0.05 * number), 5_000)
         tensors = np.maximum(values, 0), values, values / width - 0.1 * number
-        captures |= {(name, number): describe(tensor) for name, tensor in zip(TENSORS, tensors, strict=True)}
+        captures |= {
+            (name, number): describe(tensor) for name, tensor in zip(TENSORS, tensors, strict=True)
+        }
     spec = {
         "norm": norm, "learning_rate": rate, "seed": seed, "epochs": epochs, "data": "digits", "model": "small-resnet",
         "precision": "bf16", "activation": "relu", "block": None,
@@ -77,4 +83,8 @@ def make_run(
 
 
 def make_comparison(runs: list[RunRecord]) -> Comparison:
-    return summarize(runs, list(dict.fromkeys(run.norm for run in runs)), sorted({run.learning_rate for run in runs}))
+    return summarize(
+        runs,
+        list(dict.fromkeys(run.norm for run in runs)),
+        sorted({run.learning_rate for run in runs}),
+    )

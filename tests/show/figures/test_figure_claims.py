@@ -59,7 +59,12 @@ def test_nothing_is_cut_off_or_overlaps(changes, run, tmp_path):
 
 
 def test_every_verdict_with_values_can_be_drawn(run, tmp_path):
-    runs = [run(norm, rate, seed) for norm in ("batch", "none") for rate in (0.01, 0.1, 1.0) for seed in range(3)]
+    runs = [
+        run(norm, rate, seed)
+        for norm in ("batch", "none")
+        for rate in (0.01, 0.1, 1.0)
+        for seed in range(3)
+    ]
     found = [verdict for verdict in judge_all(runs) if verdict.values]
     assert len(found) > 8
     for one in found[::2]:

@@ -10,7 +10,9 @@ from normscope.show.figures import comparison_figure as comparison
 
 
 def grid(run, norms=("batch", "none"), rates=(0.1,), seeds=3, **how):
-    return [run(norm, rate, seed, **how) for seed in range(seeds) for rate in rates for norm in norms]
+    return [
+        run(norm, rate, seed, **how) for seed in range(seeds) for rate in rates for norm in norms
+    ]
 
 
 def drawn(runs, compared, tmp_path):
@@ -34,7 +36,9 @@ def test_lines_are_the_runs_and_their_means(run, compared, tmp_path):
                 (line,) = by_gid(axis, f"{norm} seed {one.seed}")
                 np.testing.assert_allclose(line.get_ydata(), scale * one.column(column))
             (mean,) = by_gid(axis, f"{norm} mean")
-            np.testing.assert_allclose(mean.get_ydata(), scale * sum(r.column(column) for r in own) / 3)
+            np.testing.assert_allclose(
+                mean.get_ydata(), scale * sum(r.column(column) for r in own) / 3
+            )
             np.testing.assert_array_equal(mean.get_xdata(), [1, 2, 3, 4, 5])
             assert mean.get_linewidth() > 2 * line.get_linewidth()
 
@@ -44,12 +48,18 @@ def test_the_accuracy_panels_share_their_axis_and_show_the_threshold(run, compar
     first, second = (drawn(runs, compared, tmp_path).axes[k] for k in (1, 4))
     assert first.get_ylim() == second.get_ylim()
     for axis, rate in ((first, 0.01), (second, 0.1)):
-        finals = [r.column("test_accuracy")[-1] for r in runs if (r.norm, r.learning_rate) == ("batch", rate)]
+        finals = [
+            r.column("test_accuracy")[-1]
+            for r in runs
+            if (r.norm, r.learning_rate) == ("batch", rate)
+        ]
         (line,) = by_gid(axis, "threshold")
         np.testing.assert_allclose(line.get_ydata(), 95 * np.mean(finals))
 
 
-def test_a_diverged_run_ends_in_a_cross_and_is_left_out_of_the_mean_and_the_limits(run, compared, tmp_path):
+def test_a_diverged_run_ends_in_a_cross_and_is_left_out_of_the_mean_and_the_limits(
+    run, compared, tmp_path
+):
     runs = grid(run)
     wild = run("none", 0.1, 2, status="diverged", done=3)
     wild.epochs["train_loss"][:] = [1e3, 1e6, np.nan]
@@ -57,7 +67,9 @@ def test_a_diverged_run_ends_in_a_cross_and_is_left_out_of_the_mean_and_the_limi
     figure = drawn(runs, compared, tmp_path)
     axis = figure.axes[0]
     (mean,) = by_gid(axis, "none mean")
-    np.testing.assert_allclose(mean.get_ydata(), (runs[1].column("train_loss") + runs[3].column("train_loss")) / 2)
+    np.testing.assert_allclose(
+        mean.get_ydata(), (runs[1].column("train_loss") + runs[3].column("train_loss")) / 2
+    )
     (cross,) = by_gid(axis, "none seed 2 diverged")
     assert cross.get_marker() == "x"
     assert cross.get_xdata()[0] == 2  # the last finite loss
@@ -89,15 +101,22 @@ def test_an_interrupted_run_is_drawn_as_far_as_it_goes(run, compared, tmp_path):
     np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
     (mean,) = by_gid(figure.axes[1], "batch mean")
     np.testing.assert_allclose(mean.get_ydata(), 100 * runs[0].column("test_accuracy"))
-    assert "batch: 1 interrupted of 2 runs; none: 1 interrupted of 2 runs (left out of means)." in texts(figure)
+    assert (
+        "batch: 1 interrupted of 2 runs; none: 1 interrupted of 2 runs (left out of means)."
+        in texts(figure)
+    )
 
 
 @pytest.mark.parametrize(("smallest", "scale"), [(0.1, "linear"), (0.01, "log")])
-def test_an_axis_is_logarithmic_beyond_one_and_a_half_decades(run, compared, tmp_path, smallest, scale):
+def test_an_axis_is_logarithmic_beyond_one_and_a_half_decades(
+    run, compared, tmp_path, smallest, scale
+):
     runs = grid(run, seeds=1)
     for one in runs:
         one.epochs["stem_gradient"] = np.array([1.0, 0.5, 0.3, 0.2, smallest])
-    runs[1].epochs["stem_gradient"][2] = 0.0  # a dead network: nothing that a logarithmic axis has a place for
+    runs[1].epochs["stem_gradient"][2] = (
+        0.0  # a dead network: nothing that a logarithmic axis has a place for
+    )
     figure = drawn(runs, compared, tmp_path)
     axis = figure.axes[2]
     assert axis.get_yscale() == scale

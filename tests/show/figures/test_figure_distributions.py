@@ -17,7 +17,9 @@ def drawn(runs, tmp_path):
 
 
 def grid(run, norms=("batch", "none"), rates=(0.1,), seeds=3, **how):
-    return [run(norm, rate, seed, **how) for seed in range(seeds) for rate in rates for norm in norms]
+    return [
+        run(norm, rate, seed, **how) for seed in range(seeds) for rate in rates for norm in norms
+    ]
 
 
 def test_rows_are_tensors_and_norms_and_columns_are_epochs(run, tmp_path):
@@ -47,7 +49,9 @@ def test_rows_are_tensors_and_norms_and_columns_are_epochs(run, tmp_path):
 def test_the_spike_of_zeros_does_not_set_the_axis(run, tmp_path):
     figure = drawn(grid(run, norms=("batch",)), tmp_path)
     axis = figure.axes[0]
-    zeros = np.mean([r.captures["block_output", 1].zero_fraction for r in grid(run, norms=("batch",))])
+    zeros = np.mean(
+        [r.captures["block_output", 1].zero_fraction for r in grid(run, norms=("batch",))]
+    )
     assert zeros / 0.125 > 3  # what its bin would be
     assert axis.get_ylim()[1] < 0.6
     assert by_gid(axis, "zeros")[0].get_ydata()[1] == axis.get_ylim()[1]
@@ -64,10 +68,13 @@ def test_without_zeros_takes_exactly_the_zeros_away():
 def test_the_rate_is_the_best_of_the_first_norm(run, tmp_path):
     runs = grid(run, rates=(0.01, 0.1, 1.0))
     for r in runs:
-        r.epochs["test_accuracy"][-1] = 0.9 if (r.norm, r.learning_rate) in (("batch", 1.0), ("none", 0.01)) else 0.5
+        r.epochs["test_accuracy"][-1] = (
+            0.9 if (r.norm, r.learning_rate) in (("batch", 1.0), ("none", 0.01)) else 0.5
+        )
     assert distributions.shown_rate(runs) == 1.0
     assert any(
-        "Learning rate 1, where batch ends with the highest accuracy." in text for text in texts(drawn(runs, tmp_path))
+        "Learning rate 1, where batch ends with the highest accuracy." in text
+        for text in texts(drawn(runs, tmp_path))
     )
 
 
@@ -86,10 +93,18 @@ def test_values_that_are_not_finite_are_counted(run, tmp_path):
     runs = grid(run, seeds=1, captured=(1,), epochs=1)
     broken = {("block_output", 1): describe(np.full(100, np.nan))}
     partly = {("block_output", 1): describe(np.array([1.0, 2.0, 3.0, np.inf]))}
-    runs = [dataclasses.replace(runs[0], captures=broken), dataclasses.replace(runs[1], captures=partly)]
+    runs = [
+        dataclasses.replace(runs[0], captures=broken),
+        dataclasses.replace(runs[1], captures=partly),
+    ]
     first, second = drawn(runs, tmp_path).axes
-    assert first.get_title(loc="left") == "batch, epoch 1  (n = 0 of 1), 100.0% not finite\nno finite value"
-    assert second.get_title(loc="left").startswith("none, epoch 1, 25.0% not finite\nmean 2.00, std 0.82")
+    assert (
+        first.get_title(loc="left")
+        == "batch, epoch 1  (n = 0 of 1), 100.0% not finite\nno finite value"
+    )
+    assert second.get_title(loc="left").startswith(
+        "none, epoch 1, 25.0% not finite\nmean 2.00, std 0.82"
+    )
 
 
 def test_nothing_captured_at_all(run, tmp_path):
@@ -109,7 +124,9 @@ def test_small_and_large_moments_keep_their_digits(run, tmp_path):
     rng = np.random.default_rng(0)
     (one,) = grid(run, norms=("batch",), seeds=1, epochs=2, captured=(1, 2))
     narrow, wide = describe(rng.normal(0, 0.0012, 1000)), describe(rng.normal(0, 3e6, 1000))
-    one = dataclasses.replace(one, captures={("block_output", 1): narrow, ("block_output", 2): wide})
+    one = dataclasses.replace(
+        one, captures={("block_output", 1): narrow, ("block_output", 2): wide}
+    )
     first, second = (axis.get_title(loc="left") for axis in drawn([one], tmp_path).axes)
     assert f"std {narrow.std:.4f}," in first
     assert f"std {wide.std:.2e}," in second

@@ -15,14 +15,18 @@ from normscope.show.figures.explanation_poster import draw
 SIZES = (1, 2, 8, 128)
 
 
-def make_explanation(n=24, channels=5, size=6, colours=1, *, scale=1.0, shift=1.0, seed=0, **changes) -> Explanation:
+def make_explanation(
+    n=24, channels=5, size=6, colours=1, *, scale=1.0, shift=1.0, seed=0, **changes
+) -> Explanation:
     """An explanation of made-up numbers that fit together."""
     rng = np.random.default_rng(seed)
     offsets = shift * rng.normal(size=(1, channels, 1, 1))
     x = (scale * (rng.normal(size=(n, channels, size, size)) + offsets)).astype(np.float32)
     flat = x.astype(np.float64).transpose(1, 0, 2, 3).reshape(channels, -1)
     mean, var, unbiased = flat.mean(1), flat.var(1), flat.var(1, ddof=1)
-    before = RunningStatistics(mean + 0.1 * scale * rng.normal(size=channels), var * rng.uniform(0.7, 1.4, channels))
+    before = RunningStatistics(
+        mean + 0.1 * scale * rng.normal(size=channels), var * rng.uniform(0.7, 1.4, channels)
+    )
     after = RunningStatistics(0.9 * before.mean + 0.1 * mean, 0.9 * before.var + 0.1 * unbiased)
     during = rng.uniform(0.2, 0.9, (len(ORDERS), len(SIZES), 5))
     during[:, 0, 1:] = np.nan
@@ -69,25 +73,37 @@ def test_the_piles_are_the_maps_of_the_record(figure, explanation):
     for index in range(5):
         channel = explanation.channel(index)
         for image in range(6):
-            np.testing.assert_array_equal(the(figure, f"x {index} image {image}").get_array(), channel.x[image])
+            np.testing.assert_array_equal(
+                the(figure, f"x {index} image {image}").get_array(), channel.x[image]
+            )
             drawn = the(figure, f"normalized {index} image {image}").get_array()
-            np.testing.assert_allclose(drawn, (channel.x - channel.mean)[image] / np.sqrt(channel.var + 1e-5))
+            np.testing.assert_allclose(
+                drawn, (channel.x - channel.mean)[image] / np.sqrt(channel.var + 1e-5)
+            )
     limits = {the(figure, f"x {index} image 0").get_clim() for index in range(5)}
     assert len(limits) == 1, "channels can only be compared on one scale"
     assert sum(limits.pop()) == 0
-    np.testing.assert_array_equal(the(figure, "images image 3").get_array(), explanation.images[3, ..., 0])
+    np.testing.assert_array_equal(
+        the(figure, "images image 3").get_array(), explanation.images[3, ..., 0]
+    )
 
 
 def test_distributions_before_and_after_are_those_of_the_channels(figure, explanation):
     for index in range(5):
         channel = explanation.channel(index)
         output = explanation.weight[index] * channel.normalized + explanation.bias[index]
-        for name, values in (("x", channel.x), ("normalized", channel.normalized), ("output", output)):
+        for name, values in (
+            ("x", channel.x),
+            ("normalized", channel.normalized),
+            ("output", output),
+        ):
             heights, edges, baseline = the(figure, f"{name} {index}").get_data()
             counts, _ = np.histogram(values, bins=edges)
             np.testing.assert_allclose((baseline - heights) * counts.max(), counts, atol=1e-9)
             assert counts.sum() > 0.99 * values.size
-            np.testing.assert_allclose(the(figure, f"{name} mean {index}").get_xdata(), values.mean(), atol=1e-12)
+            np.testing.assert_allclose(
+                the(figure, f"{name} mean {index}").get_xdata(), values.mean(), atol=1e-12
+            )
 
 
 def test_the_arithmetic_is_that_of_the_text(figure, explanation):
@@ -115,7 +131,9 @@ def test_both_modes_meet_on_a_line_per_batch(figure, explanation):
     slope, shift = np.polyfit(line.get_xdata(), line.get_ydata(), 1)
     np.testing.assert_allclose(slope * channel.eval_output + shift, channel.output, atol=1e-9)
     pair = channel.x[2:4]
-    output = channel.weight * (pair - pair.mean()) / np.sqrt(pair.var() + channel.eps) + channel.bias
+    output = (
+        channel.weight * (pair - pair.mean()) / np.sqrt(pair.var() + channel.eps) + channel.bias
+    )
     line = the(figure, "modes pair 2")
     slope, shift = np.polyfit(line.get_xdata(), line.get_ydata(), 1)
     np.testing.assert_allclose(slope * channel.eval_output[2:4] + shift, output, atol=1e-9)
@@ -124,7 +142,9 @@ def test_both_modes_meet_on_a_line_per_batch(figure, explanation):
 def test_means_of_smaller_batches(figure, explanation):
     x = explanation.x[:, explanation.chosen].astype(np.float64)
     np.testing.assert_allclose(the(figure, "means 1").get_ydata(), x.mean(axis=(1, 2)))
-    np.testing.assert_allclose(the(figure, "means 8").get_ydata(), [x[k : k + 8].mean() for k in (0, 8, 16)])
+    np.testing.assert_allclose(
+        the(figure, "means 8").get_ydata(), [x[k : k + 8].mean() for k in (0, 8, 16)]
+    )
     np.testing.assert_allclose(the(figure, "means 24").get_ydata(), [x.mean()])
     by_class = [x[explanation.labels == label].mean() for label in range(3)]
     np.testing.assert_allclose(the(figure, "means one\nclass").get_ydata(), by_class)
@@ -137,7 +157,9 @@ def test_every_accuracy_is_a_point_and_their_mean_a_line(figure, explanation):
     for name, values in (("during", forgotten.during), ("afterwards", forgotten.afterwards)):
         for place, order in enumerate(ORDERS):
             points = the(figure, f"{name} {order} passes").get_ydata()
-            np.testing.assert_allclose(points[np.isfinite(points)], 100 * values[place][np.isfinite(values[place])])
+            np.testing.assert_allclose(
+                points[np.isfinite(points)], 100 * values[place][np.isfinite(values[place])]
+            )
             means = [100 * np.nanmean(row) for row in values[place]]
             np.testing.assert_allclose(the(figure, f"{name} {order} mean").get_ydata(), means)
         np.testing.assert_allclose(the(figure, f"{name} eval mode").get_ydata(), 95)
@@ -150,7 +172,8 @@ def refused():
     during = explanation.forgotten.during.copy()
     during[:, :2] = np.nan
     return dataclasses.replace(
-        explanation, forgotten=dataclasses.replace(explanation.forgotten, during=during, afterwards=during)
+        explanation,
+        forgotten=dataclasses.replace(explanation.forgotten, during=during, afterwards=during),
     )
 
 
@@ -178,7 +201,9 @@ CASES = {
     "momentum None": lambda: make_explanation(momentum=None),
     "refused": refused,
     "dead": dead_channel,
-    "awkward names": lambda: make_explanation(layer="$x_$.50%_{^\\frac", layer_type="A_Very_Long_Name_Of_A_Norm2d" * 2),
+    "awkward names": lambda: make_explanation(
+        layer="$x_$.50%_{^\\frac", layer_type="A_Very_Long_Name_Of_A_Norm2d" * 2
+    ),
 }
 
 

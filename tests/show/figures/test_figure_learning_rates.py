@@ -11,7 +11,9 @@ RATES = (0.01, 0.1, 1.0)
 
 
 def grid(run):
-    return [run(norm, rate, seed) for seed in range(3) for rate in RATES for norm in ("batch", "none")]
+    return [
+        run(norm, rate, seed) for seed in range(3) for rate in RATES for norm in ("batch", "none")
+    ]
 
 
 def drawn(runs, compared, tmp_path):
@@ -27,11 +29,17 @@ def test_points_are_the_finals_and_the_line_their_means(run, compared, tmp_path)
     assert axis.get_xscale() == "log"
     for norm in ("batch", "none"):
         finals = {
-            rate: [100 * r.column("test_accuracy")[-1] for r in runs if (r.norm, r.learning_rate) == (norm, rate)]
+            rate: [
+                100 * r.column("test_accuracy")[-1]
+                for r in runs
+                if (r.norm, r.learning_rate) == (norm, rate)
+            ]
             for rate in RATES
         }
         (points,), (mean,) = by_gid(axis, f"{norm} seeds"), by_gid(axis, f"{norm} mean")
-        np.testing.assert_allclose(sorted(points.get_ydata()), sorted(itertools.chain(*finals.values())))
+        np.testing.assert_allclose(
+            sorted(points.get_ydata()), sorted(itertools.chain(*finals.values()))
+        )
         np.testing.assert_allclose(mean.get_ydata(), [np.mean(finals[rate]) for rate in RATES])
         np.testing.assert_allclose(np.log10(mean.get_xdata()), np.log10(RATES), atol=0.1)
     np.testing.assert_allclose(by_gid(axis, "chance")[0].get_ydata(), 10)
@@ -56,14 +64,25 @@ def test_diverged_runs_are_counted_beneath_and_have_no_point(run, compared, tmp_
 
 
 def test_a_norm_without_any_finished_run(run, compared, tmp_path):
-    runs = [run(norm, rate, 0, status="interrupted", done=1) for rate in RATES for norm in ("batch", "none")]
+    runs = [
+        run(norm, rate, 0, status="interrupted", done=1)
+        for rate in RATES
+        for norm in ("batch", "none")
+    ]
     runs[1] = run("none", 0.01, 0, status="diverged", done=1)
     figure = drawn(runs, compared, tmp_path)
     assert len(by_gid(figure.axes[0], "none seeds")[0].get_ydata()) == 0
-    assert any("batch: 3 interrupted of 3 runs; none: 2 interrupted of 3 runs" in text for text in texts(figure))
+    assert any(
+        "batch: 3 interrupted of 3 runs; none: 2 interrupted of 3 runs" in text
+        for text in texts(figure)
+    )
 
 
 def test_many_close_rates_widen_the_page(run, compared, tmp_path):
     rates = np.round(np.geomspace(0.01, 1, 12), 3).tolist()
-    runs = [run(norm, rate, 0, status="diverged", done=1) for rate in rates for norm in ("batch", "none")]
+    runs = [
+        run(norm, rate, 0, status="diverged", done=1)
+        for rate in rates
+        for norm in ("batch", "none")
+    ]
     assert drawn(runs, compared, tmp_path).get_figwidth() > 7.5

@@ -88,7 +88,9 @@ def test_a_folder_that_is_not_there(run, compared, tmp_path):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=80), st.floats(0.5, 4))
+@given(
+    st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=80), st.floats(0.5, 4)
+)
 def test_wrapped_lines_fit_and_hold_every_character(text, width):
     lines = wrap(text, width, 9)
     assert all(text_width(line, 9) <= width for line in lines)

@@ -35,7 +35,9 @@ class Archive:
         return PurePosixPath(self.url).name
 
 
-CIFAR10 = Archive("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
+CIFAR10 = Archive(
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
+)
 
 
 def find(directory: Path) -> Layout | None:
@@ -45,7 +47,9 @@ def find(directory: Path) -> Layout | None:
         return None
 
     def read() -> Splits:
-        return official.assemble({path.stem: records(path.read_bytes(), str(path)) for path in files}, directory)
+        return official.assemble(
+            {path.stem: records(path.read_bytes(), str(path)) for path in files}, directory
+        )
 
     return Layout("binary layout", directory, files, official.CLASSES, read)
 
@@ -55,7 +59,13 @@ def find_archive(directory: Path, archive: Archive) -> Layout | None:
     path = directory / archive.file_name
     if not path.is_file():
         return None
-    return Layout("binary archive", directory, (path,), official.CLASSES, lambda: read_archive(path, archive.md5))
+    return Layout(
+        "binary archive",
+        directory,
+        (path,),
+        official.CLASSES,
+        lambda: read_archive(path, archive.md5),
+    )
 
 
 def read_archive(path: Path, md5: str) -> Splits:
@@ -67,13 +77,19 @@ def read_archive(path: Path, md5: str) -> Splits:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5:
-        raise InputError(f"{path} has the checksum md5:{found}, not md5:{md5}: it is truncated or altered.")
+        raise InputError(
+            f"{path} has the checksum md5:{found}, not md5:{md5}: it is truncated or altered."
+        )
     batches = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
-                content = archive.extractfile(member) if name.suffix == ".bin" and member.isfile() else None
+                content = (
+                    archive.extractfile(member)
+                    if name.suffix == ".bin" and member.isfile()
+                    else None
+                )
                 if content is not None:
                     batches[name.stem] = records(content.read(), f"{name} in {path}")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:

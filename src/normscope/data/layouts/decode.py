@@ -18,7 +18,9 @@ from normscope.errors import InputError
 # Only formats that Pillow reads itself: for PostScript, for example, it would start an interpreter.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 GRAYSCALE = frozenset({"1", "L", "LA"})
-DEEP = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})  # more than 8 bits a channel: no faithful uint8
+DEEP = frozenset(
+    {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+)  # more than 8 bits a channel: no faithful uint8
 TASK = 64  # images a thread decodes at a time: small ones take 0.1 ms each
 BLOCK = 16 * TASK  # images whose encoded bytes are held at once
 
@@ -29,8 +31,8 @@ def decode(count: int, encoded: Iterable[Encoded], bar: Bar) -> tuple[np.ndarray
     """All `count` images as uint8 [N, H, W, 3], and whether every one of them is grayscale.
 
     Raises:
-        InputError: naming the first image that is none, is damaged, has more than 8 bits a channel, or differs in size
-            from the first one.
+        InputError: naming the first image that is none, is damaged, has more than 8 bits a channel,
+            or differs in size from the first one.
     """
     remaining = iter(encoded)
     first_name, first_bytes = next(remaining)
@@ -65,8 +67,12 @@ def format_of(name: str, data: bytes) -> str:
         return str(image.format)
 
 
-def channels(train: tuple[np.ndarray, bool], test: tuple[np.ndarray, bool]) -> tuple[np.ndarray, np.ndarray]:
-    """The images of both splits in the channels they need: one if all of them are grayscale, else three."""
+def channels(
+    train: tuple[np.ndarray, bool], test: tuple[np.ndarray, bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images of both splits in the channels they need: one if all of them are grayscale, else
+    three.
+    """
     if train[1] and test[1]:
         return np.ascontiguousarray(train[0][..., :1]), np.ascontiguousarray(test[0][..., :1])
     return train[0], test[0]
@@ -77,8 +83,12 @@ def _tasks(entries: Iterator[Encoded]) -> Iterator[list[Encoded]]:
         yield task
 
 
-def _decode_one(entry: Encoded, size: tuple[int, ...] | None, size_of: str) -> tuple[np.ndarray, bool]:
-    """One image as uint8 [H, W, 3] and whether it is grayscale; `size` is (H, W) of the image called `size_of`."""
+def _decode_one(
+    entry: Encoded, size: tuple[int, ...] | None, size_of: str
+) -> tuple[np.ndarray, bool]:
+    """One image as uint8 [H, W, 3] and whether it is grayscale; `size` is (H, W) of the image
+    called `size_of`.
+    """
     name, read = entry
     with _opened(name, read()) as image:
         if size is not None and (image.height, image.width) != size:
@@ -87,13 +97,17 @@ def _decode_one(entry: Encoded, size: tuple[int, ...] | None, size_of: str) -> t
                 "all images must have the same size; resize them first."
             )
         if image.mode in DEEP:
-            raise InputError(f"{name} has more than 8 bits a channel; save the images with 8 first.")
+            raise InputError(
+                f"{name} has more than 8 bits a channel; save the images with 8 first."
+            )
         return np.asarray(image.convert("RGB")), image.mode in GRAYSCALE
 
 
 @contextmanager
 def _opened(name: str, data: bytes) -> Iterator[Image.Image]:
-    """The image behind some bytes; whatever Pillow's readers raise on damaged ones becomes one line."""
+    """The image behind some bytes; whatever Pillow's readers raise on damaged ones becomes one
+    line.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             yield image

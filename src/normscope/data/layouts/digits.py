@@ -13,8 +13,9 @@ TEST_EVERY = 5
 def read() -> Splits:
     """The digits as uint8 [N, 8, 8, 1], with 0..16 scaled to 0..255.
 
-    The split is fixed and stratified without a random generator, so that no version of a library can move it: of each
-    class, in the order in which scikit-learn has them, every fifth image is for testing.
+    The split is fixed and stratified without a random generator, so that no version of a library
+    can move it: of each class, in the order in which scikit-learn has them, every fifth image is
+    for testing.
     """
     from sklearn.datasets import load_digits
 

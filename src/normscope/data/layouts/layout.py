@@ -17,10 +17,12 @@ class Layout:
         phrase: the layout, for people.
         directory: what was searched; names the data in errors.
         files: everything that the splits are read from.
-        classes: the class names that the caller knows, in their order; empty leaves them to the files.
+        classes: the class names that the caller knows, in their order; empty leaves them to the
+            files.
         read: reads and decodes the files, which takes seconds.
-        by_content: tell a change by a checksum of the content; otherwise, for folders of many small files where reading
-            is the cost that the cache exists to save, by the sizes and times of the files.
+        by_content: tell a change by a checksum of the content; otherwise, for folders of many small
+            files where reading is the cost that the cache exists to save, by the sizes and times of
+            the files.
     """
 
     phrase: str

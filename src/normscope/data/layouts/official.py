@@ -20,7 +20,8 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 
 def find_files(directory: Path, folder: str, suffix: str) -> tuple[Path, ...] | None:
-    """The six files, in `directory` or in the `folder` that the archive unpacks to; None if there is not one of them.
+    """The six files, in `directory` or in the `folder` that the archive unpacks to; None if there
+    is not one of them.
 
     Raises:
         InputError: if some of them are there and others are missing.
@@ -31,19 +32,25 @@ def find_files(directory: Path, folder: str, suffix: str) -> tuple[Path, ...] | 
         if not missing:
             return paths
         if len(missing) < len(paths):
-            raise InputError(f"{place} holds some of the files of CIFAR-10, but not {', '.join(missing)}.")
+            raise InputError(
+                f"{place} holds some of the files of CIFAR-10, but not {', '.join(missing)}."
+            )
     return None
 
 
 def assemble(batches: Mapping[str, Batch], where: Path) -> Splits:
-    """One data set from the six batches by name: each images uint8 [N, 3072] (channel, row, column) and labels [N].
+    """One data set from the six batches by name: each images uint8 [N, 3072] (channel, row, column)
+    and labels [N].
 
     Raises:
-        InputError: if a batch is missing, or holds fewer images than another: the official ones are all alike.
+        InputError: if a batch is missing, or holds fewer images than another: the official ones are
+            all alike.
     """
     missing = [name for name in (*TRAIN, TEST) if name not in batches]
     if missing:
-        raise InputError(f"{where} holds no {', '.join(missing)}: it is incomplete, or not CIFAR-10.")
+        raise InputError(
+            f"{where} holds no {', '.join(missing)}: it is incomplete, or not CIFAR-10."
+        )
     sizes = {name: len(labels) for name, (_, labels) in batches.items()}
     smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     if sizes[smallest] != sizes[largest]:
@@ -51,7 +58,9 @@ def assemble(batches: Mapping[str, Batch], where: Path) -> Splits:
             f"In {where}, {smallest} holds {sizes[smallest]} images but {largest} holds {sizes[largest]}: "
             "it is truncated; the files of CIFAR-10 hold equally many."
         )
-    images = [batches[name][0].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for name in (*TRAIN, TEST)]
+    images = [
+        batches[name][0].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for name in (*TRAIN, TEST)
+    ]
     labels = [batches[name][1] for name in (*TRAIN, TEST)]
     return Splits(
         classes=CLASSES,

@@ -21,7 +21,11 @@ from normscope.errors import InputError
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels")
 TEST_NAMES = ("test", "validation", "valid", "val")
-PLACES = ("*.parquet", "*/*.parquet", "*/*/*.parquet")  # data/train-0.parquet and plain_text/train/0.parquet are usual
+PLACES = (
+    "*.parquet",
+    "*/*.parquet",
+    "*/*/*.parquet",
+)  # data/train-0.parquet and plain_text/train/0.parquet are usual
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 ROWS = 1024
 
@@ -51,10 +55,14 @@ def find(directory: Path, known: tuple[str, ...] = ()) -> Layout | None:
     test_name = next((name for name in TEST_NAMES if splits[name]), None)
     if not train or test_name is None:
         names = ", ".join(path.name for path in paths[:4])
-        raise InputError(f"{directory} needs parquet files named train* and test* (or validation*); it holds {names}.")
+        raise InputError(
+            f"{directory} needs parquet files named train* and test* (or validation*); it holds {names}."
+        )
     for part in (train, splits[test_name]):
         _check_shards(part)
-    phrase = "Hugging Face parquet layout" + ("" if test_name == "test" else f" ({test_name} as the test split)")
+    phrase = "Hugging Face parquet layout" + (
+        "" if test_name == "test" else f" ({test_name} as the test split)"
+    )
     phrase += f", {_encoding(_open(train[0]))}"
     read = functools.partial(_read, train, splits[test_name], known)
     return Layout(phrase, directory, (*train, *splits[test_name]), known, read)
@@ -79,7 +87,9 @@ def _in_split(path: Path, split: str) -> bool:
 def _check_shards(paths: Sequence[Path]) -> None:
     shard = SHARD.search(paths[0].stem)
     if shard and int(shard[2]) != len(paths):
-        raise InputError(f"{paths[0].name} says that there are {int(shard[2])} such files; {len(paths)} are there.")
+        raise InputError(
+            f"{paths[0].name} says that there are {int(shard[2])} such files; {len(paths)} are there."
+        )
 
 
 def _read(train: Sequence[Path], test: Sequence[Path], known: tuple[str, ...]) -> Splits:
@@ -112,9 +122,13 @@ def _open(path: Path) -> Table:
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...]:
-    """The names that the Hugging Face metadata of a schema gives to the labels; none if it does not."""
+    """The names that the Hugging Face metadata of a schema gives to the labels; none if it does
+    not.
+    """
     try:
-        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label_column]["names"]
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label_column][
+            "names"
+        ]
     except (KeyError, TypeError, ValueError, RecursionError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()
@@ -125,23 +139,33 @@ def _labels(table: Table) -> list[Any]:
     labels = list(_column(table, table.label_column))
     for row, label in enumerate(labels):
         if type(label) not in (int, str):
-            raise InputError(f"Row {row} of {table.path} has the label {label!r}; expected an integer or a name.")
+            raise InputError(
+                f"Row {row} of {table.path} has the label {label!r}; expected an integer or a name."
+            )
     return labels
 
 
-def _name_labels(splits: list[list[Any]], known: tuple[str, ...]) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """The classes, and each split's labels as int64 indices into them; `known` is empty where no names are known."""
+def _name_labels(
+    splits: list[list[Any]], known: tuple[str, ...]
+) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """The classes, and each split's labels as int64 indices into them; `known` is empty where no
+    names are known.
+    """
     present = {label for labels in splits for label in labels}
     if all(isinstance(label, int) for label in present):
         classes = known or tuple(str(label) for label in range(max(present) + 1))
         return classes, [np.array(labels, np.int64) for labels in splits]
     if not all(isinstance(label, str) for label in present):
-        raise InputError("The labels of some parquet files are integers and those of others are names.")
+        raise InputError(
+            "The labels of some parquet files are integers and those of others are names."
+        )
     strange = sorted(present - set(known)) if known else []
     if strange:
         raise InputError(f"A row is labelled {strange[0]!r}. Known: {', '.join(known)}.")
     classes = known or tuple(sorted(present))
-    return classes, [np.array([classes.index(label) for label in labels], np.int64) for labels in splits]
+    return classes, [
+        np.array([classes.index(label) for label in labels], np.int64) for labels in splits
+    ]
 
 
 def _decode(tables: Sequence[Table], bar: Bar) -> tuple[np.ndarray, bool]:
@@ -159,7 +183,9 @@ def _bytes_of(value: Any, row: int, table: Table) -> bytes:
     """The encoded image in a cell: bytes, or a struct that has them under "bytes"."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes):
-        raise InputError(f"Row {row} of {table.path} has no image bytes in its column {table.image_column!r}.")
+        raise InputError(
+            f"Row {row} of {table.path} has no image bytes in its column {table.image_column!r}."
+        )
     return data
 
 
@@ -175,7 +201,9 @@ def _column(table: Table, column: str) -> Iterator[Any]:
                 break
             yield from batch.column(0).to_pylist()
     if count != table.rows:
-        raise InputError(f"{table.path} says that it has {table.rows} rows; its column {column!r} has {count}.")
+        raise InputError(
+            f"{table.path} says that it has {table.rows} rows; its column {column!r} has {count}."
+        )
 
 
 @contextmanager
@@ -186,4 +214,6 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is truncated, damaged, or no parquet file: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{path} is truncated, damaged, or no parquet file: {str(error).splitlines()[0]}"
+        ) from error

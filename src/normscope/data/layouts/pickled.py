@@ -47,7 +47,9 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for codecs.encode, with which Python 3 writes bytes into pickles for Python 2: Latin-1 only."""
+    """Stands in for codecs.encode, with which Python 3 writes bytes into pickles for Python 2:
+    Latin-1 only.
+    """
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"text encoded as {encoding!r}")
     return text.encode("latin-1")
@@ -99,8 +101,8 @@ def read_batch(path: Path) -> official.Batch:
     """Images uint8 [N, 3072] and labels int64 [N] of one file.
 
     Raises:
-        InputError: if the file asks for a global that image data does not need, is no pickle, or holds anything but
-            the two arrays in sizes that belong together.
+        InputError: if the file asks for a global that image data does not need, is no pickle, or
+            holds anything but the two arrays in sizes that belong together.
     """
     try:
         with path.open("rb") as file:
@@ -108,17 +110,36 @@ def read_batch(path: Path) -> official.Batch:
     except (InputError, OSError):
         raise
     except Exception as error:  # the pickle machine may fail in any way on damaged bytes
-        raise InputError(f"{path} is truncated, or is no pickle: {error or type(error).__name__}.") from error
+        raise InputError(
+            f"{path} is truncated, or is no pickle: {error or type(error).__name__}."
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary with 'data' and 'labels'.")
-    labels, array = content.get(b"labels", content.get("labels")), content.get(b"data", content.get("data"))
-    if not isinstance(labels, list) or not all(type(label) is int and 0 <= label < 256 for label in labels):
+        raise InputError(
+            f"{path} holds a {type(content).__name__}, not a dictionary with 'data' and 'labels'."
+        )
+    labels, array = (
+        content.get(b"labels", content.get("labels")),
+        content.get(b"data", content.get("data")),
+    )
+    if not isinstance(labels, list) or not all(
+        type(label) is int and 0 <= label < 256 for label in labels
+    ):
         raise InputError(f"{path} holds no list of labels.")
-    if not isinstance(array, Array) or not _holds_bytes(array) or len(array.data) != len(labels) * official.IMAGE_BYTES:
-        raise InputError(f"{path} does not hold {official.IMAGE_BYTES} bytes of data for each of {len(labels)} labels.")
-    return np.frombuffer(array.data, np.uint8).reshape(-1, official.IMAGE_BYTES), np.array(labels, np.int64)
+    if (
+        not isinstance(array, Array)
+        or not _holds_bytes(array)
+        or len(array.data) != len(labels) * official.IMAGE_BYTES
+    ):
+        raise InputError(
+            f"{path} does not hold {official.IMAGE_BYTES} bytes of data for each of {len(labels)} labels."
+        )
+    return np.frombuffer(array.data, np.uint8).reshape(-1, official.IMAGE_BYTES), np.array(
+        labels, np.int64
+    )
 
 
 def _holds_bytes(array: Array) -> bool:
-    is_plain = isinstance(array.dtype, DType) and array.dtype.name in ("u1", "uint8") and not array.fortran
+    is_plain = (
+        isinstance(array.dtype, DType) and array.dtype.name in ("u1", "uint8") and not array.fortran
+    )
     return is_plain and isinstance(array.data, bytes | bytearray)

@@ -29,8 +29,11 @@ def claims() -> tuple[Claim, ...]:
     return tuple(sorted((cls() for cls in found), key=lambda claim: (len(claim.code), claim.code)))
 
 
-def judge_all(runs: Sequence[RunRecord], norm: str = "batch", reference: str = "none") -> list[Verdict]:
-    """Judge every claim on the runs: once for each network, data set and number of epochs among them.
+def judge_all(
+    runs: Sequence[RunRecord], norm: str = "batch", reference: str = "none"
+) -> list[Verdict]:
+    """Judge every claim on the runs: once for each network, data set and number of epochs among
+    them.
 
     Args:
         runs: of one study or of several, in any order, also part of a study.
@@ -51,7 +54,9 @@ def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     found: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
         epochs = run.spec["epochs"]
-        words = f"{run.spec['model']} on {run.spec['data']}, {epochs} epoch{'s' if epochs != 1 else ''}"
+        words = (
+            f"{run.spec['model']} on {run.spec['data']}, {epochs} epoch{'s' if epochs != 1 else ''}"
+        )
         found.setdefault((words, str(run.spec.get("data_fingerprint"))), []).append(run)
     names = Counter(words for words, _ in found)
     return {
@@ -61,7 +66,9 @@ def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def _is_claim(value: object) -> bool:
-    """A class with a code of its own; one whose name begins with an underscore is part of another claim."""
+    """A class with a code of its own; one whose name begins with an underscore is part of another
+    claim.
+    """
     return (
         isinstance(value, type)
         and issubclass(value, Claim)

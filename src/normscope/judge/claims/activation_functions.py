@@ -17,16 +17,22 @@ ACTIVE = {
     "sigmoid": (-math.log(7 + 4 * math.sqrt(3)), math.log(7 + 4 * math.sqrt(3))),
     "tanh": (-math.atanh(math.sqrt(0.75)), math.atanh(math.sqrt(0.75))),
 }
-"""Where the slope is a quarter of its largest or more: |x| < 2.63 for sigmoid, |x| < 1.32 for tanh, x > 0 for ReLU."""
+"""Where the slope is a quarter of its largest or more: |x| < 2.63 for sigmoid, |x| < 1.32 for tanh,
+x > 0 for ReLU.
+"""
 
 
 def active_share(cell: Cell) -> float | None:
-    """Share of the inputs of the first stage's last activation in its active region, in percent; last capture."""
+    """Share of the inputs of the first stage's last activation in its active region, in percent;
+    last capture.
+    """
     found = captured(cell, "before_activation")
     region = ACTIVE.get(cell.run.spec.get("activation", ""))
     if found is None or region is None:
         return None
-    low, high = cumulative(found[-1], np.array([np.nextafter(region[0], np.inf), min(region[1], 1e30)]))
+    low, high = cumulative(
+        found[-1], np.array([np.nextafter(region[0], np.inf), min(region[1], 1e30)])
+    )
     return 100 * float(high - low)
 
 
@@ -36,9 +42,10 @@ def stem_gradient(cell: Cell) -> float | None:
 
 
 class InTheActiveRegion(Claim):
-    """A unit outside its active region passes next to no gradient on. The tensor is what enters the last activation of
-    the first stage (in a residual block: after the addition), on test images in eval mode. A network that learns
-    nothing for want of a slope is left out with the others that learn nothing: C201 is where that counts.
+    """A unit outside its active region passes next to no gradient on. The tensor is what enters the
+    last activation of the first stage (in a residual block: after the addition), on test images in
+    eval mode. A network that learns nothing for want of a slope is left out with the others that
+    learn nothing: C201 is where that counts.
     """
 
     code = "C701"
@@ -58,8 +65,8 @@ class InTheActiveRegion(Claim):
 
 
 class LargerGradients(Claim):
-    """The consequence that the post draws from inputs in the active region. Scales differ between the arms for other
-    reasons too: the ratio of first to last layer stands beside it.
+    """The consequence that the post draws from inputs in the active region. Scales differ between
+    the arms for other reasons too: the ratio of first to last layer stands beside it.
     """
 
     code = "C702"
@@ -74,7 +81,9 @@ class LargerGradients(Claim):
     margin = 1.25
     ratio = True
     where_both_learn = True
-    also = (Companion("stem gradient over last-layer gradient", "times", first_to_last, ratio=True),)
+    also = (
+        Companion("stem gradient over last-layer gradient", "times", first_to_last, ratio=True),
+    )
 
     def value(self, cell: Cell) -> float | None:
         return stem_gradient(cell)

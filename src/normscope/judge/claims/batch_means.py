@@ -21,13 +21,15 @@ def spread(statistic: str) -> Callable[[Cell], float | None]:
 
 
 class MeansVaryLess(Measured):
-    """Said of one layer it is true by construction: in train mode batch normalization subtracts the batch's mean, so
-    that what leaves it has its bias for a mean in every batch; in eval mode it is an affine map of each channel, so
-    that the means vary after it exactly as before, in standard deviations. Neither can fail, so neither decides. What
-    may fail is that it helps where nobody subtracts: the tensors that enter the next normalization layers, after a
-    non-linearity and a convolution; without normalization those that enter the same places. The first place has
-    nothing before it and is left out. In standard deviations of the channel, since the arms differ in scale; batches
-    of the same images in the same order in both arms, so that part of the spread that sampling makes is shared.
+    """Said of one layer it is true by construction: in train mode batch normalization subtracts the
+    batch's mean, so that what leaves it has its bias for a mean in every batch; in eval mode it is
+    an affine map of each channel, so that the means vary after it exactly as before, in standard
+    deviations. Neither can fail, so neither decides. What may fail is that it helps where nobody
+    subtracts: the tensors that enter the next normalization layers, after a non-linearity and a
+    convolution; without normalization those that enter the same places. The first place has nothing
+    before it and is left out. In standard deviations of the channel, since the arms differ in
+    scale; batches of the same images in the same order in both arms, so that part of the spread
+    that sampling makes is shared.
     """
 
     code = "C801"
@@ -47,7 +49,11 @@ class MeansVaryLess(Measured):
     where_both_learn = True
     also = (
         Companion("the same in eval mode", "times", spread("before_in_eval"), ratio=True),
-        Companion("what leaves these layers in train mode (of batch norm by construction 0)", "sd", spread("after")),
+        Companion(
+            "what leaves these layers in train mode (of batch norm by construction 0)",
+            "sd",
+            spread("after"),
+        ),
     )
 
     def value(self, cell: Cell) -> float | None:

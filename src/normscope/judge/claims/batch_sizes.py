@@ -15,7 +15,9 @@ from normscope.records.run import RunRecord
 
 
 def _lost_with(statistics: str) -> Callable[[Cell], float | None]:
-    """The same with other statistics at test time; of a normalization that has none, the accuracy as it is."""
+    """The same with other statistics at test time; of a normalization that has none, the accuracy
+    as it is.
+    """
 
     def read(run: RunRecord) -> float | None:
         if run.norm != "batch":
@@ -26,16 +28,21 @@ def _lost_with(statistics: str) -> Callable[[Cell], float | None]:
 
 
 class SuffersFromSmallBatches(Claim):
-    """Small batches change the optimization of any network; what they do to batch normalization is what it loses more
-    than a normalization that does not see the batch, at the same learning rates. Tested with running statistics; with
-    those of test batches of the training's size, and with recalibrated ones, beside it.
+    """Small batches change the optimization of any network; what they do to batch normalization is
+    what it loses more than a normalization that does not see the batch, at the same learning rates.
+    Tested with running statistics; with those of test batches of the training's size, and with
+    recalibrated ones, beside it.
     """
 
     code = "C1301"
     name = "suffers-from-small-batches"
-    statement = "Batch normalization loses more accuracy at small batch sizes than group normalization."
+    statement = (
+        "Batch normalization loses more accuracy at small batch sizes than group normalization."
+    )
     source = WU_HE
-    quantity = "final test accuracy at the largest minus that at the smallest batch size, in percent"
+    quantity = (
+        "final test accuracy at the largest minus that at the smallest batch size, in percent"
+    )
     needs = "runs with {norm} and group at several batch sizes, one of 8 or less (--sweep batch_size=2,8,128)"
     unit = "points"
     higher_supports = True
@@ -62,12 +69,14 @@ class SuffersFromSmallBatches(Claim):
 
 
 class SuffersMoreThanLayer(SuffersFromSmallBatches):
-    """The same against layer normalization, which does not see the batch either and has one group instead of several:
-    what both find is of the batch and not of the groups.
+    """The same against layer normalization, which does not see the batch either and has one group
+    instead of several: what both find is of the batch and not of the groups.
     """
 
     code = "C1302"
     name = "suffers-more-than-layer"
-    statement = "Batch normalization loses more accuracy at small batch sizes than layer normalization."
+    statement = (
+        "Batch normalization loses more accuracy at small batch sizes than layer normalization."
+    )
     needs = "runs with {norm} and layer at several batch sizes, one of 8 or less (--sweep batch_size=2,8,128)"
     other = "layer"

@@ -20,20 +20,28 @@ BETWEEN_EPOCHS = 0.25
 
 
 def epochs_to_share(cell: Cell, share: float) -> float | None:
-    """Epochs, linear between them, to a share of the reference arm's mean final accuracy at the same setting.
+    """Epochs, linear between them, to a share of the reference arm's mean final accuracy at the
+    same setting.
 
-    A run that never gets there, or diverges, counts as all epochs. None where the reference did not learn.
+    A run that never gets there, or diverges, counts as all epochs. None where the reference did not
+    learn.
     """
     target = reference_accuracy(cell.group)
     if target is None:
         return None
     run = cell.run
-    reached = epochs_to_reach(run.column("test_accuracy"), share * target) if run.status == "finished" else None
+    reached = (
+        epochs_to_reach(run.column("test_accuracy"), share * target)
+        if run.status == "finished"
+        else None
+    )
     return restricted_time(reached, float(run.spec["epochs"]))
 
 
 def area_under_curve(cell: Cell) -> float | None:
-    """Mean over the epochs of the test accuracy, in percent; epochs after a divergence count as guessing."""
+    """Mean over the epochs of the test accuracy, in percent; epochs after a divergence count as
+    guessing.
+    """
     run = cell.run
     curve = run.column("test_accuracy")
     full = np.full(int(run.spec["epochs"]), chance(run))
@@ -42,9 +50,13 @@ def area_under_curve(cell: Cell) -> float | None:
 
 
 def reference_accuracy(group: Group) -> float | None:
-    """Mean final accuracy of the second arm's finished runs, a fraction; None where it did not learn."""
+    """Mean final accuracy of the second arm's finished runs, a fraction; None where it did not
+    learn.
+    """
     _, reference = group.arms
-    finals = [run.final("test_accuracy") for cell in group.arms[reference].values() for run in cell.runs]
+    finals = [
+        run.final("test_accuracy") for cell in group.arms[reference].values() for run in cell.runs
+    ]
     known = [final for final in finals if final is not None]
     if not known:
         return None
@@ -54,16 +66,20 @@ def reference_accuracy(group: Group) -> float | None:
 
 
 class FasterConvergence(Claim):
-    """Epochs to a threshold say how long one has to wait; a loss is not comparable between networks that regularize
-    differently. The threshold is what the network without normalization ends with, so that both arms can get there. A
-    run that gets there and diverges later has not got there.
+    """Epochs to a threshold say how long one has to wait; a loss is not comparable between networks
+    that regularize differently. The threshold is what the network without normalization ends with,
+    so that both arms can get there. A run that gets there and diverges later has not got there.
     """
 
     code = "C101"
     name = "faster-convergence"
-    statement = "With batch normalization the network needs fewer epochs to become as good as without."
+    statement = (
+        "With batch normalization the network needs fewer epochs to become as good as without."
+    )
     source = NOTEBOOK
-    quantity = "epochs to 90% of the reference arm's mean final test accuracy (never there: all epochs)"
+    quantity = (
+        "epochs to 90% of the reference arm's mean final test accuracy (never there: all epochs)"
+    )
     needs = "runs with {norm} and {reference} at equal settings, {reference} having learned something there"
     unit = "epochs"
     higher_supports = False

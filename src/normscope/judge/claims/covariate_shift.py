@@ -51,17 +51,21 @@ class _BetterThanReference(_Training):
 
 
 class NotCovariateShift(_Training):
-    """If batch normalization helped by keeping distributions where they are, it would not help with noise behind it
-    that moves them at every step. All parts must hold, so that each is tested at 5%. It is contradicted where
-    distributions move more and the accuracy is lower by more than a point (95% interval). Where normalization is no
-    help there is nothing to explain. It is about training, as in the paper, hence the training images, with the noise
-    on. In eval mode there is none, while the running statistics are those of noisy activations: accuracy there says
-    how well they fit, not how well the network trained. It stands beside, as does that with the batch's statistics.
+    """If batch normalization helped by keeping distributions where they are, it would not help with
+    noise behind it that moves them at every step. All parts must hold, so that each is tested at
+    5%. It is contradicted where distributions move more and the accuracy is lower by more than a
+    point (95% interval). Where normalization is no help there is nothing to explain. It is about
+    training, as in the paper, hence the training images, with the noise on. In eval mode there is
+    none, while the running statistics are those of noisy activations: accuracy there says how well
+    they fit, not how well the network trained. It stands beside, as does that with the batch's
+    statistics.
     """
 
     code = "C1102"
     name = "not-internal-covariate-shift"
-    statement = "With distributions that move at every step batch normalization still trains about as well."
+    statement = (
+        "With distributions that move at every step batch normalization still trains about as well."
+    )
     decides = (
         "three tests that must all hold: distributions move more with noise than without normalization (C1101); the "
         "accuracy with noise is at most 1 point below that without it (two one-sided tests; significantly above it "
@@ -69,9 +73,13 @@ class NotCovariateShift(_Training):
     )
     also = (
         Companion(
-            "test accuracy without eval(), noise on, batches of 128", "points", lambda c: evaluated(c.run, "batch", 128)
+            "test accuracy without eval(), noise on, batches of 128",
+            "points",
+            lambda c: evaluated(c.run, "batch", 128),
         ),
-        Companion("test accuracy in eval mode, noise off", "points", lambda cell: accuracy(cell.run)),
+        Companion(
+            "test accuracy in eval mode, noise off", "points", lambda cell: accuracy(cell.run)
+        ),
     )
 
     def arms(self, evidence: Evidence) -> tuple[str, str]:
@@ -81,14 +89,21 @@ class NotCovariateShift(_Training):
         verdict = super().judge(evidence)
         if not verdict.n:
             return verdict
-        moves, better = _MovesDistributions().judge(evidence), _BetterThanReference().judge(evidence)
+        moves, better = (
+            _MovesDistributions().judge(evidence),
+            _BetterThanReference().judge(evidence),
+        )
         outcome, needs = _together(verdict, moves, better)
         parts = (
             _reading(f"movement, {NOISY} over {evidence.reference}", moves),
-            _reading(f"movement, {NOISY} over {evidence.norm}", _MovesMoreThanNorm().judge(evidence)),
+            _reading(
+                f"movement, {NOISY} over {evidence.norm}", _MovesMoreThanNorm().judge(evidence)
+            ),
             _reading(f"training accuracy, {NOISY} minus {evidence.reference}", better),
         )
-        return dataclasses.replace(verdict, outcome=outcome, needs=needs, also=(*parts, *verdict.also))
+        return dataclasses.replace(
+            verdict, outcome=outcome, needs=needs, also=(*parts, *verdict.also)
+        )
 
     def _outcome(self, estimate: Estimate) -> Outcome:
         if estimate.p is None or estimate.p_equivalent is None or estimate.interval is None:
@@ -104,7 +119,11 @@ class NotCovariateShift(_Training):
 def _together(as_good: Verdict, moves: Verdict, better: Verdict) -> tuple[Outcome, str]:
     """The verdict on the whole, and what would settle it."""
     if moves.outcome != "supported":
-        return "cannot tell", moves.needs or "noise that moves distributions more than they move without normalization"
+        return (
+            "cannot tell",
+            moves.needs
+            or "noise that moves distributions more than they move without normalization",
+        )
     if as_good.outcome == "contradicted" or as_good.outcome == better.outcome == "supported":
         return as_good.outcome, ""
     if better.outcome in ("no difference", "contradicted"):
@@ -114,4 +133,6 @@ def _together(as_good: Verdict, moves: Verdict, better: Verdict) -> tuple[Outcom
 
 
 def _reading(label: str, verdict: Verdict) -> Reading:
-    return Reading(label, verdict.unit, verdict.effect, verdict.interval, verdict.n, verdict.p, verdict.outcome)
+    return Reading(
+        label, verdict.unit, verdict.effect, verdict.interval, verdict.n, verdict.p, verdict.outcome
+    )

@@ -29,10 +29,11 @@ class _Distribution(Claim):
 
 
 class NormalizedNearNormal(_Distribution):
-    """This is the tensor that the layer makes; "near N(0, 1)" can only be meant of it. It is measured after the layer's
-    weight and bias, in eval mode, on test images. Without normalization, the tensor at the same place. How near is near
-    is for the reader: the distances of both arms are shown. As a ratio, since the distance has no upper end and one
-    seed that is far off would hide the others in a difference.
+    """This is the tensor that the layer makes; "near N(0, 1)" can only be meant of it. It is
+    measured after the layer's weight and bias, in eval mode, on test images. Without normalization,
+    the tensor at the same place. How near is near is for the reader: the distances of both arms are
+    shown. As a ratio, since the distance has no upper end and one seed that is far off would hide
+    the others in a difference.
     """
 
     code = "C401"
@@ -49,13 +50,15 @@ class NormalizedNearNormal(_Distribution):
 
 
 class BlockOutputNearNormal(_Distribution):
-    """The notebook says it of the output of its first stage. That tensor follows a ReLU and cannot be negative, so that
-    the distance cannot be zero: the verdict is only about which arm is nearer.
+    """The notebook says it of the output of its first stage. That tensor follows a ReLU and cannot
+    be negative, so that the distance cannot be zero: the verdict is only about which arm is nearer.
     """
 
     code = "C402"
     name = "block-output-near-normal"
-    statement = "With batch normalization the output of the first stage of blocks stays nearer to N(0, 1)."
+    statement = (
+        "With batch normalization the output of the first stage of blocks stays nearer to N(0, 1)."
+    )
     source = NOTEBOOK
     quantity = (
         "Wasserstein distance of the first stage's output (after its ReLU) to N(0, 1), in its standard deviations, "
@@ -67,8 +70,9 @@ class BlockOutputNearNormal(_Distribution):
 
 
 class NoDrift(_Distribution):
-    """How far values move between the first and the last captured epoch, as a multiple of their spread at the first:
-    without a unit, or the arm with the smaller activations would win by their size.
+    """How far values move between the first and the last captured epoch, as a multiple of their
+    spread at the first: without a unit, or the arm with the smaller activations would win by their
+    size.
     """
 
     code = "C403"
@@ -77,7 +81,12 @@ class NoDrift(_Distribution):
     source = NOTEBOOK
     quantity = "Wasserstein distance of the block output between first and last capture, over its first spread"
     also = (
-        Companion("the same of the normalized tensor", "times", lambda cell: drift(cell, "normalized"), ratio=True),
+        Companion(
+            "the same of the normalized tensor",
+            "times",
+            lambda cell: drift(cell, "normalized"),
+            ratio=True,
+        ),
     )
 
     def value(self, cell: Cell) -> float | None:
@@ -93,7 +102,9 @@ def drift(cell: Cell, tensor: str) -> float | None:
 
 
 class NoWidening(_Distribution):
-    """The last captured spread over the first one. Both may shrink: whether one widens is in the values of the arms."""
+    """The last captured spread over the first one. Both may shrink: whether one widens is in the
+    values of the arms.
+    """
 
     code = "C404"
     name = "no-widening"

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Cell
-from normscope.judge.evidence.quantities import accuracy, accuracy_at_the_choice_of_others, accuracy_step
+from normscope.judge.evidence.quantities import (
+    accuracy,
+    accuracy_at_the_choice_of_others,
+    accuracy_step,
+)
 from normscope.judge.evidence.sources import BLOG, NOTEBOOK
 from normscope.records.run import RunRecord
 
@@ -21,13 +25,15 @@ class _Accuracy(Claim):
 
 
 class HigherAccuracy(_Accuracy):
-    """The accuracy after the last epoch, never the best one on the test images. A diverged run counts as guessing, or
-    the arm would be judged by its survivors.
+    """The accuracy after the last epoch, never the best one on the test images. A diverged run
+    counts as guessing, or the arm would be judged by its survivors.
     """
 
     code = "C201"
     name = "higher-accuracy"
-    statement = "With batch normalization, all else equal, the network ends with a higher test accuracy."
+    statement = (
+        "With batch normalization, all else equal, the network ends with a higher test accuracy."
+    )
     source = NOTEBOOK
     quantity = "test accuracy after the last epoch, in percent (diverged: that of guessing)"
     needs = "runs with {norm} and {reference} at equal settings"
@@ -37,8 +43,8 @@ class HigherAccuracy(_Accuracy):
 
 
 class HigherAccuracyAtItsBest(_Accuracy):
-    """At equal settings one arm may be run at a rate that suits the other. Each arm gets the rate that was best for its
-    *other* seeds, so that the accuracy that is reported chose nothing.
+    """At equal settings one arm may be run at a rate that suits the other. Each arm gets the rate
+    that was best for its *other* seeds, so that the accuracy that is reported chose nothing.
     """
 
     code = "C202"

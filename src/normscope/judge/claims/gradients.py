@@ -15,7 +15,9 @@ from normscope.judge.statistics import variation_interval
 
 
 def variation_over_steps(cell: Cell) -> float | None:
-    """Coefficient of variation of the stem-gradient norm over the steps of an epoch, the mean of all epochs."""
+    """Coefficient of variation of the stem-gradient norm over the steps of an epoch, the mean of
+    all epochs.
+    """
     run = cell.run
     means = run.column("stem_gradient_mean")
     known = means > 0
@@ -25,7 +27,9 @@ def variation_over_steps(cell: Cell) -> float | None:
 
 
 def variation_over_epochs(cell: Cell) -> float | None:
-    """Coefficient of variation over epochs of the norm after each epoch's last step: what the notebook plots."""
+    """Coefficient of variation over epochs of the norm after each epoch's last step: what the
+    notebook plots.
+    """
     return gradient_variation(cell.run) if cell.run.status == "finished" else None
 
 
@@ -40,14 +44,16 @@ class _Variation(Claim):
 
 
 class StableGradients(_Variation):
-    """Over the steps of one epoch the learning rate is constant and the weights hardly move: what varies there is the
-    gradient's noise. As a coefficient of variation it does not depend on the gradient's scale, which normalization
-    changes.
+    """Over the steps of one epoch the learning rate is constant and the weights hardly move: what
+    varies there is the gradient's noise. As a coefficient of variation it does not depend on the
+    gradient's scale, which normalization changes.
     """
 
     code = "C301"
     name = "stable-gradients"
-    statement = "With batch normalization the gradient of the first layer varies less from step to step."
+    statement = (
+        "With batch normalization the gradient of the first layer varies less from step to step."
+    )
     quantity = "coefficient of variation of the stem-gradient norm over the steps of an epoch, mean over epochs"
 
     def value(self, cell: Cell) -> float | None:
@@ -55,13 +61,16 @@ class StableGradients(_Variation):
 
 
 class SteadyGradients(_Variation):
-    """The notebook looks at the norm after the last step of each epoch. Over epochs the learning rate falls and the
-    loss with it, so that a network that learns well varies more: this reading mixes noise and trend.
+    """The notebook looks at the norm after the last step of each epoch. Over epochs the learning
+    rate falls and the loss with it, so that a network that learns well varies more: this reading
+    mixes noise and trend.
     """
 
     code = "C302"
     name = "steady-gradients-over-epochs"
-    statement = "With batch normalization the gradient norm stays about the same throughout training."
+    statement = (
+        "With batch normalization the gradient norm stays about the same throughout training."
+    )
     quantity = "coefficient of variation over epochs of the stem-gradient norm after each epoch's last step"
 
     def value(self, cell: Cell) -> float | None:
@@ -69,7 +78,11 @@ class SteadyGradients(_Variation):
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
         """One run's own interval, for who has but one."""
-        known = ([cell for cell in arm.values() if self.value(cell)] for group in groups for arm in group.arms.values())
+        known = (
+            [cell for cell in arm.values() if self.value(cell)]
+            for group in groups
+            for arm in group.arms.values()
+        )
         cells = [cells[0] for cells in known if cells]
         found = [(cell, variation_interval(cell.run.column("stem_gradient"))) for cell in cells]
         return tuple(

@@ -12,14 +12,17 @@ from normscope.records.run import RunRecord
 
 
 class LessDependentOnInitialization(Claim):
-    """The same seed draws the same numbers under every scale, so that the range over initializations is theirs alone.
-    Best minus worst, since one bad initialization is what a user meets. An arm that learns from none of them has no
-    range: it would be zero, and look independent.
+    """The same seed draws the same numbers under every scale, so that the range over
+    initializations is theirs alone. Best minus worst, since one bad initialization is what a user
+    meets. An arm that learns from none of them has no range: it would be zero, and look
+    independent.
     """
 
     code = "C601"
     name = "less-dependent-on-initialization"
-    statement = "With batch normalization the result depends less on how the weights are initialized."
+    statement = (
+        "With batch normalization the result depends less on how the weights are initialized."
+    )
     source = BLOG
     quantity = "best minus worst final test accuracy over schemes and scales of initialization (diverged: guessing)"
     needs = (

@@ -28,7 +28,9 @@ from normscope.records.measurement_names import LANDSCAPE
 
 class _Landscape(Measured):
     source = SANTURKAR
-    needs = "runs of `normscope study landscape` with {norm} and {reference} (measurement landscape)"
+    needs = (
+        "runs of `normscope study landscape` with {norm} and {reference} (measurement landscape)"
+    )
     measurement = LANDSCAPE
     of_weights = False  # it trains anew
     unit = "times"
@@ -43,9 +45,10 @@ class _Landscape(Measured):
 
 
 class LossChangesLess(_Landscape):
-    """How much the loss varies along the gradient's direction, up to 3% of the weights' norm, on one batch in train
-    mode (statistics of the batch), at the start of a training and at 12 points on its way. In nats in both arms. A
-    network on a plateau has next to nothing to vary: where an arm does not learn, nothing is judged.
+    """How much the loss varies along the gradient's direction, up to 3% of the weights' norm, on
+    one batch in train mode (statistics of the batch), at the start of a training and at 12 points
+    on its way. In nats in both arms. A network on a plateau has next to nothing to vary: where an
+    arm does not learn, nothing is judged.
     """
 
     code = "C1001"
@@ -53,12 +56,20 @@ class LossChangesLess(_Landscape):
     statement = "With batch normalization the loss varies less along the direction of its gradient."
     quantity = "range of the loss along the negative gradient up to 0.03 weight norms, median over points of training"
     points = staticmethod(loss_range)
-    also = (Companion("steps of 0.5 to 4 learning rates", "times", over_training(loss_range, "rate"), ratio=True),)
+    also = (
+        Companion(
+            "steps of 0.5 to 4 learning rates",
+            "times",
+            over_training(loss_range, "rate"),
+            ratio=True,
+        ),
+    )
 
 
 class GradientsPredict(_Landscape):
-    """Gradient predictiveness. The paper plots the distance itself, which is smaller for a smaller gradient; how far a
-    gradient can be trusted is the share of it that changes on the way, and that decides.
+    """Gradient predictiveness. The paper plots the distance itself, which is smaller for a smaller
+    gradient; how far a gradient can be trusted is the share of it that changes on the way, and that
+    decides.
     """
 
     code = "C1002"
@@ -70,17 +81,26 @@ class GradientsPredict(_Landscape):
     )
     points = staticmethod(share_of_gradient)
     also = (
-        Companion("steps of 0.5 to 4 learning rates", "times", over_training(share_of_gradient, "rate"), ratio=True),
         Companion(
-            "the same in l2 distance, as in the paper", "times", over_training(gradient_change, "rate"), ratio=True
+            "steps of 0.5 to 4 learning rates",
+            "times",
+            over_training(share_of_gradient, "rate"),
+            ratio=True,
+        ),
+        Companion(
+            "the same in l2 distance, as in the paper",
+            "times",
+            over_training(gradient_change, "rate"),
+            ratio=True,
         ),
     )
 
 
 class EffectivelySmoother(_Landscape):
-    """Effective beta-smoothness is a change of the gradient over a distance, hence per square of the weights' scale:
-    weights before batch normalization that are twice as large have a quarter of it, and the same network. Times the
-    squared norm of the weights it is the same for both, and that decides.
+    """Effective beta-smoothness is a change of the gradient over a distance, hence per square of
+    the weights' scale: weights before batch normalization that are twice as large have a quarter of
+    it, and the same network. Times the squared norm of the weights it is the same for both, and
+    that decides.
     """
 
     code = "C1003"
@@ -93,6 +113,9 @@ class EffectivelySmoother(_Landscape):
     points = staticmethod(relative_beta)
     also = (
         Companion(
-            "steps of 0.5 to 4 learning rates, as in the paper", "times", over_training(beta, "rate"), ratio=True
+            "steps of 0.5 to 4 learning rates, as in the paper",
+            "times",
+            over_training(beta, "rate"),
+            ratio=True,
         ),
     )

@@ -41,15 +41,18 @@ class _Rates(Claim):
 
 
 class ToleranceOfRates(_Rates):
-    """What a user feels: by how much the rate may be off. Decades, since rates are searched on a logarithmic grid; the
-    grid's own step is the resolution. The arms may have different best accuracies: each is held to its own.
+    """What a user feels: by how much the rate may be off. Decades, since rates are searched on a
+    logarithmic grid; the grid's own step is the resolution. The arms may have different best
+    accuracies: each is held to its own.
     """
 
     code = "C501"
     name = "tolerance-of-learning-rates"
     statement = "With batch normalization the learning rate matters less: a wider range of rates does about as well."
     source = RATES_TABLE
-    quantity = "decades of learning rates around the arm's best within 2 points of its best mean accuracy"
+    quantity = (
+        "decades of learning rates around the arm's best within 2 points of its best mean accuracy"
+    )
     also = (Companion("runs that diverge", "points", divergence),)
 
     def value(self, cell: Cell) -> float | None:
@@ -60,8 +63,8 @@ class ToleranceOfRates(_Rates):
 
 
 class HigherRates(_Rates):
-    """The end of the tolerated range, on the same scale. A seed that tolerates none counts as a decade below the grid:
-    leaving it out would judge the arm by its luckier seeds.
+    """The end of the tolerated range, on the same scale. A seed that tolerates none counts as a
+    decade below the grid: leaving it out would judge the arm by its luckier seeds.
     """
 
     code = "C502"
@@ -74,18 +77,24 @@ class HigherRates(_Rates):
         rates = tolerated(cell)
         if rates is None:
             return None
-        return math.log10(rates[-1]) if rates else math.log10(min(run.learning_rate for run in cell.runs)) - 1.0
+        return (
+            math.log10(rates[-1])
+            if rates
+            else math.log10(min(run.learning_rate for run in cell.runs)) - 1.0
+        )
 
 
 class HigherRatesInSmallBatches(HigherRates):
-    """C502 at the batch sizes for which it is disputed. De & Smith find that networks without normalization are held
-    back by unstable training only where the best rate is large, which it is for large batches; Santurkar et al. and
-    Bjorck et al. do not make that distinction.
+    """C502 at the batch sizes for which it is disputed. De & Smith find that networks without
+    normalization are held back by unstable training only where the best rate is large, which it is
+    for large batches; Santurkar et al. and Bjorck et al. do not make that distinction.
     """
 
     code = "C503"
     name = "higher-learning-rates-in-small-batches"
-    statement = "Batch normalization allows higher learning rates in batches of 16 or fewer images too."
+    statement = (
+        "Batch normalization allows higher learning rates in batches of 16 or fewer images too."
+    )
     source = DE_SMITH_ON_RATES
     needs = NEEDS + " in batches of 16 or fewer"
 

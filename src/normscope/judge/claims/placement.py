@@ -14,10 +14,11 @@ OTHERS = "other placements"
 
 
 class AfterEachConvolution(Claim):
-    """The notebook's order is the post-activation block: convolution, normalization, then the non-linearity. It is set
-    against the best of the other blocks, chosen on other seeds. Widths, depth and number of activations are the same;
-    normalizations are not quite: the formula block has one less, the pre-activation network none on its projections
-    and one at its end. The after-activation block has as many, those of its branch behind their non-linearities.
+    """The notebook's order is the post-activation block: convolution, normalization, then the
+    non-linearity. It is set against the best of the other blocks, chosen on other seeds. Widths,
+    depth and number of activations are the same; normalizations are not quite: the formula block
+    has one less, the pre-activation network none on its projections and one at its end. The
+    after-activation block has as many, those of its branch behind their non-linearities.
     """
 
     code = "C1401"

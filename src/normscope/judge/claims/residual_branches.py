@@ -14,10 +14,14 @@ from normscope.records.measurement_names import PROPAGATION
 
 
 def paths(cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:
-    """Variances of skip and branch by block, float64 [blocks] each; None where they were not measured or not finite."""
+    """Variances of skip and branch by block, float64 [blocks] each; None where they were not
+    measured or not finite.
+    """
     found = cell.run.measured.get(PROPAGATION, {})
     skip, branch = found.get("skip", np.array([])), found.get("branch", np.array([]))
-    usable = len(skip) > 0 and skip.shape == branch.shape and (skip > 0).all() and (branch > 0).all()
+    usable = (
+        len(skip) > 0 and skip.shape == branch.shape and (skip > 0).all() and (branch > 0).all()
+    )
     return (skip, branch) if usable and np.isfinite([skip, branch]).all() else None
 
 
@@ -41,7 +45,10 @@ def last_branch(cell: Cell) -> float | None:
 
 def _variances(where: str, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
     """Means over seeds."""
-    skip, branch = np.mean([one[0] for one in found], axis=0), np.mean([one[1] for one in found], axis=0)
+    skip, branch = (
+        np.mean([one[0] for one in found], axis=0),
+        np.mean([one[1] for one in found], axis=0),
+    )
     return (
         f"{where}: variance of the skip path {skip[0]:.3g} in the first and {skip[-1]:.3g} in the last of {len(skip)} "
         f"blocks, of the last branch {branch[-1]:.3g}."
@@ -49,9 +56,10 @@ def _variances(where: str, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> st
 
 
 class BranchesScaledDown(Claim):
-    """A branch of the variance of its skip doubles the variance in every block, which grows exponentially with depth.
-    With normalization on the branch its variance stays (1 - 1/pi, 0.68, for ReLU and He's initialization) while that of
-    the skip grows, linearly. This is about He's initialization, which the paper is about; C1202 is about PyTorch's.
+    """A branch of the variance of its skip doubles the variance in every block, which grows
+    exponentially with depth. With normalization on the branch its variance stays (1 - 1/pi, 0.68,
+    for ReLU and He's initialization) while that of the skip grows, linearly. This is about He's
+    initialization, which the paper is about; C1202 is about PyTorch's.
     """
 
     code = "C1201"
@@ -59,7 +67,9 @@ class BranchesScaledDown(Claim):
     statement = "With He's initialization, batch normalization makes residual branches small beside their skip paths."
     source = DE_SMITH
     quantity = "variance of the branch over that of the skip before the first step, geometric mean over blocks"
-    needs = "runs of `normscope study propagation` with {norm} and {reference} and initialization he"
+    needs = (
+        "runs of `normscope study propagation` with {norm} and {reference} and initialization he"
+    )
     unit = "times"
     higher_supports = False
     margin = 1.25
@@ -85,12 +95,16 @@ class BranchesScaledDown(Claim):
 
     def _is_meant(self, cell: Cell) -> bool:
         spec = cell.run.spec
-        return (spec.get("initialization"), spec.get("block")) == (self.initialization, "pre-activation")
+        return (spec.get("initialization"), spec.get("block")) == (
+            self.initialization,
+            "pre-activation",
+        )
 
 
 class BranchesScaledDownByDefault(BranchesScaledDown):
-    """The same with PyTorch's default initialization, which draws weights so small that branches shrink by themselves:
-    nothing explodes without normalization, and what normalization does to a branch is to enlarge it.
+    """The same with PyTorch's default initialization, which draws weights so small that branches
+    shrink by themselves: nothing explodes without normalization, and what normalization does to a
+    branch is to enlarge it.
     """
 
     code = "C1202"

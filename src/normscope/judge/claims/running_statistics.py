@@ -19,7 +19,9 @@ WITH_EVAL, WITHOUT_EVAL = "with eval()", "without eval()"
 
 def distance_of_mean(cell: Cell) -> float | None:
     """Distance from the mean of all batches, in standard deviations of the channel."""
-    return median(cell.run, BATCH_STATISTICS, "running_mean" if cell.arm == RUNNING else "batch_mean")
+    return median(
+        cell.run, BATCH_STATISTICS, "running_mean" if cell.arm == RUNNING else "batch_mean"
+    )
 
 
 def distance_of_sd(cell: Cell) -> float | None:
@@ -28,21 +30,21 @@ def distance_of_sd(cell: Cell) -> float | None:
 
 
 class NearTheData(Measured, WithinRuns):
-    """What a batch is normalized by in training is one sample of the data's statistics; what evaluation uses in its
-    place is an average over the last few batches, taken while the weights still moved. It stands for the data if it is
-    nearer to the statistics of all training batches than a batch is. With PyTorch's momentum of 0.1 and weights that
-    stand still the ratio would be 0.23 = sqrt(0.1 / 1.9); weights that move make it larger, and so does the error of
-    the 32 batches that stand for all (0.18). A single batch's distance is the median over those batches, as the running
-    statistics are one draw of many: medians of both, or a running mean as bad as a batch would look better than it.
+    """What a batch is normalized by in training is one sample of the data's statistics; what
+    evaluation uses in its place is an average over the last few batches, taken while the weights
+    still moved. It stands for the data if it is nearer to the statistics of all training batches
+    than a batch is. With PyTorch's momentum of 0.1 and weights that stand still the ratio would be
+    0.23 = sqrt(0.1 / 1.9); weights that move make it larger, and so does the error of the 32
+    batches that stand for all (0.18). A single batch's distance is the median over those batches,
+    as the running statistics are one draw of many: medians of both, or a running mean as bad as a
+    batch would look better than it.
     """
 
     code = "C901"
     name = "running-statistics-near-the-data"
     statement = "Running statistics are nearer to the statistics of all training data than those of a batch."
     source = IOFFE_SZEGEDY
-    quantity = (
-        "distance of the mean from that of 32 training batches, in their standard deviations, median over channels"
-    )
+    quantity = "distance of the mean from that of 32 training batches, in their standard deviations, median over channels"
     needs = "finished runs of `normscope study` with {norm} (measurement batch-statistics)"
     measurement = BATCH_STATISTICS
     readings = (RUNNING, BATCH)
@@ -50,7 +52,14 @@ class NearTheData(Measured, WithinRuns):
     higher_supports = False
     margin = 1.25
     ratio = True
-    also = (Companion("distance of the logarithm of the standard deviation", "times", distance_of_sd, ratio=True),)
+    also = (
+        Companion(
+            "distance of the logarithm of the standard deviation",
+            "times",
+            distance_of_sd,
+            ratio=True,
+        ),
+    )
 
     def value(self, cell: Cell) -> float | None:
         return distance_of_mean(cell)
@@ -60,15 +69,20 @@ def accuracy_at(batch_size: int) -> Callable[[Cell], float | None]:
     """Reads the accuracy with eval(), and without it in test batches of a size, in percent."""
 
     def value(cell: Cell) -> float | None:
-        return evaluated(cell.run, "running") if cell.arm == WITH_EVAL else evaluated(cell.run, "batch", batch_size)
+        return (
+            evaluated(cell.run, "running")
+            if cell.arm == WITH_EVAL
+            else evaluated(cell.run, "batch", batch_size)
+        )
 
     return value
 
 
 class EvalMatters(Measured, WithinRuns):
-    """The use of running statistics: the same trained network on the same test images, in eval mode, and in train
-    mode, where each test batch is normalized by itself. Batches of 8 decide: with fewer images the answer is known
-    (alone in its batch an image loses what tells it from others), with 128 there may be nothing to see.
+    """The use of running statistics: the same trained network on the same test images, in eval
+    mode, and in train mode, where each test batch is normalized by itself. Batches of 8 decide:
+    with fewer images the answer is known (alone in its batch an image loses what tells it from
+    others), with 128 there may be nothing to see.
     """
 
     code = "C902"
@@ -82,7 +96,9 @@ class EvalMatters(Measured, WithinRuns):
     unit = "points"
     higher_supports = True
     margin = 0.5
-    also = tuple(Companion(f"test batches of {size}", "points", accuracy_at(size)) for size in (1, 2, 128))
+    also = tuple(
+        Companion(f"test batches of {size}", "points", accuracy_at(size)) for size in (1, 2, 128)
+    )
 
     def value(self, cell: Cell) -> float | None:
         return accuracy_at(SMALL)(cell)

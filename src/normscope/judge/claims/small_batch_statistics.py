@@ -16,9 +16,10 @@ RUNNING, RECALIBRATED = "running statistics", "recalibrated"
 
 
 class RunningStatisticsSuffer(Measured, WithinRuns):
-    """Two things are noisy at small batch sizes: the normalization in training, and the running statistics that it
-    leaves. Statistics made anew from 16 training batches of 128 take the second away and leave the weights alone, so
-    that the difference is the running statistics' share of the loss. Both accuracies are of the same test images.
+    """Two things are noisy at small batch sizes: the normalization in training, and the running
+    statistics that it leaves. Statistics made anew from 16 training batches of 128 take the second
+    away and leave the weights alone, so that the difference is the running statistics' share of the
+    loss. Both accuracies are of the same test images.
     """
 
     code = "C1303"
@@ -36,7 +37,9 @@ class RunningStatisticsSuffer(Measured, WithinRuns):
     least = 2
 
     def value(self, cell: Cell) -> float | None:
-        return lost(cell, lambda run: evaluated(run, "running" if cell.arm == RUNNING else "recalibrated"))
+        return lost(
+            cell, lambda run: evaluated(run, "running" if cell.arm == RUNNING else "recalibrated")
+        )
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
         return evaluation_step(runs)

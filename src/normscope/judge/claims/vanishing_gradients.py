@@ -17,7 +17,9 @@ VANISHED = 1e-3
 
 
 def vanishing(cell: Cell) -> float | None:
-    """Share of the epochs that have a step with next to no stem gradient, in percent; an epoch of zeros is one."""
+    """Share of the epochs that have a step with next to no stem gradient, in percent; an epoch of
+    zeros is one.
+    """
     run = cell.run
     means, least = run.column("stem_gradient_mean"), run.column("stem_gradient_min")
     known = np.isfinite(means) & np.isfinite(least)
@@ -27,10 +29,11 @@ def vanishing(cell: Cell) -> float | None:
 
 
 class GradientsDoNotVanish(Claim):
-    """Some step reaches the first layer with next to nothing. Measured against the mean of its own epoch: gradients
-    that grow smaller from epoch to epoch are those of a network that has learned its images. Gradients that
-    are small on the way to the first layer at every step are C304's. A network that died of it has not learned: that
-    counts in C201, and not here, where it cannot be told from one that died of its learning rate.
+    """Some step reaches the first layer with next to nothing. Measured against the mean of its own
+    epoch: gradients that grow smaller from epoch to epoch are those of a network that has learned
+    its images. Gradients that are small on the way to the first layer at every step are C304's. A
+    network that died of it has not learned: that counts in C201, and not here, where it cannot be
+    told from one that died of its learning rate.
     """
 
     code = "C303"
@@ -52,15 +55,18 @@ class GradientsDoNotVanish(Claim):
 
 
 class GradientsArrive(Claim):
-    """What is left of the gradient on its way back through the network. As a ratio within a network it does not depend
-    on the scale of the loss. It is at the mercy of how wide the two layers are, which is the same in both arms.
+    """What is left of the gradient on its way back through the network. As a ratio within a network
+    it does not depend on the scale of the loss. It is at the mercy of how wide the two layers are,
+    which is the same in both arms.
     """
 
     code = "C304"
     name = "gradients-reach-the-first-layer"
     statement = "With batch normalization more of the gradient reaches the first layer."
     source = NOTEBOOK
-    quantity = "stem-gradient norm over that of the last layer, each the median over epochs of its mean"
+    quantity = (
+        "stem-gradient norm over that of the last layer, each the median over epochs of its mean"
+    )
     needs = GRADIENTS_NEED
     unit = "times"
     higher_supports = True

@@ -11,11 +11,15 @@ from normscope.records.measurement_names import LANDSCAPE
 
 Column = Callable[[str], np.ndarray]
 Points = Callable[[Column, str], np.ndarray]
-"""(reads an array of the measurement, kind of distances) -> one value for each point of the training."""
+"""(reads an array of the measurement, kind of distances) -> one value for each point of the
+training.
+"""
 
 
 def over_training(points: Points, kind: str) -> Callable[[Cell], float | None]:
-    """Reads the median over the points of the training; infinite where it diverges or most points are not finite."""
+    """Reads the median over the points of the training; infinite where it diverges or most points
+    are not finite.
+    """
 
     def value(cell: Cell) -> float | None:
         found = cell.run.measured.get(LANDSCAPE)
@@ -53,5 +57,7 @@ def beta(column: Column, kind: str) -> np.ndarray:
 
 
 def relative_beta(column: Column, kind: str) -> np.ndarray:
-    """The same for weights of norm 1, in nats: it does not change with the scale of scale-invariant weights."""
+    """The same for weights of norm 1, in nats: it does not change with the scale of scale-invariant
+    weights.
+    """
     return beta(column, kind) * column("weights") ** 2

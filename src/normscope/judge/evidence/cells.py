@@ -23,14 +23,17 @@ USUAL = {
     "initialization": "default",
     "initialization_scale": 1.0,
 }
-"""Knobs that some claims are about, and the value at which the others are judged, if it is there."""
+"""Knobs that some claims are about, and the value at which the others are judged, if it is there.
+"""
 
 ArmOf = Callable[[RunRecord], str | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """The runs of one arm and one seed at one setting: one, or one for each value of the knobs that a claim is over."""
+    """The runs of one arm and one seed at one setting: one, or one for each value of the knobs that
+    a claim is over.
+    """
 
     arm: str
     seed: int
@@ -53,7 +56,9 @@ class Group:
 
     setting: dict[str, Any]
     label: str
-    held: tuple[str, ...] = ()  # knobs that other runs of the study vary, at the value that was kept
+    held: tuple[
+        str, ...
+    ] = ()  # knobs that other runs of the study vary, at the value that was kept
     arms: dict[str, dict[int, Cell]] = field(default_factory=dict)  # {arm: {seed: cell}}
 
     @property
@@ -65,13 +70,21 @@ class Group:
 class Evidence:
     """The runs of one network on one data set, and the two arms that claims set against each other."""
 
-    def __init__(self, runs: Sequence[RunRecord], subject: str = "", norm: str = "batch", reference: str = "none"):
+    def __init__(
+        self,
+        runs: Sequence[RunRecord],
+        subject: str = "",
+        norm: str = "batch",
+        reference: str = "none",
+    ):
         self.runs, self.subject = tuple(runs), subject
         self.norm, self.reference = norm, reference
 
     @cached_property
     def ended(self) -> tuple[RunRecord, ...]:
-        """The runs that have their result, finished or diverged, in an order that does not depend on how they came."""
+        """The runs that have their result, finished or diverged, in an order that does not depend
+        on how they came.
+        """
         return tuple(sorted((run for run in self.runs if run.status in ENDED), key=_place))
 
     def groups(
@@ -90,7 +103,8 @@ class Evidence:
             arm_of: the arm that a run belongs to; None leaves it out.
             arms: the two that are compared.
             over: fields of a spec that are varied inside a cell.
-            across: knobs of USUAL that may differ from setting to setting; of the others one value is kept.
+            across: knobs of USUAL that may differ from setting to setting; of the others one value
+                is kept.
             arm_field: the field by which the arms differ.
         """
         members = [(arm, run) for run in self.ended if (arm := arm_of(run)) in arms]
@@ -108,7 +122,13 @@ class Evidence:
         settings = {key: json.loads(key) for key in by_setting}
         labels = _labels(settings.values())
         return [
-            _filled(Group(settings[key], label, tuple(held)), of, arms, over, same_knobs=arm_field not in over)
+            _filled(
+                Group(settings[key], label, tuple(held)),
+                of,
+                arms,
+                over,
+                same_knobs=arm_field not in over,
+            )
             for (key, of), label in zip(by_setting.items(), labels, strict=True)
         ]
 
@@ -131,12 +151,19 @@ def knobs_of(run: RunRecord, over: Sequence[str]) -> tuple[Any, ...]:
 
 def _place(run: RunRecord) -> tuple[Any, ...]:
     """Where a run stands among others: by learning rate, then by its other settings and its seed."""
-    values = [value for knob, value in sorted(run.spec.items()) if knob not in ("learning_rate", "seed")]
-    sortable = [(0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value)) for value in values]
+    values = [
+        value for knob, value in sorted(run.spec.items()) if knob not in ("learning_rate", "seed")
+    ]
+    sortable = [
+        (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+        for value in values
+    ]
     return run.learning_rate, sortable, run.seed
 
 
-def _at_its_usual_value(members: list[tuple[str, RunRecord]], knob: str) -> list[tuple[str, RunRecord]]:
+def _at_its_usual_value(
+    members: list[tuple[str, RunRecord]], knob: str
+) -> list[tuple[str, RunRecord]]:
     """Those with the default of a knob; where there are none, those with its most frequent value."""
     counts = Counter(value_of(run, knob) for _, run in members)
     if len(counts) < 2:

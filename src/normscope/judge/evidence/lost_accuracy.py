@@ -10,7 +10,9 @@ from normscope.records.run import RunRecord
 
 
 def lost(cell: Cell, read: Callable[[RunRecord], float | None]) -> float | None:
-    """Accuracy at the largest minus that at the smallest batch size, if the smallest is small; in percent."""
+    """Accuracy at the largest minus that at the smallest batch size, if the smallest is small; in
+    percent.
+    """
     smallest, largest = cell.runs[0], cell.runs[-1]
     low, high = read(smallest), read(largest)
     if smallest.spec["batch_size"] > SMALL or low is None or high is None:

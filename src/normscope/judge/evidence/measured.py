@@ -37,12 +37,19 @@ class Measured(Claim):
     def _lacking(self, evidence: Evidence) -> str:
         """Which finished runs lack the measurement, and what would make it; empty where none does.
 
-        Of settings at which other runs have it, if there are such: at the others it was not asked for.
+        Of settings at which other runs have it, if there are such: at the others it was not asked
+        for.
         """
         groups = [_finished(group) for group in self._groups(evidence, self.arms(evidence))]
         asked = [runs for runs in groups if any(self.measurement in run.measured for run in runs)]
-        lacking = [run for runs in asked or groups for run in runs if self.measurement not in run.measured]
-        there = [run for run in lacking if not self.of_weights or (run.directory / WEIGHTS_NAME).is_file()]
+        lacking = [
+            run for runs in asked or groups for run in runs if self.measurement not in run.measured
+        ]
+        there = [
+            run
+            for run in lacking
+            if not self.of_weights or (run.directory / WEIGHTS_NAME).is_file()
+        ]
         gone = [run for run in lacking if run not in there]
         parts = []
         if there:
@@ -63,8 +70,12 @@ def _finished(group: Group) -> list[RunRecord]:
     return list(runs.values())
 
 
-def median(run: RunRecord, measurement: str, statistic: str, *, from_place: int = 0) -> float | None:
-    """Median over the channels, from a place on, of what was measured per channel; None where it was not."""
+def median(
+    run: RunRecord, measurement: str, statistic: str, *, from_place: int = 0
+) -> float | None:
+    """Median over the channels, from a place on, of what was measured per channel; None where it
+    was not.
+    """
     found = run.measured.get(measurement, {})
     values, place = found.get(statistic, np.array([])), found.get("place", np.array([]))
     if values.shape != place.shape:
@@ -74,7 +85,9 @@ def median(run: RunRecord, measurement: str, statistic: str, *, from_place: int 
 
 
 def evaluated(run: RunRecord, statistics: str, batch_size: int = 0) -> float | None:
-    """Measured test accuracy with statistics of this kind, those of the batch in batches of a size, in percent."""
+    """Measured test accuracy with statistics of this kind, those of the batch in batches of a size,
+    in percent.
+    """
     found = run.measured.get(EVALUATION, {})
     values = found.get(statistics, np.array([]))
     if statistics == "batch":

@@ -12,7 +12,9 @@ NEEDS = "runs of `normscope study covariate-shift` with noisy-batch, {norm} and 
 
 
 class Movement(Measured):
-    """Noisy batch normalization against the network without normalization. A claim of its own in `noise.py`."""
+    """Noisy batch normalization against the network without normalization. A claim of its own in
+    `noise.py`.
+    """
 
     statement = "With noise behind batch normalization distributions move more than without any normalization."
     source = SANTURKAR

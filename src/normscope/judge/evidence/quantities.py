@@ -12,7 +12,9 @@ from normscope.records.captures import Distribution
 from normscope.records.run import RunRecord
 
 LEARNED = 0.2
-"""An arm has learned something if its accuracy is this share of the way from guessing to 1, or more."""
+"""An arm has learned something if its accuracy is this share of the way from guessing to 1, or
+more.
+"""
 
 SMALL = 8
 """Batches of up to this many images are small."""
@@ -33,7 +35,8 @@ def learned_from(run: RunRecord) -> float:
 
 
 def accuracy(run: RunRecord) -> float | None:
-    """Test accuracy after the last epoch, in percent; of a diverged run that of guessing, for it says nothing more.
+    """Test accuracy after the last epoch, in percent; of a diverged run that of guessing, for it
+    says nothing more.
 
     Leaving diverged runs out would judge an arm by its survivors.
     """
@@ -44,7 +47,9 @@ def accuracy(run: RunRecord) -> float | None:
 
 
 def training_accuracy(run: RunRecord) -> float | None:
-    """Accuracy on the training images in the last epoch, while it trained, in percent; of a diverged run guessing."""
+    """Accuracy on the training images in the last epoch, while it trained, in percent; of a
+    diverged run guessing.
+    """
     if run.status == "diverged":
         return 100 * chance(run)
     final = run.final("train_accuracy")
@@ -52,20 +57,26 @@ def training_accuracy(run: RunRecord) -> float | None:
 
 
 def has_learned(cells: Iterable[Cell]) -> bool:
-    """Whether the mean accuracy of the runs is well above that of guessing; True where it is not known."""
+    """Whether the mean accuracy of the runs is well above that of guessing; True where it is not
+    known.
+    """
     runs = [run for cell in cells for run in cell.runs]
     known = [value for run in runs if (value := accuracy(run)) is not None]
     return not known or float(np.mean(known)) >= 100 * learned_from(runs[0])
 
 
 def accuracy_step(runs: Iterable[RunRecord]) -> float:
-    """The accuracy of one test image in percent, of the smallest test set; 0 where it is not recorded."""
+    """The accuracy of one test image in percent, of the smallest test set; 0 where it is not
+    recorded.
+    """
     sizes = [size for run in runs if (size := run.meta.get("data", {}).get("test_images"))]
     return 100 / min(sizes) if sizes else 0.0
 
 
 def accuracies(cells: Iterable[Cell], over: Sequence[str]) -> dict[tuple[Any, ...], float]:
-    """Mean accuracy over the cells for each value of their knobs, without values at which one is not known."""
+    """Mean accuracy over the cells for each value of their knobs, without values at which one is
+    not known.
+    """
     found: dict[tuple[Any, ...], list[float | None]] = {}
     for cell in cells:
         for run in cell.runs:
@@ -78,7 +89,9 @@ def accuracies(cells: Iterable[Cell], over: Sequence[str]) -> dict[tuple[Any, ..
 
 
 def accuracy_at_the_choice_of_others(cell: Cell, over: Sequence[str]) -> float | None:
-    """A seed's accuracy at the knobs that were best for the other seeds of its arm: its own result chose nothing."""
+    """A seed's accuracy at the knobs that were best for the other seeds of its arm: its own result
+    chose nothing.
+    """
     means = accuracies(cell.others(), over)
     own = {knobs_of(run, over): accuracy(run) for run in cell.runs}
     if not means:
@@ -87,14 +100,18 @@ def accuracy_at_the_choice_of_others(cell: Cell, over: Sequence[str]) -> float |
 
 
 def captured(cell: Cell, tensor: str, least: int = 1) -> list[Distribution] | None:
-    """The distributions of a tensor in order of epochs; None for fewer than `least`, or any that is not finite."""
+    """The distributions of a tensor in order of epochs; None for fewer than `least`, or any that is
+    not finite.
+    """
     found = [seen for (name, _), seen in sorted(cell.run.captures.items()) if name == tensor]
     finite = all(np.isfinite(seen.quantiles).all() and seen.n for seen in found)
     return found if len(found) >= least and finite and cell.run.status == "finished" else None
 
 
 def usual_gradient(run: RunRecord, layer: str) -> float | None:
-    """Median over the epochs of the mean gradient norm of the "stem" or the "last_layer"; None if all are zero."""
+    """Median over the epochs of the mean gradient norm of the "stem" or the "last_layer"; None if
+    all are zero.
+    """
     values = run.column(f"{layer}_gradient_mean")
     positive = values[np.isfinite(values) & (values > 0)]
     return float(np.median(positive)) if len(positive) else None

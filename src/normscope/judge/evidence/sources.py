@@ -28,7 +28,8 @@ DE_SMITH = Source(
     "https://arxiv.org/abs/2002.10444",
 )
 BEYOND_DE_SMITH = Source(
-    "our extension of De & Smith 2020, who speak of He's initialization", "https://arxiv.org/abs/2002.10444"
+    "our extension of De & Smith 2020, who speak of He's initialization",
+    "https://arxiv.org/abs/2002.10444",
 )
 IOFFE_SZEGEDY = Source(
     'Ioffe & Szegedy 2015, "Batch Normalization", section 3.1, which takes population statistics for inference; how '
@@ -36,11 +37,13 @@ IOFFE_SZEGEDY = Source(
     "https://arxiv.org/abs/1502.03167",
 )
 WU_JOHNSON = Source(
-    "Wu & Johnson 2021, \"Rethinking 'Batch' in BatchNorm\", section 3", "https://arxiv.org/abs/2105.07576"
+    "Wu & Johnson 2021, \"Rethinking 'Batch' in BatchNorm\", section 3",
+    "https://arxiv.org/abs/2105.07576",
 )
 WU_HE = Source('Wu & He 2018, "Group Normalization", figure 1', "https://arxiv.org/abs/1803.08494")
 SANTURKAR = Source(
-    'Santurkar et al. 2018, "How Does Batch Normalization Help Optimization?"', "https://arxiv.org/abs/1805.11604"
+    'Santurkar et al. 2018, "How Does Batch Normalization Help Optimization?"',
+    "https://arxiv.org/abs/1805.11604",
 )
 IDENTITY_MAPPINGS = Source(
     'the notebook\'s last line; He et al. 2016, "Identity Mappings in Deep Residual Networks", compare orders around '

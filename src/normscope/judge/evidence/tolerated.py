@@ -12,11 +12,15 @@ from normscope.records.run import RunRecord
 
 OVER = ("learning_rate",)
 POINTS = 2.0
-"""A rate is tolerated if a seed's accuracy there is within this many points of the arm's best mean accuracy."""
+"""A rate is tolerated if a seed's accuracy there is within this many points of the arm's best mean
+accuracy.
+"""
 
 
 def tolerated(cell: Cell) -> list[float] | None:
-    """The rates around the arm's best one at which this seed does about as well; empty where the arm never learns."""
+    """The rates around the arm's best one at which this seed does about as well; empty where the
+    arm never learns.
+    """
     arm = list(cell.group.arms[cell.arm].values())
     means = accuracies(arm, OVER)
     own = {knobs_of(run, OVER)[0]: accuracy(run) for run in cell.runs}
@@ -25,7 +29,9 @@ def tolerated(cell: Cell) -> list[float] | None:
     best = max(means, key=lambda knobs: means[knobs])
     if means[best] < 100 * learned_from(cell.run):
         return []
-    good = [rate for rate, value in own.items() if value is not None and value >= means[best] - POINTS]
+    good = [
+        rate for rate, value in own.items() if value is not None and value >= means[best] - POINTS
+    ]
     return _around(best[0], sorted(own), good)
 
 
@@ -40,7 +46,9 @@ def _around(best: float, rates: Sequence[float], good: Sequence[float]) -> list[
 
 
 def beyond_the_grid(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Arms whose range of rates ends only because the study does, for the notes: it may reach further."""
+    """Arms whose range of rates ends only because the study does, for the notes: it may reach
+    further.
+    """
     notes = []
     for group in groups:
         for arm, cells in group.arms.items():

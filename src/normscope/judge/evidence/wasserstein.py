@@ -14,8 +14,8 @@ POINTS = 4001
 def cumulative(distribution: Distribution, x: np.ndarray) -> np.ndarray:
     """Share of the values up to x, float64 like x.
 
-    Linear inside a bin; exact zeros, which a ReLU makes, are a step at 0. Beyond the histogram what is left falls
-    exponentially between the stored quantiles, down to half a value at the extremes.
+    Linear inside a bin; exact zeros, which a ReLU makes, are a step at 0. Beyond the histogram what
+    is left falls exponentially between the stored quantiles, down to half a value at the extremes.
     """
     counts, n = distribution.counts.astype(np.float64), max(distribution.n, 1)
     edges, zeros = distribution.edges, distribution.zero_fraction * n
@@ -32,7 +32,9 @@ def cumulative(distribution: Distribution, x: np.ndarray) -> np.ndarray:
     return share
 
 
-def _tail(x: np.ndarray, mass: float, quantiles: np.ndarray, remaining: np.ndarray, n: int) -> np.ndarray:
+def _tail(
+    x: np.ndarray, mass: float, quantiles: np.ndarray, remaining: np.ndarray, n: int
+) -> np.ndarray:
     """Share of the values beyond x, for x above the limit, where `mass` is beyond it."""
     if mass == 0:
         return np.zeros_like(x)
@@ -43,7 +45,9 @@ def _tail(x: np.ndarray, mass: float, quantiles: np.ndarray, remaining: np.ndarr
 
 
 def to_normal(distribution: Distribution) -> float:
-    """Wasserstein-1 distance to N(0, 1): the mean distance that values move; in the unit of the values."""
+    """Wasserstein-1 distance to N(0, 1): the mean distance that values move; in the unit of the
+    values.
+    """
     reach = max(8.0, float(np.abs(distribution.quantiles).max()))
     x = np.linspace(-reach, reach, POINTS)
     return float(np.trapezoid(np.abs(cumulative(distribution, x) - special.ndtr(x)), x))

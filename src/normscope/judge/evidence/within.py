@@ -13,7 +13,9 @@ READING = "reading"
 
 
 class WithinRuns(Claim):
-    """Base of such claims. Every run with the normalization stands in both arms; `cell.arm` says how to read it."""
+    """Base of such claims. Every run with the normalization stands in both arms; `cell.arm` says
+    how to read it.
+    """
 
     readings: ClassVar[tuple[str, str]]
     arm_field = READING
@@ -31,7 +33,9 @@ class WithinRuns(Claim):
             if run.norm == evidence.norm
             for reading in self.readings
         ]
-        return super()._groups(Evidence(runs, evidence.subject, evidence.norm, evidence.reference), arms)
+        return super()._groups(
+            Evidence(runs, evidence.subject, evidence.norm, evidence.reference), arms
+        )
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
         return {self.readings[0]: evidence.norm}

@@ -22,14 +22,17 @@ def rules() -> tuple[Rule, ...]:
     """Every rule, in order of codes."""
     names = (info.name for info in pkgutil.iter_modules(__path__))
     modules = [
-        importlib.import_module(f"{__name__}.{name}") for name in names if name not in ("base", "catalogue", "__main__")
+        importlib.import_module(f"{__name__}.{name}")
+        for name in names
+        if name not in ("base", "catalogue", "__main__")
     ]
     found = {value for module in modules for value in vars(module).values() if _is_rule(value)}
     return tuple(sorted((cls() for cls in found), key=lambda rule: rule.code))
 
 
 def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:
-    """The rules with one of the selected codes or names, all where none is selected, without those to ignore.
+    """The rules with one of the selected codes or names, all where none is selected, without those
+    to ignore.
 
     A code may be cut short: NS1 stands for all of NS1xx.
 
@@ -42,7 +45,9 @@ def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule
     return tuple(rule for rule in rules() if rule.code in codes)
 
 
-def judge(examination: Examination, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> CheckReport:
+def judge(
+    examination: Examination, select: Iterable[str] = (), ignore: Iterable[str] = ()
+) -> CheckReport:
     """Ask every chosen rule about an examination.
 
     Raises:
@@ -85,7 +90,9 @@ def _texts(what: str, given: Iterable[str]) -> tuple[str, ...]:
 
 
 def _matching(text: str) -> tuple[Rule, ...]:
-    matching = tuple(rule for rule in rules() if rule.code.startswith(text.upper()) or rule.name == text)
+    matching = tuple(
+        rule for rule in rules() if rule.code.startswith(text.upper()) or rule.name == text
+    )
     if not matching:
         raise InputError(one_of("rule", text, (rule.code for rule in rules())))
     return matching

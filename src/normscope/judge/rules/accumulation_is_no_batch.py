@@ -30,7 +30,9 @@ class AccumulationIsNoBatch(Rule):
         history = seen.history
         if history is None or (history.accumulation or 1) < 2:
             return
-        samples = [layer.samples for layer in history.layers if layer.kind == "batch" and layer.samples]
+        samples = [
+            layer.samples for layer in history.layers if layer.kind == "batch" and layer.samples
+        ]
         if samples:
             message = "Gradients are accumulated over several batches, statistics are not."
             effective = min(samples) * (history.accumulation or 1)

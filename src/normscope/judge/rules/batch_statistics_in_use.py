@@ -10,7 +10,9 @@ from normscope.records.examination import Examination
 
 
 class BatchStatisticsInUse(Rule):
-    """The model was given in train mode: every forward uses the batch's statistics and moves the running ones."""
+    """The model was given in train mode: every forward uses the batch's statistics and moves the
+    running ones.
+    """
 
     code = "NS303"
     name = "batch-statistics-in-use"
@@ -25,7 +27,11 @@ class BatchStatisticsInUse(Rule):
 
     def find(self, seen: Examination) -> Iterator[Finding]:
         """One finding for the model."""
-        layers = [layer for layer in seen.of_kind(*self.kinds) if layer.live and layer.training and layer.tracked]
+        layers = [
+            layer
+            for layer in seen.of_kind(*self.kinds)
+            if layer.live and layer.training and layer.tracked
+        ]
         if seen.training and layers and not seen.export:
             message = "The model is in train mode: its outputs depend on the batch, and forwards move its statistics."
             yield self.found("", message, layers=len(layers))

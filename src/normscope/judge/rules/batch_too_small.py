@@ -14,20 +14,16 @@ VALUES, SAMPLES = 16, 8
 class BatchTooSmall(Rule):
     """A batch gives a channel too few values for a mean and a variance.
 
-    One value: torch raises. Two: the output is +1 and -1 whatever they were. Fewer than 16 values, or fewer than 8
-    samples (values inside an image are no independent ones): statistics are noise. One sample, averaged over its
-    positions right behind: zero by construction.
+    One value: torch raises. Two: the output is +1 and -1 whatever they were. Fewer than 16 values,
+    or fewer than 8 samples (values inside an image are no independent ones): statistics are noise.
+    One sample, averaged over its positions right behind: zero by construction.
     """
 
     code = "NS506"
     name = "batch-too-small"
     severity = "error"
-    why = (
-        "Noisy statistics cost accuracy (10.6 points of error on ImageNet at batch 2); two values lose all but a sign."
-    )
-    remedy = (
-        "A larger batch, SyncBatchNorm, group normalization, or frozen statistics; drop_last for a last batch of 1."
-    )
+    why = "Noisy statistics cost accuracy (10.6 points of error on ImageNet at batch 2); two values lose all but a sign."
+    remedy = "A larger batch, SyncBatchNorm, group normalization, or frozen statistics; drop_last for a last batch of 1."
     mend = "normscope.mend.convert"
     fine = "In eval mode, and where the batches given are smaller than those of training: an info."
     reference = "https://arxiv.org/abs/1803.08494"
@@ -55,4 +51,11 @@ class BatchTooSmall(Rule):
             return
         severe = values <= 2 or pooled
         severity = ("error" if severe else "warning") if uses_batch else "info"
-        yield self.found(layer.name, message, severity, values=values, samples=samples, limit=f"{VALUES}, {SAMPLES}")
+        yield self.found(
+            layer.name,
+            message,
+            severity,
+            values=values,
+            samples=samples,
+            limit=f"{VALUES}, {SAMPLES}",
+        )

@@ -17,9 +17,10 @@ CHANCE = 1e-4
 class BatchesNotAlike(Rule):
     """Batches differ from one another far more than batches of random samples would.
 
-    F = N Var(batch means) / Var(sample means), of the inputs of batch normalization layers in eval mode: 1 for
-    shuffled data. Reported where the median of a layer's channels is above 3 and above the value that chance exceeds
-    once in 10,000 (F distribution with K - 1 and K(N - 1) degrees of freedom).
+    F = N Var(batch means) / Var(sample means), of the inputs of batch normalization layers in eval
+    mode: 1 for shuffled data. Reported where the median of a layer's channels is above 3 and above
+    the value that chance exceeds once in 10,000 (F distribution with K - 1 and K(N - 1) degrees of
+    freedom).
     """
 
     code = "NS504"
@@ -36,7 +37,9 @@ class BatchesNotAlike(Rule):
     def find(self, seen: Examination) -> Iterator[Finding | Undecided]:
         """The first layer speaks for all: what differs at the input differs behind it."""
         forward = seen.forward
-        layers = [layer for layer in seen.of_kind("batch") if layer.live and layer.measured is not None]
+        layers = [
+            layer for layer in seen.of_kind("batch") if layer.live and layer.measured is not None
+        ]
         if forward is None or not layers:
             return
         sizes = forward.batch_sizes
@@ -45,7 +48,11 @@ class BatchesNotAlike(Rule):
             yield self.undecided("at least three batches of two or more samples")
             return
         limit = max(LIMIT, _critical(len(sizes) - 1, freedom))
-        medians = {layer.name: high(layer.measured.heterogeneity, 0.5) for layer in layers if layer.measured}
+        medians = {
+            layer.name: high(layer.measured.heterogeneity, 0.5)
+            for layer in layers
+            if layer.measured
+        }
         worst = max(medians, key=lambda name: np.nan_to_num(medians[name]))
         if medians[worst] > limit:
             message = "The batches differ from one another far more than chance allows."

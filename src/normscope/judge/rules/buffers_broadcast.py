@@ -12,7 +12,9 @@ LIMIT = 1.5
 
 
 class BuffersBroadcast(Rule):
-    """The model is wrapped in DistributedDataParallel, which broadcasts buffers, and runs several forwards per step."""
+    """The model is wrapped in DistributedDataParallel, which broadcasts buffers, and runs several
+    forwards per step.
+    """
 
     code = "NS606"
     name = "buffers-broadcast"
@@ -35,7 +37,10 @@ class BuffersBroadcast(Rule):
         if history is None:
             yield self.undecided(NEEDS["history"])
             return
-        shares = [(layer.updates or 0) / max(layer.steps, 1) / history.expected(layer) for layer in history.layers]
+        shares = [
+            (layer.updates or 0) / max(layer.steps, 1) / history.expected(layer)
+            for layer in history.layers
+        ]
         if (per_step := max(shares, default=0.0)) >= LIMIT:
             message = "Several forwards per step run through a wrapper that broadcasts the buffers before each."
             yield self.found("", message, forwards_per_step=per_step, limit=LIMIT)

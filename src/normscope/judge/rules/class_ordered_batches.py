@@ -16,8 +16,9 @@ CHANCE = 1e-4
 class ClassOrderedBatches(Rule):
     """Labels are distributed over the batches far more unevenly than shuffling would.
 
-    Chi-square of labels against batches, over its degrees of freedom: 1 if shuffled. Reported above 3 and above what
-    chance exceeds once in 10,000. Of a loader that does not shuffle, the order of its dataset's labels is judged.
+    Chi-square of labels against batches, over its degrees of freedom: 1 if shuffled. Reported above
+    3 and above what chance exceeds once in 10,000. Of a loader that does not shuffle, the order of
+    its dataset's labels is judged.
     """
 
     code = "NS604"
@@ -43,13 +44,19 @@ class ClassOrderedBatches(Rule):
             if forward.labels_in_batches > limit:
                 message = "The labels are not shuffled over the batches."
                 yield self.found("", message, ratio=forward.labels_in_batches, limit=limit)
-        elif loader is not None and loader.shuffles is False and loader.labels_in_batches is not None:
+        elif (
+            loader is not None and loader.shuffles is False and loader.labels_in_batches is not None
+        ):
             if loader.labels_in_batches > LIMIT and (loader.label_runs or 0) > RUNS:
                 message = "The loader does not shuffle, and the dataset is sorted by label."
                 runs = loader.label_runs
-                yield self.found("", message, ratio=loader.labels_in_batches, run_length=runs, limit=LIMIT)
+                yield self.found(
+                    "", message, ratio=loader.labels_in_batches, run_length=runs, limit=LIMIT
+                )
         elif forward is None and (loader is None or loader.shuffles is False):
-            yield self.undecided("batches with integer targets, or a loader whose dataset holds its labels")
+            yield self.undecided(
+                "batches with integer targets, or a loader whose dataset holds its labels"
+            )
 
 
 def _critical(freedom: int) -> float:

@@ -13,7 +13,8 @@ LIMIT = 0.03
 
 
 class CompositionMatters(Rule):
-    """With batch statistics the share of right samples changes by more than 3 points when batches are mixed anew.
+    """With batch statistics the share of right samples changes by more than 3 points when batches
+    are mixed anew.
 
     A sign test on the samples that only one composition gets right rules out chance (p < 0.001).
     """
@@ -22,9 +23,7 @@ class CompositionMatters(Rule):
     name = "composition-matters"
     severity = "warning"
     why = "The batch tells the network about its samples: sorted or paired batches leak the answer, or spoil it."
-    remedy = (
-        "Shuffle; evaluate in eval mode; in contrastive training, exchange samples between batches before the keys."
-    )
+    remedy = "Shuffle; evaluate in eval mode; in contrastive training, exchange samples between batches before the keys."
     fine = "Episodes, where the batch is the task."
     reference = "https://github.com/facebookresearch/moco/issues/137"
     causes = ("H7", "H6", "A1")
@@ -37,7 +36,9 @@ class CompositionMatters(Rule):
         if forward is None or not any(layer.live for layer in seen.of_kind("batch")):
             return
         if not forward.has_targets or forward.remixed_correct is None:
-            yield self.undecided(forward.batch_failure or "integer targets, and several batches of one shape")
+            yield self.undecided(
+                forward.batch_failure or "integer targets, and several batches of one shape"
+            )
             return
         first, second = forward.only_given_correct, forward.only_remixed_correct
         points = (first - second) / max(forward.samples, 1)

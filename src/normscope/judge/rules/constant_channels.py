@@ -33,9 +33,12 @@ class ConstantChannels(Rule):
         measured = layer.measured
         if measured is None or measured.values * measured.batches < 8:
             return
-        # With batch statistics in use before it, a layer's input has its full scale also in an untrained network.
+        # With batch statistics in use before it, a layer's input has its full scale also in an
+        # untrained network.
         usable = measured.mean is not None and measured.values > 1
-        mean, var = (measured.mean, measured.var) if usable else (measured.eval_mean, measured.eval_var)
+        mean, var = (
+            (measured.mean, measured.var) if usable else (measured.eval_mean, measured.eval_var)
+        )
         if mean is None or var is None:
             return
         constant = var <= CONSTANT * np.maximum(mean**2, (layer.eps or 1e-5) * 1e-3)
@@ -45,4 +48,6 @@ class ConstantChannels(Rule):
             share = channels / len(constant)
             severity = "warning" if share >= SHARE and not seen.untrained else "info"
             message = "Channels of the input are constant in every batch."
-            yield self.found(layer.name, message, severity, channels=channels, of=len(constant), limit=SHARE)
+            yield self.found(
+                layer.name, message, severity, channels=channels, of=len(constant), limit=SHARE
+            )

@@ -36,7 +36,11 @@ class ConvertedDifferently(Rule):
             if layer.type and layer.other_type and not _same(layer.type, layer.other_type):
                 message = "The layer is of another class in the other model."
                 yield self.found(layer.name, message, type=layer.type, other=layer.other_type)
-            if layer.eps is not None and layer.other_eps is not None and layer.eps != layer.other_eps:
+            if (
+                layer.eps is not None
+                and layer.other_eps is not None
+                and layer.eps != layer.other_eps
+            ):
                 message = "The layer has another eps in the other model."
                 yield self.found(layer.name, message, eps=layer.eps, other=layer.other_eps)
 

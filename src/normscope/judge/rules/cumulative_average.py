@@ -12,13 +12,17 @@ LIMIT = 1000
 
 
 class CumulativeAverage(Rule):
-    """momentum=None in a layer in train mode: a cumulative average over all batches since the last reset."""
+    """momentum=None in a layer in train mode: a cumulative average over all batches since the last
+    reset.
+    """
 
     code = "NS204"
     name = "cumulative-average"
     severity = "info"
     kinds = ("batch", "instance")
-    why = "In a long training the average is that of weights long gone; None does not mean no update."
+    why = (
+        "In a long training the average is that of weights long gone; None does not mean no update."
+    )
     remedy = "Use a number for training, and None only to recalibrate after reset_running_stats()."
     mend = "normscope.mend.recalibrate"
     fine = "While recalibrating."

@@ -16,7 +16,8 @@ TRAINED = 1000
 class DeadGain(Rule):
     """Every weight of the layer is exactly zero after more than 1,000 updates.
 
-    A gain of zero at the start is meant where the output is added to a shortcut (zero-init residual); it then moves.
+    A gain of zero at the start is meant where the output is added to a shortcut (zero-init
+    residual); it then moves.
     """
 
     code = "NS403"
@@ -32,7 +33,12 @@ class DeadGain(Rule):
 
     def find_in(self, layer: Layer, seen: Examination) -> Iterator[Finding | Undecided]:
         """Zero weights, by training so far and by what follows."""
-        if layer.weight is None or layer.foreign or not len(layer.weight) or np.any(layer.weight != 0):
+        if (
+            layer.weight is None
+            or layer.foreign
+            or not len(layer.weight)
+            or np.any(layer.weight != 0)
+        ):
             return
         steps = layer.updates
         if steps is None and seen.optimizer is not None:
@@ -43,5 +49,7 @@ class DeadGain(Rule):
         elif layer.place is None:
             yield self.undecided("a few batches: whether the zero weight is on a residual branch")
         elif not layer.place.added_to_a_shortcut:
-            message = "Every weight is zero and the output is not added to a shortcut: nothing passes."
+            message = (
+                "Every weight is zero and the output is not added to a shortcut: nothing passes."
+            )
             yield self.found(layer.name, message, updates=steps or 0, limit=0)

@@ -28,4 +28,6 @@ class DecayedNorm(Rule):
     def find_in(self, layer: Layer, seen: object) -> Iterator[Finding]:
         """The decay of its group."""
         if layer.weight_decay:
-            yield self.found(layer.name, "Its parameters are decayed.", weight_decay=layer.weight_decay)
+            yield self.found(
+                layer.name, "Its parameters are decayed.", weight_decay=layer.weight_decay
+            )

@@ -14,8 +14,9 @@ LIMIT = 1.2
 class DropoutBeforeBatchNorm(Rule):
     """A dropout stands between a batch normalization and the normalization before it.
 
-    Dropout keeps the mean of its input and raises its variance; the running variance holds that of training, and in
-    eval mode there is no dropout. Measured: the variance with dropout over that without, median of the channels.
+    Dropout keeps the mean of its input and raises its variance; the running variance holds that of
+    training, and in eval mode there is no dropout. Measured: the variance with dropout over that
+    without, median of the channels.
     """
 
     code = "NS405"
@@ -40,4 +41,6 @@ class DropoutBeforeBatchNorm(Rule):
             message = "Dropout before the layer changes the variance that it sees in training."
             yield self.found(layer.name, message, p=p, variance_ratio=ratio, limit=LIMIT)
         else:
-            yield self.found(layer.name, "There is dropout before the layer.", "info", p=p, variance_ratio=ratio)
+            yield self.found(
+                layer.name, "There is dropout before the layer.", "info", p=p, variance_ratio=ratio
+            )

@@ -26,7 +26,9 @@ class EpsDiffers(Rule):
     def find(self, seen: Examination) -> Iterator[Finding]:
         """Name the layers of the minority."""
         for type_ in dict.fromkeys(layer.type for layer in seen.layers):
-            layers = [layer for layer in seen.layers if layer.type == type_ and layer.eps is not None]
+            layers = [
+                layer for layer in seen.layers if layer.type == type_ and layer.eps is not None
+            ]
             values = [layer.eps for layer in layers]
             usual = max(dict.fromkeys(values), key=values.count, default=None)
             for layer in layers:

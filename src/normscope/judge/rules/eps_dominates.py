@@ -40,7 +40,9 @@ class EpsDominates(Rule):
             trained = layer.affine_trained or layer.tracked
             severity = "warning" if eps / var > WARNING and trained else "info"
             message = "eps is not small against the variance that it is added to."
-            yield self.found(layer.name, message, severity, ratio=eps / var, limit=INFO, eps=eps, variance=var)
+            yield self.found(
+                layer.name, message, severity, ratio=eps / var, limit=INFO, eps=eps, variance=var
+            )
 
     def _variance(self, layer: Layer) -> float | None:
         if layer.running_var is not None and layer.tracked:

@@ -20,7 +20,9 @@ class EpsNotPositive(Rule):
     name = "eps-not-positive"
     severity = "error"
     kinds = ("batch", "instance", "group", "layer", "rms")
-    why = "A channel or sample without variance divides by zero, and one NaN spreads over the batch."
+    why = (
+        "A channel or sample without variance divides by zero, and one NaN spreads over the batch."
+    )
     remedy = "Use eps=1e-5, torch's default, unless the weights were trained with another."
     fine = "Zero in a frozen layer none of whose variances is small: a warning."
     reference = "https://github.com/facebookresearch/detectron2/pull/3160"

@@ -12,7 +12,9 @@ WARNING, ERROR = 1e-2, 0.1
 
 
 class EpsTooLarge(Rule):
-    """eps is 0.01 or more; from 0.1 on, or equal to a number of channels, it is taken for another argument."""
+    """eps is 0.01 or more; from 0.1 on, or equal to a number of channels, it is taken for another
+    argument.
+    """
 
     code = "NS206"
     name = "eps-too-large"
@@ -34,4 +36,6 @@ class EpsTooLarge(Rule):
             message = "eps is so large that another argument must have been meant."
             yield self.found(layer.name, message, "error", eps=eps, limit=ERROR)
         else:
-            yield self.found(layer.name, "eps is far larger than any in use.", "warning", eps=eps, limit=WARNING)
+            yield self.found(
+                layer.name, "eps is far larger than any in use.", "warning", eps=eps, limit=WARNING
+            )

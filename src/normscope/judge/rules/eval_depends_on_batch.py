@@ -12,7 +12,9 @@ LIMIT, LIMIT_REDUCED = 1e-4, 5e-3
 
 
 class EvalDependsOnBatch(Rule):
-    """In eval mode the first sample's output changes when it comes alone, beyond rounding and beyond any randomness."""
+    """In eval mode the first sample's output changes when it comes alone, beyond rounding and
+    beyond any randomness.
+    """
 
     code = "NS503"
     name = "eval-depends-on-batch"
@@ -48,7 +50,9 @@ class EvalDependsOnBatch(Rule):
         severity = "error" if culprit is not None and not untracked else "warning"
         if culprit is None and forward.functional_batch_norm:
             severity = "error"
-        yield self.found(culprit.name if culprit else "", message, severity, change=change, limit=limit)
+        yield self.found(
+            culprit.name if culprit else "", message, severity, change=change, limit=limit
+        )
 
 
 def _begins_here(layer: Layer, limit: float) -> bool:

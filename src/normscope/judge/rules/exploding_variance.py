@@ -36,4 +36,11 @@ class ExplodingVariance(Rule):
         # With the median below eps most channels are constant: that is another matter.
         if median > (layer.eps or 1e-5) and largest > LIMIT * median and largest > 1:
             message = "One channel varies far more than the others."
-            yield self.found(layer.name, message, ratio=largest / median, limit=LIMIT, largest=largest, median=median)
+            yield self.found(
+                layer.name,
+                message,
+                ratio=largest / median,
+                limit=LIMIT,
+                largest=largest,
+                median=median,
+            )

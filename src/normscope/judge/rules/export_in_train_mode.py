@@ -10,8 +10,8 @@ from normscope.records.examination import Examination
 
 
 class ExportInTrainMode(Rule):
-    """The model is to be exported, fused, quantized or compiled for inference, and a layer is in train mode or has no
-    running statistics.
+    """The model is to be exported, fused, quantized or compiled for inference, and a layer is in
+    train mode or has no running statistics.
     """
 
     code = "NS706"
@@ -36,4 +36,6 @@ class ExportInTrainMode(Rule):
             if layer.live and layer.training and layer.tracked:
                 yield self.found(layer.name, "The layer is in train mode.", training=True)
             if layer.kind == "batch" and not layer.tracked:
-                yield self.found(layer.name, "The layer has no running statistics.", running_mean="None")
+                yield self.found(
+                    layer.name, "The layer has no running statistics.", running_mean="None"
+                )

@@ -10,7 +10,9 @@ from normscope.records.examination import Examination
 
 
 class FrozenDrift(Rule):
-    """A layer that was in eval mode inside a model in train mode when training began has updated its statistics."""
+    """A layer that was in eval mode inside a model in train mode when training began has updated
+    its statistics.
+    """
 
     code = "NS804"
     name = "frozen-drift"

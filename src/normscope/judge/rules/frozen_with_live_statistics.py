@@ -10,7 +10,9 @@ from normscope.records.examination import Examination, Layer
 
 
 class FrozenWithLiveStatistics(Rule):
-    """The layer and the weights around it require no gradient, yet it is in train mode and updates its statistics."""
+    """The layer and the weights around it require no gradient, yet it is in train mode and updates
+    its statistics.
+    """
 
     code = "NS304"
     name = "frozen-with-live-statistics"
@@ -26,7 +28,13 @@ class FrozenWithLiveStatistics(Rule):
 
     def find_in(self, layer: Layer, seen: Examination) -> Iterator[Finding]:
         """No gradient in the layer nor around it, and statistics that move."""
-        moves = layer.live and layer.training and layer.tracked and layer.momentum != 0 and layer.tracks is not False
+        moves = (
+            layer.live
+            and layer.training
+            and layer.tracked
+            and layer.momentum != 0
+            and layer.tracks is not False
+        )
         scope = layer.scope_trainable if layer.scope_trainable is not None else layer.trainable
         frozen = not layer.trainable and scope is False
         if moves and frozen:

@@ -12,7 +12,9 @@ FEWEST_STEPS = 50
 
 
 class GainNeverMoves(Rule):
-    """Over the whole recording the layer's weight did not change by a bit, while other layers' weights did."""
+    """Over the whole recording the layer's weight did not change by a bit, while other layers'
+    weights did.
+    """
 
     code = "NS809"
     name = "gain-never-moves"
@@ -32,7 +34,11 @@ class GainNeverMoves(Rule):
         if not any(layer.weight_moved for layer in layers):
             return
         for layer in layers:
-            if layer.weight_moved is False and layer.steps >= FEWEST_STEPS and layer.trainable is not False:
+            if (
+                layer.weight_moved is False
+                and layer.steps >= FEWEST_STEPS
+                and layer.trainable is not False
+            ):
                 message = "The weight never changed, while those of other layers did."
                 zero = "always zero" if layer.gradient_zero else "not zero, or not recorded"
                 yield self.found(layer.name, message, steps=layer.steps, gradient=zero)

@@ -12,7 +12,9 @@ from normscope.records.examination import Examination
 
 
 class IncompleteStatistics(Rule):
-    """A layer has only one of running mean and variance, or exactly the statistics of another layer."""
+    """A layer has only one of running mean and variance, or exactly the statistics of another
+    layer.
+    """
 
     code = "NS705"
     name = "incomplete-statistics"
@@ -31,11 +33,19 @@ class IncompleteStatistics(Rule):
         for layer in layers:
             if (layer.running_mean is None) != (layer.running_var is None):
                 lacks = "running_mean" if layer.running_mean is None else "running_var"
-                yield self.found(layer.name, f"The layer has no {lacks}, but the other statistic.", missing=lacks)
+                yield self.found(
+                    layer.name, f"The layer has no {lacks}, but the other statistic.", missing=lacks
+                )
         first: dict[bytes, str] = {}
         for layer in layers:
             mean, var = layer.running_mean, layer.running_var
-            if mean is None or var is None or len(mean) < 4 or layer.at_initialization or not np.any(mean):
+            if (
+                mean is None
+                or var is None
+                or len(mean) < 4
+                or layer.at_initialization
+                or not np.any(mean)
+            ):
                 continue
             earlier = first.setdefault(mean.tobytes() + var.tobytes(), layer.name)
             if earlier != layer.name:

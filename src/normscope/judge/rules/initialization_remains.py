@@ -14,11 +14,12 @@ LIMIT = 0.05
 
 
 class InitializationRemains(Rule):
-    """After k updates with momentum m the statistics still hold (1 - m)^k of the initial mean 0 and variance 1.
+    """After k updates with momentum m the statistics still hold (1 - m)^k of the initial mean 0 and
+    variance 1.
 
-    No variance can then lie below (1 - m)^k. Where one does, the statistics came another way (a recalibration, a
-    checkpoint with a new counter), and nothing is said. Nor is it where batches were given and the statistics are
-    nearer to theirs than to the mixture.
+    No variance can then lie below (1 - m)^k. Where one does, the statistics came another way (a
+    recalibration, a checkpoint with a new counter), and nothing is said. Nor is it where batches
+    were given and the statistics are nearer to theirs than to the mixture.
     """
 
     code = "NS105"
@@ -41,21 +42,32 @@ class InitializationRemains(Rule):
         remains = (1 - m) ** k
         if remains > LIMIT and np.nanmin(var) >= remains and not _came_another_way(layer, remains):
             message = "The statistics still hold much of their initial values."
-            yield self.found(layer.name, message, remains=remains, limit=LIMIT, updates=k, momentum=m)
+            yield self.found(
+                layer.name, message, remains=remains, limit=LIMIT, updates=k, momentum=m
+            )
 
 
 def _came_another_way(layer: Layer, remains: float) -> bool:
-    """Whether the running statistics are nearer to those of the batches than to these mixed with mean 0, variance 1."""
+    """Whether the running statistics are nearer to those of the batches than to these mixed with
+    mean 0, variance 1.
+    """
     measured = layer.measured
     if measured is None or measured.mean is None or measured.var is None:
         return False
     mean, var = measured.mean, measured.var
-    return _distance(layer, mean, var) < _distance(layer, (1 - remains) * mean, (1 - remains) * var + remains)
+    return _distance(layer, mean, var) < _distance(
+        layer, (1 - remains) * mean, (1 - remains) * var + remains
+    )
 
 
 def _distance(layer: Layer, mean: np.ndarray, var: np.ndarray) -> float:
-    """Of the running statistics from some others: sum over the channels of z and of the log ratio of variances."""
+    """Of the running statistics from some others: sum over the channels of z and of the log ratio
+    of variances.
+    """
     eps = layer.eps or 1e-5
-    held_mean, held_var = np.asarray(layer.running_mean), np.maximum(np.asarray(layer.running_var), 0)
+    held_mean, held_var = (
+        np.asarray(layer.running_mean),
+        np.maximum(np.asarray(layer.running_var), 0),
+    )
     z = np.abs(held_mean - mean) / np.sqrt(var + eps)
     return float(np.nansum(z + np.abs(np.log((held_var + eps) / (var + eps)))))

@@ -15,7 +15,8 @@ DECAYS = (0.9, 0.95, 0.99, 0.995, 0.997, 0.999, 0.9997, 0.9999)
 class InvertedMomentum(Rule):
     """momentum is above 0.5: the running statistics are little more than the last batch's.
 
-    PyTorch's momentum is the weight of the new batch; TensorFlow's, Keras's and JAX's is that of the old average.
+    PyTorch's momentum is the weight of the new batch; TensorFlow's, Keras's and JAX's is that of
+    the old average.
     """
 
     code = "NS201"
@@ -30,7 +31,9 @@ class InvertedMomentum(Rule):
     replaces = ("S03",)
 
     def find_in(self, layer: Layer, seen: Examination) -> Iterator[Finding]:
-        """The momentum against one half; less severe where the layer is frozen or has no statistics."""
+        """The momentum against one half; less severe where the layer is frozen or has no
+        statistics.
+        """
         m = layer.momentum
         if m is None or not LIMIT < m <= 1 or not layer.tracked:
             return
@@ -38,6 +41,8 @@ class InvertedMomentum(Rule):
         if any(abs(m - decay) < 1e-9 for decay in DECAYS):
             message = "momentum is a decay as TensorFlow counts it; PyTorch means the weight of the new batch."
         else:
-            message = "momentum is so large that the statistics are little more than the last batch's."
+            message = (
+                "momentum is so large that the statistics are little more than the last batch's."
+            )
         remedy = f"Use momentum={1 - m:.4g}." if m < 1 else ""
         yield self.found(layer.name, message, severity, remedy=remedy, momentum=m, limit=LIMIT)

@@ -11,7 +11,9 @@ from normscope.records.examination import Examination
 
 
 class LastBatchOfOne(Rule):
-    """The number of samples leaves a last batch of one, or DataParallel's split of a batch leaves a device one."""
+    """The number of samples leaves a last batch of one, or DataParallel's split of a batch leaves a
+    device one.
+    """
 
     code = "NS601"
     name = "last-batch-of-one"
@@ -38,7 +40,9 @@ class LastBatchOfOne(Rule):
         size = loader.batch_size
         rest = 0 if loader.drop_last else loader.samples % size
         batches = ([size] if loader.samples >= size else []) + ([rest] if rest else [])
-        smallest = min((share for batch in batches for share in _shares(batch, seen.devices)), default=0)
+        smallest = min(
+            (share for batch in batches for share in _shares(batch, seen.devices)), default=0
+        )
         if smallest != 1:
             return
         raises = any(layer.measured is not None and layer.measured.values == layer.measured.samples

@@ -31,7 +31,9 @@ class LonelySyncBatchNorm(Rule):
         for layer in seen.layers:
             if layer.sync and layer.place is not None and layer.place.unused_children:
                 message = "The layer holds modules that its forward passes by: the conversion has lost them."
-                yield self.found(layer.name, message, children=", ".join(layer.place.unused_children))
+                yield self.found(
+                    layer.name, message, children=", ".join(layer.place.unused_children)
+                )
         if seen.world_size == 1 and not seen.wrapper:
             message = "SyncBatchNorm in a single process is plain batch normalization."
             yield self.found("", message, "info", world_size=1)

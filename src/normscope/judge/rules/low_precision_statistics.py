@@ -19,9 +19,7 @@ class LowPrecisionStatistics(Rule):
     name = "low-precision-statistics"
     severity = "warning"
     kinds = ("batch", "instance")
-    why = (
-        "An update smaller than half a unit in the last place is lost: with momentum 0.01 bf16 statistics stand still."
-    )
+    why = "An update smaller than half a unit in the last place is lost: with momentum 0.01 bf16 statistics stand still."
     remedy = "Keep normalization layers in fp32 (autocast does); cast only weights of convolutions and linear layers."
     fine = "Inference with a model cast to 16 bits: an info."
     reference = "https://github.com/apple/coreai-torch/pull/54"
@@ -35,6 +33,10 @@ class LowPrecisionStatistics(Rule):
             return
         if layer.training and layer.live:
             message = f"The running statistics are updated in {dtype}."
-            yield self.found(layer.name, message, dtype=dtype, resolution=ULP[dtype], momentum=layer.momentum)
+            yield self.found(
+                layer.name, message, dtype=dtype, resolution=ULP[dtype], momentum=layer.momentum
+            )
         else:
-            yield self.found(layer.name, f"The running statistics are held in {dtype}.", "info", dtype=dtype)
+            yield self.found(
+                layer.name, f"The running statistics are held in {dtype}.", "info", dtype=dtype
+            )

@@ -28,4 +28,6 @@ class MomentumOutOfRange(Rule):
         m = layer.momentum
         if m is not None and not 0 <= m <= 1:
             severity = "warning" if deliberately_frozen(layer, seen) else "error"
-            yield self.found(layer.name, "momentum is outside [0, 1].", severity, momentum=m, limit="[0, 1]")
+            yield self.found(
+                layer.name, "momentum is outside [0, 1].", severity, momentum=m, limit="[0, 1]"
+            )

@@ -10,7 +10,9 @@ from normscope.records.examination import Layer
 
 
 class MomentumZero(Rule):
-    """momentum is 0 in a layer in train mode: it normalizes with each batch, and eval with statistics from before."""
+    """momentum is 0 in a layer in train mode: it normalizes with each batch, and eval with
+    statistics from before.
+    """
 
     code = "NS203"
     name = "momentum-zero"

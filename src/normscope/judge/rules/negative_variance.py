@@ -19,7 +19,9 @@ class NegativeVariance(Rule):
     severity = "error"
     kinds = ("batch", "instance")
     why = "No data has such a variance. Below -eps the square root is NaN; above it the channel is amplified wildly."
-    remedy = "Look for a momentum outside [0, 1] or a converter that subtracts eps, then recalibrate."
+    remedy = (
+        "Look for a momentum outside [0, 1] or a converter that subtracts eps, then recalibrate."
+    )
     mend = "normscope.mend.recalibrate"
     fine = "Never."
     reference = "https://github.com/facebookresearch/detectron2/pull/3160"
@@ -31,4 +33,10 @@ class NegativeVariance(Rule):
         var = layer.running_var
         if var is not None and (negative := count(var < 0)):
             smallest = float(np.nanmin(var))
-            yield self.found(layer.name, "running_var is negative.", channels=negative, smallest=smallest, limit=0)
+            yield self.found(
+                layer.name,
+                "running_var is negative.",
+                channels=negative,
+                smallest=smallest,
+                limit=0,
+            )

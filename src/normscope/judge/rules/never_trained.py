@@ -10,7 +10,9 @@ from normscope.records.examination import Examination, Layer
 
 
 class NeverTrained(Rule):
-    """Weight or bias require a gradient, but are not in the optimizer, while the weights around them are."""
+    """Weight or bias require a gradient, but are not in the optimizer, while the weights around
+    them are.
+    """
 
     code = "NS401"
     name = "never-trained"
@@ -28,9 +30,7 @@ class NeverTrained(Rule):
     def find(self, seen: Examination) -> Iterator[Finding | Undecided]:
         """Compare with the optimizer, if it trains this model at all."""
         if seen.optimizer is not None and seen.optimizer.holds == 0:
-            message = (
-                "The optimizer holds none of the model's parameters: it was made for another model or before a copy."
-            )
+            message = "The optimizer holds none of the model's parameters: it was made for another model or before a copy."
             yield self.found("", message, "error", parameters=0, optimizer=seen.optimizer.type)
             return
         yield from super().find(seen)
@@ -44,4 +44,6 @@ class NeverTrained(Rule):
                 if layer.scope_optimized
                 else "Its parameters require gradients but are not in the optimizer, nor are the weights around it."
             )
-            yield self.found(layer.name, message, severity, parameters=", ".join(layer.affine_names))
+            yield self.found(
+                layer.name, message, severity, parameters=", ".join(layer.affine_names)
+            )

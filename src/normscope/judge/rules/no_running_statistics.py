@@ -10,7 +10,9 @@ from normscope.records.examination import Examination, Layer
 
 
 class NoRunningStatistics(Rule):
-    """Batch normalization without running statistics: eval mode uses those of the batch, as train mode does."""
+    """Batch normalization without running statistics: eval mode uses those of the batch, as train
+    mode does.
+    """
 
     code = "NS210"
     name = "no-running-statistics"

@@ -12,9 +12,11 @@ LIMIT = 0.5
 
 
 class NoisyComposition(Rule):
-    """With batch statistics a sample's output changes by more than half its size with its companions.
+    """With batch statistics a sample's output changes by more than half its size with its
+    companions.
 
-    Measured by mixing the batches anew; a healthy network at batch 64 shows about 0.15, at batch 2 about 0.9.
+    Measured by mixing the batches anew; a healthy network at batch 64 shows about 0.15, at batch 2
+    about 0.9.
     """
 
     code = "NS513"
@@ -37,6 +39,10 @@ class NoisyComposition(Rule):
         if forward is None or noise is None or noise <= LIMIT or not live:
             return
         trained = any(layer.updates for layer in live)
-        severity = "warning" if seen.training and trained and max(forward.batch_sizes) < 16 else "info"
+        severity = (
+            "warning" if seen.training and trained and max(forward.batch_sizes) < 16 else "info"
+        )
         message = "With batch statistics outputs depend on the companions more than on the sample."
-        yield self.found("", message, severity, noise=noise, limit=LIMIT, batch=max(forward.batch_sizes))
+        yield self.found(
+            "", message, severity, noise=noise, limit=LIMIT, batch=max(forward.batch_sizes)
+        )

@@ -36,5 +36,7 @@ class NonFiniteForward(Rule):
                 if comes_in
                 else "The first layer to make values that are not finite from finite ones."
             )
-            yield self.found(layer.name, message, values=measured.input_non_finite or measured.output_non_finite)
+            yield self.found(
+                layer.name, message, values=measured.input_non_finite or measured.output_non_finite
+            )
             return

@@ -31,6 +31,8 @@ class NonFiniteInTraining(Rule):
         hit = [layer for layer in layers if layer.first_non_finite is not None]
         first = min((layer.first_non_finite or 0 for layer in hit), default=0)
         layer = next((layer for layer in hit if layer.first_non_finite == first), None)
-        if layer is not None:  # in that step they are in the model's order, and the values spread along it
+        if (
+            layer is not None
+        ):  # in that step they are in the model's order, and the values spread along it
             message = "A value that is not finite appeared here first."
             yield self.found(layer.name, message, step=first, layers_later=len(hit) - 1)

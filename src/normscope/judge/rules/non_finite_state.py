@@ -32,4 +32,6 @@ class NonFiniteState(Rule):
             values = getattr(layer, name)
             if values is not None and not np.isfinite(values).all():
                 bad = count(~np.isfinite(values))
-                yield self.found(layer.name, f"{name} is not finite.", channels=bad, of=len(values), limit=0)
+                yield self.found(
+                    layer.name, f"{name} is not finite.", channels=bad, of=len(values), limit=0
+                )

@@ -28,6 +28,10 @@ class NormAfterNorm(Rule):
         kinds = {layer.name: layer.kind for layer in seen.layers}
         for layer in seen.of_kind(*self.kinds):
             place = layer.place
-            if place is not None and place.fed_by == "norm" and kinds.get(place.fed_by_module) == layer.kind:
+            if (
+                place is not None
+                and place.fed_by == "norm"
+                and kinds.get(place.fed_by_module) == layer.kind
+            ):
                 message = "The layer normalizes what a layer of its kind has just normalized."
                 yield self.found(layer.name, message, fed_by=place.fed_by_module)

@@ -15,10 +15,12 @@ LIMIT = 0.05
 
 
 class OffsetDwarfsSpread(Rule):
-    """The mean of a channel's input is so large against its spread that rounding spoils the normalized value.
+    """The mean of a channel's input is so large against its spread that rounding spoils the
+    normalized value.
 
-    Statistics are summed in fp32: an error of 2^-24 mean^2 / (var + eps) in a variance from E[x^2] - E[x]^2, as some
-    kernels compute it. An input in 16 bits was rounded before: an error of 2^-8 (bf16) |mean| / std in the value.
+    Statistics are summed in fp32: an error of 2^-24 mean^2 / (var + eps) in a variance from E[x^2]
+    - E[x]^2, as some kernels compute it. An input in 16 bits was rounded before: an error of 2^-8
+    (bf16) |mean| / std in the value.
     """
 
     code = "NS108"
@@ -36,9 +38,13 @@ class OffsetDwarfsSpread(Rule):
         """The rounding error against the spread, of running and of measured statistics."""
         yield from self._judge(layer, "running", layer.running_mean, layer.running_var)
         if layer.measured is not None:
-            yield from self._judge(layer, "measured", layer.measured.eval_mean, layer.measured.eval_var)
+            yield from self._judge(
+                layer, "measured", layer.measured.eval_mean, layer.measured.eval_var
+            )
 
-    def _judge(self, layer: Layer, which: str, mean: np.ndarray | None, var: np.ndarray | None) -> Iterator[Finding]:
+    def _judge(
+        self, layer: Layer, which: str, mean: np.ndarray | None, var: np.ndarray | None
+    ) -> Iterator[Finding]:
         if mean is None or var is None:
             return
         safe = np.maximum(var, 0) + (layer.eps or 1e-5)
@@ -51,4 +57,6 @@ class OffsetDwarfsSpread(Rule):
         if channels := count(lost):
             message = f"The {which} mean dwarfs the spread: rounding spoils the normalized value."
             worst = float(np.nanmax(error[lost]))
-            yield self.found(layer.name, message, channels=channels, of=len(mean), rounding=worst, limit=LIMIT)
+            yield self.found(
+                layer.name, message, channels=channels, of=len(mean), rounding=worst, limit=LIMIT
+            )

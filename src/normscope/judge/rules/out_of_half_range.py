@@ -16,7 +16,9 @@ SMALLEST = 2.0**-25
 
 
 class OutOfHalfRange(Rule):
-    """eps rounds to zero in fp16 where the layer works in it, or a running variance is above fp16's largest number."""
+    """eps rounds to zero in fp16 where the layer works in it, or a running variance is above fp16's
+    largest number.
+    """
 
     code = "NS110"
     name = "out-of-half-range"
@@ -34,7 +36,9 @@ class OutOfHalfRange(Rule):
         dtype = layer.place.input_dtype if layer.place is not None else ""
         half = "float16" in (layer.parameter_dtype, layer.statistics_dtype, dtype)
         if half and layer.eps is not None and 0 < layer.eps <= SMALLEST:
-            yield self.found(layer.name, "eps rounds to zero in fp16.", eps=layer.eps, limit=SMALLEST)
+            yield self.found(
+                layer.name, "eps rounds to zero in fp16.", eps=layer.eps, limit=SMALLEST
+            )
         var = layer.running_var
         if var is None:
             return
@@ -43,5 +47,10 @@ class OutOfHalfRange(Rule):
             severity = "error" if half else "warning" if seen.export else "info"
             message = "A running variance is beyond the range of fp16."
             yield self.found(
-                layer.name, message, severity, channels=channels, largest=float(var[large].max()), limit=LARGEST
+                layer.name,
+                message,
+                severity,
+                channels=channels,
+                largest=float(var[large].max()),
+                limit=LARGEST,
             )

@@ -14,8 +14,9 @@ SHARE, EFFECT = 0.05, 0.1
 class PaddingInStatistics(Rule):
     """More than 5% of the positions are padding, and they change the variance by more than 10%.
 
-    Padding is what the batch's mask says, or the zeros at the end of sequences [N, C, L] or [N, L, C] of several
-    lengths. Compared are variances over all positions and over the real ones, median over the channels.
+    Padding is what the batch's mask says, or the zeros at the end of sequences [N, C, L] or [N, L,
+    C] of several lengths. Compared are variances over all positions and over the real ones, median
+    over the channels.
     """
 
     code = "NS510"
@@ -39,5 +40,9 @@ class PaddingInStatistics(Rule):
         if measured.padding > SHARE and measured.padding_effect > EFFECT:
             message = "Padding is counted in the statistics and changes them."
             yield self.found(
-                layer.name, message, padding=measured.padding, log_var=measured.padding_effect, limit=EFFECT
+                layer.name,
+                message,
+                padding=measured.padding,
+                log_var=measured.padding_effect,
+                limit=EFFECT,
             )

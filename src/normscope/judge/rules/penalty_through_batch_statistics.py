@@ -12,8 +12,9 @@ LIMIT = 0.1
 
 
 class PenaltyThroughBatchStatistics(Rule):
-    """In more than a tenth of the steps the gradient with respect to the inputs is itself differentiated (a gradient
-    penalty, as in a WGAN-GP critic, or an equation's residual), while layers normalize by the batch's statistics.
+    """In more than a tenth of the steps the gradient with respect to the inputs is itself
+    differentiated (a gradient penalty, as in a WGAN-GP critic, or an equation's residual), while
+    layers normalize by the batch's statistics.
     """
 
     code = "NS810"
@@ -37,4 +38,6 @@ class PenaltyThroughBatchStatistics(Rule):
         live = [layer for layer in history.layers if layer.kind == "batch" and layer.updates]
         if live:
             message = "The gradient at the inputs is penalized, and batch statistics tie the samples together."
-            yield self.found("", message, penalties=history.penalties, steps=history.steps, layers=len(live))
+            yield self.found(
+                "", message, penalties=history.penalties, steps=history.steps, layers=len(live)
+            )

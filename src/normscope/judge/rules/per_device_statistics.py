@@ -18,7 +18,9 @@ class PerDeviceStatistics(Rule):
     name = "per-device-statistics"
     severity = "warning"
     why = "Statistics come from a device's share of the batch: the effective batch is small, however many devices."
-    remedy = "nn.SyncBatchNorm.convert_sync_batchnorm(model), group normalization, or frozen statistics."
+    remedy = (
+        "nn.SyncBatchNorm.convert_sync_batchnorm(model), group normalization, or frozen statistics."
+    )
     mend = "normscope.mend.convert"
     fine = "Enough samples per device; 32 are standard practice and not reported."
     reference = "https://github.com/fundamentalvision/BEVFormer/issues/136"
@@ -44,4 +46,11 @@ class PerDeviceStatistics(Rule):
         if share < LIMIT and trains:
             degree = "far too few" if share < SMALL else "few"
             message = f"Each device normalizes by its own samples, and they are {degree}."
-            yield self.found("", message, samples=share, limit=LIMIT, layers=len(layers), world_size=seen.world_size)
+            yield self.found(
+                "",
+                message,
+                samples=share,
+                limit=LIMIT,
+                layers=len(layers),
+                world_size=seen.world_size,
+            )

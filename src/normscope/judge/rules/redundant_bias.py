@@ -10,9 +10,11 @@ from normscope.records.examination import Layer
 
 
 class RedundantBias(Rule):
-    """The convolution or linear layer whose only reader is this layer has a bias, which the normalization subtracts.
+    """The convolution or linear layer whose only reader is this layer has a bias, which the
+    normalization subtracts.
 
-    Batch and instance normalization cancel a constant per channel, group normalization only with one channel a group.
+    Batch and instance normalization cancel a constant per channel, group normalization only with
+    one channel a group.
     """
 
     code = "NS404"

@@ -14,9 +14,11 @@ LIMIT = 100.0
 
 
 class RunawayGain(Rule):
-    """A channel's gain |weight| / sqrt(running_var + eps) is above 100 because its variance is below eps.
+    """A channel's gain |weight| / sqrt(running_var + eps) is above 100 because its variance is
+    below eps.
 
-    The input was all but constant while the statistics were gathered; any change in it is noise, and is amplified.
+    The input was all but constant while the statistics were gathered; any change in it is noise,
+    and is amplified.
     """
 
     code = "NS106"
@@ -41,4 +43,6 @@ class RunawayGain(Rule):
         if channels := count(runaway):
             message = "Channels with next to no variance are amplified."
             largest = float(gain[runaway].max())
-            yield self.found(layer.name, message, channels=channels, of=len(var), gain=largest, limit=LIMIT)
+            yield self.found(
+                layer.name, message, channels=channels, of=len(var), gain=largest, limit=LIMIT
+            )

@@ -16,8 +16,8 @@ Z_LIMIT, LOG_LIMIT = 1.0, 0.7
 class SharedLayer(Rule):
     """One batch normalization runs several times in a forward, on inputs with different statistics.
 
-    Compared between calls: means in standard deviations (limit 1) and log variances (limit 0.7), 75% quantile over
-    the channels.
+    Compared between calls: means in standard deviations (limit 1) and log variances (limit 0.7),
+    75% quantile over the channels.
     """
 
     code = "NS511"
@@ -34,7 +34,12 @@ class SharedLayer(Rule):
     def find_in(self, layer: Layer, seen: object) -> Iterator[Finding]:
         """The spread of the calls' statistics."""
         measured = layer.measured
-        if measured is None or measured.call_mean is None or measured.call_var is None or not layer.live:
+        if (
+            measured is None
+            or measured.call_mean is None
+            or measured.call_var is None
+            or not layer.live
+        ):
             return
         var = np.maximum(measured.call_var, layer.eps or 1e-5)
         z = high(np.ptp(measured.call_mean, axis=0) / np.sqrt(var.mean(axis=0)), 0.75)
@@ -42,4 +47,6 @@ class SharedLayer(Rule):
         if z > Z_LIMIT or log > LOG_LIMIT:
             message = "The layer runs on several inputs whose statistics differ."
             calls = len(measured.call_mean)
-            yield self.found(layer.name, message, calls=calls, mean_apart=z, log_var_apart=log, limit=LOG_LIMIT)
+            yield self.found(
+                layer.name, message, calls=calls, mean_apart=z, log_var_apart=log, limit=LOG_LIMIT
+            )

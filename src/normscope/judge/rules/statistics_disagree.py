@@ -19,11 +19,11 @@ NOISE_FACTOR = 5.0
 class StatisticsDisagree(Rule):
     """Running mean and variance are far from the statistics of the batches that were given.
 
-    z = |running_mean - mean| / sqrt(var + eps) and l = |ln((running_var + eps) / (var + eps))|, 95% quantile over the
-    channels. A running average with momentum m over batches of N samples has the noise floor sd(z)^2 = m / (2 - m)
-    Var(batch mean) / var, measured from the spread of samples within batches, and likewise for l; the K batches given
-    add 1/K.
-    Reported above five floors, and above z 0.25 or l 0.35. An error where both are large and the outputs suffer.
+    z = |running_mean - mean| / sqrt(var + eps) and l = |ln((running_var + eps) / (var + eps))|, 95%
+    quantile over the channels. A running average with momentum m over batches of N samples has the
+    noise floor sd(z)^2 = m / (2 - m) Var(batch mean) / var, measured from the spread of samples
+    within batches, and likewise for l; the K batches given add 1/K. Reported above five floors, and
+    above z 0.25 or l 0.35. An error where both are large and the outputs suffer.
     """
 
     code = "NS501"
@@ -62,7 +62,10 @@ class StatisticsDisagree(Rule):
         z95, l95 = high(z), high(log)
         limits = [
             max(NOISE_FACTOR * np.sqrt(_memory(layer, measured) * high(noise, 0.5)), least)
-            for noise, least in ((measured.mean_noise, MEAN_WARNING), (measured.var_noise, VAR_WARNING))
+            for noise, least in (
+                (measured.mean_noise, MEAN_WARNING),
+                (measured.var_noise, VAR_WARNING),
+            )
         ]
         if not (z95 > limits[0] or l95 > limits[1]):
             return
@@ -70,12 +73,20 @@ class StatisticsDisagree(Rule):
         severity = "error" if large and seen.training is not True and harm(seen) else "warning"
         message = "The running statistics are not those of the batches given."
         yield self.found(
-            layer.name, message, severity, mean_off=z95, mean_limit=limits[0], log_var_off=l95, log_var_limit=limits[1]
+            layer.name,
+            message,
+            severity,
+            mean_off=z95,
+            mean_limit=limits[0],
+            log_var_off=l95,
+            log_var_limit=limits[1],
         )
 
 
 def _memory(layer: Layer, measured: Measured) -> float:
-    """How much of one batch's noise is left in the comparison: in the running average, and in the K batches."""
+    """How much of one batch's noise is left in the comparison: in the running average, and in the K
+    batches.
+    """
     m, k = layer.momentum, max(layer.updates or 0, 1)
     running = 1 / k if layer.cumulative or m is None else m / (2 - m)
     return running + 1 / max(measured.batches, 1)

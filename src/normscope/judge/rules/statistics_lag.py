@@ -16,10 +16,11 @@ GROWTH = 3.0
 
 
 class StatisticsLag(Rule):
-    """The distance between running mean and batch mean (95% quantile over channels, in standard deviations) grows.
+    """The distance between running mean and batch mean (95% quantile over channels, in standard
+    deviations) grows.
 
-    Its median in the last quarter of the training is above 0.5 and three times that of the second quarter. What a
-    batch's own noise makes of the distance is the same in both.
+    Its median in the last quarter of the training is above 0.5 and three times that of the second
+    quarter. What a batch's own noise makes of the distance is the same in both.
     """
 
     code = "NS808"
@@ -42,8 +43,13 @@ class StatisticsLag(Rule):
             quarter = len(lag) // 4
             if len(lag) < RECORDS:
                 continue
-            earlier, late = float(np.median(lag[quarter : 2 * quarter])), float(np.median(lag[-quarter:]))
+            earlier, late = (
+                float(np.median(lag[quarter : 2 * quarter])),
+                float(np.median(lag[-quarter:])),
+            )
             if late > LIMIT and late > GROWTH * earlier:
                 message = "The running statistics fall further and further behind the batches'."
                 step = layer.lag_steps[-1] if layer.lag_steps else None
-                yield self.found(layer.name, message, lag=late, earlier=earlier, limit=LIMIT, step=step)
+                yield self.found(
+                    layer.name, message, lag=late, earlier=earlier, limit=LIMIT, step=step
+                )

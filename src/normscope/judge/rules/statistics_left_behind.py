@@ -13,8 +13,9 @@ MERGED = 0.3
 
 
 class StatisticsLeftBehind(Rule):
-    """Of two models that should agree (an average, a target network, a merged or federated model), one has buffers
-    that were not carried along: those of a new layer while the other's are trained, or far from the other's.
+    """Of two models that should agree (an average, a target network, a merged or federated model),
+    one has buffers that were not carried along: those of a new layer while the other's are trained,
+    or far from the other's.
 
     Equal buffers under weights that differ by more than 30% are one model's, and not the average's.
     """
@@ -33,7 +34,9 @@ class StatisticsLeftBehind(Rule):
 
     def applies(self, seen: Examination) -> bool:
         """Two models that share layers with statistics."""
-        return seen.pair is None or any(layer.statistics_equal is not None for layer in seen.pair.layers)
+        return seen.pair is None or any(
+            layer.statistics_equal is not None for layer in seen.pair.layers
+        )
 
     def find(self, seen: Examination) -> Iterator[Finding]:
         """Layer by layer."""
@@ -47,13 +50,21 @@ class StatisticsLeftBehind(Rule):
     def _judge(self, layer: PairedLayer, weights: float | None) -> Iterator[Finding]:
         if layer.at_initialization != layer.other_at_initialization:
             which = "here" if layer.at_initialization else "in the other model"
-            message = f"The statistics are those of a new layer {which}, and trained on the other side."
+            message = (
+                f"The statistics are those of a new layer {which}, and trained on the other side."
+            )
             updates, others = layer.updates, layer.other_updates
-            yield self.found(layer.name, message, updates=updates, other_updates=others, weights_apart=weights)
+            yield self.found(
+                layer.name, message, updates=updates, other_updates=others, weights_apart=weights
+            )
         elif layer.statistics_equal:
             if weights is not None and weights > MERGED:
-                message = "The statistics are the other model's to the bit, the weights are far from its."
-                yield self.found(layer.name, message, "warning", weights_apart=weights, limit=MERGED)
+                message = (
+                    "The statistics are the other model's to the bit, the weights are far from its."
+                )
+                yield self.found(
+                    layer.name, message, "warning", weights_apart=weights, limit=MERGED
+                )
         elif _beyond(layer.mean_distance, MEAN_LIMIT) or _beyond(layer.var_distance, VAR_LIMIT):
             message = "The two models' statistics are far apart."
             mean, var = layer.mean_distance, layer.var_distance

@@ -45,7 +45,9 @@ class StatisticsMissing(Rule):
             if name in STATISTICS:
                 yield self.found(layer, f"{name} is missing.", found=False)
             elif name == COUNTER and f"{layer}.running_mean" not in keys.missing:
-                yield self.found(layer, f"{name} is missing, which does no harm.", "info", found=False)
+                yield self.found(
+                    layer, f"{name} is missing, which does no harm.", "info", found=False
+                )
         for key in keys.wrong_shape:
             layer, _, name = key.rpartition(".")
             if name in STATISTICS:

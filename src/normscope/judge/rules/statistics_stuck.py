@@ -10,14 +10,18 @@ from normscope.records.examination import Layer
 
 
 class StatisticsStuck(Rule):
-    """Running mean 0 and variance 1 although updates were counted: momentum 0, or a reset after which none arrived."""
+    """Running mean 0 and variance 1 although updates were counted: momentum 0, or a reset after
+    which none arrived.
+    """
 
     code = "NS104"
     name = "statistics-stuck"
     severity = "error"
     kinds = ("batch", "instance")
     why = "Batches were seen and nothing was kept: in eval mode the layer does not normalize."
-    remedy = "For a recalibration use momentum=None (a cumulative average), not 0.0; then recalibrate."
+    remedy = (
+        "For a recalibration use momentum=None (a cumulative average), not 0.0; then recalibrate."
+    )
     mend = "normscope.mend.recalibrate"
     fine = "Never."
     reference = "https://github.com/Lightning-AI/pytorch-lightning/issues/14866"

@@ -28,5 +28,7 @@ class SynchronizedLayerSkipped(Rule):
         given = len(seen.forward.batch_sizes) if seen.forward is not None else 0
         ran = layer.measured.batches if layer.measured is not None else 0
         if layer.sync and 0 < ran < given:
-            message = "The layer synchronizes with other processes, and does not run for every batch."
+            message = (
+                "The layer synchronizes with other processes, and does not run for every batch."
+            )
             yield self.found(layer.name, message, ran=ran, batches=given)

@@ -15,8 +15,9 @@ LOST_INFO = 0.125
 class TooFewValues(Rule):
     """Group, instance, layer or RMS normalization over a set of few values.
 
-    Taking mean and variance out of n values removes 2 of their n degrees of freedom (RMS: 1). With one value nothing
-    is left and the output is its bias; with two only the sign of their difference. Reported from a quarter on.
+    Taking mean and variance out of n values removes 2 of their n degrees of freedom (RMS: 1). With
+    one value nothing is left and the output is its bias; with two only the sign of their
+    difference. Reported from a quarter on.
     """
 
     code = "NS212"
@@ -31,7 +32,9 @@ class TooFewValues(Rule):
     replaces = ("S11", "D12")
 
     def find_in(self, layer: Layer, seen: object) -> Iterator[Finding]:
-        """Values behind one statistic, as measured, or as the settings say for layer and RMS normalization."""
+        """Values behind one statistic, as measured, or as the settings say for layer and RMS
+        normalization.
+        """
         values = layer.measured.values if layer.measured is not None else 0
         if not values and layer.kind in ("layer", "rms"):
             values = layer.features
@@ -39,9 +42,15 @@ class TooFewValues(Rule):
             return
         lost = min((1 if layer.kind == "rms" else 2) / values, 1.0)
         if lost >= 1:
-            message = "Each statistic is made of so few values that none of their information is left."
-            yield self.found(layer.name, message, "error", values=values, lost=lost, limit=LOST_WARNING)
+            message = (
+                "Each statistic is made of so few values that none of their information is left."
+            )
+            yield self.found(
+                layer.name, message, "error", values=values, lost=lost, limit=LOST_WARNING
+            )
         elif lost > LOST_INFO:
             severity = "warning" if lost > LOST_WARNING else "info"
             message = "Each statistic is made of few values: part of their information is normalized away."
-            yield self.found(layer.name, message, severity, values=values, lost=lost, limit=LOST_WARNING)
+            yield self.found(
+                layer.name, message, severity, values=values, lost=lost, limit=LOST_WARNING
+            )

@@ -10,7 +10,9 @@ from normscope.records.examination import Layer
 
 
 class TrackedInstanceNorm(Rule):
-    """InstanceNorm with track_running_stats=True: in eval mode it uses averages over images, not each image's own."""
+    """InstanceNorm with track_running_stats=True: in eval mode it uses averages over images, not
+    each image's own.
+    """
 
     code = "NS209"
     name = "tracked-instance-norm"

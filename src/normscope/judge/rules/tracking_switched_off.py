@@ -17,7 +17,9 @@ class TrackingSwitchedOff(Rule):
     severity = "warning"
     kinds = ("batch", "instance")
     why = "With the flag off and buffers there, updates stop, but eval mode still uses the old statistics."
-    remedy = "Make the layer anew with the flag that is meant, or set the buffers to None along with it."
+    remedy = (
+        "Make the layer anew with the flag that is meant, or set the buffers to None along with it."
+    )
     fine = "A deliberate freeze of the statistics; eval mode says so more clearly."
     reference = "https://github.com/pytorch/pytorch/blob/main/torch/nn/modules/batchnorm.py"
     causes = ("J1", "F2")
@@ -32,4 +34,6 @@ class TrackingSwitchedOff(Rule):
             if layer.tracked
             else "track_running_stats is on, but there are no running statistics."
         )
-        yield self.found(layer.name, message, track_running_stats=layer.tracks, buffers=layer.tracked)
+        yield self.found(
+            layer.name, message, track_running_stats=layer.tracks, buffers=layer.tracked
+        )

@@ -16,12 +16,13 @@ CHANCE = 1e-3
 
 
 class TrainEvalGap(Rule):
-    """The same samples get other predictions in eval mode than with batch statistics (dropout off in both).
+    """The same samples get other predictions in eval mode than with batch statistics (dropout off
+    in both).
 
-    With targets: eval gets fewer of them right, by more than 3 points (error: 10), and a sign test on the samples
-    that only one of the two gets right says that this is no chance (p < 0.001). Without: more than 5% of the classes
-    differ beyond what differs between two compositions of the batches, and the outputs differ by more than twice
-    the noise of composition.
+    With targets: eval gets fewer of them right, by more than 3 points (error: 10), and a sign test
+    on the samples that only one of the two gets right says that this is no chance (p < 0.001).
+    Without: more than 5% of the classes differ beyond what differs between two compositions of the
+    batches, and the outputs differ by more than twice the noise of composition.
     """
 
     code = "NS502"
@@ -49,7 +50,11 @@ class TrainEvalGap(Rule):
         elif forward.disagreement is None:
             yield self.undecided("class scores as outputs, or a metric of your own")
         elif result := _gap(seen):
-            severity = "error" if result["points"] > POINTS_ERROR and seen.training is not True else "warning"
+            severity = (
+                "error"
+                if result["points"] > POINTS_ERROR and seen.training is not True
+                else "warning"
+            )
             known = forward.has_targets
             message = (
                 "Eval mode gets fewer samples right than batch statistics do."
@@ -73,7 +78,11 @@ def _gap(seen: Examination) -> dict[str, Any]:
         lost, won = forward.only_batch_correct, forward.only_eval_correct
         points = (lost - won) / max(forward.samples, 1)
         if points > POINTS_WARNING and sign_test(lost, won) < CHANCE:
-            reference = forward.remixed_correct if forward.remixed_correct is not None else forward.batch_correct
+            reference = (
+                forward.remixed_correct
+                if forward.remixed_correct is not None
+                else forward.batch_correct
+            )
             facts = {"eval_correct": forward.eval_correct, "batch_correct": reference}
             return {**facts, "points": points, "limit": POINTS_WARNING, "samples": forward.samples}
         return {}

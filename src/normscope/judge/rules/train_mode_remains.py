@@ -16,7 +16,9 @@ class TrainModeRemains(Rule):
     name = "train-mode-remains"
     severity = "warning"
     kinds = ("batch", "instance")
-    why = "Those layers use and update batch statistics while the model is believed to be evaluated."
+    why = (
+        "Those layers use and update batch statistics while the model is believed to be evaluated."
+    )
     remedy = "Call eval() on the whole model, after everything that calls train() on a part."
     fine = "Recalibrating chosen layers; test-time adaptation."
     reference = "https://github.com/microsoft/robustdg/issues/30"

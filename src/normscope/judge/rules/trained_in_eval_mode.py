@@ -12,7 +12,9 @@ LIMIT = 0.05
 
 
 class TrainedInEvalMode(Rule):
-    """In more than 5% of the steps the layer was trained in eval mode, without having been frozen from the start."""
+    """In more than 5% of the steps the layer was trained in eval mode, without having been frozen
+    from the start.
+    """
 
     code = "NS803"
     name = "trained-in-eval-mode"
@@ -33,4 +35,6 @@ class TrainedInEvalMode(Rule):
             if share > LIMIT and layer.trainable is not False and not layer.declared_frozen:
                 message = "The layer is trained in eval mode."
                 first, steps = layer.first_in_eval, layer.steps
-                yield self.found(layer.name, message, share=share, limit=LIMIT, steps=steps, first_step=first)
+                yield self.found(
+                    layer.name, message, share=share, limit=LIMIT, steps=steps, first_step=first
+                )

@@ -13,12 +13,13 @@ FEWEST_STEPS = 5  # so that a trial forward or two before the training do not co
 
 
 class UpdatedMoreThanOnce(Rule):
-    """A layer's statistics are updated more than once per optimizer step: a forward is repeated in backward (activation
-    checkpointing), or several forwards precede the step (SAM, extra losses, attacks, real and fake batches).
+    """A layer's statistics are updated more than once per optimizer step: a forward is repeated in
+    backward (activation checkpointing), or several forwards precede the step (SAM, extra losses,
+    attacks, real and fake batches).
 
-    Several calls of the layer in one forward count once. k updates with momentum m weigh like one with 1 - (1 - m)^k.
-    Gradient accumulation is told apart, where a forward is followed by its own backward and no weight moves in between,
-    and so are steps that a gradient scaler skips.
+    Several calls of the layer in one forward count once. k updates with momentum m weigh like one
+    with 1 - (1 - m)^k. Gradient accumulation is told apart, where a forward is followed by its own
+    backward and no weight moves in between, and so are steps that a gradient scaler skips.
     """
 
     code = "NS801"
@@ -46,8 +47,14 @@ class UpdatedMoreThanOnce(Rule):
         expected = 1.0 if seen.history is None else seen.history.expected(layer)
         if layer.updates_in_backward:
             repeated = layer.updates_in_backward / layer.steps
-            message = "The forward is repeated in backward (activation checkpointing), and counts again."
-            yield self.found(layer.name, message, updates_per_step=per_step, repeated=repeated, limit=1)
+            message = (
+                "The forward is repeated in backward (activation checkpointing), and counts again."
+            )
+            yield self.found(
+                layer.name, message, updates_per_step=per_step, repeated=repeated, limit=1
+            )
         elif per_step / expected >= LIMIT:
             message = "The statistics are updated several times per optimizer step."
-            yield self.found(layer.name, message, updates_per_step=per_step, limit=LIMIT, expected=expected)
+            yield self.found(
+                layer.name, message, updates_per_step=per_step, limit=LIMIT, expected=expected
+            )

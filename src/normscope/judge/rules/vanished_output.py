@@ -12,7 +12,9 @@ LIMIT = 1e-3
 
 
 class VanishedOutput(Rule):
-    """The normalized value is all but constant over samples, channels and positions while the input varies."""
+    """The normalized value is all but constant over samples, channels and positions while the input
+    varies.
+    """
 
     code = "NS508"
     name = "vanished-output"
@@ -36,4 +38,6 @@ class VanishedOutput(Rule):
         if measured.output_spread < LIMIT and measured.input_spread > LIMIT:
             message = "The input varies, the normalized value does not."
             spread, given = measured.output_spread, measured.input_spread
-            yield self.found(layer.name, message, output_spread=spread, input_spread=given, limit=LIMIT)
+            yield self.found(
+                layer.name, message, output_spread=spread, input_spread=given, limit=LIMIT
+            )

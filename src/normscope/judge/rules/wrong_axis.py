@@ -14,11 +14,12 @@ FLAT, VARIED = 2.0, 5.0
 class WrongAxis(Rule):
     """The layer takes time, or width, for the feature axis.
 
-    A batch or instance normalization on [N, L, C] with L = C channels: what feeds it (a linear layer, an embedding, a
-    recurrent layer) puts features last, or the spread is flat along axis 1 (ratio below 2) and varies along the last
-    (above 5). A batch or instance normalization behind a view or reshape that mixes features and positions where axes
-    should have been transposed. A LayerNorm over the last axis alone of a convolution's [N, C, H, W]: it normalizes
-    rows of pixels.
+    A batch or instance normalization on [N, L, C] with L = C channels: what feeds it (a linear
+    layer, an embedding, a recurrent layer) puts features last, or the spread is flat along axis 1
+    (ratio below 2) and varies along the last (above 5). A batch or instance normalization behind a
+    view or reshape that mixes features and positions where axes should have been transposed. A
+    LayerNorm over the last axis alone of a convolution's [N, C, H, W]: it normalizes rows of
+    pixels.
     """
 
     code = "NS512"
@@ -42,13 +43,18 @@ class WrongAxis(Rule):
         if layer.kind in ("layer", "rms"):
             if layer.foreign:  # it may move axes inside
                 return
-            if len(shape) == 4 and layer.normalized_dims == 1 and place.fed_by == "conv" and not place.axes_moved:
-                yield self.found(layer.name, "The layer normalizes rows of pixels.", shape=str(shape), axis=3)
+            if (
+                len(shape) == 4
+                and layer.normalized_dims == 1
+                and place.fed_by == "conv"
+                and not place.axes_moved
+            ):
+                yield self.found(
+                    layer.name, "The layer normalizes rows of pixels.", shape=str(shape), axis=3
+                )
             return
         if place.features_scattered and not place.features_last:
-            message = (
-                "A reshape has mixed features and positions: axis 1 has the features' size and holds other things."
-            )
+            message = "A reshape has mixed features and positions: axis 1 has the features' size and holds other things."
             yield self.found(layer.name, message, shape=str(shape), fed_by=place.fed_by)
             return
         if len(shape) != 3 or shape[1] != shape[2]:
@@ -60,4 +66,6 @@ class WrongAxis(Rule):
             first, last = measured.axis_spread
             if first < FLAT and last > VARIED:
                 message = "The input varies along the last axis as features do; the layer takes axis 1 for them."
-                yield self.found(layer.name, message, along_axis_1=first, along_last_axis=last, limit=VARIED)
+                yield self.found(
+                    layer.name, message, along_axis_1=first, along_last_axis=last, limit=VARIED
+                )

@@ -18,7 +18,9 @@ from normscope.records.export.schema import TEXT, Table
 from normscope.records.files import write_json, written_aside
 
 MANIFEST = "normscope-export.json"
-"""Names the files of an export with their checksums: a file that is not in it, or has changed, is somebody else's."""
+"""Names the files of an export with their checksums: a file that is not in it, or has changed, is
+somebody else's.
+"""
 
 ROWS_AT_ONCE = 100_000
 """Rows that are collected before they are written: one row group in parquet."""
@@ -29,13 +31,17 @@ class _File(Protocol):
     def close(self) -> None: ...
 
 
-def write_tables(folder: Path, kind: str, rows: Iterable[tuple[Table, pa.RecordBatch]]) -> list[Path]:
-    """Write tables as `<table>.parquet` or `<table>.csv` into a folder, which is made; returns the files.
+def write_tables(
+    folder: Path, kind: str, rows: Iterable[tuple[Table, pa.RecordBatch]]
+) -> list[Path]:
+    """Write tables as `<table>.parquet` or `<table>.csv` into a folder, which is made; returns the
+    files.
 
     All files are written aside first, then renamed, so an error leaves an earlier export as it was.
 
     Raises:
-        InputError: if the folder is a file, or a file of one of these names is there that no export wrote.
+        InputError: if the folder is a file, or a file of one of these names is there that no export
+            wrote.
         StorageError: if something cannot be written.
     """
     if folder.exists() and not folder.is_dir():
@@ -48,15 +54,23 @@ def write_tables(folder: Path, kind: str, rows: Iterable[tuple[Table, pa.RecordB
                 path = folder / f"{table.name}.{kind}"
                 _refuse_foreign(path, known)
                 _make(folder)
-                files[table.name] = stack.enter_context(contextlib.closing(_Buffered(stack, path, kind, table)))
+                files[table.name] = stack.enter_context(
+                    contextlib.closing(_Buffered(stack, path, kind, table))
+                )
             files[table.name].add(batch)
         for file in files.values():
             file.close()
         sums = {file.path.name: _checksum(file.aside) for file in files.values()}
-        # both old and new sums until all are renamed: a kill between leaves no file that nobody wrote
-        _write_manifest(folder, {**known, **{name: [*known.get(name, []), new] for name, new in sums.items()}})
+        # both old and new sums until all are renamed: a kill between leaves no file that nobody
+        # wrote
+        _write_manifest(
+            folder, {**known, **{name: [*known.get(name, []), new] for name, new in sums.items()}}
+        )
     gone = _stale(folder, kind, known, set(sums))
-    _write_manifest(folder, {**{k: v for k, v in known.items() if k not in gone}, **{k: [v] for k, v in sums.items()}})
+    _write_manifest(
+        folder,
+        {**{k: v for k, v in known.items() if k not in gone}, **{k: [v] for k, v in sums.items()}},
+    )
     return [file.path for file in files.values()]
 
 
@@ -110,7 +124,9 @@ class _CsvFile:
     def write_table(self, table: pa.Table) -> None:
         for place in self._lists:
             name = self._schema.field(place).name
-            table = table.set_column(place, name, [[_as_json(value) for value in table.column(place).to_pylist()]])
+            table = table.set_column(
+                place, name, [[_as_json(value) for value in table.column(place).to_pylist()]]
+            )
         self._file.write_table(table.cast(self._schema))
 
     def close(self) -> None:
@@ -129,7 +145,9 @@ def _known(folder: Path) -> dict[str, list[str]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / MANIFEST} cannot be read; give another folder (--out).") from error
+        raise InputError(
+            f"{folder / MANIFEST} cannot be read; give another folder (--out)."
+        ) from error
 
 
 def _refuse_foreign(path: Path, known: dict[str, list[str]]) -> None:
@@ -141,7 +159,9 @@ def _refuse_foreign(path: Path, known: dict[str, list[str]]) -> None:
 
 
 def _stale(folder: Path, kind: str, known: dict[str, list[str]], written: set[str]) -> set[str]:
-    """Remove the tables of an earlier export in this format that have no rows any more, if nobody changed them."""
+    """Remove the tables of an earlier export in this format that have no rows any more, if nobody
+    changed them.
+    """
     gone = {name for name in known if name.endswith(f".{kind}") and name not in written}
     for name in gone:
         path = folder / Path(name).name
@@ -159,7 +179,9 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+        raise StorageError(
+            f"Cannot make the folder {folder}: {error.strerror or error}."
+        ) from error
 
 
 def _checksum(path: Path) -> str:

@@ -12,22 +12,46 @@ import numpy as np
 import pyarrow as pa
 
 from normscope.errors import RecordError
-from normscope.records.export.schema import FLAG, NUMBER, SINGLE, TEXT, WHOLE, WHOLES, Column, Table, repeated
+from normscope.records.export.schema import (
+    FLAG,
+    NUMBER,
+    SINGLE,
+    TEXT,
+    WHOLE,
+    WHOLES,
+    Column,
+    Table,
+    repeated,
+)
 from normscope.records.recording import Recording
-from normscope.records.recording_header import BIN_LIMIT, BINS, FRAME, SAMPLE_LEVELS, SAMPLE_MOMENTS, LayerInfo
+from normscope.records.recording_header import (
+    BIN_LIMIT,
+    BINS,
+    FRAME,
+    SAMPLE_LEVELS,
+    SAMPLE_MOMENTS,
+    LayerInfo,
+)
 from normscope.records.recording_parts import Block, Part
 
-RECORDING = Column("recording", TEXT, "the run that was watched, or the name of the recording's file")
+RECORDING = Column(
+    "recording", TEXT, "the run that was watched, or the name of the recording's file"
+)
 RANK = Column("rank", WHOLE, "the process that recorded it, 0 without DistributedDataParallel")
-LAYER = Column("layer", TEXT, "the layer's name in the model; name#2 is its second call in one forward")
+LAYER = Column(
+    "layer", TEXT, "the layer's name in the model; name#2 is its second call in one forward"
+)
 STEP = Column("step", WHOLE, "the step, counted from 1", "steps")
-CHANNEL = Column("channel", WHOLE, "channel or group, counted from 0; null for what a layer has one of")
+CHANNEL = Column(
+    "channel", WHOLE, "channel or group, counted from 0; null for what a layer has one of"
+)
 
 ROWS = {
     "sample_mean": SAMPLE_MOMENTS,
     "sample_std": SAMPLE_MOMENTS,
     **dict.fromkeys(
-        ("sample_mean_quantiles", "sample_std_quantiles"), tuple(f"quantile_{level:.2f}" for level in SAMPLE_LEVELS)
+        ("sample_mean_quantiles", "sample_std_quantiles"),
+        tuple(f"quantile_{level:.2f}" for level in SAMPLE_LEVELS),
     ),
 }
 """{statistic with several rows per step: their names}."""
@@ -59,7 +83,9 @@ LAYERS = Table(
         RANK,
         LAYER,
         Column("type", TEXT, "its class"),
-        Column("kind", TEXT, "batch, instance, group, layer, rms, or activation for any other module"),
+        Column(
+            "kind", TEXT, "batch, instance, group, layer, rms, or activation for any other module"
+        ),
         Column("channels", WHOLE, "channels"),
         Column("groups", WHOLE, "groups of a group norm"),
         Column("eps", NUMBER, "what is added to the variance", "the squared input's"),
@@ -78,11 +104,21 @@ STATISTICS = Table(
         RECORDING,
         RANK,
         LAYER,
-        Column("statistic", TEXT, "batch_mean, batch_var, running_mean, running_var, weight, bias, gradients, ..."),
+        Column(
+            "statistic",
+            TEXT,
+            "batch_mean, batch_var, running_mean, running_var, weight, bias, gradients, ...",
+        ),
         STEP,
         CHANNEL,
-        Column("row", TEXT, "of sample_mean and sample_std: which number of the distribution over the samples"),
-        Column("value", NUMBER, "the number", "the layer's input for means, its square for variances"),
+        Column(
+            "row",
+            TEXT,
+            "of sample_mean and sample_std: which number of the distribution over the samples",
+        ),
+        Column(
+            "value", NUMBER, "the number", "the layer's input for means, its square for variances"
+        ),
     ),
 )
 
@@ -93,7 +129,11 @@ HISTOGRAMS = Table(
         RECORDING,
         RANK,
         LAYER,
-        Column("statistic", TEXT, "histogram (input and output follow from it), or output_histogram (output alone)"),
+        Column(
+            "statistic",
+            TEXT,
+            "histogram (input and output follow from it), or output_histogram (output alone)",
+        ),
         STEP,
         CHANNEL,
         *(
@@ -111,7 +151,9 @@ HISTOGRAMS = Table(
                 strict=True,
             )
         ),
-        Column("counts", WHOLES, f"below -{BIN_LIMIT:g}, the {BINS} bins, above {BIN_LIMIT:g}; values"),
+        Column(
+            "counts", WHOLES, f"below -{BIN_LIMIT:g}, the {BINS} bins, above {BIN_LIMIT:g}; values"
+        ),
     ),
 )
 
@@ -148,7 +190,9 @@ def read_recording(path: Path, name: str) -> RecordingSource:
         for _ in recording_batches(source):
             pass
     except RecordError as error:
-        raise error if str(path) in str(error) else RecordError(f"{path} is damaged: {error}") from error
+        raise (
+            error if str(path) in str(error) else RecordError(f"{path} is damaged: {error}")
+        ) from error
     return source
 
 
@@ -158,8 +202,14 @@ def recording_batches(source: RecordingSource) -> Iterator[tuple[Table, pa.Recor
         yield RECORDINGS, RECORDINGS.batch(_recording(source.name, part))
         yield LAYERS, LAYERS.batch(_layers(source.name, part))
         if rows := _events(part):
-            common = {"recording": repeated(source.name, len(rows)), "rank": repeated(part.header.rank, len(rows))}
-            yield EVENTS, EVENTS.batch({**common, **{key: [row[key] for row in rows] for key in rows[0]}})
+            common = {
+                "recording": repeated(source.name, len(rows)),
+                "rank": repeated(part.header.rank, len(rows)),
+            }
+            yield (
+                EVENTS,
+                EVENTS.batch({**common, **{key: [row[key] for row in rows] for key in rows[0]}}),
+            )
         names = part.names()
         for layer, statistic in names:
             if statistic.endswith("histogram_frame"):
@@ -167,11 +217,22 @@ def recording_batches(source: RecordingSource) -> Iterator[tuple[Table, pa.Recor
             if statistic.endswith("histogram"):
                 table, rows = HISTOGRAMS, _histograms(part, layer, statistic)
             else:
-                table, rows = STATISTICS, (_statistic(block, statistic) for block in part.blocks(layer, statistic))
+                table, rows = (
+                    STATISTICS,
+                    (_statistic(block, statistic) for block in part.blocks(layer, statistic)),
+                )
             for values in rows:
                 length = len(values["step"])
-                own = {"recording": source.name, "rank": part.header.rank, "layer": layer, "statistic": statistic}
-                yield table, table.batch({**{key: repeated(v, length) for key, v in own.items()}, **values})
+                own = {
+                    "recording": source.name,
+                    "rank": part.header.rank,
+                    "layer": layer,
+                    "statistic": statistic,
+                }
+                yield (
+                    table,
+                    table.batch({**{key: repeated(v, length) for key, v in own.items()}, **values}),
+                )
 
 
 def _recording(name: str, part: Part) -> dict[str, list[Any]]:
@@ -206,7 +267,12 @@ def _layers(name: str, part: Part) -> dict[str, Any]:
 
 def _events(part: Part) -> list[dict[str, Any]]:
     rows = [
-        {"step": row["step"], "kind": row["kind"], "layer": row["layer"] or None, "detail": json.dumps(row["detail"])}
+        {
+            "step": row["step"],
+            "kind": row["kind"],
+            "layer": row["layer"] or None,
+            "detail": json.dumps(row["detail"]),
+        }
         for row in part.events()
     ]
     return rows + [
@@ -221,12 +287,18 @@ def _events(part: Part) -> list[dict[str, Any]]:
 
 
 def _statistic(block: Block, statistic: str) -> dict[str, Any]:
-    """Rows of one block: values [R], [R, C] or, where a statistic has several rows per step, [R, rows, C]."""
+    """Rows of one block: values [R], [R, C] or, where a statistic has several rows per step, [R,
+    rows, C].
+    """
     steps, values = block
     names = ROWS.get(statistic)
     if values.ndim > 3 or (values.ndim == 3 and (names is None or len(names) != values.shape[1])):
         raise RecordError(f"its {statistic} has an unknown shape {list(values.shape)}.")
-    shape = (len(steps), values.shape[1] if values.ndim == 3 else 1, values.shape[-1] if values.ndim > 1 else 1)
+    shape = (
+        len(steps),
+        values.shape[1] if values.ndim == 3 else 1,
+        values.shape[-1] if values.ndim > 1 else 1,
+    )
     place = np.indices(shape).reshape(3, -1)
     return {
         "step": steps[place[0]],
@@ -237,7 +309,9 @@ def _statistic(block: Block, statistic: str) -> dict[str, Any]:
 
 
 def _histograms(part: Part, layer: str, statistic: str) -> Iterator[dict[str, Any]]:
-    """Rows of the histograms whose frame is there: blocks of counts [R, C, bins] and of frames [R, 6, C]."""
+    """Rows of the histograms whose frame is there: blocks of counts [R, C, bins] and of frames [R,
+    6, C].
+    """
     infos = {info.name: info for info in part.header.layers}
     frames = {
         step: row

@@ -15,7 +15,11 @@ from normscope.records.run import EPOCH_COLUMNS, RunRecord, load_run
 
 RUN = Column("run", TEXT, "the run: the name of its folder, which ends with its id")
 EPOCH = Column("epoch", WHOLE, "the epoch, counted from 1")
-TENSOR = Column("tensor", TEXT, "block_output, before_activation or normalized: tensors of the network's first stage")
+TENSOR = Column(
+    "tensor",
+    TEXT,
+    "block_output, before_activation or normalized: tensors of the network's first stage",
+)
 
 WHOLE_SCALARS = frozenset({"step", "first_non_finite_step"})
 """The scalars of an epoch that are whole numbers."""
@@ -64,7 +68,9 @@ EPOCHS = Table(
             Column(
                 f"last_layer_gradient{suffix}",
                 NUMBER,
-                EPOCH_COLUMNS[f"stem_gradient{suffix}"].replace("the stem convolution's", "the classifier's"),
+                EPOCH_COLUMNS[f"stem_gradient{suffix}"].replace(
+                    "the stem convolution's", "the classifier's"
+                ),
             )
             for suffix in ("", "_mean", "_std", "_min", "_max")
         ),
@@ -83,7 +89,10 @@ CAPTURES = Table(
         Column("mean", NUMBER, "their mean", "the tensor's"),
         Column("std", NUMBER, "their standard deviation (population)", "the tensor's"),
         Column("zero_fraction", NUMBER, "exact zeros: what a ReLU cut off", "share"),
-        *(Column(name, NUMBER, f"the {level:.0%} quantile", "the tensor's") for name, level in QUANTILES.items()),
+        *(
+            Column(name, NUMBER, f"the {level:.0%} quantile", "the tensor's")
+            for name, level in QUANTILES.items()
+        ),
     ),
 )
 
@@ -105,8 +114,16 @@ MEASUREMENTS = Table(
     "a number that was measured once for a run, for a claim",
     (
         RUN,
-        Column("measurement", TEXT, "what was measured, for example propagation (variances at initialization)"),
-        Column("statistic", TEXT, "which quantity of it, for example branch: the variance of a residual branch"),
+        Column(
+            "measurement",
+            TEXT,
+            "what was measured, for example propagation (variances at initialization)",
+        ),
+        Column(
+            "statistic",
+            TEXT,
+            "which quantity of it, for example branch: the variance of a residual branch",
+        ),
         Column(
             "index",
             WHOLE,
@@ -146,7 +163,10 @@ def run_batches(runs: Sequence[RunRecord]) -> Iterator[tuple[Table, pa.RecordBat
         for measurement, arrays in run.measured.items():
             for statistic, array in arrays.items():
                 if array.size:
-                    yield MEASUREMENTS, MEASUREMENTS.batch(_measured(run, measurement, statistic, array))
+                    yield (
+                        MEASUREMENTS,
+                        MEASUREMENTS.batch(_measured(run, measurement, statistic, array)),
+                    )
 
 
 def _runs(runs: Sequence[RunRecord]) -> tuple[Table, pa.RecordBatch]:
@@ -158,8 +178,14 @@ def _runs(runs: Sequence[RunRecord]) -> tuple[Table, pa.RecordBatch]:
     values = {
         "run": [run.directory.name for run in runs],
         "status": [run.status for run in runs],
-        **{name: [meta.get(name) for meta in metas] for name in ("error", "diverged_step", "parameters", "threads")},
-        **{name: [each.get(name) for each in data] for name in ("source", "train_images", "test_images")},
+        **{
+            name: [meta.get(name) for meta in metas]
+            for name in ("error", "diverged_step", "parameters", "threads")
+        },
+        **{
+            name: [each.get(name) for each in data]
+            for name in ("source", "train_images", "test_images")
+        },
         "device_name": [each.get("device_name") for each in hardware],
         **{name: [each.get(name) for each in versions] for name in ("torch", "normscope")},
     }
@@ -167,7 +193,9 @@ def _runs(runs: Sequence[RunRecord]) -> tuple[Table, pa.RecordBatch]:
     for name in dict.fromkeys(name for run in runs for name in run.spec):
         own = f"spec_{name}" if name in values else name
         settings = [run.spec.get(name) for run in runs]
-        column, values[own] = column_of(own, settings, "a setting of the run: see `normscope compare --help`")
+        column, values[own] = column_of(
+            own, settings, "a setting of the run: see `normscope compare --help`"
+        )
         columns.append(column)
     table = RUNS.with_columns(columns)
     return table, table.batch(values)
@@ -223,7 +251,9 @@ def _bins(run: RunRecord, tensor: str, epoch: int, distribution: Distribution) -
     }
 
 
-def _measured(run: RunRecord, measurement: str, statistic: str, array: np.ndarray) -> dict[str, object]:
+def _measured(
+    run: RunRecord, measurement: str, statistic: str, array: np.ndarray
+) -> dict[str, object]:
     return {
         "run": repeated(run.directory.name, array.size),
         "measurement": repeated(measurement, array.size),

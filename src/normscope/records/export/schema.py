@@ -37,7 +37,11 @@ class Table:
     def schema(self) -> pa.Schema:
         """The columns as pyarrow has them, meaning and unit in their metadata."""
         fields = [
-            pa.field(column.name, column.type, metadata={"description": column.meaning, "unit": column.unit})
+            pa.field(
+                column.name,
+                column.type,
+                metadata={"description": column.meaning, "unit": column.unit},
+            )
             for column in self.columns
         ]
         return pa.schema(fields, metadata={"normscope.table": self.name, "normscope.row": self.row})
@@ -50,10 +54,14 @@ class Table:
         """Rows from {column: values}; a column that is missing is null throughout.
 
         Raises:
-            RecordError: if the values are not of the column's type, for example text that is no Unicode.
+            RecordError: if the values are not of the column's type, for example text that is no
+                Unicode.
         """
         length = max(len(column) for column in values.values())
-        arrays = [_array(values[c.name], c) if c.name in values else pa.nulls(length, c.type) for c in self.columns]
+        arrays = [
+            _array(values[c.name], c) if c.name in values else pa.nulls(length, c.type)
+            for c in self.columns
+        ]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
@@ -64,13 +72,21 @@ def repeated(value: str | int | None, length: int) -> Any:
     return pa.array([value]).take(pa.array([0] * length, pa.int32())) if length else []
 
 
-def column_of(name: str, values: Sequence[Any], meaning: str, unit: str = "") -> tuple[Column, list[Any]]:
-    """The column that JSON values make: values and lists of one kind as they are, anything else as JSON text."""
+def column_of(
+    name: str, values: Sequence[Any], meaning: str, unit: str = ""
+) -> tuple[Column, list[Any]]:
+    """The column that JSON values make: values and lists of one kind as they are, anything else as
+    JSON text.
+    """
     present = [value for value in values if value is not None]
-    kind = next((kind for kind, fits in _FITS if all(map(fits, present))), None) if present else TEXT
+    kind = (
+        next((kind for kind, fits in _FITS if all(map(fits, present))), None) if present else TEXT
+    )
     if kind is not None:
         return Column(name, kind, meaning, unit), list(values)
-    return Column(name, TEXT, f"{meaning}, as JSON", unit), [None if v is None else json.dumps(v) for v in values]
+    return Column(name, TEXT, f"{meaning}, as JSON", unit), [
+        None if v is None else json.dumps(v) for v in values
+    ]
 
 
 def _array(values: Any, column: Column) -> pa.Array:
@@ -79,7 +95,9 @@ def _array(values: Any, column: Column) -> pa.Array:
             return values.cast(column.type)
         return pa.array(values, column.type)
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError) as error:
-        raise RecordError(f"{column.name} holds a value that is no {column.type}: {str(error)[:80]}.") from error
+        raise RecordError(
+            f"{column.name} holds a value that is no {column.type}: {str(error)[:80]}."
+        ) from error
 
 
 def _is_whole(value: Any) -> bool:

@@ -4,11 +4,28 @@ docs/exporting.md.
 
 from __future__ import annotations
 
-from normscope.records.export.recording_tables import EVENTS, HISTOGRAMS, LAYERS, RECORDINGS, STATISTICS
+from normscope.records.export.recording_tables import (
+    EVENTS,
+    HISTOGRAMS,
+    LAYERS,
+    RECORDINGS,
+    STATISTICS,
+)
 from normscope.records.export.run_tables import CAPTURE_BINS, CAPTURES, EPOCHS, MEASUREMENTS, RUNS
 from normscope.records.export.schema import Table
 
-TABLES = (RUNS, EPOCHS, CAPTURES, CAPTURE_BINS, MEASUREMENTS, RECORDINGS, LAYERS, STATISTICS, HISTOGRAMS, EVENTS)
+TABLES = (
+    RUNS,
+    EPOCHS,
+    CAPTURES,
+    CAPTURE_BINS,
+    MEASUREMENTS,
+    RECORDINGS,
+    LAYERS,
+    STATISTICS,
+    HISTOGRAMS,
+    EVENTS,
+)
 
 
 def page() -> str:
@@ -26,7 +43,11 @@ def _section(table: Table) -> str:
         "|---|---|---|---|",
     ]
     for column in table.columns:
-        lines.append(f"| `{column.name}` | {column.type} | {column.unit} | {column.meaning} |".replace("<", "&lt;"))
+        lines.append(
+            f"| `{column.name}` | {column.type} | {column.unit} | {column.meaning} |".replace(
+                "<", "&lt;"
+            )
+        )
     return "\n".join([*lines, ""])
 
 

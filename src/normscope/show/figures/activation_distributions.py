@@ -17,7 +17,15 @@ from normscope.records.captures import LIMIT, Distribution
 from normscope.records.run import RunRecord
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import footer, subject
-from normscope.show.figures.style import REFERENCE, SMALL, NormStyle, house_style, label_of, norm_styles, save
+from normscope.show.figures.style import (
+    REFERENCE,
+    SMALL,
+    NormStyle,
+    house_style,
+    label_of,
+    norm_styles,
+    save,
+)
 
 MAX_COLUMNS = 5
 """Captured epochs that are shown at most, spread evenly from the first to the last."""
@@ -35,8 +43,14 @@ class _Tensor:
 
 TENSORS = (
     _Tensor("block_output", "Output of the first stage of blocks", near_normal=False),
-    _Tensor("before_activation", "The tensor that enters the last activation of that stage", near_normal=True),
-    _Tensor("normalized", "Output of the first normalization layer in that stage", near_normal=True),
+    _Tensor(
+        "before_activation",
+        "The tensor that enters the last activation of that stage",
+        near_normal=True,
+    ),
+    _Tensor(
+        "normalized", "Output of the first normalization layer in that stage", near_normal=True
+    ),
 )
 
 
@@ -44,9 +58,10 @@ TENSORS = (
 def draw(runs: Sequence[RunRecord], path: Path) -> Figure:
     """Draw the captured distributions at one learning rate and write the figure.
 
-    The rate is the one at which the first norm has the highest mean final accuracy. Rows are the tensors and, within
-    each, the norms; columns are the captured epochs. Every seed is a thin line, their mean is filled. Exact zeros are
-    a spike that is cut off and given as a number: its height would only say how narrow a bin is.
+    The rate is the one at which the first norm has the highest mean final accuracy. Rows are the
+    tensors and, within each, the norms; columns are the captured epochs. Every seed is a thin line,
+    their mean is filled. Exact zeros are a spike that is cut off and given as a number: its height
+    would only say how narrow a bin is.
 
     Args:
         runs: the runs of a comparison.
@@ -83,7 +98,9 @@ def draw(runs: Sequence[RunRecord], path: Path) -> Figure:
 
 
 def shown_rate(runs: Sequence[RunRecord]) -> float:
-    """The learning rate at which the first norm's finished runs are best on average; without any, the first rate."""
+    """The learning rate at which the first norm's finished runs are best on average; without any,
+    the first rate.
+    """
     finals: dict[float, list[float]] = {}
     for run in runs:
         final = run.final("test_accuracy")
@@ -107,17 +124,28 @@ def _row(tensor: _Tensor, norm: str, norms: Sequence[str]) -> Row:
     return Row(1.05, tensor.heading, note=note, above=0.44, below=below)
 
 
-def _subtitle(runs: Sequence[RunRecord], rate: float, epochs: Sequence[int], captured: Sequence[int]) -> str:
+def _subtitle(
+    runs: Sequence[RunRecord], rate: float, epochs: Sequence[int], captured: Sequence[int]
+) -> str:
     """Which of the captures these are, and what the numbers mean."""
     if not captured:
         return "No activations were captured."
     rates = {run.learning_rate for run in runs}
-    finished = any(run.norm == runs[0].norm and run.status == "finished" for run in runs if run.learning_rate == rate)
+    finished = any(
+        run.norm == runs[0].norm and run.status == "finished"
+        for run in runs
+        if run.learning_rate == rate
+    )
     why = f", where {label_of(runs[0].norm)} ends with the highest accuracy" if finished else ""
-    sentences = [f"Learning rate {rate:g}{why if len(rates) > 1 else ''}.", "Test images in eval mode."]
+    sentences = [
+        f"Learning rate {rate:g}{why if len(rates) > 1 else ''}.",
+        "Test images in eval mode.",
+    ]
     if len(epochs) < len(captured):
         sentences.append(f"{len(epochs)} of the {len(captured)} captured epochs.")
-    sentences.append("Numbers are means over seeds; the spike of exact zeros is cut off at the top.")
+    sentences.append(
+        "Numbers are means over seeds; the spike of exact zeros is cut off at the top."
+    )
     return " ".join(sentences)
 
 
@@ -132,7 +160,8 @@ def _tensors(runs: Sequence[RunRecord], norms: int) -> list[_Tensor]:
     return [
         tensor
         for tensor in TENSORS
-        if tensor.name in captured and (norms <= MAX_NORMS_FOR_ALL_TENSORS or tensor.name != "normalized")
+        if tensor.name in captured
+        and (norms <= MAX_NORMS_FOR_ALL_TENSORS or tensor.name != "normalized")
     ]
 
 
@@ -142,7 +171,9 @@ def _key(tensors: Sequence[_Tensor]) -> list[Line2D | Patch]:
         Patch(color=REFERENCE, alpha=0.3, linewidth=0, label="mean of seeds"),
     ]
     if any(tensor.near_normal for tensor in tensors):
-        handles.append(Line2D([], [], color="black", linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)"))
+        handles.append(
+            Line2D([], [], color="black", linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)")
+        )
     return handles
 
 
@@ -156,7 +187,8 @@ def _draw_row(
 ) -> None:
     """One norm's distributions of one tensor at every epoch, on one density axis."""
     columns = [
-        [run.captures[tensor.name, epoch] for run in runs if (tensor.name, epoch) in run.captures] for epoch in epochs
+        [run.captures[tensor.name, epoch] for run in runs if (tensor.name, epoch) in run.captures]
+        for epoch in epochs
     ]
     top = _density_limit([distribution for column in columns for distribution in column], tensor)
     for axis, epoch, distributions in zip(axes, epochs, columns, strict=True):
@@ -186,38 +218,64 @@ def _draw_row(
 
 
 def without_zeros(distribution: Distribution) -> np.ndarray:
-    """The density [bins] of the values that are not exactly zero; its integral leaves the zeros' share out."""
+    """The density [bins] of the values that are not exactly zero; its integral leaves the zeros'
+    share out.
+    """
     density = distribution.density.copy()
     edges = distribution.edges
-    density[np.searchsorted(edges, 0.0, side="right") - 1] -= distribution.zero_fraction / (edges[1] - edges[0])
+    density[np.searchsorted(edges, 0.0, side="right") - 1] -= distribution.zero_fraction / (
+        edges[1] - edges[0]
+    )
     return np.maximum(density, 0)
 
 
 def _density_limit(distributions: Sequence[Distribution], tensor: _Tensor) -> float:
-    peaks = [without_zeros(distribution).max() for distribution in distributions if distribution.n > 0]
+    peaks = [
+        without_zeros(distribution).max() for distribution in distributions if distribution.n > 0
+    ]
     if tensor.near_normal:
         peaks.append(1 / np.sqrt(2 * np.pi))
     return 1.1 * max(peaks, default=0.0) or 1.0
 
 
-def _draw_distributions(axis: Axes, distributions: Sequence[Distribution], style: NormStyle, top: float) -> None:
+def _draw_distributions(
+    axis: Axes, distributions: Sequence[Distribution], style: NormStyle, top: float
+) -> None:
     edges = distributions[0].edges
     for distribution in distributions:
-        axis.stairs(without_zeros(distribution), edges, color=style.colour, linewidth=0.7, alpha=0.7, gid="seed")
+        axis.stairs(
+            without_zeros(distribution),
+            edges,
+            color=style.colour,
+            linewidth=0.7,
+            alpha=0.7,
+            gid="seed",
+        )
     mean = np.mean([without_zeros(distribution) for distribution in distributions], axis=0)
     axis.stairs(mean, edges, fill=True, color=style.colour, alpha=0.3, linewidth=0, gid="mean")
     zeros = float(np.mean([distribution.zero_fraction for distribution in distributions]))
     if zeros == 0:
         return
     density = zeros / (edges[1] - edges[0])
-    axis.plot([0, 0], [0, min(density, top)], color=style.colour, linewidth=2, solid_capstyle="butt", gid="zeros")
+    axis.plot(
+        [0, 0],
+        [0, min(density, top)],
+        color=style.colour,
+        linewidth=2,
+        solid_capstyle="butt",
+        gid="zeros",
+    )
     if zeros >= 0.001:
         text = f"{_percent(zeros)} exact zeros"
         axis.text(-0.25, 0.97 * top, text, ha="right", va="top", size=SMALL - 1, color=REFERENCE)
 
 
-def _caption(heading: str, measured: Sequence[Distribution], captured: Sequence[Distribution], runs: int) -> str:
-    """Two lines: what it is and how many runs it is of; then the moments and what lies beyond the limits."""
+def _caption(
+    heading: str, measured: Sequence[Distribution], captured: Sequence[Distribution], runs: int
+) -> str:
+    """Two lines: what it is and how many runs it is of; then the moments and what lies beyond the
+    limits.
+    """
     first = heading
     if len(measured) < runs:
         first += f"  (n = {len(measured)} of {runs})"
@@ -235,7 +293,11 @@ def _caption(heading: str, measured: Sequence[Distribution], captured: Sequence[
 
 def _number(value: float, digits: int) -> str:
     """With that many decimals, or in powers of ten where that would be long."""
-    text = f"{value:.2e}" if abs(value) >= 1e4 or digits > 5 else f"{round(value, digits) + 0.0:.{digits}f}"
+    text = (
+        f"{value:.2e}"
+        if abs(value) >= 1e4 or digits > 5
+        else f"{round(value, digits) + 0.0:.{digits}f}"
+    )
     return text.replace("-", "−")
 
 

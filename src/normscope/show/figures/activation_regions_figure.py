@@ -16,7 +16,15 @@ from normscope.judge.activation_regions import NAMED_REGIONS, SHARE, Regions, ac
 from normscope.records.recording import Recording
 from normscope.show.figures.page import Frame, Row, lay_out, text_width
 from normscope.show.figures.recording_time import Timeline, recorded
-from normscope.show.figures.style import REFERENCE, SMALL, NormStyle, house_style, label_of, norm_styles, save
+from normscope.show.figures.style import (
+    REFERENCE,
+    SMALL,
+    NormStyle,
+    house_style,
+    label_of,
+    norm_styles,
+    save,
+)
 
 _QUANTITIES = ("named", "active", "mean_derivative")
 
@@ -32,9 +40,14 @@ class _Measured:
 
 @house_style()
 def draw(
-    recordings: Mapping[str, Sequence[Recording]], layers: Sequence[str], path: Path, *, origin: str = ""
+    recordings: Mapping[str, Sequence[Recording]],
+    layers: Sequence[str],
+    path: Path,
+    *,
+    origin: str = "",
 ) -> Figure:
-    """Draw, for each layer before an activation, three measures of where its output lies, and write them.
+    """Draw, for each layer before an activation, three measures of where its output lies, and write
+    them.
 
     Args:
         recordings: {norm: recordings, one per seed}.
@@ -49,7 +62,9 @@ def draw(
     first = next(iter(recordings.values()))[0]
     epochs = [1, len(first.epochs)] if len(first.epochs) > 1 else [1]
     measured = [
-        _Measured(norm, epoch == epochs[-1], [_measure_all(recording, layers, epoch) for recording in own])
+        _Measured(
+            norm, epoch == epochs[-1], [_measure_all(recording, layers, epoch) for recording in own]
+        )
         for norm, own in recordings.items()
         for epoch in epochs
     ]
@@ -64,7 +79,9 @@ def draw(
     )
     left = 0.4 + max(text_width(name, SMALL) for name in names)
     rows = [Row(0.25 + 0.3 * len(layers), above=0.42, below=0.5)]
-    figure, axes = lay_out(rows, len(_QUANTITIES), frame, width=left + 3 * 2.6 + 0.6, left=left, gap=0.3)
+    figure, axes = lay_out(
+        rows, len(_QUANTITIES), frame, width=left + 3 * 2.6 + 0.6, left=left, gap=0.3
+    )
     for axis, quantity in zip(axes[0], _QUANTITIES, strict=True):
         _draw_quantity(axis, quantity, measured, layers, styles)
         axis.set_title(_heading(quantity, activation), loc="left", linespacing=1.3)
@@ -77,7 +94,9 @@ def draw(
 
 def _measure_all(recording: Recording, layers: Sequence[str], epoch: int) -> dict[str, Regions]:
     timeline = Timeline.of(recording)
-    first, last = timeline.span(max(1, min(epoch, len(timeline.starts))))  # a run that diverged ends early
+    first, last = timeline.span(
+        max(1, min(epoch, len(timeline.starts)))
+    )  # a run that diverged ends early
     return {layer: measure(recording, layer, first, last) for layer in layers}
 
 
@@ -93,13 +112,20 @@ def _draw_quantity(
     layers: Sequence[str],
     styles: Mapping[str, NormStyle],
 ) -> None:
-    """A row per layer: each norm's seeds as small marks, their mean as a large one; the first epoch hollow."""
+    """A row per layer: each norm's seeds as small marks, their mean as a large one; the first epoch
+    hollow.
+    """
     norms = list(styles)
     highest = 0.0
     for one in measured:
         style = styles[one.norm]
         offset = 0.11 * (2 * norms.index(one.norm) - len(norms) + 1)
-        values = np.array([[_number(getattr(regions[layer], quantity)) for layer in layers] for regions in one.regions])
+        values = np.array(
+            [
+                [_number(getattr(regions[layer], quantity)) for layer in layers]
+                for regions in one.regions
+            ]
+        )
         if np.isnan(values).all():
             axis.text(0.5, 0.5, "no region is named\nfor this activation", transform=axis.transAxes, ha="center",
                       va="center", color=REFERENCE, gid="none")  # fmt: skip
@@ -122,7 +148,9 @@ def _draw_quantity(
         axis.set_xlabel("mean derivative")
     else:
         axis.set_xlim(0, 1.02)
-        axis.set_xticks(np.linspace(0, 1, 6), [f"{100 * share:.0f}%" for share in np.linspace(0, 1, 6)])
+        axis.set_xticks(
+            np.linspace(0, 1, 6), [f"{100 * share:.0f}%" for share in np.linspace(0, 1, 6)]
+        )
         axis.set_xlabel("values")
 
 
@@ -133,7 +161,9 @@ def _number(value: float | None) -> float:
 def _heading(quantity: str, activation: str) -> str:
     if quantity == "named":
         region = NAMED_REGIONS.get(activation)
-        return "In the region named in the\nblog post" + (f": {_interval(*region)}" if region else "")
+        return "In the region named in the\nblog post" + (
+            f": {_interval(*region)}" if region else ""
+        )
     if quantity == "active":
         intervals = " and ".join(_interval(*interval) for interval in active_region(activation))
         return f"Where the derivative exceeds {SHARE:.0%}\nof its largest: {intervals}"
@@ -165,9 +195,20 @@ def _legend(styles: Mapping[str, NormStyle], epochs: Sequence[int], seeds: int) 
             Line2D([], [], linestyle="none", marker="o", markerfacecolor="white", markeredgecolor=REFERENCE,
                    label="epoch 1")
         )  # fmt: skip
-        handles.append(Line2D([], [], linestyle="none", marker="o", color=REFERENCE, label=f"epoch {epochs[-1]}"))
+        handles.append(
+            Line2D(
+                [], [], linestyle="none", marker="o", color=REFERENCE, label=f"epoch {epochs[-1]}"
+            )
+        )
     if seeds > 1:
         handles.append(
-            Line2D([], [], linestyle="none", marker="|", color=REFERENCE, label="one seed; larger: the mean")
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                marker="|",
+                color=REFERENCE,
+                label="one seed; larger: the mean",
+            )
         )
     return handles

@@ -15,7 +15,15 @@ from normscope.judge.verdicts import Verdict
 from normscope.records.run import RunRecord
 from normscope.show.figures.page import Frame, Row, lay_out, text_width
 from normscope.show.figures.provenance import footer
-from normscope.show.figures.style import REFERENCE, SMALL, house_style, label_of, log_ticks, norm_styles, save
+from normscope.show.figures.style import (
+    REFERENCE,
+    SMALL,
+    house_style,
+    label_of,
+    log_ticks,
+    norm_styles,
+    save,
+)
 
 VERDICT_COLOURS = {
     "supported": "#009E73",
@@ -31,8 +39,9 @@ WIDTH = 9.0
 def draw(verdict: Verdict, runs: Sequence[RunRecord], path: Path) -> Figure:
     """Draw one verdict that has values, and write the figure.
 
-    Left, the value of each seed, the same seed in both arms joined by a line. Right, the difference with its 95%
-    interval: over all settings, then at each. The band is the margin inside which there is no difference.
+    Left, the value of each seed, the same seed in both arms joined by a line. Right, the difference
+    with its 95% interval: over all settings, then at each. The band is the margin inside which
+    there is no difference.
 
     Args:
         verdict: with values.
@@ -47,7 +56,11 @@ def draw(verdict: Verdict, runs: Sequence[RunRecord], path: Path) -> Figure:
     gap = 0.45 + max(text_width(label, SMALL) for label in labels)
     height = max(2.4, 0.42 * len(rows) + 0.4)
     figure, axes = lay_out(
-        [Row(height, above=0.3, below=0.5)], 2, _frame(verdict, runs), width=max(WIDTH, WIDTH - 1.5 + gap), gap=gap
+        [Row(height, above=0.3, below=0.5)],
+        2,
+        _frame(verdict, runs),
+        width=max(WIDTH, WIDTH - 1.5 + gap),
+        gap=gap,
     )
     _draw_values(axes[0][0], verdict)
     _draw_effects(axes[0][1], verdict, rows)
@@ -63,7 +76,12 @@ def _rows(verdict: Verdict) -> list[_Effect]:
     whole = "all settings" if verdict.settings else _kind(verdict).lower()
     found: list[_Effect] = [(whole, verdict.effect, verdict.interval, verdict.outcome)]
     found += [
-        (label_of(reading.label, 34), reading.effect, reading.interval, reading.outcome or "cannot tell")
+        (
+            label_of(reading.label, 34),
+            reading.effect,
+            reading.interval,
+            reading.outcome or "cannot tell",
+        )
         for reading in verdict.settings
     ]
     return found
@@ -74,12 +92,28 @@ def _frame(verdict: Verdict, runs: Sequence[RunRecord]) -> Frame:
     p = "" if verdict.p is None else f", p = {verdict.p:.2g} ({verdict.test})"
     outcomes = dict.fromkeys(outcome for *_, outcome in _rows(verdict))
     dot = Line2D([], [], color=REFERENCE, marker="o", linewidth=0.8, alpha=0.6, label="one seed")
-    mean = Line2D([], [], color="black", marker="_", markersize=14, markeredgewidth=2, linestyle="", label="mean")
+    mean = Line2D(
+        [],
+        [],
+        color="black",
+        marker="_",
+        markersize=14,
+        markeredgewidth=2,
+        linestyle="",
+        label="mean",
+    )
     handles = [
         dot,
         mean,
         *(
-            Line2D([], [], color=VERDICT_COLOURS[name], marker="D", linewidth=1.6, label=f"{name}, 95% interval")
+            Line2D(
+                [],
+                [],
+                color=VERDICT_COLOURS[name],
+                marker="D",
+                linewidth=1.6,
+                label=f"{name}, 95% interval",
+            )
             for name in outcomes
         ),
         Patch(color=REFERENCE, alpha=0.15, linewidth=0, label="margin: no difference"),
@@ -98,7 +132,14 @@ def _draw_values(axis: Axes, verdict: Verdict) -> None:
     styles = norm_styles(verdict.arms)
     first, second = (verdict.values[arm] for arm in verdict.arms)
     for seed in sorted(set(first) & set(second)):
-        axis.plot((0, 1), (first[seed], second[seed]), color=REFERENCE, linewidth=0.8, alpha=0.6, gid=f"seed {seed}")
+        axis.plot(
+            (0, 1),
+            (first[seed], second[seed]),
+            color=REFERENCE,
+            linewidth=0.8,
+            alpha=0.6,
+            gid=f"seed {seed}",
+        )
     for place, (arm, values) in enumerate(verdict.values.items()):
         shown = np.array(list(values.values()))
         style = styles[arm]
@@ -108,7 +149,14 @@ def _draw_values(axis: Axes, verdict: Verdict) -> None:
         )  # fmt: skip
         mean = float(np.exp(np.log(shown).mean()) if verdict.neutral == 1 else shown.mean())
         axis.plot(
-            place, mean, color="black", marker="_", markersize=22, markeredgewidth=2, linestyle="", gid=f"{arm} mean"
+            place,
+            mean,
+            color="black",
+            marker="_",
+            markersize=22,
+            markeredgewidth=2,
+            linestyle="",
+            gid=f"{arm} mean",
         )
     axis.set_xlim(-0.5, 1.5)
     axis.set_xticks((0, 1), [label_of(arm, 18) for arm in verdict.arms])
@@ -132,8 +180,17 @@ def _draw_effects(axis: Axes, verdict: Verdict, rows: Sequence[_Effect]) -> None
             continue
         colour = VERDICT_COLOURS[outcome]
         if interval is not None:
-            axis.plot(interval, (place, place), color=colour, linewidth=1.6, gid=f"{label} interval")
-        axis.plot(effect, place, color=colour, marker="D", markersize=7 if place == 0 else 5, gid=f"{label} effect")
+            axis.plot(
+                interval, (place, place), color=colour, linewidth=1.6, gid=f"{label} interval"
+            )
+        axis.plot(
+            effect,
+            place,
+            color=colour,
+            marker="D",
+            markersize=7 if place == 0 else 5,
+            gid=f"{label} effect",
+        )
         ends += [effect, *(interval or ())]
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_yticks(range(len(rows)), [label for label, *_ in rows])
@@ -148,7 +205,9 @@ def _draw_effects(axis: Axes, verdict: Verdict, rows: Sequence[_Effect]) -> None
         axis.set_xlim(min(ends) - pad, max(ends) + pad)
     first, second = (label_of(arm, 18) for arm in verdict.arms)
     sign = "/" if verdict.neutral == 1 else "−"
-    axis.set_xlabel(f"{first} {sign} {second}" + ("" if verdict.neutral == 1 else f" ({verdict.unit})"))
+    axis.set_xlabel(
+        f"{first} {sign} {second}" + ("" if verdict.neutral == 1 else f" ({verdict.unit})")
+    )
     axis.set_title(_kind(verdict), loc="left")
 
 
@@ -158,7 +217,12 @@ def _kind(verdict: Verdict) -> str:
 
 def _ratio_ticks(low: float, high: float) -> list[float]:
     """Round ratios inside the limits, 1 among them, six at most."""
-    for steps in ((0.8, 1, 1.25, 1.5), (0.5, 0.7, 1, 1.5, 2, 3), (0.2, 0.5, 1, 2, 5), (0.1, 0.3, 1, 3, 10)):
+    for steps in (
+        (0.8, 1, 1.25, 1.5),
+        (0.5, 0.7, 1, 1.5, 2, 3),
+        (0.2, 0.5, 1, 2, 5),
+        (0.1, 0.3, 1, 3, 10),
+    ):
         ticks = [tick for tick in steps if low <= tick <= high]
         if low >= steps[0] / 1.5 and high <= steps[-1] * 1.5:
             return ticks
@@ -168,4 +232,8 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
 
 
 def _margin(verdict: Verdict) -> tuple[float, float]:
-    return (1 / verdict.margin, verdict.margin) if verdict.neutral == 1 else (-verdict.margin, verdict.margin)
+    return (
+        (1 / verdict.margin, verdict.margin)
+        if verdict.neutral == 1
+        else (-verdict.margin, verdict.margin)
+    )

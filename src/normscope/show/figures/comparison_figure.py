@@ -53,8 +53,9 @@ PANELS = (
 def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figure:
     """Draw the runs of a comparison and write the figure.
 
-    Every run is a thin line as far as it went, the mean of a norm's finished runs a thick one. The panels of a column
-    share their axes, whose limits follow the runs that did not diverge. A diverged run ends in a cross.
+    Every run is a thin line as far as it went, the mean of a norm's finished runs a thick one. The
+    panels of a column share their axes, whose limits follow the runs that did not diverge. A
+    diverged run ends in a cross.
 
     Args:
         comparison: gives the learning rates, the norms in order, and the thresholds.
@@ -68,11 +69,16 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     styles = norm_styles(norms)
     rates = list(comparison.threshold)
     by_rate = [[run for run in runs if run.learning_rate == rate] for rate in rates]
-    manner = "with and without normalization" if "none" in norms else "with different normalizations"
+    manner = (
+        "with and without normalization" if "none" in norms else "with different normalizations"
+    )
     frame = Frame(
         f"Training {manner}: {subject(runs)}",
         footer(runs),
-        legends=([mean_handle(norm, styles[norm]) for norm in norms], _key(norms[0], runs, comparison)),
+        legends=(
+            [mean_handle(norm, styles[norm]) for norm in norms],
+            _key(norms[0], runs, comparison),
+        ),
     )
     figure, axes = lay_out(_rows(rates, by_rate), len(PANELS), frame, width=11.0)
     for panel, column in zip(PANELS, zip(*axes, strict=True), strict=True):
@@ -83,14 +89,24 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
             _draw_runs(axis, panel, own, styles)
     for row, threshold in zip(axes, comparison.threshold.values(), strict=True):
         if threshold is not None:
-            row[1].axhline(100 * threshold, color=REFERENCE, lw=0.8, ls=THRESHOLD_LINE, zorder=1.5, gid="threshold")
+            row[1].axhline(
+                100 * threshold,
+                color=REFERENCE,
+                lw=0.8,
+                ls=THRESHOLD_LINE,
+                zorder=1.5,
+                gid="threshold",
+            )
     save(figure, path)
     return figure
 
 
 def _rows(rates: Sequence[float], by_rate: Sequence[Sequence[RunRecord]]) -> list[Row]:
     """The first row has room for the panels' titles, the last for their axis label."""
-    rows = [Row(2.15, f"Learning rate {rate:g}", note=_note(own)) for rate, own in zip(rates, by_rate, strict=True)]
+    rows = [
+        Row(2.15, f"Learning rate {rate:g}", note=_note(own))
+        for rate, own in zip(rates, by_rate, strict=True)
+    ]
     rows[0] = replace(rows[0], above=0.32)
     rows[-1] = replace(rows[-1], below=0.5)
     return rows
@@ -99,47 +115,79 @@ def _rows(rates: Sequence[float], by_rate: Sequence[Sequence[RunRecord]]) -> lis
 def _note(runs: Sequence[RunRecord]) -> str:
     """What has to be known to read a row."""
     zeros = any((run.column("stem_gradient") == 0).any() for run in runs)
-    notes = [unfinished(runs), "Some stem gradients are exactly 0: on a log scale, the lower edge." if zeros else ""]
+    notes = [
+        unfinished(runs),
+        "Some stem gradients are exactly 0: on a log scale, the lower edge." if zeros else "",
+    ]
     return " ".join(note for note in notes if note)
 
 
 def _key(first: str, runs: Sequence[RunRecord], comparison: Comparison) -> list[Line2D]:
     """Legend entries of what is no norm."""
-    handles = [Line2D([], [], color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed (thick: mean of seeds)")]
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=REFERENCE,
+            linewidth=0.8,
+            alpha=0.6,
+            label="one seed (thick: mean of seeds)",
+        )
+    ]
     if any(value is not None for value in comparison.threshold.values()):
         label = f"threshold: {THRESHOLD_SHARE:.0%} of {label_of(first)}'s final mean"
-        handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, linestyle=THRESHOLD_LINE, label=label))
+        handles.append(
+            Line2D([], [], color=REFERENCE, linewidth=0.8, linestyle=THRESHOLD_LINE, label=label)
+        )
     if any(run.status == "diverged" for run in runs):
-        handles.append(Line2D([], [], color=REFERENCE, marker="x", linestyle="", label="diverged: loss not finite"))
+        handles.append(
+            Line2D(
+                [], [], color=REFERENCE, marker="x", linestyle="", label="diverged: loss not finite"
+            )
+        )
     return handles
 
 
 def _set_scale(column: Sequence[Axes], panel: _Panel, runs: Sequence[RunRecord]) -> None:
-    """One scale and one pair of limits for all panels of a column, from the runs that did not diverge if there are."""
+    """One scale and one pair of limits for all panels of a column, from the runs that did not
+    diverge if there are.
+    """
     steady = [run for run in runs if run.status != "diverged"] or runs
     values = np.concatenate([panel.scale * run.column(panel.column) for run in steady])
     values = values[np.isfinite(values)]
     positive = values[values > 0]
-    decades = np.log10(positive.max() / positive.min()) if panel.may_be_log and len(positive) else 0.0
+    decades = (
+        np.log10(positive.max() / positive.min()) if panel.may_be_log and len(positive) else 0.0
+    )
     epochs = max(run.spec["epochs"] for run in runs)
     margin = 0.03 * max(epochs - 1, 10)
     for axis in column:
         axis.set_xlim(1 - margin, epochs + margin)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10], min_n_ticks=1))
+        axis.xaxis.set_major_locator(
+            MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10], min_n_ticks=1)
+        )
         axis.set_ylabel(panel.unit + (", log scale" if decades > DECADES_FOR_LOG else ""))
         if decades > DECADES_FOR_LOG:
             log_ticks(axis, "y", decades=float(decades))
             axis.set_ylim(positive.min() / 1.2, positive.max() * 1.2)
         elif len(values):
-            pad = max(0.05 * np.ptp(values), 0.05 * np.abs(values).max() if np.ptp(values) == 0 else 0, 1e-9)
+            pad = max(
+                0.05 * np.ptp(values),
+                0.05 * np.abs(values).max() if np.ptp(values) == 0 else 0,
+                1e-9,
+            )
             axis.set_ylim(values.min() - pad, values.max() + pad)
         else:
             axis.set_ylim(0, 1)
             axis.set_yticks([])
-            axis.text(0.5, 0.5, "no finite value", transform=axis.transAxes, ha="center", color=REFERENCE)
+            axis.text(
+                0.5, 0.5, "no finite value", transform=axis.transAxes, ha="center", color=REFERENCE
+            )
 
 
-def _draw_runs(axis: Axes, panel: _Panel, runs: Sequence[RunRecord], styles: dict[str, NormStyle]) -> None:
+def _draw_runs(
+    axis: Axes, panel: _Panel, runs: Sequence[RunRecord], styles: dict[str, NormStyle]
+) -> None:
     for norm in dict.fromkeys(run.norm for run in runs):
         own = [run for run in runs if run.norm == norm]
         for run in own:
@@ -168,7 +216,9 @@ def _draw_mean(axis: Axes, panel: _Panel, finished: Sequence[RunRecord], style: 
     if not finished:
         return
     epochs = finished[0].column("epoch")
-    mean = _drawable(axis, panel.scale * np.mean([run.column(panel.column) for run in finished], axis=0))
+    mean = _drawable(
+        axis, panel.scale * np.mean([run.column(panel.column) for run in finished], axis=0)
+    )
     axis.plot(
         epochs, mean, color=style.colour, linestyle=style.line, linewidth=2, marker=style.marker, markersize=4,
         markevery=max(1, len(epochs) // 6), zorder=3, gid=f"{finished[0].norm} mean",
@@ -177,4 +227,6 @@ def _draw_mean(axis: Axes, panel: _Panel, finished: Sequence[RunRecord], style: 
 
 def _drawable(axis: Axes, values: np.ndarray) -> np.ndarray:
     """The values, with those that a logarithmic axis cannot show at its lower edge."""
-    return np.where(values <= 0, axis.get_ylim()[0], values) if axis.get_yscale() == "log" else values
+    return (
+        np.where(values <= 0, axis.get_ylim()[0], values) if axis.get_yscale() == "log" else values
+    )

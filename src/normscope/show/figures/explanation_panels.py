@@ -38,7 +38,9 @@ RIDGE_TITLES: dict[Tensor, str] = {
 
 
 def draw_ridges(axis: Axes, explanation: Explanation, tensor: Tensor) -> None:
-    """The distribution of every shown channel's values in one tensor, the chosen one in colour, its mean marked."""
+    """The distribution of every shown channel's values in one tensor, the chosen one in colour, its
+    mean marked.
+    """
     shown = shown_channels(explanation.x.shape[1], explanation.chosen, RIDGES)
     values = {index: _values(explanation.channel(index), tensor) for index in shown}
     low, high = np.quantile(np.concatenate(list(values.values())), [TAIL, 1 - TAIL])
@@ -72,7 +74,9 @@ def _values(channel: Channel, tensor: Tensor) -> np.ndarray:
 
 
 def draw_steps(axis: Axes, groups: Sequence[Sequence[Step]]) -> None:
-    """Every step as two lines: its name and formula, and beneath it the numbers. A rule parts the groups."""
+    """Every step as two lines: its name and formula, and beneath it the numbers. A rule parts the
+    groups.
+    """
     axis.set_axis_off()
     figure = axis.figure
     width = axis.get_position().width * figure.bbox.width / figure.dpi
@@ -85,13 +89,22 @@ def draw_steps(axis: Axes, groups: Sequence[Sequence[Step]]) -> None:
         axis.text(0, top, step.name, weight="bold", color=CHOSEN, va="top", size=NORMAL)
         axis.text(column, top, step.formula, color=REFERENCE, va="top", size=NORMAL)
         numbers = wrap(step.numbers, width - column, NORMAL)
-        axis.text(column, top + 0.92, "\n".join(numbers), va="top", size=NORMAL, gid=f"numbers {step.name}")
+        axis.text(
+            column,
+            top + 0.92,
+            "\n".join(numbers),
+            va="top",
+            size=NORMAL,
+            gid=f"numbers {step.name}",
+        )
         if place and any(group and step is group[0] for group in groups):
             axis.axhline(2 * place, color="#cccccc", linewidth=0.8)
 
 
 def draw_updates(axis: Axes, explanation: Explanation, statistic: Literal["mean", "var"]) -> None:
-    """Per channel, how far the batch is from what was remembered, and how far the memory has moved towards it."""
+    """Per channel, how far the batch is from what was remembered, and how far the memory has moved
+    towards it.
+    """
     name = {"mean": "running mean", "var": "running variance"}[statistic]
     axis.set_title(f"Change of the {name}", loc="left")
     shown = shown_channels(explanation.x.shape[1], explanation.chosen, RIDGES)
@@ -105,7 +118,14 @@ def draw_updates(axis: Axes, explanation: Explanation, statistic: Literal["mean"
         axis.set_ylabel("channel")
     before, after = explanation.running_before, explanation.running_after
     if before is None or after is None:
-        axis.text(0.5, 0.5, "nothing is\nremembered", transform=axis.transAxes, ha="center", color=REFERENCE)
+        axis.text(
+            0.5,
+            0.5,
+            "nothing is\nremembered",
+            transform=axis.transAxes,
+            ha="center",
+            color=REFERENCE,
+        )
         return
     batch = explanation.mean if statistic == "mean" else explanation.unbiased_var
     old = getattr(before, statistic)
@@ -125,7 +145,9 @@ def draw_updates(axis: Axes, explanation: Explanation, statistic: Literal["mean"
 
 
 def draw_modes(axis: Axes, explanation: Explanation) -> None:
-    """Train output against eval output of the same values: a straight line for each batch, another for every pair."""
+    """Train output against eval output of the same values: a straight line for each batch, another
+    for every pair.
+    """
     channel = explanation.channel(explanation.chosen)
     axis.plot(
         *_ends(channel.eval_output, channel.output), color=CHOSEN, linewidth=2.2, zorder=3,
@@ -140,7 +162,10 @@ def draw_modes(axis: Axes, explanation: Explanation) -> None:
             *_ends(channel.eval_output[pair], output), color=BATCH_COLOUR, linewidth=1, alpha=0.7, zorder=2,
             label="two images as one batch" if first == 0 else "", gid=f"modes pair {first}",
         )  # fmt: skip
-    low, high = min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])
+    low, high = (
+        min(axis.get_xlim()[0], axis.get_ylim()[0]),
+        max(axis.get_xlim()[1], axis.get_ylim()[1]),
+    )
     axis.plot([low, high], [low, high], color="black", linewidth=1, linestyle=(0, (4, 3)), zorder=4, gid="equal",
               label="no difference")  # fmt: skip
     axis.set_xlim(low, high)
@@ -160,7 +185,9 @@ def plain_ticks(axis_of: Axes, which: Side, most: int = 5) -> None:
     """Few ticks, each with its whole number in as many digits as tell it from the next."""
     axis = getattr(axis_of, f"{which}axis")
     axis.set_major_locator(MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axis.get_majorticklocs()))))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: number(value, _digits(axis.get_majorticklocs())))
+    )
 
 
 def _digits(ticks: np.ndarray) -> int:
@@ -176,7 +203,9 @@ def _ends(x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def draw_batch_means(axis: Axes, explanation: Explanation) -> None:
-    """The mean that would be subtracted if the batch were cut into smaller ones, or into one per class."""
+    """The mean that would be subtracted if the batch were cut into smaller ones, or into one per
+    class.
+    """
     channel = explanation.channel(explanation.chosen)
     per_image = channel.x.mean(axis=(1, 2))
     groups = group_means(per_image, explanation.labels)
@@ -187,7 +216,9 @@ def draw_batch_means(axis: Axes, explanation: Explanation) -> None:
             color=BATCH_COLOUR, gid=f"means {list(groups)[place]}",
         )  # fmt: skip
     if channel.running_before is not None:
-        axis.axhline(channel.running_before[0], color=CHOSEN, linewidth=1.4, zorder=1.5, gid="running mean")
+        axis.axhline(
+            channel.running_before[0], color=CHOSEN, linewidth=1.4, zorder=1.5, gid="running mean"
+        )
     axis.set_xticks(range(len(groups)), list(groups))
     axis.grid(visible=False, axis="x")
     axis.set_xlim(-0.6, len(groups) - 0.4)
@@ -199,12 +230,16 @@ def draw_batch_means(axis: Axes, explanation: Explanation) -> None:
 
 
 def group_means(per_image: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """{images in a batch: means}: the batch as it is, cut into smaller whole ones, and put together class by class."""
+    """{images in a batch: means}: the batch as it is, cut into smaller whole ones, and put together
+    class by class.
+    """
     groups = {
         str(size): per_image[: len(per_image) // size * size].reshape(-1, size).mean(axis=1)
         for size in GROUP_SIZES
         if size < len(per_image)
     }
     groups[str(len(per_image))] = per_image.mean(keepdims=True)
-    groups["one\nclass"] = np.array([per_image[labels == label].mean() for label in np.unique(labels)])
+    groups["one\nclass"] = np.array(
+        [per_image[labels == label].mean() for label in np.unique(labels)]
+    )
     return groups

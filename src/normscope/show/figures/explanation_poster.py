@@ -30,9 +30,9 @@ WIDTH = 13.0
 def draw(explanation: Explanation, path: Path) -> Figure:
     """Draw an explanation and write the figure.
 
-    From top to bottom: the batch as piles of channel maps before and after the normalization, the distributions of
-    every channel, the arithmetic of the chosen channel with its numbers, what train and eval mode make of it, and the
-    accuracies with eval() forgotten.
+    From top to bottom: the batch as piles of channel maps before and after the normalization, the
+    distributions of every channel, the arithmetic of the chosen channel with its numbers, what
+    train and eval mode make of it, and the accuracies with eval() forgotten.
 
     Args:
         explanation: the record of one layer.
@@ -49,7 +49,9 @@ def draw(explanation: Explanation, path: Path) -> Figure:
     figure, axes = lay_out(_rows(explanation), 1, frame, width=WIDTH, left=MARGIN)
     before, ridges, arithmetic, modes = (row[0] for row in axes)
     piles.draw(before, explanation)
-    for axis, kind in zip(_split(ridges, (1, 1, 1), 0.47, 0.35), ("x", "normalized", "output"), strict=True):
+    for axis, kind in zip(
+        _split(ridges, (1, 1, 1), 0.47, 0.35), ("x", "normalized", "output"), strict=True
+    ):
         draw_ridges(axis, explanation, kind)
     text, mean, var = _split(arithmetic, (6.9, 2.45, 2.45), 0.0, 0.47)
     draw_steps(text, step_groups(explanation))
@@ -76,7 +78,10 @@ def _rows(explanation: Explanation) -> list[Row]:
             below=0.1,
         ),
         Row(
-            2.35, "2  Every channel before, normalized, and scaled by weight and shifted by bias", above=0.3, below=0.45
+            2.35,
+            "2  Every channel before, normalized, and scaled by weight and shifted by bias",
+            above=0.3,
+            below=0.45,
         ),
         Row(
             0.31 * steps,
@@ -89,7 +94,9 @@ def _rows(explanation: Explanation) -> list[Row]:
 
 
 def _split(axis: Axes, widths: Sequence[float], left: float, gap: float) -> list[Axes]:
-    """Axes side by side in place of one that spans the page, their widths in proportion; lengths in inches."""
+    """Axes side by side in place of one that spans the page, their widths in proportion; lengths in
+    inches.
+    """
     figure = axis.figure
     assert isinstance(figure, Figure)
     box, inch = axis.get_position(), 1 / figure.get_figwidth()
@@ -123,6 +130,8 @@ def _footer(explanation: Explanation) -> str:
             f"Data: {data.get('source', 'not recorded')}.",
             f"Hardware: {hardware.get('device_name', 'not recorded')}, {spec.get('precision')}; the layer itself in "
             "float32, its arithmetic in float64.",
-            "Versions: " + ", ".join(f"{name}\u00a0{versions.get(name, '?')}" for name in ("torch", "normscope")) + ".",
+            "Versions: "
+            + ", ".join(f"{name}\u00a0{versions.get(name, '?')}" for name in ("torch", "normscope"))
+            + ".",
         )
     )

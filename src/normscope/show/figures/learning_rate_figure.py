@@ -33,8 +33,9 @@ from normscope.show.figures.style import (
 def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figure:
     """Draw final test accuracy against the learning rate and write the figure.
 
-    Every finished run is a point, beside those of the other norms at its rate; a line joins the means. Runs that did
-    not finish have no final accuracy: a strip beneath counts those that diverged.
+    Every finished run is a point, beside those of the other norms at its rate; a line joins the
+    means. Runs that did not finish have no final accuracy: a strip beneath counts those that
+    diverged.
 
     Args:
         comparison: gives the norms in order, the learning rates, means and counts.
@@ -50,7 +51,11 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     labels = [label_of(norm, 20) for norm in norms]
     left = max(0.75, 0.3 + max(text_width(label, SMALL) for label in labels))
     figure, axes = lay_out(
-        _rows(comparison), 1, _frame(comparison, runs, norms, styles), width=_page_width(rates, left), left=left
+        _rows(comparison),
+        1,
+        _frame(comparison, runs, norms, styles),
+        width=_page_width(rates, left),
+        left=left,
     )
     accuracy = axes[0][0]
     for (axis,) in axes:
@@ -58,12 +63,17 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
         axis.set_xlim(rates[0] / 2, rates[-1] * 2)
         axis.tick_params(labelbottom=axis is axes[-1][0])
     for k, norm in enumerate(norms):
-        groups = sorted((group for group in comparison.groups if group.norm == norm), key=lambda g: g.learning_rate)
+        groups = sorted(
+            (group for group in comparison.groups if group.norm == norm),
+            key=lambda g: g.learning_rate,
+        )
         own = [run for run in runs if run.norm == norm]
         _draw_norm(accuracy, groups, own, styles[norm], _dodge(k, len(norms), rates))
     chance = _chance(comparison)
     if chance is not None:
-        accuracy.axhline(100 * chance, color=REFERENCE, linewidth=0.8, alpha=0.6, zorder=1.5, gid="chance")
+        accuracy.axhline(
+            100 * chance, color=REFERENCE, linewidth=0.8, alpha=0.6, zorder=1.5, gid="chance"
+        )
     accuracy.set_ylim(-3, 103)
     accuracy.set_ylabel("final test accuracy (%)")
     if len(axes) > 1:
@@ -85,7 +95,10 @@ def _rows(comparison: Comparison) -> list[Row]:
 
 
 def _frame(
-    comparison: Comparison, runs: Sequence[RunRecord], norms: Sequence[str], styles: dict[str, NormStyle]
+    comparison: Comparison,
+    runs: Sequence[RunRecord],
+    norms: Sequence[str],
+    styles: dict[str, NormStyle],
 ) -> Frame:
     notes = [unfinished(runs, except_for=("diverged",))]
     if not any(group.diverged for group in comparison.groups):
@@ -117,7 +130,10 @@ def _key(chance: float | None) -> list[Line2D]:
     dot.set_label("one seed (line: mean)")
     if chance is None:
         return [dot]
-    return [dot, Line2D([], [], color=REFERENCE, linewidth=0.8, label=f"guessing ({100 * chance:.3g}%)")]
+    return [
+        dot,
+        Line2D([], [], color=REFERENCE, linewidth=0.8, label=f"guessing ({100 * chance:.3g}%)"),
+    ]
 
 
 def _chance(comparison: Comparison) -> float | None:
@@ -126,10 +142,21 @@ def _chance(comparison: Comparison) -> float | None:
 
 
 def _draw_norm(
-    axis: Axes, groups: Sequence[GroupSummary], runs: Sequence[RunRecord], style: NormStyle, factor: float
+    axis: Axes,
+    groups: Sequence[GroupSummary],
+    runs: Sequence[RunRecord],
+    style: NormStyle,
+    factor: float,
 ) -> None:
-    points = [(run.learning_rate, final) for run in runs if (final := run.final("test_accuracy")) is not None]
-    means = [(g.learning_rate, np.nan if g.test_accuracy_mean is None else g.test_accuracy_mean) for g in groups]
+    points = [
+        (run.learning_rate, final)
+        for run in runs
+        if (final := run.final("test_accuracy")) is not None
+    ]
+    means = [
+        (g.learning_rate, np.nan if g.test_accuracy_mean is None else g.test_accuracy_mean)
+        for g in groups
+    ]
     for values, looks, name in (
         (points, {"linestyle": "", "alpha": 0.5, "markersize": 5}, "seeds"),
         (means, {"linestyle": style.line, "linewidth": 2, "markersize": 0}, "mean"),

@@ -64,7 +64,13 @@ class _Flow:
 
 
 def lay_out(
-    rows: Sequence[Row], columns: int, frame: Frame, *, width: float, left: float = 0.85, gap: float = 0.85
+    rows: Sequence[Row],
+    columns: int,
+    frame: Frame,
+    *,
+    width: float,
+    left: float = 0.85,
+    gap: float = 0.85,
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure with rows x columns of empty axes.
 
@@ -99,7 +105,13 @@ def lay_out(
     for line in flow.lines:
         weight = "bold" if line.bold else "normal"
         figure.text(
-            MARGIN / width, 1 - line.top / height, line.text, va="top", size=line.size, weight=weight, color=line.colour
+            MARGIN / width,
+            1 - line.top / height,
+            line.text,
+            va="top",
+            size=line.size,
+            weight=weight,
+            color=line.colour,
         )
     for handles, top in zip(frame.legends, legend_tops, strict=True):
         figure.legend(
@@ -127,12 +139,16 @@ def lay_out(
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
     """Width of a line of text, in inches."""
-    properties = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
+    properties = FontProperties(
+        family="DejaVu Sans", size=size, weight="bold" if bold else "normal"
+    )
     return _RENDERER.get_text_width_height_descent(text, properties, ismath=False)[0] / DPI
 
 
 def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
-    """Lines of at most `width` inches, broken at spaces, not at no-break ones; a longer word is broken anywhere."""
+    """Lines of at most `width` inches, broken at spaces, not at no-break ones; a longer word is
+    broken anywhere.
+    """
     lines: list[str] = []
     line = ""
     for word in text.split(" ") if text else ():
@@ -145,7 +161,9 @@ def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[st
         line = word
         while text_width(line, size, bold=bold) > width:
             fits = next(
-                n for n in range(len(line) - 1, 0, -1) if n == 1 or text_width(line[:n], size, bold=bold) <= width
+                n
+                for n in range(len(line) - 1, 0, -1)
+                if n == 1 or text_width(line[:n], size, bold=bold) <= width
             )
             lines.append(line[:fits])
             line = line[fits:]

@@ -41,7 +41,11 @@ def unfinished(runs: Sequence[RunRecord], except_for: Sequence[str] = ()) -> str
     notes = []
     for norm in dict.fromkeys(run.norm for run in runs):
         statuses = Counter(run.status for run in runs if run.norm == norm)
-        others = [f"{count} {status}" for status, count in statuses.items() if status not in ("finished", *except_for)]
+        others = [
+            f"{count} {status}"
+            for status, count in statuses.items()
+            if status not in ("finished", *except_for)
+        ]
         if others:
             notes.append(f"{label_of(norm)}: {', '.join(others)} of {statuses.total()} runs")
     return f"{'; '.join(notes)} (left out of means)." if notes else ""
@@ -52,7 +56,9 @@ def _data(run: RunRecord) -> str | None:
     if "source" not in data:
         return None
     counts = [
-        f"{data[key]:,} {word}" for key, word in (("train_images", "training"), ("test_images", "test")) if key in data
+        f"{data[key]:,} {word}"
+        for key, word in (("train_images", "training"), ("test_images", "test"))
+        if key in data
     ]
     return f"{data['source']}, {' and '.join(counts)} images" if counts else str(data["source"])
 

@@ -47,14 +47,17 @@ class _Side:
 
 
 @house_style()
-def draw(recording: Recording, layer: str, path: Path, *, epoch: int | None = None, origin: str = "") -> Figure:
+def draw(
+    recording: Recording, layer: str, path: Path, *, epoch: int | None = None, origin: str = ""
+) -> Figure:
     """Draw one layer's input and output as ridgelines, one channel under the other, and write them.
 
     Args:
         recording: of a network in training.
         layer: its name.
         path: where to write.
-        epoch: whose distributions are shown, by default the last; the first is drawn as a line beside it.
+        epoch: whose distributions are shown, by default the last; the first is drawn as a line
+            beside it.
         origin: what the recording is of, for the footer.
 
     Raises:
@@ -93,10 +96,13 @@ def _sides(recording: Recording, layer: str, timeline: Timeline, epoch: int) -> 
         limits = _limits(whole)
         box = np.tile(limits, (len(whole[0].channels), 1))
         own = [
-            recording.distribution(layer, name, bins=_BINS, first=first, last=last, limits=box) for first, last in spans
+            recording.distribution(layer, name, bins=_BINS, first=first, last=last, limits=box)
+            for first, last in spans
         ]
         colour = INPUT if name == "input" else OUTPUT
-        sides.append(_Side(name, colour, limits, whole[0], own[0], own[1] if len(own) > 1 else None))
+        sides.append(
+            _Side(name, colour, limits, whole[0], own[0], own[1] if len(own) > 1 else None)
+        )
     return sides
 
 
@@ -130,7 +136,9 @@ def _draw_side(axis: Axes, side: _Side, rows: list[int], info: LayerInfo | None)
         axis.axvspan(*region, color=REGION, alpha=0.13, linewidth=0, zorder=0, gid="region")
     for place, row in enumerate(rows):
         _draw_ridge(axis, side, row, -place)
-    axis.set_yticks([-place for place in range(len(rows))], [str(side.shown.channels[row]) for row in rows])
+    axis.set_yticks(
+        [-place for place in range(len(rows))], [str(side.shown.channels[row]) for row in rows]
+    )
     axis.tick_params(axis="y", length=0, labelsize=SMALL - 1)
     axis.grid(visible=False, axis="y")
     axis.spines["left"].set_visible(False)
@@ -147,19 +155,47 @@ def _draw_side(axis: Axes, side: _Side, rows: list[int], info: LayerInfo | None)
 
 
 def _draw_ridge(axis: Axes, side: _Side, row: int, base: float) -> None:
-    densities = [side.shown.density[row]] + ([side.first.density[row]] if side.first is not None else [])
-    peak = max((float(np.max(density)) for density in densities if np.isfinite(density).all()), default=0.0)
+    densities = [side.shown.density[row]] + (
+        [side.first.density[row]] if side.first is not None else []
+    )
+    peak = max(
+        (float(np.max(density)) for density in densities if np.isfinite(density).all()), default=0.0
+    )
     if peak == 0:
-        axis.text(sum(side.limits) / 2, base, "no finite value", size=SMALL - 2, color=REFERENCE, ha="center")
+        axis.text(
+            sum(side.limits) / 2,
+            base,
+            "no finite value",
+            size=SMALL - 2,
+            color=REFERENCE,
+            ha="center",
+        )
         return
     centres = (side.shown.edges[row][1:] + side.shown.edges[row][:-1]) / 2
     heights = [base + _OVERLAP * density / peak for density in densities]
     order = 2 - base * 1e-3
-    axis.fill_between(centres, base, heights[0], color=side.colour, alpha=0.55, linewidth=0, zorder=order, gid="ridge")
+    axis.fill_between(
+        centres,
+        base,
+        heights[0],
+        color=side.colour,
+        alpha=0.55,
+        linewidth=0,
+        zorder=order,
+        gid="ridge",
+    )
     axis.plot(centres, heights[0], color="white", linewidth=0.6, zorder=order)
     if len(heights) > 1:
         outline = np.where(densities[1] > 0.005 * peak, heights[1], np.nan)
-        axis.plot(centres, outline, color="black", linewidth=0.7, alpha=0.8, zorder=order, gid="first epoch")
+        axis.plot(
+            centres,
+            outline,
+            color="black",
+            linewidth=0.7,
+            alpha=0.8,
+            zorder=order,
+            gid="first epoch",
+        )
 
 
 def _title(layer: str, info: LayerInfo, timeline: Timeline, epoch: int) -> str:
@@ -183,11 +219,14 @@ def _subtitle(sides: list[_Side], info: LayerInfo, shown: int) -> str:
 def _legend(sides: list[_Side], info: LayerInfo, timeline: Timeline, epoch: int) -> list[Artist]:
     when = f"epoch {epoch}" if len(timeline.starts) else "all steps"
     handles: list[Artist] = [
-        Patch(color=side.colour, alpha=0.55, linewidth=0, label=f"{side.name}, {when}") for side in sides
+        Patch(color=side.colour, alpha=0.55, linewidth=0, label=f"{side.name}, {when}")
+        for side in sides
     ]
     if sides[0].first is not None:
         handles.append(Line2D([], [], color="black", linewidth=0.8, label="the same in epoch 1"))
     if (region := NAMED_REGIONS.get(info.activation or "")) is not None:
-        label = f"active region of {info.activation}: [{region[0]:g}, {region[1]:g}]".replace("-", "−")
+        label = f"active region of {info.activation}: [{region[0]:g}, {region[1]:g}]".replace(
+            "-", "−"
+        )
         handles.append(Patch(color=REGION, alpha=0.2, linewidth=0, label=label))
     return handles

@@ -23,7 +23,8 @@ from normscope.show.figures.recording_time import Timeline, recorded
 from normscope.show.figures.style import SMALL, house_style, label_of, save
 
 MIN_COLUMNS, MAX_COLUMNS = 24, 120
-"""Stretches of time in a row; an epoch is one, or a whole number of them, where that is possible."""
+"""Stretches of time in a row; an epoch is one, or a whole number of them, where that is possible.
+"""
 
 MAX_NAMES = 40
 """Of more layers, not every one is named."""
@@ -103,14 +104,18 @@ def input_spread(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarr
 
 
 def dead_channels(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """The share of channels of which no sampled value lies in the active region of the following activation."""
+    """The share of channels of which no sampled value lies in the active region of the following
+    activation.
+    """
     activation = recording.layers[layer].activation
     known = recording.statistics(layer)
     name = "output_histogram_frame" if "output_histogram_frame" in known else "histogram_frame"
     if activation not in FUNCTIONS or name not in known:
         return np.zeros(0), np.zeros(0)
     steps, frame = recording.query(layer, name)
-    mean, std, weight, bias, minimum, maximum = (frame[:, FRAME.index(row)].astype(np.float64) for row in FRAME)
+    mean, std, weight, bias, minimum, maximum = (
+        frame[:, FRAME.index(row)].astype(np.float64) for row in FRAME
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         ends = np.stack([weight * (extreme - mean) / std + bias for extreme in (minimum, maximum)])
     low, high = ends.min(0), ends.max(0)
@@ -142,7 +147,9 @@ def _of(recording: Recording, layer: str, statistic: str) -> tuple[np.ndarray, n
 
 
 def _table(quantity: _Quantity, recording: Recording, layers: list[str]) -> np.ndarray:
-    """[layers, stretches of time]: the mean of each stretch's records, or what the last one before it had."""
+    """[layers, stretches of time]: the mean of each stretch's records, or what the last one before
+    it had.
+    """
     timeline = Timeline.of(recording)
     table = np.full((len(layers), columns_of(timeline)), np.nan)
     for row, layer in enumerate(layers):
@@ -161,7 +168,10 @@ def columns_of(timeline: Timeline) -> int:
 def _binned(places: np.ndarray, values: np.ndarray, columns: int) -> np.ndarray:
     keep = np.isfinite(values)
     index = np.minimum((places[keep] * columns - 1e-9).astype(int), columns - 1)
-    totals, counts = np.bincount(index, values[keep], columns), np.bincount(index, minlength=columns)
+    totals, counts = (
+        np.bincount(index, values[keep], columns),
+        np.bincount(index, minlength=columns),
+    )
     with np.errstate(invalid="ignore"):
         means = totals / counts
     for column in range(1, columns):
@@ -182,12 +192,22 @@ def _scale(tables: list[np.ndarray], logarithmic: bool) -> Normalize:
 
 
 def _draw_table(
-    axis: Axes, table: np.ndarray, layers: list[str], timeline: Timeline, scale: Normalize, *, named: bool
+    axis: Axes,
+    table: np.ndarray,
+    layers: list[str],
+    timeline: Timeline,
+    scale: Normalize,
+    *,
+    named: bool,
 ) -> None:
-    colours = matplotlib.colormaps["viridis" if isinstance(scale, LogNorm) else "Reds"].with_extremes(bad="#f2f2f2")
+    colours = matplotlib.colormaps[
+        "viridis" if isinstance(scale, LogNorm) else "Reds"
+    ].with_extremes(bad="#f2f2f2")
     edges = np.linspace(0, timeline.end, table.shape[1] + 1)
     shown = np.maximum(table, scale.vmin or 0.0) if isinstance(scale, LogNorm) else table
-    axis.pcolormesh(edges, np.arange(len(layers) + 1), np.ma.masked_invalid(shown), norm=scale, cmap=colours)
+    axis.pcolormesh(
+        edges, np.arange(len(layers) + 1), np.ma.masked_invalid(shown), norm=scale, cmap=colours
+    )
     axis.set_ylim(len(layers), 0)
     axis.set_xlim(0, timeline.end)
     axis.grid(visible=False)
@@ -219,7 +239,12 @@ def _decades(low: float, high: float) -> list[float]:
     """Four ticks or so, at 1, 2, 5 or powers of ten."""
     decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     for digits in ((1,), (1, 3), (1, 2, 5)):
-        ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
+        ticks = [
+            digit * 10.0**decade
+            for decade in decades
+            for digit in digits
+            if low <= digit * 10.0**decade <= high
+        ]
         if len(ticks) >= 3:
             return ticks[:: -(-len(ticks) // 6)]
     return [float(f"{low:.2g}"), float(f"{high:.2g}")]

@@ -57,7 +57,11 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
         StorageError: if the file cannot be written.
     """
     timeline = Timeline.of(recording)
-    series = {name: recording.query(layer, name) for name in recording.statistics(layer) if name in _WANTED}
+    series = {
+        name: recording.query(layer, name)
+        for name in recording.statistics(layer)
+        if name in _WANTED
+    }
     channels = max((values.shape[1] for _, values in series.values()), default=0)
     shown = _spread(channels)
     colours = _colours(len(shown))
@@ -69,9 +73,15 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
         subtitle=_subtitle(series, len(shown), channels, info.momentum),
         legends=(_legend(series),),
     )
-    figure, axes = lay_out(_rows(-(-len(shown) // columns)), columns, frame, width=panel * columns, left=0.6, gap=0.42)
+    figure, axes = lay_out(
+        _rows(-(-len(shown) // columns)), columns, frame, width=panel * columns, left=0.6, gap=0.42
+    )
     _draw_means(axes[:-1], series, shown, colours, timeline)
-    lines = _LINES if "running_var" in series else (("batch_var", "variance of the input, batch by batch"), *_LINES[1:])
+    lines = (
+        _LINES
+        if "running_var" in series
+        else (("batch_var", "variance of the input, batch by batch"), *_LINES[1:])
+    )
     for (name, label), axis in zip(lines, _joined(figure, axes[-1]), strict=True):
         _draw_lines(axis, series.get(name), shown, colours, timeline, label)
     save(figure, path)
@@ -79,16 +89,23 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
 
 
 def _rows(means: int) -> list[Row]:
-    """So many rows of channels' means, with one heading and one row of axis labels, and the row of wide panels."""
+    """So many rows of channels' means, with one heading and one row of axis labels, and the row of
+    wide panels.
+    """
     heading = "Mean of the input, channel by channel"
     rows = [
-        Row(0.8, "" if row else heading, above=0.2, below=0.5 if row == means - 1 else 0.08) for row in range(means)
+        Row(0.8, "" if row else heading, above=0.2, below=0.5 if row == means - 1 else 0.08)
+        for row in range(means)
     ]
     return [*rows, Row(2.1, "All channels", above=0.22, below=0.45)]
 
 
 def _draw_means(
-    axes: Sequence[Sequence[Axes]], series: Series, shown: list[int], colours: list[str], timeline: Timeline
+    axes: Sequence[Sequence[Axes]],
+    series: Series,
+    shown: list[int],
+    colours: list[str],
+    timeline: Timeline,
 ) -> None:
     limits, columns = _mean_limits(series, shown), len(axes[0])
     for place, axis in enumerate(axis for row in axes for axis in row):
@@ -111,7 +128,10 @@ def _spread(channels: int) -> list[int]:
 
 def _colours(count: int) -> list[str]:
     """As many distinct colours, dark enough on white: neighbours differ in hue and lightness."""
-    return [to_hex(colorsys.hls_to_rgb(0.93 * place / count, (0.30, 0.45)[place % 2], 0.8)) for place in range(count)]
+    return [
+        to_hex(colorsys.hls_to_rgb(0.93 * place / count, (0.30, 0.45)[place % 2], 0.8))
+        for place in range(count)
+    ]
 
 
 def _joined(figure: Figure, row: Sequence[Axes]) -> list[Axes]:
@@ -129,7 +149,11 @@ def _joined(figure: Figure, row: Sequence[Axes]) -> list[Axes]:
 
 def _mean_limits(series: Series, shown: list[int]) -> tuple[float, float]:
     """One scale for all channels' means: all that is finite, but for the most extreme batches."""
-    values = [series[name][1][:, shown].ravel() for name in ("batch_mean", "running_mean") if name in series]
+    values = [
+        series[name][1][:, shown].ravel()
+        for name in ("batch_mean", "running_mean")
+        if name in series
+    ]
     finite = np.concatenate(values)[np.isfinite(np.concatenate(values))] if values else np.zeros(0)
     if not len(finite):
         return 0.0, 1.0
@@ -142,14 +166,24 @@ def _draw_mean(axis: Axes, series: Series, channel: int, colour: str, timeline: 
     axis.axhline(0, color=REFERENCE, linewidth=0.5, alpha=0.6)
     if "running_mean" in series:
         steps, values = series["running_mean"]
-        axis.plot(timeline.at(steps), values[:, channel], color=colour, linewidth=1.1, gid="running mean")
+        axis.plot(
+            timeline.at(steps), values[:, channel], color=colour, linewidth=1.1, gid="running mean"
+        )
     if "batch_mean" in series:
         steps, values = series["batch_mean"]
         if "running_mean" in series:
             place, low, high = envelope(timeline.at(steps), values[:, channel])
-            axis.fill_between(place, low, high, color=colour, alpha=0.28, linewidth=0, gid="batch means")
+            axis.fill_between(
+                place, low, high, color=colour, alpha=0.28, linewidth=0, gid="batch means"
+            )
         else:
-            axis.plot(timeline.at(steps), values[:, channel], color=colour, linewidth=0.8, gid="batch means")
+            axis.plot(
+                timeline.at(steps),
+                values[:, channel],
+                color=colour,
+                linewidth=0.8,
+                gid="batch means",
+            )
     axis.set_xlim(0, timeline.end)
     axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(3))
@@ -187,7 +221,14 @@ def _draw_lines(
         return
     steps, values = series
     for channel, colour in zip(shown, colours, strict=True):
-        axis.plot(timeline.at(steps), values[:, channel], color=colour, linewidth=0.8, alpha=0.85, gid=str(channel))
+        axis.plot(
+            timeline.at(steps),
+            values[:, channel],
+            color=colour,
+            linewidth=0.8,
+            alpha=0.85,
+            gid=str(channel),
+        )
     if "variance" in label and np.all(values > 0) and values.max() > 30 * values.min():
         log_ticks(axis, "y", decades=float(np.log10(values.max() / values.min())))
 
@@ -217,5 +258,13 @@ def _legend(series: Series) -> list[Artist]:
         handles.append(Patch(color=REFERENCE, alpha=0.28, linewidth=0, label="batch means"))
     if "running_mean" in series:
         handles.append(Line2D([], [], color=REFERENCE, linewidth=1.2, label="running mean"))
-    handles.append(Line2D([], [], color=_colours(2)[0], linewidth=1.2, label="a channel has one colour in all panels"))
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color=_colours(2)[0],
+            linewidth=1.2,
+            label="a channel has one colour in all panels",
+        )
+    )
     return handles

@@ -12,7 +12,9 @@ from normscope.records.recording import Recording
 
 @dataclass(frozen=True)
 class Timeline:
-    """Turns steps into places on a figure's time axis. `starts` are the steps done before each epoch; may be empty."""
+    """Turns steps into places on a figure's time axis. `starts` are the steps done before each
+    epoch; may be empty.
+    """
 
     starts: np.ndarray
     steps: int
@@ -34,13 +36,16 @@ class Timeline:
         return float(len(self.starts) or self.steps)
 
     def at(self, steps: np.ndarray) -> np.ndarray:
-        """The places of steps, counted from 1: a whole number of epochs after the last step of an epoch."""
+        """The places of steps, counted from 1: a whole number of epochs after the last step of an
+        epoch.
+        """
         if not len(self.starts):
             return steps.astype(np.float64)
         return np.interp(steps, [*self.starts, self.steps], np.arange(len(self.starts) + 1.0))
 
     def span(self, epoch: int) -> tuple[int, int]:
-        """(first, last) step of an epoch, counted from 1; of the whole recording where epochs were not marked.
+        """(first, last) step of an epoch, counted from 1; of the whole recording where epochs were
+        not marked.
 
         Raises:
             InputError: if there is no such epoch.
@@ -48,12 +53,16 @@ class Timeline:
         if not len(self.starts):
             return 1, self.steps
         if not 1 <= epoch <= len(self.starts):
-            raise InputError(f"The recording has no epoch {epoch}; expected 1 to {len(self.starts)}.")
+            raise InputError(
+                f"The recording has no epoch {epoch}; expected 1 to {len(self.starts)}."
+            )
         ends = [*self.starts[1:], self.steps]
         return int(self.starts[epoch - 1]) + 1, int(ends[epoch - 1])
 
 
 def recorded(recording: Recording) -> str:
     """What was recorded with what, for a figure's footer where nothing more is known."""
-    versions = ", ".join(f"{name}\u00a0{version}" for name, version in recording.header.versions.items())
+    versions = ", ".join(
+        f"{name}\u00a0{version}" for name, version in recording.header.versions.items()
+    )
     return f"Recorded by normscope on {recording.header.device}; {recording.cost.steps:,} steps. Versions: {versions}."

@@ -42,9 +42,16 @@ _RC: dict[Any, Any] = {
     "text.parse_math": False,  # names are shown as they are: a norm may be called "my_module:$x$"
 }
 
-# Okabe and Ito (2008) without yellow, which is too faint on white; distinct under the common colour deficiencies.
+# Okabe and Ito (2008) without yellow, which is too faint on white; distinct under the common colour
+# deficiencies.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (5, 1.4, 1, 1.4), (1.2, 1.2), (8, 1.4, 1, 1.4, 1, 1.4))
+_DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (5, 1.6),
+    (5, 1.4, 1, 1.4),
+    (1.2, 1.2),
+    (8, 1.4, 1, 1.4, 1, 1.4),
+)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _PLACES = {"batch": 0, "none": 1, "group": 2, "layer": 3, "instance": 4, "noisy-batch": 5}
 
@@ -83,9 +90,11 @@ def norm_styles(norms: Iterable[str]) -> dict[str, NormStyle]:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib's defaults and ours, whatever the user's own settings are; those are back afterwards.
+    """Matplotlib's defaults and ours, whatever the user's own settings are; those are back
+    afterwards.
 
-    Also a decorator: `@house_style()`. Settings are read when a text or an axis is made, so a figure keeps its looks.
+    Also a decorator: `@house_style()`. Settings are read when a text or an axis is made, so a
+    figure keeps its looks.
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -94,7 +103,9 @@ def house_style() -> Iterator[None]:
 
 
 def label_of(norm: str, characters: int = 36) -> str:
-    """A norm's name as a label. Of a long `module:callable` the end is kept: it says more than the start."""
+    """A norm's name as a label. Of a long `module:callable` the end is kept: it says more than the
+    start.
+    """
     return norm if len(norm) <= characters else "…" + norm[1 - characters :]
 
 
@@ -106,8 +117,12 @@ def mean_handle(norm: str, style: NormStyle) -> Line2D:
     )  # fmt: skip
 
 
-def log_ticks(axis_of: Axes, which: str, ticks: list[float] | None = None, *, decades: float = 3.0) -> None:
-    """Make the x or y axis logarithmic, with plain numbers at its ticks: at these, or as many as `decades` ask for."""
+def log_ticks(
+    axis_of: Axes, which: str, ticks: list[float] | None = None, *, decades: float = 3.0
+) -> None:
+    """Make the x or y axis logarithmic, with plain numbers at its ticks: at these, or as many as
+    `decades` ask for.
+    """
     getattr(axis_of, f"set_{which}scale")("log")
     axis = getattr(axis_of, f"{which}axis")
     if ticks is None:

@@ -29,8 +29,9 @@ class Access:
 
     Attributes:
         token: the secret in the printed address.
-        names: host names by which this machine may be asked. Addresses in numbers and localhost always may: a foreign
-            site can make its own name point here (DNS rebinding), but not a number.
+        names: host names by which this machine may be asked. Addresses in numbers and localhost
+            always may: a foreign site can make its own name point here (DNS rebinding), but not a
+            number.
     """
 
     token: str
@@ -43,12 +44,21 @@ class Access:
             return 405, "This server is for reading: GET only."
         host = headers.get("host", "")
         if not self._is_ours(host):
-            return 403, "The host in the address is no name of this server; open the address that it printed."
+            return (
+                403,
+                "The host in the address is no name of this server; open the address that it printed.",
+            )
         if _is_foreign(headers, host):
-            return 403, "Another site asked for this page; open the address that the server printed."
+            return (
+                403,
+                "Another site asked for this page; open the address that the server printed.",
+            )
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
         if len(given) != 1 or not hmac.compare_digest(given[0].encode(), self.token.encode()):
-            return 403, "The token is missing or wrong; open the whole address that the server printed."
+            return (
+                403,
+                "The token is missing or wrong; open the whole address that the server printed.",
+            )
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -66,16 +76,22 @@ class Access:
 
 
 def _is_foreign(headers: Headers, host: str) -> bool:
-    """Whether a page of another origin makes the request. A link that is followed is none: it reads nothing."""
+    """Whether a page of another origin makes the request. A link that is followed is none: it reads
+    nothing.
+    """
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != host:
         return True
-    followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    followed = (
+        headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    )
     return headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not followed
 
 
 class Guard:
-    """Lets through what `access` allows, before anything is looked up, and adds HEADERS to every answer."""
+    """Lets through what `access` allows, before anything is looked up, and adds HEADERS to every
+    answer.
+    """
 
     def __init__(self, app: ASGIApp, access: Access):
         self.app, self.access = app, access

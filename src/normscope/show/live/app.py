@@ -23,18 +23,23 @@ from normscope.show.live.source import Source
 from normscope.show.report.build import asset, checksum
 
 TELL_SECONDS = 0.2
-"""How often a stream looks whether there is a new version. The files are looked at by one thread for all."""
+"""How often a stream looks whether there is a new version. The files are looked at by one thread
+for all.
+"""
 
 ALIVE_SECONDS = 15.0
-"""Time after which a stream without news says that it is alive, for proxies that close silent connections."""
+"""Time after which a stream without news says that it is alive, for proxies that close silent
+connections.
+"""
 
 
 class App:
     """The pages of several sources. `asgi` is the application; after `stop` the open streams end.
 
     Args:
-        find: what there is to serve; asked again whenever somebody opens the list. A page asks by name, and a name
-            that is not among these is not found: no path is ever made from a request.
+        find: what there is to serve; asked again whenever somebody opens the list. A page asks by
+            name, and a name that is not among these is not found: no path is ever made from a
+            request.
         access: who may read.
     """
 
@@ -43,7 +48,11 @@ class App:
         self.follower = Follower(self.sources)
         self.stopping = False
         self._find = find
-        routes = [Route("/", self._page), Route("/changes", self._changes), Route("/events", self._events)]
+        routes = [
+            Route("/", self._page),
+            Route("/changes", self._changes),
+            Route("/events", self._events),
+        ]
         self.asgi = Starlette(routes=routes, middleware=[Middleware(Guard, access=access)])
         self._find_more()
 
@@ -60,7 +69,9 @@ class App:
         if "of" not in request.query_params:
             await asyncio.to_thread(self._find_more)
             if len(self.sources) > 1:
-                rows = await asyncio.to_thread(lambda: [_row(one, request) for one in self.sources.values()])
+                rows = await asyncio.to_thread(
+                    lambda: [_row(one, request) for one in self.sources.values()]
+                )
                 return HTMLResponse(_list(rows))
         followed = self._asked(request)
         if followed is None:
@@ -75,7 +86,9 @@ class App:
         followed = self._asked(request)
         if followed is None or followed.snapshot is None:
             return _not_found()
-        return _compressed(request, followed.since(request.query_params.get("since", "")), "application/json")
+        return _compressed(
+            request, followed.since(request.query_params.get("since", "")), "application/json"
+        )
 
     async def _events(self, request: Request) -> Response:
         followed = self._asked(request)
@@ -93,8 +106,8 @@ class App:
 class _Stream(Response):
     """Server-sent events: the newest version at once, and every time that there is another one.
 
-    Versions that came and went while a viewer was slow are left out: it asks for what changed since its own. So a
-    viewer costs a connection and no queue.
+    Versions that came and went while a viewer was slow are left out: it asks for what changed since
+    its own. So a viewer costs a connection and no queue.
     """
 
     media_type = "text/event-stream"

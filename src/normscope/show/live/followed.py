@@ -19,13 +19,17 @@ from normscope.show.report.build import Content, assemble, encode
 from normscope.show.report.report_data import Material, gather
 
 REMEMBERED = 64
-"""Versions of which the parts' checksums are kept: a viewer that has one of them is sent what changed since."""
+"""Versions of which the parts' checksums are kept: a viewer that has one of them is sent what
+changed since.
+"""
 
 LOOK_SECONDS = 1.0
 """Time between two looks at the files."""
 
 REST = 4
-"""After a build the thread rests this many times as long as it took: a large study is not rebuilt without a pause."""
+"""After a build the thread rests this many times as long as it took: a large study is not rebuilt
+without a pause.
+"""
 
 ASKED_SECONDS = 15.0
 """How long a source is looked at after somebody asked for its page, if nobody follows it."""
@@ -33,7 +37,9 @@ ASKED_SECONDS = 15.0
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A page's content at one moment. The version is a checksum of the content, so it outlives the server."""
+    """A page's content at one moment. The version is a checksum of the content, so it outlives the
+    server.
+    """
 
     title: str
     content: Content
@@ -41,7 +47,10 @@ class Snapshot:
     @cached_property
     def checksums(self) -> dict[str, str]:
         """{part: checksum} of the head, named "", and of the views."""
-        return {name: _checksum(text) for name, text in {"": self.content.head, **self.content.views}.items()}
+        return {
+            name: _checksum(text)
+            for name, text in {"": self.content.head, **self.content.views}.items()
+        }
 
     @cached_property
     def version(self) -> str:
@@ -54,9 +63,13 @@ class Snapshot:
         return gzip.compress(assemble(self.title, self.content, live=self.version).encode(), 5)
 
     def since(self, known: dict[str, str] | None) -> bytes:
-        """What a viewer lacks that has the parts with these checksums, or nothing: JSON, compressed."""
+        """What a viewer lacks that has the parts with these checksums, or nothing: JSON,
+        compressed.
+        """
         parts = [f'"version":"{self.version}"', f'"order":{json.dumps(list(self.content.views))}']
-        changed = {name for name, checksum in self.checksums.items() if (known or {}).get(name) != checksum}
+        changed = {
+            name for name, checksum in self.checksums.items() if (known or {}).get(name) != checksum
+        }
         if "" in changed:
             parts.append(f'"head":{self.content.head}')
         views = (f'"{name}":{text}' for name, text in self.content.views.items() if name in changed)
@@ -65,7 +78,8 @@ class Snapshot:
 
 @dataclass(eq=False)
 class Followed:
-    """A source, its newest snapshot, and what is remembered of earlier ones. One thread looks; any may read.
+    """A source, its newest snapshot, and what is remembered of earlier ones. One thread looks; any
+    may read.
 
     Attributes:
         source: what is followed.
@@ -83,7 +97,9 @@ class Followed:
     _asked: float = -ASKED_SECONDS
     _signature: Signature | None = None
     _known: OrderedDict[str, dict[str, str]] = field(default_factory=OrderedDict)
-    _answers: dict[str, bytes] = field(default_factory=dict)  # to viewers' versions, for the newest content only
+    _answers: dict[str, bytes] = field(
+        default_factory=dict
+    )  # to viewers' versions, for the newest content only
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _kept: Kept = field(default_factory=Kept)
 
@@ -97,11 +113,15 @@ class Followed:
         return now >= self.not_before and (self.viewers > 0 or now - self._asked < ASKED_SECONDS)
 
     def look(self) -> bool:
-        """Build the content if a file changed since the last look. Returns whether it is another one now."""
+        """Build the content if a file changed since the last look. Returns whether it is another
+        one now.
+        """
         signature = self.source.signature()
         if signature == self._signature:
             return False
-        self._signature = signature  # of before the build: what is written meanwhile is seen at the next look
+        self._signature = (
+            signature  # of before the build: what is written meanwhile is seen at the next look
+        )
         return self._publish(self._build())
 
     def fail(self, problem: str) -> None:
@@ -135,7 +155,9 @@ class Followed:
         source = self.source
         try:
             material = gather(source.directories, source.recordings, read=self._kept.reading())
-            missing = [path for path in (*source.directories, *source.recordings) if not path.exists()]
+            missing = [
+                path for path in (*source.directories, *source.recordings) if not path.exists()
+            ]
             if missing:
                 gone = tuple(f"{path} is gone." for path in missing)
                 material = Material(material.studies, material.watched, (*material.problems, *gone))
@@ -147,7 +169,8 @@ class Followed:
 class Follower(threading.Thread):
     """Looks at the sources that have viewers, about once a second, however many viewers there are.
 
-    It is a thread of its own and not a task: a build takes up to seconds, and the server has to answer meanwhile.
+    It is a thread of its own and not a task: a build takes up to seconds, and the server has to
+    answer meanwhile.
     """
 
     def __init__(self, sources: Mapping[str, Followed]):
@@ -173,7 +196,9 @@ class Follower(threading.Thread):
             followed.look()
         except Exception as error:  # the page says so, and those of other studies go on
             traceback.print_exc()
-            followed.fail(f"The report of {followed.source.name} cannot be built: {type(error).__name__}: {error}")
+            followed.fail(
+                f"The report of {followed.source.name} cannot be built: {type(error).__name__}: {error}"
+            )
         ended = time.monotonic()
         followed.not_before = ended + max(LOOK_SECONDS, REST * (ended - begun))
 

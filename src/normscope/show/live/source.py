@@ -17,7 +17,9 @@ Signature = tuple[tuple[str, int, int], ...]  # (path, modified in ns, bytes) of
 
 @dataclass(frozen=True)
 class Source:
-    """What one page shows: studies' folders and recordings' files, under the name by which the page is asked for."""
+    """What one page shows: studies' folders and recordings' files, under the name by which the page
+    is asked for.
+    """
 
     name: str
     directories: tuple[Path, ...] = ()
@@ -26,10 +28,15 @@ class Source:
     def signature(self) -> Signature:
         """The files that the page is made of, with time and size: it changes when one of them does.
 
-        Files are never opened for it. Closing one would drop the locks with which SQLite reads it in this process.
+        Files are never opened for it. Closing one would drop the locks with which SQLite reads it
+        in this process.
         """
         files = [path for directory in self.directories for path in _files_of_study(directory)]
-        files += [path for recording in self.recordings for path in _recorded(recording.parent, recording.stem)]
+        files += [
+            path
+            for recording in self.recordings
+            for path in _recorded(recording.parent, recording.stem)
+        ]
         return tuple(sorted(_stamps(files)))
 
 

@@ -34,7 +34,14 @@ COLOURS = {
 }  # fmt: skip
 """{a colour of the figures: its variable in page.css, which a dark page brightens}."""
 
-SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
+SHAPES = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "D": "diamond",
+    "v": "triangle-down",
+    "P": "cross",
+}
 
 
 def build(material: Material, path: Path) -> Path:
@@ -69,11 +76,15 @@ class Content:
 
 def encode(material: Material) -> Content:
     """The content of the page of this material."""
-    return Content(as_json(_head(material)), {view["name"]: as_json(view) for view in _views(material)})
+    return Content(
+        as_json(_head(material)), {view["name"]: as_json(view) for view in _views(material)}
+    )
 
 
 def assemble(title: str, content: Content, *, live: str | None = None) -> str:
-    """The page around its content. With `live`, the content's version, it follows the server that it came from."""
+    """The page around its content. With `live`, the content's version, it follows the server that
+    it came from.
+    """
     style = asset("page.css")
     names = (*SCRIPTS, "live.js") if live is not None else SCRIPTS
     vega = vega_script() if content.views or live is not None else ""  # only words: nothing to draw
@@ -129,7 +140,9 @@ def _head(material: Material) -> dict[str, Any]:
             for item in material.watched
         ],
         "config": CONFIG,
-        "sections": [{"name": name, "title": title, "note": note} for name, (title, note) in SECTIONS.items()],
+        "sections": [
+            {"name": name, "title": title, "note": note} for name, (title, note) in SECTIONS.items()
+        ],
     }
 
 
@@ -167,7 +180,9 @@ def asset(name: str) -> str:
 
 
 def _as_script(script: str) -> str:
-    """Code as an inline script's content: nothing in it may look like the end of the element or a comment."""
+    """Code as an inline script's content: nothing in it may look like the end of the element or a
+    comment.
+    """
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
@@ -184,4 +199,6 @@ def _refuse_foreign(path: Path) -> None:
         return
     with path.open("rb") as file:
         if MARK.encode() not in file.read(4096):
-            raise InputError(f"{path} is no report of normscope; it was left as it is. Give another file (--out).")
+            raise InputError(
+                f"{path} is no report of normscope; it was left as it is. Give another file (--out)."
+            )

@@ -45,13 +45,17 @@ def summary_note(material: Material) -> str:
 
 
 def verdict_rows(material: Material) -> list[dict[str, Any]]:
-    """The claims on which the runs say something, study by study; open ones with what would settle them."""
+    """The claims on which the runs say something, study by study; open ones with what would settle
+    them.
+    """
     judged = [(study, verdict) for study in material.studies for verdict in judge_all(study.runs)]
     return [
         {
             "claim": f"{verdict.code} {verdict.name}",
             "statement": verdict.statement,
-            "subject": f"{study.name}: {verdict.subject}" if len(material.studies) > 1 else verdict.subject,
+            "subject": f"{study.name}: {verdict.subject}"
+            if len(material.studies) > 1
+            else verdict.subject,
             "verdict": verdict.outcome,
             "quantity": verdict.quantity,
             "effect": effect_text(verdict.effect, verdict.unit, verdict.interval),
@@ -97,14 +101,19 @@ def made_by(material: Material) -> list[Row]:
     for part in ("hardware", "versions"):
         described = [environment.get(part, {}) for environment in environments]
         rows += [
-            [f"{part.capitalize()}: {key}", value] for key, value in _values(described) if key not in ("cpu", "cores")
+            [f"{part.capitalize()}: {key}", value]
+            for key, value in _values(described)
+            if key not in ("cpu", "cores")
         ]
     seconds = [value for run in runs if (value := _seconds(run)) is not None]
     if seconds:
         text = f"{min(seconds):.1f} to {max(seconds):.1f} s each, {sum(seconds):.0f} s in all"
         rows.append([f"Duration of {len(seconds)} runs", text])
     rows += [[f"Setting: {key}", value] for key, value in _values([run.spec for run in runs])]
-    rows += [[f"Checked with: {name}", version] for name, version in _values([c.versions for c in material.checks])]
+    rows += [
+        [f"Checked with: {name}", version]
+        for name, version in _values([c.versions for c in material.checks])
+    ]
     for item in material.watched:
         cost = item.recording.cost
         share = f"{cost.fraction:.1%} of the time" if cost.elapsed > 0 else "not measured"
@@ -139,7 +148,11 @@ def _seconds(run: RunRecord) -> float | None:
 
 
 def _runs_of(study: Study, setting: str, group: GroupSummary) -> list[RunRecord]:
-    return [run for run in study.parts[setting] if (run.norm, run.learning_rate) == (group.norm, group.learning_rate)]
+    return [
+        run
+        for run in study.parts[setting]
+        if (run.norm, run.learning_rate) == (group.norm, group.learning_rate)
+    ]
 
 
 def _group(material: Material, study: Study, setting: str, group: GroupSummary) -> dict[str, Any]:
@@ -157,15 +170,25 @@ def _group(material: Material, study: Study, setting: str, group: GroupSummary) 
         "accuracy": mean,
         "seeds": seeds,
         "n": group.n,
-        "threshold": _to_threshold(group, max((len(run.epochs["epoch"]) for run in own), default=0)),
-        "variation": "–" if group.gradient_norm_variation is None else f"{group.gradient_norm_variation:.2f}",
+        "threshold": _to_threshold(
+            group, max((len(run.epochs["epoch"]) for run in own), default=0)
+        ),
+        "variation": "–"
+        if group.gradient_norm_variation is None
+        else f"{group.gradient_norm_variation:.2f}",
         "diverged": group.diverged,
     }
 
 
 def _how_far(run: RunRecord) -> str:
-    """A run without a result. Whether an interrupted one is being trained at this moment, its record cannot tell."""
-    return run.status if run.status != "interrupted" else f"epoch {len(run.epochs['epoch'])} of {run.spec['epochs']}"
+    """A run without a result. Whether an interrupted one is being trained at this moment, its
+    record cannot tell.
+    """
+    return (
+        run.status
+        if run.status != "interrupted"
+        else f"epoch {len(run.epochs['epoch'])} of {run.spec['epochs']}"
+    )
 
 
 def _to_threshold(group: GroupSummary, epochs: int) -> str:

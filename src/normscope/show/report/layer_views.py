@@ -23,7 +23,11 @@ MOST_FRAMES, FEWEST_FRAMES = 12, 4
 OVERVIEW_STEPS = 40
 RIDGE_BINS = BINS // 2
 RIDGE_ROW_BYTES = RIDGE_BINS + 14
-CHANNELS = (64, 32, 16)  # of a layer that travel, evenly spread over it: as many as the budget allows
+CHANNELS = (
+    64,
+    32,
+    16,
+)  # of a layer that travel, evenly spread over it: as many as the budget allows
 
 OVERVIEWS = (
     # name, measure, title, note, unit, colour scheme, log
@@ -80,7 +84,9 @@ Query = Callable[[Material], Table | None]
 
 
 def layer_names(material: Material) -> list[str]:
-    """Every watched layer once, in the order of the models; the page refers to them by their place here."""
+    """Every watched layer once, in the order of the models; the page refers to them by their place
+    here.
+    """
     return list(dict.fromkeys(name for item in material.watched for name in item.recording.layers))
 
 
@@ -104,7 +110,8 @@ def overview(measure: Callable[[Recording, str], measures.Series]) -> Query:
             keys.append((number, layer_place, axis))
             curves.append(values[chosen])
         columns = {
-            name: whole([key[place] for key in keys]) for place, name in enumerate(("recording", "layer", "axis"))
+            name: whole([key[place] for key in keys])
+            for place, name in enumerate(("recording", "layer", "axis"))
         }
         return Table(columns, exact(np.concatenate(curves)), points, tuple(axes))
 
@@ -141,10 +148,13 @@ def trajectories(statistic: str) -> Query:
 def ridges(material: Material) -> Table | None:
     """A density of the normalized value for each recording, layer, channel and step.
 
-    Where it lies as the layer's input (mean + std z) and as its output (weight z + bias) are columns, so both sides are
-    one curve. Of layers whose output was binned by itself, a row is one side only: NaN for the other.
+    Where it lies as the layer's input (mean + std z) and as its output (weight z + bias) are
+    columns, so both sides are one curve. Of layers whose output was binned by itself, a row is one
+    side only: NaN for the other.
     """
-    frames, channels = _affordable(material, RIDGE_BYTES / RIDGE_ROW_BYTES, FEWEST_FRAMES, MOST_FRAMES)
+    frames, channels = _affordable(
+        material, RIDGE_BYTES / RIDGE_ROW_BYTES, FEWEST_FRAMES, MOST_FRAMES
+    )
     keys, curves, ends = [], [], []
     for number, layer_place, item, layer in _layers(material):
         known = item.recording.statistics(layer)
@@ -167,7 +177,10 @@ def ridges(material: Material) -> Table | None:
     names = ("recording", "layer", "channel", "step")
     columns = {name: whole([key[place] for key in keys]) for place, name in enumerate(names)}
     sides = ("low_input", "high_input", "low_output", "high_output")
-    columns |= {name: quantised(values) for name, values in zip(sides, np.concatenate(ends, axis=1), strict=True)}
+    columns |= {
+        name: quantised(values)
+        for name, values in zip(sides, np.concatenate(ends, axis=1), strict=True)
+    }
     return Table(columns, quantised(np.concatenate(curves).ravel(), 1), RIDGE_BINS)
 
 
@@ -180,9 +193,16 @@ def _layers(material: Material) -> Iterator[tuple[int, int, Watched, str]]:
 
 def _affordable(material: Material, budget: float, fewest: int, most: int) -> tuple[int, int]:
     """(points of a curve, channels of a layer) that a budget of points pays for."""
-    widths = [info.channels or 1 for item in material.watched for info in item.recording.layers.values()]
-    affordable = {channels: budget / max(sum(min(width, channels) for width in widths), 1) for channels in CHANNELS}
-    channels = next((channels for channels, points in affordable.items() if points >= fewest), CHANNELS[-1])
+    widths = [
+        info.channels or 1 for item in material.watched for info in item.recording.layers.values()
+    ]
+    affordable = {
+        channels: budget / max(sum(min(width, channels) for width in widths), 1)
+        for channels in CHANNELS
+    }
+    channels = next(
+        (channels for channels, points in affordable.items() if points >= fewest), CHANNELS[-1]
+    )
     return int(np.clip(affordable[channels], fewest, most)), channels
 
 

@@ -11,8 +11,9 @@ HEIGHT = 720  # pixels; the frame's lower edge can be dragged
 def framed(page: str, still: bytes | None, title: str) -> str:
     """HTML for a notebook.
 
-    The frame is sandboxed: its script can reach neither the notebook nor its server, and only offers CSV files to
-    download. Viewers that drop frames, as code hosts do, are left with the figure, whose text says what it shows.
+    The frame is sandboxed: its script can reach neither the notebook nor its server, and only
+    offers CSV files to download. Viewers that drop frames, as code hosts do, are left with the
+    figure, whose text says what it shows.
 
     Args:
         page: the whole page.

@@ -35,7 +35,9 @@ class Study:
 
     @cached_property
     def parts(self) -> dict[str, tuple[RunRecord, ...]]:
-        """{setting in words: its runs}, the usual setting, "", first: runs of several are never summed up together."""
+        """{setting in words: its runs}, the usual setting, "", first: runs of several are never
+        summed up together.
+        """
         parts: dict[str, list[RunRecord]] = {"": []}
         for run in self.runs:
             parts.setdefault(self.settings.label(run), []).append(run)
@@ -80,13 +82,17 @@ class Material:
         return tuple(run for study in self.studies for run in study.runs)
 
     def arm(self, study: Study, norm: str, setting: str = "") -> str:
-        """The label of a norm's runs at a setting: with the study's name where several are set side by side."""
+        """The label of a norm's runs at a setting: with the study's name where several are set side
+        by side.
+        """
         label = f"{norm}, {setting}" if setting else norm
         return f"{study.name}: {label}" if len(self.studies) > 1 else label
 
     @cached_property
     def arms(self) -> dict[str, tuple[str, str, str]]:
-        """{label: (colour, SVG dashes, marker)}, in the order of the runs within each part of each study."""
+        """{label: (colour, SVG dashes, marker)}, in the order of the runs within each part of each
+        study.
+        """
         labels = [
             self.arm(study, norm, setting)
             for study in self.studies
@@ -95,20 +101,28 @@ class Material:
         ]
         styles = norm_styles(labels)
         return {
-            label: (styles[label].colour, " ".join(f"{dash:g}" for dash in styles[label].dashes), styles[label].marker)
+            label: (
+                styles[label].colour,
+                " ".join(f"{dash:g}" for dash in styles[label].dashes),
+                styles[label].marker,
+            )
             for label in labels
         }
 
     @property
     def usual_arms(self) -> set[str]:
         """The arms at the usual setting of their study."""
-        return {self.arm(study, run.norm) for study in self.studies for run in study.parts.get("", ())}
+        return {
+            self.arm(study, run.norm) for study in self.studies for run in study.parts.get("", ())
+        }
 
     @property
     def title(self) -> str:
         """What was compared on what, in a line."""
         if self.studies:
-            subjects = dict.fromkeys(subject(next(iter(study.parts.values()))) for study in self.studies)
+            subjects = dict.fromkeys(
+                subject(next(iter(study.parts.values()))) for study in self.studies
+            )
             norms = dict.fromkeys(norm for study in self.studies for norm in norms_of(study.runs))
             return f"{' and '.join(norms)}: {' / '.join(subjects)}"
         models = dict.fromkeys(item.recording.header.model for item in self.watched)
@@ -123,7 +137,9 @@ def read_recording(path: Path) -> Recording:
 
 @dataclass(frozen=True)
 class Reading:
-    """How records are read; a server that reads them again and again keeps those that did not change."""
+    """How records are read; a server that reads them again and again keeps those that did not
+    change.
+    """
 
     run: Callable[[Path], RunRecord] = load_run
     recording: Callable[[Path], Recording] = read_recording
@@ -153,7 +169,9 @@ def gather(
             except InputError as error:
                 problems.append(str(error))
         order = _asked_for(directory)
-        runs.sort(key=lambda run: (order.get(run.norm, len(order)), run.norm, run.learning_rate, run.seed))
+        runs.sort(
+            key=lambda run: (order.get(run.norm, len(order)), run.norm, run.learning_rate, run.seed)
+        )
         if runs:
             studies.append(Study(name, tuple(runs)))
     _add_recordings_of(studies, watched, problems, read)
@@ -178,10 +196,16 @@ def of_runs(name: str, runs: Sequence[RunRecord]) -> Material:
 
 def of_recording(recording: Recording) -> Material:
     """One recording, also of a training that goes on."""
-    return Material(watched=(Watched(recording.header.model, Recording([_in_memory(p) for p in recording.parts])),))
+    return Material(
+        watched=(
+            Watched(recording.header.model, Recording([_in_memory(p) for p in recording.parts])),
+        )
+    )
 
 
-def _add_recordings_of(studies: Sequence[Study], watched: list[Watched], problems: list[str], read: Reading) -> None:
+def _add_recordings_of(
+    studies: Sequence[Study], watched: list[Watched], problems: list[str], read: Reading
+) -> None:
     number = 0
     for study in studies:
         for run in study.runs:
@@ -196,16 +220,26 @@ def _add_recordings_of(studies: Sequence[Study], watched: list[Watched], problem
 
 
 def _asked_for(directory: Path) -> dict[str, int]:
-    """{norm: place} as the study's summary has them; batch norm first where there is no summary to read."""
+    """{norm: place} as the study's summary has them; batch norm first where there is no summary to
+    read.
+    """
     try:
         groups = json.loads((directory / "summary.json").read_text(encoding="utf-8"))["groups"]
-        return {norm: place for place, norm in enumerate(dict.fromkeys(str(group["norm"]) for group in groups))}
+        return {
+            norm: place
+            for place, norm in enumerate(dict.fromkeys(str(group["norm"]) for group in groups))
+        }
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {"batch": 0}
 
 
 def _add(
-    watched: list[Watched], problems: list[str], read: Reading, path: Path, name: str, run: int | None = None
+    watched: list[Watched],
+    problems: list[str],
+    read: Reading,
+    path: Path,
+    name: str,
+    run: int | None = None,
 ) -> None:
     try:
         watched.append(Watched(name, read.recording(path), run))
@@ -227,11 +261,18 @@ def _in_memory(part: Part) -> MemoryPart:
     source = getattr(part, "path", "the recording")
     for layer in held.header.layers:
         for name in ("histogram", "output_histogram"):
-            check_widths(source, layer, held.blocks(layer.name, name), held.blocks(layer.name, f"{name}_frame"))
+            check_widths(
+                source,
+                layer,
+                held.blocks(layer.name, name),
+                held.blocks(layer.name, f"{name}_frame"),
+            )
     return held
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:
     """Names that tell the paths apart: the last part, or the whole path where last parts repeat."""
     last = [path.resolve().name for path in paths]
-    return [name if last.count(name) == 1 else str(path) for name, path in zip(last, paths, strict=True)]
+    return [
+        name if last.count(name) == 1 else str(path) for name, path in zip(last, paths, strict=True)
+    ]

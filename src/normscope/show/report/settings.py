@@ -11,7 +11,9 @@ from normscope.judge.evidence.cells import USUAL, value_of
 from normscope.records.run import RunRecord
 
 _NOT_A_SETTING = frozenset({"norm", "learning_rate", "seed", "capture_epochs"})
-_OF_THE_DATA = frozenset({"data_fingerprint", "classes"})  # said by the data's name where that differs as well
+_OF_THE_DATA = frozenset(
+    {"data_fingerprint", "classes"}
+)  # said by the data's name where that differs as well
 _CHARACTERS = 24
 
 
@@ -20,12 +22,15 @@ class Settings:
 
     Attributes:
         varied: the fields of a spec that have several values.
-        usual: {varied field: the value that most claims are judged at, or else the most frequent one}.
+        usual: {varied field: the value that most claims are judged at, or else the most frequent
+            one}.
     """
 
     def __init__(self, runs: Sequence[RunRecord]):
         fields = [
-            name for name in dict.fromkeys(name for run in runs for name in run.spec) if name not in _NOT_A_SETTING
+            name
+            for name in dict.fromkeys(name for run in runs for name in run.spec)
+            if name not in _NOT_A_SETTING
         ]
         counts = {name: Counter(_key(value_of(run, name)) for run in runs) for name in fields}
         varied = [name for name, values in counts.items() if len(values) > 1]
@@ -34,7 +39,11 @@ class Settings:
 
     def differences(self, run: RunRecord) -> dict[str, Any]:
         """{field: value} of a run where it is not the usual one."""
-        return {name: value for name in self.varied if _key(value := value_of(run, name)) != self.usual[name]}
+        return {
+            name: value
+            for name in self.varied
+            if _key(value := value_of(run, name)) != self.usual[name]
+        }
 
     def label(self, run: RunRecord) -> str:
         """The same in words; empty for a run at the usual setting."""
@@ -43,9 +52,19 @@ class Settings:
 
 def in_words(name: str, value: Any) -> str:
     """A setting as it stands in a label: activations and blocks by their names alone."""
-    text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    text = (
+        f"{value:g}"
+        if isinstance(value, float)
+        else value
+        if isinstance(value, str)
+        else json.dumps(value)
+    )
     text = text if len(text) <= _CHARACTERS else f"{text[: _CHARACTERS - 1]}…"
-    return text if name in ("activation", "block", "data", "model") else f"{name.replace('_', ' ')} {text}"
+    return (
+        text
+        if name in ("activation", "block", "data", "model")
+        else f"{name.replace('_', ' ')} {text}"
+    )
 
 
 def _most_usual(name: str, counts: Counter[str]) -> str:

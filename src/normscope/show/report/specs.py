@@ -28,7 +28,11 @@ CONFIG: Spec = {
         "titleFontSize": 11,
         "labelLimit": 150,
     },
-    "legend": {"labelColor": "var(--muted)", "titleColor": "var(--muted)", "titleFontWeight": "normal"},
+    "legend": {
+        "labelColor": "var(--muted)",
+        "titleColor": "var(--muted)",
+        "titleFontWeight": "normal",
+    },
 }
 
 _AS_IT_IS: Spec = {"scale": None, "legend": None}
@@ -44,7 +48,10 @@ def _own(*channels: str) -> Spec:
     }
     columns |= {"strokeWidth": ("width", "quantitative"), "opacity": ("opacity", "quantitative")}
     columns |= {"shape": ("shape", "nominal")}
-    return {name: {"field": columns[name][0], "type": columns[name][1], **_AS_IT_IS} for name in channels}
+    return {
+        name: {"field": columns[name][0], "type": columns[name][1], **_AS_IT_IS}
+        for name in channels
+    }
 
 
 def _y(title: str, **scale: Any) -> Spec:
@@ -58,14 +65,21 @@ def _y(title: str, **scale: Any) -> Spec:
 
 
 def curves(unit: str, x: str = "epoch") -> Spec:
-    """Lines over epochs or steps, one for each series; a diverged run ends in a cross, `focus` is pointed at."""
+    """Lines over epochs or steps, one for each series; a diverged run ends in a cross, `focus` is
+    pointed at.
+    """
     encoding = {
         "x": {
             "field": "x",
             "type": "quantitative",
             "title": x,
             "scale": {"zero": False, "nice": False, "padding": 6},
-            "axis": {"grid": False, "tickMinStep": 1, "format": "~s" if x == "step" else "d", "tickCount": 6},
+            "axis": {
+                "grid": False,
+                "tickMinStep": 1,
+                "format": "~s" if x == "step" else "d",
+                "tickCount": 6,
+            },
         },
         "y": _y(unit),
     }
@@ -92,8 +106,15 @@ def curves(unit: str, x: str = "epoch") -> Spec:
 
 
 def densities(near_normal: bool) -> Spec:
-    """Every seed as a thin line, their mean as a filled area; N(0, 1) dashed where it means something."""
-    x = {"field": "x", "type": "quantitative", "scale": {"domain": [-5, 5]}, "title": "activation value"}
+    """Every seed as a thin line, their mean as a filled area; N(0, 1) dashed where it means
+    something.
+    """
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "scale": {"domain": [-5, 5]},
+        "title": "activation value",
+    }
     y = _y("density", zero=True, nice=False, domainMax={"expr": "top"})
     body: Spec = {"x": x, "y": y}
     area = {
@@ -105,12 +126,22 @@ def densities(near_normal: bool) -> Spec:
     line = {
         "data": ROWS,
         "mark": {"type": "line", "clip": True, "interpolate": "step"},
-        "encoding": {**body, **_own("color", "strokeWidth", "opacity"), "detail": {"field": "series"}},
+        "encoding": {
+            **body,
+            **_own("color", "strokeWidth", "opacity"),
+            "detail": {"field": "series"},
+        },
     }
     normal = {
         "data": {"sequence": {"start": -5, "stop": 5.05, "step": 0.1, "as": "x"}},
         "transform": [{"calculate": "exp(-datum.x * datum.x / 2) / sqrt(2 * PI)", "as": "y"}],
-        "mark": {"type": "line", "clip": True, "strokeDash": [4, 3], "strokeWidth": 1, "color": "var(--ink)"},
+        "mark": {
+            "type": "line",
+            "clip": True,
+            "strokeDash": [4, 3],
+            "strokeWidth": 1,
+            "color": "var(--ink)",
+        },
         "encoding": body,
     }
     return {
@@ -177,16 +208,33 @@ def heatmap(title: str, scheme: str = "viridis", log: bool = False) -> Spec:
             "color": {
                 "field": "y",
                 "type": "quantitative",
-                "scale": {"scheme": scheme, "domain": {"expr": "span"}, **({"type": "log"} if log else {})},
-                "legend": {"title": title, "orient": "top", "format": "~r", "gradientLength": 160, "tickCount": 3},
+                "scale": {
+                    "scheme": scheme,
+                    "domain": {"expr": "span"},
+                    **({"type": "log"} if log else {}),
+                },
+                "legend": {
+                    "title": title,
+                    "orient": "top",
+                    "format": "~r",
+                    "gradientLength": 160,
+                    "tickCount": 3,
+                },
             },
         },
     }
 
 
 def ridges(title: str) -> Spec:
-    """One density per channel, shifted upwards by its place: `base` is the channel's line, `y` the curve above it."""
-    x = {"field": "x", "type": "quantitative", "title": title, "scale": {"zero": False, "domain": {"expr": "span"}}}
+    """One density per channel, shifted upwards by its place: `base` is the channel's line, `y` the
+    curve above it.
+    """
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "title": title,
+        "scale": {"zero": False, "domain": {"expr": "span"}},
+    }
     return {
         "height": 340,
         "data": ROWS,

@@ -20,9 +20,11 @@ SWEPT = (
 
 
 def over(knob: str) -> Callable[[Material], Table | None]:
-    """The query of one knob: a point for each ended run that differs from the usual setting in that knob at most.
+    """The query of one knob: a point for each ended run that differs from the usual setting in that
+    knob at most.
 
-    The column `level` is a place in the table's `levels`, `line` is the arm of the run's norm at the usual setting.
+    The column `level` is a place in the table's `levels`, `line` is the arm of the run's norm at
+    the usual setting.
     """
 
     def query(material: Material) -> Table | None:
@@ -38,8 +40,17 @@ def over(knob: str) -> Callable[[Material], Table | None]:
                 final = run.final("test_accuracy")
                 own = material.arm(study, run.norm, study.settings.label(run))
                 line = arms.get(material.arm(study, run.norm), arms[own])
-                rows.append((number, _level(value_of(run, knob)), line, np.nan if final is None else 100 * final))
-        levels = sorted({level for _, level, _, _ in rows}, key=lambda level: (isinstance(level, str), level))
+                rows.append(
+                    (
+                        number,
+                        _level(value_of(run, knob)),
+                        line,
+                        np.nan if final is None else 100 * final,
+                    )
+                )
+        levels = sorted(
+            {level for _, level, _, _ in rows}, key=lambda level: (isinstance(level, str), level)
+        )
         if len(levels) < 2:
             return None
         columns = {

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 MISSING = {1: 255, 2: 65535}
-"""{bytes: the code of a value that is not finite}. Codes below it run from the column's minimum to its maximum."""
+"""{bytes: the code of a value that is not finite}. Codes below it run from the column's minimum to
+its maximum.
+"""
 
 
 def exact(values: np.ndarray | Sequence[float]) -> dict[str, Any]:
@@ -32,7 +34,9 @@ def quantised(values: np.ndarray, size: int = 2) -> dict[str, Any]:
     """
     values = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(values)
-    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    low, high = (
+        (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    )
     top = MISSING[size] - 1
     with np.errstate(over="ignore"):
         scale = (high / 2 - low / 2) / top * 2  # halves: the range of float64's extremes overflows
@@ -46,8 +50,8 @@ class Table:
     """The data of one view: columns of equal length, and perhaps a curve in every row.
 
     Attributes:
-        columns: {name: encoded column}. A column `run` refers to the page's list of runs, `recording` to its list of
-            recordings, `layer` to its list of layers, `axis` to `axes`.
+        columns: {name: encoded column}. A column `run` refers to the page's list of runs,
+            `recording` to its list of recordings, `layer` to its list of layers, `axis` to `axes`.
         curve: encoded [rows * points], in the order of the rows, or None.
         points: length of a curve.
         axes: where a curve's points lie; without any, evenly between the columns `low` and `high`.

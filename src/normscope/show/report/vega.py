@@ -13,14 +13,17 @@ import vl_convert
 from normscope.errors import StorageError
 from normscope.records.files import write_text
 
-# vega-embed carries Vega, Vega-Lite and the expression interpreter, with which the page needs no eval
+# vega-embed carries Vega, Vega-Lite and the expression interpreter, with which the page needs no
+# eval
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 _REVISION = 1  # of the snippet
 
 
 @functools.cache
 def vega_script() -> str:
-    """The bundle, about 0.9 MB. Making it takes seconds, so it is kept; a cache that cannot be used is done without."""
+    """The bundle, about 0.9 MB. Making it takes seconds, so it is kept; a cache that cannot be used
+    is done without.
+    """
     path = _cache() / f"vega-{version('vl-convert-python')}-{_REVISION}.js"
     try:
         return path.read_text(encoding="utf-8")

@@ -55,7 +55,10 @@ class View:
 
 
 SECTIONS = {
-    "rates": ("Accuracy over learning rates", "Every finished run is a point; the line joins the means."),
+    "rates": (
+        "Accuracy over learning rates",
+        "Every finished run is a point; the line joins the means.",
+    ),
     "sweeps": (
         "Accuracy over other settings",
         "What the study varies, one setting at a time: the others are at their usual value, the learning rate is the "
@@ -84,9 +87,14 @@ SECTIONS = {
 """{section: (heading, note)} in the order of the page."""
 
 
-def _curve(column: str, title: str, unit: str, *, scale: float = 1.0, may_be_log: bool = True) -> View:
+def _curve(
+    column: str, title: str, unit: str, *, scale: float = 1.0, may_be_log: bool = True
+) -> View:
     def query(material: Material) -> Table | None:
-        parts = [(k, run.column("epoch"), scale * run.column(column)) for k, run in enumerate(material.runs)]
+        parts = [
+            (k, run.column("epoch"), scale * run.column(column))
+            for k, run in enumerate(material.runs)
+        ]
         if not any(np.isfinite(values).any() for _, _, values in parts):
             return None
         counts = [len(epochs) for _, epochs, _ in parts]
@@ -105,7 +113,9 @@ def _activation(tensor: str, title: str, note: str, *, near_normal: bool) -> Vie
         rows = [
             (k, epoch, distribution)
             for k, run in enumerate(material.runs)
-            for (name, epoch), distribution in sorted(run.captures.items(), key=lambda item: item[0][1])
+            for (name, epoch), distribution in sorted(
+                run.captures.items(), key=lambda item: item[0][1]
+            )
             if name == tensor and distribution.n > 0
         ]
         if not rows:
@@ -126,7 +136,9 @@ def _activation(tensor: str, title: str, note: str, *, near_normal: bool) -> Vie
         curve = np.concatenate([without_zeros(d) for _, _, d in rows])
         return Table(columns, quantised(curve), width)
 
-    return View(tensor, "activations", "densities", title, note, query, specs.densities(near_normal))
+    return View(
+        tensor, "activations", "densities", title, note, query, specs.densities(near_normal)
+    )
 
 
 def _learning_rates(material: Material) -> Table | None:

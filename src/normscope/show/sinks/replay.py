@@ -35,13 +35,17 @@ def study_logs(study: Path, sinks: list[Sink], console: Console) -> StudyLogs:
     """The logs of a study that is about to be trained; what a sink has to say goes to the console."""
 
     def warn(text: str) -> None:
-        console.print(f"normscope: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"normscope: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True
+        )
 
     return StudyLogs(study, sinks, warn)
 
 
 def pass_on_study(study: Path, sink: Sink, warn: Callable[[str], None]) -> int:
-    """Pass on every run of a study and the figures in its folder, as far as the sink lacks them; returns the runs."""
+    """Pass on every run of a study and the figures in its folder, as far as the sink lacks them;
+    returns the runs.
+    """
     with StudyLogs(study, [sink], warn) as logs:
         runs = [folder.name for folder in run_folders(study)]
         for run in runs:

@@ -55,7 +55,9 @@ class StudyLogs:
         with self._lock:
             if not self._sinks or not files:
                 return
-            epochs = sum(self._epochs(path.parent.name) for path in self._study.glob("runs/*/record.sqlite"))
+            epochs = sum(
+                self._epochs(path.parent.name) for path in self._study.glob("runs/*/record.sqlite")
+            )
             for sink in list(self._sinks):
                 self._guarded(sink, lambda sink=sink: self._pass_figures(sink, files, epochs))
 
@@ -79,7 +81,12 @@ class StudyLogs:
             log.close()
 
     def _pass_figures(self, sink: Sink, files: Sequence[Path], epochs: int) -> None:
-        log = sink.open(FIGURES, {"study": self._study.resolve().name}, group=self._study.resolve().name, axis="epochs")
+        log = sink.open(
+            FIGURES,
+            {"study": self._study.resolve().name},
+            group=self._study.resolve().name,
+            axis="epochs",
+        )
         if log.last < epochs:
             for file in files:
                 log.figure(epochs, f"figures/{file.stem}", file)
@@ -113,7 +120,9 @@ class StudyLogs:
         except Exception as error:  # somebody else's code or service; the training must go on
             self._sinks.remove(sink)
             name = type(sink).__name__
-            self._warn(f"{name} gets no more of this study, which goes on. {type(error).__name__}: {error}")
+            self._warn(
+                f"{name} gets no more of this study, which goes on. {type(error).__name__}: {error}"
+            )
 
 
 def write_epochs(run: RunRecord, log: Log) -> None:
@@ -128,9 +137,15 @@ def write_epochs(run: RunRecord, log: Log) -> None:
         }
         captured = {tensor: each for (tensor, at), each in run.captures.items() if at == epoch}
         for tensor, each in captured.items():
-            scalars |= {f"{part}/{tensor}": getattr(each, part) for part in ("mean", "std", "zero_fraction")}
+            scalars |= {
+                f"{part}/{tensor}": getattr(each, part) for part in ("mean", "std", "zero_fraction")
+            }
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
-        log.write(epoch, finite, {f"activations/{name}": _histogram(each) for name, each in captured.items() if each.n})
+        log.write(
+            epoch,
+            finite,
+            {f"activations/{name}": _histogram(each) for name, each in captured.items() if each.n},
+        )
 
 
 def _histogram(captured: Distribution) -> Histogram:
@@ -139,5 +154,7 @@ def _histogram(captured: Distribution) -> Histogram:
     low, high = float(captured.quantiles[0]), float(captured.quantiles[-1])
     below, above = counts[0] > 0 and low < edges[0], counts[-1] > 0 and high > edges[-1]
     edges = np.concatenate([[low] if below else [], edges, [high] if above else []])
-    counts = np.concatenate([counts[:1] if below else [], counts[1:-1], counts[-1:] if above else []])
+    counts = np.concatenate(
+        [counts[:1] if below else [], counts[1:-1], counts[-1:] if above else []]
+    )
     return Histogram(edges, counts, captured.mean, captured.std)

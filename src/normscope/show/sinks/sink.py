@@ -33,7 +33,9 @@ class Histogram:
 
     @property
     def sums(self) -> tuple[float, float]:
-        """Sum of the values and of their squares; from the middles of the bins where mean and std are not known."""
+        """Sum of the values and of their squares; from the middles of the bins where mean and std
+        are not known.
+        """
         if self.mean is not None and self.std is not None:
             return self.n * self.mean, self.n * (self.std**2 + self.mean**2)
         middles = (self.edges[1:] + self.edges[:-1]) / 2
@@ -48,8 +50,12 @@ class Log(Protocol):
         """The last step that it holds, of this or an earlier process; 0 if it is new."""
         ...
 
-    def write(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
-        """Take what belongs to one step (an epoch, for runs of a study). All of it, or nothing, is kept."""
+    def write(
+        self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]
+    ) -> None:
+        """Take what belongs to one step (an epoch, for runs of a study). All of it, or nothing, is
+        kept.
+        """
         ...
 
     def figure(self, step: int, name: str, png: Path) -> None:
@@ -66,10 +72,18 @@ class Log(Protocol):
 
 
 class Sink(Protocol):
-    """A dashboard. `TensorBoard` and `WandB` are sinks; anything with this method is one for a study."""
+    """A dashboard. `TensorBoard` and `WandB` are sinks; anything with this method is one for a
+    study.
+    """
 
     def open(
-        self, name: str, config: Mapping[str, Any], *, group: str = "", axis: str = "step", resume: bool = True
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        *,
+        group: str = "",
+        axis: str = "step",
+        resume: bool = True,
     ) -> Log:
         """The log of this name.
 

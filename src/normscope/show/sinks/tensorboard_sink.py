@@ -23,8 +23,9 @@ class TensorBoard(WatcherSink):
     """A TensorBoard folder, for `watch(sinks=[...])` and studies.
 
     Args:
-        directory: the log folder. A watched training writes into it, a study into one subfolder per run. Give it to no
-            other writer: TensorBoard follows one event file of a folder at a time.
+        directory: the log folder. A watched training writes into it, a study into one subfolder per
+            run. Give it to no other writer: TensorBoard follows one event file of a folder at a
+            time.
 
     Raises:
         InputError: if the package tensorboard is not installed, or the directory is a file.
@@ -34,7 +35,9 @@ class TensorBoard(WatcherSink):
         try:
             import tensorboard  # noqa: F401
         except ImportError:
-            raise InputError("TensorBoard needs a package: pip install 'normscope[tensorboard]'.") from None
+            raise InputError(
+                "TensorBoard needs a package: pip install 'normscope[tensorboard]'."
+            ) from None
         super().__init__()
         self.directory = Path(directory)
         if self.directory.exists() and not self.directory.is_dir():
@@ -48,7 +51,9 @@ class TensorBoard(WatcherSink):
     def begin(self, after: int | None = None) -> None:
         """See `WatcherSink.begin`."""
         if after is None and _last_step(self.directory):
-            raise InputError(f"{self.place} holds another training already; give the new one another folder.")
+            raise InputError(
+                f"{self.place} holds another training already; give the new one another folder."
+            )
         super().begin(after)
 
     def watched_name(self, recording: Recording) -> str:
@@ -56,9 +61,17 @@ class TensorBoard(WatcherSink):
         return ""
 
     def open(
-        self, name: str, config: Mapping[str, Any], *, group: str = "", axis: str = "step", resume: bool = True
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        *,
+        group: str = "",
+        axis: str = "step",
+        resume: bool = True,
     ) -> Log:
-        """The log in `directory/name`, continued where there is one. `group` and `axis` say nothing to TensorBoard."""
+        """The log in `directory/name`, continued where there is one. `group` and `axis` say nothing
+        to TensorBoard.
+        """
         return _TensorBoardLog(self.directory / name, config)
 
 
@@ -81,11 +94,15 @@ class _TensorBoardLog:
                 self._add(0, _text("config", self._config))
         return self._opened
 
-    def write(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
+    def write(
+        self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]
+    ) -> None:
         """See `Log.write`."""
         Summary = _messages("summary").Summary
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        values += [Summary.Value(tag=tag, histo=_proto(histogram)) for tag, histogram in histograms.items()]
+        values += [
+            Summary.Value(tag=tag, histo=_proto(histogram)) for tag, histogram in histograms.items()
+        ]
         self._add(step, Summary(value=values))
         self.last = step
 
@@ -94,7 +111,9 @@ class _TensorBoardLog:
         Summary = _messages("summary").Summary
         content = png.read_bytes()
         width, height = struct.unpack(">II", content[16:24])  # of the PNG's first chunk
-        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=content)
+        image = Summary.Image(
+            width=width, height=height, colorspace=4, encoded_image_string=content
+        )
         self._add(step, Summary(value=[Summary.Value(tag=name, image=image)]))
         self.last = step
 
@@ -119,11 +138,15 @@ def _messages(name: str) -> Any:
 
 
 def _last_step(folder: Path) -> int:
-    """The largest step in the folder's event files that are ours; a torn end is left out, as TensorBoard does."""
+    """The largest step in the folder's event files that are ours; a torn end is left out, as
+    TensorBoard does.
+    """
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     files = sorted(folder.glob(f"*tfevents*{SUFFIX}"))
-    return max((event.step for file in files for event in EventFileLoader(str(file)).Load()), default=0)
+    return max(
+        (event.step for file in files for event in EventFileLoader(str(file)).Load()), default=0
+    )
 
 
 def _proto(histogram: Histogram) -> Any:
@@ -148,4 +171,6 @@ def _text(tag: str, config: Mapping[str, Any]) -> Any:
     lines = json.dumps(config, indent=1, default=str).splitlines()
     content = "\n".join(f"    {line}" for line in lines).encode()
     metadata = create_summary_metadata(display_name=tag, description="")
-    return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=make_tensor_proto([content]))])
+    return Summary(
+        value=[Summary.Value(tag=tag, metadata=metadata, tensor=make_tensor_proto([content]))]
+    )

@@ -24,28 +24,36 @@ LEDGER = "normscope-runs.json"
 class WandB(WatcherSink):
     """A W&B project, for `watch(sinks=[...])` and studies.
 
-    W&B runs of our own are made beside one that the program may have; its steps are left alone. No code, no git state,
-    no list of packages and no terminal output is uploaded.
+    W&B runs of our own are made beside one that the program may have; its steps are left alone. No
+    code, no git state, no list of packages and no terminal output is uploaded.
 
     Args:
         project: its name.
-        mode: "online", "offline" (files for `wandb sync` in `directory`/wandb) or "disabled"; by default what the
-            environment variable WANDB_MODE says, else online.
+        mode: "online", "offline" (files for `wandb sync` in `directory`/wandb) or "disabled"; by
+            default what the environment variable WANDB_MODE says, else online.
         directory: where W&B keeps its files.
         entity: the user or team, if not the default one.
 
     Raises:
-        InputError: if the package wandb is not installed or too old, the mode is none, or W&B is to be online and has
-            no API key or does not answer.
+        InputError: if the package wandb is not installed or too old, the mode is none, or W&B is to
+            be online and has no API key or does not answer.
     """
 
-    def __init__(self, project: str, mode: str | None = None, directory: str | Path = ".", entity: str | None = None):
+    def __init__(
+        self,
+        project: str,
+        mode: str | None = None,
+        directory: str | Path = ".",
+        entity: str | None = None,
+    ):
         try:
             import wandb
         except ImportError:
             raise InputError("W&B needs a package: pip install 'normscope[wandb]'.") from None
         if tuple(map(int, wandb.__version__.split(".")[:3])) < (0, 19, 10):
-            raise InputError(f"wandb {wandb.__version__} keeps one run per program; expected 0.19.10 or newer.")
+            raise InputError(
+                f"wandb {wandb.__version__} keeps one run per program; expected 0.19.10 or newer."
+            )
         if mode not in (None, "online", "offline", "disabled"):
             raise InputError(f"Unknown mode {mode!r} of W&B. Known: online, offline, disabled.")
         super().__init__()
@@ -63,7 +71,9 @@ class WandB(WatcherSink):
         return f"W&B project {self.project}"
 
     def watched_name(self, recording: Recording) -> str:
-        """The name of the recording's file and a checksum of where it is; the model's name without a file."""
+        """The name of the recording's file and a checksum of where it is; the model's name without
+        a file.
+        """
         part = recording.parts[0]
         if not isinstance(part, FilePart):
             return recording.header.model
@@ -71,10 +81,18 @@ class WandB(WatcherSink):
         return f"{part.path.stem}-{place}"
 
     def open(
-        self, name: str, config: Mapping[str, Any], *, group: str = "", axis: str = "step", resume: bool = True
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        *,
+        group: str = "",
+        axis: str = "step",
+        resume: bool = True,
     ) -> Log:
         """The W&B run of this name and group, made or taken up again."""
-        ledger = _Ledger(self.directory / "wandb" / LEDGER, f"{self.project}/{group}/{name}", resume)
+        ledger = _Ledger(
+            self.directory / "wandb" / LEDGER, f"{self.project}/{group}/{name}", resume
+        )
         return _WandBLog(lambda: self._init(ledger, name, config, group), ledger, axis)
 
     def _init(self, ledger: _Ledger, name: str, config: Mapping[str, Any], group: str) -> Any:
@@ -100,14 +118,18 @@ class WandB(WatcherSink):
 
 
 def _logged_in(wandb: Any) -> bool:
-    """Whether W&B could begin a run without asking for a key, which it must not do in the middle of a training."""
+    """Whether W&B could begin a run without asking for a key, which it must not do in the middle of
+    a training.
+    """
     if "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
         return True
     try:
         return bool(wandb.login(prompt=False))
     except wandb.errors.Error as error:
         told = str(error).rstrip(".")
-        raise InputError(f"W&B did not let us in: {told}. WANDB_MODE=offline keeps the files here.") from error
+        raise InputError(
+            f"W&B did not let us in: {told}. WANDB_MODE=offline keeps the files here."
+        ) from error
     except TypeError:  # of a version that knows no `prompt`
         return bool(wandb.api.api_key)
 
@@ -135,7 +157,9 @@ class _WandBLog:
         """See `Log.last`."""
         return self._ledger.last
 
-    def write(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
+    def write(
+        self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]
+    ) -> None:
         """See `Log.write`."""
         import wandb
 
@@ -166,7 +190,9 @@ class _WandBLog:
 
 
 class _Ledger:
-    """The W&B id of one run and the last step that it was given, kept in a file: offline, W&B itself cannot tell."""
+    """The W&B id of one run and the last step that it was given, kept in a file: offline, W&B
+    itself cannot tell.
+    """
 
     def __init__(self, path: Path, key: str, resume: bool):
         self._path, self._key = path, key
@@ -181,7 +207,9 @@ class _Ledger:
     def save(self) -> None:
         """Write the file, with the other runs' entries as they are."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, {**_entries(self._path), self._key: {"id": self.id, "last": self.last}})
+        write_json(
+            self._path, {**_entries(self._path), self._key: {"id": self.id, "last": self.last}}
+        )
 
 
 def _entries(path: Path) -> dict[str, Any]:

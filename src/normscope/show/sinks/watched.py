@@ -33,14 +33,22 @@ BINS = 64
 
 
 class WatcherSink:
-    """What makes a sink fit for `watch(sinks=[...])`: it is told of each flush, and passes on what is new."""
+    """What makes a sink fit for `watch(sinks=[...])`: it is told of each flush, and passes on what
+    is new.
+    """
 
     def __init__(self):
         self._log: Log | None = None
         self._watching = self._resume = False
 
     def open(
-        self, name: str, config: Mapping[str, Any], *, group: str = "", axis: str = "step", resume: bool = True
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        *,
+        group: str = "",
+        axis: str = "step",
+        resume: bool = True,
     ) -> Log:
         """See `Sink.open`."""
         raise NotImplementedError
@@ -58,7 +66,8 @@ class WatcherSink:
         """A training is about to be watched: a new one, or one that goes on after a step.
 
         Raises:
-            InputError: if the sink is another watcher's, or a new training would be written into the log of another.
+            InputError: if the sink is another watcher's, or a new training would be written into
+                the log of another.
         """
         if self._watching:
             raise InputError(f"{self.place} takes one watcher at a time.")
@@ -82,7 +91,9 @@ class WatcherSink:
 
 
 def write_recording(recording: Recording, log: Log) -> None:
-    """Write the steps of a recording that a log does not hold: scalars of each, histograms of the newest."""
+    """Write the steps of a recording that a log does not hold: scalars of each, histograms of the
+    newest.
+    """
     recent = Recording([_recent(part, log.last) for part in recording.parts[:1]])
     scalars: dict[int, dict[str, float]] = {}
     histograms: dict[int, dict[str, Histogram]] = {}
@@ -107,16 +118,23 @@ def _recent(part: Part, after: int) -> MemoryPart:
 
 
 def _blocks_after(part: Part, after: int) -> list[tuple[Name, Block]]:
-    """The blocks that reach beyond a step; those of a file in one go, for it is opened for every read."""
+    """The blocks that reach beyond a step; those of a file in one go, for it is opened for every
+    read.
+    """
     if isinstance(part, FilePart):
         with reader(part.path, "recording") as store:
-            return [((layer, name), (steps, values)) for layer, name, steps, values in store.blocks(after=after)]
+            return [
+                ((layer, name), (steps, values))
+                for layer, name, steps, values in store.blocks(after=after)
+            ]
     found = [(name, block) for name in part.names() for block in part.blocks(*name)]
     return [(name, block) for name, block in found if block[0][-1] > after]
 
 
 def _histograms(recording: Recording, layer: str) -> list[tuple[int, str, Histogram]]:
-    """(step, what, histogram) of a layer at its newest steps: values over channels, distributions of what passed."""
+    """(step, what, histogram) of a layer at its newest steps: values over channels, distributions
+    of what passed.
+    """
     found = []
     known = recording.statistics(layer)
     for name in OVER_CHANNELS:
@@ -126,10 +144,16 @@ def _histograms(recording: Recording, layer: str) -> list[tuple[int, str, Histog
             if len(finite):
                 counts, edges = np.histogram(finite, BINS)
                 found.append(
-                    (int(steps[-1]), name, Histogram(edges, counts, float(finite.mean()), float(finite.std())))
+                    (
+                        int(steps[-1]),
+                        name,
+                        Histogram(edges, counts, float(finite.mean()), float(finite.std())),
+                    )
                 )
     for side in ("input", "output"):
-        binned = "output_histogram" if side == "output" and "output_histogram" in known else "histogram"
+        binned = (
+            "output_histogram" if side == "output" and "output_histogram" in known else "histogram"
+        )
         if binned in known and f"{binned}_frame" in known:
             step = int(recording.query(layer, binned)[0][-1])
             if (histogram := _passed(recording, layer, side, step)) is not None:
@@ -151,4 +175,9 @@ def _passed(recording: Recording, layer: str, side: str, step: int) -> Histogram
 def _config(recording: Recording) -> dict[str, Any]:
     header = recording.header
     layers = {info.name: info.type for info in header.layers}
-    return {"model": header.model, "device": header.device, "a step is": header.unit, "layers": layers}
+    return {
+        "model": header.model,
+        "device": header.device,
+        "a step is": header.unit,
+        "layers": layers,
+    }

@@ -13,8 +13,10 @@ class Executor(Protocol):
     """Trains runs somewhere."""
 
     def run(self, tasks: Sequence[RunTask], report: Report) -> Iterator[tuple[RunTask, RunResult]]:
-        """Execute every task once and yield each as it ends; `report` is called in the caller's process.
+        """Execute every task once and yield each as it ends; `report` is called in the caller's
+        process.
 
-        When the iterator is closed early, or the caller is interrupted, what is still running is stopped.
+        When the iterator is closed early, or the caller is interrupted, what is still running is
+        stopped.
         """
         ...

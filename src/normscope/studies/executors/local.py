@@ -28,7 +28,9 @@ class SerialExecutor:
 
 
 class ProcessExecutor:
-    """Several runs at once, each in a worker process (loky: no `if __name__ == "__main__"` needed in scripts)."""
+    """Several runs at once, each in a worker process (loky: no `if __name__ == "__main__"` needed
+    in scripts).
+    """
 
     def __init__(self, jobs: int):
         self.jobs = jobs
@@ -50,7 +52,9 @@ class ProcessExecutor:
             initargs=(messages, os.getpid()),
         )
         try:
-            futures: dict[Any, RunTask] = {pool.submit(_execute_in_worker, task): task for task in tasks}
+            futures: dict[Any, RunTask] = {
+                pool.submit(_execute_in_worker, task): task for task in tasks
+            }
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
@@ -85,5 +89,7 @@ def _execute_in_worker(task: RunTask) -> RunResult:
 
 def _report_to_parent(progress: Progress) -> None:
     if os.getppid() != _worker["parent"]:
-        os._exit(1)  # the command was killed: nobody waits for this run, and its finished epochs are on disk
+        os._exit(
+            1
+        )  # the command was killed: nobody waits for this run, and its finished epochs are on disk
     _worker["messages"].put(progress)

@@ -25,10 +25,14 @@ MOST_DEATHS = 3
 """Workers that a run may lose without finishing an epoch; with the last of them it has failed."""
 
 SECONDS_BETWEEN_COPIES = 10.0
-"""What a run that is trained elsewhere loses at most, beside its unfinished epoch, when its worker dies."""
+"""What a run that is trained elsewhere loses at most, beside its unfinished epoch, when its worker
+dies.
+"""
 
 SECONDS_TO_LET_GO = 60.0
-"""For a shared folder to notice that the holder of a lock is dead; a file server may take that long."""
+"""For a shared folder to notice that the holder of a lock is dead; a file server may take that
+long.
+"""
 
 SECONDS_BETWEEN_COUNTS = 10.0
 """How often the cluster is asked for its size, which may change."""
@@ -40,16 +44,17 @@ THREADS = 1
 class RayExecutor:
     """Trains runs on a Ray cluster.
 
-    Where a worker sees the study's folder, it trains there, under the run's lock, as a process of this machine would.
-    Where one does not, the run's files travel through Ray, and this process holds the run's lock. A run whose worker
-    dies is given to another, and goes on from what is in the study's folder.
+    Where a worker sees the study's folder, it trains there, under the run's lock, as a process of
+    this machine would. Where one does not, the run's files travel through Ray, and this process
+    holds the run's lock. A run whose worker dies is given to another, and goes on from what is in
+    the study's folder.
 
     Args:
         address: of the cluster, see `connect`.
         jobs: runs at once; None: as many as the cluster has room for.
         seconds_between_copies: between two copies of the files of a run that is trained elsewhere.
-        shared: False has no worker write into the study's folder, also where it sees it, as for a file server without
-            working locks.
+        shared: False has no worker write into the study's folder, also where it sees it, as for a
+            file server without working locks.
 
     Raises:
         InputError: if there is no Ray, here or at the address.
@@ -90,7 +95,9 @@ class RayExecutor:
                         yield self._land(flight, flights), result
 
     def close(self) -> None:
-        """Leave the cluster, unless this process was in it before; one that was started for this ends."""
+        """Leave the cluster, unless this process was in it before; one that was started for this
+        ends.
+        """
         if self._ours:
             self._ray.shutdown()
 
@@ -118,7 +125,9 @@ class RayExecutor:
         """The flights with a message; waits a moment for one."""
         streams = [flight.stream for flight in flights]
         self._ray.wait(streams, num_returns=1, timeout=1.0)
-        ready, _ = self._ray.wait(streams, num_returns=len(streams), timeout=0)  # else the first would always win
+        ready, _ = self._ray.wait(
+            streams, num_returns=len(streams), timeout=0
+        )  # else the first would always win
         return [flight for flight in flights if flight.stream in ready]
 
     def _hear(self, flight: _Flight, report: Report) -> RunResult | None:
@@ -134,7 +143,8 @@ class RayExecutor:
             if flight.deaths < MOST_DEATHS:
                 return self._launch(flight)
             return self._failed(
-                flight, f"its worker died {flight.deaths} times without finishing an epoch ({type(error).__name__})"
+                flight,
+                f"its worker died {flight.deaths} times without finishing an epoch ({type(error).__name__})",
             )
         match message:
             case Progress():
@@ -148,7 +158,9 @@ class RayExecutor:
             case RunResult(status="failed") if self._says_nothing_of_it(flight.task):
                 return self._failed(flight, message.error or "")
             case RunResult():
-                return replace(message, note="; ".join(filter(None, (message.note, flight.losses()))))
+                return replace(
+                    message, note="; ".join(filter(None, (message.note, flight.losses())))
+                )
         return None
 
     def _says_nothing_of_it(self, task: RunTask) -> bool:
@@ -163,7 +175,9 @@ class RayExecutor:
         return flight.task
 
     def _most(self, needs: dict[str, float]) -> int:
-        """Runs to be in the air: twice what the cluster has room for, so that no worker waits for this process."""
+        """Runs to be in the air: twice what the cluster has room for, so that no worker waits for
+        this process.
+        """
         if self._jobs is not None:
             return self._jobs
         if time.monotonic() - self._counted >= SECONDS_BETWEEN_COUNTS:
@@ -194,7 +208,9 @@ class _Flight:
 
     def locked(self) -> bool:
         """Take the run's lock, if it is not taken yet; returns whether this process has it now."""
-        self._ours = self._ours or self.lock.enter_context(RunDirectory(self.task.directory).locked())
+        self._ours = self._ours or self.lock.enter_context(
+            RunDirectory(self.task.directory).locked()
+        )
         return self._ours
 
     def losses(self) -> str:

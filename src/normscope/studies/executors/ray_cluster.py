@@ -17,10 +17,14 @@ SECONDS_TO_ANSWER = 5.0
 """For a machine to take a connection."""
 
 SECONDS_TO_CONNECT = 30.0
-"""For Ray to let a driver in. Left alone, it tries for more than five minutes, and then ends the process."""
+"""For Ray to let a driver in. Left alone, it tries for more than five minutes, and then ends the
+process.
+"""
 
 OBJECT_STORE_BYTES = 256 << 20
-"""Shared memory for a Ray that is started here. What travels is messages and, at most, runs' records."""
+"""Shared memory for a Ray that is started here. What travels is messages and, at most, runs'
+records.
+"""
 
 DEFAULT_PORT = 6379
 
@@ -28,11 +32,12 @@ _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 def connect(address: str) -> tuple[Any, bool]:
-    """The module `ray`, connected, and whether it was not before. A process that is stays with its cluster.
+    """The module `ray`, connected, and whether it was not before. A process that is stays with its
+    cluster.
 
     Args:
-        address: HOST[:PORT]; "auto": the one that RAY_ADDRESS names, or that runs on this machine; "local": one that is
-            started here and ends with this process.
+        address: HOST[:PORT]; "auto": the one that RAY_ADDRESS names, or that runs on this machine;
+            "local": one that is started here and ends with this process.
 
     Raises:
         InputError: if Ray is not installed, or nobody answers at the address.
@@ -40,7 +45,9 @@ def connect(address: str) -> tuple[Any, bool]:
     try:
         import ray
     except ImportError as error:
-        raise InputError(f'Ray cannot be imported ({error}); install it with: pip install "normscope[ray]".') from error
+        raise InputError(
+            f'Ray cannot be imported ({error}); install it with: pip install "normscope[ray]".'
+        ) from error
     if ray.is_initialized():
         return ray, False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -55,8 +62,9 @@ def connect(address: str) -> tuple[Any, bool]:
 
 
 def _silence_its_daemons() -> None:
-    """Keep what Ray's daemons report off the terminal, for one a paragraph on each worker that died: normscope says so
-    itself. Ray has no setting for it; where the private function is gone, the paragraphs are back and nothing else.
+    """Keep what Ray's daemons report off the terminal, for one a paragraph on each worker that
+    died: normscope says so itself. Ray has no setting for it; where the private function is gone,
+    the paragraphs are back and nothing else.
     """
     private = vars(sys.modules.get("ray._private.worker", sys))
     if "print_to_stdstream" in private:
@@ -81,7 +89,9 @@ def _resolved(address: str) -> str:
         return address
     match = re.fullmatch(r"([A-Za-z0-9_.-]+)(?::(\d{1,5}))?", address)
     if match is None:
-        raise InputError(f"--address {address!r} cannot be used; expected auto, local or HOST:PORT.")
+        raise InputError(
+            f"--address {address!r} cannot be used; expected auto, local or HOST:PORT."
+        )
     host, port = match[1], int(match[2] or DEFAULT_PORT)
     _check_that_somebody_answers(host, port)
     return f"{host}:{port}"
@@ -107,10 +117,16 @@ def _check_that_ray_answers(address: str) -> None:
     code = f"import logging, ray; ray.init(address={address!r}, log_to_driver=False, logging_level=logging.ERROR)"
     try:
         tried = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS_TO_CONNECT, check=False
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_TO_CONNECT,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        raise InputError(f"No Ray answers at {address} within {SECONDS_TO_CONNECT:.0f} seconds.") from None
+        raise InputError(
+            f"No Ray answers at {address} within {SECONDS_TO_CONNECT:.0f} seconds."
+        ) from None
     if tried.returncode == 0:
         return
     if address == "auto":

@@ -39,9 +39,13 @@ class Order:
 
     task: RunTask
     token: Path  # a file in the study's folder, made for this: whoever sees it shares the folder
-    files: Files | None = None  # what is there of the run, where it is to be trained elsewhere; None: in its own folder
+    files: Files | None = (
+        None  # what is there of the run, where it is to be trained elsewhere; None: in its own folder
+    )
     seconds_between_copies: float = 0.0
-    patience: float = 0.0  # seconds to wait for the run's lock, which a worker that died may not have let go yet
+    patience: float = (
+        0.0  # seconds to wait for the run's lock, which a worker that died may not have let go yet
+    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ def _train_elsewhere(order: Order, send: Send) -> RunResult:
 
 @contextmanager
 def _own_folder() -> Iterator[Path]:
-    """A temporary folder, locked while it is used. Those that killed workers of this machine left are removed first."""
+    """A temporary folder, locked while it is used. Those that killed workers of this machine left
+    are removed first.
+    """
     for left in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
         if os.access(left, os.W_OK) and time.time() - left.stat().st_mtime > SECONDS_TO_LOCK:
             with RunDirectory(left).locked() as nobodys:
@@ -115,13 +121,16 @@ class _Copies:
             self._begun_with = progress.epochs_done
         whole = progress.epochs_done == int(progress.epochs_done) > self._begun_with
         if whole and time.monotonic() - self._copied >= self._seconds:
-            # progress is reported by the thread that trains, outside of transactions: nobody writes at this moment
+            # progress is reported by the thread that trains, outside of transactions: nobody writes
+            # at this moment
             self._send(Copy(files_of(self._directory)))
             self._copied = time.monotonic()
 
 
 def _streamed(work: Callable[[Send], RunResult]) -> Iterator[Message]:
-    """What `work` sends, when it sends it, and then what it returns. The work is done in a thread of its own."""
+    """What `work` sends, when it sends it, and then what it returns. The work is done in a thread
+    of its own.
+    """
     messages: SimpleQueue[Message | BaseException] = SimpleQueue()
 
     def do() -> None:

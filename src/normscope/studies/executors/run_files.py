@@ -13,19 +13,23 @@ Files = dict[str, bytes]
 """{name: content}."""
 
 NAMES = (SPEC_NAME, RECORDING_NAME, WEIGHTS_NAME, RECORD_NAME)
-"""What travels, in the order of writing: the record, which says that a run has ended, is the last."""
+"""What travels, in the order of writing: the record, which says that a run has ended, is the last.
+"""
 
 
 def files_of(directory: Path) -> Files:
     """What is there of a run, between two transactions. Call as the run's only writer.
 
     Raises:
-        RecordError: if a killed writer's transaction cannot be rolled back, for the file is damaged.
+        RecordError: if a killed writer's transaction cannot be rolled back, for the file is
+            damaged.
     """
     found = {}
     for name in NAMES:
         path = directory / name
-        if not path.is_file() or path.stat().st_size == 0:  # empty: killed before its first transaction
+        if (
+            not path.is_file() or path.stat().st_size == 0
+        ):  # empty: killed before its first transaction
             continue
         if _journal(path).exists():
             with reader(path):
@@ -43,7 +47,8 @@ def keep_files(files: Files, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name in NAMES:
-            # the journal of a writer that was killed here would be rolled back into the file that takes its place
+            # the journal of a writer that was killed here would be rolled back into the file that
+            # takes its place
             _journal(directory / name).unlink(missing_ok=True)
             if name in files:
                 with written_aside(directory / name) as aside:

@@ -16,21 +16,27 @@ from normscope.studies.grid import build_for
 from normscope.studies.measurements.run_context import Arrays, Subject
 
 BATCHES = 32
-"""Training batches of the run's size. A mean over them is known to 1/sqrt(32) = 0.18 of the spread of batch means."""
+"""Training batches of the run's size. A mean over them is known to 1/sqrt(32) = 0.18 of the spread
+of batch means.
+"""
 
 
 def batch_statistics(subject: Subject) -> Arrays:
-    """Per channel of all places, joined in the order of the forward pass, in fp32 on the CPU; float64 [channels].
+    """Per channel of all places, joined in the order of the forward pass, in fp32 on the CPU;
+    float64 [channels].
 
-    Places are the layers that batch normalization has in this network, whatever normalizes there, or an identity.
-    "place" numbers them from 0: only the first has none before it. The others:
+    Places are the layers that batch normalization has in this network, whatever normalizes there,
+    or an identity. "place" numbers them from 0: only the first has none before it. The others:
 
-    - "before", "after": standard deviation over training batches of the batch mean of what enters and leaves the
-      place, in standard deviations of all its values, in train mode; "before_in_eval", "after_in_eval" in eval mode.
-    - "batch_mean", "batch_sd": distance of a batch's mean from the mean of all values, in their standard deviations,
-      and |log(batch standard deviation / theirs)|, the median over the batches of what enters, in train mode.
-    - "running_mean", "running_sd", for batch normalization: the same of the running statistics. All values are the
-      training batches', each layer normalizing by the batch, as in training and as `mend.recalibrate` takes them.
+    - "before", "after": standard deviation over training batches of the batch mean of what enters
+      and leaves the place, in standard deviations of all its values, in train mode;
+      "before_in_eval", "after_in_eval" in eval mode.
+    - "batch_mean", "batch_sd": distance of a batch's mean from the mean of all values, in their
+      standard deviations, and |log(batch standard deviation / theirs)|, the median over the batches
+      of what enters, in train mode.
+    - "running_mean", "running_sd", for batch normalization: the same of the running statistics. All
+      values are the training batches', each layer normalizing by the batch, as in training and as
+      `mend.recalibrate` takes them.
     """
     model, names = subject.trained(), places(subject)
     layers = {name: model.get_submodule(name) for name in names}
@@ -53,7 +59,9 @@ def batch_statistics(subject: Subject) -> Arrays:
 
 
 def places(subject: Subject) -> list[str]:
-    """Names of the layers that normalize in the batch-normalized network; all norms go by these names."""
+    """Names of the layers that normalize in the batch-normalized network; all norms go by these
+    names.
+    """
     twin = dataclasses.replace(subject.spec, norm="batch", norm_code="")
     modules = build_for(subject.dataset, twin).named_modules()
     return [name for name, module in modules if isinstance(module, _BatchNorm)]
@@ -68,8 +76,12 @@ def _images(subject: Subject) -> Iterator[Tensor]:
     return islice(whole, BATCHES)
 
 
-def _distances(mean: np.ndarray, var: np.ndarray, of: BatchMoments) -> tuple[np.ndarray, np.ndarray]:
-    """Of means and variances, [..., channels], from those of all values: in deviations, and |log| of deviations."""
+def _distances(
+    mean: np.ndarray, var: np.ndarray, of: BatchMoments
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of means and variances, [..., channels], from those of all values: in deviations, and |log|
+    of deviations.
+    """
     their_mean, their_var = of.pooled()
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.abs(mean - their_mean) / np.sqrt(their_var), np.abs(0.5 * np.log(var / their_var))
@@ -86,11 +98,18 @@ def _running(model: Network, given: dict[str, BatchMoments]) -> Arrays:
     found = []
     for name, moments in given.items():
         layer = model.get_submodule(name)
-        if not isinstance(layer, _BatchNorm) or layer.running_mean is None or layer.running_var is None:
+        if (
+            not isinstance(layer, _BatchNorm)
+            or layer.running_mean is None
+            or layer.running_var is None
+        ):
             return {}
         running = layer.running_mean.double().numpy(), layer.running_var.double().numpy()
         found.append(_distances(*running, moments))
-    return {"running_mean": _join(mean for mean, _ in found), "running_sd": _join(sd for _, sd in found)}
+    return {
+        "running_mean": _join(mean for mean, _ in found),
+        "running_sd": _join(sd for _, sd in found),
+    }
 
 
 def _join(parts) -> np.ndarray:

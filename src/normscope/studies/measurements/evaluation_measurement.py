@@ -14,11 +14,15 @@ from normscope.studies.spec import RunSpec
 from normscope.studies.train_mode_evaluation import BATCH_SIZES, EvaluatedNetwork
 
 BATCHES, BATCH_SIZE = 16, 128
-"""Training batches that running statistics are made anew from, of one size, however small those of the training are."""
+"""Training batches that running statistics are made anew from, of one size, however small those of
+the training are.
+"""
 
 
 def is_batch_normalized(spec: RunSpec) -> bool:
-    """Whether there are statistics of a batch and running ones: of the norms that have a name, only there."""
+    """Whether there are statistics of a batch and running ones: of the norms that have a name, only
+    there.
+    """
     return spec.norm in ("batch", "noisy-batch")
 
 
@@ -26,9 +30,11 @@ def evaluation(subject: Subject) -> Arrays:
     """Accuracies as fractions of the same test images (1,000 at most), float64.
 
     - "running" [1]: in eval mode, with the running statistics of the training.
-    - "recalibrated" [1]: the same with statistics of 16 training batches of 128, augmented as in training.
-    - "batch" [sizes]: without eval(), over one random order of the images in batches of "size" (int64 [sizes]); the
-      run's own batch size is among them. NaN where a batch would have one value in a channel.
+    - "recalibrated" [1]: the same with statistics of 16 training batches of 128, augmented as in
+      training.
+    - "batch" [sizes]: without eval(), over one random order of the images in batches of "size"
+      (int64 [sizes]); the run's own batch size is among them. NaN where a batch would have one
+      value in a channel.
     """
     spec = subject.spec
     network = EvaluatedNetwork(subject.trained(), subject.dataset, spec)

@@ -16,22 +16,27 @@ from normscope.studies.measurements.run_context import Arrays, Subject
 from normscope.training.loop import Callback
 
 POINTS = 12
-"""Points of the training, beside the one before the first step: evenly spread, the last at the end."""
+"""Points of the training, beside the one before the first step: evenly spread, the last at the end.
+"""
 
 RATES = (0.5, 1.0, 2.0, 4.0)
-"""Distances of the paper's kind: steps of plain gradient descent with these multiples of the run's learning rate."""
+"""Distances of the paper's kind: steps of plain gradient descent with these multiples of the run's
+learning rate.
+"""
 
 SHARES = (0.001, 0.003, 0.01, 0.03)
 """Distances that do not depend on the gradient: in l2 norms of the weights."""
 
 
 def landscape(subject: Subject) -> Arrays:
-    """Loss and gradient along the negative gradient, in train mode, float64 [points of the training, distances].
+    """Loss and gradient along the negative gradient, in train mode, float64 [points of the
+    training, distances].
 
     "planned" is the number of points that a training has which does not diverge.
 
-    The run is trained once more in fp32 on the CPU. The batch is the same at all points and distances: the first of
-    the run's size in the order of its seed, without augmentation; the arms of a seed have the same images.
+    The run is trained once more in fp32 on the CPU. The batch is the same at all points and
+    distances: the first of the run's size in the order of its seed, without augmentation; the arms
+    of a seed have the same images.
     """
     model = subject.fresh()
     batch = next(iter(subject.batches().train(subject.spec.seed, 1)))
@@ -65,13 +70,21 @@ class _Looking(Callback):
 
     def arrays(self) -> Arrays:
         """What was seen, as it stands in the record."""
-        starts = {name: [getattr(start, name) for start in self._starts] for name in ("loss", "gradient", "weights")}
+        starts = {
+            name: [getattr(start, name) for start in self._starts]
+            for name in ("loss", "gradient", "weights")
+        }
         lines = {
             f"{kind}_{name}": [getattr(line, name) for line in found]
             for kind, found in self._lines.items()
             for name in ("distances", "losses", "changes")
         }
-        columns: dict[str, list[Any]] = {"step": self._steps, "planned": [len(self._wanted)], **starts, **lines}
+        columns: dict[str, list[Any]] = {
+            "step": self._steps,
+            "planned": [len(self._wanted)],
+            **starts,
+            **lines,
+        }
         return {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
 
     def _look(self, step: int) -> None:
@@ -79,7 +92,9 @@ class _Looking(Callback):
         start = around.start
         self._steps.append(step)
         self._starts.append(start)
-        self._lines["rate"].append(around.descend([rate * self._rate * start.gradient for rate in RATES]))
+        self._lines["rate"].append(
+            around.descend([rate * self._rate * start.gradient for rate in RATES])
+        )
         self._lines["relative"].append(around.descend([share * start.weights for share in SHARES]))
 
     def _loss(self, network: Callable[..., Tensor]) -> Tensor:

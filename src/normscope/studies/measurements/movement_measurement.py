@@ -11,10 +11,11 @@ from normscope.studies.measurements.run_context import Arrays, Subject
 
 
 def movement(subject: Subject) -> Arrays:
-    """Per channel of all places, joined in the order of the forward pass, float64 [channels]: "place" and "movement".
+    """Per channel of all places, joined in the order of the forward pass, float64 [channels]:
+    "place" and "movement".
 
-    Places are the layers that batch normalization has in this network, whatever normalizes there, or an identity. The
-    run is trained once more in fp32 on the CPU, and every step of it counts.
+    Places are the layers that batch normalization has in this network, whatever normalizes there,
+    or an identity. The run is trained once more in fp32 on the CPU, and every step of it counts.
     """
     model = subject.fresh()
     moving = Movement({name: model.get_submodule(name) for name in places(subject)})

@@ -19,7 +19,8 @@ def has_paths(spec: RunSpec) -> bool:
 
 
 def propagation(subject: Subject) -> Arrays:
-    """Variances of skip and branch of every residual block before the first step, in fp32 on the CPU, in train mode.
+    """Variances of skip and branch of every residual block before the first step, in fp32 on the
+    CPU, in train mode.
 
     Blocks in which something follows the addition have no such paths, and are left out.
     """

@@ -45,7 +45,9 @@ class Subject:
         return trained_network(self.run, self.spec, self.dataset)
 
     def batches(self, batch_size: int | None = None, *, augmented: bool = False) -> Batches:
-        """The run's data in batches on the CPU, of its own batch size or another; as they are, or as it is trained."""
+        """The run's data in batches on the CPU, of its own batch size or another; as they are, or
+        as it is trained.
+        """
         return Batches(
             self.dataset,
             batch_size or self.spec.batch_size,
