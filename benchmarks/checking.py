@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from normscope.commands.checks import check
+from normscope.commands.check import check
 from normscope.examining.examine import examine
 from normscope.judge.rules import judge
 from normscope.records.examination import save

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "report"))
 
 from report_records import write_study
 
-from normscope.commands.report import report
 from normscope.records.recording_header import BINS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
+from normscope.show.report.pages import report
 
 LAYERS = [*((f"layer1.{k}", 16) for k in range(7)), *((f"layer2.{k}", 32) for k in range(7)),
           *((f"layer3.{k}", 64) for k in range(6))]  # fmt: skip

@@ -12,10 +12,9 @@ import io
 import tempfile
 from pathlib import Path
 
+from normscope.reporting import report
 from PIL import Image
 from playwright.sync_api import sync_playwright
-
-from normscope.reporting import report
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "results" / "cifar10-30-epochs"
@@ -30,7 +29,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         page = report(options.study, out=Path(folder) / "report.html", command="normscope compare")
-        browser = playwright.chromium.launch(executable_path=options.chromium, args=["--headless", "--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=options.chromium, args=["--headless", "--no-sandbox"]
+        )
         tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         tab.goto(page.as_uri())
         tab.wait_for_selector("body[data-drawn=all]", timeout=60_000)

@@ -8,21 +8,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from normscope.version import __version__
+
 if TYPE_CHECKING:
-    from normscope.commands.checks import check, check_loader, check_state_dict
+    from normscope.commands.check import check, check_loader, check_state_dict
     from normscope.commands.compare import compare
     from normscope.commands.explain import explain
     from normscope.commands.export import export
     from normscope.commands.inspect import inspect
-    from normscope.commands.report import report
     from normscope.commands.study import claims, study
     from normscope.commands.watch import watch
     from normscope.errors import InputError, NormscopeError, RecordError, StorageError
     from normscope.records.recording import Recording
+    from normscope.show.report.pages import report
     from normscope.show.sinks.tensorboard_sink import TensorBoard
     from normscope.show.sinks.wandb_sink import WandB
-
-__version__ = "0.1.0.dev0"
 
 _HOMES = {
     "InputError": "normscope.errors",
@@ -32,15 +32,15 @@ _HOMES = {
     "StorageError": "normscope.errors",
     "TensorBoard": "normscope.show.sinks.tensorboard_sink",
     "WandB": "normscope.show.sinks.wandb_sink",
-    "check": "normscope.commands.checks",
-    "check_loader": "normscope.commands.checks",
-    "check_state_dict": "normscope.commands.checks",
+    "check": "normscope.commands.check",
+    "check_loader": "normscope.commands.check",
+    "check_state_dict": "normscope.commands.check",
     "claims": "normscope.commands.study",
     "compare": "normscope.commands.compare",
     "explain": "normscope.commands.explain",
     "export": "normscope.commands.export",
     "inspect": "normscope.commands.inspect",
-    "report": "normscope.commands.report",
+    "report": "normscope.show.report.pages",
     "study": "normscope.commands.study",
     "watch": "normscope.commands.watch",
 }

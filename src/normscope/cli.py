@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tyro.extras import subcommand_cli_from_dict
 
-from normscope import __version__
-from normscope.commands.check import CheckOptions, DiffOptions
+from normscope.commands.check import CheckOptions
+from normscope.commands.diff import DiffOptions
 from normscope.commands.export import ExportOptions
 from normscope.commands.report import ReportOptions
 from normscope.commands.serve import ServeOptions
@@ -19,6 +19,7 @@ from normscope.studies.explain_options import ExplainOptions
 from normscope.studies.inspect_options import InspectOptions
 from normscope.studies.spec import CompareOptions
 from normscope.studies.study import ClaimsOptions, StudyOptions
+from normscope.version import __version__
 
 DESCRIPTION = """What normalization does to a network, from measured runs.
 
@@ -61,15 +62,15 @@ def _claims(options: ClaimsOptions) -> int:
 
 
 def _check(options: CheckOptions) -> int:
-    from normscope.commands.check import check
+    from normscope.commands.check import run_check
 
-    return check(options)
+    return run_check(options)
 
 
 def _diff(options: DiffOptions) -> int:
-    from normscope.commands.check import diff
+    from normscope.commands.diff import run_diff
 
-    return diff(options)
+    return run_diff(options)
 
 
 def _report(options: ReportOptions) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from normscope.commands.checks import check
+from normscope.commands.check import check
 from normscope.errors import InputError
 from normscope.mend import convert, fold, freeze, recalibrate, unfreeze, weight_decay_groups
 

@@ -1,27 +1,29 @@
-"""`normscope check` and `normscope diff`: their options, and what they do with them."""
+"""Checking in one call and from the command line: a model, a state_dict or a loader is examined, and judged."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from normscope.commands.report import check_page
 from normscope.errors import InputError, StorageError, one_of
+from normscope.show.report.pages import check_page
 from normscope.user_models.loading import (
     is_checkpoint,
     load_batches,
     load_checkpoint,
     load_into,
-    load_side,
     make_model,
 )
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from normscope.judge.findings import CheckReport
 
 FORMATS = ("text", "json", "sarif", "github", "html")
@@ -80,24 +82,7 @@ class CheckOptions:
     """Write the report to this file and not to standard output."""
 
 
-@dataclass(frozen=True)
-class DiffOptions:
-    """Set two models or checkpoints side by side, layer by layer: where do their statistics part?
-
-    Ends with 0 if they do not, 1 if they do, 2 for bad input.
-    """
-
-    good: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GOOD")]
-    """The one that works: module:factory or a checkpoint."""
-
-    bad: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BAD")]
-    """The other one."""
-
-    format: Literal["text", "json"] = "text"
-    """How to print."""
-
-
-def check(options: CheckOptions, directory: Path | None = None) -> int:
+def run_check(options: CheckOptions, directory: Path | None = None) -> int:
     """Run `normscope check` and return its exit status. Settings come from the pyproject.toml in
     `directory`.
 
@@ -130,27 +115,6 @@ def _write(report: CheckReport, options: CheckOptions) -> None:
             options.output.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"Cannot write {options.output}: {error.strerror}.") from error
-
-
-def diff(options: DiffOptions) -> int:
-    """Run `normscope diff` and return its exit status.
-
-    Raises:
-        InputError: for what cannot be used.
-    """
-    from normscope.examining.examine import examine, examine_state
-    from normscope.judge.difference import Difference
-
-    good, bad = load_side(options.good), load_side(options.bad)
-    if isinstance(good, dict) or isinstance(bad, dict):
-        record = examine_state(bad, other=good)
-    else:
-        record = examine(bad, other=good)
-    if record.pair is None:
-        raise InputError("There is nothing to compare.")
-    difference = Difference(record.pair, Path(options.good).name, Path(options.bad).name)
-    print(difference.json() if options.format == "json" else difference.text())
-    return 1 if difference else 0
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
@@ -212,7 +176,6 @@ def _setting(name: str, value: Any, path: Path) -> Any:
 
 
 def _report(options: CheckOptions) -> CheckReport:
-    from normscope.commands import checks
     from normscope.judge.rules import choose
 
     chosen: dict[str, Any] = {"select": options.select or (), "ignore": options.ignore or ()}
@@ -222,19 +185,19 @@ def _report(options: CheckOptions) -> CheckReport:
             raise InputError(
                 "A checkpoint alone cannot be run: give the model as module:factory, and --checkpoint."
             )
-        return checks.check_state_dict(load_checkpoint(Path(options.model)), **chosen)
+        return check_state_dict(load_checkpoint(Path(options.model)), **chosen)
     model = make_model(options.model)
     keys: CheckReport | None = None
     if options.checkpoint is not None:
         state = load_checkpoint(options.checkpoint)
-        keys = checks.check_state_dict(state, model, select=["NS704"])
+        keys = check_state_dict(state, model, select=["NS704"])
         load_into(model, state, options.checkpoint)
     if options.data_dir is not None and options.data is None:
         raise InputError("--data-dir is the folder of a data set: name it with --data.")
     batches = (
         load_batches(options.data, options.batch_size, options.data_dir) if options.data else None
     )
-    report = checks.check(
+    report = check(
         model,
         batches,
         world_size=1 if options.world_size is None else options.world_size,
@@ -244,3 +207,106 @@ def _report(options: CheckOptions) -> CheckReport:
     wanted = {rule.code for rule in choose(**chosen)}
     found = [finding for finding in keys or () if finding.code in wanted]
     return replace(report, findings=(*found, *report.findings)) if found else report
+
+
+def check(
+    model: nn.Module,
+    batches: Iterable[Any] | None = None,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    recording: Any = None,
+    other: Any = None,
+    loader: Any = None,
+    world_size: int = 1,
+    export: bool = False,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> CheckReport:
+    """Look for the ways in which normalization breaks in a model. The model is left bitwise as it
+    was.
+
+    Args:
+        model: the model. On its own, its modules, modes, buffers and settings are judged.
+        batches: training batches: tensors, (input, target) pairs or dicts. The first 16 are run
+            through the model in eval mode and with batch statistics.
+        optimizer: the one that trains it.
+        recording: a Recording of its training.
+        other: a model, callable or state_dict that should agree with it: an average, a converted or
+            a fused one.
+        loader: the training loader; nothing is drawn from it.
+        world_size: processes that train it together.
+        export: it is about to be exported, fused, quantized or compiled.
+        select: codes (also cut short: NS5) or names of the rules to ask; all if empty.
+        ignore: those not to ask.
+
+    Raises:
+        InputError: if an argument is not what it should be, or the model fails in eval mode.
+    """
+    from normscope.examining.examine import examine
+    from normscope.judge.history import read_history
+    from normscope.judge.rules import choose, judge
+
+    choose(select, ignore)  # a misspelt code is said before the model runs
+    if world_size < 1:
+        raise InputError(f"world_size must be at least 1, not {world_size}.")
+    history = read_history(recording) if recording is not None else None
+    examination = examine(
+        model,
+        batches,
+        optimizer=optimizer,
+        other=other,
+        loader=loader,
+        history=history,
+        world_size=world_size,
+        export=export,
+    )
+    return judge(examination, select, ignore)
+
+
+def check_state_dict(
+    state: Any, model: nn.Module | None = None, *, other: Any = None, select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> CheckReport:  # fmt: skip
+    """Judge a state_dict: the values of its layers with running statistics, and whether it fits a
+    model.
+
+    Args:
+        state: a state_dict, or a checkpoint that holds one.
+        model: the model that it is for; then missing and misshapen entries are reported.
+        other: a state_dict that should agree with it.
+        select, ignore: as for `check`.
+
+    Raises:
+        InputError: if it is no state_dict.
+    """
+    from normscope.examining.examine import examine_state
+    from normscope.judge.rules import choose, judge
+
+    choose(select, ignore)
+    return judge(examine_state(state, model, other), select, ignore)
+
+
+def check_loader(
+    loader: Any,
+    *,
+    world_size: int = 1,
+    devices: int = 1,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> CheckReport:
+    """Judge a training loader: its last batch, its order. Nothing is drawn from it.
+
+    Args:
+        loader: a DataLoader, or anything with a batch_size.
+        world_size: processes that train together.
+        devices: devices over which DataParallel splits a batch.
+        select, ignore: as for `check`.
+
+    Raises:
+        InputError: if it is no loader.
+    """
+    from normscope.examining.examine import examine_loader
+    from normscope.judge.rules import choose, judge
+
+    choose(select, ignore)
+    return judge(examine_loader(loader, world_size, devices), select, ignore)

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from normscope.commands.compare import known_status, tasks_of, train_all
 from normscope.errors import NormscopeError
 from normscope.records.explanation import (
     EXPLANATION_NAME,
@@ -29,6 +28,7 @@ from normscope.studies.execution import threads_per_job
 from normscope.studies.explain_layer import choose_layer, explain_layer
 from normscope.studies.explain_options import ExplainOptions
 from normscope.studies.grid import Grid, build_for, lay_out
+from normscope.studies.pipeline import known_status, tasks_of, train_all
 from normscope.studies.spec import CompareOptions, RunSpec
 from normscope.studies.threads import using_threads
 from normscope.studies.train_mode_evaluation import Advance, forget_eval

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from normscope.commands.report import sorted_paths
 from normscope.errors import InputError, RecordError
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, run_folders
+from normscope.show.report.pages import sorted_paths
 
 if TYPE_CHECKING:
     from normscope.records.export.recording_tables import RecordingSource
@@ -38,7 +38,7 @@ class ExportOptions:
     """
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Folder of the tables, of TensorBoard, or of W&B's files (default: export/ in the study's folder, or beside the recording)."""  # noqa: E501
+    """Folder of the tables, of TensorBoard, or of W&B's files (default: export/ in the study's folder, or beside the recording)."""
 
     project: str = "normscope"
     """Project of Weights & Biases, for --to wandb."""

@@ -11,8 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from normscope.commands.compare import say_set_up, tasks_of, train_all
-from normscope.commands.report import report_after, runs_html
 from normscope.errors import InputError, NormscopeError
 from normscope.judge.inspection import accuracies, channel_table, regions_of, to_csv
 from normscope.records.files import write_json, write_text, written_aside
@@ -22,9 +20,11 @@ from normscope.show.figures import activation_regions_figure as activation_regio
 from normscope.show.figures import recording_distributions, recording_overview, recording_statistics
 from normscope.show.figures.provenance import footer, subject
 from normscope.show.inspection_text import show
+from normscope.show.report.pages import report_after, runs_html
 from normscope.studies.directory import StudyDirectory
 from normscope.studies.grid import Grid, build_for, lay_out
 from normscope.studies.inspect_options import InspectOptions
+from normscope.studies.pipeline import say_set_up, tasks_of, train_all
 from normscope.watching.watched_layers import find_layers, normalization_kind
 
 __all__ = ["InspectionResult", "inspect"]

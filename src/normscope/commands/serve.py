@@ -17,8 +17,8 @@ from urllib.parse import urlencode
 
 import tyro
 
-from normscope.commands.report import is_study
 from normscope.errors import InputError, RecordError, StorageError
+from normscope.show.report.pages import is_study
 
 if TYPE_CHECKING:
     from normscope.show.live.source import Source

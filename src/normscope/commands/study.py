@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from normscope.commands.report import report_after, runs_html
 from normscope.errors import InputError, RecordError, StorageError, one_of
 from normscope.judge.claims import by_subject, judge_all
 from normscope.judge.verdicts import Verdict
 from normscope.records.files import write_json, write_text
 from normscope.records.run import ENDED, RunRecord, load_run, run_folders
+from normscope.show.report.pages import report_after, runs_html
 from normscope.show.sinks.replay import chosen_sinks, study_logs
 from normscope.show.terminal import telling
 from normscope.show.verdict_text import open_questions, verdict_page, verdict_table

@@ -141,7 +141,7 @@ def _judge(watcher: Watcher, model: nn.Module, optimizer: Any, *, raises: bool) 
     """Let a check listen. It comes after the watcher's own hooks: what it raises must find the step
     recorded.
     """
-    from normscope.commands.checks import LoopCheck
+    from normscope.commands.loop_check import LoopCheck
 
     loop = LoopCheck(model, optimizer, raises=raises, watcher=watcher)
     watcher.findings = loop.findings

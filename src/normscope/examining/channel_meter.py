@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normscope.examining.moments_facts import (
+from normscope.examining.moments import (
     TINY,
     batch_moments,
     eval_facts,

@@ -16,22 +16,22 @@ import torch
 from torch import nn
 
 from normscope.errors import InputError
-from normscope.examining.forward_facts import ForwardRun
+from normscope.examining.forward import ForwardRun
 from normscope.examining.layer_facts import (
     describe_layers,
     describe_optimizer,
     normalization_layers,
     unwrap,
 )
-from normscope.examining.pair_facts import compare_outputs, make_pair, pair_layers, weight_distance
-from normscope.examining.sources_facts import (
+from normscope.examining.pair import compare_outputs, make_pair, pair_layers, weight_distance
+from normscope.examining.state_and_loader import (
     compare_keys,
     describe_loader,
     layers_of_state,
-    unwrap_state,
 )
 from normscope.records.examination import Examination, History, Layer, Pair
 from normscope.user_models.batch_reader import Batch, read_batches
+from normscope.user_models.state_dicts import unwrap_state
 from normscope.user_models.state_guard import untouched, untouched_script
 
 

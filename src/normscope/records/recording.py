@@ -249,12 +249,12 @@ class Recording:
             InputError: if there is something else than a report at the path, or no folder for it.
             StorageError: if it cannot be written.
         """
-        from normscope.commands.report import recording_report
+        from normscope.show.report.pages import recording_report
 
         return recording_report(self, path)
 
     def _repr_html_(self) -> str:
-        from normscope.commands.report import recording_html
+        from normscope.show.report.pages import recording_html
 
         return recording_html(self)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-import normscope
 from normscope.errors import InputError, StorageError
 from normscope.records.files import write_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RUNS, SPEC_NAME, WEIGHTS_NAME
 from normscope.studies.spec import RunSpec
+from normscope.version import __version__
 
 MARKER = "normscope.json"
 
@@ -101,7 +101,7 @@ class StudyDirectory:
             ) from error
         write_json(
             path / MARKER,
-            {"format": "normscope study", "version": 1, "made_by": normscope.__version__},
+            {"format": "normscope study", "version": 1, "made_by": __version__},
         )
         return StudyDirectory(path)
 
@@ -129,6 +129,6 @@ class StudyDirectory:
             or marker.get("version") != 1
         ):
             raise InputError(
-                f"{path} is a study of another version; this normscope ({normscope.__version__}) reads 1."
+                f"{path} is a study of another version; this normscope ({__version__}) reads 1."
             )
         return StudyDirectory(path)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import normscope
+from normscope.version import __version__
 
 
 def describe_environment(device: str) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def describe_environment(device: str) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
         },
         "versions": {
-            "normscope": normscope.__version__,
+            "normscope": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,

@@ -37,7 +37,7 @@ class ExplainOptions:
     """Keep these classes only, relabelled in this order, for example airplane bird."""
 
     layer: _Name = None
-    """Layer to explain, for example layer2.0.bn1; of a pattern such as '*.bn2', the first that matches (default: the first normalization of the first stage)."""  # noqa: E501
+    """Layer to explain, for example layer2.0.bn1; of a pattern such as '*.bn2', the first that matches (default: the first normalization of the first stage)."""
 
     channel: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Channel whose numbers are worked through, counted from 0 (default: the one whose mean is

@@ -197,13 +197,13 @@ class CompareOptions:
     """Data set: digits (embedded), cifar10, or images (your own, see --data-dir)."""
 
     data_dir: _Folder = None
-    """Folder of the data. For cifar10: any of its published layouts; without it, the official archive is downloaded. For images: class folders under train/ and test/, or parquet files with an image and a label column."""  # noqa: E501
+    """Folder of the data. For cifar10: any of its published layouts; without it, the official archive is downloaded. For images: class folders under train/ and test/, or parquet files with an image and a label column."""
 
     classes: Annotated[tuple[str, ...], arg(help_behavior_hint="(default: all)")] = ()
     """Keep these classes only, relabelled in this order, for example airplane bird."""
 
     norms: tuple[str, ...] = ("batch", "none")
-    """Normalizations to compare: batch, none, group, layer, instance, noisy-batch, or module:callable (channels -> nn.Module)."""  # noqa: E501
+    """Normalizations to compare: batch, none, group, layer, instance, noisy-batch, or module:callable (channels -> nn.Module)."""
 
     learning_rates: Annotated[
         tuple[float, ...], arg(help_behavior_hint="(default: 0.1; digits: 0.01 0.1 1.0)")
@@ -247,7 +247,7 @@ class CompareOptions:
     """
 
     watch: bool = False
-    """Record what every normalization layer does, into recording.sqlite in each run's folder; the results are the same. Runs that are finished without a recording are trained again, to the same weights, for it alone."""  # noqa: E501
+    """Record what every normalization layer does, into recording.sqlite in each run's folder; the results are the same. Runs that are finished without a recording are trained again, to the same weights, for it alone."""
 
     tensorboard: _Folder = None
     """Also write epochs, distributions and figures into this TensorBoard folder, one log per run

@@ -93,7 +93,7 @@ class StudyOptions:
     """Name of a built-in study, or a TOML file."""
 
     sweep: Annotated[tuple[str, ...], arg(metavar="KNOB=A,B,C ...", help_behavior_hint="")] = ()
-    """Knobs to vary as well, for example learning_rate=0.01,0.1 initialization_scale=0.1,1,10. Numbers of a list, as in widths, are joined by x: widths=8x16x32,16x32x64."""  # noqa: E501
+    """Knobs to vary as well, for example learning_rate=0.01,0.1 initialization_scale=0.1,1,10. Numbers of a list, as in widths, are joined by x: widths=8x16x32,16x32x64."""
 
     data: _Text = None
     """Data set: digits, cifar10 or images."""
@@ -124,7 +124,7 @@ class StudyOptions:
     address: Annotated[
         str | None, arg(metavar="auto|HOST:PORT|local", help_behavior_hint="(default: auto)")
     ] = None
-    """With --executor ray, the cluster: the one that runs on this machine (auto), another, or one that is started on this machine for this command (local)."""  # noqa: E501
+    """With --executor ray, the cluster: the one that runs on this machine (auto), another, or one that is started on this machine for this command (local)."""
 
     device: str = "auto"
     """Where to train: auto, cpu, cuda or mps."""

@@ -43,7 +43,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     import torch
 
-    from normscope.examining.sources_facts import unwrap_state
+    from normscope.user_models.state_dicts import unwrap_state
 
     if not path.is_file():
         raise InputError(f"There is no checkpoint at {path}.")

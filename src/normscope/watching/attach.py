@@ -97,6 +97,6 @@ def _part(path: str | Path | None, header: Header) -> WritablePart:
 
 
 def _version() -> str:
-    from normscope import __version__
+    from normscope.version import __version__
 
     return __version__

@@ -25,7 +25,7 @@ Advance = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """One run under measurement. Each call makes a network of its own, so that measurements may do with it as they like."""  # noqa: E501
+    """One run under measurement. Each call makes a network of its own, so that measurements may do with it as they like."""
 
     spec: RunSpec
     dataset: Dataset

@@ -12,7 +12,7 @@ from normscope.errors import InputError
 from normscope.judge.rules import choose, rules
 from normscope.judge.rules_page import to_markdown
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 CAUSES = {
     *(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.examining.layer_facts import switch_mode
-from normscope.examining.outputs_facts import main_output, one_line
+from normscope.examining.outputs import main_output, one_line
 from normscope.records.examination import Layer, Pair, PairedLayer
 from normscope.user_models.batch_reader import Batch
 

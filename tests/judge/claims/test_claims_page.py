@@ -11,7 +11,7 @@ from normscope.judge import claims as room
 from normscope.judge.claims import claims, judge_all
 from normscope.judge.claims_page import catalogue
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_page_is_made_from_the_claims():

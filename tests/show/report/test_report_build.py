@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from report_records import HOSTILE, write_recording, write_run, write_study
 
-from normscope.commands.report import ReportOptions, report, report_after, run_report
+from normscope.commands.report import ReportOptions, run_report
 from normscope.errors import InputError
 from normscope.judge.claims import judge_all
 from normscope.records.run import RECORD_NAME
 from normscope.show.figures.style import norm_styles
 from normscope.show.report.build import COLOURS, SCRIPTS, as_json, asset
+from normscope.show.report.pages import report, report_after
 from normscope.show.report.report_data import gather
 from normscope.show.report.views import SECTIONS, VIEWS
 

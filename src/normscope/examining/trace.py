@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from normscope.examining.features_facts import Features
-from normscope.examining.operations_facts import (
+from normscope.examining.features import Features
+from normscope.examining.operations import (
     FEATURES_LAST,
     WEIGHTED,
     Node,

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from toy import batches, network, trained
 
-from normscope.commands.check import CheckOptions, DiffOptions, check, diff, read_settings
-from normscope.commands.checks import check as check_model
+from normscope.commands.check import CheckOptions, read_settings, run_check
+from normscope.commands.check import check as check_model
+from normscope.commands.diff import DiffOptions, run_diff
 from normscope.errors import InputError
 from normscope.judge.findings import CheckError
 from normscope.testing import assert_normalization_ok
@@ -64,15 +65,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_exit_statuses(here: Path, capsys):
-    assert check(CheckOptions("nets:healthy", data="nets:data")) == 0
+    assert run_check(CheckOptions("nets:healthy", data="nets:data")) == 0
     assert "0 errors, 0 warnings" in capsys.readouterr().out
-    assert check(CheckOptions("nets:sick")) == 1
+    assert run_check(CheckOptions("nets:sick")) == 1
     assert "NS206" in capsys.readouterr().out
-    assert check(CheckOptions("nets:warned")) == 0
-    assert check(CheckOptions("nets:warned", fail_on="warning")) == 1
-    assert check(CheckOptions("nets:sick", ignore=("eps-too-large",))) == 0
-    assert check(CheckOptions("nets:sick", select=("NS1",))) == 0
-    assert check(CheckOptions("nets:ready")) == 0
+    assert run_check(CheckOptions("nets:warned")) == 0
+    assert run_check(CheckOptions("nets:warned", fail_on="warning")) == 1
+    assert run_check(CheckOptions("nets:sick", ignore=("eps-too-large",))) == 0
+    assert run_check(CheckOptions("nets:sick", select=("NS1",))) == 0
+    assert run_check(CheckOptions("nets:ready")) == 0
 
 
 def test_settings_come_from_pyproject_and_give_way(here: Path):
@@ -80,10 +81,10 @@ def test_settings_come_from_pyproject_and_give_way(here: Path):
         '[tool.normscope.check]\nignore = ["NS206"]\nfail-on = "warning"\n'
     )
     assert read_settings(here / "nowhere") == {"ignore": ("NS206",), "fail_on": "warning"}
-    assert check(CheckOptions("nets:sick")) == 0
-    assert check(CheckOptions("nets:sick", ignore=("NS1",))) == 1
-    assert check(CheckOptions("nets:warned")) == 1
-    assert check(CheckOptions("nets:warned", fail_on="error")) == 0
+    assert run_check(CheckOptions("nets:sick")) == 0
+    assert run_check(CheckOptions("nets:sick", ignore=("NS1",))) == 1
+    assert run_check(CheckOptions("nets:warned")) == 1
+    assert run_check(CheckOptions("nets:warned", fail_on="error")) == 0
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_settings_come_from_pyproject_and_give_way(here: Path):
 def test_bad_settings(here: Path, text: str, message: str):
     (here / "pyproject.toml").write_text(text)
     with pytest.raises(InputError, match=message):
-        check(CheckOptions("nets:healthy"))
+        run_check(CheckOptions("nets:healthy"))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_bad_input_is_one_clear_line(here: Path, options, message: str):
     Path("broken.safetensors").write_bytes(b"no checkpoint")
     torch.save({"weight": torch.zeros(3)}, "other.pt")
     with pytest.raises(InputError, match=message) as caught:
-        check(CheckOptions(**options))
+        run_check(CheckOptions(**options))
     assert "\n" not in str(caught.value)
 
 
@@ -147,7 +148,7 @@ class Trap:
 def test_a_pickle_is_refused_and_not_executed(here: Path):
     torch.save({"state_dict": trained().state_dict(), "extra": Trap()}, "trap.pt")
     with pytest.raises(InputError, match=r"holds Python objects.*refuses"):
-        check(CheckOptions("trap.pt"))
+        run_check(CheckOptions("trap.pt"))
     assert not (here / "executed").exists()
 
 
@@ -158,15 +159,17 @@ def test_checkpoints_alone_and_in_a_model(here: Path, capsys):
     state["1.running_var"] = state["1.running_var"].clone().fill_(float("nan"))
     torch.save(state, "bad.pt")
     torch.save(dict(trained().named_parameters()), "parameters.pt")
-    assert check(CheckOptions("good.pt")) == 0
-    assert check(CheckOptions("good.safetensors")) == 0
-    assert check(CheckOptions("bad.pt")) == 1
+    assert run_check(CheckOptions("good.pt")) == 0
+    assert run_check(CheckOptions("good.safetensors")) == 0
+    assert run_check(CheckOptions("bad.pt")) == 1
     capsys.readouterr()
-    assert check(CheckOptions("nets:healthy", checkpoint=Path("parameters.pt"))) == 1
+    assert run_check(CheckOptions("nets:healthy", checkpoint=Path("parameters.pt"))) == 1
     assert "NS704" in capsys.readouterr().out
-    assert check(CheckOptions("nets:healthy", checkpoint=Path("good.pt"), data="nets:data")) == 0
+    assert (
+        run_check(CheckOptions("nets:healthy", checkpoint=Path("good.pt"), data="nets:data")) == 0
+    )
     with pytest.raises(InputError, match="A checkpoint alone cannot be run"):
-        check(CheckOptions("good.pt", data="nets:data"))
+        run_check(CheckOptions("good.pt", data="nets:data"))
 
 
 def test_diff_says_where_two_part(here: Path, capsys):
@@ -174,14 +177,14 @@ def test_diff_says_where_two_part(here: Path, capsys):
     bad[4].running_mean += 3 * bad[4].running_var.sqrt()
     torch.save(good.state_dict(), "good.pt")
     torch.save(bad.state_dict(), "bad.pt")
-    assert diff(DiffOptions("good.pt", "bad.pt")) == 1
+    assert run_diff(DiffOptions("good.pt", "bad.pt")) == 1
     out = capsys.readouterr().out
     assert "They part at 4: 1 of 3 shared layers" in out
-    assert diff(DiffOptions("good.pt", "good.pt")) == 0
+    assert run_diff(DiffOptions("good.pt", "good.pt")) == 0
     assert "No layer's statistics part" in capsys.readouterr().out
-    assert diff(DiffOptions("nets:healthy", "nets:sick", format="json")) == 1
+    assert run_diff(DiffOptions("nets:healthy", "nets:sick", format="json")) == 1
     assert json.loads(capsys.readouterr().out)["layers"][0]["eps"] == 0.8
-    assert diff(DiffOptions("nets:healthy", "bad.pt")) == 1
+    assert run_diff(DiffOptions("nets:healthy", "bad.pt")) == 1
 
 
 def test_formats_hold_every_finding(here: Path, tmp_path: Path):
@@ -201,7 +204,7 @@ def test_formats_hold_every_finding(here: Path, tmp_path: Path):
     assert report.html().count("<tr>") == len(report.groups) + 1
     assert "Not enough data to tell" in report.text()
     for name in ("json", "sarif", "html", "github"):
-        assert check(CheckOptions("nets:sick", format=name, output=tmp_path / name)) == 1
+        assert run_check(CheckOptions("nets:sick", format=name, output=tmp_path / name)) == 1
         assert (tmp_path / name).stat().st_size > 100
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from normscope.commands.checks import LoopCheck, check
+from normscope.commands.loop_check import LoopCheck, check
 
 
 def codes(model, batches) -> set[str]:

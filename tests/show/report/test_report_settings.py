@@ -7,8 +7,8 @@ import pytest
 from report_records import write_run, write_study
 from test_report_build import column, payload_of
 
-from normscope.commands.report import report
 from normscope.records.run import load_run
+from normscope.show.report.pages import report
 from normscope.show.report.settings import Settings, in_words
 from normscope.show.report.sweeps import SWEPT
 

@@ -1,16 +1,13 @@
-"""Checking in one call: a model, a state_dict or a loader is examined, and the record is judged.
-
-This module and `normscope.commands.compare` are where the rooms meet: probes run the model, rules judge what they recorded.
-"""
+"""Judging a training loop as it runs."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from normscope.errors import CheckError, InputError, NormscopeWarning
+from normscope.errors import CheckError, NormscopeWarning
 from normscope.judge.findings import CheckReport, Finding, Group
 from normscope.judge.history import read_history, with_counts
 from normscope.judge.rules import choose, judge
@@ -22,105 +19,6 @@ if TYPE_CHECKING:
 
     from normscope.records.recording import Recording
     from normscope.watching.watcher import Watcher
-
-
-def check(
-    model: nn.Module,
-    batches: Iterable[Any] | None = None,
-    *,
-    optimizer: torch.optim.Optimizer | None = None,
-    recording: Any = None,
-    other: Any = None,
-    loader: Any = None,
-    world_size: int = 1,
-    export: bool = False,
-    select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
-) -> CheckReport:
-    """Look for the ways in which normalization breaks in a model. The model is left bitwise as it
-    was.
-
-    Args:
-        model: the model. On its own, its modules, modes, buffers and settings are judged.
-        batches: training batches: tensors, (input, target) pairs or dicts. The first 16 are run
-            through the model in eval mode and with batch statistics.
-        optimizer: the one that trains it.
-        recording: a Recording of its training.
-        other: a model, callable or state_dict that should agree with it: an average, a converted or
-            a fused one.
-        loader: the training loader; nothing is drawn from it.
-        world_size: processes that train it together.
-        export: it is about to be exported, fused, quantized or compiled.
-        select: codes (also cut short: NS5) or names of the rules to ask; all if empty.
-        ignore: those not to ask.
-
-    Raises:
-        InputError: if an argument is not what it should be, or the model fails in eval mode.
-    """
-    from normscope.examining.examine import examine
-
-    choose(select, ignore)  # a misspelt code is said before the model runs
-    if world_size < 1:
-        raise InputError(f"world_size must be at least 1, not {world_size}.")
-    history = read_history(recording) if recording is not None else None
-    examination = examine(
-        model,
-        batches,
-        optimizer=optimizer,
-        other=other,
-        loader=loader,
-        history=history,
-        world_size=world_size,
-        export=export,
-    )
-    return judge(examination, select, ignore)
-
-
-def check_state_dict(
-    state: Any, model: nn.Module | None = None, *, other: Any = None, select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
-) -> CheckReport:  # fmt: skip
-    """Judge a state_dict: the values of its layers with running statistics, and whether it fits a
-    model.
-
-    Args:
-        state: a state_dict, or a checkpoint that holds one.
-        model: the model that it is for; then missing and misshapen entries are reported.
-        other: a state_dict that should agree with it.
-        select, ignore: as for `check`.
-
-    Raises:
-        InputError: if it is no state_dict.
-    """
-    from normscope.examining.examine import examine_state
-
-    choose(select, ignore)
-    return judge(examine_state(state, model, other), select, ignore)
-
-
-def check_loader(
-    loader: Any,
-    *,
-    world_size: int = 1,
-    devices: int = 1,
-    select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
-) -> CheckReport:
-    """Judge a training loader: its last batch, its order. Nothing is drawn from it.
-
-    Args:
-        loader: a DataLoader, or anything with a batch_size.
-        world_size: processes that train together.
-        devices: devices over which DataParallel splits a batch.
-        select, ignore: as for `check`.
-
-    Raises:
-        InputError: if it is no loader.
-    """
-    from normscope.examining.examine import examine_loader
-
-    choose(select, ignore)
-    return judge(examine_loader(loader, world_size, devices), select, ignore)
 
 
 PATIENCE = 200

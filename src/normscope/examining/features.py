@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normscope.examining.operations_facts import CONVOLUTIONS, FEATURES_LAST, OTHER_AXES
+from normscope.examining.operations import CONVOLUTIONS, FEATURES_LAST, OTHER_AXES
 from normscope.user_models.batch_reader import tensors_in
 
 KEEPS = ("activation", "dropout", "view")

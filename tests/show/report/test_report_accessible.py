@@ -5,8 +5,8 @@ from live_server import serving
 from report_records import write_recording, write_study
 from test_report_findings import finding
 
-from normscope.commands.report import check_page, report
 from normscope.judge.findings import CheckReport
+from normscope.show.report.pages import check_page, report
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from normscope.commands.check import CheckOptions, check, read_settings
+from normscope.commands.check import CheckOptions, read_settings, run_check
 from normscope.errors import InputError
 from normscope.user_models.loading import load_batches
 
@@ -31,10 +31,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_embedded_digits(here: Path, capsys):
-    assert check(CheckOptions("small_nets:digits", data="digits", fail_on="warning")) == 0
+    assert run_check(CheckOptions("small_nets:digits", data="digits", fail_on="warning")) == 0
     assert "a few batches" not in capsys.readouterr().out  # rules that need them had them
     with pytest.raises(InputError, match="eval mode"):
-        check(CheckOptions("small_nets:colour", data="digits"))
+        run_check(CheckOptions("small_nets:colour", data="digits"))
 
 
 def test_batches_are_those_of_a_training():
@@ -54,7 +54,7 @@ def test_cifar10_in_its_folder(here: Path, cifar10_directory: Path):
     given = CheckOptions(
         "small_nets:colour", data="cifar10", data_dir=cifar10_directory, batch_size=32
     )
-    assert check(given) == 0
+    assert run_check(given) == 0
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_cifar10_in_its_folder(here: Path, cifar10_directory: Path):
 )
 def test_bad_input(here: Path, given, message):
     with pytest.raises(InputError, match=message):
-        check(CheckOptions("small_nets:digits", **given))
+        run_check(CheckOptions("small_nets:digits", **given))
 
 
 def test_a_folder_in_the_settings_is_beside_them(here: Path):

@@ -5,7 +5,6 @@ import pytest
 from report_records import write_recording, write_study
 from test_report_build import payload_of
 
-from normscope.commands.report import report
 from normscope.errors import RecordError
 from normscope.records.recording import Recording
 from normscope.records.recording_header import BINS, Header, LayerInfo
@@ -13,6 +12,7 @@ from normscope.records.recording_parts import Batch, FilePart
 from normscope.records.recording_shapes import SHAPES
 from normscope.records.run import RECORDING_NAME
 from normscope.show.report.build import encode
+from normscope.show.report.pages import report
 from normscope.show.report.report_data import gather
 
 

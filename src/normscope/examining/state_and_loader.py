@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Tenso
 
 from normscope.errors import InputError
 from normscope.examining.layer_facts import to_array
-from normscope.examining.outputs_facts import label_facts
+from normscope.examining.outputs import label_facts
 from normscope.records.examination import Keys, Layer, Loader
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -74,26 +73,6 @@ def layers_of_state(state: Mapping[str, Any]) -> tuple[Layer, ...]:
         raise InputError("The state_dict holds no tensors.")
     return tuple(
         _layer(name, tensors) for name, tensors in found.items() if set(STATISTICS) & set(tensors)
-    )
-
-
-def unwrap_state(content: Any) -> Mapping[str, Any]:
-    """The state_dict inside what a checkpoint holds: itself, or the usual entry for it.
-
-    Raises:
-        InputError: if there is none.
-    """
-    if isinstance(content, nn.Module):
-        return content.state_dict()
-    if not isinstance(content, Mapping):
-        raise InputError(f"The checkpoint holds a {type(content).__name__}, not a state_dict.")
-    if any(isinstance(value, Tensor) for value in content.values()):
-        return content
-    for name in ("state_dict", "model_state_dict", "model", "module", "net", "ema", "model_ema"):
-        if isinstance(content.get(name), Mapping):
-            return unwrap_state(content[name])
-    raise InputError(
-        f"The checkpoint holds no state_dict; its entries: {', '.join(map(str, islice(content, 12)))}."
     )
 
 

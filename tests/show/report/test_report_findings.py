@@ -6,10 +6,10 @@ import pytest
 from report_records import HOSTILE, write_recording, write_study
 from test_report_build import payload_of
 
-from normscope.commands.report import check_page, report
 from normscope.errors import InputError, RecordError
 from normscope.judge.check_formats import from_json, to_json, to_rows
 from normscope.judge.findings import CheckReport, Finding, Undecided
+from normscope.show.report.pages import check_page, report
 
 
 def finding(code="NS206", layer="bn1", severity="error", **evidence):

@@ -21,7 +21,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from normscope.errors import InputError
 from normscope.examining.channel_meter import Meter
 from normscope.examining.layer_facts import switch_mode
-from normscope.examining.outputs_facts import (
+from normscope.examining.outputs import (
     class_facts,
     difference,
     is_class,
@@ -30,7 +30,7 @@ from normscope.examining.outputs_facts import (
     rows,
     target_facts,
 )
-from normscope.examining.trace_facts import Trace, trace
+from normscope.examining.trace import Trace, trace
 from normscope.records.examination import Forward, Layer, Measured, Place
 from normscope.user_models.batch_reader import Batch, remix, tensors_in
 

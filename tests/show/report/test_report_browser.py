@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from report_records import HOSTILE, write_recording, write_run, write_study
 
-from normscope.commands.report import report
+from normscope.show.report.pages import report
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,199 @@
+"""Reports as files and in notebooks: studies, recordings and findings in one HTML page."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normscope.errors import InputError, NormscopeError
+from normscope.records.run import RECORD_NAME, RECORDING_NAME
+
+if TYPE_CHECKING:
+    from normscope.judge.findings import CheckReport
+    from normscope.records.recording import Recording
+    from normscope.records.run import RunRecord
+    from normscope.show.report.report_data import Material
+
+REPORT_NAME = "report.html"
+
+
+def report(*paths: str | Path, out: str | Path | None = None, command: str | None = None) -> Path:
+    """Write a report of studies and recordings.
+
+    A record that cannot be read is named on the page, and the others are shown.
+
+    Args:
+        paths: folders of studies, recordings' files, and checks' results as JSON.
+        out: the file to write; by default report.html in the first folder, or beside the first
+            recording.
+        command: how the studies were made, for the page; by default how this process was started.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: if nothing can be shown of a path, or the file is something else than a report.
+        StorageError: if the file cannot be written.
+    """
+    from normscope.show.report.build import build
+    from normscope.show.report.report_data import gather
+
+    if not paths:
+        raise InputError("Nothing to show: expected the folder of a study, or a recording.")
+    checks = [Path(path) for path in paths if Path(path).suffix == ".json" and Path(path).is_file()]
+    studies, recordings = sorted_paths([Path(path) for path in paths if Path(path) not in checks])
+    target = _checked(Path(out) if out is not None else _default(studies, [*recordings, *checks]))
+    material = gather(
+        studies, recordings, _command() if command is None else command, checks=checks
+    )
+    return build(material, target)
+
+
+def report_after(directory: Path) -> Path | None:
+    """Write a study's report at the end of another command, whose result does not depend on it.
+
+    Where it cannot be written, one line on stderr says why.
+    """
+    try:
+        return report(directory)
+    except NormscopeError as error:
+        print(f"normscope: no report: {error}", file=sys.stderr)
+        return None
+
+
+def check_page(found: CheckReport, model: str, path: Path | None = None) -> str:
+    """The page of a check's findings, which carries no figures; also written to `path`, if given.
+
+    Args:
+        found: what the check found.
+        model: how the model was given, where the check does not know its name.
+        path: a new file, or an earlier report.
+
+    Raises:
+        InputError: if the file is something else than a report, or there is no folder for it.
+        StorageError: if it cannot be written.
+    """
+    from normscope.show.report.build import build, page
+    from normscope.show.report.report_data import Material
+
+    material = Material(command=_command(), checks=(replace(found, model=found.model or model),))
+    if path is not None:
+        build(material, _checked(path))
+    return page(material)
+
+
+def recording_report(recording: Recording, path: str | Path) -> Path:
+    """Write the report of one recording, also of a training that goes on.
+
+    Raises:
+        InputError: if the file is something else than a report, or there is no folder for it.
+        StorageError: if it cannot be written.
+    """
+    from normscope.show.report.build import build
+    from normscope.show.report.report_data import of_recording
+
+    return build(of_recording(recording), _checked(Path(path)))
+
+
+def recording_html(recording: Recording) -> str:
+    """A recording as a notebook shows it: its report in a frame, and the overview of its layers as
+    a still figure.
+    """
+    from normscope.show.figures import recording_overview
+    from normscope.show.report.report_data import of_recording
+
+    model = recording.header.model
+    return _framed(
+        of_recording(recording), lambda path: recording_overview.draw({model: recording}, path)
+    )
+
+
+def runs_html(runs: Sequence[RunRecord], directory: Path) -> str:
+    """A study's runs as a notebook shows them: their report in a frame, and a still figure.
+
+    The figure is the one that the command wrote into the folder; where there is none, the
+    comparison's.
+    """
+    from normscope.show.figures import comparison_figure as comparison
+    from normscope.show.report.report_data import of_runs
+
+    material = of_runs(directory.resolve().name, runs)
+    written = next((directory / name for name in _STILLS if (directory / name).is_file()), None)
+
+    def draw(path: Path) -> object:
+        if written is not None:
+            return path.write_bytes(written.read_bytes())
+        study = material.studies[0]
+        setting, part = next(iter(study.parts.items()))
+        return comparison.draw(study.summaries[setting], part, path)
+
+    return _framed(material, draw)
+
+
+_STILLS = ("comparison.png", "overview.png")
+
+
+def _framed(material: Material, draw: Callable[[Path], object]) -> str:
+    from normscope.show.report.build import page
+    from normscope.show.report.notebook import framed
+
+    still = None
+    if material.runs or material.watched:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "still.png"
+            draw(path)
+            still = path.read_bytes()
+    return framed(page(material), still, material.title)
+
+
+def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The folders of studies and the files of recordings among the paths."""
+    studies, recordings = [], []
+    for path in paths:
+        if path.is_file():
+            recordings.append(path)
+        elif is_study(path):
+            studies.append(path)
+        elif (path / RECORDING_NAME).is_file() and not (path / RECORD_NAME).is_file():
+            recordings.append(path / RECORDING_NAME)
+        elif not path.exists():
+            raise InputError(
+                f"There is nothing at {path}; expected the folder of a study, or a recording."
+            )
+        else:
+            raise InputError(
+                f"{path} is no folder of a study: it holds no normscope.json. Expected one, or a recording."
+            )
+    return studies, recordings
+
+
+def is_study(path: Path) -> bool:
+    """Whether a folder is a study's: it holds a marker that says so."""
+    try:
+        marker = json.loads((path / "normscope.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(marker, dict) and marker.get("format") == "normscope study"
+
+
+def _checked(target: Path) -> Path:
+    if not target.parent.is_dir():
+        raise InputError(f"There is no folder {target.parent} for the report.")
+    return target
+
+
+def _default(studies: Sequence[Path], recordings: Sequence[Path]) -> Path:
+    if studies:
+        return studies[0] / REPORT_NAME
+    return recordings[0].with_name(f"{recordings[0].stem}.{REPORT_NAME}")
+
+
+def _command() -> str:
+    """How this process was started, without the folders of the machine it ran on."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
