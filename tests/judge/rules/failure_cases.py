@@ -28,7 +28,8 @@ from toy import (
     trained,
 )
 
-from normscope.commands.loop_check import LoopCheck, check, check_loader, check_state_dict
+from normscope.commands.check import check, check_loader, check_state_dict
+from normscope.commands.loop_check import LoopCheck
 from normscope.judge.findings import CheckReport
 from normscope.mend import fold
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from normscope.commands.loop_check import LoopCheck, check
+from normscope.commands.check import check
+from normscope.commands.loop_check import LoopCheck
 
 
 def codes(model, batches) -> set[str]:
