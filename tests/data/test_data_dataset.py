@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 
 from normscope.data.dataset import Splits, channel_statistics, check, fingerprint, select_classes
-from normscope.data.sources import DATASETS, load
+from normscope.data.sources import load
 from normscope.errors import InputError
 
 
@@ -129,10 +127,3 @@ def test_unknown_data_and_a_directory_for_digits_are_errors():
         load("digit")
     with pytest.raises(InputError, match="embedded and reads no directory; somewhere was given"):
         load("digits", data_dir=Path("somewhere"))
-
-
-def test_the_known_data_sets_are_listed_without_loading_a_library():
-    heavy = "{'torch', 'sklearn', 'pyarrow', 'PIL', 'pooch', 'rich'}"
-    code = f"import sys; from normscope.data.sources import DATASETS; print(*DATASETS, {heavy} & set(sys.modules))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == [*DATASETS, "set()"]

@@ -167,8 +167,3 @@ def test_the_command_ends_with_status_2_and_one_line_and_makes_no_folder(free_po
     assert told.stderr.count("\n") == 1
     assert not told.stdout
     assert not (tmp_path / "out").exists()
-
-
-def test_importing_the_executor_imports_no_ray():
-    code = "import sys, normscope.studies.executors.ray; sys.exit('ray' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 import warnings
 
 import matplotlib
@@ -62,17 +61,6 @@ def test_settings_of_the_user_neither_matter_nor_change(run, compared, tmp_path)
         for figure in every_figure(runs, compared(runs), tmp_path):
             assert_within_page(figure)
         assert {key: matplotlib.rcParams[key] for key in own} == own
-
-
-def test_pyplot_is_never_loaded():
-    import subprocess
-
-    code = (
-        "import sys, normscope.show.figures.comparison_figure, normscope.show.figures.activation_distributions, "
-        "normscope.show.figures.learning_rate_figure; "
-        "assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_other_formats_follow_the_suffix(run, compared, tmp_path):

@@ -3,8 +3,6 @@
 import base64
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -257,10 +255,3 @@ class TestNothingBecomesCode:
         assert not set("<>&\u2028") & set(text)
         assert json.loads(text)["a"][:4] == value["a"][:4]
         assert json.loads(text)["a"][4:] == [None, None]
-
-
-def test_options_cost_no_slow_import():
-    script = "import sys, normscope.commands.report\n"
-    script += "slow = {'torch', 'matplotlib', 'scipy', 'vl_convert'} & set(sys.modules)\n"
-    script += "sys.exit(str(slow) if slow else 0)"
-    subprocess.run([sys.executable, "-c", script], check=True)
