@@ -93,7 +93,7 @@ def test_what_the_reader_chose_stays(visit, study):
         page.locator("#view-test_loss").scroll_into_view_if_needed()
         top = "document.getElementById('view-test_loss').getBoundingClientRect().top"
         page.locator("#view-test_loss svg").wait_for()
-        page.wait_for_timeout(500)  # what is above is drawn
+        page.wait_for_selector("body[data-drawn=all]")  # what is above as well
         before = page.evaluate(top)
         write_run(study / "runs" / "a-first", "group", 0.1, 0, epochs=2)  # the others' places move
         until(lambda: page.evaluate("page.runs.length === 5"))

@@ -133,7 +133,8 @@ def test_the_epoch_slider_moves_the_distributions(open_page, path):
     assert page.get_by_role("slider", name="Epoch").get_attribute("aria-valuetext") == "1"
     assert rows(page, "block_output") != last
     page.locator("#activations").get_by_role("button", name="Play").click()
-    page.wait_for_timeout(900)
+    page.locator("#activations").get_by_role("button", name="Stop").wait_for()
+    page.locator("#activations").get_by_role("button", name="Play").wait_for()  # it has ended
     assert page.get_by_role("slider", name="Epoch").input_value() == "1"
 
 
@@ -226,11 +227,12 @@ def test_it_fits_from_phone_to_wide_screen_in_light_and_dark(open_page, path):
     for width in (390, 1280, 1920):
         page.set_viewport_size({"width": width, "height": 900})
         page.locator(".plot svg").first.wait_for()
+        over = "(svg) => svg.clientWidth > svg.closest('.plot').clientWidth"
+        any_over = f"[...document.querySelectorAll('.plot svg')].some({over})"
+        fits = f"document.documentElement.scrollWidth === {width} && !{any_over}"
+        page.wait_for_function(fits)  # figures follow a width as soon as they are told of it
         settle(page)
-        page.wait_for_timeout(200)
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        over = "(svg) => svg.clientWidth - svg.closest('.plot').clientWidth"
-        assert max(page.evaluate(f"[...document.querySelectorAll('.plot svg')].map({over})")) <= 0
+        assert page.evaluate(fits)
         for scheme, paper in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(15, 19, 24)")):
             page.emulate_media(color_scheme=scheme)
             assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
