@@ -46,6 +46,16 @@ def no_hook_survives(monkeypatch: pytest.MonkeyPatch):
     assert not left, f"hooks survived the test: {left}"
 
 
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save a dot in place of each figure, which is made as ever: drawing it is most of the time."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    dot = Image.new("RGB", (1, 1))
+    monkeypatch.setattr(Figure, "savefig", lambda _, path, **__: dot.save(path))
+
+
 @pytest.fixture(scope="session")
 def cifar10_directory() -> Path:
     """The folder of CIFAR-10 images that NORMSCOPE_CIFAR10 names; the test is skipped without one."""

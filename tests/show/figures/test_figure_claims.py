@@ -25,7 +25,7 @@ def verdict(**changes) -> Verdict:
     return dataclasses.replace(made, **changes)
 
 
-def test_values_and_intervals_are_those_of_the_verdict(run, tmp_path):
+def test_values_and_intervals_are_those_of_the_verdict(run, tmp_path, real_files):
     figure = draw(verdict(), [run()], tmp_path / "claim.png")
     values, effects = figure.axes
     assert list(by_gid(values, "batch values")[0].get_ydata()) == [95.0, 96.0, 97.0]

@@ -7,6 +7,7 @@ import pytest
 from figure_checks import assert_within_page, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from normscope.errors import StorageError
 from normscope.show.figures import activation_distributions as distributions
@@ -63,10 +64,19 @@ def test_settings_of_the_user_neither_matter_nor_change(run, compared, tmp_path)
         assert {key: matplotlib.rcParams[key] for key in own} == own
 
 
-def test_other_formats_follow_the_suffix(run, compared, tmp_path):
+def test_other_formats_follow_the_suffix(run, compared, tmp_path, real_files):
     runs = [run("batch", 0.1, 0)]
     comparison.draw(compared(runs), runs, tmp_path / "comparison.svg")
     assert (tmp_path / "comparison.svg").read_text().startswith("<?xml")
+
+
+def test_files_are_pictures(run, compared, tmp_path, real_files):
+    runs = [run(norm, rate, 0) for norm in ("batch", "none") for rate in (0.1, 1.0)]
+    list(every_figure(runs, compared(runs), tmp_path))
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            assert min(image.size) > 400
+            assert len(image.getcolors(1 << 24)) > 10, path
 
 
 def test_a_folder_that_is_not_there(run, compared, tmp_path):
