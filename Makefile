@@ -1,9 +1,10 @@
 # Two commands on a fresh machine with Python 3.11 and make:
 #   make demo   builds .venv and runs the main job on the embedded data
-#   make test   builds .venv with the test extras; lint, types, tests
+#   make test   builds .venv with the test extras; lint, types, tests in two processes (WORKERS=8: in eight)
 # make wheel builds dist/*.whl, which installs anywhere with pip.
 # make bench measures speed beside the notebook's way; NORMSCOPE_CIFAR10 names the folder of the images.
 PYTHON ?= python3.11
+WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
@@ -13,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/normscope compare
 
 test: lint types .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/training.py --parts job

@@ -14,6 +14,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NORMSCOPE_CACHE", str(Path(__file__).parents[1] / ".test-cache"))
 
 
+LONGEST = (
+    "studies/test_ray_runs.py",
+    "commands/test_compare.py",
+    "examples/test_notebooks.py",
+    "studies/test_runs.py",
+    "show/report/test_report_accessible.py",
+    "show/report/test_report_browser.py",
+    "studies/test_watched_runs.py",
+    "show/sinks/test_sinks_commands.py",
+    "show/report/test_live_training.py",
+    "show/figures/test_figure_explanation.py",
+    "benchmarks/test_benchmarks.py",
+    "test_wheel.py",
+    "commands/explain/test_explain_command.py",
+    "show/report/test_live_browser.py",
+)
+"""Files that take 10 seconds and more: begun first, so that two workers end at the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {Path(__file__).parent / name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 @pytest.fixture(autouse=True)
 def no_hook_survives(monkeypatch: pytest.MonkeyPatch):
     """Fail a test after which a hook is still on one of the modules, or on all modules, that it

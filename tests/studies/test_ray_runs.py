@@ -1,9 +1,12 @@
 """Runs on a real Ray: two nodes on this machine, with a CPU each. Runs are those of run_cases, a moment each."""
 
+import contextlib
 import dataclasses
 import logging
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -34,17 +37,22 @@ def markers(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(markers, tmp_path_factory):
+def cluster(markers):
     """The address of a Ray of two nodes, which is gone afterwards with all of its processes."""
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
-        patch.setenv(
-            "TMPDIR", str(tmp_path_factory.mktemp("workers"))
-        )  # where killed workers leave their folders
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        # where killed workers leave their folders; Ray's sockets have room for a short path only
+        workers = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
+            )
+        )
+        patch.setenv("TMPDIR", str(workers))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         patch.syspath_prepend(str(Path(__file__).parent))
         logging.getLogger("ray").setLevel(logging.ERROR)
         node = {

@@ -1,6 +1,5 @@
 """Two gloo processes under DistributedDataParallel: each records its part, loading merges them."""
 
-import socket
 import subprocess
 import sys
 import textwrap
@@ -24,8 +23,8 @@ WORKER = """
     from normscope.watching.attach import watch
 
     torch.set_num_threads(1)
-    rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    rank, folder = int(sys.argv[1]), sys.argv[2]
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 
     def run(start):
         torch.manual_seed(0)
@@ -63,14 +62,9 @@ def folder(tmp_path_factory):
     did not change.
     """
     folder = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [sys.executable, "-c", textwrap.dedent(WORKER)]
     processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(port), str(folder)], stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([*command, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
         for rank in (0, 1)
     ]
     errors = [process.communicate(timeout=200)[1] for process in processes]

@@ -5,9 +5,9 @@ import io
 
 import pytest
 import torch
+from killed_runs import kill_and_resume
 from rich.console import Console
 
-from killed_runs import kill_and_resume
 from normscope import fused
 from normscope.commands.compare import compare
 from normscope.errors import StorageError

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
+import torch._dynamo  # what the first optimizer loads, in a second: once, not in every child
 
 from normscope.studies import runner
 from normscope.studies.run_recording import WatchedTraining
