@@ -35,6 +35,8 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {Path(__file__).parent / name: index for index, name in enumerate(LONGEST)}
+    if missing := [str(path) for path in order if not path.is_file()]:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names what is not there: {missing}")
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import normscope
-from conftest import LONGEST
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {".py", ".md", ".toml", ".txt", ".json", ".html", ".js", ""}
@@ -20,11 +19,6 @@ def test_the_public_names_are_there():
         assert getattr(normscope, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = normscope.nothing
-
-
-def test_the_longest_tests_are_there():
-    """A file that has moved would be begun last."""
-    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_nothing_committed_names_a_place_of_one_machine():
