@@ -148,14 +148,17 @@ def test_looking_leaves_no_trace(norm):
 
 def test_a_failing_loss_leaves_no_trace_either():
     model, loss = network()
-    around = Landscape(model, loss)
-    before = copy.deepcopy(model.state_dict())
+    broken = False
 
     def failing(network):
-        loss(network)
-        raise ValueError("no")
+        value = loss(network)
+        if broken:
+            raise ValueError("no")
+        return value
 
-    around._loss = failing
+    around = Landscape(model, failing)
+    before = copy.deepcopy(model.state_dict())
+    broken = True
     with pytest.raises(ValueError, match="no"):
         around.descend([0.1])
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch._dynamo  # what the first optimizer loads, in a second: once, not in every child
 
+from normscope.data import sources
 from normscope.studies import runner
 from normscope.studies.run_recording import WatchedTraining
 from normscope.studies.runner import ProgressCallback, RunTask, execute
@@ -82,7 +83,7 @@ def kill_before(owner, name):
 def main(spec_file, directory, watch, *moments):
     """Train a run for each moment, in a fork each: torch computes in the children only."""
     spec = RunSpec.from_json(Path(spec_file).read_text())
-    runner._dataset(spec.data, None, spec.classes, spec.data_fingerprint)
+    sources.load(spec.data, classes=spec.classes)  # its library as well
     for index, moment in enumerate(moments):
         for attempt in (moment, None):
             child = os.fork()

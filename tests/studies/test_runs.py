@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from killed_runs import kill_and_resume
 from run_cases import OPTIONS, assert_same_bits, contents, ignore, weights
 
-from killed_runs import kill_and_resume
 from normscope import fused
 from normscope.errors import StorageError
 from normscope.records.run import EPOCH_COLUMNS, load_run, status_of

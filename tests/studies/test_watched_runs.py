@@ -213,7 +213,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_run(
     assert contents(tmp_path) == contents(watched)
 
 
-def test_compare_says_that_it_trains_again_for_a_recording(tmp_path):
+def test_compare_says_that_it_trains_again_for_a_recording(tmp_path, blank_figures):
     options = dataclasses.replace(
         OPTIONS, norms=("batch",), epochs=1, capture_epochs=(), jobs=1, out=tmp_path
     )

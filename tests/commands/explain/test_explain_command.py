@@ -13,6 +13,8 @@ from normscope.errors import InputError, NormscopeError, RecordError
 from normscope.records.explanation import load_explanation
 from normscope.studies.spec import Recipe
 
+pytestmark = pytest.mark.usefixtures("blank_figures")  # that of `explained` is drawn
+
 
 def modified(directory):
     """{file: its time} of the run's files, without the lock."""

@@ -21,6 +21,8 @@ from normscope.studies import runner
 from normscope.studies.inspect_options import InspectOptions
 from normscope.studies.spec import Recipe
 
+pytestmark = pytest.mark.usefixtures("blank_figures")  # those of `done` are drawn
+
 OPTIONS = InspectOptions(
     epochs=2,
     jobs=1,

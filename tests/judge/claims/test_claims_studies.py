@@ -45,6 +45,9 @@ initialization_scale = [1, 0.1]
 """
 
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Networks this small are slower on two threads, and far slower where other work has the cores."""

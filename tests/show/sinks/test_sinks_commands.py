@@ -8,6 +8,8 @@ import normscope
 from normscope.cli import main
 from normscope.records.run import load_run
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 QUICK = {
     "epochs": 2, "learning_rates": [0.1], "norms": ["batch", "none"], "blocks_per_stage": 1, "widths": [4, 4, 4],
     "fusion": "off", "precision": "fp32", "device": "cpu",
