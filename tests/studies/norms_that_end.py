@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -35,6 +36,31 @@ class _Dies(_Watched):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class _Crashes(_Watched):
+    def at_step(self, step):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class _CrashesOnce(_Watched):
+    """Crashes in the middle of the second epoch, unless somebody has crashed already."""
+
+    def at_step(self, step):
+        marker = Path(os.environ["NORMSCOPE_TEST_MARKERS"]) / "crashed"
+        if step == STEPS_PER_EPOCH + 2 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGABRT)
+
+
+class _Exits(_Watched):
+    def at_step(self, step):
+        os._exit(3)
+
+
+class _Leaves(_Watched):
+    def at_step(self, step):
+        sys.exit("the norm had enough")
+
+
 class _Raises(_Watched):
     def at_step(self, step):
         raise ZeroDivisionError("the norm of nothing")
@@ -51,3 +77,4 @@ class _WaitsOnce(_Watched):
 
 
 dies_once, dies, raises, waits_once = _DiesOnce, _Dies, _Raises, _WaitsOnce
+crashes, crashes_once, exits, leaves = _Crashes, _CrashesOnce, _Exits, _Leaves

@@ -1,4 +1,4 @@
-"""Residual blocks of two 3x3 convolutions, with normalization in each of the places that it is given."""
+"""Residual blocks of two 3x3 convolutions, with normalization in each place that it is given."""
 
 from __future__ import annotations
 
@@ -179,6 +179,27 @@ class ParameterFreeShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
+FLOATS_IN_A_REGISTER = 16
+"""Of 32 bits, in the widest vector register that oneDNN has kernels for (AVX-512)."""
+
+
+class Projection(nn.Conv2d):
+    """A 1x1 convolution whose float32 gradients are right on every processor.
+
+    With a stride above 1, and fewer input channels than a vector register has floats, oneDNN's
+    backward pass writes past its workspace in channels_last memory
+    (https://github.com/uxlfoundation/oneDNN/issues/6035): it ends the process, or gives wrong
+    gradients. The same convolution of every stride-th pixel does not reach that code, and has the
+    same bits.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not input.is_cpu or self.stride == (1, 1) or self.in_channels >= FLOATS_IN_A_REGISTER:
+            return super()._conv_forward(input, weight, bias)
+        rows, columns = self.stride
+        return F.conv2d(input[:, :, ::rows, ::columns], weight, bias)
+
+
 def conv3x3(in_channels: int, out_channels: int, stride: int, *, bias: bool) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size at stride 1."""
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
@@ -191,7 +212,7 @@ def _shortcut(
         return FusableSequential()
     if parts.shortcut == "parameter-free":
         return FusableSequential(ParameterFreeShortcut(in_channels, out_channels, stride))
-    return FusableSequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=bias))
+    return FusableSequential(Projection(in_channels, out_channels, 1, stride=stride, bias=bias))
 
 
 def _normalized_shortcut(

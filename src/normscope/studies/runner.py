@@ -76,8 +76,8 @@ def execute(task: RunTask, report: Report) -> RunResult:
     """Bring a run to its end: nothing to do, go on after its last whole epoch, or train it from the
     start.
 
-    Whatever goes wrong inside the run becomes its status; only KeyboardInterrupt and SystemExit
-    pass through.
+    Whatever goes wrong inside the run becomes its status, a sys.exit in somebody's normalization
+    too; only KeyboardInterrupt passes through.
     """
     directory = RunDirectory(task.directory)
     threads_before = torch.get_num_threads()
@@ -114,7 +114,7 @@ def _execute_recorded(
         return _recorded(task, directory, _train(task, directory, store, report), report)
     except StorageError:  # the record cannot be trusted to take the error either
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         with store.transaction():
             store.set_meta(status="failed", error=message, traceback=traceback.format_exc())
@@ -170,7 +170,7 @@ def _recorded(
             return replace(result, note="not recorded: the recording stopped on the way")
         again.replace(directory.recording)
         return replace(result, note="trained again to the same weights for its recording")
-    except Exception as error:  # the run has its result, whatever becomes of its recording
+    except (Exception, SystemExit) as error:  # the run has its result, whatever becomes of this
         return replace(
             result, note=f"not recorded: {type(error).__name__}: {error}".splitlines()[0]
         )

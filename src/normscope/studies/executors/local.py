@@ -1,21 +1,32 @@
-"""Runs on this machine: one after the other in this process, or several at once in processes of their own."""
+"""Runs on this machine: one after the other in this process, or several at once in processes."""
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
-from typing import Any
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from typing import Any, cast
 
-from loky.backend import get_context
-from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+from loky.backend.process import LokyProcess
 
-from normscope.errors import NormscopeError
 from normscope.fused.memory import keep_freed_memory
+from normscope.studies.directory import RunDirectory
+from normscope.studies.executors.losses import Losses, how_it_ended
 from normscope.studies.progress import Progress, Report
-from normscope.studies.runner import RunResult, RunTask, execute
+from normscope.studies.runner import RunResult, RunTask, execute, record_failure
+
+MOST_DEATHS = 2
+"""Processes that a run may lose without finishing an epoch; with the last of them it has failed."""
+
+SECONDS_TO_END = 30.0
+"""For a process that let go of its connection to be gone, too."""
+
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows knows but one way
 
 
 class SerialExecutor:
@@ -28,68 +39,116 @@ class SerialExecutor:
 
 
 class ProcessExecutor:
-    """Several runs at once, each in a worker process (loky: no `if __name__ == "__main__"` needed
-    in scripts).
+    """Several runs at once, each in a worker process (loky's, which need no
+    `if __name__ == "__main__"` in scripts).
+
+    A run whose process dies is given to a new one, and goes on after its last whole epoch. One that
+    loses MOST_DEATHS of them without finishing an epoch has failed, and the others go on.
     """
 
     def __init__(self, jobs: int):
         self.jobs = jobs
 
     def run(self, tasks: Sequence[RunTask], report: Report) -> Iterator[tuple[RunTask, RunResult]]:
-        """See `Executor.run`.
-
-        Raises:
-            NormscopeError: if a worker process was killed from outside.
-        """
-        context = get_context("loky")
-        messages = context.SimpleQueue()
-        listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
-        listener.start()
-        pool = ProcessPoolExecutor(
-            max_workers=min(self.jobs, len(tasks)),
-            context=context,
-            initializer=_start_worker,
-            initargs=(messages, os.getpid()),
-        )
+        """See `Executor.run`."""
+        waiting = deque(tasks)
+        workers = [_Worker() for _ in range(min(self.jobs, len(tasks)))]
         try:
-            futures: dict[Any, RunTask] = {
-                pool.submit(_execute_in_worker, task): task for task in tasks
-            }
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise NormscopeError(
-                "A worker process was killed from outside, most often for want of memory. Finished epochs are kept: "
-                "the same command goes on from there, with less memory under a smaller --jobs."
-            ) from error
+            while waiting or any(worker.task for worker in workers):
+                for worker in workers:
+                    if worker.task is None and waiting:
+                        worker.take(waiting.popleft())
+                busy = {worker.connection: worker for worker in workers if worker.task is not None}
+                for connection in wait(list(busy)):
+                    worker = busy[cast(Any, connection)]
+                    if ended := worker.hear(report):
+                        yield ended
         finally:
-            pool.shutdown(kill_workers=True)
-            messages.put(None)
-            listener.join(timeout=5)
-            messages.close()
+            for worker in workers:
+                worker.stop()
 
 
-def _listen(messages: Any, report: Report) -> None:
-    while (message := messages.get()) is not None:
-        report(message)
+class _Worker:
+    """A process that trains one run after the other, seen from here; a new one where it died."""
+
+    def __init__(self) -> None:
+        self.task: RunTask | None = None
+        self._losses = Losses()
+        self._start()
+
+    def _start(self) -> None:
+        self.connection, theirs = Pipe()
+        self._process = LokyProcess(target=_work, args=(theirs, os.getpid()), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the worker's death ends the connection
+
+    def take(self, task: RunTask) -> None:
+        """Give it a run."""
+        self.task, self._losses = task, Losses()
+        self._send()
+
+    def _send(self) -> None:
+        with suppress(OSError):  # it died meanwhile; `hear` finds out
+            self.connection.send(self.task)
+
+    def hear(self, report: Report) -> tuple[RunTask, RunResult] | None:
+        """Take a message from it, or notice its death; returns its run once that has ended."""
+        assert self.task is not None
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            message = self._lost()
+        if isinstance(message, Progress):
+            self._losses.note(message)
+            report(message)
+        if not isinstance(message, RunResult):
+            return None
+        note = "; ".join(filter(None, (message.note, self._losses.sentence())))
+        ended = self.task, replace(message, note=note if message.status != "failed" else "")
+        self.task = None
+        return ended
+
+    def _lost(self) -> RunResult | None:
+        """Have a new process go on with the run; returns a result if it has lost too many."""
+        self.stop(gone=True)
+        how = how_it_ended(self._process.exitcode or 0)
+        self._losses.count()
+        self._start()
+        if self._losses.deaths < MOST_DEATHS:
+            self._send()
+            return None
+        assert self.task is not None
+        with RunDirectory(self.task.directory).locked() as ours:
+            error = f"its process {how} ({MOST_DEATHS} times at the same place)"
+            return record_failure(self.task, error) if ours else RunResult("busy")
+
+    def stop(self, *, gone: bool = False) -> None:
+        """End the process, if it is not `gone` by itself, and wait until it has let go of all."""
+        self.connection.close()
+        if gone:
+            self._process.join(timeout=SECONDS_TO_END)
+        if self._process.exitcode is None and self._process.pid is not None:
+            os.kill(self._process.pid, KILL)
+        self._process.join()
 
 
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(messages: Any, parent: int) -> None:
+def _work(connection: Any, parent: int) -> None:
+    """Train what comes through the connection until it ends, as it does when the command is
+    killed.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     keep_freed_memory()  # a worker trains and ends
-    _worker.update(messages=messages, parent=parent)
 
+    def report(progress: Progress) -> None:
+        with suppress(OSError):
+            if os.getppid() == parent:
+                return connection.send(progress)
+        # the command was killed: nobody waits for this run, and its finished epochs are on disk
+        os._exit(1)
 
-def _execute_in_worker(task: RunTask) -> RunResult:
-    return execute(task, _report_to_parent)
-
-
-def _report_to_parent(progress: Progress) -> None:
-    if os.getppid() != _worker["parent"]:
-        os._exit(
-            1
-        )  # the command was killed: nobody waits for this run, and its finished epochs are on disk
-    _worker["messages"].put(progress)
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        connection.send(execute(task, report))

@@ -15,6 +15,7 @@ from normscope.errors import InputError, StorageError
 from normscope.records.run import status_of
 from normscope.studies.directory import RunDirectory
 from normscope.studies.executors import ray_worker
+from normscope.studies.executors.losses import Losses
 from normscope.studies.executors.ray_cluster import connect
 from normscope.studies.executors.ray_worker import Copy, NotShared, Order
 from normscope.studies.executors.run_files import files_of, keep_files
@@ -109,7 +110,7 @@ class RayExecutor:
                 return RunResult("busy")
             files = files_of(flight.task.directory)
         task = flight.task if flight.task.threads is None else replace(flight.task, threads=THREADS)
-        patience = SECONDS_TO_LET_GO if flight.deaths else 0.0
+        patience = SECONDS_TO_LET_GO if flight.losses.deaths else 0.0
         order = Order(task, flight.token, files, self._seconds_between_copies, patience)
         remote = self._ray.remote(ray_worker.perform).options(
             name=task.directory.name,
@@ -138,17 +139,17 @@ class RayExecutor:
         except errors.RayTaskError as error:  # raised by the worker's code, outside of the run
             return self._failed(flight, f"on a worker, {_last_line(error)}")
         except errors.RayError as error:  # its process or its machine is gone
-            flight.deaths += 1
-            flight.lost += 1
-            if flight.deaths < MOST_DEATHS:
+            flight.losses.count()
+            if flight.losses.deaths < MOST_DEATHS:
                 return self._launch(flight)
             return self._failed(
                 flight,
-                f"its worker died {flight.deaths} times without finishing an epoch ({type(error).__name__})",
+                f"its worker died {MOST_DEATHS} times without finishing an epoch "
+                f"({_how_it_died(error)})",
             )
         match message:
             case Progress():
-                flight.note(message)
+                flight.losses.note(message)
                 report(message)
             case Copy():
                 keep_files(message.files, flight.task.directory)
@@ -159,7 +160,7 @@ class RayExecutor:
                 return self._failed(flight, message.error or "")
             case RunResult():
                 return replace(
-                    message, note="; ".join(filter(None, (message.note, flight.losses())))
+                    message, note="; ".join(filter(None, (message.note, flight.losses.sentence())))
                 )
         return None
 
@@ -200,9 +201,7 @@ class _Flight:
     task: RunTask
     token: Path
     stream: Any = None  # the messages of the worker that has it now
-    epochs: int = 0  # whole epochs that were heard of
-    deaths: int = 0  # workers that it lost since
-    lost: int = 0  # workers that it lost in all
+    losses: Losses = field(default_factory=Losses)
     lock: ExitStack = field(default_factory=ExitStack)
     _ours: bool = False
 
@@ -212,17 +211,6 @@ class _Flight:
             RunDirectory(self.task.directory).locked()
         )
         return self._ours
-
-    def losses(self) -> str:
-        """What there is to say of the workers that died; nothing, if none did."""
-        if not self.lost:
-            return ""
-        return f"{self.lost} worker{'s' if self.lost > 1 else ''} died on the way, others went on"
-
-    def note(self, progress: Progress) -> None:
-        """Forget the deaths when the run has got on."""
-        if int(progress.epochs_done) > self.epochs:
-            self.epochs, self.deaths = int(progress.epochs_done), 0
 
 
 @contextmanager
@@ -260,6 +248,16 @@ def _room(size: dict[str, float], needs: dict[str, float]) -> int:
     """Runs that fit into a machine at once."""
     room = int(size.get("CPU", 0) // needs["num_cpus"])
     return min(room, int(size.get("GPU", 0) // needs["num_gpus"])) if needs["num_gpus"] else room
+
+
+def _how_it_died(error: Exception) -> str:
+    """What Ray knows of a worker's end: not by which signal."""
+    kind = type(error).__name__
+    return {
+        "OutOfMemoryError": "ended by Ray for want of memory",
+        "NodeDiedError": "its machine is gone",
+        "WorkerCrashedError": "killed, or crashed in a native library; Ray's logs say which",
+    }.get(kind, kind)
 
 
 def _last_line(error: Exception) -> str:
