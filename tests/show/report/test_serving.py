@@ -48,6 +48,8 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # a suite that runs in the background of a shell has inherited that SIGINT is ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().removeprefix("Open ").strip()
