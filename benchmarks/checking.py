@@ -18,7 +18,7 @@ from torch import nn
 
 from normscope.commands.check import check
 from normscope.examining.examine import examine
-from normscope.judge.rules import judge
+from normscope.judge.check_report import judge
 from normscope.records.examination import save
 
 ROOT = Path(__file__).resolve().parent.parent

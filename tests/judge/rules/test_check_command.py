@@ -16,8 +16,7 @@ from toy import batches, network, trained
 from normscope.commands.check import CheckOptions, read_settings, run_check
 from normscope.commands.check import check as check_model
 from normscope.commands.diff import DiffOptions, run_diff
-from normscope.errors import InputError
-from normscope.judge.findings import CheckError
+from normscope.errors import CheckError, InputError
 from normscope.testing import assert_normalization_ok
 
 MODULE = """
