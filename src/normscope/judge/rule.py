@@ -6,7 +6,6 @@ gathered the rule is not asked.
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from normscope.judge.findings import Finding, NotEvaluated, Severity
+from normscope.judge.rule_text import RuleText, parse
 from normscope.records.examination import (
     BATCH_KINDS,
     Examination,
@@ -36,6 +36,11 @@ BATCH = ("batch",)
 SAMPLE_KINDS = ("instance", "group", "layer", "rms")
 EVERY_KIND = ("batch", *SAMPLE_KINDS)
 
+FAR_MEAN, FAR_LOG_VAR = 0.25, 0.35
+"""Statistics further apart than this differ: in standard deviations, and in the log of variances.
+Far above what the noise of a running average makes.
+"""
+
 
 @dataclass(frozen=True)
 class Need:
@@ -54,32 +59,10 @@ OTHER = Need("pair", "another model or state_dict", reported=False)
 KEYS = Need("keys", "a state_dict and its model", reported=False)
 
 
-@dataclass(frozen=True)
-class RuleText:
-    """The parts of a rule's docstring."""
-
-    what: str
-    why: str = ""
-    when_fine: str = ""
-    example: str = ""  # code that shows the fault
-    instead: str = ""  # and without the fault
-    not_run: str = ""  # why the tests do not run the two
-
-    @property
-    def summary(self) -> str:
-        """The first paragraph, on one line."""
-        return " ".join(self.what.split("\n\n")[0].split())
-
-
-HEADING = re.compile(r"(Why is this bad|When it is fine|Example|Use instead)(?: \((.+)\))?:(.*)")
-
-
 class Rule:
     """A rule. It reads an Examination and nothing else: it runs no model and imports no torch.
 
-    Its docstring is what the page of rules shows of it: the fault, then the sections
-    `Why is this bad:`, `When it is fine:`, `Example:` and `Use instead:`. The last two are code.
-    `Example (reason):` says why the tests cannot run it.
+    Its docstring is what the page of rules shows: see `rule_text.parse`.
     """
 
     registry: ClassVar[dict[str, type[Rule]]] = {}  # {code: the rule}
@@ -112,25 +95,7 @@ class Rule:
     @classmethod
     def text(cls) -> RuleText:
         """Return the parts of the docstring."""
-        parts: dict[str, list[str]] = {"what": []}
-        current, not_run = parts["what"], ""
-        for line in inspect.cleandoc(cls.__doc__ or "").split("\n"):
-            heading = HEADING.fullmatch(line)
-            if heading is None:
-                current.append(line)
-                continue
-            title, reason, rest = heading.groups()
-            current = parts.setdefault(title, [rest])
-            not_run = reason or not_run
-        section = {title: inspect.cleandoc("\n".join(lines)) for title, lines in parts.items()}
-        return RuleText(
-            what=section["what"],
-            why=section.get("Why is this bad", ""),
-            when_fine=section.get("When it is fine", ""),
-            example=section.get("Example", ""),
-            instead=section.get("Use instead", ""),
-            not_run=not_run,
-        )
+        return parse(cls.__doc__ or "")
 
     def results(self, exam: Examination) -> Results:
         """Yield the findings, or what is missing to decide; nothing if the rule does not apply."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from normscope.judge.rule import Rule
 from normscope.judge.rules import rules
 
@@ -28,16 +30,17 @@ likely does), or an *info* (worth knowing; normal practice gives no more than th
 lacks the facts to decide says what is missing instead of guessing. Codes can be cut short:
 `--select NS5` asks all rules of that section.
 
-The examples are written after `import copy, torch`, `import torch.nn.functional as F`, `from torch
-import nn`, `from torch.utils.data import DataLoader, TensorDataset` and `from normscope import
-mend`. In them `Net()` makes a small network of three convolutions, each with a batch normalization
-(layers 1, 4 and 7), and `trained()` gives one in eval mode that was trained on images like `images`
-[1024, 1, 8, 8] with their `labels`. `batches` are some of its training batches. What an example assigns (`model`,
-`batches`, `optimizer`, `other`, `loader`, `world_size`, `export`) is what is given to
-`normscope.check`; a `state` goes to `normscope.check_state_dict`. Loops train a `model` with an
-`optimizer` on the batches of a `loader` while `normscope.watch` records them. The code under "Use
-instead" goes on from the example where it does not begin anew. The tests run all of it: the rule
-speaks up for the example and not for what to use instead.
+The examples begin after `import copy, torch`, `import torch.nn.functional as F`, `from torch import
+nn`, `from torch.utils.data import DataLoader, TensorDataset` and `from normscope import mend`. In
+them `Net()` makes a small network of three convolutions, each with a batch normalization (layers 1,
+4 and 7), and `trained()` gives one in eval mode that was trained on images like `images` [1024, 1,
+8, 8] with their `labels`. `batches` are some of its training batches.
+
+What an example assigns (`model`, `batches`, `optimizer`, `other`, `loader`, `world_size`, `export`)
+is what `normscope.check` is given; a `state` is for `normscope.check_state_dict`. A loop trains a
+`model` with an `optimizer` on the batches of a `loader`, while `normscope.watch` records it. The
+code under "Use instead" goes on from the example, but for loops. The tests run it all, but for what
+needs several processes: the rule finds its fault in the example and not in what to use instead.
 """
 
 
@@ -60,15 +63,15 @@ def _overview() -> str:
 
 def _section(rule: Rule) -> str:
     text = rule.text()
-    remedy = rule.remedy + (f" See `{rule.mend}`." if rule.mend else "")
+    mend = f" See `{rule.mend}`." if rule.mend else ""
     not_run = f" ({text.not_run}; not run by the tests)" if text.not_run else ""
     return f"""### {rule.code} {rule.name}
 
-**What it finds.** {text.what}
+{_filled(f"**What it finds.** {text.what}")}
 
-**Why is this bad?** {_sentence(text.why)}
+{_filled(f"**Why is this bad?** {text.why}")}
 
-**When it is fine:** {text.when_fine}
+{_filled(f"**When is it fine?** {text.when_fine}")}
 
 Example{not_run}:
 
@@ -82,14 +85,17 @@ Use instead:
 {text.instead}
 ```
 
-- **Remedy:** {remedy}
+{_filled(f"- **Remedy:** {rule.remedy}{mend}", indent="  ")}
 - **Severity:** up to {rule.severity}. **Kinds of layer:** {", ".join(rule.kinds) or "any"}.
 - **Reference:** <{rule.reference}>
 """
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _filled(text: str, indent: str = "") -> str:
+    """The paragraphs in lines of 100 columns."""
+    paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    wrapper = textwrap.TextWrapper(100, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n\n".join(wrapper.fill(paragraph) for paragraph in paragraphs)
 
 
 def _needs(rule: Rule) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 
 from normscope.judge.rule import (
     BATCHES,
+    FAR_LOG_VAR,
+    FAR_MEAN,
     ForwardRule,
     Results,
     Rule,
@@ -43,7 +45,6 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
         mend.recalibrate(model, batches).eval()
     """
 
-    MEAN_WARNING, VAR_WARNING = 0.25, 0.35
     MEAN_LARGE, VAR_LARGE = 0.75, 1.0
     NOISE_FACTOR = 5.0
 
@@ -72,8 +73,8 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
         ratio = (np.maximum(layer.running_var, 0) + eps) / (var + eps)
         log = np.where(alive, np.abs(np.log(ratio)), np.nan)
         memory = _memory(layer, measured)
-        mean_limit = self._limit(memory, measured.mean_noise, self.MEAN_WARNING)
-        var_limit = self._limit(memory, measured.var_noise, self.VAR_WARNING)
+        mean_limit = self._limit(memory, measured.mean_noise, FAR_MEAN)
+        var_limit = self._limit(memory, measured.var_noise, FAR_LOG_VAR)
         mean_off, var_off = high(z), high(log)
         if not (mean_off > mean_limit or var_off > var_limit):
             return

@@ -42,7 +42,9 @@ class InvertedMomentum(Rule, code="NS201", severity="warning", kinds=BATCH_KINDS
             return
         severity = "info" if deliberately_frozen(layer, exam) else "warning"
         if any(abs(m - decay) < 1e-9 for decay in self.DECAYS):
-            message = f"momentum={m:g} follows TensorFlow; in PyTorch it weighs the new batch."
+            message = (
+                f"momentum={m:g} follows TensorFlow; in PyTorch that is the new batch's weight."
+            )
         else:
             message = f"momentum={m:g} keeps little more than the statistics of the last batch."
         remedy = f"Use momentum={1 - m:.4g}." if m < 1 else ""

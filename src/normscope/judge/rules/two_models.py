@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.rule import KEYS, PairRule, Results, Rule
+from normscope.judge.rule import FAR_LOG_VAR, FAR_MEAN, KEYS, PairRule, Results, Rule
 from normscope.records.examination import BATCH_KINDS, Examination, Layer, Pair, PairedLayer
 
 STATISTICS = ("running_mean", "running_var")
@@ -31,7 +31,6 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
         model = model.module
     """
 
-    MEAN_LIMIT, VAR_LIMIT = 0.25, 0.35
     MERGED = 0.3
 
     remedy = "Average or copy the buffers too (use_buffers=True, state_dict), or recalibrate."
@@ -63,13 +62,13 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
                 message = "The statistics equal the other model's; the weights are far from its."
                 evidence = {"weights_apart": weights, "limit": self.MERGED}
                 yield self.finding(layer.name, message, evidence, "warning", cause="equal")
-        elif mean > self.MEAN_LIMIT or var > self.VAR_LIMIT:
+        elif mean > FAR_MEAN or var > FAR_LOG_VAR:
             message = "The two models' statistics are far apart."
             evidence = {
                 "means_apart": layer.mean_distance,
-                "limit": self.MEAN_LIMIT,
+                "limit": FAR_MEAN,
                 "log_var_apart": layer.var_distance,
-                "log_var_limit": self.VAR_LIMIT,
+                "log_var_limit": FAR_LOG_VAR,
                 "weights_apart": weights,
             }
             yield self.finding(layer.name, message, evidence, "warning", cause="apart")
