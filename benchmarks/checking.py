@@ -18,12 +18,12 @@ from torch import nn
 
 from normscope.commands.check import check
 from normscope.examining.examine import examine
-from normscope.judge.rules import judge
+from normscope.judge.check_report import judge
 from normscope.records.examination import save
 
 ROOT = Path(__file__).resolve().parent.parent
-HEALTHY = ROOT / "tests" / "rules" / "healthy"
-sys.path[:0] = [str(ROOT / "tests" / "rules"), str(ROOT / "benchmarks")]
+HEALTHY = ROOT / "tests" / "judge" / "rules" / "healthy"
+sys.path[:0] = [str(ROOT / "tests" / "judge" / "rules"), str(ROOT / "benchmarks")]
 
 
 def healthy(names: list[str]) -> None:

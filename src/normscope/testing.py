@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from normscope.judge.findings import CheckReport
-from normscope.judge.rules import judge
+from normscope.judge.check_report import CheckReport, judge
 
 if TYPE_CHECKING:
     from torch import nn

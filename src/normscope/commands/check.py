@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from normscope.judge.findings import CheckReport
+    from normscope.judge.check_report import CheckReport
 
 FORMATS = ("text", "json", "sarif", "github", "html")
 LEVELS = ("error", "warning")
@@ -243,8 +243,9 @@ def check(
         InputError: if an argument is not what it should be, or the model fails in eval mode.
     """
     from normscope.examining.examine import examine
+    from normscope.judge.check_report import judge
     from normscope.judge.history import read_history
-    from normscope.judge.rules import choose, judge
+    from normscope.judge.rules import choose
 
     choose(select, ignore)  # a misspelt code is said before the model runs
     if world_size < 1:
@@ -280,7 +281,8 @@ def check_state_dict(
         InputError: if it is no state_dict.
     """
     from normscope.examining.examine import examine_state
-    from normscope.judge.rules import choose, judge
+    from normscope.judge.check_report import judge
+    from normscope.judge.rules import choose
 
     choose(select, ignore)
     return judge(examine_state(state, model, other), select, ignore)
@@ -306,7 +308,8 @@ def check_loader(
         InputError: if it is no loader.
     """
     from normscope.examining.examine import examine_loader
-    from normscope.judge.rules import choose, judge
+    from normscope.judge.check_report import judge
+    from normscope.judge.rules import choose
 
     choose(select, ignore)
     return judge(examine_loader(loader, world_size, devices), select, ignore)

@@ -14,9 +14,9 @@ from normscope.user_models.loading import load_side
 
 @dataclass(frozen=True)
 class DiffOptions:
-    """Set two models or checkpoints side by side, layer by layer: where do their statistics part?
+    """Set two models or checkpoints side by side, layer by layer: where do they first differ?
 
-    Ends with 0 if they do not, 1 if they do, 2 for bad input.
+    Ends with 0 if they do not differ, 1 if they do, 2 for bad input.
     """
 
     good: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GOOD")]

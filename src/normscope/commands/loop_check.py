@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from normscope.errors import CheckError, NormscopeWarning
-from normscope.judge.findings import CheckReport, Finding, Group
+from normscope.judge.check_report import CheckReport, judge
+from normscope.judge.findings import Finding, Group
 from normscope.judge.history import read_history, with_counts
-from normscope.judge.rules import choose, judge
+from normscope.judge.rules import choose
 from normscope.records.examination import Examination, History
 
 if TYPE_CHECKING:

@@ -1,39 +1,36 @@
-"""Where two models' normalization layers part: a table, layer by layer, from a record of the pair."""
+"""Where two models' normalization layers first differ: a table by layer, from a record of both."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 
+from normscope.judge.rule import FAR_LOG_VAR, FAR_MEAN
 from normscope.records.examination import Pair, PairedLayer
-
-MEAN_LIMIT, VAR_LIMIT = 0.25, 0.35
-"""From here on statistics are said to part: those of `check`, far above what a running average's
-noise makes.
-"""
 
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """Two models or checkpoints side by side. It is true if they part."""
+    """Two models or checkpoints side by side. It is true if they differ."""
 
     pair: Pair
     good: str = "good"
     bad: str = "bad"
 
     def __bool__(self) -> bool:
-        return bool(self.parted or self.pair.only_here or self.pair.only_there)
+        return bool(self.differing or self.pair.only_here or self.pair.only_there)
 
     @property
-    def parted(self) -> tuple[PairedLayer, ...]:
+    def differing(self) -> tuple[PairedLayer, ...]:
         """The layers whose statistics, class or eps differ, in the model's order."""
-        return tuple(layer for layer in self.pair.layers if _parts(layer))
+        return tuple(layer for layer in self.pair.layers if _differs(layer))
 
     def text(self) -> str:
-        """The table, and in a sentence where it begins."""
+        """Return the table, and a sentence on the first difference."""
         width = max([len("layer"), *(len(layer.name) for layer in self.pair.layers)])
         lines = [
-            f"  {'layer':<{width}}  means apart (sd)  ln var apart  updates {self.good} / {self.bad}  eps"
+            f"  {'layer':<{width}}  means apart (sd)  ln var apart  "
+            f"updates {self.good} / {self.bad}  eps"
         ]
         lines += [_row(layer, width) for layer in self.pair.layers]
         for names, where in ((self.pair.only_here, self.bad), (self.pair.only_there, self.good)):
@@ -42,27 +39,25 @@ class Difference:
         return "\n".join([*lines, self._sentence()])
 
     def json(self) -> str:
-        """Everything that is known of the pair."""
-        return json.dumps(
-            {"good": self.good, "bad": self.bad, "differs": bool(self), **asdict(self.pair)},
-            indent=2,
-        )
+        """Return everything that is known of the pair, as JSON."""
+        names = {"good": self.good, "bad": self.bad, "differs": bool(self)}
+        return json.dumps({**names, **asdict(self.pair)}, indent=2)
 
     def _sentence(self) -> str:
         if not self.pair.layers:
             return "They share no normalization layer with running statistics."
         weights = self.pair.weight_distance
-        apart = (
-            "" if weights is None else f" Their other weights are {weights:.2g} apart (relative)."
-        )
-        if not self.parted:
-            return f"No layer's statistics part.{apart}"
-        n, of = len(self.parted), len(self.pair.layers)
-        return f"They part at {self.parted[0].name}: {n} of {of} shared layers are beyond the limits (*).{apart}"
+        others = "" if weights is None else f" Their other weights differ by {weights:.2g}."
+        if not self.differing:
+            return f"No shared layer differs.{others}"
+        first, of = self.differing[0].name, len(self.pair.layers)
+        number = f"{len(self.differing)} of {of} shared layers are beyond the limits (*)"
+        return f"First difference: {first}; {number}.{others}"
 
 
-def _parts(layer: PairedLayer) -> bool:
-    far = (layer.mean_distance or 0) > MEAN_LIMIT or (layer.var_distance or 0) > VAR_LIMIT
+def _differs(layer: PairedLayer) -> bool:
+    """Whether a layer's statistics, class or eps differ by more than `check` accepts."""
+    far = (layer.mean_distance or 0) > FAR_MEAN or (layer.var_distance or 0) > FAR_LOG_VAR
     # A distance that could not be taken, of values that are not equal, is one of NaN or of
     # different widths.
     unknown = layer.statistics_equal is False and layer.mean_distance is None
@@ -75,7 +70,7 @@ def _row(layer: PairedLayer, width: int) -> str:
     var = "-" if layer.var_distance is None else f"{layer.var_distance:.3g}"
     updates = f"{_or_dash(layer.other_updates)} / {_or_dash(layer.updates)}"
     eps = "" if layer.eps == layer.other_eps else f"{layer.other_eps} / {layer.eps}"
-    mark = "*" if _parts(layer) else " "
+    mark = "*" if _differs(layer) else " "
     return f"{mark} {layer.name:<{width}}  {mean:>16}  {var:>12}  {updates:>20}  {eps}".rstrip()
 
 

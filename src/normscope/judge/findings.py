@@ -1,12 +1,10 @@
-"""What a check found: findings, what could not be told, and the report that holds them."""
+"""Findings: one fault at one layer, faults with one cause grouped, rules that could not decide."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from normscope.errors import CheckError
 
 Severity = Literal["error", "warning", "info"]
 
@@ -15,7 +13,10 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault at one layer, or in the whole model where `layer` is empty."""
+    """One fault at one layer, or in the whole model where `layer` is empty.
+
+    Findings of one rule with the same severity and `cause` are one fault at several layers.
+    """
 
     code: str
     name: str
@@ -24,11 +25,12 @@ class Finding:
     message: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
     remedy: str = ""
+    cause: str = ""  # a short key, where a rule knows several causes
 
 
 @dataclass(frozen=True)
-class Undecided:
-    """A rule that could not tell, and what it lacks."""
+class NotEvaluated:
+    """A rule that could not decide, and what it lacks."""
 
     code: str
     name: str
@@ -37,13 +39,13 @@ class Undecided:
 
 @dataclass(frozen=True)
 class Group:
-    """Findings with one cause: the same code, severity and message at several layers."""
+    """The findings that share code, severity and cause: one fault at several layers."""
 
     findings: tuple[Finding, ...]
 
     @property
     def first(self) -> Finding:
-        """The one that speaks for all."""
+        """The one whose message and remedy are shown for all."""
         return self.findings[0]
 
     @property
@@ -53,9 +55,7 @@ class Group:
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """Evidence by name: the value where all agree, else (smallest, largest) of numbers, else
-        the values.
-        """
+        """{name: the one value, (smallest, largest) of numbers, or all other values}."""
         values: dict[str, list[Any]] = {}
         for finding in self.findings:
             for name, value in finding.evidence.items():
@@ -64,16 +64,16 @@ class Group:
 
 
 @dataclass(frozen=True)
-class CheckReport:
-    """The findings of a check, most severe first, and what could not be told.
+class Findings:
+    """The findings of a check, most severe first, and the rules that could not decide.
 
     Iterating gives the findings; it is true if there are any.
     """
 
     findings: tuple[Finding, ...] = ()
-    undecided: tuple[Undecided, ...] = ()
+    not_evaluated: tuple[NotEvaluated, ...] = ()
     model: str = ""
-    layers: int = 0
+    layers: int = 0  # normalization layers of the model
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Finding]:
@@ -84,9 +84,6 @@ class CheckReport:
 
     def __bool__(self) -> bool:
         return bool(self.findings)
-
-    def __str__(self) -> str:
-        return self.text()
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -104,7 +101,7 @@ class CheckReport:
         return self.of("info")
 
     def of(self, severity: Severity) -> tuple[Finding, ...]:
-        """The findings of one severity."""
+        """Return the findings of one severity."""
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
     @property
@@ -114,58 +111,11 @@ class CheckReport:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The findings with layers of one cause together, most severe first."""
+        """The findings, those with one cause together, most severe first."""
         groups: dict[tuple[str, str, str], list[Finding]] = {}
         for finding in self.findings:
-            groups.setdefault((finding.severity, finding.code, finding.message), []).append(finding)
+            groups.setdefault((finding.severity, finding.code, finding.cause), []).append(finding)
         return tuple(Group(tuple(findings)) for findings in groups.values())
-
-    def raise_for_errors(self) -> None:
-        """Raise if there are findings of severity 'error'.
-
-        Raises:
-            CheckError: with one line per cause.
-        """
-        if self.errors:
-            lines = [
-                f"{g.first.code} {g.first.name}: {g.first.message}"
-                for g in self.groups
-                if g.first in self.errors
-            ]
-            raise CheckError("; ".join(lines))
-
-    def text(self) -> str:
-        """The report for a terminal."""
-        from normscope.judge.check_formats import to_text
-
-        return to_text(self)
-
-    def json(self) -> str:
-        """The report as JSON."""
-        from normscope.judge.check_formats import to_json
-
-        return to_json(self)
-
-    def sarif(self) -> str:
-        """The report as SARIF 2.1.0, which code hosts and editors show."""
-        from normscope.judge.check_formats import to_sarif
-
-        return to_sarif(self)
-
-    def github(self) -> str:
-        """The report as workflow commands of GitHub Actions."""
-        from normscope.judge.check_formats import to_github
-
-        return to_github(self)
-
-    def html(self) -> str:
-        """The report as one self-contained page."""
-        from normscope.judge.check_formats import to_html
-
-        return to_html(self)
-
-    def _repr_html_(self) -> str:
-        return self.html()
 
 
 def _summary(values: list[Any]) -> Any:

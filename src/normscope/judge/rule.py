@@ -1,131 +1,288 @@
-"""What a rule is: a small class that is named for a fault, says why it hurts, and looks for it in an Examination."""
+"""The bases of the rules: a rule is named for a fault and looks for it in an Examination.
+
+Bases for one kind of fact (`ForwardRule`, `HistoryRule`, ...) hand that fact over; where it was not
+gathered the rule is not asked.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from normscope.judge.findings import Finding, Severity, Undecided
-from normscope.records.examination import Examination, Layer
+from normscope.judge.findings import Finding, NotEvaluated, Severity
+from normscope.judge.rule_text import RuleText, parse
+from normscope.records.examination import (
+    BATCH_KINDS,
+    Examination,
+    Forward,
+    History,
+    Layer,
+    LayerHistory,
+    Loader,
+    Measured,
+    Optimizer,
+    Pair,
+    Place,
+)
 
-NEEDS = {
-    "batches": "a few batches",
-    "optimizer": "the optimizer",
-    "loader": "the training loader",
-    "history": "a recording",
-}
-"""What a rule may lack, as the report says it. Without a second model, rules about two of them do
-not apply.
+Results = Iterator[Finding | NotEvaluated]
+
+BATCH = ("batch",)
+SAMPLE_KINDS = ("instance", "group", "layer", "rms")
+EVERY_KIND = ("batch", *SAMPLE_KINDS)
+
+FAR_MEAN, FAR_LOG_VAR = 0.25, 0.35
+"""Statistics further apart than this differ: in standard deviations, and in the log of variances.
+Far above what the noise of a running average makes.
 """
 
 
-class Rule:
-    """Base of the rules. The docstring of a rule says what it detects; its attributes say the rest.
+@dataclass(frozen=True)
+class Need:
+    """A fact that a rule needs: where it is in an Examination, and its name in a report."""
 
-    A rule reads the record that it is given and nothing else: it runs no model and does not import
-    torch.
+    field: str
+    words: str
+    reported: bool = True  # a report on a model says that it is missing
+
+
+BATCHES = Need("forward", "a few batches")
+OPTIMIZER = Need("optimizer", "the optimizer")
+LOADER = Need("loader", "the training loader")
+HISTORY = Need("history", "a recording")
+OTHER = Need("pair", "another model or state_dict", reported=False)
+KEYS = Need("keys", "a state_dict and its model", reported=False)
+
+
+class Rule:
+    """A rule. It reads an Examination and nothing else: it runs no model and imports no torch.
+
+    Its docstring is what the page of rules shows: see `rule_text.parse`.
     """
 
+    registry: ClassVar[dict[str, type[Rule]]] = {}  # {code: the rule}
+
     code: ClassVar[str]
-    name: ClassVar[str]  # kebab case, the fault
+    name: ClassVar[str]  # that of the class, in kebab case: the fault
     severity: ClassVar[Severity]  # the most severe that it gives
-    why: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = BATCH  # kinds of layer that it is about; (): any model
+    needs: ClassVar[Need | None] = None
     remedy: ClassVar[str]
-    fine: ClassVar[str]  # when what it finds is meant
+    mend: ClassVar[str] = ""  # the function of normscope that applies it
     reference: ClassVar[str]
-    causes: ClassVar[tuple[str, ...]]  # root causes that it shows
-    replaces: ClassVar[tuple[str, ...]] = ()  # codes of the first catalogue
-    mend: ClassVar[str] = ""  # the function that mends it
-    needs: ClassVar[str] = ""  # a key of NEEDS, "other" or "keys"
-    kinds: ClassVar[tuple[str, ...]] = (
-        "batch",
-    )  # kinds of layer that it is about; empty: any model
 
-    def applies(self, seen: Examination) -> bool:
-        """The model has what the rule is about."""
-        if self.needs == "history":
-            return seen.history is not None or bool(seen.of_kind("batch", "instance"))
-        return not self.kinds or bool(seen.of_kind(*self.kinds))
+    def __init_subclass__(
+        cls,
+        *,
+        code: str = "",
+        severity: Severity = "warning",
+        kinds: tuple[str, ...] | None = None,
+    ) -> None:
+        """Register a rule; bases of rules have no code."""
+        super().__init_subclass__()
+        if kinds is not None:
+            cls.kinds = kinds
+        if code:
+            cls.code, cls.severity = code, severity
+            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+            Rule.registry[code] = cls
 
-    def has_what_it_needs(self, seen: Examination) -> bool:
-        """The facts were gathered."""
-        facts = {
-            "batches": seen.forward,
-            "optimizer": seen.optimizer,
-            "loader": seen.loader,
-            "other": seen.pair,
-            "history": seen.history,
-            "keys": seen.keys,
-        }
-        return not self.needs or facts.get(self.needs) is not None
+    @classmethod
+    def text(cls) -> RuleText:
+        """Return the parts of the docstring."""
+        return parse(cls.__doc__ or "")
 
-    def find(self, seen: Examination) -> Iterator[Finding | Undecided]:
-        """The findings. Rules about single layers override `find_in` instead."""
-        for layer in seen.of_kind(*self.kinds):
-            yield from self.find_in(layer, seen)
+    def results(self, exam: Examination) -> Results:
+        """Yield the findings, or what is missing to decide; nothing if the rule does not apply."""
+        if not self.applies(exam):
+            return
+        if self.needs is None or getattr(exam, self.needs.field) is not None:
+            yield from self.check(exam)
+        elif self.needs.reported and exam.source == "model":
+            yield self.not_evaluated(self.needs.words)
 
-    def find_in(self, layer: Layer, seen: Examination) -> Iterator[Finding | Undecided]:
-        """The findings in one layer."""
+    def applies(self, exam: Examination) -> bool:
+        """Whether the model has what the rule is about."""
+        return not self.kinds or bool(exam.of_kind(*self.kinds))
+
+    def check(self, exam: Examination) -> Results:
+        """Yield what the rule has to say; here, layer by layer."""
+        for layer in exam.of_kind(*self.kinds):
+            yield from self.check_layer(layer, exam)
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        """Yield what the rule has to say of one layer."""
         raise NotImplementedError
 
-    def found(
-        self,
-        layer: str,
-        message: str,
-        severity: Severity | None = None,
-        *,
-        remedy: str = "",
-        **evidence: Any,
-    ) -> Finding:
-        """A finding of this rule. Layers with one cause share the message word for word; numbers
-        are evidence.
+    def finding(
+        self, layer: str, message: str, evidence: dict[str, Any], severity: Severity | None = None,
+        *, cause: str = "", remedy: str = "",
+    ) -> Finding:  # fmt: skip
+        """Make a finding of this rule.
+
+        Args:
+            layer: its name, "" for the whole model.
+            message: what is wrong, in one sentence.
+            evidence: what was measured, by name, beside the limits.
+            severity: the rule's if None.
+            cause: a key; layers with one key are reported as one fault. A rule with several
+                messages of one severity needs it.
+            remedy: in place of the rule's.
         """
         plain = {name: _plain(value) for name, value in evidence.items()}
-        return Finding(
-            self.code,
-            self.name,
-            severity or self.severity,
-            layer,
-            message,
-            plain,
-            remedy or self.remedy,
-        )
+        severity, remedy = severity or self.severity, remedy or self.remedy
+        return Finding(self.code, self.name, severity, layer, message, plain, remedy, cause)
 
-    def undecided(self, missing: str) -> Undecided:
-        """The rule cannot tell for want of this."""
-        return Undecided(self.code, self.name, missing)
+    def not_evaluated(self, missing: str) -> NotEvaluated:
+        """Say what the rule lacks to decide."""
+        return NotEvaluated(self.code, self.name, missing)
+
+
+class MeasuredRule(Rule):
+    """A rule about what the batches showed at single layers."""
+
+    needs = BATCHES
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        if layer.measured is not None:
+            yield from self.check_measured(layer, layer.measured, exam)
+
+    def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
+        """Yield what the rule has to say of a layer that ran."""
+        raise NotImplementedError
+
+
+class PlaceRule(Rule):
+    """A rule about where a layer stands in the network, as a forward showed it."""
+
+    needs = BATCHES
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        if layer.place is not None:
+            yield from self.check_place(layer, layer.place, exam)
+
+    def check_place(self, layer: Layer, place: Place, exam: Examination) -> Results:
+        """Yield what the rule has to say of a layer that ran."""
+        raise NotImplementedError
+
+
+class ForwardRule(Rule):
+    """A rule about the outputs of the model on the batches."""
+
+    needs = BATCHES
+
+    def check(self, exam: Examination) -> Results:
+        if exam.forward is not None:
+            yield from self.check_forward(exam.forward, exam)
+
+    def check_forward(self, forward: Forward, exam: Examination) -> Results:
+        """Yield what the rule has to say of the outputs."""
+        raise NotImplementedError
+
+
+class OptimizerRule(Rule):
+    """A rule about the optimizer and the parameters of layers."""
+
+    needs = OPTIMIZER
+    kinds = EVERY_KIND
+
+    def check(self, exam: Examination) -> Results:
+        if exam.optimizer is not None:
+            yield from self.check_optimizer(exam.optimizer, exam)
+
+    def check_optimizer(self, optimizer: Optimizer, exam: Examination) -> Results:
+        """Yield what the rule has to say; here, layer by layer."""
+        yield from super().check(exam)
+
+
+class LoaderRule(Rule):
+    """A rule about a training loader: on its own, or with a model with batch normalization."""
+
+    needs = LOADER
+    kinds = ()
+
+    def applies(self, exam: Examination) -> bool:
+        return exam.source == "loader" or uses_batch_statistics(exam)
+
+    def check(self, exam: Examination) -> Results:
+        if exam.loader is not None:
+            yield from self.check_loader(exam.loader, exam)
+
+    def check_loader(self, loader: Loader, exam: Examination) -> Results:
+        """Yield what the rule has to say of the loader."""
+        raise NotImplementedError
+
+
+class PairRule(Rule):
+    """A rule about two models that should agree."""
+
+    needs = OTHER
+    kinds = ()
+
+    def check(self, exam: Examination) -> Results:
+        if exam.pair is not None:
+            yield from self.check_pair(exam.pair, exam)
+
+    def check_pair(self, pair: Pair, exam: Examination) -> Results:
+        """Yield what the rule has to say of the two."""
+        raise NotImplementedError
+
+
+class HistoryRule(Rule):
+    """A rule about a training: what a recording or a watched loop showed."""
+
+    needs = HISTORY
+    kinds = ()
+
+    def applies(self, exam: Examination) -> bool:
+        return exam.history is not None or bool(exam.of_kind(*BATCH_KINDS))
+
+    def check(self, exam: Examination) -> Results:
+        if exam.history is not None:
+            yield from self.check_history(exam.history)
+
+    def check_history(self, history: History) -> Results:
+        """Yield what the rule has to say; here, layer by layer."""
+        for layer in history.layers:
+            yield from self.check_steps(layer, history)
+
+    def check_steps(self, layer: LayerHistory, history: History) -> Results:
+        """Yield what the rule has to say of one layer's training."""
+        raise NotImplementedError
 
 
 def count(mask: np.ndarray) -> int:
-    """How many channels a mask marks."""
+    """Return how many channels a mask marks."""
     return int(np.count_nonzero(mask))
 
 
 def high(values: np.ndarray | None, level: float = 0.95) -> float:
-    """The quantile over the channels that are finite; NaN without any."""
+    """Return a quantile over the channels that are finite; NaN without any."""
     if values is None:
         return math.nan
     finite = values[np.isfinite(values)]
     return float(np.quantile(finite, level)) if len(finite) else math.nan
 
 
-def has_live_batch_norm(seen: Examination) -> bool:
-    """Some batch normalization of the model uses batch statistics in train mode."""
-    return any(layer.live for layer in seen.of_kind("batch"))
+def uses_batch_statistics(exam: Examination) -> bool:
+    """Whether a batch normalization of the model uses the batch's statistics in train mode."""
+    return any(layer.live for layer in exam.of_kind("batch"))
 
 
-def deliberately_frozen(layer: Layer, seen: Examination) -> bool:
-    """The layer's statistics stand still by intention: in eval mode inside a model in train mode,
-    or fixed for good.
+def deliberately_frozen(layer: Layer, exam: Examination) -> bool:
+    """Whether the layer's statistics stand still by intention: in eval mode inside a model in train
+    mode, or fixed for good.
     """
-    return not layer.live or (bool(seen.training) and layer.training is False)
+    return not layer.live or (bool(exam.training) and layer.training is False)
 
 
 def _plain(value: Any) -> Any:
-    """Numbers rounded to four digits, as evidence is read by people; the rest as it is."""
+    """A number rounded to four digits, as evidence is read by people; anything else as it is."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

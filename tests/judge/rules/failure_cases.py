@@ -30,7 +30,7 @@ from toy import (
 
 from normscope.commands.check import check, check_loader, check_state_dict
 from normscope.commands.loop_check import LoopCheck
-from normscope.judge.findings import CheckReport
+from normscope.judge.check_report import CheckReport
 from normscope.mend import fold
 
 

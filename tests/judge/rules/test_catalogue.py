@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
 from normscope.errors import InputError
+from normscope.judge import rules as folder
 from normscope.judge.rules import choose, rules
 from normscope.judge.rules_page import to_markdown
 
@@ -26,12 +28,19 @@ def test_codes_and_names_are_unique_and_well_formed():
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.code)
 def test_a_rule_says_what_a_reader_needs(rule):
     assert rule.reference.startswith("https://")
-    for text in (type(rule).__doc__, rule.why, rule.remedy, rule.fine):
-        assert text
-        assert text.rstrip().endswith(".")
+    text = rule.text()
+    for sentence in (text.what, text.why, text.when_fine, rule.remedy, text.summary):
+        assert sentence.endswith(".")
+    assert text.example
+    assert text.instead
     if rule.mend:
         module, _, name = rule.mend.rpartition(".")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_every_file_of_the_folder_holds_rules():
+    files = {info.name for info in pkgutil.iter_modules(folder.__path__)} - {"__main__"}
+    assert files == {type(rule).__module__.rpartition(".")[2] for rule in rules()}
 
 
 def test_choosing_by_code_prefix_and_name():

@@ -15,8 +15,7 @@ from toy import batches, network, trained
 from normscope.commands.check import CheckOptions, read_settings, run_check
 from normscope.commands.check import check as check_model
 from normscope.commands.diff import DiffOptions, run_diff
-from normscope.errors import InputError
-from normscope.judge.findings import CheckError
+from normscope.errors import CheckError, InputError
 from normscope.testing import assert_normalization_ok
 
 MODULE = """
@@ -178,9 +177,9 @@ def test_diff_says_where_two_part(here: Path, capsys):
     torch.save(bad.state_dict(), "bad.pt")
     assert run_diff(DiffOptions("good.pt", "bad.pt")) == 1
     out = capsys.readouterr().out
-    assert "They part at 4: 1 of 3 shared layers" in out
+    assert "First difference: 4; 1 of 3 shared layers" in out
     assert run_diff(DiffOptions("good.pt", "good.pt")) == 0
-    assert "No layer's statistics part" in capsys.readouterr().out
+    assert "No shared layer differs" in capsys.readouterr().out
     assert run_diff(DiffOptions("nets:healthy", "nets:sick", format="json")) == 1
     assert json.loads(capsys.readouterr().out)["layers"][0]["eps"] == 0.8
     assert run_diff(DiffOptions("nets:healthy", "bad.pt")) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from normscope.errors import RecordError
-from normscope.judge.rules import judge
+from normscope.judge.check_report import judge
 from normscope.records.examination import from_json, to_json
 
 HEALTHY = sorted((Path(__file__).parent / "healthy").glob("*.json"))

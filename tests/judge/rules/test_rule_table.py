@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from normscope.judge.rules import judge, rules
+from normscope.judge.check_report import CheckReport, judge
+from normscope.judge.findings import Finding
+from normscope.judge.rules import rules
 from normscope.records.examination import (
     Examination,
     Forward,
@@ -507,6 +509,24 @@ def test_rule(code: str, number: int, row: Row):
 def test_a_record_says_the_same_after_a_round_trip(code: str, number: int, row: Row):
     again = from_json(to_json(row.sick))
     assert judge(again).findings == judge(row.sick).findings
+
+
+def test_findings_with_one_cause_say_the_same():
+    messages: dict[tuple[str, str, str], set[str]] = {}
+    for _, _, row in ROWS:
+        for finding in judge(row.sick):
+            key = (finding.code, finding.severity, finding.cause)
+            messages.setdefault(key, set()).add(finding.message)
+    assert not {key: said for key, said in messages.items() if len(said) > 1}
+
+
+def test_numbers_in_a_message_do_not_part_a_cause():
+    layers = [norm(name=f"bn{k}", momentum=m) for k, m in enumerate((0.99, 0.99, 0.999))]
+    groups = judge(one(layers=tuple(layers)), select=["NS201"]).groups
+    assert [group.layers for group in groups] == [("bn0", "bn1"), ("bn2",)]
+    assert [group.first.remedy for group in groups] == ["Use momentum=0.01.", "Use momentum=0.001."]
+    first, second = (Finding("NS0", "a", "error", k, f"{k} of 3.", cause="c") for k in "12")
+    assert len(CheckReport((first, second)).groups) == 1
 
 
 def test_a_healthy_model_gets_nothing():

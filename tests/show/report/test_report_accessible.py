@@ -5,7 +5,7 @@ from live_server import serving
 from report_records import write_recording, write_study
 from test_report_findings import finding
 
-from normscope.judge.findings import CheckReport
+from normscope.judge.check_report import CheckReport
 from normscope.show.report.pages import check_page, report
 
 

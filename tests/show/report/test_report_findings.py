@@ -7,8 +7,9 @@ from report_records import HOSTILE, write_recording, write_study
 from test_report_build import payload_of
 
 from normscope.errors import InputError, RecordError
-from normscope.judge.check_formats import from_json, to_json, to_rows
-from normscope.judge.findings import CheckReport, Finding, Undecided
+from normscope.judge.check_formats import to_json, to_rows
+from normscope.judge.check_report import CheckReport, from_json
+from normscope.judge.findings import Finding, NotEvaluated
 from normscope.show.report.pages import check_page, report
 
 
@@ -22,7 +23,7 @@ def finding(code="NS206", layer="bn1", severity="error", **evidence):
 def found():
     return CheckReport(
         (finding(layer="bn1", eps=0.8), finding(layer="bn2", eps=0.9), finding("NS101", "", "warning", which=("a", 1))),
-        (Undecided("NS502", "statistics-disagree", "batches"), Undecided("NS503", "gap", "batches")),
+        (NotEvaluated("NS502", "statistics-disagree", "batches"), NotEvaluated("NS503", "gap", "batches")),
         "nets:sick", 2, {"torch": "2.13.0"},
     )  # fmt: skip
 
@@ -30,6 +31,17 @@ def found():
 def test_json_comes_back_as_it_was(found):
     assert from_json(to_json(found), "check.json") == found
     assert to_rows(from_json(to_json(found), "check.json")) == to_rows(found)
+
+
+def test_files_from_before_there_were_causes_group_by_the_message(found):
+    content = json.loads(to_json(found))
+    content["findings"] = [
+        {name: value for name, value in entry.items() if name != "cause"}
+        for entry in content["findings"]
+    ]
+    assert [group.layers for group in from_json(json.dumps(content), "old.json").groups] == [
+        group.layers for group in found.groups
+    ]
 
 
 @pytest.mark.parametrize(

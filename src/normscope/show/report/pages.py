@@ -15,7 +15,7 @@ from normscope.errors import InputError, NormscopeError
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 
 if TYPE_CHECKING:
-    from normscope.judge.findings import CheckReport
+    from normscope.judge.check_report import CheckReport
     from normscope.records.recording import Recording
     from normscope.records.run import RunRecord
     from normscope.show.report.report_data import Material

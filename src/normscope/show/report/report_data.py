@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from normscope.errors import InputError
-from normscope.judge.check_formats import from_json
+from normscope.judge.check_report import CheckReport, from_json
 from normscope.judge.comparison import Comparison, summarize
-from normscope.judge.findings import CheckReport
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import MemoryPart, Part
 from normscope.records.recording_shapes import check_widths

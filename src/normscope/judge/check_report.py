@@ -1,0 +1,135 @@
+"""The report of a check: ask the rules about an examination, and give what they found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from normscope.errors import CheckError, RecordError
+from normscope.judge import check_formats
+from normscope.judge.findings import SEVERITIES, Finding, Findings, NotEvaluated
+from normscope.judge.rules import choose, rules
+from normscope.records.examination import Examination
+
+
+@dataclass(frozen=True)
+class CheckReport(Findings):
+    """The findings of a check, most severe first, and the rules that could not decide.
+
+    Iterating gives the findings; it is true if there are any.
+    """
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def raise_for_errors(self) -> None:
+        """Raise if there are findings of severity 'error'.
+
+        Raises:
+            CheckError: with all causes in one line.
+        """
+        causes = [group.first for group in self.groups if group.first.severity == "error"]
+        if causes:
+            raise CheckError("; ".join(f"{f.code} {f.name}: {f.message}" for f in causes))
+
+    def text(self) -> str:
+        """Return the report for a terminal."""
+        return check_formats.to_text(self)
+
+    def json(self) -> str:
+        """Return the report as JSON."""
+        return check_formats.to_json(self)
+
+    def sarif(self) -> str:
+        """Return the report as SARIF 2.1.0, which code hosts and editors show."""
+        return check_formats.to_sarif(self, rules())
+
+    def github(self) -> str:
+        """Return the report as workflow commands of GitHub Actions."""
+        return check_formats.to_github(self)
+
+    def html(self) -> str:
+        """Return the report as one self-contained page."""
+        return check_formats.to_html(self)
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def judge(
+    examination: Examination, select: Iterable[str] = (), ignore: Iterable[str] = ()
+) -> CheckReport:
+    """Ask every chosen rule about an examination.
+
+    Raises:
+        InputError: for a code or name that no rule has.
+    """
+    findings: list[Finding] = []
+    not_evaluated: list[NotEvaluated] = []
+    for rule in choose(select, ignore):
+        for result in rule.results(examination):
+            if isinstance(result, Finding):
+                findings.append(result)
+            else:
+                not_evaluated.append(result)
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return CheckReport(
+        findings=tuple(findings),
+        not_evaluated=tuple(dict.fromkeys(not_evaluated)),
+        model=examination.model,
+        layers=len(examination.layers),
+        versions=examination.versions,
+    )
+
+
+def from_json(text: str, source: str) -> CheckReport:
+    """Read the report that `to_json` wrote; `source` says in an error where it is from.
+
+    Raises:
+        RecordError: if it is something else.
+    """
+    try:
+        content = json.loads(text)
+        report = CheckReport(
+            tuple(_finding(entry) for entry in content["findings"]),
+            tuple(NotEvaluated(**entry) for entry in content["undecided"]),
+            content["model"],
+            content["normalization_layers"],
+            dict(content["versions"]),
+        )
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        report = None
+    if report is None or not _has_types(report):
+        raise RecordError(f"{source} is no result of `normscope check --format json`.")
+    return report
+
+
+def _finding(entry: dict[str, Any]) -> Finding:
+    """One finding. Files from before there were causes grouped by the message."""
+    evidence = {name: _hashable(value) for name, value in entry["evidence"].items()}
+    return Finding(**{"cause": entry["message"], **entry, "evidence": evidence})
+
+
+def _has_types(report: CheckReport) -> bool:
+    """Whether the fields hold what they are for: the text may have been written by anybody."""
+    texts = [report.model, *report.versions, *report.versions.values()]
+    for f in report.findings:
+        texts += [f.code, f.name, f.layer, f.message, f.remedy, f.cause]
+        if f.severity not in SEVERITIES or not all(map(_is_plain, f.evidence.values())):
+            return False
+    for entry in report.not_evaluated:
+        texts += [entry.code, entry.name, entry.missing]
+    return all(isinstance(text, str) for text in texts) and type(report.layers) is int
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a piece of evidence can be summed up and shown."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

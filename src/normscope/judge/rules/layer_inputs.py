@@ -1,0 +1,310 @@
+"""NS5xx, second part: rules about what reaches single layers on a few batches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from normscope.judge.rule import (
+    BATCHES,
+    EVERY_KIND,
+    MeasuredRule,
+    PlaceRule,
+    Results,
+    Rule,
+    count,
+    high,
+)
+from normscope.records.examination import BATCH_KINDS, Examination, Layer, Measured, Place
+
+
+class BatchTooSmall(MeasuredRule, code="NS506", severity="error"):
+    """A batch gives a channel too few values for a mean and a variance.
+
+    One value: torch raises. Two: the output is +1 and -1 whatever they were. Fewer than 16 values,
+    or fewer than 8 samples (values inside an image are not independent): statistics are noise. One
+    sample, averaged over its positions right behind: zero by construction.
+
+    Why is this bad: noisy statistics cost accuracy (10.6 points of error on ImageNet at batch 2),
+        and two values lose all but a sign.
+    When it is fine: in eval mode, and where the batches given are smaller than those of training
+        (an info).
+    Example:
+        model = trained().train()
+        batches = images[:32].split(2)
+    Use instead:
+        batches = images[:512].split(64)
+    """
+
+    VALUES, SAMPLES = 16, 8
+
+    remedy = "Use a larger batch, SyncBatchNorm, group normalization, or drop_last=True."
+    mend = "normscope.mend.convert"
+    reference = "https://arxiv.org/abs/1803.08494"
+
+    def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
+        if not layer.live or layer.sync:
+            return
+        values, samples = measured.values, measured.samples
+        pooled = layer.place is not None and layer.place.pooled_next and samples == 1
+        if values == 1:
+            cause, message = "one", "A batch gives each channel one value: train mode raises."
+        elif values == 2:
+            cause, message = "two", "A batch gives each channel two values: all become +1 or -1."
+        elif pooled:
+            cause = "pooled"
+            message = "One sample is normalized, then averaged over its positions: always zero."
+        elif values < self.VALUES or samples < self.SAMPLES:
+            cause, message = "few", "A batch gives each channel too few samples for statistics."
+        else:
+            return
+        severe = values <= 2 or pooled
+        uses_batch = layer.training or not layer.tracked
+        severity = ("error" if severe else "warning") if uses_batch else "info"
+        evidence = {"values": values, "samples": samples, "limit": f"{self.VALUES}, {self.SAMPLES}"}
+        yield self.finding(layer.name, message, evidence, severity, cause=cause)
+
+
+class ConstantChannels(MeasuredRule, code="NS507", severity="warning"):
+    """Channels of the layer's input do not vary in any of the batches.
+
+    Constant is a variance below 1e-10 of the squared mean. Channels whose weight is near zero do
+    not count.
+
+    Why is this bad: the channel carries nothing, its output is the bias. If there are many, a
+        network has died or an input is empty.
+    When it is fine: a few channels; an untrained network; pruned channels and masked inputs.
+    Example:
+        model = nn.BatchNorm2d(2)
+        batches = [torch.cat([x, torch.zeros_like(x)], dim=1) for x in images[:256].split(64)]
+    Use instead:
+        model = nn.BatchNorm2d(1)
+        batches = images[:256].split(64)
+    """
+
+    CONSTANT, SHARE = 1e-10, 0.25
+
+    remedy = "Look at what feeds the layer: dead ReLUs, a zero branch, an empty input channel."
+    reference = "https://github.com/pytorch/pytorch/issues/5410"
+
+    def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
+        if measured.values * measured.batches < 8:
+            return
+        # With batch statistics in use before it, a layer's input has its full scale also in an
+        # untrained network.
+        mean, var = measured.mean, measured.var
+        if mean is None or measured.values <= 1:
+            mean, var = measured.eval_mean, measured.eval_var
+        if mean is None or var is None:
+            return
+        constant = var <= self.CONSTANT * np.maximum(mean**2, (layer.eps or 1e-5) * 1e-3)
+        if layer.weight is not None:
+            constant &= np.abs(layer.weight) > 1e-3
+        if channels := count(constant):
+            many = channels / len(constant) >= self.SHARE
+            severity = "warning" if many and not exam.untrained else "info"
+            message = "Channels of the input are constant in every batch."
+            evidence = {"channels": channels, "of": len(constant), "limit": self.SHARE}
+            yield self.finding(layer.name, message, evidence, severity)
+
+
+class VanishedOutput(MeasuredRule, code="NS508", severity="error", kinds=EVERY_KIND):
+    """The normalized value is all but constant over samples, channels and positions, while the
+    input varies.
+
+    Measured: the standard deviation of the normalized value in eval mode, near 1 in a healthy
+    layer.
+
+    Why is this bad: nothing of the input passes the layer, and the network cannot learn through it.
+    When it is fine: never. A weight of zero is reported by another rule.
+    Example:
+        model = nn.BatchNorm2d(1).eval()
+        model.running_var.fill_(1e10)  # one batch in other units
+    Use instead:
+        mend.recalibrate(model, batches)
+    """
+
+    LIMIT = 1e-3
+
+    remedy = "Look at the size of the normalized sets, at eps, and at the running variance."
+    reference = "https://github.com/pytorch/pytorch/issues/19250"
+
+    def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
+        output, input_ = measured.output_spread, measured.input_spread
+        if output is None or not input_ or (layer.foreign and layer.kind in ("layer", "rms")):
+            return
+        if output < self.LIMIT < input_:
+            message = "The input varies, the normalized value does not."
+            evidence = {"output_spread": output, "input_spread": input_, "limit": self.LIMIT}
+            yield self.finding(layer.name, message, evidence)
+
+
+class NonFiniteForward(Rule, code="NS509", severity="error", kinds=()):
+    """On finite inputs a normalization layer receives or makes NaN or infinity. The first one is
+    named.
+
+    Why is this bad: in train mode one such batch poisons the running statistics for good.
+    When it is fine: never.
+    Example:
+        class Log(nn.Module):
+            def forward(self, x):
+                return torch.log(x)  # NaN below zero
+
+        model = nn.Sequential(Log(), nn.BatchNorm2d(1))
+    Use instead:
+        class Log(nn.Module):
+            def forward(self, x):
+                return torch.log(x.clamp(min=1e-6))
+
+        model = nn.Sequential(Log(), nn.BatchNorm2d(1))
+    """
+
+    remedy = "Clamp or compute in fp32 what comes before the first layer that is named."
+    reference = "https://github.com/pytorch/pytorch/issues/90342"
+    needs = BATCHES
+
+    def check(self, exam: Examination) -> Results:
+        for layer in exam.layers:
+            received = layer.measured.input_non_finite if layer.measured is not None else 0
+            made = layer.measured.output_non_finite if layer.measured is not None else 0
+            if received:
+                message = "The first layer that receives NaN or infinity."
+                yield self.finding(layer.name, message, {"values": received}, cause="input")
+            elif made:
+                message = "The first layer that turns finite input into NaN or infinity."
+                yield self.finding(layer.name, message, {"values": made}, cause="output")
+            if received or made:
+                return
+
+
+class PaddingInStatistics(MeasuredRule, code="NS510", severity="warning", kinds=BATCH_KINDS):
+    """More than 5% of the positions are padding, and they change the variance by more than 10%.
+
+    Padding is what the batch's mask says, or the zeros at the end of sequences [N, C, L] or [N, L,
+    C] of several lengths. Compared are variances over all positions and over the real ones, median
+    over the channels.
+
+    Why is this bad: statistics depend on how much padding a batch has, so the same sequence is
+        normalized differently.
+    When it is fine: zeros that are data.
+    Example:
+        sequences = [3 + torch.randn(length, 8) for length in range(5, 53, 3)]
+        padded = nn.utils.rnn.pad_sequence(sequences, batch_first=True)  # [16, 50, 8]
+        batches = [padded.transpose(1, 2)] * 4
+        model = nn.BatchNorm1d(8)
+    Use instead:
+        batches = [padded] * 4
+        model = nn.LayerNorm(8)  # each position by itself
+    """
+
+    SHARE, EFFECT = 0.05, 0.1
+
+    remedy = "Use masked statistics, bucket by length, or a normalization per position (LayerNorm)."
+    mend = "normscope.mend.convert"
+    reference = "https://github.com/SeanNaren/deepspeech.pytorch/issues/312"
+
+    def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
+        padding, effect = measured.padding, measured.padding_effect
+        if padding is None or effect is None:
+            return
+        if padding > self.SHARE and effect > self.EFFECT:
+            message = "Padding is counted in the statistics and changes them."
+            evidence = {"padding": padding, "log_var": effect, "limit": self.EFFECT}
+            yield self.finding(layer.name, message, evidence)
+
+
+class SharedLayer(MeasuredRule, code="NS511", severity="warning"):
+    """One batch normalization runs several times in a forward, on inputs with different statistics.
+
+    Compared between calls: means in standard deviations (limit 1) and log variances (limit 0.7),
+    75% quantile over the channels.
+
+    Why is this bad: in training each call is normalized by itself. In eval mode one pair of
+        statistics must fit them all.
+    When it is fine: uses with similar statistics, as in pyramid heads and siamese networks. They
+        are not reported.
+    Example:
+        class TwoBranches(nn.Sequential):
+            def forward(self, x):
+                return self[0](x + 2) + self[1](x - 2)
+
+        norm = nn.BatchNorm2d(1)
+        model = TwoBranches(norm, norm)
+    Use instead:
+        model = TwoBranches(nn.BatchNorm2d(1), nn.BatchNorm2d(1))
+    """
+
+    Z_LIMIT, LOG_LIMIT = 1.0, 0.7
+
+    remedy = "Give each use its own layer (weight and bias may be shared), or join the inputs."
+    reference = "https://github.com/keras-team/keras/issues/8794"
+
+    def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
+        mean, var = measured.call_mean, measured.call_var
+        if mean is None or var is None or not layer.live:
+            return
+        var = np.maximum(var, layer.eps or 1e-5)
+        z = high(np.ptp(mean, axis=0) / np.sqrt(var.mean(axis=0)), 0.75)
+        log = high(np.ptp(np.log(var), axis=0), 0.75)
+        if z > self.Z_LIMIT or log > self.LOG_LIMIT:
+            message = "The layer runs on several inputs whose statistics differ."
+            limit, calls = self.LOG_LIMIT, len(mean)
+            evidence = {"calls": calls, "mean_apart": z, "log_var_apart": log, "limit": limit}
+            yield self.finding(layer.name, message, evidence)
+
+
+class WrongAxis(PlaceRule, code="NS512", severity="warning", kinds=(*BATCH_KINDS, "layer", "rms")):
+    """The layer takes time, or width, for the feature axis.
+
+    A batch or instance normalization on [N, L, C] with L = C channels: what feeds it (a linear
+    layer, an embedding, a recurrent layer) puts features last, or the spread is flat along axis 1
+    (ratio below 2) and varies along the last (above 5). A batch or instance normalization behind a
+    view or reshape that mixes features and positions where axes should have been transposed. A
+    LayerNorm over the last axis alone of a convolution's [N, C, H, W]: it normalizes rows of
+    pixels.
+
+    Why is this bad: shapes fit and nothing raises, but every time step gets its own gain while
+        features are mixed.
+    When it is fine: features and positions of one size whose statistics happen to look that way.
+    Example:
+        model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16))
+        batches = [torch.randn(8, 16, 6) for k in range(3)]  # [N, L, C], with L = 16
+    Use instead:
+        model = nn.Sequential(nn.Linear(6, 16), nn.Flatten(0, 1), nn.BatchNorm1d(16))  # [N L, C]
+    """
+
+    FLAT, VARIED = 2.0, 5.0
+
+    remedy = "Transpose to [N, C, L] around the layer; before a LayerNorm move channels last."
+    reference = (
+        "https://github.com/xieyulai/"
+        "LSTM-for-Human-Activity-Recognition-using-2D-Pose_Pytorch/issues/2"
+    )
+
+    def check_place(self, layer: Layer, place: Place, exam: Examination) -> Results:
+        if layer.kind in ("layer", "rms"):
+            yield from self._check_layer_norm(layer, place)
+            return
+        shape, fed_by = place.input_shape, place.fed_by
+        square = len(shape) == 3 and shape[1] == shape[2]
+        if place.features_scattered and not place.features_last:
+            message = "A reshape has mixed features and positions: axis 1 only has the right size."
+            evidence = {"shape": str(shape), "fed_by": fed_by}
+            yield self.finding(layer.name, message, evidence, cause="reshape")
+        elif square and place.features_last:
+            message = "Its input has the features on the last axis, the layer expects axis 1."
+            evidence = {"shape": str(shape), "fed_by": fed_by}
+            yield self.finding(layer.name, message, evidence, cause="last axis")
+        elif square and layer.measured is not None and len(layer.measured.axis_spread) == 2:
+            first, last = layer.measured.axis_spread
+            if first < self.FLAT and last > self.VARIED:
+                message = "Its input varies along the last axis as features do, not along axis 1."
+                evidence = {"along_axis_1": first, "along_last_axis": last, "limit": self.VARIED}
+                yield self.finding(layer.name, message, evidence, cause="spread")
+
+    def _check_layer_norm(self, layer: Layer, place: Place) -> Results:
+        if layer.foreign or place.axes_moved:  # a foreign one may move axes inside
+            return
+        shape, fed_by = place.input_shape, place.fed_by
+        if len(shape) == 4 and layer.normalized_dims == 1 and fed_by == "conv":
+            message = "The layer normalizes rows of pixels."
+            yield self.finding(layer.name, message, {"shape": str(shape), "axis": 3}, cause="rows")

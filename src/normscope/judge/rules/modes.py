@@ -1,0 +1,169 @@
+"""NS3xx: rules about train and eval mode, and about freezing."""
+
+from __future__ import annotations
+
+from normscope.judge.rule import Results, Rule
+from normscope.records.examination import BATCH_KINDS, Examination, Layer
+
+
+class StaysInTrainMode(Rule, code="NS301", severity="error", kinds=()):
+    """After model.eval() the layer is still in train mode, or F.batch_norm runs with training=True.
+
+    Why is this bad: predictions depend on the batch, and evaluation overwrites the running
+        statistics.
+    When it is fine: never in a model that is evaluated.
+    Example:
+        class Norm(nn.BatchNorm2d):
+            def train(self, mode=True):
+                return super().train()  # forgets the mode
+
+        model = Norm(8)
+    Use instead:
+        class Norm(nn.BatchNorm2d):
+            def train(self, mode=True):
+                return super().train(mode)
+
+        model = Norm(8)
+    """
+
+    remedy = "Let train() and eval() reach every layer; F.batch_norm needs training=self.training."
+    reference = "https://github.com/pytorch/pytorch/pull/115715"
+
+    def check(self, exam: Examination) -> Results:
+        for layer in exam.of_kind(*BATCH_KINDS):
+            # Without running statistics both modes are the same, and another rule reports it.
+            if layer.live and layer.training_after_eval and layer.tracked:
+                message = "model.eval() leaves the layer in train mode."
+                yield self.finding(layer.name, message, {"training": True}, cause="layer")
+        for name in exam.forward.functional_batch_norm if exam.forward is not None else ():
+            message = "F.batch_norm runs with training=True in eval mode."
+            yield self.finding(name, message, {"training": True}, cause="function")
+
+
+class TrainModeRemains(Rule, code="NS302", severity="warning", kinds=BATCH_KINDS):
+    """The model is in eval mode, some of its layers are in train mode.
+
+    Why is this bad: those layers use and update batch statistics while the model is believed to be
+        evaluated.
+    When it is fine: recalibrating chosen layers; test-time adaptation.
+    Example:
+        model = trained().eval()
+        model[1].train()
+    Use instead:
+        model = trained()
+        model[1].train()
+        model.eval()
+    """
+
+    remedy = "Call eval() on the whole model, after everything that calls train() on a part."
+    reference = "https://github.com/microsoft/robustdg/issues/30"
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        if exam.training is False and layer.training and layer.live and layer.tracked:
+            message = "The model is in eval mode, the layer in train mode."
+            yield self.finding(layer.name, message, {"model_training": False, "training": True})
+
+
+class BatchStatisticsInUse(Rule, code="NS303", severity="info", kinds=BATCH_KINDS):
+    """The model is in train mode: every forward uses the batch's statistics and moves the running
+    ones.
+
+    Why is this bad: it is right in training. A model that is evaluated, attacked, measured or
+        exported must be in eval mode.
+    When it is fine: in training, and where batch statistics at test time are the design.
+    Example:
+        model = trained().train()
+    Use instead:
+        model = trained().eval()
+    """
+
+    remedy = "Call model.eval() before anything but training."
+    reference = "https://github.com/bethgelab/foolbox/issues/74"
+
+    def check(self, exam: Examination) -> Results:
+        layers = [
+            layer
+            for layer in exam.of_kind(*self.kinds)
+            if layer.live and layer.training and layer.tracked
+        ]
+        if exam.training and layers and not exam.export:
+            message = "In train mode outputs depend on the batch, and forwards move the statistics."
+            yield self.finding("", message, {"layers": len(layers)})
+
+
+class FrozenWithLiveStatistics(Rule, code="NS304", severity="warning", kinds=BATCH_KINDS):
+    """The layer and the weights around it need no gradient, yet it is in train mode and updates its
+    statistics.
+
+    Why is this bad: requires_grad=False does not freeze buffers. The frozen part computes another
+        function after every forward.
+    When it is fine: AdaBN and other re-estimation of statistics; a teacher that is meant to use
+        batch statistics.
+    Example:
+        model = trained().train()
+        model.requires_grad_(False)
+    Use instead:
+        model = trained().train()
+        mend.freeze(model.requires_grad_(False))
+    """
+
+    remedy = "Put the frozen layers in eval mode so that it survives the next train()."
+    mend = "normscope.mend.freeze"
+    reference = "https://github.com/pytorch/pytorch/issues/86590"
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        moves = layer.live and layer.training and layer.tracked and layer.momentum != 0
+        scope = layer.scope_trainable if layer.scope_trainable is not None else layer.trainable
+        if moves and layer.tracks is not False and not layer.trainable and scope is False:
+            message = "Nothing here is trained, but in train mode every forward moves statistics."
+            yield self.finding(layer.name, message, {"requires_grad": False, "training": True})
+
+
+class FreezeNotSticky(Rule, code="NS305", severity="warning", kinds=BATCH_KINDS):
+    """Layers are in eval mode inside a model in train mode, and the next model.train() puts them
+    back in train mode.
+
+    Why is this bad: validation loops end with model.train(). From the second epoch on the frozen
+        statistics drift.
+    When it is fine: a loop that freezes again after every train().
+    Example:
+        model = trained().train()
+        model[1].eval()
+    Use instead:
+        model = trained().train()
+        mend.freeze(model[1])
+    """
+
+    remedy = "Use normscope.mend.freeze, which survives train(), or override train()."
+    mend = "normscope.mend.freeze"
+    reference = "https://github.com/pgniewko/gt-pyg/issues/112"
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        frozen = exam.training and layer.training is False and layer.live and layer.tracked
+        if frozen and layer.training_after_train:
+            message = "The layer is frozen in eval mode, but the next train() undoes it."
+            yield self.finding(layer.name, message, {"training": False, "after_train": True})
+
+
+class HalfFrozen(Rule, code="NS306", severity="info", kinds=BATCH_KINDS):
+    """In a model in train mode the layer is in eval mode, while its weight and bias are trained.
+
+    Why is this bad: eval() does not stop gradients, so the layer is only half frozen.
+    When it is fine: common, and often intended, in fine-tuning.
+    Example:
+        model = trained().train()
+        model[1].eval()
+    Use instead:
+        model = trained().train()
+        model[1].eval().requires_grad_(False)
+    """
+
+    remedy = "Add requires_grad_(False) to freeze fully, or leave it if that is intended."
+    mend = "normscope.mend.freeze"
+    reference = "https://github.com/idstcv/SoftTriple/issues/4"
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        frozen = exam.training and layer.training is False and layer.live and layer.tracked
+        if frozen and layer.trainable:
+            message = "The statistics are frozen, the weight and bias are trained."
+            yield self.finding(layer.name, message, {"training": False, "requires_grad": True})

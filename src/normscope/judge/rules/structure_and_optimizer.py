@@ -1,0 +1,213 @@
+"""NS4xx: rules about what surrounds a layer, and about the optimizer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from normscope.judge.rule import (
+    EVERY_KIND,
+    OptimizerRule,
+    PlaceRule,
+    Results,
+    Rule,
+)
+from normscope.records.examination import Examination, Layer, Optimizer, Place
+
+
+class NeverTrained(OptimizerRule, code="NS401", severity="warning"):
+    """Weight or bias need a gradient, but are not in the optimizer, while the weights around them
+    are.
+
+    Why is this bad: a filter on parameters (by dimension, by name) has dropped them. They stay at 1
+        and 0 for ever.
+    When it is fine: a part that is not trained at all, as under a linear probe (an info).
+    Example:
+        model = trained()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.dim() > 1], lr=0.1)
+    Use instead:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    """
+
+    remedy = "Pass all parameters; to leave decay off for some, give them a group of their own."
+    mend = "normscope.mend.weight_decay_groups"
+    reference = "https://github.com/official-stockfish/nnue-pytorch/pull/91"
+
+    def check_optimizer(self, optimizer: Optimizer, exam: Examination) -> Results:
+        if optimizer.holds == 0:
+            message = (
+                "The optimizer holds no parameter of the model: it was made for another one, or "
+                "before the model was copied."
+            )
+            yield self.finding("", message, {"parameters": 0, "optimizer": optimizer.type}, "error")
+        else:
+            yield from super().check_optimizer(optimizer, exam)
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        if layer.optimized is not False:
+            return
+        severity, others = "info", "nor are the weights around it."
+        if layer.scope_optimized:
+            severity, others = "warning", "which trains the weights around it."
+        message = f"Its parameters need gradients but are not in the optimizer, {others}"
+        yield self.finding(
+            layer.name, message, {"parameters": ", ".join(layer.affine_names)}, severity
+        )
+
+
+class DecayedNorm(OptimizerRule, code="NS402", severity="info"):
+    """The optimizer applies weight decay to the layer's weight and bias.
+
+    Why is this bad: decay pulls the gain to zero instead of to the identity. Many recipes leave
+        these parameters out.
+    When it is fine: it is PyTorch's default, and part of many published recipes.
+    Example:
+        model = trained()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.05)
+    Use instead:
+        optimizer = torch.optim.SGD(mend.weight_decay_groups(model, 0.05), lr=0.1)
+    """
+
+    remedy = "Give them a parameter group without decay."
+    mend = "normscope.mend.weight_decay_groups"
+    reference = "https://github.com/ultralytics/yolov3/issues/469"
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        if layer.weight_decay:
+            message = "Weight decay is applied to its parameters."
+            yield self.finding(layer.name, message, {"weight_decay": layer.weight_decay})
+
+
+class DeadGain(Rule, code="NS403", severity="warning", kinds=EVERY_KIND):
+    """Every weight of the layer is exactly zero, after more than 1,000 updates or where no shortcut
+    passes by.
+
+    A gain of zero at the start is meant where the output is added to a shortcut (zero-init
+    residual); it then moves.
+
+    Why is this bad: the layer's output is its bias. Nothing before it has an effect, and nothing
+        before it is trained.
+    When it is fine: at the start of training on a residual branch; a branch that was pruned.
+    Example:
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8))
+        nn.init.zeros_(model[1].weight)  # there is no shortcut around it
+        batches = [images[:64]]
+    Use instead:
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8))
+    """
+
+    TRAINED = 1000
+
+    remedy = "Initialize the weight to 1, or let the optimizer train it."
+    reference = "https://github.com/AlexHex7/Non-local_pytorch/issues/1"
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        weight = layer.weight
+        if weight is None or layer.foreign or not len(weight) or np.any(weight != 0):
+            return
+        steps = layer.updates
+        if steps is None and exam.optimizer is not None:
+            steps = exam.optimizer.steps
+        if (steps or 0) > self.TRAINED:
+            message = "Every weight is exactly zero although the model was trained."
+            yield self.finding(
+                layer.name, message, {"updates": steps, "limit": self.TRAINED}, cause="trained"
+            )
+        elif layer.place is None:
+            yield self.not_evaluated(
+                "a few batches: whether the zero weight is on a residual branch"
+            )
+        elif not layer.place.added_to_a_shortcut:
+            message = "Every weight is zero and no shortcut passes by: nothing gets through."
+            yield self.finding(
+                layer.name, message, {"updates": steps or 0, "limit": 0}, cause="no shortcut"
+            )
+
+
+class RedundantBias(PlaceRule, code="NS404", severity="info", kinds=("batch", "instance", "group")):
+    """The convolution or linear layer that feeds only this layer has a bias, which the
+    normalization subtracts.
+
+    Batch and instance normalization cancel a constant per channel, group normalization only with
+    one channel a group.
+
+    Why is this bad: the bias gets no gradient, costs memory, and may drift with weight decay or
+        noise.
+    When it is fine: weights that were trained with it.
+    Example:
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8))
+        batches = [images[:64]]
+    Use instead:
+        model = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8))
+    """
+
+    remedy = "Use bias=False in the layer before; in a trained model the bias is harmless."
+    reference = "https://github.com/ClementPinard/FlowNetPytorch/issues/81"
+
+    def check_place(self, layer: Layer, place: Place, exam: Examination) -> Results:
+        cancels = layer.live and (layer.kind != "group" or layer.groups == layer.features)
+        if place.bias_before and place.sole_consumer and cancels:
+            message = "The bias of the layer before has no effect: the normalization subtracts it."
+            yield self.finding(
+                layer.name, message, {"bias_of": place.fed_by_module or place.fed_by}
+            )
+
+
+class DropoutBeforeBatchNorm(PlaceRule, code="NS405", severity="warning"):
+    """A dropout stands between a batch normalization and the normalization before it.
+
+    Dropout keeps the mean of its input and raises its variance. The running variance is that of
+    training, and in eval mode there is no dropout. Measured: the variance with dropout over that
+    without, median over the channels.
+
+    Why is this bad: in eval mode the layer divides by a variance that its input no longer has
+        (variance shift).
+    When it is fine: a small p, or many inputs per unit. The measured shift is then small (an info).
+    Example:
+        model = nn.Sequential(nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 64), nn.BatchNorm1d(64))
+        batches = [torch.randn(128, 64) for k in range(8)]
+    Use instead:
+        model = nn.Sequential(nn.ReLU(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Dropout(0.5))
+    """
+
+    LIMIT = 1.2
+
+    remedy = "Move the dropout behind the last batch normalization, lower p, or recalibrate."
+    mend = "normscope.mend.recalibrate"
+    reference = "https://arxiv.org/abs/1801.05134"
+
+    def check_place(self, layer: Layer, place: Place, exam: Examination) -> Results:
+        p = place.dropout_before
+        ratio = layer.measured.dropout_ratio if layer.measured is not None else None
+        if not p or not layer.live or not layer.tracked:
+            return
+        if ratio is not None and max(ratio, 1 / max(ratio, 1e-9)) > self.LIMIT:
+            message = "Dropout before the layer changes the variance of its input in training."
+            evidence = {"p": p, "variance_ratio": ratio, "limit": self.LIMIT}
+            yield self.finding(layer.name, message, evidence)
+        else:
+            message = "There is dropout before the layer."
+            yield self.finding(layer.name, message, {"p": p, "variance_ratio": ratio}, "info")
+
+
+class NormAfterNorm(PlaceRule, code="NS406", severity="info", kinds=("batch", "instance", "group")):
+    """A batch, instance or group normalization is fed by one of its own kind, with nothing in
+    between.
+
+    Why is this bad: the first layer's weight and bias are divided out again, so training them has
+        no effect.
+    When it is fine: normalizing on different axes; layers that are left from joining two networks.
+    Example:
+        model = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1))
+        batches = [images[:64]]
+    Use instead:
+        model = nn.BatchNorm2d(1)
+    """
+
+    remedy = "Keep one of them."
+    reference = "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html"
+
+    def check_place(self, layer: Layer, place: Place, exam: Examination) -> Results:
+        feeding = (other.kind for other in exam.layers if other.name == place.fed_by_module)
+        if place.fed_by == "norm" and next(feeding, None) == layer.kind:
+            message = "The layer normalizes what a layer of its kind has just normalized."
+            yield self.finding(layer.name, message, {"fed_by": place.fed_by_module})
