@@ -499,9 +499,7 @@ def test_the_rest_folds_if_asked_for():
 
 
 class Arithmetic(nn.Module):
-    """A convolution whose weight is copied when the model is built: tracing takes it for a
-    constant, and so does the forward.
-    """
+    """Reads the weights by parameters(), which tracing takes for constants."""
 
     def __init__(self):
         super().__init__()
