@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from normscope.version import __version__
 
 if TYPE_CHECKING:
+    from normscope import mend
     from normscope.commands.check import check, check_loader, check_state_dict
     from normscope.commands.compare import compare
     from normscope.commands.explain import explain
@@ -40,6 +41,7 @@ _HOMES = {
     "explain": "normscope.commands.explain",
     "export": "normscope.commands.export",
     "inspect": "normscope.commands.inspect",
+    "mend": "normscope.mend",
     "report": "normscope.show.report.pages",
     "study": "normscope.commands.study",
     "watch": "normscope.commands.watch",
@@ -48,14 +50,15 @@ _HOMES = {
 __all__ = [
     "InputError", "NormscopeError", "RecordError", "Recording", "StorageError", "TensorBoard", "WandB",
     "__version__", "check", "check_loader", "check_state_dict", "claims", "compare", "explain", "export", "inspect",
-    "report", "study", "watch",
+    "mend", "report", "study", "watch",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'normscope' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    module = importlib.import_module(_HOMES[name])
+    return module if _HOMES[name] == f"normscope.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Mending what a check found: statistics made anew, layers frozen, folded or converted, decay left off."""
+"""Mending what a check found: statistics made anew, layers frozen, folded or converted."""
 
 from normscope.mend.convert import convert
 from normscope.mend.decay import weight_decay_groups

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from normscope.errors import lookup
+from normscope.errors import InputError, lookup
+from normscope.mend.freeze import Frozen, freeze
+from normscope.user_models.plain_layers import alteration, forward_override
 
 MAX_GROUPS = 32
 LEAST_PER_GROUP = 2
@@ -20,6 +21,11 @@ SOURCES: dict[str, tuple[type[nn.Module], ...]] = {
     "instance": (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     "group": (nn.GroupNorm,),
 }
+BARE = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+TRACKING = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
 
 
 def convert(
@@ -29,45 +35,91 @@ def convert(
     model.
 
     Weight and bias are the same objects as before, so an optimizer goes on with them; running
-    statistics are kept where the target has them. The function of the network changes, except from
-    "batch" to "sync": train on.
+    statistics are kept where the target has them, and so is a freeze. A layer that is in several
+    places stays one layer. The function of the network changes, except from "batch" to "sync":
+    train on.
 
     Args:
         model: the model; if it is such a layer itself, its replacement is returned.
         source: "batch" (SyncBatchNorm included), "sync", "instance" or "group".
-        target: "sync", "batch2d", "group", "instance", "tracked" (batch normalization with running
+        target: "sync", "batch2d", "group", "instance", "tracked" (the same class with running
             statistics where there are none), or a function from the old layer to the new one.
 
     Raises:
-        InputError: if a name is not known.
+        InputError: if a name is not known, the model has no such layer, or one of them would lose
+            something: what its class does in a forward of its own, hooks, parametrizations, or
+            references outside of the modules' own children. The model is unchanged then.
     """
     kinds = lookup("kind of normalization", source, SOURCES)
     make = lookup("target", target, TARGETS) if isinstance(target, str) else target
-    if isinstance(model, kinds):
-        return _replacement(model, make)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
+    if not layers:
+        raise InputError(f"The model has no {source} normalization: there is nothing to convert.")
+    held = {id(layer) for module in model.modules() for layer in _held_elsewhere(module)}
+    for name, layer in layers.items():
+        reason = alteration(layer)
+        if id(layer) in held:
+            reason = "an attribute that is no submodule holds it too, and would keep the old layer"
+        if reason:
+            raise InputError(f"{name!r} ({type(layer).__name__}) is not converted: {reason}.")
+    replacements = {layer: _replacement(name, layer, make) for name, layer in layers.items()}
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, kinds):
-                setattr(module, name, _replacement(child, make))
-    return model
+        for name, child in module._modules.items():
+            if child in replacements:
+                module._modules[name] = replacements[child]
+    return replacements.get(model, model)
 
 
-def _replacement(old: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+def _held_elsewhere(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules in a module's plain attributes: in lists, tuples, sets and dicts."""
+    values = [value for name, value in vars(module).items() if not _is_torchs_table(name)]
+    seen: set[int] = set()
+    while values:
+        value = values.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            yield value
+        elif isinstance(value, list | tuple | set | frozenset):
+            values.extend(value)
+        elif isinstance(value, dict):
+            values.extend(value.values())
+
+
+def _is_torchs_table(name: str) -> bool:
+    return name == "_modules" or "_hooks" in name or name in ("_parameters", "_buffers")
+
+
+def _replacement(name: str, old: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """The new layer with the old one's weight, bias, statistics, types, device and mode.
+
+    Raises:
+        InputError: if the old layer's class does more than the new one would.
+    """
     new = make(old)
-    for name in ("weight", "bias"):
-        parameter = old._parameters.get(name)
-        if parameter is not None and name in new._parameters:
-            new._parameters[name] = parameter
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        buffer = old._buffers.get(name)
-        if buffer is not None and new._buffers.get(name) is not None:
-            new._buffers[name] = buffer
-    reference = next(
-        (t for t in (*old._parameters.values(), *old._buffers.values()) if t is not None), None
-    )
-    if reference is not None:
-        new.to(reference.device)
-    return new.train(old.training)
+    override = forward_override(old)
+    if type(old).train is not nn.Module.train and not isinstance(old, Frozen):
+        override = override or "its class has a train of its own"
+    if override and isinstance(new, BARE) and not forward_override(new):
+        raise InputError(
+            f"{name!r} ({type(old).__name__}) is not converted: {override}, which a bare "
+            f"{type(new).__name__} would lose. Give a function that returns all that it does."
+        )
+    tensors = (*old._parameters.values(), *old._buffers.values())
+    like = next((t for t in tensors if t is not None and t.is_floating_point()), None)
+    if like is not None:
+        new.to(like.device, like.dtype)
+    for parameter in ("weight", "bias"):
+        if parameter in new._parameters and parameter in old._parameters:
+            new._parameters[parameter] = old._parameters[parameter]
+    for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+        if old._buffers.get(buffer) is not None and new._buffers.get(buffer) is not None:
+            new._buffers[buffer] = old._buffers[buffer]
+    new.train(old.training)
+    if isinstance(old, Frozen) and new._buffers.get("running_mean") is not None:
+        freeze(new, affine=False)
+    return new
 
 
 def _width(old: nn.Module) -> int:
@@ -79,7 +131,9 @@ def _settings(old: nn.Module) -> dict:
 
 
 def _group(old: nn.Module) -> nn.Module:
-    """At most 32 groups of at least two channels each, as many as divide the width."""
+    """At most 32 groups of at least two channels each: the largest power of two that divides the
+    width.
+    """
     width = _width(old)
     groups = math.gcd(MAX_GROUPS, width)
     while width // groups < LEAST_PER_GROUP and groups > 1:
@@ -95,11 +149,14 @@ def _instance(old: nn.Module) -> nn.Module:
 
 
 def _sync(old: nn.Module) -> nn.Module:
-    tracks = getattr(old, "track_running_stats", True)
-    momentum = getattr(old, "momentum", 0.1)
-    return nn.SyncBatchNorm(
-        _width(old), momentum=momentum, track_running_stats=tracks, **_settings(old)
+    new = nn.SyncBatchNorm(
+        _width(old),
+        momentum=getattr(old, "momentum", 0.1),
+        track_running_stats=getattr(old, "running_mean", None) is not None,
+        **_settings(old),
     )
+    new.track_running_stats = getattr(old, "track_running_stats", False)
+    return new
 
 
 def _batch_2d(old: nn.Module) -> nn.Module:
@@ -107,17 +164,14 @@ def _batch_2d(old: nn.Module) -> nn.Module:
 
 
 def _tracked(old: nn.Module) -> nn.Module:
-    """The same class with running statistics, those of a new layer where it had none: recalibrate
-    afterwards.
+    """The same class of PyTorch's with running statistics, those of a new layer where it had none:
+    recalibrate afterwards.
     """
-    cls = type(old)
-    with torch.no_grad():
-        return cls(
-            _width(old),
-            momentum=getattr(old, "momentum", 0.1),
-            track_running_stats=True,
-            **_settings(old),
-        )  # type: ignore[call-arg]
+    cls = next((cls for cls in TRACKING if isinstance(old, cls)), None)
+    if cls is None:
+        raise InputError(f"A {type(old).__name__} has no running statistics to track.")
+    momentum = getattr(old, "momentum", 0.1)
+    return cls(_width(old), momentum=momentum, track_running_stats=True, **_settings(old))
 
 
 TARGETS: dict[str, Callable[[nn.Module], nn.Module]] = {

@@ -8,6 +8,7 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.user_models.norm_layers import is_norm
+from normscope.user_models.plain_layers import own_parameters
 
 
 def weight_decay_groups(
@@ -34,7 +35,7 @@ def weight_decay_groups(
         id(p)
         for module in model.modules()
         if is_norm(module)
-        for p in module.parameters(recurse=False)
+        for p in own_parameters(module).values()
     }
     if not decay_biases:
         spared |= {

@@ -3,101 +3,278 @@
 from __future__ import annotations
 
 import copy
-from itertools import pairwise
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from normscope.errors import InputError
+from normscope.errors import InputError, NormscopeWarning
+from normscope.mend.forward_paths import Path, UntraceableError, traced_paths
+from normscope.mend.observed_paths import observed_paths, outputs_of
+from normscope.mend.own_forwards import behind_normalization, ends_in_own_weights
+from normscope.user_models.batch_reader import Batch, read_batches
+from normscope.user_models.plain_layers import alteration, forward_override
+from normscope.user_models.wrappers import unwrapped_model
 
 
-def fold(model: nn.Module) -> nn.Module:
+class NotUnderstoodError(InputError):
+    """A layer does something that cannot be folded safely."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A normalization to fold: the layer it goes into, and what replaces it."""
+
+    weighted: nn.Module
+    norm: _BatchNorm
+    replacement: nn.Module
+
+
+def fold(
+    model: nn.Module, batches: Iterable[Any] | None = None, *, partial: bool = False
+) -> nn.Module:
     """A copy of the model in eval mode, with batch normalization folded into what comes right
     before it.
 
-    Pairs are found by symbolic tracing (torch.fx); where the model cannot be traced, those that
-    follow each other in an nn.Sequential. A layer is folded only if nothing else reads what it
-    normalizes and both run once. The folded layers are replaced by nn.Identity. Weights are fused
-    by torch's own functions: W' = W g / sqrt(v + eps), b' = b0 + (b - m) g / sqrt(v + eps).
+    W' = W g / sqrt(v + eps), b' = b + (c - m) g / sqrt(v + eps), with the weight g, the bias c and
+    the running statistics m and v, computed in float64. A folded normalization becomes nn.Identity,
+    or, if its class does something more behind the normalization (an activation, as in timm's
+    BatchNormAct2d), a module of just that.
+
+    A layer is folded only if in every way through the forward both layers run once, nothing else
+    reads the convolution's output or their weights, and both run PyTorch's own forward: no
+    subclass's, no hooks, no parametrizations. The ways are found by symbolic tracing (torch.fx)
+    with optional arguments at their defaults; convolutions are taken to get batches. What has no
+    convolution or linear layer right before it stays as it is, and a warning says so. Data parallel
+    and compiled wrappers are taken off.
+
+    Args:
+        model: the model; it is not changed.
+        batches: up to 16 batches of inputs. The ways that they take through the forward count too,
+            and are enough for a model that cannot be traced. The outputs before and after are
+            compared.
+        partial: fold what can be folded and warn of layers that are not understood, in place of
+            refusing the model.
 
     Raises:
-        InputError: if there is no such pair.
+        InputError: if there is no layer to fold, one is not understood, the model cannot be
+            traced and there are no batches, or outputs differ by more than rounding.
     """
-    folded = copy.deepcopy(model).eval()
-    pairs = _traced_pairs(folded)
-    if pairs is None:
-        pairs = _sequential_pairs(folded)
+    folded = _copy(unwrapped_model(model)).eval()
+    read = read_batches(batches, folded) if batches is not None else []
+    pairs, left = _sort(folded, _paths(folded, read), partial)
     if not pairs:
         raise InputError(
-            "The model has no batch normalization right behind a convolution or a linear layer."
+            "The model has no batch normalization right behind a convolution or a linear layer "
+            f"that could be folded{_listed(left)}."
         )
-    for first, second in pairs:
-        weighted, norm = folded.get_submodule(first), folded.get_submodule(second)
-        _replace(folded, first, _fuse(weighted, norm))
-        _replace(folded, second, nn.Identity())
+    expected = [outputs_of(folded, read, number) for number in range(len(read))]
+    for pair in pairs:
+        _apply(pair)
+    for number, outputs in enumerate(expected):
+        _compare(number, outputs, outputs_of(folded, read, number))
+    if left:
+        warnings.warn(
+            f"{len(left)} of {len(left) + len(pairs)} batch normalization layers are left as they "
+            f"are{_listed(left)}.",
+            NormscopeWarning,
+            stacklevel=2,
+        )
     return folded
 
 
-def _fuse(weighted: nn.Module, norm: nn.Module) -> nn.Module:
-    if isinstance(weighted, nn.Linear):
-        return fuse_linear_bn_eval(weighted, norm)  # type: ignore[arg-type]
-    return fuse_conv_bn_eval(weighted, norm, transpose=isinstance(weighted, _ConvTransposeNd))  # type: ignore[type-var]
-
-
-def _fits(weighted: nn.Module, norm: nn.Module) -> bool:
-    """Both are of the right kind, the normalization has statistics, and their widths agree."""
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
-        return False
-    width = getattr(weighted, "out_channels", None) or getattr(weighted, "out_features", None)
-    grouped = (
-        isinstance(weighted, _ConvTransposeNd) and weighted.groups > 1
-    )  # torch fuses these along the wrong axis
-    return isinstance(weighted, _ConvNd | nn.Linear) and width == norm.num_features and not grouped
-
-
-class _Leaves(fx.Tracer):
-    """Looks into every module but torch's own layers."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _BatchNorm | _ConvNd | nn.Linear) or super().is_leaf_module(
-            m, module_qualified_name
-        )
-
-
-def _traced_pairs(model: nn.Module) -> list[tuple[str, str]] | None:
-    """(weighted layer, normalization) by the traced graph; None where the model cannot be traced."""
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy, and a clear error where PyTorch cannot make one."""
     try:
-        graph = _Leaves().trace(model)
-    except Exception:  # tracing runs the model's code on proxies: whatever it raises means that it cannot be traced
-        return None
-    calls = [node.target for node in graph.nodes if node.op == "call_module"]
-    pairs = []
-    for node in graph.nodes:
-        if node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
+        return copy.deepcopy(model)
+    except Exception as error:  # computed tensors and lazy layers, or whatever a model holds
+        for name, module in model.named_modules():
+            if reason := alteration(module):
+                raise InputError(f"{_named(name, module)} cannot be copied: {reason}.") from error
+        raise InputError(f"The model cannot be copied: {type(error).__name__}: {error}") from error
+
+
+def _paths(model: nn.Module, batches: list[Batch]) -> list[Path]:
+    try:
+        traced = traced_paths(model)
+    except UntraceableError as error:
+        if not batches:
+            raise InputError(
+                f"The model cannot be folded without batches: {error}. "
+                "Give batches of its inputs: fold(model, batches)."
+            ) from error
+        traced = []
+    return traced + observed_paths(model, batches)
+
+
+def _sort(model: nn.Module, paths: list[Path], partial: bool) -> tuple[list[_Pair], list[str]]:
+    """(the pairs to fold, the layers that stay and why); raises for a layer that is not understood
+    unless the fold may be partial.
+    """
+    pairs, left, refused = [], [], []
+    for name, norm in model.named_modules():
+        if not isinstance(norm, _BatchNorm):
             continue
-        source = node.args[0]
-        if source.op != "call_module" or len(source.users) > 1:
-            continue
-        once = calls.count(node.target) == calls.count(source.target) == 1
-        if once and _fits(
-            model.get_submodule(str(source.target)), model.get_submodule(str(node.target))
-        ):
-            pairs.append((str(source.target), str(node.target)))
-    return pairs
+        try:
+            weighted = _source(name, paths)
+            if weighted:
+                _refuse_altered(model, name, weighted)
+            reason = _why_it_stays(name, norm, weighted, paths)
+            if reason:
+                left.append(f"{_named(name, norm)}: {reason}")
+            else:
+                pairs.append(_pair(model, name, weighted, paths))
+        except NotUnderstoodError as error:
+            refused.append(str(error))
+    if refused and not partial:
+        raise NotUnderstoodError(
+            f"The model is not folded, for not all of it is understood{_listed(refused)}. "
+            "To fold the rest: fold(model, partial=True)."
+        )
+    return pairs, left + refused
 
 
-def _sequential_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    pairs = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Sequential):
-            for (first, one), (second, two) in pairwise(module.named_children()):
-                if _fits(one, two):
-                    pairs.append((f"{name}.{first}".strip("."), f"{name}.{second}".strip(".")))
-    return pairs
+def _source(name: str, paths: list[Path]) -> str:
+    """The layer whose output a normalization gets on every way; empty if there is none."""
+    sources = {path.sources.get(name, "") for path in paths if path.calls[name]}
+    return sources.pop() if len(sources) == 1 else ""
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+def _refuse_altered(model: nn.Module, *names: str) -> None:
+    """Hold that nothing was done to these layers that their classes do not show."""
+    for name in names:
+        layer = model.get_submodule(name)
+        reason = alteration(layer)
+        if isinstance(layer, _BatchNorm) and layer.training:
+            reason = "it stays in train mode after eval()"
+        if reason:
+            raise NotUnderstoodError(f"{_named(name, layer)}: {reason}")
+
+
+def _why_it_stays(name: str, norm: _BatchNorm, weighted: str, paths: list[Path]) -> str:
+    """Why a normalization cannot be folded whatever its class; empty if it can."""
+    if not any(path.calls[name] for path in paths):
+        return "the forward does not call it"
+    if not weighted:
+        return "no convolution or linear layer comes right before it"
+    for path in paths:
+        if path.calls[name] != path.calls[weighted]:
+            return f"{weighted!r} runs without it"
+        if path.calls[name] > 1:
+            return "it runs more than once"
+        if path.others[weighted]:
+            return f"the output of {weighted!r} is read elsewhere too"
+        if {name, weighted} & path.read:
+            return f"the weights of {weighted!r} or its own are read elsewhere too"
+    if norm.running_mean is None or norm.running_var is None:
+        return "it has no running statistics"
+    return ""
+
+
+def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
+    """The pair of a normalization and the layer before it, if both are understood.
+
+    Raises:
+        NotUnderstoodError: if one is not.
+    """
+    norm, weighted = model.get_submodule(name), model.get_submodule(source)
+    assert isinstance(norm, _BatchNorm)
+    if (override := forward_override(weighted)) and not ends_in_own_weights(weighted):
+        raise NotUnderstoodError(f"{_named(source, weighted)}: {override}")
+    replacement = nn.Identity()
+    if override := forward_override(norm):
+        behind = behind_normalization(norm)
+        if isinstance(behind, str):
+            raise NotUnderstoodError(f"{_named(name, norm)}: {override}, and {behind}")
+        replacement = behind
+    _check_axis(name, norm, weighted, {path.ranks.get(name) for path in paths if path.calls[name]})
+    return _Pair(weighted, norm, replacement)
+
+
+def _check_axis(name: str, norm: _BatchNorm, weighted: nn.Module, ranks: set[int | None]) -> None:
+    """Hold that axis 1, which is normalized, is the axis of the weighted layer's outputs."""
+    if isinstance(weighted, nn.Linear):
+        width, allowed = weighted.out_features, {2}
+        why = "behind a linear layer it can be folded only for inputs [N, C], and not for [N, L, C]"
+    else:
+        assert isinstance(weighted, _ConvNd)
+        width, allowed = weighted.out_channels, {len(weighted.kernel_size) + 2, None}
+        why = "the convolution before it gets inputs without an axis of samples"
+    ranks = ranks - {None} or {None}  # what batches show holds for ways that tracing cannot tell
+    if ranks == {None} and None not in allowed:
+        why += "; which it gets, only batches show: fold(model, batches)"
+    if not ranks <= allowed or width != norm.num_features:
+        raise NotUnderstoodError(f"{_named(name, norm)}: {why}")
+
+
+@torch.no_grad()
+def _apply(pair: _Pair) -> None:
+    """Scale and shift the weights, and let the normalization become its replacement."""
+    weighted, norm = pair.weighted, pair.norm
+    assert isinstance(weighted, _ConvNd | nn.Linear)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = weighted.weight, weighted.bias
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean
+    shift = shift * scale if norm.bias is None else shift * scale + norm.bias.double()
+    if isinstance(weighted, _ConvTransposeNd):  # [in, out per group, ...]: groups along the inputs
+        per_input = scale.view(weighted.groups, 1, -1).expand(
+            -1, len(weight) // weighted.groups, -1
+        )
+        factor = per_input.reshape(len(weight), -1)
+    else:
+        factor = scale[:, None]
+    factor = factor.reshape(*factor.shape, *[1] * (weight.ndim - 2))
+    weighted.weight = nn.Parameter(
+        (weight.double() * factor).to(weight.dtype), weight.requires_grad
+    )
+    requires_grad = weight.requires_grad if bias is None else bias.requires_grad
+    dtype = weight.dtype if bias is None else bias.dtype
+    weighted.bias = nn.Parameter(shift.to(dtype), requires_grad)
+    # In place, so that lists and attributes that hold the layer have the replacement too.
+    norm.__class__ = type(pair.replacement)  # type: ignore[assignment]
+    norm.__dict__ = vars(pair.replacement)
+
+
+def _compare(number: int, before: list[Tensor], after: list[Tensor]) -> None:
+    """Hold that the outputs of one batch agree within the square root of their type's epsilon.
+
+    Raises:
+        InputError: if they do not, or there is nothing to compare.
+    """
+    compared = [(a, b) for a, b in zip(before, after, strict=True) if a.is_floating_point()]
+    if not compared:
+        raise InputError(
+            f"The model's outputs for batch {number} hold no floating point tensor to compare: "
+            "fold without batches."
+        )
+    for a, b in compared:
+        tolerance = torch.finfo(a.dtype).eps ** 0.5
+        finite = a.isfinite()
+        same_places = a.shape == b.shape and torch.equal(finite, b.isfinite())
+        a, b = a.double(), b.double()
+        error = (a - b)[finite].norm() / a[finite].norm().clamp_min(1e-30) if same_places else 1.0
+        if error > tolerance:
+            raise InputError(
+                f"Folding would change the outputs: those of batch {number} differ by "
+                f"{float(error):.2g} of their norm, where rounding explains {tolerance:.2g}."
+            )
+
+
+def _named(name: str, layer: nn.Module) -> str:
+    return f"{name!r} ({type(layer).__name__})"
+
+
+def _listed(reasons: list[str]) -> str:
+    """The first reasons, to be put behind a sentence."""
+    if not reasons:
+        return ""
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return ": " + "; ".join(reasons[:3]) + more

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normscope.errors import InputError
+from normscope.mend.own_forwards import evaluates_frozen
+from normscope.user_models.plain_layers import own_parameters, runs_torch_forward
 
 
 class Frozen(nn.Module):
@@ -53,38 +55,49 @@ def freeze(model: nn.Module, *, affine: bool = True) -> nn.Module:
         affine: freeze weight and bias as well (no gradients).
 
     Raises:
-        InputError: if there is no layer with running statistics.
+        InputError: if there is no layer with running statistics, or one of them normalizes with the
+            batch's in eval mode too. The model is unchanged then.
     """
-    found = [
-        module
-        for module in model.modules()
+    layers = {
+        name: module
+        for name, module in model.named_modules()
         if isinstance(module, _NormBase) and module.running_mean is not None
-    ]
-    if not found:
+    }
+    if not layers:
         raise InputError(
             "The model has no layer with running statistics: there is nothing to freeze."
         )
+    for name, layer in layers.items():
+        if not runs_torch_forward(layer, _NormBase) and evaluates_frozen(layer) is False:
+            raise InputError(
+                f"{name!r} ({type(layer).__name__}) cannot be frozen: its forward normalizes with "
+                "the batch's statistics in eval mode too."
+            )
     module: Any  # its class is changed
-    for module in found:
+    for module in layers.values():
         if not isinstance(module, Frozen):
             module.__class__ = _frozen(type(module))
-        module.training = False
+        module.train(False)
         if affine:
-            for parameter in module.parameters(recurse=False):
+            trained = {name: p for name, p in own_parameters(module).items() if p.requires_grad}
+            before = getattr(module, "trained_before", ())
+            vars(module)["trained_before"] = (*before, *trained)
+            for parameter in trained.values():
                 parameter.requires_grad_(False)
     return model
 
 
 def unfreeze(model: nn.Module) -> nn.Module:
-    """Undo `freeze`, in place: layers follow train() again and their weight and bias are trained.
-    Returns the model.
+    """Undo `freeze`, in place: layers follow train() again, and weights and biases that `freeze`
+    switched off are trained. Returns the model.
     """
     for module in model.modules():
         if isinstance(module, Frozen):
             module.__class__ = type(module).__bases__[1]
             module.train(model.training)
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(True)
+            parameters = own_parameters(module)
+            for name in vars(module).pop("trained_before", ()):
+                parameters[name].requires_grad_(True)
     return model
 
 

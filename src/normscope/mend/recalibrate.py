@@ -1,21 +1,27 @@
-"""Running statistics made anew from batches, exactly: no momentum, no dependence on the order of the batches."""
+"""Running statistics made anew from batches, exactly: no momentum, in any order of the batches."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from normscope.errors import InputError
 from normscope.user_models.batch_reader import each_batch
 from normscope.user_models.norm_layers import batch_norms
+from normscope.user_models.plain_layers import forward_override
 from normscope.user_models.state_guard import untouched
+
+BATCH_NORM = inspect.signature(F.batch_norm)
 
 
 @dataclass
@@ -67,13 +73,14 @@ def recalibrate(
         model: the model, in any mode.
         batches: training batches: tensors, (input, target) pairs or dicts; 50 to 200 are enough.
         variance: "pooled" is the variance over all values, which holds the spread between batches
-            too; "mean" is the mean of the batches' variances, which momentum=None and torch's
-            update_bn give.
+            too; "mean" is the mean of the batches' variances, as momentum=None and torch's
+            update_bn have it. The mean is that of all values in both cases.
         limit: the most batches to use; None for all.
 
     Raises:
         InputError: if the model has no batch normalization with running statistics, there are no
-            batches, or a forward fails.
+            batches, a forward fails, or a subclass's forward does not normalize by F.batch_norm
+            with the layer's running statistics, so that nobody knows what it normalizes.
     """
     if variance not in ("pooled", "mean"):
         raise InputError(f"variance must be 'pooled' or 'mean', not {variance!r}.")
@@ -84,7 +91,8 @@ def recalibrate(
     }
     if not layers:
         raise InputError(
-            "The model has no batch normalization with running statistics: there is nothing to recalibrate."
+            "The model has no batch normalization with running statistics: there is nothing to "
+            "recalibrate."
         )
     sums = {name: _Sums() for name in layers}
     with untouched(model, batches), _measuring(model, layers, sums):
@@ -110,19 +118,58 @@ def _measuring(
     model: nn.Module, layers: dict[str, _BatchNorm], sums: dict[str, _Sums]
 ) -> Iterator[None]:
     model.eval()
+    own = {
+        name
+        for name, layer in layers.items()
+        if forward_override(layer) or "forward" in vars(layer)
+    }
     handles = []
+    called: set[str] = set()
     try:
         for name, layer in layers.items():
             layer.training = True
-            handles.append(layer.register_forward_pre_hook(functools.partial(_add, sums[name])))
-        yield
+            note = functools.partial(_call, called, name) if name in own else sums[name].add
+            handles.append(
+                layer.register_forward_pre_hook(
+                    functools.partial(_pass_input, note), with_kwargs=True
+                )
+            )
+        with _FunctionalBatchNorm({id(layers[name].running_mean): sums[name] for name in own}):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+    for name in called:
+        if not sums[name].count:
+            raise InputError(
+                f"{name!r} ({type(layers[name]).__name__}) cannot be recalibrated: its own forward "
+                "does not normalize by F.batch_norm with the layer's running statistics."
+            )
 
 
-def _add(sums: _Sums, module: nn.Module, args: tuple[Any, ...]) -> None:
-    sums.add(args[0])
+def _call(called: set[str], name: str, x: Tensor) -> None:
+    called.add(name)
+
+
+def _pass_input(
+    note: Callable[[Tensor], None], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    note(args[0] if args else kwargs["input"])
+
+
+class _FunctionalBatchNorm(TorchFunctionMode):
+    """Adds what F.batch_norm normalizes to the sums of whose running mean it gets."""
+
+    def __init__(self, sums: dict[int, _Sums]):
+        super().__init__()
+        self._sums = sums
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            arguments = BATCH_NORM.bind(*args, **(kwargs or {})).arguments
+            if sums := self._sums.get(id(arguments["running_mean"])):
+                sums.add(arguments["input"])
+        return func(*args, **(kwargs or {}))
 
 
 def _write(layer: _BatchNorm, sums: _Sums, variance: str) -> None:
