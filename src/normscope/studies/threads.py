@@ -9,10 +9,10 @@ import torch
 
 
 @contextmanager
-def using_threads(threads: int | None) -> Iterator[None]:
-    """So many threads for torch inside; None leaves them."""
+def using_threads(threads: int) -> Iterator[None]:
+    """Give torch so many threads inside."""
     before = torch.get_num_threads()
-    torch.set_num_threads(before if threads is None else threads)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
