@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import docstring_parser
 import tyro
 from tyro.extras import subcommand_cli_from_dict
 
 from normscope.errors import NormscopeError
+from normscope.studies.spec import Recipe
 from normscope.version import __version__
 
 DESCRIPTION = """What normalization does to a network, from measured runs.
@@ -62,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         command = arguments[0]
-        options = tyro.cli(_options(command), prog=f"normscope {command}", args=arguments[1:])
+        kind = _with_whole_lines(_options(command))
+        options = tyro.cli(kind, prog=f"normscope {command}", args=arguments[1:])
         return getattr(_module(command), f"run_{command}")(options)
     subcommand_cli_from_dict(  # prints the help, or what is wrong, and ends
         {command: _options(command) for command in COMMANDS},
@@ -75,6 +80,16 @@ def _run(arguments: list[str]) -> int:
 
 def _options(command: str) -> Any:
     return getattr(_module(command), f"{command.capitalize()}Options")
+
+
+def _with_whole_lines(kind: type) -> Any:
+    """Give tyro the docstrings of the options without line breaks, which it would print."""
+    classes = (*reversed(kind.__mro__[:-1]), Recipe)
+    found = (docstring_parser.parse_from_object(each).params for each in classes)
+    texts = {param.arg_name: param.description or "" for params in found for param in params}
+    for field in (*dataclasses.fields(kind), *dataclasses.fields(Recipe)):
+        field.metadata = MappingProxyType({"help": " ".join(texts[field.name].split())})
+    return kind
 
 
 def _module(command: str) -> Any:

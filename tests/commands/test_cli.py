@@ -1,5 +1,6 @@
 """The command line itself: what it says without a command, on Ctrl-C, and what it imports for --help."""
 
+import itertools
 import subprocess
 import sys
 
@@ -40,6 +41,16 @@ def test_the_help_of_a_command_imports_nothing_slow(command):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"usage: normscope {command}" in done.stdout
+    assert not list(lines_that_end_early(done.stdout))
+
+
+def lines_that_end_early(text):
+    """Lines of an option's help after which the next word would have fit."""
+    lines = [line[1:-1].rstrip() for line in text.splitlines() if line.startswith("│")]
+    for line, following in itertools.pairwise(lines):
+        both = line.startswith(20 * " ") and following.startswith(20 * " ")
+        if both and len(line) + 1 + len(following.split()[0]) < 76:
+            yield line
 
 
 @pytest.mark.parametrize(("command", "resumed"), [("compare", True), ("report", False)])

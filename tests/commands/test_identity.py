@@ -132,7 +132,7 @@ def test_threads_are_part_of_the_identity(tmp_path):
     [
         ({"precision": "bf16"}, "precision"),
         ({"data_fingerprint": "f00d"}, "data fingerprint"),
-        ({"engine": 2, "device": "cuda"}, "engine and device"),
+        ({"engine": 2, "device": "cuda"}, "device and engine"),
     ],
 )
 def test_runs_that_differ_in_what_nobody_typed_are_named(tmp_path, change, words):

@@ -112,11 +112,12 @@ def _train(training: Training, grid: Grid, options: CompareOptions) -> None:
         training.train(grid, options)
     except StorageError:
         raise  # nothing more can be written
-    except BaseException:
+    except BaseException as stopped:
         try:
             _summarize(training, grid)
         except NormscopeError as error:
-            print(f"normscope: no summary: {error}", file=sys.stderr)
+            if not isinstance(stopped, NormscopeError):  # which says what is wrong itself
+                print(f"normscope: no summary: {error}", file=sys.stderr)
         raise
 
 

@@ -201,7 +201,7 @@ def _train(training: Training, grid: Grid, options: GridOptions) -> None:
 
 def _forget_eval(model: Network, grid: Grid, console: Console) -> Forgotten:
     """Measure accuracies without eval(), and say meanwhile how far it is."""
-    from normscope.studies.threads import using_threads
+    from normscope.studies.environment import using_threads
     from normscope.studies.train_mode_evaluation import forget_eval
 
     (spec,) = grid.specs

@@ -159,7 +159,7 @@ def test_options_become_one_run(asked, tmp_path):
         (),
     )
     assert study.recipe is options.recipe
-    assert study.directory == tmp_path
+    assert study.out == tmp_path
     assert dataclasses.replace(options, epochs=None).study.epochs == 10
     assert dataclasses.replace(options, epochs=None, data="cifar10").study.epochs == 5
     assert str(dataclasses.replace(options, out=None).directory) == "normscope-runs/explain-digits"
