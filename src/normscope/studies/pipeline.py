@@ -153,7 +153,9 @@ class Training:
         ]
 
     def _say_other_threads(self, specs: Sequence[RunSpec], metas: Sequence[dict[str, Any]]) -> None:
-        """Name runs of an earlier version, whose threads were no part of their identity."""
+        """Count runs of an earlier version, whose threads were no part of their identity."""
+        if specs[0].device != "cpu":
+            return  # where they change no bit
         pairs = zip(specs, metas, strict=True)
         if count := sum(meta.get("threads", spec.threads) != spec.threads for spec, meta in pairs):
             say(

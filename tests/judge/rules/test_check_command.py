@@ -119,7 +119,7 @@ def test_bad_settings(here: Path, text: str, message: str):
         ({"model": "broken.pt"}, "broken.pt"),
         (
             {"model": "text.pt"},
-            r"text.pt cannot be read as a checkpoint \(KeyError 105\); expected what torch.save",
+            r"text.pt cannot be read as a checkpoint \(KeyError: 105\); expected what torch.save",
         ),
         ({"model": "broken.safetensors"}, "cannot be read as safetensors"),
         ({"model": "nets:healthy", "checkpoint": Path("other.pt")}, "does not fit the model"),
