@@ -36,10 +36,11 @@ def measure(way: str, count: int) -> dict[str, float]:
     from normscope.studies.execution import local_executor
     from normscope.studies.executors.ray import RayExecutor
     from normscope.studies.grid import lay_out
+    from normscope.studies.options import GridOptions
     from normscope.studies.runner import RunTask
-    from normscope.studies.spec import CompareOptions, Recipe
+    from normscope.studies.spec import Recipe
 
-    options = CompareOptions(
+    options = GridOptions(
         norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu", precision="fp32", fusion="off",
         recipe=Recipe(widths=(4, 8, 8), blocks_per_stage=1),
     )  # fmt: skip
@@ -47,7 +48,7 @@ def measure(way: str, count: int) -> dict[str, float]:
     heard: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         specs = [replace(spec, seed=seed) for seed in range(count)]
-        tasks = [RunTask(each, Path(folder) / "runs" / each.name, threads=1) for each in specs]
+        tasks = [RunTask(each, Path(folder) / "runs" / each.name) for each in specs]
         begin = time.perf_counter()
         executor = (
             local_executor(usable_cores())

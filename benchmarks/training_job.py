@@ -200,6 +200,8 @@ def jobs(data: Data, rounds: int, cores: int) -> Table:
                 str(cores),
                 "--jobs",
                 str(count),
+                "--threads",
+                str(cores // count),
                 "--capture-epochs",
             )
             found = compare(data, *settings, "--epochs", "1", "--device", "cpu")

@@ -37,6 +37,18 @@ class StorageError(NormscopeError, OSError):
     """
 
 
+def first_line(error: BaseException, most: int = 300) -> str:
+    """Return the first line of an error's message; its type's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:most].rstrip(".: ")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its message."""
+    kind, reason = type(error).__name__, first_line(error)
+    return kind if reason == kind else f"{kind}: {reason}"
+
+
 def one_of(what: str, given: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not known: what was given, near matches first, then all that
     is known.

@@ -93,7 +93,7 @@ def test_a_factory_stands_for_itself():
         (
             "broken_norms_of_the_test:make",
             "Normalization 'broken_norms_of_the_test:make': importing 'broken_norms_of_the_test' failed: "
-            "RuntimeError: broken module.",
+            "RuntimeError: broken.",
         ),
         (
             "user_norms_of_the_test:gone",
@@ -105,7 +105,7 @@ def test_a_factory_stands_for_itself():
         ),
         (
             "user_norms_of_the_test:fails",
-            "Normalization 'user_norms_of_the_test:fails' failed for 16 channels: ValueError: two lines.",
+            "Normalization 'user_norms_of_the_test:fails' failed for 16 channels: ValueError: two.",
         ),
         (
             "user_norms_of_the_test:returns_none",

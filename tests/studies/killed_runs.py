@@ -91,13 +91,9 @@ def main(spec_file, directory, watch, *moments):
                 torch.set_num_threads(1)
                 if attempt:
                     eval(attempt)  # noqa: S307 - what a test wrote
-                # another number of threads than at first: the stored one must win
-                task = RunTask(
-                    spec,
-                    Path(directory, str(index)),
-                    threads=1 if attempt else 2,
-                    watch=bool(int(watch)),
-                )
+                else:
+                    torch.set_num_threads(2)  # the run's own number must win
+                task = RunTask(spec, Path(directory, str(index)), watch=bool(int(watch)))
                 result = execute(task, lambda _: None)
                 os._exit(0 if result.status == "finished" and not result.note else 1)
             status = os.waitpid(child, 0)[1]

@@ -4,9 +4,10 @@ import torch
 
 from normscope.records.run import DURATIONS
 from normscope.records.store import reader
-from normscope.studies.spec import CompareOptions, Recipe
+from normscope.studies.options import GridOptions
+from normscope.studies.spec import Recipe
 
-OPTIONS = CompareOptions(
+OPTIONS = GridOptions(
     classes=("3", "8", "9"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu",
     precision="fp32", recipe=Recipe(widths=(4, 8, 8), blocks_per_stage=1),
 )  # fmt: skip

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from normscope import cli
+from normscope.commands.study import StudyOptions
 from normscope.errors import InputError, NormscopeError
 from normscope.records.run import load_run
 from normscope.studies import grid, runner
 from normscope.studies.grid import check_graph, graph_obstacle, lay_out
+from normscope.studies.options import GridOptions
 from normscope.studies.runner import RunResult, RunTask, execute
-from normscope.studies.spec import CompareOptions, Recipe
-from normscope.studies.study import StudyOptions
+from normscope.studies.spec import Recipe
 from normscope.training.loop import Outcome
 
-OPTIONS = CompareOptions(
+OPTIONS = GridOptions(
     classes=("3", "8"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=1, device="cpu", precision="fp32",
     fusion="off", capture_epochs=(), recipe=Recipe(widths=(4, 8, 8), blocks_per_stage=1),
 )  # fmt: skip

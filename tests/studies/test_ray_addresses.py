@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from normscope.cli import main
+from normscope.commands.study import StudyOptions
 from normscope.errors import InputError
 from normscope.studies.executors import ray_cluster
 from normscope.studies.executors.ray import RayExecutor
 from normscope.studies.executors.ray_cluster import connect
-from normscope.studies.study import StudyOptions
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
 

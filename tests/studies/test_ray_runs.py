@@ -85,7 +85,7 @@ def trained_here(spec, tmp_path_factory):
 
 def tasks_of(spec, place, seeds=3, **changes):
     specs = [dataclasses.replace(spec, seed=seed, **changes) for seed in range(seeds)]
-    return [RunTask(each, place / f"seed{each.seed}", threads=1) for each in specs]
+    return [RunTask(each, place / f"seed{each.seed}") for each in specs]
 
 
 def run_all(executor, tasks):
@@ -172,10 +172,10 @@ def test_a_killed_worker_is_replaced_by_one_that_goes_on(
     (markers / "died").unlink(missing_ok=True)
     ended, messages = run_all(
         RayExecutor(cluster, seconds_between_copies=0),
-        [RunTask(dying, tmp_path / "ray" / "run", threads=1)],
+        [RunTask(dying, tmp_path / "ray" / "run")],
     )
     assert (markers / "died").exists(), "nobody was killed"
-    list(SerialExecutor().run([RunTask(dying, tmp_path / "here" / "run", threads=1)], ignore))
+    list(SerialExecutor().run([RunTask(dying, tmp_path / "here" / "run")], ignore))
     assert ended == {"run": RunResult("finished", note="1 worker died on the way, others went on")}
     assert_same_bits(tmp_path / "ray" / "run", tmp_path / "here" / "run")
     assert capfd.readouterr() == ("", "")
@@ -191,7 +191,7 @@ def test_runs_that_fail_are_recorded_and_the_others_finish(
         unseen(monkeypatch)
     monkeypatch.setattr(ray_executor, "MOST_DEATHS", 2)
     specs = {"good": spec, "raises": with_norm(spec, "raises"), "dies": with_norm(spec, "dies")}
-    tasks = [RunTask(each, tmp_path / name, threads=1) for name, each in specs.items()]
+    tasks = [RunTask(each, tmp_path / name) for name, each in specs.items()]
     ended, _ = run_all(RayExecutor(cluster), tasks)
     assert ended["good"] == RunResult("finished")
     assert ended["raises"] == RunResult("failed", "ZeroDivisionError: the norm of nothing")
@@ -219,7 +219,7 @@ def test_a_run_that_was_begun_here_is_finished_elsewhere(
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "runner.Store.set_resume_state = killing\n"
         "spec = RunSpec.from_json(Path(sys.argv[1]).read_text())\n"
-        "runner.execute(runner.RunTask(spec, Path(sys.argv[2]), threads=1), lambda _: None)\n"
+        "runner.execute(runner.RunTask(spec, Path(sys.argv[2])), lambda _: None)\n"
     )
     (task,) = tasks_of(spec, tmp_path / "runs", seeds=1)
     (tmp_path / "spec.json").write_text(spec.to_json())
@@ -271,7 +271,7 @@ def test_what_cannot_be_stored_here_stops_the_study_and_its_workers(
 
 def test_a_stream_that_is_closed_early_ends_its_workers(cluster, spec, markers, tmp_path):
     (markers / "waits").unlink(missing_ok=True)
-    task = RunTask(with_norm(spec, "waits_once"), tmp_path / "run", threads=1)
+    task = RunTask(with_norm(spec, "waits_once"), tmp_path / "run")
     heard = []
 
     def stop_in_the_second_epoch(message):
@@ -295,7 +295,7 @@ from normscope.studies.executors.ray import RayExecutor
 from normscope.studies.runner import RunTask
 from normscope.studies.spec import RunSpec
 address, spec, directory, shared = sys.argv[1:]
-task = RunTask(RunSpec.from_json(Path(spec).read_text()), Path(directory), threads=1)
+task = RunTask(RunSpec.from_json(Path(spec).read_text()), Path(directory))
 executor = RayExecutor(address, seconds_between_copies=0, shared=shared == "True")
 for _ in executor.run([task], lambda message: print(message.epochs_done, flush=True)): pass
 """
@@ -306,7 +306,7 @@ def test_the_driver_may_be_killed_and_the_same_command_goes_on(
     shared, cluster, spec, markers, trained_waiting, tmp_path
 ):
     (markers / "waits").unlink(missing_ok=True)
-    task = RunTask(with_norm(spec, "waits_once"), tmp_path / "runs" / "run", threads=1)
+    task = RunTask(with_norm(spec, "waits_once"), tmp_path / "runs" / "run")
     (tmp_path / "spec.json").write_text(task.spec.to_json())
     command = [
         sys.executable,
@@ -332,11 +332,7 @@ def trained_waiting(spec, markers, monkeypatch, tmp_path):
     """The run that waits once, as this process trains it when somebody has waited."""
     monkeypatch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
     (markers / "waits").touch()
-    list(
-        SerialExecutor().run(
-            [RunTask(with_norm(spec, "waits_once"), tmp_path / "here", threads=1)], ignore
-        )
-    )
+    list(SerialExecutor().run([RunTask(with_norm(spec, "waits_once"), tmp_path / "here")], ignore))
     return tmp_path / "here"
 
 

@@ -111,7 +111,7 @@ def test_folders_of_killed_workers_are_removed_and_others_are_left(tmp_path, mon
 
 
 def test_a_failure_that_is_recorded_from_outside_leaves_the_run_its_threads(spec, tmp_path):
-    task = RunTask(spec, tmp_path / "run", threads=1)
+    task = RunTask(spec, tmp_path / "run")
     task.directory.mkdir()
     assert record_failure(task, "its worker died") == RunResult("failed", "its worker died")
     failed = load_run(task.directory)

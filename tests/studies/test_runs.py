@@ -31,7 +31,7 @@ def spec():
 @pytest.fixture(scope="module")
 def finished(spec, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
-    assert execute(RunTask(spec, directory, threads=1), ignore) == RunResult("finished")
+    assert execute(RunTask(spec, directory), ignore) == RunResult("finished")
     return directory
 
 
@@ -148,8 +148,8 @@ def test_a_fused_bf16_run_resumes_with_the_same_bits_and_is_another_run_than_an_
         spec, widths=(32, 32, 32), epochs=2, capture_epochs=(), precision="bf16", fusion=True
     )
     unfused = dataclasses.replace(wide, fusion=False)
-    assert execute(RunTask(wide, tmp_path / "whole", threads=1), ignore).status == "finished"
-    assert execute(RunTask(unfused, tmp_path / "unfused", threads=1), ignore).status == "finished"
+    assert execute(RunTask(wide, tmp_path / "whole"), ignore).status == "finished"
+    assert execute(RunTask(unfused, tmp_path / "unfused"), ignore).status == "finished"
     assert wide.id != unfused.id
     assert load_run(tmp_path / "unfused").meta["not_fused"] == "switched off"
     assert contents(tmp_path / "whole")[0] != contents(tmp_path / "unfused")[0], "nothing was fused"
@@ -267,10 +267,7 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_finished(
 
 def test_processes_train_the_same_bits_and_report(finished, spec, tmp_path):
     messages, ended = [], {}
-    tasks = [
-        RunTask(dataclasses.replace(spec, seed=seed), tmp_path / str(seed), threads=1)
-        for seed in (0, 1)
-    ]
+    tasks = [RunTask(dataclasses.replace(spec, seed=seed), tmp_path / str(seed)) for seed in (0, 1)]
     execute_all(
         tasks,
         ProcessExecutor(2),

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,13 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normscope.errors import InputError, RecordError
-from normscope.studies.spec import (
-    CompareOptions,
-    Recipe,
-    RunSpec,
-    default_capture_epochs,
-    options_from,
-)
+from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS
+from normscope.studies.options import options_from
+from normscope.studies.spec import Recipe, RunSpec, default_capture_epochs
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 FIELDS = {
     "data": "digits", "data_fingerprint": "f00d", "classes": ("0", "1"), "norm": "batch", "learning_rate": 0.1,
@@ -34,6 +33,8 @@ def other(value):
             return value / 2
         case "cosine":
             return "constant"
+        case "fp32":
+            return "bf16"
         case str():
             return value + "x"
         case (first, *_) if isinstance(first, int):
@@ -49,7 +50,15 @@ def test_a_spec_survives_json():
     assert RunSpec.from_json(spec.to_json()) == spec
 
 
-def test_every_field_is_part_of_the_identity():
+def id_of_the_first_version(spec):
+    """The id as it was computed before knobs were left out: from every field that there was."""
+    fields = dataclasses.asdict(spec)
+    for knob in ADDED_KNOBS:
+        del fields[knob]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, indent=1).encode()).hexdigest()[:16]
+
+
+def test_changing_any_knob_changes_the_identity():
     spec = RunSpec(**FIELDS, widths=(4, 8), block="formula", blocks_per_stage=1)
     for field in dataclasses.fields(spec):
         changed = dataclasses.replace(spec, **{field.name: other(getattr(spec, field.name))})
@@ -61,6 +70,106 @@ def test_an_identity_does_not_change_between_versions_by_accident():
     again.
     """
     assert RunSpec(**FIELDS).id == "dbf4399661516f34"
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "activation": st.sampled_from(["relu", "tanh"]),
+            "block": st.sampled_from([None, "formula"]),
+            "widths": st.none() | st.lists(st.integers(1, 64), min_size=1).map(tuple),
+            "blocks_per_stage": st.none() | st.integers(1, 4),
+            "initialization_scale": st.sampled_from([1.0, 0.1]),
+            "batch_size": st.integers(1, 512),
+            "momentum": st.floats(0, 1),
+            "weight_decay": st.floats(0, 1),
+            "schedule": st.sampled_from(["cosine", "constant"]),
+            "norm": st.sampled_from(["none", "my_norms:norm"]),
+            "norm_code": st.sampled_from(["", "c0de"]),
+            "learning_rate": st.floats(1e-6, 1e6),
+            "engine": st.sampled_from([1, 2]),
+        },
+    )
+)
+def test_every_id_of_the_first_version_is_still_that_of_its_run(knobs):
+    spec = RunSpec(**FIELDS | knobs)
+    assert spec.id == id_of_the_first_version(spec)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.glob("*/runs/*/spec.json")), ids=lambda path: path.parent.name
+)
+def test_published_runs_of_the_first_version_keep_their_folders(path):
+    text = path.read_text()
+    assert "threads" not in json.loads(text)
+    assert RunSpec.from_json(text).name == path.parent.name
+
+
+def test_there_are_published_runs():
+    assert len(list(RESULTS.glob("*/runs/*/spec.json"))) > 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithDropout(RunSpec):
+    """What a spec is when somebody adds a knob."""
+
+    dropout: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithOtherDefaults(RunSpec):
+    """What a spec is when somebody changes defaults."""
+
+    dropout: float = 0.1
+    batch_size: int = 64
+    threads: int = 4
+
+
+def test_a_knob_that_is_added_leaves_runs_at_its_default_alone():
+    assert WithDropout(**FIELDS).id == RunSpec(**FIELDS).id
+    assert WithDropout(**FIELDS, dropout=0.5).id != RunSpec(**FIELDS).id
+
+
+def test_a_default_that_changes_moves_no_run(monkeypatch):
+    monkeypatch.setitem(ADDED_KNOBS, "dropout", 0.0)
+    old = RunSpec(**FIELDS)
+    assert WithOtherDefaults(**FIELDS, dropout=0.0, batch_size=128, threads=1).id == old.id
+    ids = {
+        WithOtherDefaults(**FIELDS).id,
+        WithOtherDefaults(**FIELDS, dropout=0.0).id,
+        WithOtherDefaults(**FIELDS, dropout=0.0, batch_size=128).id,
+        old.id,
+    }
+    assert len(ids) == 4, "the defaults of today are recorded where they are not the first ones"
+
+
+def test_every_knob_with_a_default_has_its_first_value_on_record():
+    required = dataclasses.MISSING
+    knobs = {field.name for field in dataclasses.fields(RunSpec) if field.default is not required}
+    assert knobs == set(FIRST_KNOBS) | set(ADDED_KNOBS)
+
+
+def test_a_spec_of_fewer_knobs_is_read_with_the_values_that_there_were():
+    fields = json.loads(RunSpec(**FIELDS).to_json())
+    for knob in ADDED_KNOBS:
+        del fields[knob]
+    assert RunSpec.from_json(json.dumps(fields)) == dataclasses.replace(
+        RunSpec(**FIELDS), **ADDED_KNOBS
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp16", "BF16", "auto", ""])
+def test_a_precision_that_is_none_is_refused(precision):
+    with pytest.raises(InputError, match="Unknown precision"):
+        RunSpec(**FIELDS | {"precision": precision})
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100000])
+def test_threads_that_cannot_be_are_refused(threads):
+    with pytest.raises(InputError, match="number of threads"):
+        RunSpec(**FIELDS, threads=threads)
 
 
 @settings(deadline=None, max_examples=50)
@@ -90,6 +199,7 @@ def test_a_spec_that_is_none_is_refused(text):
         ({"epochs": 0}, "number of epochs is 0; expected 1 or more"),
         ({"seeds": 0}, "number of seeds is 0"),
         ({"jobs": 0}, "number of jobs is 0"),
+        ({"threads": 0}, "number of threads is 0"),
         ({"batch_size": 0}, "batch size is 0"),
         ({"norms": ()}, "No normalization"),
         ({"norms": ["batch", "batch"]}, "--norms names batch more than once"),
@@ -129,8 +239,7 @@ def test_settings_by_name_reach_the_recipe_and_the_options():
     )
     assert options.norms == ("batch", "group")
     assert options.recipe == Recipe(batch_size=64, widths=(4, 8, 8))
-    assert str(options.directory) == "here"
-    assert str(CompareOptions().directory) == "normscope-runs/compare-digits"
+    assert str(options.out) == "here"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from killed_runs import kill_and_resume
 from rich.console import Console
 
 from normscope import fused
-from normscope.commands.compare import compare
+from normscope.commands.compare import CompareOptions, compare
 from normscope.errors import StorageError
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import FilePart
@@ -17,7 +17,7 @@ from normscope.studies import runner
 from normscope.studies.grid import lay_out
 from normscope.studies.run_recording import ByEpoch
 from normscope.studies.runner import RunTask, execute
-from normscope.studies.spec import CompareOptions, Recipe
+from normscope.studies.spec import Recipe
 
 OPTIONS = CompareOptions(
     classes=("3", "8"), norms=("batch", "none", "group"), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu",
@@ -38,10 +38,7 @@ def specs():
 @pytest.fixture(scope="module")
 def watched(specs, tmp_path_factory):
     directory = tmp_path_factory.mktemp("watched")
-    assert (
-        execute(RunTask(specs["batch"], directory, threads=1, watch=True), ignore).status
-        == "finished"
-    )
+    assert execute(RunTask(specs["batch"], directory, watch=True), ignore).status == "finished"
     return directory
 
 
@@ -70,8 +67,7 @@ def contents(directory):
 def test_a_watched_run_ends_with_the_bits_of_an_unwatched_one(specs, norm, tmp_path):
     for name, watch in (("plain", False), ("watched", True)):
         assert (
-            execute(RunTask(specs[norm], tmp_path / name, threads=1, watch=watch), ignore).status
-            == "finished"
+            execute(RunTask(specs[norm], tmp_path / name, watch=watch), ignore).status == "finished"
         )
     assert same_weights(tmp_path / "plain", tmp_path / "watched")
     assert not (tmp_path / "plain" / "recording.sqlite").exists()
@@ -86,10 +82,7 @@ def test_a_watched_fused_run_ends_with_the_bits_of_an_unwatched_one(
     monkeypatch.setattr(fused, "LEAST_NUMBERS", dict.fromkeys(fused.LEAST_NUMBERS, 1))
     spec = dataclasses.replace(specs[norm], fusion=True, epochs=1, capture_epochs=())
     for name, watch in (("plain", False), ("watched", True)):
-        assert (
-            execute(RunTask(spec, tmp_path / name, threads=1, watch=watch), ignore).status
-            == "finished"
-        )
+        assert execute(RunTask(spec, tmp_path / name, watch=watch), ignore).status == "finished"
     assert same_weights(tmp_path / "plain", tmp_path / "watched")
     recording = Recording.load(tmp_path / "watched" / "recording.sqlite")
     assert {info.activation for info in recording.layers.values()} == {"relu"}
@@ -147,25 +140,25 @@ def test_killed_and_resumed_a_run_has_the_recording_of_an_uninterrupted_one(
 
 
 def test_a_finished_run_without_a_recording_is_trained_again_for_it(specs, watched, tmp_path):
-    assert not execute(RunTask(specs["batch"], tmp_path, threads=1), ignore).note
+    assert not execute(RunTask(specs["batch"], tmp_path), ignore).note
     record = (tmp_path / "record.sqlite").read_bytes()
-    result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
+    result = execute(RunTask(specs["batch"], tmp_path, watch=True), ignore)
     assert (result.status, result.note) == (
         "finished",
         "trained again to the same weights for its recording",
     )
     assert contents(tmp_path) == contents(watched)
     assert (tmp_path / "record.sqlite").read_bytes() == record
-    assert not execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore).note
+    assert not execute(RunTask(specs["batch"], tmp_path, watch=True), ignore).note
 
 
 def test_a_recording_of_other_weights_is_not_kept(specs, watched, tmp_path):
-    execute(RunTask(specs["batch"], tmp_path, threads=1), ignore)
+    execute(RunTask(specs["batch"], tmp_path), ignore)
     other = weights(tmp_path)
     bits = other["layer1.0.bn1.weight"].view(torch.int32)
     bits[0] += 1
     torch.save(other, tmp_path / "weights.pt")
-    result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
+    result = execute(RunTask(specs["batch"], tmp_path, watch=True), ignore)
     assert result.status == "finished"
     assert "other weights (layer1.0.bn1.weight)" in result.note
     assert [item.name for item in tmp_path.iterdir() if "recording" in item.name] == []
@@ -179,9 +172,9 @@ def test_a_run_that_was_begun_unwatched_is_recorded_when_it_is_over(
 
     monkeypatch.setattr(runner.ProgressCallback, "on_epoch", stop)
     with pytest.raises(KeyboardInterrupt):
-        execute(RunTask(specs["batch"], tmp_path, threads=1), ignore)
+        execute(RunTask(specs["batch"], tmp_path), ignore)
     monkeypatch.undo()
-    result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
+    result = execute(RunTask(specs["batch"], tmp_path, watch=True), ignore)
     assert "trained again" in result.note
     assert contents(tmp_path) == contents(watched)
 
@@ -200,16 +193,13 @@ def test_a_full_disk_ends_the_recording_and_not_the_run(
 
     monkeypatch.setattr(FilePart, "write", write)
     with pytest.warns(UserWarning, match="The recording stopped") as told:
-        result = execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore)
+        result = execute(RunTask(specs["batch"], tmp_path, watch=True), ignore)
     assert len(told) == 1
     assert result.status == "finished"
     assert "not recorded" in result.note
     assert same_weights(watched, tmp_path)
     monkeypatch.undo()
-    assert (
-        "trained again"
-        in execute(RunTask(specs["batch"], tmp_path, threads=1, watch=True), ignore).note
-    )
+    assert "trained again" in execute(RunTask(specs["batch"], tmp_path, watch=True), ignore).note
     assert contents(tmp_path) == contents(watched)
 
 

@@ -1,17 +1,18 @@
-"""Checking in one call and from the command line: a model, a state_dict or a loader is examined, and judged."""
+"""`normscope check`: a model, a state_dict or a loader is examined and judged, also in one call."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
+import msgspec
 import tyro
 
 from normscope.errors import InputError, StorageError, one_of
-from normscope.show.report.pages import check_page
+from normscope.studies.options import Folder, as_path
 from normscope.user_models.loading import (
     is_checkpoint,
     load_batches,
@@ -26,26 +27,10 @@ if TYPE_CHECKING:
 
     from normscope.judge.check_report import CheckReport
 
-FORMATS = ("text", "json", "sarif", "github", "html")
-LEVELS = ("error", "warning")
 
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """Find the ways normalization breaks in a model: modes, statistics, settings, freezing,
-    batches.
-
-    What is not given comes from [tool.normscope.check] in pyproject.toml. Ends with 0 if there is
-    nothing at or above the level of --fail-on, 1 if there is, 2 for bad input.
-    """
-
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FACTORY|CHECKPOINT")]
-    """What to check: a function without arguments (or a class) that returns the model, as
-    module:name; or a checkpoint (.pt, .safetensors), whose running statistics are judged alone.
-    """
-
-    checkpoint: Path | None = None
-    """Load this state_dict into the model first. Nothing in it is executed."""
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """What pyproject.toml may hold, too."""
 
     data: str | None = None
     """Batches: a data set (digits, cifar10, images) in training batches, as `normscope compare`
@@ -54,7 +39,7 @@ class CheckOptions:
     judged.
     """
 
-    data_dir: Path | None = None
+    data_dir: Folder = None
     """Folder of the data set; as for `normscope compare`."""
 
     batch_size: int | None = None
@@ -78,7 +63,30 @@ class CheckOptions:
     export: bool | None = None
     """The model is about to be exported, fused, quantized or compiled. [default: no]"""
 
-    output: Path | None = None
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "world_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}.")
+
+
+@dataclass(frozen=True)
+class CheckOptions(CheckSettings):
+    """Find the ways normalization breaks in a model: modes, statistics, settings, freezing,
+    batches.
+
+    What is not given comes from [tool.normscope.check] in pyproject.toml. Ends with 0 if there is
+    nothing at or above the level of --fail-on, 1 if there is, 2 for bad input.
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FACTORY|CHECKPOINT")]
+    """What to check: a function without arguments (or a class) that returns the model, as
+    module:name; or a checkpoint (.pt, .safetensors), whose running statistics are judged alone.
+    """
+
+    checkpoint: Path | None = field(default=None, kw_only=True)
+    """Load this state_dict into the model first. Nothing in it is executed."""
+
+    output: Path | None = field(default=None, kw_only=True)
     """Write the report to this file and not to standard output."""
 
 
@@ -90,20 +98,19 @@ def run_check(options: CheckOptions, directory: Path | None = None) -> int:
         InputError: for what cannot be used.
         StorageError: if the report cannot be written.
     """
-    options = with_settings(options, read_settings(directory or Path.cwd()))
+    settings = read_settings(directory or Path.cwd())
+    left_open = {name: each for name, each in settings.items() if getattr(options, name) is None}
+    options = replace(options, **left_open)
     report = _report(options)
     _write(report, options)
-    failing = (
-        report.errors
-        if (options.fail_on or "error") == "error"
-        else (*report.errors, *report.warnings)
-    )
-    return 1 if failing else 0
+    return 1 if report.errors or (options.fail_on == "warning" and report.warnings) else 0
 
 
 def _write(report: CheckReport, options: CheckOptions) -> None:
     """Print the report, or write it to --output. A page replaces nothing but another report."""
     if options.format == "html":
+        from normscope.show.report.pages import check_page
+
         text = check_page(report, options.model, options.output)
     else:
         text = getattr(report, options.format or "text")()
@@ -118,61 +125,42 @@ def _write(report: CheckReport, options: CheckOptions) -> None:
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
-    """[tool.normscope.check] of the nearest pyproject.toml above a directory; {} without one.
+    """Return [tool.normscope.check] of the nearest pyproject.toml above a directory; {} without one.
 
     Raises:
-        InputError: if it is no TOML, or holds a setting that is not known.
+        InputError: if it is no TOML, or holds a setting that is not known or of another type.
     """
-    path = next(
-        (
-            p / "pyproject.toml"
-            for p in (directory, *directory.parents)
-            if (p / "pyproject.toml").is_file()
-        ),
-        None,
-    )
+    above = (folder / "pyproject.toml" for folder in (directory, *directory.parents))
+    path = next((path for path in above if path.is_file()), None)
     if path is None:
         return {}
     try:
-        with path.open("rb") as file:
-            settings = tomllib.load(file).get("tool", {}).get("normscope", {}).get("check", {})
+        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}.") from error
-    return {name.replace("-", "_"): _setting(name, value, path) for name, value in settings.items()}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    for key in ("tool", "normscope", "check"):
+        table = table.get(key, {}) if isinstance(table, dict) else None
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: tool.normscope.check is no table.")
+    read = dict(_setting(name, value, path) for name, value in table.items())
+    if "data_dir" in read:
+        read["data_dir"] = path.parent / read["data_dir"]
+    return read
 
 
-def with_settings(options: CheckOptions, settings: dict[str, Any]) -> CheckOptions:
-    """The options, with what was not given taken from the settings."""
-    missing = {name: value for name, value in settings.items() if getattr(options, name) is None}
-    return replace(options, **missing)
-
-
-KINDS: dict[str, Callable[[Any], bool]] = {
-    "select": lambda v: isinstance(v, list) and all(isinstance(entry, str) for entry in v),
-    "ignore": lambda v: isinstance(v, list) and all(isinstance(entry, str) for entry in v),
-    "fail_on": lambda v: v in LEVELS,
-    "format": lambda v: v in FORMATS,
-    "world_size": lambda v: type(v) is int and v > 0,
-    "batch_size": lambda v: type(v) is int and v > 0,
-    "export": lambda v: type(v) is bool,
-    "data": lambda v: isinstance(v, str),
-    "data_dir": lambda v: isinstance(v, str),
-}
-"""{setting: whether a value can be one}."""
-
-
-def _setting(name: str, value: Any, path: Path) -> Any:
-    field = name.replace("-", "_")
-    if field not in KINDS:
-        known = [
-            entry.name.replace("_", "-") for entry in fields(CheckOptions) if entry.name in KINDS
-        ]
+def _setting(name: str, value: Any, path: Path) -> tuple[str, Any]:
+    field, kinds = name.replace("-", "_"), get_type_hints(CheckSettings)
+    if field not in kinds:
+        known = [kind.replace("_", "-") for kind in kinds]
         raise InputError(f"{path}: {one_of('setting of [tool.normscope.check]', name, known)}")
-    if not KINDS[field](value):
-        raise InputError(f"{path}: [tool.normscope.check] {name} = {value!r} is no value for it.")
-    if field == "data_dir":
-        return path.parent / value
-    return tuple(value) if isinstance(value, list) else value
+    try:
+        converted = msgspec.convert(value, kinds[field], dec_hook=as_path)
+        return field, getattr(CheckSettings(**{field: converted}), field)
+    except (msgspec.ValidationError, InputError) as error:
+        what = f"{path}: [tool.normscope.check] {name} = {value!r} is no value for it"
+        raise InputError(f"{what}: {str(error).rstrip('.')}.") from error
 
 
 def _report(options: CheckOptions) -> CheckReport:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from rich.console import Console
+from normscope.errors import NormscopeError, StorageError
+from normscope.studies.options import STUDIES, GridOptions, options_from
 
-from normscope.errors import StorageError
-from normscope.judge.comparison import Comparison, summarize
-from normscope.records.files import write_json
-from normscope.records.run import RunRecord, load_run, status_of
-from normscope.show.figures import activation_distributions as distributions_figure
-from normscope.show.figures import comparison_figure
-from normscope.show.figures import learning_rate_figure as learning_rates_figure
-from normscope.show.report.pages import report_after, runs_html
-from normscope.show.sinks.replay import chosen_sinks, study_logs
-from normscope.show.sinks.runs import StudyLogs
-from normscope.show.terminal import comparison_table
-from normscope.studies.directory import StudyDirectory
-from normscope.studies.grid import Grid, lay_out
-from normscope.studies.pipeline import Tasks, say_set_up, tasks_of, train_all
-from normscope.studies.spec import CompareOptions, RunSpec, options_from
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from normscope.judge.comparison import Comparison
+    from normscope.records.run import RunRecord
+    from normscope.studies.grid import Grid
+    from normscope.studies.pipeline import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(GridOptions):
+    """Train the same network with several normalizations, several seeds each, and set the runs side
+    by side.
+
+    With no arguments: the embedded digits, with and without batch normalization, at three learning
+    rates, three seeds each (18 runs, about a minute on two cores). The same command again goes on
+    where it was interrupted.
+    """
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the study."""
+        return self.out if self.out is not None else STUDIES / f"compare-{self.data}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +52,14 @@ class ComparisonResult:
         return tuple(run for run in self.runs if run.status == "failed")
 
     def _repr_html_(self) -> str:
+        from normscope.show.report.pages import runs_html
+
         return runs_html(self.runs, self.directory)
+
+
+def run_compare(options: CompareOptions) -> int:
+    """Run `normscope compare` and return its exit status."""
+    return 1 if compare(options).failed else 0
 
 
 def compare(
@@ -71,96 +86,87 @@ def compare(
         KeyboardInterrupt: on Ctrl-C, after summary.json is written. The same call goes on from
             there.
     """
+    from rich.console import Console
+
+    from normscope.studies.grid import lay_out
+    from normscope.studies.pipeline import open_study
+
     if options is None:
-        options = options_from(settings)
+        options = options_from(settings, CompareOptions)
     elif settings:
         raise TypeError("give either options or settings by name, not both")
-    console = console or Console()
     grid = lay_out(options)
-    sinks = chosen_sinks(options.tensorboard, options.wandb, options.directory)
-    study = StudyDirectory.create(options.directory)
-    say_set_up(grid, study, console)
-    tasks = tasks_of(grid, study, options, console)
-    with study_logs(study.path, sinks, console) as logs:
-        return _train_and_show(tasks, grid, study, console, logs)
+    with open_study(options.directory, options, console or Console()) as training:
+        training.say_set_up(grid)
+        _train(training, grid, options)
+        runs, summary = _summarize(training, grid)
+        figures = _draw(training.study.path, runs, summary)
+        _say_result(training.console, grid, summary)
+        training.written([*figures, "summary.json"])
+    return ComparisonResult(training.study.path, runs, summary)
 
 
-def _train_and_show(
-    tasks: Tasks, grid: Grid, study: StudyDirectory, console: Console, logs: StudyLogs
-) -> ComparisonResult:
+def _train(training: Training, grid: Grid, options: CompareOptions) -> None:
+    """Train what is left. Whatever stops it, what is finished is summarized first."""
     try:
-        train_all(tasks, grid, study, console, logs=logs)
+        training.train(grid, options)
     except StorageError:
         raise  # nothing more can be written
-    except BaseException:
-        _write_summary(grid, study)  # what is finished counts, whatever stopped the rest
+    except BaseException as stopped:
+        try:
+            _summarize(training, grid)
+        except NormscopeError as error:
+            if not isinstance(stopped, NormscopeError):  # which says what is wrong itself
+                print(f"normscope: no summary: {error}", file=sys.stderr)
         raise
-    runs, summary = _write_summary(grid, study)
-    figures = _draw(study, runs, summary)
-    logs.figures([study.path / name for name in figures])
-    written = [*figures, "summary.json"]
-    page = report_after(study.path)
-    _say_result(
-        study, grid, summary, [*written, *([page.name] if page is not None else [])], console
-    )
-    return ComparisonResult(study.path, runs, summary)
 
 
-def _load(study: StudyDirectory, spec: RunSpec) -> RunRecord:
-    run = study.run(spec)
-    if status_of(run.path) is not None:
-        return load_run(run.path)
-    return RunRecord(run.path, dataclasses.asdict(spec), "interrupted", {"epoch": np.array([])})
+def _summarize(training: Training, grid: Grid) -> tuple[tuple[RunRecord, ...], Comparison]:
+    from normscope.judge.comparison import summarize
+    from normscope.records.files import write_json
 
-
-def _write_summary(grid: Grid, study: StudyDirectory) -> tuple[tuple[RunRecord, ...], Comparison]:
-    runs = tuple(_load(study, spec) for spec in grid.specs)
+    runs = training.runs(grid)
     summary = summarize(runs, grid.norms, grid.learning_rates)
-    write_json(study.path / "summary.json", summary.to_json())
+    write_json(training.study.path / "summary.json", summary.to_json())
     return runs, summary
 
 
-def _draw(study: StudyDirectory, runs: tuple[RunRecord, ...], summary: Comparison) -> list[str]:
+def _draw(folder: Path, runs: tuple[RunRecord, ...], summary: Comparison) -> list[str]:
     """Draw what this grid has figures for, remove those of an earlier grid, and return the names of
     what is there.
     """
+    from normscope.show.figures import (
+        activation_distributions,
+        comparison_figure,
+        learning_rate_figure,
+    )
+
+    captured, several = any(run.captures for run in runs), len(summary.threshold) > 1
     figures: dict[str, Callable[[Path], object] | None] = {
         "comparison.png": lambda path: comparison_figure.draw(summary, runs, path),
         "activation_distributions.png": (
-            (lambda path: distributions_figure.draw(runs, path))
-            if any(run.captures for run in runs)
-            else None
+            (lambda path: activation_distributions.draw(runs, path)) if captured else None
         ),
         "learning_rates.png": (
-            (lambda path: learning_rates_figure.draw(summary, runs, path))
-            if len(summary.threshold) > 1
-            else None
+            (lambda path: learning_rate_figure.draw(summary, runs, path)) if several else None
         ),
     }
     for name, draw in figures.items():
         if draw is None:
-            (study.path / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
         else:
-            draw(study.path / name)
+            draw(folder / name)
     return [name for name, draw in figures.items() if draw is not None]
 
 
-def _say_result(
-    study: StudyDirectory, grid: Grid, summary: Comparison, files: list[str], console: Console
-) -> None:
+def _say_result(console: Console, grid: Grid, summary: Comparison) -> None:
+    from normscope.show.terminal import comparison_table, say
+
     console.print(comparison_table(summary, grid.specs[0].epochs))
-    console.print(
+    say(
+        console,
         "Accuracy: mean ± standard deviation of n finished runs after the last epoch, on "
-        f"{summary.data.get('source')}. "
-        f"Threshold: 95% of {grid.norms[0]}'s mean final accuracy at that rate. Variation: standard deviation over "
-        "mean of the stem-gradient norm over epochs.",
+        f"{summary.data.get('source')}. Threshold: 95% of {grid.norms[0]}'s mean final accuracy at "
+        "that rate. Variation: standard deviation over mean of the stem-gradient norm over epochs.",
         style="dim",
-        highlight=False,
-        markup=False,
-    )
-    console.print(
-        f"Written to {study.path}: {', '.join(files)}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )

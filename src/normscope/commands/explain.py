@@ -4,39 +4,96 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from normscope.errors import NormscopeError
-from normscope.records.explanation import (
-    EXPLANATION_NAME,
-    Explanation,
-    Forgotten,
-    load_if_there,
-    store_explanation,
+from normscope.errors import InputError, NormscopeError
+from normscope.studies.options import (
+    STUDIES,
+    Count,
+    GridOptions,
+    MachineOptions,
+    Name,
+    NetworkOptions,
+    grid_of,
 )
-from normscope.records.run import ENDED, load_run
-from normscope.show.explanation_text import show
-from normscope.show.figures import explanation_poster as explanation_figure
-from normscope.studies.directory import RunDirectory, StudyDirectory
-from normscope.studies.environment import describe_environment
-from normscope.studies.execution import threads_per_job
-from normscope.studies.explain_layer import choose_layer, explain_layer
-from normscope.studies.explain_options import ExplainOptions
-from normscope.studies.grid import Grid, build_for, lay_out
-from normscope.studies.pipeline import known_status, tasks_of, train_all
-from normscope.studies.spec import CompareOptions, RunSpec
-from normscope.studies.threads import using_threads
-from normscope.studies.train_mode_evaluation import Advance, forget_eval
-from normscope.studies.trained import trained_network
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from normscope.models.landmarks import Network
+    from normscope.records.explanation import Explanation, Forgotten
+    from normscope.studies.directory import RunDirectory
+    from normscope.studies.grid import Grid
+    from normscope.studies.pipeline import Training
+    from normscope.studies.spec import RunSpec
 
 FIGURE_NAME = "explanation.png"
 
-FILES = (FIGURE_NAME, EXPLANATION_NAME)
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(MachineOptions, NetworkOptions):
+    """Show what one batch normalization layer does to one real batch, and what happens when eval()
+    is forgotten.
+
+    With no arguments: a small network is trained on the embedded digits for a few seconds; then one
+    of its layers is worked through step by step, as text and as explanation.png. The same command
+    again does not train again, and another --layer or --channel of the same network takes a few
+    seconds.
+    """
+
+    layer: Name = None
+    """Layer to explain, for example layer2.0.bn1; of a pattern such as '*.bn2', the first that
+    matches (default: the first normalization of the first stage).
+    """
+
+    channel: Count = None
+    """Channel whose numbers are worked through, counted from 0 (default: the one whose mean is
+    furthest from 0).
+    """
+
+    norm: str = "batch"
+    """Normalization of the network: batch, or module:callable that makes a torch.nn.BatchNorm2d."""
+
+    learning_rate: float = 0.1
+    """Learning rate of the first epoch."""
+
+    epochs: Count = None
+    """Passes over the training images before the layer is looked at (default: 5; digits: 10)."""
+
+    seed: int = 0
+    """Seed of the initialization, the order of the images and the augmentation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channel is not None and self.channel < 0:
+            raise InputError(f"The channel is {self.channel}; expected 0 or more (--channel).")
+        if self.seed < 0:
+            raise InputError(f"The seed is {self.seed}; expected 0 or more.")
+
+    @property
+    def directory(self) -> Path:
+        """The folder of what is written."""
+        return self.out if self.out is not None else STUDIES / f"explain-{self.data}"
+
+    @property
+    def study(self) -> GridOptions:
+        """The same as a grid of one run, with the first seed.
+
+        Nothing is fused: building the kernels, the first time on a machine, would take longer than
+        these few epochs.
+        """
+        usual = 10 if self.data == "digits" else 5
+        return grid_of(
+            self,
+            norms=(self.norm,),
+            learning_rates=(self.learning_rate,),
+            seeds=1,
+            epochs=usual if self.epochs is None else self.epochs,
+            capture_epochs=(),
+            fusion="off",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +102,12 @@ class ExplanationResult:
 
     directory: Path
     explanation: Explanation
+
+
+def run_explain(options: ExplainOptions) -> int:
+    """Run `normscope explain` and return its exit status."""
+    explain(options)
+    return 0
 
 
 def explain(
@@ -65,82 +128,99 @@ def explain(
         NormscopeError: if the training failed or diverged.
         StorageError: if the folder cannot be written. Finished epochs are kept.
     """
+    from rich.console import Console
+
+    from normscope.records.explanation import EXPLANATION_NAME, load_if_there, store_explanation
+    from normscope.show.explanation_text import show
+    from normscope.show.figures import explanation_poster
+    from normscope.studies.explain_layer import choose_layer, explain_layer
+    from normscope.studies.grid import build_for, lay_out
+    from normscope.studies.pipeline import open_study
+    from normscope.studies.trained import trained_network
+
     options = options or ExplainOptions()
-    console = console or Console()
     grid = lay_out(options.study)
     spec = dataclasses.replace(grid.specs[0], seed=options.seed)
     grid = dataclasses.replace(grid, specs=(spec,))
     choice = choose_layer(build_for(grid.dataset, spec), options.layer, spec.norm, options.channel)
-    study = StudyDirectory.create(options.directory)
-    run = study.run(spec)
-    path = study.path / EXPLANATION_NAME
-    known = load_if_there(path)
-    threads = threads_per_job(spec.device, 1, grid.dataset.train_images.shape[1])
-    _train(spec, grid, study, options.study, console)
-    model = trained_network(run, spec, grid.dataset)
-
-    meta = _describe(spec, run, choice.others)
-    if known is not None and (known.meta["run"], known.meta["environment"]) == (
-        meta["run"],
-        meta["environment"],
-    ):
-        forgotten = known.forgotten
-    else:
-        with using_threads(threads):
-            forgotten = _forget_eval(
-                lambda advance: forget_eval(model, grid.dataset, spec, advance), console
-            )
-    explanation = explain_layer(
-        model, choice, grid.dataset, spec, channel=options.channel, forgotten=forgotten, meta=meta
-    )
-    store_explanation(explanation, path)
-    explanation_figure.draw(explanation, study.path / FIGURE_NAME)
-    show(explanation, console)
-    console.print(
-        f"Written to {study.path}: {', '.join(FILES)}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    return ExplanationResult(study.path, explanation)
+    with open_study(options.directory, options.study, console or Console()) as training:
+        folder, run = training.study.path, training.study.run(spec)
+        known = load_if_there(folder / EXPLANATION_NAME)
+        _train(training, grid, options.study)
+        model = trained_network(run, spec, grid.dataset)
+        meta = _describe(spec, run, choice.others)
+        same = ("run", "environment")
+        if known is not None and all(known.meta[name] == meta[name] for name in same):
+            forgotten = known.forgotten
+        else:
+            forgotten = _forget_eval(model, grid, training.console)
+        explanation = explain_layer(
+            model,
+            choice,
+            grid.dataset,
+            spec,
+            channel=options.channel,
+            forgotten=forgotten,
+            meta=meta,
+        )
+        store_explanation(explanation, folder / EXPLANATION_NAME)
+        explanation_poster.draw(explanation, folder / FIGURE_NAME)
+        show(explanation, training.console)
+        training.written([FIGURE_NAME, EXPLANATION_NAME], page=False)
+    return ExplanationResult(folder, explanation)
 
 
-def _train(
-    spec: RunSpec, grid: Grid, study: StudyDirectory, options: CompareOptions, console: Console
-) -> None:
+def _train(training: Training, grid: Grid, options: GridOptions) -> None:
     """Bring the run to its end.
 
     Raises:
         NormscopeError: if it failed or diverged: there is no layer to explain then.
     """
-    status = known_status(study.run(spec))
+    from normscope.records.run import ENDED
+    from normscope.show.terminal import say
+    from normscope.studies.pipeline import known_meta
+
+    (spec,) = grid.specs
+    status = known_meta(training.study.run(spec)).get("status")
     if status in ENDED:
-        label = f"{spec.model} on {spec.data}, seed {spec.seed}"
-        console.print(f"{label}: trained already.", highlight=False, markup=False, soft_wrap=True)
+        say(
+            training.console,
+            f"{spec.model} on {spec.data}, seed {spec.seed}: trained already.",
+        )
     else:
-        result = train_all(tasks_of(grid, study, options, console), grid, study, console)[spec.name]
+        result = training.train(grid, options)[spec.name]
         if result.status == "failed":
             raise NormscopeError(f"The training failed: {result.error}")
         status = result.status
     if status == "diverged":
         raise NormscopeError(
-            f"The training diverged at learning rate {spec.learning_rate:g}: its layers hold no finite numbers to "
-            "explain. Try a smaller --learning-rate."
+            f"The training diverged at learning rate {spec.learning_rate:g}: its layers hold no "
+            "finite numbers to explain. Try a smaller --learning-rate."
         )
 
 
-def _forget_eval(measure: Callable[[Advance], Forgotten], console: Console) -> Forgotten:
-    """Measure, and say meanwhile how far it is where somebody is watching."""
-    with console.status("Forgetting eval()") as status:
-        return measure(
+def _forget_eval(model: Network, grid: Grid, console: Console) -> Forgotten:
+    """Measure accuracies without eval(), and say meanwhile how far it is."""
+    from normscope.studies.environment import using_threads
+    from normscope.studies.train_mode_evaluation import forget_eval
+
+    (spec,) = grid.specs
+    with console.status("Forgetting eval()") as status, using_threads(spec.threads):
+        return forget_eval(
+            model,
+            grid.dataset,
+            spec,
             lambda done, total: status.update(
                 f"Forgetting eval(): {done} of {total} orders of the images"
-            )
+            ),
         )
 
 
 def _describe(spec: RunSpec, run: RunDirectory, others: tuple[str, ...]) -> dict[str, Any]:
-    """What the record says of the run and the machine."""
+    """Return what the record says of the run and the machine."""
+    from normscope.records.run import load_run
+    from normscope.studies.environment import describe_environment
+
     record = load_run(run.path)
     return {
         "run": run.path.name,

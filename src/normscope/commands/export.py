@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from normscope.errors import InputError, RecordError
-from normscope.records.run import RECORD_NAME, RECORDING_NAME, run_folders
-from normscope.show.report.pages import sorted_paths
+from normscope.studies.options import Folder
 
 if TYPE_CHECKING:
     from normscope.records.export.recording_tables import RecordingSource
@@ -37,8 +36,10 @@ class ExportOptions:
     (docs/sinks.md).
     """
 
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Folder of the tables, of TensorBoard, or of W&B's files (default: export/ in the study's folder, or beside the recording)."""
+    out: Folder = None
+    """Folder of the tables, of TensorBoard, or of W&B's files (default: export/ in the study's
+    folder, or beside the recording).
+    """
 
     project: str = "normscope"
     """Project of Weights & Biases, for --to wandb."""
@@ -84,9 +85,7 @@ def export(path: str | Path, to: Format = "parquet", out: str | Path | None = No
 
 
 def run_export(options: ExportOptions) -> int:
-    """The command: writes the tables, says what they are and what could not be read; 1 if something
-    could not.
-    """
+    """Run `normscope export` and return its exit status: 1 if something could not be read."""
     if options.to in ("tensorboard", "wandb"):
         return _pass_on(options)
     exported = export(options.path, options.to, options.out)
@@ -102,6 +101,7 @@ def _pass_on(options: ExportOptions) -> int:
     """Give a dashboard what it lacks of a study or a recording; 1 if something could not be read or
     given.
     """
+    from normscope.show.report.pages import sorted_paths
     from normscope.show.sinks.replay import chosen_sinks, pass_on_recording, pass_on_study
 
     studies, recordings = sorted_paths([options.path])
@@ -151,14 +151,15 @@ class _Material:
     def add_run(self, folder: Path) -> None:
         """Add a run, or the reason why it cannot be."""
         from normscope.records.export.run_tables import read_run
+        from normscope.records.run import RECORD_NAME
 
         try:
             self.runs.append(read_run(folder))
         except RecordError as error:
-            told = str(error)
-            self.problems.append(
-                told if str(folder) in told else f"{folder / RECORD_NAME} is damaged: {told}"
-            )
+            problem = str(error)
+            if str(folder) not in problem:
+                problem = f"{folder / RECORD_NAME} is damaged: {problem}"
+            self.problems.append(problem)
 
     def add_recording(self, path: Path, name: str) -> None:
         """Add a recording, or the reason why it cannot be."""
@@ -174,6 +175,9 @@ def _read(path: Path) -> _Material:
     """Everything at a path, each record read once, so that damage is found before anything is
     written.
     """
+    from normscope.records.run import RECORDING_NAME, run_folders
+    from normscope.show.report.pages import sorted_paths
+
     studies, recordings = sorted_paths([path])
     if recordings:
         file = recordings[0]

@@ -2,32 +2,107 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
+from tyro.conf import OmitArgPrefixes, arg
 
 from normscope.errors import InputError, NormscopeError
-from normscope.judge.inspection import accuracies, channel_table, regions_of, to_csv
-from normscope.records.files import write_json, write_text, written_aside
-from normscope.records.recording import Recording
-from normscope.records.run import RECORDING_NAME, RunRecord, load_run
-from normscope.show.figures import activation_regions_figure as activation_regions
-from normscope.show.figures import recording_distributions, recording_overview, recording_statistics
-from normscope.show.figures.provenance import footer, subject
-from normscope.show.inspection_text import show
-from normscope.show.report.pages import report_after, runs_html
-from normscope.studies.directory import StudyDirectory
-from normscope.studies.grid import Grid, build_for, lay_out
-from normscope.studies.inspect_options import InspectOptions
-from normscope.studies.pipeline import say_set_up, tasks_of, train_all
-from normscope.watching.watched_layers import find_layers, normalization_kind
+from normscope.studies.options import (
+    STUDIES,
+    GridOptions,
+    JobsOption,
+    MachineOptions,
+    NetworkOptions,
+    SeveralOptions,
+    grid_of,
+)
+from normscope.studies.spec import Recipe
 
-__all__ = ["InspectionResult", "inspect"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from normscope.records.recording import Recording
+    from normscope.records.run import RunRecord
+    from normscope.studies.grid import Grid
+    from normscope.studies.pipeline import Training
+
+DIGITS = ("3", "8")
+"""The two classes of digits that are told apart with no arguments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions):
+    """Train a network with a normalization and without it, watched, and show what happens inside
+    its layers.
+
+    With no arguments: two classes of the embedded digits, in half a minute. For the chosen layer:
+    the distributions of its input and output per channel, and its statistics and parameters over
+    training; for all layers: an overview, and how much of their output lies where gradients pass
+    the following activation. The same command again does not train again, and another --layer takes
+    a few seconds.
+    """
+
+    classes: Annotated[tuple[str, ...], arg(help_behavior_hint="(default: all; digits: 3 8)")] = ()
+    """Keep these classes only, relabelled in this order, for example airplane bird."""
+
+    layer: str = "res_block1.bn1"
+    """Layer to show, by its name in the network; a pattern such as '*.bn1' shows each that matches.
+    """
+
+    norm: str = "batch"
+    """Normalization of the network: batch, group, layer, instance, or module:callable. It is set
+    beside none.
+    """
+
+    learning_rate: float = 0.01
+    """Learning rate of the first epoch."""
+
+    seeds: int = 1
+    """Number of seeds; figures of a single run show the first."""
+
+    epochs: int = 50  # pyright: ignore[reportIncompatibleVariableOverride]: never left open here
+    """Passes over the training images."""
+
+    recipe: OmitArgPrefixes[Recipe] = field(
+        default_factory=lambda: Recipe(model="bird-plane", batch_size=64)
+    )
+    """The network and how it is trained."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm == "none":
+            raise InputError(
+                "The normalization is none; expected one to inspect. It is set beside none anyway "
+                "(--norm)."
+            )
+
+    @property
+    def directory(self) -> Path:
+        """The folder of what is written."""
+        return self.out if self.out is not None else STUDIES / f"inspect-{self.data}"
+
+    @property
+    def study(self) -> GridOptions:
+        """The same as a grid of watched runs, with the normalization and without.
+
+        Normalization is not fused: the gradient at a layer's output exists where the layer is an
+        operation of its own.
+        """
+        return grid_of(
+            self,
+            classes=self.classes or (DIGITS if self.data == "digits" else ()),
+            norms=(self.norm, "none"),
+            learning_rates=(self.learning_rate,),
+            capture_epochs=(),
+            fusion="off",
+            watch=True,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +118,15 @@ class InspectionResult:
     numbers: dict[str, Any]
 
     def _repr_html_(self) -> str:
+        from normscope.show.report.pages import runs_html
+
         return runs_html(self.runs, self.directory)
+
+
+def run_inspect(options: InspectOptions) -> int:
+    """Run `normscope inspect` and return its exit status."""
+    inspect(options)
+    return 0
 
 
 def inspect(
@@ -64,28 +147,25 @@ def inspect(
         NormscopeError: if a training failed, or a run could not be recorded.
         StorageError: if the folder cannot be written. Finished epochs are kept.
     """
+    from rich.console import Console
+
+    from normscope.show.inspection_text import show
+    from normscope.studies.grid import lay_out
+    from normscope.studies.pipeline import open_study
+
     options = options or InspectOptions()
-    console = console or Console()
     grid = lay_out(options.study)
     layers = choose_layers(grid, options.layer)
-    study = StudyDirectory.create(options.directory)
-    say_set_up(grid, study, console)
-    train_all(tasks_of(grid, study, options.study, console), grid, study, console)
-
-    runs = tuple(load_run(study.run(spec).path) for spec in grid.specs)
-    recordings = _recordings(grid, study, runs)
-    numbers = _numbers(runs, recordings, layers)
-    files = _write(study, layers, runs, recordings, numbers)
-    if (page := report_after(study.path)) is not None:
-        files.append(page.name)
-    show(numbers, recordings[grid.norms[0]][0], layers, console)
-    console.print(
-        f"Written to {study.path}: {', '.join(files)}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    return InspectionResult(study.path, layers, runs, recordings, numbers)
+    with open_study(options.directory, options.study, console or Console()) as training:
+        training.say_set_up(grid)
+        training.train(grid, options.study)
+        runs = training.runs(grid)
+        recordings = _recordings(grid, training, runs)
+        numbers = _numbers(runs, recordings, layers)
+        files = _write(training.study.path, layers, runs, recordings, numbers)
+        show(numbers, recordings[grid.norms[0]][0], layers, training.console)
+        training.written(files)
+    return InspectionResult(training.study.path, layers, runs, recordings, numbers)
 
 
 def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
@@ -95,6 +175,9 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
     Raises:
         InputError: if it selects no module, or none that normalizes.
     """
+    from normscope.studies.grid import build_for
+    from normscope.watching.watched_layers import find_layers, normalization_kind
+
     spec = grid.specs[0]
     model = build_for(grid.dataset, spec)
     every = find_layers(model)  # says so where the network has none
@@ -109,27 +192,29 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
 
 
 def file_names(layers: Sequence[str]) -> dict[str, str]:
-    """{layer: how its files' names begin}, of letters, digits, points, dashes and underscores; no
-    two alike.
+    """Return {layer: how its files' names begin}, of letters, digits, points, dashes and
+    underscores, no two alike, also where letters have no case.
     """
     names: dict[str, str] = {}
-    taken: list[str] = []  # in lower case: some file systems know no other
+    taken: set[str] = set()
     for layer in layers:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", layer).strip(".")[:100] or "layer"
-        taken.append(name.lower())
-        count = taken.count(name.lower())
-        names[layer] = name if count == 1 else f"{name}-{count}"
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", layer).strip(".")[:100] or "layer"
+        candidates = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
+        names[layer] = next(name for name in candidates if name.lower() not in taken)
+        taken.add(names[layer].lower())
     return names
 
 
 def _recordings(
-    grid: Grid, study: StudyDirectory, runs: Sequence[RunRecord]
+    grid: Grid, training: Training, runs: Sequence[RunRecord]
 ) -> dict[str, list[Recording]]:
     """{norm: a recording per seed} of the runs that ended.
 
     Raises:
         NormscopeError: if one of them failed or has no recording, or the normalized one diverged.
     """
+    from normscope.records.recording import Recording
+
     recordings: dict[str, list[Recording]] = {norm: [] for norm in grid.norms}
     for spec, run in zip(grid.specs, runs, strict=True):
         if run.status == "failed":
@@ -138,10 +223,10 @@ def _recordings(
             )
         if run.status == "diverged" and spec.norm != "none":
             raise NormscopeError(
-                f"The training {run.directory.name} diverged: its layers hold no finite numbers to show. "
-                "Try a smaller --learning-rate."
+                f"The training {run.directory.name} diverged: its layers hold no finite numbers to "
+                "show. Try a smaller --learning-rate."
             )
-        path = study.run(spec).recording
+        path = training.study.run(spec).recording
         if not path.is_file():
             raise NormscopeError(
                 f"{run.directory.name} could not be recorded; see above. There is nothing to show."
@@ -153,6 +238,8 @@ def _recordings(
 def _numbers(
     runs: Sequence[RunRecord], recordings: Mapping[str, Sequence[Recording]], layers: Sequence[str]
 ) -> dict[str, Any]:
+    from normscope.judge.inspection import accuracies, regions_of
+
     return {
         "format": "normscope inspection",
         "version": 1,
@@ -166,13 +253,24 @@ def _numbers(
 
 
 def _write(
-    study: StudyDirectory,
+    folder: Path,
     layers: Sequence[str],
     runs: Sequence[RunRecord],
     recordings: Mapping[str, Sequence[Recording]],
     numbers: dict[str, Any],
 ) -> list[str]:
-    """Every file of the inspection; their names."""
+    """Write every file of the inspection, and return their names."""
+    from normscope.judge.inspection import channel_table, to_csv
+    from normscope.records.files import write_json, write_text, written_aside
+    from normscope.records.run import RECORDING_NAME
+    from normscope.show.figures import (
+        activation_regions_figure,
+        recording_distributions,
+        recording_overview,
+        recording_statistics,
+    )
+    from normscope.show.figures.provenance import footer, subject
+
     normalized = next(iter(recordings.values()))[0]
     one = f"{subject(runs[:1])}, norm {runs[0].norm}, seed {runs[0].seed}. {footer(runs[:1])}"
     every = f"{subject(runs)}. {footer(runs)}"
@@ -183,22 +281,22 @@ def _write(
             ("statistics", recording_statistics.draw),
         ):
             files.append(f"{name}_{ending}.png")
-            draw(normalized, layer, study.path / files[-1], origin=one)
+            draw(normalized, layer, folder / files[-1], origin=one)
     first = [run for run in runs if run.seed == runs[0].seed]
     recording_overview.draw(
-        {norm: own[0] for norm, own in recordings.items()},
-        study.path / "overview.png",
+        {norm: each[0] for norm, each in recordings.items()},
+        folder / "overview.png",
         origin=f"{subject(first)}, seed {first[0].seed}. {footer(first)}",
     )
     files.append("overview.png")
     before = list(dict.fromkeys(row["layer"] for row in numbers["activation_regions"]))
     if before:
-        activation_regions.draw(
-            recordings, before, study.path / "activation_regions.png", origin=every
+        activation_regions_figure.draw(
+            recordings, before, folder / "activation_regions.png", origin=every
         )
         files.append("activation_regions.png")
-    write_text(study.path / "inspection.csv", to_csv(channel_table(normalized, layers)))
-    write_json(study.path / "inspection.json", numbers)
-    with written_aside(study.path / RECORDING_NAME) as aside:
+    write_text(folder / "inspection.csv", to_csv(channel_table(normalized, layers)))
+    write_json(folder / "inspection.json", numbers)
+    with written_aside(folder / RECORDING_NAME) as aside:
         shutil.copyfile(runs[0].directory / RECORDING_NAME, aside)
     return [*files, "inspection.csv", "inspection.json", RECORDING_NAME]

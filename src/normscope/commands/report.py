@@ -8,8 +8,6 @@ from typing import Annotated
 
 import tyro
 
-from normscope.show.report.pages import report
-
 
 @dataclass(frozen=True)
 class ReportOptions:
@@ -19,12 +17,15 @@ class ReportOptions:
     """Folders of studies, files or folders of recordings, and what `normscope check --format json`
     wrote. Several are set side by side.
     """
+
     out: Path | None = None
     """The file to write. Default: report.html in the study's folder, or beside the recording."""
 
 
 def run_report(options: ReportOptions) -> int:
-    """The command: writes the report and says where it is."""
+    """Run `normscope report` and return its exit status."""
+    from normscope.show.report.pages import report
+
     path = report(*options.paths, out=options.out)
     print(f"Written: {path}")
     return 0

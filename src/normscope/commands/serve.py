@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import hmac
-import os
-import secrets
 import socket
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +12,13 @@ from urllib.parse import urlencode
 
 import tyro
 
-from normscope.errors import InputError, RecordError, StorageError
-from normscope.show.report.pages import is_study
+from normscope.errors import InputError, RecordError
 
 if TYPE_CHECKING:
     from normscope.show.live.source import Source
 
 DEPTH = 4
 """How far below a folder studies are looked for."""
-
-KEY_NAME = "serve.key"
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -57,8 +49,8 @@ class ServeOptions:
     """Secret in the address. The default is the same at every start."""
 
 
-def serve(options: ServeOptions) -> int:
-    """Serve until Ctrl-C, and return the exit status.
+def run_serve(options: ServeOptions) -> int:
+    """Serve until Ctrl-C, and return the exit status of `normscope serve`.
 
     Raises:
         InputError: if there is nothing to serve, or the address cannot be listened on.
@@ -73,6 +65,7 @@ def serve(options: ServeOptions) -> int:
 
     from normscope.show.live.access import Access
     from normscope.show.live.app import App
+    from normscope.show.live.token import token_for
 
     token = options.token or token_for(options.path)
     names = (
@@ -95,6 +88,7 @@ def find_sources(path: Path) -> Iterator[Source]:
         InputError: if there is nothing at the path, or it is a file that is no recording.
     """
     from normscope.show.live.source import Source
+    from normscope.show.report.pages import is_study
 
     if not path.exists():
         raise InputError(
@@ -109,24 +103,9 @@ def find_sources(path: Path) -> Iterator[Source]:
         yield from _below(path, path, DEPTH)
 
 
-def token_for(path: Path) -> str:
-    """The token of a path: a checksum of it with a key that only this user can read, so it outlives
-    the server.
-
-    Where the key cannot be kept the token is a new one each time.
-    """
-    try:
-        key = _key()
-    except StorageError as error:
-        print(f"normscope: the address changes with the next start: {error}", file=sys.stderr)
-        return secrets.token_urlsafe(24)
-    return hmac.new(
-        key, str(path.resolve()).encode("utf-8", "surrogateescape"), hashlib.sha256
-    ).hexdigest()[:32]
-
-
 def _below(folder: Path, root: Path, depth: int) -> Iterator[Source]:
     from normscope.show.live.source import Source
+    from normscope.show.report.pages import is_study
 
     try:
         entries = sorted(folder.iterdir())
@@ -169,7 +148,8 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(
-                f"Port {port} on {host} is in use, perhaps by another `normscope serve`; give another one with --port."
+                f"Port {port} on {host} is in use, perhaps by another `normscope serve`; give "
+                "another one with --port."
             ) from error
         reason = error.strerror or error
         raise InputError(
@@ -210,29 +190,3 @@ def _run(app: Any, listening: socket.socket) -> None:
         print("Stopped.")  # uvicorn has closed everything, and passes the signal on
     finally:
         app.stop()
-
-
-def _key() -> bytes:
-    """32 random bytes, kept in the cache folder for this user alone.
-
-    Raises:
-        StorageError: if they can be neither read nor written.
-    """
-    import pooch
-
-    path = Path(os.environ.get("NORMSCOPE_CACHE") or pooch.os_cache("normscope")) / KEY_NAME
-    try:
-        if path.stat().st_mode & 0o077 == 0 and len(key := path.read_bytes()) == 32:
-            return key
-    except OSError:
-        pass  # there is none yet
-    key = secrets.token_bytes(32)
-    aside = path.with_name(f".{KEY_NAME}-{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(key)
-        aside.replace(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
-    return key

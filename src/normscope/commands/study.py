@@ -1,123 +1,113 @@
-"""Claims and studies: where runs, verdicts and what shows them meet."""
+"""`normscope study`: grids of runs that share a folder, and the claims judged on them."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.console import Console
+from tyro.conf import Positional, arg
 
-from normscope.errors import InputError, RecordError, StorageError, one_of
-from normscope.judge.claims import by_subject, judge_all
-from normscope.judge.verdicts import Verdict
-from normscope.records.files import write_json, write_text
-from normscope.records.run import ENDED, RunRecord, load_run, run_folders
-from normscope.show.report.pages import report_after, runs_html
-from normscope.show.sinks.replay import chosen_sinks, study_logs
-from normscope.show.terminal import telling
-from normscope.show.verdict_text import open_questions, verdict_page, verdict_table
-from normscope.studies.directory import StudyDirectory
-from normscope.studies.study import (
-    ClaimsOptions,
-    StudyOptions,
-    StudyPlan,
-    checked_values,
-    parse_sweeps,
+from normscope.errors import InputError, one_of
+from normscope.studies.options import (
+    STUDIES,
+    DataOptions,
+    GridOptions,
+    JobsOption,
+    MachineOptions,
+    TrainingOptions,
 )
-from normscope.studies.study_files import find_study
 
-FIGURES = "claims"
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from normscope.commands.claims import ClaimsResult
+    from normscope.studies.grid import Grid
+    from normscope.studies.pipeline import Training
+    from normscope.studies.study import StudyPlan
+
+_OF_THE_STUDY = "(default: the study's)"
+_Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint=_OF_THE_STUDY)]
 
 
-@dataclass(frozen=True, eq=False)
-class ClaimsResult:
-    """What was judged: the folder with the results, the runs, and a verdict for each claim and
-    subject.
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
+    """Train a grid of runs and judge the usual claims about normalization on it.
+
+    Built in: quick, notebook, blog, learning-rates, initialization, activation-functions,
+    batch-size, placement, propagation, landscape, covariate-shift. The same command again goes on
+    where it was interrupted; with more seeds it trains only what is new.
     """
 
-    directory: Path
-    runs: tuple[RunRecord, ...]
-    verdicts: tuple[Verdict, ...]
+    study: Positional[str] = "quick"
+    """Name of a built-in study, or a TOML file."""
 
-    def to_json(self) -> dict[str, Any]:
-        """What claims.json holds."""
-        return {"claims": [verdict.to_json() for verdict in self.verdicts]}
+    sweep: Annotated[tuple[str, ...], arg(metavar="KNOB=A,B,C ...", help_behavior_hint="")] = ()
+    """Knobs to vary as well, for example learning_rate=0.01,0.1 initialization_scale=0.1,1,10.
+    Numbers of a list, as in widths, are joined by x: widths=8x16x32,16x32x64.
+    """
+
+    data: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride]: a study has its own
+        str | None, arg(metavar="STR", help_behavior_hint=_OF_THE_STUDY)
+    ] = None
+    """Data set: digits, cifar10 or images."""
+
+    seeds: _Count = None
+    """Number of seeds; 5 means the seeds 0 to 4."""
+
+    epochs: _Count = None
+    """Passes over the training images."""
+
+    executor: Literal["local", "ray"] = "local"
+    """Where runs are trained: in processes of this machine, or as tasks of a Ray cluster
+    (normscope[ray]), as many at once as there is room for.
+    """
+
+    address: Annotated[
+        str | None, arg(metavar="auto|HOST:PORT|local", help_behavior_hint="(default: auto)")
+    ] = None
+    """With --executor ray, the cluster: the one that runs on this machine (auto), another, or one
+    that is started on this machine for this command (local).
+    """
+
+    allow_code: bool = False
+    """Import normalizations that a study file names as module:callable. It is code: look at it
+    first.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.executor not in ("local", "ray"):
+            raise InputError(one_of("executor", self.executor, ("local", "ray")))
+        if self.address is not None and self.executor == "local":
+            raise InputError(
+                f"--address {self.address} is for --executor ray; the executor is local."
+            )
 
     @property
-    def failed(self) -> tuple[RunRecord, ...]:
-        """The runs that ended with an error."""
-        return tuple(run for run in self.runs if run.status == "failed")
+    def directory(self) -> Path:
+        """The folder of the study."""
+        return self.out if self.out is not None else STUDIES / Path(self.study).stem
 
-    def _repr_html_(self) -> str:
-        return runs_html(self.runs, self.directory)
-
-
-def claims(
-    *directories: str | Path,
-    norm: str = "batch",
-    reference: str = "none",
-    out: str | Path | None = None,
-    console: Console | None = None,
-) -> ClaimsResult:
-    """Judge the claims on the runs of one study or several, also while they are still being
-    trained.
-
-    Args:
-        directories: folders of studies.
-        norm: the normalization that claims are about.
-        reference: the one that it is set against.
-        out: where claims.json, claims.md and the figures go; None puts them into the first folder.
-        console: where to print; None prints to standard output.
-
-    Raises:
-        InputError: if a folder is no study, or there is no run.
-        RecordError: for a run whose record is damaged.
-        StorageError: if the results cannot be written.
-    """
-    options = ClaimsOptions(
-        directories=tuple(Path(each) for each in directories),
-        norm=norm,
-        reference=reference,
-        out=Path(out) if out is not None else None,
-    )
-    return judge_directories(options, console)
+    def overrides(self) -> dict[str, Any]:
+        """Return what the user decided, as settings of a grid; a setting that was left alone is the
+        study's.
+        """
+        shared = {field.name for field in dataclasses.fields(GridOptions)}
+        values = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
+        return {
+            field.name: value
+            for field, value in values
+            if field.name in shared and value != field.default
+        }
 
 
-def judge_directories(options: ClaimsOptions, console: Console | None = None) -> ClaimsResult:
-    """`claims`, with its settings as one object."""
-    runs = [run for path in options.directories for run in _load(StudyDirectory.find(path))]
-    if not runs:
-        raise InputError(
-            f"There is no run in {', '.join(str(path) for path in options.directories)}."
-        )
-    _check_named(options, sorted({run.norm for run in runs}))
-    return _judge(
-        runs,
-        options.out or options.directories[0],
-        console or Console(),
-        options.norm,
-        options.reference,
-    )
-
-
-def _check_named(options: ClaimsOptions, known: Sequence[str]) -> None:
-    """A normalization that was asked for and that no run has is a slip; the usual ones may be
-    missing.
-
-    Raises:
-        InputError: for such a one.
-    """
-    for name in ("norm", "reference"):
-        given = getattr(options, name)
-        if given != getattr(ClaimsOptions, name) and given not in known:
-            raise InputError(
-                f"{one_of('normalization', given, known)} These are the ones that the runs have."
-            )
+def run_study(options: StudyOptions) -> int:
+    """Run `normscope study` and return its exit status."""
+    return 1 if train_study(options).failed else 0
 
 
 def study(
@@ -133,74 +123,70 @@ def study(
         name: a built-in study, or a TOML file.
         sweep: {knob: values} to vary as well.
         console: where to print; None prints to standard output.
-        settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, device, precision,
-            fusion, graph, watch, executor, address, allow_code, tensorboard, wandb, out.
+        settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, threads, device,
+            precision, fusion, graph, watch, executor, address, allow_code, tensorboard, wandb, out.
 
     Raises:
         InputError: for a study, settings or data that cannot be used, or where no Ray answers at
             the address.
         StorageError: if the folder cannot be written. Finished epochs are kept.
     """
+    from normscope.studies.study import checked_values
+
     for path in ("out", "data_dir", "tensorboard"):
         if settings.get(path) is not None:
             settings[path] = Path(settings[path])
-    known = {field.name for field in dataclasses.fields(StudyOptions)} - {"study", "sweep"}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise InputError(
-            f"Unknown setting {unknown[0]!r} of a study. Known: {', '.join(sorted(known))}."
-        )
+    known = sorted({field.name for field in dataclasses.fields(StudyOptions)} - {"study", "sweep"})
+    for setting in settings:
+        if setting not in known:
+            raise InputError(one_of("setting of a study", setting, known))
     swept = {knob: checked_values(knob, list(values)) for knob, values in (sweep or {}).items()}
-    return run_study(StudyOptions(study=str(name), **settings), console, swept)
+    return train_study(StudyOptions(study=str(name), **settings), console, swept)
 
 
-def run_study(
+def train_study(
     options: StudyOptions,
     console: Console | None = None,
     sweep: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> ClaimsResult:
     """`study`, with its settings as one object; `sweep` adds to the options' own."""
-    from normscope.commands.compare import (
-        tasks_of,
-        train_all,
-    )  # imports torch, which judging does without
+    from rich.console import Console
+
+    from normscope.commands.claims import judge_runs, load_runs
+    from normscope.show.report.pages import report_after
+    from normscope.show.terminal import say
+    from normscope.studies.pipeline import open_study
+    from normscope.studies.study import parse_sweeps
+    from normscope.studies.study_files import find_study
 
     console = console or Console()
     plan = find_study(options.study, allow_code=options.allow_code)
     plan = plan.swept({**parse_sweeps(options.sweep), **(sweep or {})})
     grids, wanted, shared = _grids(plan, options)
     runs = sum(len(grid.specs) for grid in grids)
-    sinks = chosen_sinks(options.tensorboard, options.wandb, options.directory)
-    with _executor(options) as executor, study_logs(options.directory, sinks, console) as logs:
-        directory = StudyDirectory.create(options.directory)
-        console.print(
-            f"Study {plan.name}: {runs} runs, into {directory.path}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+    with (
+        _executor(options) as executor,
+        open_study(options.directory, shared, console, executor) as training,
+    ):
+        folder = training.study.path
+        say(console, f"Study {plan.name}: {runs} runs, into {folder}")
         for grid in grids:
-            train_all(
-                tasks_of(grid, directory, shared, console), grid, directory, console, executor, logs
-            )
-            _measure(directory, grid, wanted, console)
+            training.train(grid, shared)
+            _measure(training, grid, wanted)
         names = {spec.name for grid in grids for spec in grid.specs}
-        result = _judge(_load(directory, names), directory.path, console)
-        logs.figures(sorted((directory.path / FIGURES).glob("*.png")))
+        result = judge_runs(load_runs(training.study, names), folder, console)
+        training.logs.figures(result.figures)
     if result.failed:
         names = ", ".join(run.directory.name for run in result.failed)
-        told = f"Failed, and in no verdict: {names}. The same command tries them again."
-        console.print(told, highlight=False, markup=False, soft_wrap=True)
-    if (page := report_after(directory.path)) is not None:
-        console.print(
-            f"Everything on one page: {page}", highlight=False, markup=False, soft_wrap=True
-        )
+        say(console, f"Failed, and in no verdict: {names}. The same command tries them again.")
+    if (page := report_after(folder)) is not None:
+        say(console, f"Everything on one page: {page}")
     return result
 
 
 @contextmanager
 def _executor(options: StudyOptions) -> Iterator[Any]:
-    """Where the runs are trained, reached before anything is written; None for this machine."""
+    """Yield what trains the runs, reached before anything is written; None for this machine."""
     if options.executor == "local":
         yield None
         return
@@ -210,28 +196,33 @@ def _executor(options: StudyOptions) -> Iterator[Any]:
         yield executor
 
 
-def _measure(
-    directory: StudyDirectory, grid: Any, wanted: Mapping[str, Collection[str]], console: Console
-) -> None:
+def _measure(training: Training, grid: Grid, wanted: Mapping[str, Collection[str]]) -> None:
     """Make the measurements that these runs lack, and say which were made and which could not be."""
+    from normscope.show.terminal import say, telling
     from normscope.studies.study_measurements import measure
 
-    with telling(console, "Measuring") as say:
-        found = measure(directory, grid.specs, grid.dataset, wanted, say)
-    made = [f"{name} of {runs} run{'s' if runs > 1 else ''}" for name, runs in found.made.items()]
-    lines = [f"Measured beside training: {', '.join(made)}."] if made else []
-    if found.left_out:
-        why = next(iter(found.left_out.values()))
-        runs = f"{len(found.left_out)} run{'s' if len(found.left_out) > 1 else ''}"
-        lines.append(
-            f"Not measured in {runs}; claims that need it will name them. The first: {why}"
+    with telling(training.console, "Measuring") as tell:
+        measured = measure(training.study, grid.specs, grid.dataset, wanted, tell)
+    made = [f"{name} of {_counted(runs)}" for name, runs in measured.made.items()]
+    if made:
+        say(training.console, f"Measured beside training: {', '.join(made)}.")
+    if measured.left_out:
+        why = next(iter(measured.left_out.values()))
+        say(
+            training.console,
+            f"Not measured in {_counted(len(measured.left_out))}; claims that need it will name "
+            f"them. The first: {why}",
         )
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _grids(plan: StudyPlan, options: StudyOptions) -> tuple[list[Any], dict[str, set[str]], Any]:
-    """The study's grids, each run in one of them only and one grid for each number of epochs.
+def _counted(runs: int) -> str:
+    return f"{runs} run{'s' if runs > 1 else ''}"
+
+
+def _grids(
+    plan: StudyPlan, options: StudyOptions
+) -> tuple[list[Grid], dict[str, set[str]], GridOptions]:
+    """Lay out a study's grids, each run in one of them only and one grid for each number of epochs.
 
     With them, {run id: what is measured of it} and the first grid's options, of which those of the
     machine are shared.
@@ -240,101 +231,19 @@ def _grids(plan: StudyPlan, options: StudyOptions) -> tuple[list[Any], dict[str,
     from normscope.studies.study_measurements import BY_DEFAULT
 
     asked = [grid.options(options.overrides()) for grid in plan.grids]
-    laid_out = [lay_out(own, grid.sweep) for own, grid in zip(asked, plan.grids, strict=True)]
+    laid_out = [lay_out(each, grid.sweep) for each, grid in zip(asked, plan.grids, strict=True)]
     by_epochs: dict[tuple[str, int], dict[str, Any]] = {}
     wanted: dict[str, set[str]] = {}
-    for grid, own in zip(laid_out, plan.grids, strict=True):
+    for grid, planned in zip(laid_out, plan.grids, strict=True):
         for spec in grid.specs:
-            wanted.setdefault(spec.id, set()).update(
-                BY_DEFAULT if own.measure is None else own.measure
-            )
-            by_epochs.setdefault((spec.data_fingerprint, spec.epochs), {}).setdefault(
-                spec.id, (spec, grid)
-            )
+            measured = BY_DEFAULT if planned.measure is None else planned.measure
+            wanted.setdefault(spec.id, set()).update(measured)
+            members = by_epochs.setdefault((spec.data_fingerprint, spec.epochs), {})
+            members.setdefault(spec.id, (spec, grid))
     merged = []
     for members in by_epochs.values():
-        ordered = sorted(
-            members.values(), key=lambda member: member[0].seed
-        )  # early stops leave whole seeds
-        first = ordered[0][1]
-        merged.append(dataclasses.replace(first, specs=tuple(spec for spec, _ in ordered)))
+        # whatever is stopped early has whole seeds
+        ordered = sorted(members.values(), key=lambda member: member[0].seed)
+        specs = tuple(spec for spec, _ in ordered)
+        merged.append(dataclasses.replace(ordered[0][1], specs=specs))
     return merged, wanted, asked[0]
-
-
-def _load(study: StudyDirectory, names: set[str] | None = None) -> list[RunRecord]:
-    """The runs of a study that have a record, in order of their folders; of `names` only, if given."""
-    runs = []
-    for folder in run_folders(study.path):
-        if names is not None and folder.name not in names:
-            continue
-        try:
-            runs.append(load_run(folder))
-        except RecordError as error:
-            raise RecordError(f"{error} Remove its folder to go on without that run.") from error
-    return runs
-
-
-def _judge(
-    runs: Sequence[RunRecord],
-    out: Path,
-    console: Console,
-    norm: str = "batch",
-    reference: str = "none",
-) -> ClaimsResult:
-    runs = _once(runs)
-    verdicts = tuple(judge_all(runs, norm, reference))
-    result = ClaimsResult(out, runs, verdicts)
-    for subject in dict.fromkeys(verdict.subject for verdict in verdicts):
-        own = [verdict for verdict in verdicts if verdict.subject == subject]
-        console.print(verdict_table(own))
-        console.print(
-            open_questions(own), style="dim", highlight=False, markup=False, soft_wrap=True
-        )
-    _write(result)
-    console.print(
-        f"Written to {out}: claims.json, claims.md, figures in {FIGURES}/",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
-    return result
-
-
-def _once(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """Each run once, though several folders may hold it; the ended one of two."""
-    found: dict[str, RunRecord] = {}
-    for run in runs:
-        name = run.directory.name  # it ends with the run's id
-        if name not in found or found[name].status not in ENDED:
-            found[name] = run
-    return tuple(found.values())
-
-
-def _write(result: ClaimsResult) -> None:
-    from normscope.show.figures.claims_figure import (
-        draw,
-    )  # matplotlib takes as long as all of the judging
-
-    folder = result.directory / FIGURES
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot make the folder {folder}: {error.strerror or error}."
-        ) from error
-    subjects = by_subject(result.runs)
-    figures = {}
-    for verdict in result.verdicts:
-        if not verdict.values or not all(verdict.values.values()):
-            continue
-        suffix = f"-{_slug(verdict.subject)}" if len(subjects) > 1 else ""
-        path = folder / f"{verdict.code}-{verdict.name}{suffix}.png"
-        draw(verdict, subjects[verdict.subject], path)
-        figures[verdict.subject, verdict.code] = f"{FIGURES}/{path.name}"
-    for path in folder.glob("C*.png"):  # of an earlier judging
-        if re.match(r"C\d+-", path.name) and f"{FIGURES}/{path.name}" not in figures.values():
-            path.unlink(missing_ok=True)
-    write_json(result.directory / "claims.json", result.to_json())
-    write_text(result.directory / "claims.md", verdict_page(result.verdicts, figures))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

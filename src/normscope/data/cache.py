@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,24 +21,15 @@ import numpy as np
 from normscope.data.dataset import Splits, check
 from normscope.data.layouts.layout import Layout
 from normscope.errors import StorageError
+from normscope.records.files import cache_folder
 
 VERSION = 1  # of the entries: raise it when the same files would be decoded to something else
 ARRAYS = tuple(field.name for field in fields(Splits) if field.name != "classes")
 
 
 def cache_directory(given: Path | None = None) -> Path:
-    """Where decoded images and downloads are kept.
-
-    That is `given`; else the environment variable NORMSCOPE_CACHE; else the cache folder of the
-    platform.
-    """
-    if given is not None:
-        return given
-    if named := os.environ.get("NORMSCOPE_CACHE"):
-        return Path(named)
-    import pooch
-
-    return Path(pooch.os_cache("normscope"))
+    """Return where decoded images and downloads are kept: `given`, else normscope's cache folder."""
+    return cache_folder() if given is None else given
 
 
 def cached(layout: Layout, cache_dir: Path | None = None) -> Splits:

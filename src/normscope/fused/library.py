@@ -18,6 +18,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from normscope.records.files import cache_folder
+
 SOURCE = Path(__file__).with_name("kernels.cpp")
 
 _POINTERS = (
@@ -92,9 +94,7 @@ def cache_directory() -> Path:
     """Where built kernels are kept: in the folder that NORMSCOPE_CACHE names, else in the
     platform's for caches.
     """
-    import pooch
-
-    return Path(os.environ.get("NORMSCOPE_CACHE") or pooch.os_cache("normscope"), "kernels")
+    return cache_folder() / "kernels"
 
 
 def _load(path: Path) -> ctypes.CDLL:

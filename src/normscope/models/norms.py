@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Callable
 
 from torch import nn
 
-from normscope.errors import InputError, one_of
+from normscope.callables import import_named
+from normscope.errors import InputError, one_line, one_of
 from normscope.models.noisy_batch_norm import NoisyBatchNorm2d
 
 NormFactory = Callable[[int], nn.Module]
@@ -70,7 +69,11 @@ def resolve_norm(norm: str | NormFactory) -> NormFactory:
     if not isinstance(norm, str):
         return norm
     if is_code(norm):
-        return _guarded(norm, _import_callable(norm))
+        factory: NormFactory = import_named(norm, "Normalization")
+        if not callable(factory):
+            kind = type(factory).__name__
+            raise InputError(f"Normalization {norm!r} is of type {kind}; expected a callable.")
+        return _guarded(norm, factory)
     if norm not in NORMS:
         raise InputError(f"{one_of('normalization', norm, NORMS)} Or your own as module:callable.")
     return NORMS[norm]
@@ -84,29 +87,6 @@ def needs_bias(norm: nn.Module) -> bool:
     return isinstance(norm, nn.Identity)
 
 
-def _import_callable(name: str) -> NormFactory:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise InputError(f"Normalization {name!r} is not of the form module:callable.")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise InputError(
-            f"Normalization {name!r}: importing {module_name!r} failed: {_one_line(error)}."
-        ) from error
-    try:
-        factory = functools.reduce(getattr, attribute.split("."), module)
-    except AttributeError:
-        raise InputError(
-            f"Normalization {name!r}: module {module_name!r} has no attribute {attribute!r}."
-        ) from None
-    if not callable(factory):
-        raise InputError(
-            f"Normalization {name!r} is of type {type(factory).__name__}; expected a callable."
-        )
-    return factory
-
-
 def _guarded(name: str, factory: NormFactory) -> NormFactory:
     """`factory`, its failures told to the user in one line."""
 
@@ -115,7 +95,7 @@ def _guarded(name: str, factory: NormFactory) -> NormFactory:
             module = factory(channels)
         except Exception as error:
             raise InputError(
-                f"Normalization {name!r} failed for {channels} channels: {_one_line(error)}."
+                f"Normalization {name!r} failed for {channels} channels: {one_line(error)}."
             ) from error
         if not isinstance(module, nn.Module):
             raise InputError(
@@ -124,7 +104,3 @@ def _guarded(name: str, factory: NormFactory) -> NormFactory:
         return module
 
     return checked
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")

@@ -52,6 +52,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: that of the environment variable
+    NORMSCOPE_CACHE, else the platform's for caches.
+    """
+    if named := os.environ.get("NORMSCOPE_CACHE"):
+        return Path(named)
+    import pooch
+
+    return Path(pooch.os_cache("normscope"))
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -10,6 +10,7 @@ import numpy as np
 
 from normscope.errors import RecordError
 from normscope.records.captures import Distribution, load_distributions
+from normscope.records.knobs import ADDED_KNOBS
 from normscope.records.measurements import load_measurements
 from normscope.records.store import reader
 
@@ -96,18 +97,23 @@ def run_folders(study: Path) -> list[Path]:
     return sorted(record.parent for record in study.glob(f"{RUNS}/*/{RECORD_NAME}"))
 
 
-def status_of(directory: Path) -> str | None:
-    """The status in a run's record; None where there is no record yet, or one that was killed
-    before it said so.
+def meta_of(directory: Path) -> dict[str, Any]:
+    """Return what a run's record says of the run; {} where there is no record yet, or one that was
+    killed before it said anything.
 
     Raises:
         RecordError: if what is there is no run's record.
     """
     record = directory / RECORD_NAME
     if not record.is_file() or record.stat().st_size == 0:
-        return None
+        return {}
     with reader(record, "run") as store:
-        return store.meta().get("status")
+        return store.meta()
+
+
+def status_of(directory: Path) -> str | None:
+    """Return the status in a run's record; None where there is none yet, see `meta_of`."""
+    return meta_of(directory).get("status")
 
 
 def load_run(directory: Path) -> RunRecord:
@@ -139,4 +145,4 @@ def load_run(directory: Path) -> RunRecord:
         )
     if status in ENDED and len(epochs["epoch"]) == 0:
         raise RecordError(f"{directory / RECORD_NAME} is damaged: a {status} run without an epoch.")
-    return RunRecord(directory, spec, status, epochs, captures, meta, measured)
+    return RunRecord(directory, ADDED_KNOBS | spec, status, epochs, captures, meta, measured)

@@ -45,6 +45,11 @@ class ProgressMessage(Protocol):
     def images_per_second(self) -> float | None: ...
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a text as it is: nothing highlighted, no markup read, lines as long as they are."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 def percent(fraction: float | None) -> str:
     """A fraction as a percentage with one decimal; a dash where it is missing."""
     return "–" if fraction is None else f"{100 * fraction:.1f}%"

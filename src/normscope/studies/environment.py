@@ -1,9 +1,11 @@
-"""What a run ran on: hardware and versions, as plain values for its record."""
+"""What a run runs on: hardware and versions, as plain values for its record; threads."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,17 @@ def describe_environment(device: str) -> dict[str, Any]:
             "numpy": np.__version__,
         },
     }
+
+
+@contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    """Give torch so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_name(device: str) -> str:

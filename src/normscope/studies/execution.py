@@ -14,32 +14,17 @@ from normscope.studies.runner import RunResult, RunTask
 
 SECONDS_BETWEEN_TRIES = 1.0
 
-LARGE_ENOUGH_FOR_THREADS = 16
-"""Pixels of an image's side from which a run gets more than one thread."""
-
 
 def local_executor(jobs: int) -> Executor:
     """The executor for this machine: worker processes for several jobs, this process for one."""
     return ProcessExecutor(jobs) if jobs > 1 else SerialExecutor()
 
 
-def default_jobs(device: str, runs: int) -> int:
-    """Runs trained at once: one per core on the CPU, where two single-threaded runs beat one with
-    two threads.
+def default_jobs(device: str, runs: int, threads: int = 1) -> int:
+    """Return how many runs are trained at once: on the CPU as many as have the machine's cores
+    with their threads, for two single-threaded runs beat one with two threads.
     """
-    return min(usable_cores(), runs) if device == "cpu" else 1
-
-
-def threads_per_job(device: str, jobs: int, image_size: int) -> int | None:
-    """Threads for torch in each job, so that all jobs together have the machine's cores and no
-    more.
-
-    One for images of a few pixels, where threads do little but wait for one another. On a GPU a
-    single job is left with torch's own number (None).
-    """
-    if device != "cpu":
-        return None if jobs == 1 else max(1, usable_cores() // jobs)
-    return max(1, usable_cores() // jobs) if image_size >= LARGE_ENOUGH_FOR_THREADS else 1
+    return min(max(1, usable_cores() // threads), runs) if device == "cpu" else 1
 
 
 def execute_all(

@@ -17,7 +17,8 @@ from normscope.errors import InputError, one_of
 from normscope.models import registry
 from normscope.models.landmarks import Network
 from normscope.models.norms import is_code, resolve_norm
-from normscope.studies.spec import CompareOptions, Recipe, RunSpec, default_capture_epochs
+from normscope.studies.options import GridOptions
+from normscope.studies.spec import Recipe, RunSpec, default_capture_epochs
 from normscope.training.graphs import GRAPHS
 from normscope.training.precision import resolve_device, resolve_precision
 
@@ -35,7 +36,7 @@ class Grid:
     parameters: dict[str, int]  # per norm
 
 
-def lay_out(options: CompareOptions, sweep: Mapping[str, Sequence[Any]] | None = None) -> Grid:
+def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = None) -> Grid:
     """Decide everything that was left open, and try each network once with every norm.
 
     Args:
@@ -63,6 +64,7 @@ def lay_out(options: CompareOptions, sweep: Mapping[str, Sequence[Any]] | None =
         "device": device,
         "precision": precision,
         "fusion": fusion,
+        "threads": options.threads,
     }
     axes = {
         "learning_rate": options.learning_rates or defaults.learning_rates,

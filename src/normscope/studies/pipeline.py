@@ -1,66 +1,244 @@
-"""What compare, study, inspect and explain share: which runs are left, training them, saying how far they are."""
+"""What compare, study, inspect and explain share: a folder, the runs that are left, training, what is written."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from normscope.errors import RecordError
-from normscope.records.run import ENDED, RUNS, load_run, status_of
+from normscope.records.run import ENDED, RUNS, SPEC_NAME, RunRecord, load_run, meta_of
+from normscope.show.report.pages import report_after
+from normscope.show.sinks.replay import chosen_sinks, study_logs
 from normscope.show.sinks.runs import StudyLogs
-from normscope.show.terminal import StudyProgress, percent
+from normscope.show.terminal import StudyProgress, percent, say
 from normscope.studies.directory import RunDirectory, StudyDirectory
-from normscope.studies.environment import device_name
-from normscope.studies.execution import default_jobs, execute_all, local_executor, threads_per_job
+from normscope.studies.environment import device_name, usable_cores
+from normscope.studies.execution import default_jobs, execute_all, local_executor
 from normscope.studies.executors import Executor
 from normscope.studies.grid import Grid
 from normscope.studies.labels import run_labels
+from normscope.studies.options import GridOptions
 from normscope.studies.progress import Progress
 from normscope.studies.run_recording import is_recorded
 from normscope.studies.runner import RunResult, RunTask
-from normscope.studies.spec import CompareOptions
+from normscope.studies.spec import RunSpec
+
+LARGE_ENOUGH_FOR_THREADS = 16
+"""Pixels of an image's side from which a second thread makes a run faster."""
+
+DECIDED_HERE = ("data_fingerprint", "norm_code", "engine", "device", "precision", "fusion")
+"""What a user need not have typed: it follows from the data, the code, the machine, the version."""
 
 
 @dataclass(frozen=True)
-class Tasks:
-    """What is left to train of a grid, and how many at once."""
+class Training:
+    """A study while its runs are trained; `open_study` makes one."""
 
-    tasks: tuple[RunTask, ...]
-    jobs: int
+    study: StudyDirectory
+    console: Console
+    logs: StudyLogs
+    executor: Executor | None
+
+    def say_set_up(self, grid: Grid) -> None:
+        """Print what is about to be trained, on what and where."""
+        spec, data = grid.specs[0], grid.dataset
+        parameters = ", ".join(f"{count:,} ({norm})" for norm, count in grid.parameters.items())
+        train, test = (
+            -(-len(labels) // spec.batch_size) for labels in (data.train_labels, data.test_labels)
+        )
+        fused = ", fused normalization" if spec.fusion else ""
+        lines = [
+            f"Device      {device_name(spec.device)}, {spec.precision}{fused}",
+            f"Data        {data.source}: {len(data.train_labels):,} training and "
+            f"{len(data.test_labels):,} test images, {len(data.classes)} classes",
+            f"Model       {spec.model}, parameters: {parameters}",
+            f"Batches     {train} training, {test} test, {spec.batch_size} images each",
+            f"Runs        {len(grid.specs)} of {spec.epochs} epochs, into {self.study.path}",
+        ]
+        say(self.console, "\n".join(lines))
+
+    def train(self, grid: Grid, options: GridOptions) -> dict[str, RunResult]:
+        """Bring every run of a grid that is left to its end, several at once, and show how far they
+        are.
+
+        Returns:
+            {name of a run: how it ended} of those that were left.
+
+        Raises:
+            RecordError: for a run whose record or recording is damaged.
+            StorageError: as soon as a run cannot be stored.
+        """
+        tasks = self._tasks(grid, options)
+        jobs = _jobs(grid, options)
+        if tasks and self.executor is None:
+            self._say_idle_cores(grid, jobs)
+        labels, results = run_labels(grid.specs), dict[str, RunResult]()
+        left = {task.directory.name for task in tasks}
+        for name in labels:
+            self.logs.update(name, ended=name not in left)
+        done = len(labels) - len(tasks)
+        with StudyProgress(
+            self.console, labels, grid.specs[0].epochs, already_done=done
+        ) as progress:
+
+            def report(message: Progress) -> None:
+                progress.report(message)
+                if message.epochs_done == int(message.epochs_done):
+                    self.logs.update(message.run)
+
+            def ended(task: RunTask, result: RunResult) -> None:
+                name = task.directory.name
+                results[name] = result
+                self.logs.update(name, ended=True)
+                outcome = "; ".join(filter(None, (_outcome(task, result), result.note)))
+                progress.ended(name, outcome, good=result.status == "finished")
+
+            execute_all(tasks, self.executor or local_executor(jobs), report, ended)
+        return results
+
+    def runs(self, grid: Grid) -> tuple[RunRecord, ...]:
+        """Return the runs of a grid as they are in the folder; one without a record is interrupted."""
+        return tuple(self._run(spec) for spec in grid.specs)
+
+    def written(self, files: Sequence[str], *, page: bool = True) -> None:
+        """Pass the figures among the files on, write the report, and say what was written."""
+        self.logs.figures([self.study.path / name for name in files if name.endswith(".png")])
+        report = report_after(self.study.path) if page else None
+        names = [*files, *([report.name] if report is not None else [])]
+        say(self.console, f"Written to {self.study.path}: {', '.join(names)}")
+
+    def _run(self, spec: RunSpec) -> RunRecord:
+        path = self.study.run(spec).path
+        if meta_of(path).get("status") is not None:
+            return load_run(path)
+        return RunRecord(path, dataclasses.asdict(spec), "interrupted", {"epoch": np.array([])})
+
+    def _tasks(self, grid: Grid, options: GridOptions) -> list[RunTask]:
+        """Return what is left: runs that have not ended, and those that are to be watched and have
+        no recording. The latter are trained again, to the same weights, and that is said.
+        """
+        data_dir = options.data_dir.absolute() if options.data_dir is not None else None
+        runs = [(spec, self.study.run(spec)) for spec in grid.specs]
+        metas = [known_meta(run) for _, run in runs]
+        ended = [
+            run for (_, run), meta in zip(runs, metas, strict=True) if meta.get("status") in ENDED
+        ]
+        unrecorded = [run for run in ended if options.watch and not _is_recorded(run)]
+        if done := len(ended) - len(unrecorded):
+            self.console.print(
+                f"{done} of {len(runs)} runs are finished already and are not trained again."
+            )
+        if unrecorded:
+            say(
+                self.console,
+                f"{len(unrecorded)} of {len(runs)} runs are finished without a recording: they are "
+                "trained again, to the same weights, for the recording alone.",
+            )
+        self._say_other_threads(grid.specs, metas)
+        new = [spec for (spec, _), meta in zip(runs, metas, strict=True) if not meta]
+        self._say_almost_there(new)
+        return [
+            RunTask(spec, run.path.absolute(), data_dir, options.watch, options.graph)
+            for spec, run in runs
+            if run not in ended or run in unrecorded
+        ]
+
+    def _say_other_threads(self, specs: Sequence[RunSpec], metas: Sequence[dict[str, Any]]) -> None:
+        """Count runs of an earlier version, whose threads were no part of their identity."""
+        if specs[0].device != "cpu":
+            return  # where they change no bit
+        pairs = zip(specs, metas, strict=True)
+        if count := sum(meta.get("threads", spec.threads) != spec.threads for spec, meta in pairs):
+            say(
+                self.console,
+                f"{count} of {len(specs)} runs were begun by an earlier version with another number "
+                "of threads; they keep it, and so differ in bits from runs with --threads "
+                f"{specs[0].threads}.",
+            )
+
+    def _say_almost_there(self, specs: Sequence[RunSpec]) -> None:
+        """Say why runs of the folder are not these, where all that a user types is the same."""
+        differing = Counter(filter(None, (self._difference(spec) for spec in specs)))
+        for fields, count in differing.items():
+            which = "1 run is" if count == 1 else f"{count} runs are"
+            say(
+                self.console,
+                f"{which} in the folder with the same settings, but for another {fields}: kept, and "
+                "trained anew as asked for now.",
+            )
+
+    def _difference(self, spec: RunSpec) -> str | None:
+        start = spec.name.removesuffix(spec.id)
+        for path in sorted(self.study.path.glob(f"{RUNS}/{start}*/{SPEC_NAME}")):
+            try:
+                other = dataclasses.asdict(RunSpec.from_json(path.read_bytes()))
+            except (RecordError, OSError):
+                continue
+            ours = dataclasses.asdict(spec).items()
+            fields = [name for name, value in ours if value != other[name]]
+            if fields and set(fields) <= set(DECIDED_HERE):
+                return " and ".join(re.sub("_", " ", name) for name in fields)
+        return None
+
+    def _say_idle_cores(self, grid: Grid, jobs: int) -> None:
+        spec, cores = grid.specs[0], usable_cores()
+        large = grid.dataset.train_images.shape[1] >= LARGE_ENOUGH_FOR_THREADS
+        if spec.device == "cpu" and large and 2 * jobs * spec.threads <= cores:
+            say(
+                self.console,
+                f"{jobs * spec.threads} of {cores} cores are in use; --threads {cores // jobs} uses "
+                "them all, and makes other runs, as threads are part of a run's identity.",
+            )
 
 
-def tasks_of(grid: Grid, study: StudyDirectory, options: CompareOptions, console: Console) -> Tasks:
-    """What is left to do: runs that have not ended, and those that are to be watched and have no
-    recording.
+@contextmanager
+def open_study(
+    directory: Path, options: GridOptions, console: Console, executor: Executor | None = None
+) -> Iterator[Training]:
+    """Yield the study in a folder, made where there is none, with the sinks that were asked for.
 
-    The latter are trained again, to the same weights, and that is said.
+    Args:
+        directory: the folder.
+        options: which sinks.
+        console: where to print.
+        executor: where runs are trained; None: on this machine.
 
     Raises:
-        RecordError: for a run whose record or recording is damaged.
+        InputError: if something else is in the folder, or a sink cannot be had.
+        StorageError: if the folder cannot be made.
     """
-    jobs = min(options.jobs or default_jobs(grid.specs[0].device, len(grid.specs)), len(grid.specs))
-    threads = threads_per_job(grid.specs[0].device, jobs, grid.dataset.train_images.shape[1])
-    data_dir = options.data_dir.absolute() if options.data_dir is not None else None
-    runs = [(spec, study.run(spec)) for spec in grid.specs]
-    ended = [run for _, run in runs if known_status(run) in ENDED]
-    unrecorded = [run for run in ended if options.watch and not _is_recorded(run)]
-    tasks = tuple(
-        RunTask(spec, run.path.absolute(), data_dir, threads, options.watch, options.graph)
-        for spec, run in runs
-        if run not in ended or run in unrecorded
-    )
-    if done := len(ended) - len(unrecorded):
-        console.print(f"{done} of {len(runs)} runs are finished already and are not trained again.")
-    if unrecorded:
-        console.print(
-            f"{len(unrecorded)} of {len(runs)} runs are finished without a recording: they are trained again, to the "
-            "same weights, for the recording alone.",
-            soft_wrap=True,
-        )
-    return Tasks(tasks, jobs)
+    sinks = chosen_sinks(options.tensorboard, options.wandb, directory)
+    study = StudyDirectory.create(directory)
+    with study_logs(study.path, sinks, console) as logs:
+        yield Training(study, console, logs, executor)
+
+
+def known_meta(run: RunDirectory) -> dict[str, Any]:
+    """Return what a run's record says of it, {} before there is one.
+
+    Raises:
+        RecordError: if the record is damaged, with what to do.
+    """
+    try:
+        return meta_of(run.path)
+    except RecordError as error:
+        raise RecordError(
+            f"{error} Remove its folder to train that run again; the others are kept."
+        ) from error
+
+
+def _jobs(grid: Grid, options: GridOptions) -> int:
+    spec, runs = grid.specs[0], len(grid.specs)
+    return min(options.jobs or default_jobs(spec.device, runs, spec.threads), runs)
 
 
 def _is_recorded(run: RunDirectory) -> bool:
@@ -70,92 +248,11 @@ def _is_recorded(run: RunDirectory) -> bool:
         raise RecordError(f"{error} Remove that file to record the run again.") from error
 
 
-def train_all(
-    left: Tasks,
-    grid: Grid,
-    study: StudyDirectory,
-    console: Console,
-    executor: Executor | None = None,
-    logs: StudyLogs | None = None,
-) -> dict[str, RunResult]:
-    """Bring every run that is left to its end, several at once, and show how far they are.
-
-    Args:
-        left: what there is to do.
-        grid: the runs that are shown, those that are done already among them.
-        study: where they are.
-        console: where to print.
-        executor: where they are trained; None: on this machine.
-        logs: what each epoch is passed on to, once it is stored.
-
-    Returns:
-        How each run ended, by its name.
-
-    Raises:
-        StorageError: as soon as a run cannot be stored.
-    """
-    labels = run_labels(grid.specs)
-    already = len(labels) - len(left.tasks)
-    results: dict[str, RunResult] = {}
-    logs = logs or StudyLogs(study.path, (), console.print)
-    to_train = {task.directory.name for task in left.tasks}
-    for name in labels:
-        logs.update(name, ended=name not in to_train)
-    with StudyProgress(console, labels, grid.specs[0].epochs, already_done=already) as progress:
-
-        def report(message: Progress) -> None:
-            progress.report(message)
-            if message.epochs_done == int(message.epochs_done):
-                logs.update(message.run)
-
-        def ended(task: RunTask, result: RunResult) -> None:
-            name = task.directory.name
-            results[name] = result
-            logs.update(name, ended=True)
-            told = "; ".join(filter(None, (_ending(study.path, name, result), result.note)))
-            progress.ended(name, told, good=result.status == "finished")
-
-        execute_all(left.tasks, executor or local_executor(left.jobs), report, ended)
-    return results
-
-
-def known_status(run: RunDirectory) -> str | None:
-    """The status in a run's record, None before there is one.
-
-    Raises:
-        RecordError: if the record is damaged, with what to do.
-    """
-    try:
-        return status_of(run.path)
-    except RecordError as error:
-        raise RecordError(
-            f"{error} Remove its folder to train that run again; the others are kept."
-        ) from error
-
-
-def _ending(study: Path, name: str, result: RunResult) -> str:
+def _outcome(task: RunTask, result: RunResult) -> str:
     if result.status == "failed":
         return f"failed: {result.error}"
-    run = load_run(study / RUNS / name)
+    run = load_run(task.directory)
     if result.status == "diverged":
         return f"diverged at step {run.meta.get('diverged_step')}"
-    seconds = float(np.nansum(run.column("seconds")))
-    return f"test {percent(run.final('test_accuracy'))} after {len(run.epochs['epoch'])} epochs, {seconds:.0f} s"
-
-
-def say_set_up(grid: Grid, study: StudyDirectory, console: Console) -> None:
-    """Print what is about to be trained, on what and where."""
-    spec, data = grid.specs[0], grid.dataset
-    parameters = ", ".join(f"{count:,} ({norm})" for norm, count in grid.parameters.items())
-    train, test = (
-        -(-len(labels) // spec.batch_size) for labels in (data.train_labels, data.test_labels)
-    )
-    lines = [
-        f"Device      {device_name(spec.device)}, {spec.precision}{', fused normalization' if spec.fusion else ''}",
-        f"Data        {data.source}: {len(data.train_labels):,} training and {len(data.test_labels):,} test images, "
-        f"{len(data.classes)} classes",
-        f"Model       {spec.model}, parameters: {parameters}",
-        f"Batches     {train} training, {test} test, {spec.batch_size} images each",
-        f"Runs        {len(grid.specs)} of {spec.epochs} epochs, into {study.path}",
-    ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    accuracy, seconds = percent(run.final("test_accuracy")), np.nansum(run.column("seconds"))
+    return f"test {accuracy} after {len(run.epochs['epoch'])} epochs, {float(seconds):.0f} s"

@@ -18,7 +18,7 @@ from normscope import fused
 from normscope.data import device_batches as data_batches
 from normscope.data import sources
 from normscope.data.dataset import Dataset
-from normscope.errors import InputError, NormscopeError, RecordError, StorageError
+from normscope.errors import InputError, NormscopeError, RecordError, StorageError, one_line
 from normscope.measuring.capture import capture
 from normscope.models.fusing import using
 from normscope.models.landmarks import Network
@@ -55,7 +55,6 @@ class RunTask:
     spec: RunSpec
     directory: Path
     data_dir: Path | None = None
-    threads: int | None = None  # for torch; None leaves the process as it is
     watch: bool = (
         False  # whether a recording is made; no part of the run's identity, for it changes nothing
     )
@@ -95,12 +94,10 @@ def execute(task: RunTask, report: Report) -> RunResult:
 
 
 def _set_threads(task: RunTask, store: Store) -> None:
-    """Give the run the threads it began with: one and two threads sum in different orders, hence to
-    other bits.
+    """Give the run the threads of its spec. One that was begun before specs named them keeps those
+    that it was begun with.
     """
-    begun_with = store.meta().get("threads", task.threads)
-    if begun_with is not None:
-        torch.set_num_threads(begun_with)
+    torch.set_num_threads(store.meta().get("threads", task.spec.threads))
 
 
 def _execute_recorded(
@@ -115,7 +112,7 @@ def _execute_recorded(
     except StorageError:  # the record cannot be trusted to take the error either
         raise
     except (Exception, SystemExit) as error:
-        message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        message = one_line(error)
         with store.transaction():
             store.set_meta(status="failed", error=message, traceback=traceback.format_exc())
         return RunResult("failed", message)
@@ -170,10 +167,11 @@ def _recorded(
             return replace(result, note="not recorded: the recording stopped on the way")
         again.replace(directory.recording)
         return replace(result, note="trained again to the same weights for its recording")
-    except (Exception, SystemExit) as error:  # the run has its result, whatever becomes of this
-        return replace(
-            result, note=f"not recorded: {type(error).__name__}: {error}".splitlines()[0]
-        )
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the run has its result, whatever becomes of its recording
+        return replace(result, note=f"not recorded: {one_line(error)}")
     finally:
         again.unlink(missing_ok=True)
 

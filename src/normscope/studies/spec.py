@@ -1,8 +1,11 @@
 """Every knob of a run, said once: the command line, the JSON on disk and a run's identity derive from here.
 
-`Recipe` holds what all runs of a study share, `RunSpec` is one run with nothing left to decide, and `CompareOptions`
-is what a user asks `normscope compare` for. A field's docstring is its help. This module imports neither torch nor
-anything that does: `--help` is built from it.
+`Recipe` holds what all runs of a study share, and `RunSpec` is one run with nothing left to decide.
+A field's docstring is its help. This module imports neither torch nor NumPy: `--help` is built
+from it.
+
+To add a knob: a field with a default, and an entry in `records.knobs.ADDED_KNOBS` with the value
+that earlier runs had. Runs at that value keep their identity.
 """
 
 from __future__ import annotations
@@ -13,22 +16,25 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import arg
 
 from normscope.errors import InputError, RecordError, one_of
+from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS
 
 ENGINE_REVISION = 1
 """Raised whenever the engine's arithmetic changes, so that runs of two engines are never taken for
 one another.
 """
 
+PRECISIONS = ("bf16", "fp32")
+
+MOST_THREADS = 256
+
 _Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 _Name = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
-_Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +80,7 @@ class Recipe:
     """Learning rate over the epochs: cosine annealing to zero, set once per epoch, or constant."""
 
     def __post_init__(self) -> None:
-        _at_least("batch size", self.batch_size, 1)
+        at_least("batch size", self.batch_size, 1)
         _within("momentum", self.momentum, 0, 1)
         _within("weight decay", self.weight_decay, 0, math.inf)
         _within("initialization scale", self.initialization_scale, 0, math.inf)
@@ -133,11 +139,17 @@ class RunSpec(Recipe):
     engine: int = ENGINE_REVISION
     """Revision of the training engine."""
 
+    threads: int = 1
+    """Threads of torch on the CPU. Another number sums in another order, hence to other bits."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("number of epochs", self.epochs, 1)
-        _at_least("seed", self.seed, 0)
-        _at_least("crop padding", self.crop_padding, 0)
+        at_least("number of epochs", self.epochs, 1)
+        at_least("seed", self.seed, 0)
+        at_least("crop padding", self.crop_padding, 0)
+        _within("number of threads", self.threads, 1, MOST_THREADS)
+        if self.precision not in PRECISIONS:
+            raise InputError(one_of("precision", self.precision, PRECISIONS))
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(
                 f"A learning rate is {self.learning_rate}; expected a positive number."
@@ -145,187 +157,65 @@ class RunSpec(Recipe):
         for epoch in self.capture_epochs:
             if not 1 <= epoch <= self.epochs:
                 raise InputError(
-                    f"Epoch {epoch} cannot be captured: the run has epochs 1 to {self.epochs} (--capture-epochs)."
+                    f"Epoch {epoch} cannot be captured: the run has epochs 1 to {self.epochs} "
+                    "(--capture-epochs)."
                 )
 
     @property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that depend on every field."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        """Sixteen hexadecimal digits that depend on every knob that is not at its first value.
+
+        Version 1: the SHA-256 of `FIRST_KNOBS`, overlaid by those knobs, as JSON. A later version
+        has to say its number in what is hashed.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        first = defaults | FIRST_KNOBS | ADDED_KNOBS
+        values = dataclasses.asdict(self).items()
+        chosen = {name: value for name, value in values if value != first[name]}
+        return hashlib.sha256(_as_json(FIRST_KNOBS | chosen).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
-        """The run's folder: its place in the grid in readable form, then its id."""
+        """The run's folder: norm, learning rate and seed, then its id."""
         norm = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.norm)[:40]
         return f"{norm}-lr{self.learning_rate:g}-seed{self.seed}-{self.id}"
 
     def to_json(self) -> str:
-        """The spec as JSON with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1)
+        """Return the spec as JSON with sorted keys."""
+        return _as_json(dataclasses.asdict(self))
 
     @staticmethod
     def from_json(text: str | bytes) -> RunSpec:
-        """The spec behind `to_json`.
+        """Return the spec behind `to_json`, also of a version that had fewer knobs.
 
         Raises:
-            RecordError: if the text is not JSON, or not exactly a spec of this version.
+            RecordError: if the text is not JSON, no spec, or one with knobs of a later version.
         """
         try:
             fields = msgspec.json.decode(text, type=dict[str, Any])
-            spec = msgspec.convert(fields, RunSpec)
+            spec = msgspec.convert(FIRST_KNOBS | ADDED_KNOBS | fields, RunSpec)
         except (msgspec.MsgspecError, InputError) as error:
             raise RecordError(f"The run's spec cannot be read: {error}.") from error
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(RunSpec)})
         if unknown:
             raise RecordError(
-                f"The run's spec has fields that this normscope does not know: {', '.join(unknown)}."
+                "The run's spec has knobs that this normscope does not know, perhaps those of a later "
+                f"version: {', '.join(unknown)}."
             )
         return spec
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions:
-    """Train the same network with several normalizations, several seeds each, and set the runs side
-    by side.
-
-    With no arguments: the embedded digits, with and without batch normalization, at three learning
-    rates, three seeds each (18 runs, about a minute on two cores). The same command again goes on
-    where it was interrupted.
-    """
-
-    data: str = "digits"
-    """Data set: digits (embedded), cifar10, or images (your own, see --data-dir)."""
-
-    data_dir: _Folder = None
-    """Folder of the data. For cifar10: any of its published layouts; without it, the official archive is downloaded. For images: class folders under train/ and test/, or parquet files with an image and a label column."""
-
-    classes: Annotated[tuple[str, ...], arg(help_behavior_hint="(default: all)")] = ()
-    """Keep these classes only, relabelled in this order, for example airplane bird."""
-
-    norms: tuple[str, ...] = ("batch", "none")
-    """Normalizations to compare: batch, none, group, layer, instance, noisy-batch, or module:callable (channels -> nn.Module)."""
-
-    learning_rates: Annotated[
-        tuple[float, ...], arg(help_behavior_hint="(default: 0.1; digits: 0.01 0.1 1.0)")
-    ] = ()
-    """Learning rates to train each normalization at."""
-
-    seeds: int = 3
-    """Number of seeds; 5 means the seeds 0 to 4."""
-
-    epochs: _Count = None
-    """Passes over the training images (default: 30; digits: 20)."""
-
-    capture_epochs: Annotated[
-        tuple[int, ...] | None,
-        arg(metavar="INT ...", help_behavior_hint="(default: first, middle, last)"),
-    ] = None
-    """Epochs after which activation distributions are captured; give the flag alone for none."""
-
-    augment: bool = True
-    """Random crops of the training images, and horizontal flips except on digits."""
-
-    jobs: _Count = None
-    """Runs trained at once, each in a process of its own (default: one per core; one on a GPU)."""
-
-    device: str = "auto"
-    """Where to train: auto, cpu, cuda or mps."""
-
-    precision: str = "auto"
-    """Arithmetic: bf16 (autocast, normalization in fp32), fp32 (plain), or auto: bf16 where the
-    hardware has it.
-    """
-
-    fusion: Literal["auto", "on", "off"] = "auto"
-    """Batch normalization, addition and ReLU in one compiled step: on the CPU, where a C++ compiler
-    is at hand.
-    """
-
-    graph: Literal["auto", "on", "off"] = "auto"
-    """Training steps captured in a CUDA graph and replayed: on a GPU, in runs that are not watched;
-    same results.
-    """
-
-    watch: bool = False
-    """Record what every normalization layer does, into recording.sqlite in each run's folder; the results are the same. Runs that are finished without a recording are trained again, to the same weights, for it alone."""
-
-    tensorboard: _Folder = None
-    """Also write epochs, distributions and figures into this TensorBoard folder, one log per run
-    (docs/sinks.md).
-    """
-
-    wandb: Annotated[str | None, arg(metavar="PROJECT", help_behavior_hint="")] = None
-    """Also write them to this project of Weights & Biases, one run per run; WANDB_MODE=offline
-    keeps them here.
-    """
-
-    out: _Folder = None
-    """Folder of the study (default: normscope-runs/compare-<data>)."""
-
-    recipe: OmitArgPrefixes[Recipe] = dataclasses.field(default_factory=Recipe)
-    """The network and how it is trained."""
-
-    def __post_init__(self) -> None:
-        _at_least("number of seeds", self.seeds, 1)
-        if self.jobs is not None:
-            _at_least("number of jobs", self.jobs, 1)
-        if self.epochs is not None:
-            _at_least("number of epochs", self.epochs, 1)
-        if not self.norms:
-            raise InputError("No normalization was given to --norms; expected at least one.")
-        for what, values in (("norms", self.norms), ("learning-rates", self.learning_rates)):
-            repeated = sorted({str(value) for value in values if values.count(value) > 1})
-            if repeated:
-                raise InputError(f"--{what} names {', '.join(repeated)} more than once.")
-
-    @property
-    def directory(self) -> Path:
-        """The folder of the study."""
-        return self.out if self.out is not None else Path("normscope-runs") / f"compare-{self.data}"
-
-
-def options_from(settings: dict[str, Any]) -> CompareOptions:
-    """Options from settings by name; those of the recipe stand beside the others, lists may be
-    given for tuples.
-
-    Raises:
-        InputError: for a name that is no setting, or a value that is none.
-    """
-    recipe_names = {field.name for field in dataclasses.fields(Recipe)}
-    option_names = {field.name for field in dataclasses.fields(CompareOptions)} - {"recipe"}
-    for name in settings:
-        if name not in recipe_names | option_names:
-            raise InputError(one_of("setting", name, sorted(recipe_names | option_names)))
-    plain = {
-        name: value.tolist() if hasattr(value, "tolist") else value
-        for name, value in settings.items()
-    }  # NumPy's
-    values = {name: value for name, value in plain.items() if name in option_names}
-    values["recipe"] = {name: value for name, value in plain.items() if name in recipe_names}
-    try:
-        return msgspec.convert(values, CompareOptions, dec_hook=_path)
-    except msgspec.ValidationError as error:
-        told = (
-            str(error)
-            .replace("Expected `array`", "Expected a list")
-            .replace("$.recipe.", "")
-            .replace("$.", "")
-        )
-        raise InputError(f"A setting cannot be used: {told}.") from error
-
-
-def _path(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str | Path):
-        return Path(value)
-    raise TypeError(f"expected {kind.__name__}, got {value!r}")
-
-
 def default_capture_epochs(epochs: int) -> tuple[int, ...]:
-    """First, middle and last epoch: 1, 15 and 30 of 30."""
+    """Return the first, middle and last epoch: 1, 15 and 30 of 30."""
     return tuple(sorted({1, max(1, epochs // 2), epochs}))
 
 
-def _at_least(what: str, value: int, least: int) -> None:
+def _as_json(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, indent=1)
+
+
+def at_least(what: str, value: int, least: int) -> None:
+    """Refuse a number that is smaller; InputError."""
     if value < least:
         raise InputError(f"The {what} is {value}; expected {least} or more.")
 

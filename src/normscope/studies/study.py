@@ -1,7 +1,4 @@
-"""A study: one grid of runs or several that share a folder, and what a user asks `normscope study` for.
-
-This module imports neither torch nor anything that does: `--help` is built from it.
-"""
+"""A study: one grid of runs or several that share a folder, and the knobs that it varies."""
 
 from __future__ import annotations
 
@@ -9,19 +6,14 @@ import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from tyro.conf import Positional, arg
 
 from normscope.errors import InputError, one_of
 from normscope.records.measurement_names import KNOWN as MEASUREMENTS
-from normscope.studies.spec import CompareOptions, RunSpec, options_from
-
-_Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the study's)")]
-_Text = Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the study's)")]
-_Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+from normscope.studies.options import GridOptions, options_from
+from normscope.studies.spec import RunSpec
 
 NOT_SWEPT = {
     "data": "--data",
@@ -53,7 +45,7 @@ class GridPlan:
             if name not in MEASUREMENTS:
                 raise InputError(one_of("measurement", name, MEASUREMENTS))
 
-    def options(self, overrides: Mapping[str, Any]) -> CompareOptions:
+    def options(self, overrides: Mapping[str, Any]) -> GridOptions:
         """The grid's settings as options, with what the user decided in their place.
 
         Raises:
@@ -78,139 +70,6 @@ class StudyPlan:
             dataclasses.replace(grid, sweep={**grid.sweep, **sweep}) for grid in self.grids
         )
         return dataclasses.replace(self, grids=grids)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyOptions:
-    """Train a grid of runs and judge the usual claims about normalization on it.
-
-    Built in: quick, notebook, blog, learning-rates, initialization, activation-functions,
-    batch-size, placement, propagation, landscape, covariate-shift. The same command again goes on
-    where it was interrupted; with more seeds it trains only what is new.
-    """
-
-    study: Positional[str] = "quick"
-    """Name of a built-in study, or a TOML file."""
-
-    sweep: Annotated[tuple[str, ...], arg(metavar="KNOB=A,B,C ...", help_behavior_hint="")] = ()
-    """Knobs to vary as well, for example learning_rate=0.01,0.1 initialization_scale=0.1,1,10. Numbers of a list, as in widths, are joined by x: widths=8x16x32,16x32x64."""
-
-    data: _Text = None
-    """Data set: digits, cifar10 or images."""
-
-    data_dir: _Folder = None
-    """Folder of the data, as for compare."""
-
-    seeds: _Count = None
-    """Number of seeds; 5 means the seeds 0 to 4."""
-
-    epochs: _Count = None
-    """Passes over the training images."""
-
-    jobs: Annotated[
-        int | None,
-        arg(
-            metavar="INT",
-            help_behavior_hint="(default: one per core; one on a GPU; with ray what there is room for)",
-        ),
-    ] = None
-    """Runs trained at once, each in a process of its own."""
-
-    executor: Literal["local", "ray"] = "local"
-    """Where runs are trained: in processes of this machine, or as tasks of a Ray cluster
-    (normscope[ray]).
-    """
-
-    address: Annotated[
-        str | None, arg(metavar="auto|HOST:PORT|local", help_behavior_hint="(default: auto)")
-    ] = None
-    """With --executor ray, the cluster: the one that runs on this machine (auto), another, or one that is started on this machine for this command (local)."""
-
-    device: str = "auto"
-    """Where to train: auto, cpu, cuda or mps."""
-
-    precision: str = "auto"
-    """Arithmetic: bf16, fp32, or auto."""
-
-    fusion: Literal["auto", "on", "off"] = "auto"
-    """Fused normalization, as for compare."""
-
-    graph: Literal["auto", "on", "off"] = "auto"
-    """Steps captured in a CUDA graph, as for compare."""
-
-    watch: bool = False
-    """Record what every normalization layer does, as for compare."""
-
-    allow_code: bool = False
-    """Import normalizations that a study file names as module:callable. It is code: look at it
-    first.
-    """
-
-    tensorboard: _Folder = None
-    """Also write into this TensorBoard folder, as for compare."""
-
-    wandb: Annotated[str | None, arg(metavar="PROJECT", help_behavior_hint="")] = None
-    """Also write to this project of Weights & Biases, as for compare."""
-
-    out: _Folder = None
-    """Folder of the study (default: normscope-runs/<study>)."""
-
-    def __post_init__(self) -> None:
-        if self.executor not in ("local", "ray"):
-            raise InputError(one_of("executor", self.executor, ("local", "ray")))
-        if self.address is not None and self.executor == "local":
-            raise InputError(
-                f"--address {self.address} is for --executor ray; the executor is local."
-            )
-
-    @property
-    def directory(self) -> Path:
-        """The folder of the study."""
-        return self.out if self.out is not None else Path("normscope-runs") / Path(self.study).stem
-
-    def overrides(self) -> dict[str, Any]:
-        """What the user decided, as settings of `compare`; a setting that was left alone is the
-        study's.
-        """
-        chosen = {
-            name: getattr(self, name) for name in ("data", "data_dir", "seeds", "epochs", "jobs")
-        }
-        with_default = {
-            name: getattr(self, name) for name in ("device", "precision", "fusion", "graph")
-        }
-        return (
-            {name: value for name, value in chosen.items() if value is not None}
-            | {name: value for name, value in with_default.items() if value != "auto"}
-            | ({"watch": True} if self.watch else {})
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClaimsOptions:
-    """Judge the usual claims about normalization on runs that are there, also on part of a study.
-
-    Writes claims.json, claims.md and a figure for each claim. Nothing is trained.
-    """
-
-    directories: Positional[tuple[Path, ...]]
-    """Folders of studies; the runs of several are judged together."""
-
-    norm: str = "batch"
-    """The normalization that claims are about."""
-
-    reference: str = "none"
-    """The one that it is set against."""
-
-    out: _Folder = None
-    """Where the results go (default: the first folder)."""
-
-    def __post_init__(self) -> None:
-        if not self.directories:
-            raise InputError("No folder was given; expected the folder of a study.")
-        if self.norm == self.reference:
-            raise InputError(
-                f"--norm and --reference are both {self.norm!r}; expected two normalizations."
-            )
 
 
 def parse_sweeps(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import msgspec
 
 from normscope.errors import InputError, one_of
-from normscope.studies.spec import CompareOptions, Recipe
+from normscope.studies.options import GridOptions, settings_of
 from normscope.studies.study import OF_THE_MACHINE, GridPlan, StudyPlan, checked_values
 from normscope.studies.study_plans import STUDIES
 
@@ -87,10 +86,7 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
 
 def _grid(file: _File, own: _Grid) -> GridPlan:
     settings, sweep = {**file.settings, **own.settings}, {**file.sweep, **own.sweep}
-    known = sorted(
-        ({field.name for field in dataclasses.fields(CompareOptions)} - {"recipe", *OF_THE_MACHINE})
-        | {field.name for field in dataclasses.fields(Recipe)}
-    )
+    known = [name for name in settings_of(GridOptions) if name not in OF_THE_MACHINE]
     for name in settings:
         if name in OF_THE_MACHINE:
             raise InputError(

@@ -18,7 +18,7 @@ from normscope.records.measurement_names import (
 from normscope.records.measurements import measured_in, store_measurement
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
-from normscope.studies.execution import threads_per_job
+from normscope.studies.environment import using_threads
 from normscope.studies.measurements.batch_statistics_measurement import batch_statistics
 from normscope.studies.measurements.evaluation_measurement import evaluation, is_batch_normalized
 from normscope.studies.measurements.landscape_measurement import landscape
@@ -26,7 +26,6 @@ from normscope.studies.measurements.movement_measurement import movement
 from normscope.studies.measurements.propagation_measurement import has_paths, propagation
 from normscope.studies.measurements.run_context import Arrays, Subject
 from normscope.studies.spec import RunSpec
-from normscope.studies.threads import using_threads
 
 Say = Callable[[str], None]
 """Told, in words, what is being measured and how far it is."""
@@ -106,7 +105,7 @@ def measure(
             say(f"{place}, {100 * share:.0f}%")
 
         subject = Subject(spec, dataset, run, advance)
-        with using_threads(threads_per_job("cpu", 1, dataset.train_images.shape[1])):
+        with using_threads(spec.threads):
             _measure(subject, row, found)
     return found
 

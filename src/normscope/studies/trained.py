@@ -7,7 +7,7 @@ import pickle
 import torch
 
 from normscope.data.dataset import Dataset
-from normscope.errors import RecordError
+from normscope.errors import RecordError, first_line
 from normscope.models.landmarks import Network
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import build_for
@@ -33,8 +33,8 @@ def trained_network(run: RunDirectory, spec: RunSpec, dataset: Dataset) -> Netwo
         TypeError,
         AttributeError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RecordError(
-            f"{run.weights} cannot be read ({reason}). Remove {run.path} to train that run again."
+            f"{run.weights} cannot be read ({first_line(error)}). Remove {run.path} to train that "
+            "run again."
         ) from error
     return model.eval()

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import torch
 
-from normscope.errors import NormscopeError
+from normscope.errors import NormscopeError, first_line
 
 WARM_UP = 3
 """Times that work is done from Python before it is captured: libraries choose and allocate at
@@ -99,9 +99,8 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
         raise  # without a graph it would need the memory too
     except RuntimeError as error:
         _abandoned.append(graph)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NormscopeError(
-            f"A step cannot be captured in a CUDA graph ({reason}); train with --graph off."
+            f"A step cannot be captured in a CUDA graph ({first_line(error)}); train with --graph off."
         ) from error
     return graph.replay
 

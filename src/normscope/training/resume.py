@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from normscope.errors import RecordError
+from normscope.errors import RecordError, first_line
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,5 @@ class ResumeState:
             fields = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             return ResumeState(**fields)
         except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RecordError(f"The record's resume state cannot be read: {first_line}") from error
+            reason = first_line(error)
+            raise RecordError(f"The record's resume state cannot be read: {reason}.") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normscope.errors import InputError
+from normscope.callables import import_named
+from normscope.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,9 +57,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "model.state_dict() alone."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        said = " ".join([type(error).__name__, *str(error).splitlines()[:1]])[:150]
         raise InputError(
-            f"{path} cannot be read as a checkpoint ({said}); expected what torch.save wrote of model.state_dict()."
+            f"{path} cannot be read as a checkpoint ({one_line(error)}); expected what torch.save "
+            "wrote of model.state_dict()."
         ) from error
     return dict(unwrap_state(content))
 
@@ -191,42 +191,26 @@ def _call(text: str) -> Any:
     Raises:
         InputError: one line, if any of that fails.
     """
-    module_name, colon, name = text.partition(":")
-    if not colon or not module_name or not name:
+    if ":" not in text:
         raise InputError(
             f"{text!r} names no function: write module:name, or give a file ({', '.join(CHECKPOINTS)})."
         )
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except ModuleNotFoundError as error:
-        raise InputError(f"There is no module {error.name!r} (from {text}).") from error
-    except AttributeError as error:
-        raise InputError(f"{module_name} has no {name!r}.") from error
-    except Exception as error:  # importing runs the user's code
-        raise InputError(f"Importing {module_name} fails: {_one_line(error)}") from error
+    found = import_named(text, "The function")
     if not callable(found) or _is_module(found):
         return found
     try:
         inspect.signature(found).bind()
     except TypeError as error:
-        raise InputError(
-            f"{text} must be callable without arguments: {_one_line(error)}"
-        ) from error
+        raise InputError(f"{text} must be callable without arguments: {one_line(error)}") from error
     except ValueError:  # a builtin without a signature
         pass
     try:
         return found()
     except Exception as error:  # the user's code
-        raise InputError(f"{text} raises {_one_line(error)}") from error
+        raise InputError(f"{text} raises {one_line(error)}") from error
 
 
 def _is_module(value: Any) -> bool:
     from torch import nn
 
     return isinstance(value, nn.Module)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from normscope.commands.explain import explain
-from normscope.studies.explain_options import ExplainOptions
+from normscope.commands.explain import ExplainOptions, explain
 from normscope.studies.spec import Recipe
 
 TINY = Recipe(widths=(4, 8), blocks_per_stage=1)

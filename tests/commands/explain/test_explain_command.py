@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 
-from normscope.commands import explain as explaining
 from normscope.errors import InputError, NormscopeError, RecordError
 from normscope.records.explanation import load_explanation
+from normscope.studies import train_mode_evaluation
 from normscope.studies.spec import Recipe
 
 pytestmark = pytest.mark.usefixtures("blank_figures")  # that of `explained` is drawn
@@ -55,7 +55,7 @@ def test_the_text_is_plain_and_teaches_step_by_step(explained):
 
 
 def test_the_same_again_neither_trains_nor_measures_again(explained, again, monkeypatch):
-    monkeypatch.setattr(explaining, "forget_eval", None)
+    monkeypatch.setattr(train_mode_evaluation, "forget_eval", None)
     before, threads = modified(explained.directory), torch.get_num_threads()
     second = again(explained.directory)
     assert torch.get_num_threads() == threads
@@ -67,7 +67,7 @@ def test_the_same_again_neither_trains_nor_measures_again(explained, again, monk
 def test_another_layer_and_channel_of_the_same_network_need_no_training(
     explained, again, monkeypatch
 ):
-    monkeypatch.setattr(explaining, "forget_eval", None)
+    monkeypatch.setattr(train_mode_evaluation, "forget_eval", None)
     before = modified(explained.directory)
     other = again(explained.directory, layer="*.bn2", channel=2)
     assert modified(explained.directory) == before
@@ -161,7 +161,7 @@ def test_options_become_one_run(asked, tmp_path):
         (),
     )
     assert study.recipe is options.recipe
-    assert study.directory == tmp_path
+    assert study.out == tmp_path
     assert dataclasses.replace(options, epochs=None).study.epochs == 10
     assert dataclasses.replace(options, epochs=None, data="cifar10").study.epochs == 5
     assert str(dataclasses.replace(options, out=None).directory) == "normscope-runs/explain-digits"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from normscope.commands.inspect import file_names, inspect
+from normscope.commands.inspect import InspectOptions, file_names, inspect
 from normscope.errors import InputError
 from normscope.judge.inspection import span_of
 from normscope.records.recording import Recording
@@ -18,7 +18,6 @@ from normscope.show.figures import activation_regions_figure as activation_regio
 from normscope.show.figures import recording_distributions, recording_overview, recording_statistics
 from normscope.show.figures.recording_time import Timeline
 from normscope.studies import runner
-from normscope.studies.inspect_options import InspectOptions
 from normscope.studies.spec import Recipe
 
 pytestmark = pytest.mark.usefixtures("blank_figures")  # those of `done` are drawn
@@ -248,3 +247,10 @@ def test_file_names_are_safe(layer, expected):
 
 def test_file_names_are_different_where_letters_have_no_case():
     assert file_names(["a b", "a_B", "a:b"]) == {"a b": "a_b", "a_B": "a_B-2", "a:b": "a_b-3"}
+
+
+def test_no_two_layers_share_a_file():
+    layers = ["a:b", "a_b", "a_b-2", "A?B", "a_b-3", "a/b-2"]
+    names = file_names(layers)
+    assert list(names) == layers
+    assert len({name.lower() for name in names.values()}) == len(layers)

@@ -49,8 +49,7 @@ def trained(tmp_path_factory):
     grid = lay_out(GridPlan(SETTINGS).options({}), {"batch_size": (8, 32)})
     for spec in grid.specs:
         assert (
-            execute(RunTask(spec, study.run(spec).path, threads=1), lambda progress: None).status
-            == "finished"
+            execute(RunTask(spec, study.run(spec).path), lambda progress: None).status == "finished"
         )
     made = measure(study, grid.specs, grid.dataset).made
     return study.path, [load_run(study.run(spec).path) for spec in grid.specs], made

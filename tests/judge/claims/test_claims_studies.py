@@ -7,18 +7,13 @@ import pytest
 import tyro
 from rich.console import Console
 
-from normscope.commands.study import claims, judge_directories, run_study, study
+from normscope.commands.claims import ClaimsOptions, claims, judge_directories
+from normscope.commands.study import StudyOptions, study, train_study
 from normscope.errors import InputError, RecordError
 from normscope.judge.claims import judge_all
 from normscope.studies.grid import lay_out
 from normscope.studies.labels import run_labels
-from normscope.studies.study import (
-    ClaimsOptions,
-    GridPlan,
-    StudyOptions,
-    checked_values,
-    parse_sweeps,
-)
+from normscope.studies.study import GridPlan, checked_values, parse_sweeps
 from normscope.studies.study_files import find_study, read_study
 from normscope.studies.study_plans import STUDIES
 
@@ -62,7 +57,7 @@ def done(tmp_path_factory):
     place = tmp_path_factory.mktemp("claims")
     (place / "tiny.toml").write_text(TINY)
     options = StudyOptions(study=str(place / "tiny.toml"), jobs=1, out=place / "out")
-    return place / "tiny.toml", place / "out", run_study(options, Console(quiet=True))
+    return place / "tiny.toml", place / "out", train_study(options, Console(quiet=True))
 
 
 def test_a_study_trains_its_grids_each_run_once_and_judges_them(done):

@@ -103,8 +103,8 @@ def test_bad_settings(here: Path, text: str, message: str):
     ("options", "message"),
     [
         ({"model": "nets"}, "names no function"),
-        ({"model": "nothing_here:make"}, "There is no module 'nothing_here'"),
-        ({"model": "nets:missing"}, "nets has no 'missing'"),
+        ({"model": "nothing_here:make"}, "importing 'nothing_here' failed: ModuleNotFoundError"),
+        ({"model": "nets:missing"}, "module 'nets' has no attribute 'missing'"),
         ({"model": "nets:wants"}, "must be callable without arguments: TypeError"),
         ({"model": "nets:raises"}, "nets:raises raises RuntimeError: no weights"),
         ({"model": "nets:returns_text"}, "must return a torch.nn.Module, and returned a str"),
@@ -117,7 +117,7 @@ def test_bad_settings(here: Path, text: str, message: str):
         ({"model": "broken.pt"}, "broken.pt"),
         (
             {"model": "text.pt"},
-            r"text.pt cannot be read as a checkpoint \(KeyError 105\); expected what torch.save",
+            r"text.pt cannot be read as a checkpoint \(KeyError: 105\); expected what torch.save",
         ),
         ({"model": "broken.safetensors"}, "cannot be read as safetensors"),
         ({"model": "nets:healthy", "checkpoint": Path("other.pt")}, "does not fit the model"),

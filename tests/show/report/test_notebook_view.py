@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from report_records import HOSTILE, write_recording, write_study
 
+from normscope.commands.claims import ClaimsResult
 from normscope.commands.compare import ComparisonResult
 from normscope.commands.inspect import InspectionResult
-from normscope.commands.study import ClaimsResult
 from normscope.errors import InputError
 from normscope.judge.comparison import summarize
 from normscope.records.recording import Recording

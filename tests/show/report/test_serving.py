@@ -16,14 +16,13 @@ from report_records import write_recording, write_study
 
 from normscope.cli import main
 from normscope.commands.serve import (
-    KEY_NAME,
     ServeOptions,
     _addresses,
     find_sources,
-    serve,
-    token_for,
+    run_serve,
 )
 from normscope.errors import InputError
+from normscope.show.live.token import KEY_NAME, token_for
 
 
 @pytest.fixture
@@ -158,7 +157,7 @@ class TestAddress:
     )
     def test_what_cannot_be_listened_on(self, study, options, message):
         with pytest.raises(InputError, match=message):
-            serve(ServeOptions(study, **options))
+            run_serve(ServeOptions(study, **options))
 
     def test_what_is_printed_for_other_machines(self):
         assert _addresses("127.0.0.1", 1, "t") == ["Open http://127.0.0.1:1/?token=t"]
@@ -193,7 +192,7 @@ class TestFinding:
         (tmp_path / "empty").mkdir()
         (tmp_path / "file").write_text("no recording")
         with pytest.raises(InputError, match=message):
-            serve(ServeOptions(tmp_path / what))
+            run_serve(ServeOptions(tmp_path / what))
 
 
 def test_viewers_that_leave_are_forgotten(study):

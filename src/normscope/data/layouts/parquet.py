@@ -16,7 +16,7 @@ import numpy as np
 from normscope.data.dataset import Splits
 from normscope.data.layouts.layout import Layout
 from normscope.data.progress import Bar, progress
-from normscope.errors import InputError
+from normscope.errors import InputError, first_line
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels")
@@ -215,5 +215,5 @@ def _named_errors(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{path} is truncated, damaged, or no parquet file: {str(error).splitlines()[0]}"
+            f"{path} is truncated, damaged, or no parquet file: {first_line(error)}"
         ) from error

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 from importlib.metadata import version
-from pathlib import Path
 
-import pooch
 import vl_convert
 
 from normscope.errors import StorageError
-from normscope.records.files import write_text
+from normscope.records.files import cache_folder, write_text
 
 # vega-embed carries Vega, Vega-Lite and the expression interpreter, with which the page needs no
 # eval
@@ -24,7 +21,7 @@ def vega_script() -> str:
     """The bundle, about 0.9 MB. Making it takes seconds, so it is kept; a cache that cannot be used
     is done without.
     """
-    path = _cache() / f"vega-{version('vl-convert-python')}-{_REVISION}.js"
+    path = cache_folder() / f"vega-{version('vl-convert-python')}-{_REVISION}.js"
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
@@ -35,7 +32,3 @@ def vega_script() -> str:
     except (OSError, StorageError):
         pass  # a read-only home costs seconds, not the report
     return script
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("NORMSCOPE_CACHE") or pooch.os_cache("normscope"))

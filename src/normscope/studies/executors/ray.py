@@ -38,9 +38,6 @@ long.
 SECONDS_BETWEEN_COUNTS = 10.0
 """How often the cluster is asked for its size, which may change."""
 
-THREADS = 1
-"""Of a run on CPUs: with many runs, one thread each gets most out of a machine."""
-
 
 class RayExecutor:
     """Trains runs on a Ray cluster.
@@ -109,15 +106,14 @@ class RayExecutor:
             if not flight.locked():
                 return RunResult("busy")
             files = files_of(flight.task.directory)
-        task = flight.task if flight.task.threads is None else replace(flight.task, threads=THREADS)
         patience = SECONDS_TO_LET_GO if flight.losses.deaths else 0.0
-        order = Order(task, flight.token, files, self._seconds_between_copies, patience)
+        order = Order(flight.task, flight.token, files, self._seconds_between_copies, patience)
         remote = self._ray.remote(ray_worker.perform).options(
-            name=task.directory.name,
+            name=flight.task.directory.name,
             num_returns="streaming",
             max_retries=0,  # this process does it: it knows what is left of the run
             scheduling_strategy="SPREAD",
-            **_needs(task),
+            **_needs(flight.task),
         )
         flight.stream = remote.remote(order)
         return None
@@ -190,7 +186,7 @@ class RayExecutor:
     def _check_that_a_machine_has(self, needs: dict[str, float]) -> None:
         sizes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(_room(size, needs) for size in sizes):
-            what = "a GPU" if needs["num_gpus"] else "a CPU for runs"
+            what = "a GPU" if needs["num_gpus"] else f"{needs['num_cpus']} CPUs for a run"
             raise InputError(f"None of the {len(sizes)} machines of this Ray cluster has {what}.")
 
 
@@ -241,7 +237,7 @@ def _token(folder: Path) -> Iterator[Path]:
 
 
 def _needs(task: RunTask) -> dict[str, float]:
-    return {"num_cpus": THREADS, "num_gpus": 1 if task.spec.device == "cuda" else 0}
+    return {"num_cpus": task.spec.threads, "num_gpus": 1 if task.spec.device == "cuda" else 0}
 
 
 def _room(size: dict[str, float], needs: dict[str, float]) -> int:

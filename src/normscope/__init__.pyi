@@ -1,0 +1,21 @@
+# The public names, said once: type checkers read this, and __init__.py finds their modules in it.
+from normscope import mend as mend
+from normscope.commands.check import check as check
+from normscope.commands.check import check_loader as check_loader
+from normscope.commands.check import check_state_dict as check_state_dict
+from normscope.commands.claims import claims as claims
+from normscope.commands.compare import compare as compare
+from normscope.commands.explain import explain as explain
+from normscope.commands.export import export as export
+from normscope.commands.inspect import inspect as inspect
+from normscope.commands.study import study as study
+from normscope.commands.watch import watch as watch
+from normscope.errors import InputError as InputError
+from normscope.errors import NormscopeError as NormscopeError
+from normscope.errors import RecordError as RecordError
+from normscope.errors import StorageError as StorageError
+from normscope.records.recording import Recording as Recording
+from normscope.show.report.pages import report as report
+from normscope.show.sinks.tensorboard_sink import TensorBoard as TensorBoard
+from normscope.show.sinks.wandb_sink import WandB as WandB
+from normscope.version import __version__ as __version__

@@ -1,0 +1,209 @@
+"""What users ask for when runs are trained, said once for all commands.
+
+A command's options inherit what it shares with others. A field's docstring is its help. This module
+imports neither torch nor NumPy: `--help` is built from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from tyro.conf import OmitArgPrefixes, arg
+
+from normscope.errors import InputError, one_of
+from normscope.studies.spec import Recipe, at_least
+
+Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Name = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+
+STUDIES = Path("normscope-runs")
+"""The folder of studies for which none was named."""
+
+
+_LEAST = {"seeds": 1, "epochs": 1, "jobs": 1, "threads": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The images that runs see: of compare, inspect, explain and study."""
+
+    data: str = "digits"
+    """Data set: digits (embedded), cifar10, or images (your own, see --data-dir)."""
+
+    data_dir: Folder = None
+    """Folder of the data. For cifar10: any of its published layouts; without it, the official
+    archive is downloaded. For images: class folders under train/ and test/, or parquet files with
+    an image and a label column.
+    """
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name, None)) is not None:
+                at_least(f"number of {name}", value, least)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(DataOptions):
+    """What is trained, and for how long: of compare, inspect and explain."""
+
+    classes: Annotated[tuple[str, ...], arg(help_behavior_hint="(default: all)")] = ()
+    """Keep these classes only, relabelled in this order, for example airplane bird."""
+
+    epochs: Count = None
+    """Passes over the training images (default: 30; digits: 20)."""
+
+    recipe: OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+    """The network and how it is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralOptions:
+    """Several runs of a kind: of compare and inspect."""
+
+    seeds: int = 3
+    """Number of seeds; 5 means the seeds 0 to 4."""
+
+    augment: bool = True
+    """Random crops of the training images, and horizontal flips except on digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsOption:
+    """How many runs at once: of compare, inspect and study."""
+
+    jobs: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: one per core; one on a GPU)")
+    ] = None
+    """Runs trained at once, each in a process of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How steps are computed and who hears of them: of compare and study."""
+
+    fusion: Literal["auto", "on", "off"] = "auto"
+    """Batch normalization, addition and ReLU in one compiled step: on the CPU, where a C++ compiler
+    is at hand.
+    """
+
+    graph: Literal["auto", "on", "off"] = "auto"
+    """Training steps captured in a CUDA graph and replayed: on a GPU, in runs that are not watched;
+    same results.
+    """
+
+    watch: bool = False
+    """Record what every normalization layer does, into recording.sqlite in each run's folder; the
+    results are the same. Runs that are finished without a recording are trained again, to the same
+    weights, for it alone.
+    """
+
+    tensorboard: Folder = None
+    """Also write epochs, distributions and figures into this TensorBoard folder, one log per run
+    (docs/sinks.md).
+    """
+
+    wandb: Annotated[str | None, arg(metavar="PROJECT", help_behavior_hint="")] = None
+    """Also write them to this project of Weights & Biases, one run per run; WANDB_MODE=offline
+    keeps them here.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """What runs are trained on, and where they are kept: of compare, inspect, explain and study."""
+
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda or mps."""
+
+    precision: str = "auto"
+    """Arithmetic: bf16 (autocast, normalization in fp32), fp32 (plain), or auto: bf16 where the
+    hardware has it.
+    """
+
+    threads: int = 1
+    """Threads of each run on the CPU. They are part of a run's identity: with another number it has
+    other bits.
+    """
+
+    out: Folder = None
+    """Folder of what is written (default: one of normscope-runs/)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions(MachineOptions, TrainingOptions, JobsOption, SeveralOptions, NetworkOptions):
+    """A grid of runs: what `compare` is asked for, and what other commands make of their options."""
+
+    norms: tuple[str, ...] = ("batch", "none")
+    """Normalizations to compare: batch, none, group, layer, instance, noisy-batch, or
+    module:callable (channels -> nn.Module).
+    """
+
+    learning_rates: Annotated[
+        tuple[float, ...], arg(help_behavior_hint="(default: 0.1; digits: 0.01 0.1 1.0)")
+    ] = ()
+    """Learning rates to train each normalization at."""
+
+    capture_epochs: Annotated[
+        tuple[int, ...] | None,
+        arg(metavar="INT ...", help_behavior_hint="(default: first, middle, last)"),
+    ] = None
+    """Epochs after which activation distributions are captured; give the flag alone for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.norms:
+            raise InputError("No normalization was given to --norms; expected at least one.")
+        for what, values in (("norms", self.norms), ("learning-rates", self.learning_rates)):
+            repeated = sorted({str(value) for value in values if values.count(value) > 1})
+            if repeated:
+                raise InputError(f"--{what} names {', '.join(repeated)} more than once.")
+
+
+def grid_of(options: NetworkOptions, **decided: Any) -> GridOptions:
+    """Return the grid of another command's options, with what that command has decided."""
+    names = {each.name for each in fields(options)} & {each.name for each in fields(GridOptions)}
+    return GridOptions(**{name: getattr(options, name) for name in names} | decided)
+
+
+Grid = TypeVar("Grid", bound=GridOptions)
+
+
+def settings_of(kind: type) -> list[str]:
+    """Return the names of a grid's settings, those of its recipe among them, in order."""
+    every = (*fields(kind), *fields(Recipe))
+    return sorted(each.name for each in every if each.name != "recipe")
+
+
+def options_from(settings: Mapping[str, Any], kind: type[Grid] = GridOptions) -> Grid:
+    """Return options from settings by name; those of the recipe stand beside the others, lists may
+    be given for tuples.
+
+    Raises:
+        InputError: for a name that is no setting, or a value that is none.
+    """
+    known = settings_of(kind)
+    for name in settings:
+        if name not in known:
+            raise InputError(one_of("setting", name, known))
+    values: dict[str, Any] = {"recipe": {}}
+    for name, value in settings.items():
+        place = values if name in kind.__dataclass_fields__ else values["recipe"]
+        place[name] = value.tolist() if hasattr(value, "tolist") else value  # NumPy's
+    try:
+        return msgspec.convert(values, kind, dec_hook=as_path)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("Expected `array`", "Expected a list")
+        reason = reason.replace("$.recipe.", "").replace("$.", "")
+        raise InputError(f"A setting cannot be used: {reason}.") from error
+
+
+def as_path(kind: type, value: Any) -> Any:
+    """Return a text as a path, for msgspec, which knows no paths."""
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    raise TypeError(f"expected {kind.__name__}, got {value!r}")

@@ -1,0 +1,74 @@
+"""The command line itself: what it says without a command, on Ctrl-C, and what it imports for --help."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+
+from normscope import cli
+from normscope.cli import COMMANDS, main
+
+
+def run(*arguments):
+    """Exit status of a command, in this process."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    return end.value.code
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    assert run() == 0
+    out = capsys.readouterr().out
+    assert all(f"• {command} " in out for command in COMMANDS)
+
+
+def test_a_command_that_is_none_is_status_2_and_names_those_that_are(capsys):
+    assert run("comapre") == 2
+    error = capsys.readouterr().err
+    assert "comapre" in error
+    assert "compare" in error
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_imports_nothing_slow(command):
+    script = (
+        f"import sys\nfrom normscope.cli import main\ntry: main([{command!r}, '--help'])\n"
+        "except SystemExit as end: code = end.code\n"
+        "slow = {'torch', 'numpy', 'sklearn', 'pyarrow', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'{slow} imported' if slow else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: normscope {command}" in done.stdout
+    assert not list(lines_that_end_early(done.stdout))
+
+
+def lines_that_end_early(text):
+    """Lines of an option's help after which the next word would have fit."""
+    lines = [line[1:-1].rstrip() for line in text.splitlines() if line.startswith("│")]
+    for line, following in itertools.pairwise(lines):
+        both = line.startswith(20 * " ") and following.startswith(20 * " ")
+        if both and len(line) + 1 + len(following.split()[0]) < 76:
+            yield line
+
+
+@pytest.mark.parametrize(("command", "resumed"), [("compare", True), ("report", False)])
+def test_ctrl_c_promises_to_go_on_only_where_that_is_so(command, resumed, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    module = __import__(f"normscope.commands.{command}", fromlist=["*"])
+    monkeypatch.setattr(module, f"run_{command}", interrupted)
+    assert run(command, *([] if resumed else ["somewhere"])) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("normscope: interrupted")
+    assert ("the same command goes on" in error) == resumed
+
+
+def test_every_command_has_its_options_and_what_runs_it():
+    for command in COMMANDS:
+        module = __import__(f"normscope.commands.{command}", fromlist=["*"])
+        assert callable(getattr(module, f"run_{command}"))
+        assert getattr(module, f"{command.capitalize()}Options").__doc__
+    assert set(cli.RESUMED) < set(COMMANDS)
