@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
-from typing import Any, cast
+from typing import Any
 
 from loky.backend.process import LokyProcess
 
@@ -60,7 +60,7 @@ class ProcessExecutor:
                         worker.take(waiting.popleft())
                 busy = {worker.connection: worker for worker in workers if worker.task is not None}
                 for connection in wait(list(busy)):
-                    worker = busy[cast(Any, connection)]
+                    worker = busy[connection]
                     if ended := worker.hear(report):
                         yield ended
         finally:
@@ -73,8 +73,9 @@ class _Worker:
 
     def __init__(self) -> None:
         self.task: RunTask | None = None
+        self.connection: Any = None
         self._losses = Losses()
-        self._start()
+        self._process: LokyProcess | None = None
 
     def _start(self) -> None:
         self.connection, theirs = Pipe()
@@ -88,6 +89,8 @@ class _Worker:
         self._send()
 
     def _send(self) -> None:
+        if self._process is None:
+            self._start()
         with suppress(OSError):  # it died meanwhile; `hear` finds out
             self.connection.send(self.task)
 
@@ -110,26 +113,29 @@ class _Worker:
 
     def _lost(self) -> RunResult | None:
         """Have a new process go on with the run; returns a result if it has lost too many."""
-        self.stop(gone=True)
-        how = how_it_ended(self._process.exitcode or 0)
+        assert self.task is not None
+        how = how_it_ended(self.stop(SECONDS_TO_END))
         self._losses.count()
-        self._start()
         if self._losses.deaths < MOST_DEATHS:
             self._send()
             return None
-        assert self.task is not None
         with RunDirectory(self.task.directory).locked() as ours:
             error = f"its process {how} ({MOST_DEATHS} times at the same place)"
             return record_failure(self.task, error) if ours else RunResult("busy")
 
-    def stop(self, *, gone: bool = False) -> None:
-        """End the process, if it is not `gone` by itself, and wait until it has let go of all."""
+    def stop(self, patience: float = 0.0) -> int:
+        """End the process, unless it ends by itself within `patience` seconds; returns its exit
+        code, 0 without a process.
+        """
+        process, self._process = self._process, None
+        if process is None or process.pid is None:
+            return 0
         self.connection.close()
-        if gone:
-            self._process.join(timeout=SECONDS_TO_END)
-        if self._process.exitcode is None and self._process.pid is not None:
-            os.kill(self._process.pid, KILL)
-        self._process.join()
+        process.join(patience)
+        if process.exitcode is None:
+            os.kill(process.pid, KILL)
+        process.join()
+        return process.exitcode or 0
 
 
 def _work(connection: Any, parent: int) -> None:
