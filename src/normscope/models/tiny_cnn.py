@@ -36,7 +36,9 @@ class TinyCNN(Network):
         super().__init__()
         make_norm, make_activation = resolve_norm(norm), resolve_activation(activation)
         self.minimum_image_size = 4
-        self.shrink = nn.AvgPool2d(math.ceil(image_size / LARGEST_SIDE))
+        factor = math.ceil(image_size / LARGEST_SIDE)
+        self.shrink = nn.AvgPool2d(factor)
+        self.side = image_size // factor  # pixels, of what the first convolution sees
         stages = []
         for width, stride in zip(WIDTHS, STRIDES, strict=True):
             layer = make_norm(width)

@@ -31,10 +31,10 @@ def page_network(
     """
     images, labels = page_images(model, dataset, seed)
     return PageNetwork(
-        layers=tuple(_layer(convolution, norm) for convolution, norm, _ in model.stages),  # pyright: ignore
+        layers=tuple(map(_layer, model.stages)),
         classifier_weight=model.fc.weight.detach().numpy(),
         classifier_bias=model.fc.bias.detach().numpy(),
-        momentum=model.stages[0][1].momentum,  # pyright: ignore
+        momentum=model.get_submodule(model.landmarks.first_normalization).momentum,
         images=images,
         labels=labels,
         classes=dataset.classes,
@@ -52,16 +52,18 @@ def page_images(model: TinyCNN, dataset: Dataset, seed: int) -> tuple[np.ndarray
     Returns:
         images uint8 [N, S, S, colours] and labels int64 [N].
     """
-    count, side = len(dataset.test_labels), dataset.test_images.shape[1]
-    shrunk = side // int(model.shrink.kernel_size)
-    most = PIXEL_BYTES // (shrunk * shrunk * dataset.test_images.shape[3])
+    count, colours = len(dataset.test_labels), dataset.test_images.shape[3]
+    most = PIXEL_BYTES // (model.side * model.side * colours)
     chosen = np.sort(np.random.default_rng(seed).permutation(count)[:most])
     pixels = torch.from_numpy(dataset.test_images[chosen]).permute(0, 3, 1, 2).float()
     images = model.shrink(pixels).round().to(torch.uint8).permute(0, 2, 3, 1)
     return images.contiguous().numpy(), dataset.test_labels[chosen]
 
 
-def _layer(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> ConvolutionAndNorm:
+def _layer(stage: nn.Module) -> ConvolutionAndNorm:
+    convolution, norm, _ = stage.children()
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     return ConvolutionAndNorm(

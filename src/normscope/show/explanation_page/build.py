@@ -144,4 +144,8 @@ def _base64(values: np.ndarray, dtype: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return (
+        resources.files("normscope.show.explanation_page")
+        .joinpath(name)
+        .read_text(encoding="utf-8")
+    )
