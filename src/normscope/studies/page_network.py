@@ -34,7 +34,7 @@ def page_network(
         layers=tuple(map(_layer, model.stages)),
         classifier_weight=model.fc.weight.detach().numpy(),
         classifier_bias=model.fc.bias.detach().numpy(),
-        momentum=model.get_submodule(model.landmarks.first_normalization).momentum,
+        momentum=_first_momentum(model),
         images=images,
         labels=labels,
         classes=dataset.classes,
@@ -75,3 +75,10 @@ def _layer(stage: nn.Module) -> ConvolutionAndNorm:
         variance=norm.running_var.numpy(),
         eps=norm.eps,
     )
+
+
+def _first_momentum(model: TinyCNN) -> float:
+    norm = model.get_submodule(model.landmarks.first_normalization)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.momentum is not None
+    return norm.momentum
