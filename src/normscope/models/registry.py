@@ -14,6 +14,7 @@ from normscope.models.initialization import initialize, keyed_seed
 from normscope.models.landmarks import Network
 from normscope.models.norms import NormFactory, resolve_norm
 from normscope.models.resnet import CIFAR_RESNETS, SmallResNet
+from normscope.models.tiny_cnn import TinyCNN
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Entry:
 MODELS: dict[str, Entry] = {
     "small-resnet": Entry(SmallResNet, frozenset({"block", "widths", "blocks_per_stage"})),
     "bird-plane": Entry(BirdPlaneNet, frozenset({"image_size"})),
+    "tiny-cnn": Entry(TinyCNN, frozenset({"image_size"})),
     **{name: Entry(make, frozenset({"block"})) for name, make in CIFAR_RESNETS.items()},
 }
 """Name -> network."""

@@ -51,7 +51,7 @@ def build(material: Material, path: Path) -> Path:
         InputError: if `path` is something else than a report; it is left as it is.
         StorageError: if it cannot be written.
     """
-    _refuse_foreign(path)
+    refuse_foreign(path)
     write_text(path, page(material))
     return path
 
@@ -192,7 +192,8 @@ def checksum(content: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
+    """Raise an InputError if there is something else than a page of ours at `path`."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected a file for the report (--out).")
     if not path.exists():

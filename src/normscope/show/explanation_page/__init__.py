@@ -1,0 +1,1 @@
+"""The page of `normscope explain`: a trained network that runs inside it."""
