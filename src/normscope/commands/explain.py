@@ -18,6 +18,7 @@ from normscope.studies.options import (
     NetworkOptions,
     grid_of,
 )
+from normscope.studies.spec import Recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from normscope.studies.spec import RunSpec
 
 FIGURE_NAME = "explanation.png"
+PAGE_NAME = "explanation.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,10 @@ class ExplainOptions(MachineOptions, NetworkOptions):
     is forgotten.
 
     With no arguments: a small network is trained on the embedded digits for a few seconds; then one
-    of its layers is worked through step by step, as text and as explanation.png. The same command
-    again does not train again, and another --layer or --channel of the same network takes a few
-    seconds.
+    of its layers is worked through step by step, as text and as explanation.png. A second, tiny
+    network is trained for explanation.html and runs inside it: change the batch, the momentum, the
+    mode, and see what happens. The same command again does not train again, and another --layer or
+    --channel of the same network takes a few seconds.
     """
 
     layer: Name = None
@@ -95,6 +98,21 @@ class ExplainOptions(MachineOptions, NetworkOptions):
             fusion="off",
         )
 
+    @property
+    def page_study(self) -> GridOptions:
+        """The grid of the one run whose network runs inside the page."""
+        return grid_of(
+            self,
+            norms=("batch",),
+            learning_rates=(0.1,),
+            seeds=1,
+            epochs=14 if self.data == "digits" else 3,
+            capture_epochs=(),
+            fusion="off",
+            precision="fp32",
+            recipe=Recipe(model="tiny-cnn"),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class ExplanationResult:
@@ -133,15 +151,15 @@ def explain(
     from normscope.records.explanation import EXPLANATION_NAME, load_if_there, store_explanation
     from normscope.show.explanation_text import show
     from normscope.show.figures import explanation_poster
+    from normscope.show.terminal import say
     from normscope.studies.explain_layer import choose_layer, explain_layer
     from normscope.studies.grid import build_for, lay_out
     from normscope.studies.pipeline import open_study
     from normscope.studies.trained import trained_network
 
     options = options or ExplainOptions()
-    grid = lay_out(options.study)
-    spec = dataclasses.replace(grid.specs[0], seed=options.seed)
-    grid = dataclasses.replace(grid, specs=(spec,))
+    grid = _with_seed(lay_out(options.study), options.seed)
+    (spec,) = grid.specs
     choice = choose_layer(build_for(grid.dataset, spec), options.layer, spec.norm, options.channel)
     with open_study(options.directory, options.study, console or Console()) as training:
         folder, run = training.study.path, training.study.run(spec)
@@ -166,7 +184,9 @@ def explain(
         store_explanation(explanation, folder / EXPLANATION_NAME)
         explanation_poster.draw(explanation, folder / FIGURE_NAME)
         show(explanation, training.console)
-        training.written([FIGURE_NAME, EXPLANATION_NAME], page=False)
+        _write_page(training, options)
+        training.written([PAGE_NAME, FIGURE_NAME, EXPLANATION_NAME], page=False)
+        say(training.console, f"Open {folder / PAGE_NAME} in a browser.")
     return ExplanationResult(folder, explanation)
 
 
@@ -197,6 +217,38 @@ def _train(training: Training, grid: Grid, options: GridOptions) -> None:
             f"The training diverged at learning rate {spec.learning_rate:g}: its layers hold no "
             "finite numbers to explain. Try a smaller --learning-rate."
         )
+
+
+def _with_seed(grid: Grid, seed: int) -> Grid:
+    """Return a grid of one run with another seed."""
+    return dataclasses.replace(grid, specs=(dataclasses.replace(grid.specs[0], seed=seed),))
+
+
+def _write_page(training: Training, options: ExplainOptions) -> None:
+    """Train the page's network, unless the folder holds it trained, and write the page."""
+    from normscope.models.tiny_cnn import TinyCNN
+    from normscope.records.run import load_run
+    from normscope.show.explanation_page.build import write_page
+    from normscope.show.terminal import percent
+    from normscope.studies.grid import lay_out
+    from normscope.studies.page_network import page_network
+    from normscope.studies.trained import trained_network
+
+    grid = _with_seed(lay_out(options.page_study), options.seed)
+    (spec,) = grid.specs
+    _train(training, grid, options.page_study)
+    run = training.study.run(spec)
+    model = trained_network(run, spec, grid.dataset)
+    assert isinstance(model, TinyCNN)
+    accuracy = percent(load_run(run.path).final("test_accuracy"))
+    made = {
+        "Data": grid.dataset.source,
+        "Training": f"{spec.epochs} epochs of SGD at {spec.learning_rate:g}, seed {spec.seed}",
+        "Test accuracy": f"{accuracy} on all {len(grid.dataset.test_labels):,} test images",
+        "Run": run.path.name,
+    }
+    page = page_network(model, grid.dataset, seed=spec.seed, source=grid.dataset.source, made=made)
+    write_page(page, training.study.path / PAGE_NAME)
 
 
 def _forget_eval(model: Network, grid: Grid, console: Console) -> Forgotten:

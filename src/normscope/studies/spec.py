@@ -42,7 +42,8 @@ class Recipe:
     """What all runs of a study have in common: the network and how it is trained."""
 
     model: str = "small-resnet"
-    """Network: small-resnet, bird-plane, resnet-20, resnet-32, resnet-44, resnet-56 or resnet-110.
+    """Network: small-resnet, bird-plane, resnet-20, resnet-32, resnet-44, resnet-56, resnet-110 or
+    tiny-cnn.
     """
 
     activation: str = "relu"
