@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from normscope.judge.timeline import Timeline
 from normscope.records.recording import Recording
 from normscope.show.figures.page import Frame, Row, lay_out
-from normscope.show.figures.recording_time import Timeline, recorded
+from normscope.show.figures.provenance import recorded
 from normscope.show.figures.style import REFERENCE, SMALL, house_style, log_ticks, save
 
 MAX_CHANNELS = 64

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from normscope.judge import layer_measures as measures
+from normscope.judge.activation_regions import SHARE
 from normscope.records.recording import Recording
-from normscope.records.recording_header import BINS
-from normscope.show.report import measures
+from normscope.records.recording_header import BIN_LIMIT, BINS, CONSTANT_STD, FRAME
 from normscope.show.report.report_data import Material, Watched
 from normscope.show.report.tables import Table, exact, quantised, whole
 
@@ -32,33 +33,43 @@ CHANNELS = (
 OVERVIEWS = (
     # name, measure, title, note, unit, colour scheme, log
     (
-        "overview_std", measures.spread_of_input, "Spread",
+        "overview_std", measures.input_std, "Spread",
         "Median over channels of the batch standard deviation of the layer's input.", "std", "viridis", True,
     ),
     (
-        "overview_mean", measures.size_of_mean, "Mean",
+        "overview_mean", measures.input_mean, "Mean",
         "Root mean square over channels of the batch mean of the layer's input.", "|mean|", "viridis", False,
     ),
     (
-        "overview_gap", measures.gap, "Gap between batch and running statistics",
+        "overview_gap", measures.running_gap, "Gap between batch and running statistics",
         "Median over channels of |running mean − batch mean|, in batch standard deviations. Where it is large, eval "
         "mode sees other values than training.", "gap (std)", "magma", False,
     ),
     (
-        "overview_gradient", measures.gradient, "Gradient",
+        "overview_gradient", measures.output_gradient, "Gradient",
         "L2 norm of the loss gradient at the layer's output.", "L2 norm", "viridis", True,
     ),
     (
-        "overview_weight", measures.gain, "Weight",
-        "Median over channels of |weight|, the layer's gain.", "|weight|", "viridis", False,
+        "overview_weight", measures.weight_size, "Weight",
+        "Median over channels of |weight|.", "|weight|", "viridis", False,
     ),
     (
-        "overview_active", measures.active, "Active fraction",
-        "Share of the layer's outputs above zero: what a ReLU behind it lets through.", "share", "cividis", False,
+        "overview_active", measures.active_share, "Active region",
+        "Share of the layer's outputs in the active region of the activation behind it, where that has a slope of at "
+        f"least {SHARE:.0%} of its largest: above zero for ReLU.", "share", "cividis", False,
     ),
     (
-        "overview_dead", measures.dead, "Dead channels",
-        f"Share of channels whose input varies less than {measures.DEAD_STD:g} of the layer's median.",
+        "overview_positive", measures.positive_share, "Outputs above zero",
+        "Of layers that no known activation follows: share of the outputs above zero.", "share", "cividis", False,
+    ),
+    (
+        "overview_dead", measures.dead_channels, "Dead channels",
+        "Share of channels of which no sampled output lies in the active region of the activation behind.",
+        "share", "magma", False,
+    ),
+    (
+        "overview_constant", measures.constant_channels, "Constant channels",
+        f"Share of channels whose input varies by at most {CONSTANT_STD:g} of the layer's median standard deviation.",
         "share", "magma", False,
     ),
 )  # fmt: skip
@@ -90,14 +101,14 @@ def layer_names(material: Material) -> list[str]:
     return list(dict.fromkeys(name for item in material.watched for name in item.recording.layers))
 
 
-def overview(measure: Callable[[Recording, str], measures.Series]) -> Query:
+def overview(measure: measures.Measure, log: bool) -> Query:
     """The query of one overview: a curve over the steps for each recording and layer."""
 
     def query(material: Material) -> Table | None:
         series = []
         for number, layer_place, item, layer in _layers(material):
             steps, values = measure(item.recording, layer)
-            keep = np.isfinite(values)
+            keep = np.isfinite(values) & ((values > 0) | (not log))  # 0 has no place on a log scale
             if keep.any():
                 series.append((number, layer_place, steps[keep], values[keep]))
         if not series:
@@ -162,7 +173,7 @@ def ridges(material: Material) -> Table | None:
         for name in ("histogram", "output_histogram"):
             if f"{name}_frame" not in known or name not in known:
                 continue
-            steps, density, limits = measures.normalized(item.recording, layer, name, RIDGE_BINS)
+            steps, density, limits = _normalized(item.recording, layer, name)
             if apart:
                 limits[:, 2:] = np.nan if name == "histogram" else limits[:, 2:]
                 limits[:, :2] = np.nan if name == "output_histogram" else limits[:, :2]
@@ -182,6 +193,32 @@ def ridges(material: Material) -> Table | None:
         for name, values in zip(sides, np.concatenate(ends, axis=1), strict=True)
     }
     return Table(columns, quantised(np.concatenate(curves).ravel(), 1), RIDGE_BINS)
+
+
+def _normalized(
+    recording: Recording, layer: str, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(steps [R], density [R, C, RIDGE_BINS], ends [R, 4, C]) of the normalized values of a layer.
+
+    The density is scaled to a peak of 1 and covers BIN_LIMIT standard deviations on either side;
+    the ends are where that lies: low and high of the input, low and high of the output (turned
+    round where the weight is negative).
+    """
+    histograms = [recording.query(layer, part) for part in (name, f"{name}_frame")]
+    steps, counts, frame = measures.aligned(histograms)
+    frame = frame.astype(np.float64)
+    inner = counts[:, :, 1:-1].reshape(*counts.shape[:2], RIDGE_BINS, -1).sum(3).astype(np.float64)
+    density = inner / np.maximum(inner.max(2, keepdims=True), 1)
+    mean, std, weight, bias = (
+        frame[:, FRAME.index(row)] for row in ("mean", "std", "weight", "bias")
+    )
+    ends = [
+        mean - BIN_LIMIT * std,
+        mean + BIN_LIMIT * std,
+        bias - BIN_LIMIT * weight,
+        bias + BIN_LIMIT * weight,
+    ]
+    return steps, density, np.stack(ends, axis=1)
 
 
 def _layers(material: Material) -> Iterator[tuple[int, int, Watched, str]]:

@@ -181,7 +181,7 @@ VIEWS = (
         near_normal=True,
     ),
     *(
-        View(name, "layers", "heatmap", title, note, layers.overview(measure), specs.heatmap(unit, scheme, log))
+        View(name, "layers", "heatmap", title, note, layers.overview(measure, log), specs.heatmap(unit, scheme, log))
         for name, measure, title, note, unit, scheme, log in layers.OVERVIEWS
     ),
     *(

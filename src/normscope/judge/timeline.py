@@ -26,6 +26,11 @@ class Timeline:
         return cls(np.array(starts, np.float64), max(1, recording.cost.steps))
 
     @property
+    def epochs(self) -> int:
+        """The number of epochs; a recording without marks is one."""
+        return max(1, len(self.starts))
+
+    @property
     def label(self) -> str:
         """The axis label."""
         return "epoch" if len(self.starts) else "step"
@@ -58,11 +63,3 @@ class Timeline:
             )
         ends = [*self.starts[1:], self.steps]
         return int(self.starts[epoch - 1]) + 1, int(ends[epoch - 1])
-
-
-def recorded(recording: Recording) -> str:
-    """What was recorded with what, for a figure's footer where nothing more is known."""
-    versions = ", ".join(
-        f"{name}\u00a0{version}" for name, version in recording.header.versions.items()
-    )
-    return f"Recorded by normscope on {recording.header.device}; {recording.cost.steps:,} steps. Versions: {versions}."
