@@ -72,6 +72,23 @@ class TestWhatIsShown:
         for row, verdict in zip(rows, expected, strict=True):
             assert len(row["values"]) == len(verdict.values)
 
+    @pytest.mark.parametrize(
+        ("norms", "arms"),
+        [
+            (("group", "layer"), ["group", "layer"]),
+            (("none", "batch"), ["batch", "none"]),
+            (("none", "group", "layer"), ["group", "none"]),
+            (("layer", "batch"), ["batch", "layer"]),
+        ],
+    )
+    def test_claims_are_judged_on_what_was_compared(self, norms, arms, tmp_path):
+        study = write_study(tmp_path / "study", norms=norms, seeds=(0, 1, 2))
+        rows = payload_of(report(study))["verdicts"]
+        row = next(row for row in rows if row["claim"].startswith("C201"))
+        assert [value.split(":")[0] for value in row["values"]] == arms
+        is_usual = arms == ["batch", "none"]
+        assert row["subject"].endswith(" against ".join(arms)) != is_usual
+
     def test_overviews_of_known_statistics(self, shown):
         _, payload = shown
         views = {view["name"]: view for view in payload["views"]}

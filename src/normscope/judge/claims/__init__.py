@@ -50,6 +50,22 @@ def judge_all(
     return [claim.judge(evidence) for evidence in every for claim in claims()]
 
 
+def compared(runs: Sequence[RunRecord]) -> tuple[str, str]:
+    """Return the normalization that a study's claims are about, and what it is set against.
+
+    Batch norm against none where the study has them; else its first normalization, against none or
+    the next one.
+    """
+    norms = list(dict.fromkeys(run.norm for run in runs))
+    norm = (
+        "batch" if "batch" in norms else next((each for each in norms if each != "none"), "batch")
+    )
+    reference = (
+        "none" if "none" in norms else next((each for each in norms if each != norm), "none")
+    )
+    return norm, reference
+
+
 def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """The runs of each network, data set and number of epochs, by these in words."""
     found: dict[tuple[str, str], list[RunRecord]] = {}

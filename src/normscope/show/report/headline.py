@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from normscope.judge.claims import judge_all
+from normscope.judge.claims import compared, judge_all
 from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
 from normscope.records.run import RunRecord
 from normscope.show.figures.provenance import unfinished
 from normscope.show.report.report_data import Material, Study
-from normscope.show.terminal import percent
+from normscope.show.terminal import accuracy_text, percent, threshold_text, variation_text
 from normscope.show.verdict_text import effect_text
 
 Row = list[str]
@@ -48,14 +48,18 @@ def verdict_rows(material: Material) -> list[dict[str, Any]]:
     """The claims on which the runs say something, study by study; open ones with what would settle
     them.
     """
-    judged = [(study, verdict) for study in material.studies for verdict in judge_all(study.runs)]
+    judged = [
+        (study, compared(study.runs), verdict)
+        for study in material.studies
+        for verdict in judge_all(study.runs, *compared(study.runs))
+    ]
     return [
         {
             "claim": f"{verdict.code} {verdict.name}",
             "statement": verdict.statement,
-            "subject": f"{study.name}: {verdict.subject}"
-            if len(material.studies) > 1
-            else verdict.subject,
+            "subject": (f"{study.name}: " if len(material.studies) > 1 else "")
+            + verdict.subject
+            + ("" if norms == ("batch", "none") else f", {norms[0]} against {norms[1]}"),
             "verdict": verdict.outcome,
             "quantity": verdict.quantity,
             "effect": effect_text(verdict.effect, verdict.unit, verdict.interval),
@@ -63,7 +67,7 @@ def verdict_rows(material: Material) -> list[dict[str, Any]]:
             "values": [_arm_values(arm, seeds) for arm, seeds in verdict.values.items()],
             "needs": verdict.needs,
         }
-        for study, verdict in judged
+        for study, norms, verdict in judged
         if verdict.values
     ]
 
@@ -161,21 +165,16 @@ def _group(material: Material, study: Study, setting: str, group: GroupSummary) 
     for run in own:
         final = run.final("test_accuracy")
         seeds.append(f"{run.seed}: {percent(final) if final is not None else _how_far(run)}")
-    mean = percent(group.test_accuracy_mean)
-    if group.test_accuracy_std is not None:
-        mean += f" ± {100 * group.test_accuracy_std:.1f}"
     return {
         "arm": list(material.arms).index(material.arm(study, group.norm, setting)),
         "rate": group.learning_rate,
-        "accuracy": mean,
+        "accuracy": accuracy_text(group),
         "seeds": seeds,
         "n": group.n,
-        "threshold": _to_threshold(
+        "threshold": threshold_text(
             group, max((len(run.epochs["epoch"]) for run in own), default=0)
         ),
-        "variation": "–"
-        if group.gradient_norm_variation is None
-        else f"{group.gradient_norm_variation:.2f}",
+        "variation": variation_text(group),
         "diverged": group.diverged,
     }
 
@@ -189,11 +188,3 @@ def _how_far(run: RunRecord) -> str:
         if run.status != "interrupted"
         else f"epoch {len(run.epochs['epoch'])} of {run.spec['epochs']}"
     )
-
-
-def _to_threshold(group: GroupSummary, epochs: int) -> str:
-    if group.epochs_to_threshold is not None:
-        return f"{group.epochs_to_threshold:.1f}"
-    if group.threshold is None or group.n == 0:
-        return "–"
-    return f"> {epochs} in {group.n - group.reached_threshold} of {group.n}"

@@ -38,7 +38,8 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
         The file.
 
     Raises:
-        InputError: if nothing can be shown of a path, or the file is something else than a report.
+        InputError: if a path is nothing that a report shows, nothing can be read of all of them, or
+            the file is something else than a report.
         StorageError: if the file cannot be written.
     """
     from normscope.show.report.build import build
@@ -52,6 +53,8 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
     material = gather(
         studies, recordings, _command() if command is None else command, checks=checks
     )
+    if material.problems and not (material.studies or material.watched or material.checks):
+        raise InputError(material.problems[0])
     return build(material, target)
 
 
@@ -156,7 +159,7 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The folders of studies and the files of recordings among the paths."""
     studies, recordings = [], []
     for path in paths:
-        if path.is_file():
+        if path.is_file() and (path.suffix == ".sqlite" or _is_database(path)):
             recordings.append(path)
         elif is_study(path):
             studies.append(path)
@@ -166,11 +169,18 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             raise InputError(
                 f"There is nothing at {path}; expected the folder of a study, or a recording."
             )
+        elif path.is_file():
+            raise InputError(f"{path} is no recording; expected one, or the folder of a study.")
         else:
             raise InputError(
                 f"{path} is no folder of a study: it holds no normscope.json. Expected one, or a recording."
             )
     return studies, recordings
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
 
 
 def is_study(path: Path) -> bool:
