@@ -129,7 +129,8 @@ def load_run(directory: Path) -> RunRecord:
     with reader(directory / RECORD_NAME, "run") as store:
         meta, epochs, captures = store.meta(), store.epochs(), load_distributions(store)
         measured = load_measurements(store)
-    spec, status = meta.get("spec"), meta.get("status", "interrupted")
+    spec: Any = meta.get("spec")
+    status = meta.get("status", "interrupted")
     path = directory / RECORD_NAME
     _check(path, "it holds no spec of a run", spec, _Spec)
     _check(path, "its description is not one of a run", meta, _Description)
