@@ -1,4 +1,4 @@
-"""The time axis of a recording: epochs where they were marked, else steps."""
+"""The time axis of a recording: epochs where they were marked, else steps; and which of many are shown."""
 
 from __future__ import annotations
 
@@ -63,3 +63,8 @@ class Timeline:
             )
         ends = [*self.starts[1:], self.steps]
         return int(self.starts[epoch - 1]) + 1, int(ends[epoch - 1])
+
+
+def evenly_spread(available: int, wanted: int) -> list[int]:
+    """At most that many indices of steps or channels, the first and the last among them."""
+    return sorted({round(index) for index in np.linspace(0, available - 1, min(available, wanted))})

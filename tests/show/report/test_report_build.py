@@ -17,7 +17,7 @@ from normscope.records.run import RECORD_NAME
 from normscope.show.figures.style import norm_styles
 from normscope.show.report.build import COLOURS, SCRIPTS, as_json, asset
 from normscope.show.report.pages import report, report_after
-from normscope.show.report.report_data import gather
+from normscope.show.report.report_data import load_report_data
 from normscope.show.report.views import SECTIONS, VIEWS
 
 
@@ -64,7 +64,9 @@ class TestWhatIsShown:
 
     def test_claims_are_those_that_were_judged(self, study, shown):
         rows = shown[1]["verdicts"]
-        expected = [verdict for verdict in judge_all(gather([study]).runs) if verdict.values]
+        expected = [
+            verdict for verdict in judge_all(load_report_data([study]).runs) if verdict.values
+        ]
         assert [(row["claim"], row["verdict"], row["n"]) for row in rows] == [
             (f"{verdict.code} {verdict.name}", verdict.outcome, verdict.n) for verdict in expected
         ]

@@ -14,7 +14,7 @@ from normscope.records.run import RECORD_NAME, RECORDING_NAME, load_run
 from normscope.records.store import writer
 from normscope.show.report.build import encode
 from normscope.show.report.pages import report
-from normscope.show.report.report_data import gather
+from normscope.show.report.report_data import load_report_data
 
 
 def write_damaged(path, statistic, values, histogram_channels=()):
@@ -62,7 +62,7 @@ def test_an_array_of_another_shape_is_damage(tmp_path, statistic, shape):
 def test_every_shape_that_is_right_is_shown(tmp_path, statistic):
     shape = tuple(4 if size is None else size for size in SHAPES[statistic])
     path = write_damaged(tmp_path / "r.sqlite", statistic, np.ones((3, *shape), "<f4"))
-    assert '"problems":[]' in encode(gather([], [path])).head
+    assert '"problems":[]' in encode(load_report_data([], [path])).head
 
 
 def test_the_damaged_one_is_named_and_the_others_are_shown(open_page, tmp_path):

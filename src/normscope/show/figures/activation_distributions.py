@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from normscope.judge.timeline import evenly_spread
 from normscope.records.captures import LIMIT, Distribution
 from normscope.records.run import RunRecord
 from normscope.show.figures.page import Frame, Row, lay_out
@@ -75,7 +76,7 @@ def draw(runs: Sequence[RunRecord], path: Path) -> Figure:
     norms = list(dict.fromkeys(run.norm for run in runs))
     styles = norm_styles(norms)
     captured = sorted({epoch for run in shown for _, epoch in run.captures})
-    epochs = _spread(captured)
+    epochs = [captured[index] for index in evenly_spread(len(captured), MAX_COLUMNS)]
     tensors = _tensors(shown, len(norms))
     rows = [_row(tensor, norm, norms) for tensor in tensors for norm in norms]
     frame = Frame(
@@ -147,12 +148,6 @@ def _subtitle(
         "Numbers are means over seeds; the spike of exact zeros is cut off at the top."
     )
     return " ".join(sentences)
-
-
-def _spread(epochs: Sequence[int]) -> list[int]:
-    """At most MAX_COLUMNS of the epochs, the first and the last among them."""
-    places = np.linspace(0, len(epochs) - 1, min(len(epochs), MAX_COLUMNS))
-    return [epochs[round(place)] for place in places]
 
 
 def _tensors(runs: Sequence[RunRecord], norms: int) -> list[_Tensor]:

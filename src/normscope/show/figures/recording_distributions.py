@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from normscope.judge.activation_regions import FUNCTIONS, active_region, active_words, inside
 from normscope.judge.layer_measures import BINS
-from normscope.judge.timeline import Timeline
+from normscope.judge.timeline import Timeline, evenly_spread
 from normscope.records.recording import Recording
 from normscope.records.recording_distribution import ChannelDistributions
 from normscope.records.recording_header import LayerInfo
@@ -70,7 +70,7 @@ def draw(
     epoch = epoch or timeline.epochs
     info = recording.layers[layer]
     sides = _sides(recording, layer, timeline, epoch)
-    shown = _spread(len(sides[0].shown.channels))
+    shown = evenly_spread(len(sides[0].shown.channels), MAX_CHANNELS)
     blocks = [shown[start : start + PER_BLOCK] for start in range(0, len(shown), PER_BLOCK)]
     rows = [Row(0.30 + 0.235 * len(blocks[0]), above=0.25, below=0.45)]
     frame = Frame(
@@ -121,12 +121,6 @@ def _limits(distributions: list[ChannelDistributions]) -> tuple[float, float]:
     low, high = (min(lows), max(highs)) if lows else (0.0, 1.0)
     margin = 0.03 * (high - low) or 1.0
     return float(low - margin), float(high + margin)
-
-
-def _spread(channels: int) -> list[int]:
-    if channels <= MAX_CHANNELS:
-        return list(range(channels))
-    return [round(place) for place in np.linspace(0, channels - 1, MAX_CHANNELS)]
 
 
 def _regions(info: LayerInfo | None) -> tuple[tuple[float, float], ...]:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from normscope.judge.timeline import Timeline
+from normscope.judge.timeline import Timeline, evenly_spread
 from normscope.records.recording import Recording
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import recorded
@@ -64,7 +64,7 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
         if name in _WANTED
     }
     channels = max((values.shape[1] for _, values in series.values()), default=0)
-    shown = _spread(channels)
+    shown = evenly_spread(channels, MAX_CHANNELS)
     colours = _colours(len(shown))
     columns, panel = (6, 1.6) if len(shown) <= 24 else (8, 1.3)  # inches
     info = recording.layers[layer]
@@ -119,12 +119,6 @@ def _draw_means(
         axis.tick_params(labelbottom=last, labelleft=place % columns == 0, labelsize=SMALL - 1)
         if last:
             axis.set_xlabel(timeline.label)
-
-
-def _spread(channels: int) -> list[int]:
-    if channels <= MAX_CHANNELS:
-        return list(range(channels))
-    return [round(place) for place in np.linspace(0, channels - 1, MAX_CHANNELS)]
 
 
 def _colours(count: int) -> list[str]:
