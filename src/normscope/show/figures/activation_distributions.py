@@ -24,6 +24,7 @@ from normscope.show.figures.style import (
     NormStyle,
     house_style,
     label_of,
+    legend_line,
     norm_styles,
     save,
 )
@@ -162,12 +163,12 @@ def _tensors(runs: Sequence[RunRecord], norms: int) -> list[_Tensor]:
 
 def _key(tensors: Sequence[_Tensor]) -> list[Line2D | Patch]:
     handles = [
-        Line2D([], [], color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed"),
+        legend_line(color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed"),
         Patch(color=REFERENCE, alpha=0.3, linewidth=0, label="mean of seeds"),
     ]
     if any(tensor.near_normal for tensor in tensors):
         handles.append(
-            Line2D([], [], color="black", linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)")
+            legend_line(color="black", linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)")
         )
     return handles
 

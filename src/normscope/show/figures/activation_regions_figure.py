@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from normscope.judge.activation_regions import NAMED_REGIONS, SHARE, active_words, interval_words
 from normscope.judge.layer_measures import Regions, measure_regions
@@ -24,6 +23,7 @@ from normscope.show.figures.style import (
     NormStyle,
     house_style,
     label_of,
+    legend_line,
     norm_styles,
     save,
 )
@@ -183,28 +183,21 @@ def _subtitle(first: Recording, layers: Sequence[str]) -> str:
 
 def _legend(styles: Mapping[str, NormStyle], epochs: Sequence[int], seeds: int) -> list[Artist]:
     handles: list[Artist] = [
-        Line2D([], [], color=style.colour, marker=style.marker, linewidth=1.2, label=label_of(norm))
+        legend_line(color=style.colour, marker=style.marker, linewidth=1.2, label=label_of(norm))
         for norm, style in styles.items()
     ]
     if len(epochs) > 1:
         handles.append(
-            Line2D([], [], linestyle="none", marker="o", markerfacecolor="white", markeredgecolor=REFERENCE,
+            legend_line(linestyle="none", marker="o", markerfacecolor="white", markeredgecolor=REFERENCE,
                    label="epoch 1")
         )  # fmt: skip
         handles.append(
-            Line2D(
-                [], [], linestyle="none", marker="o", color=REFERENCE, label=f"epoch {epochs[-1]}"
-            )
+            legend_line(linestyle="none", marker="o", color=REFERENCE, label=f"epoch {epochs[-1]}")
         )
     if seeds > 1:
         handles.append(
-            Line2D(
-                [],
-                [],
-                linestyle="none",
-                marker="|",
-                color=REFERENCE,
-                label="one seed; larger: the mean",
+            legend_line(
+                linestyle="none", marker="|", color=REFERENCE, label="one seed; larger: the mean"
             )
         )
     return handles

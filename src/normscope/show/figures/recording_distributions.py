@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from normscope.judge.activation_regions import FUNCTIONS, active_region, active_words, inside
@@ -20,7 +19,7 @@ from normscope.records.recording_distribution import ChannelDistributions
 from normscope.records.recording_header import LayerInfo
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import recorded
-from normscope.show.figures.style import REFERENCE, SMALL, house_style, save
+from normscope.show.figures.style import REFERENCE, SMALL, house_style, legend_line, save
 
 MAX_CHANNELS = 64
 """Of a wider layer, as many channels are shown, evenly spaced."""
@@ -226,7 +225,7 @@ def _legend(sides: list[_Side], info: LayerInfo, timeline: Timeline, epoch: int)
         for side in sides
     ]
     if sides[0].first is not None:
-        handles.append(Line2D([], [], color="black", linewidth=0.8, label="the same in epoch 1"))
+        handles.append(legend_line(color="black", linewidth=0.8, label="the same in epoch 1"))
     if info.activation and _regions(info):
         label = f"active region of {info.activation}: {active_words(info.activation)}"
         handles.append(Patch(color=REGION, alpha=0.2, linewidth=0, label=label))

@@ -11,7 +11,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -19,7 +18,7 @@ from normscope.judge.timeline import Timeline, evenly_spread
 from normscope.records.recording import Recording
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import recorded
-from normscope.show.figures.style import REFERENCE, SMALL, house_style, log_ticks, save
+from normscope.show.figures.style import REFERENCE, SMALL, house_style, legend_line, log_ticks, save
 
 MAX_CHANNELS = 64
 """Of a wider layer, as many channels are shown, evenly spaced."""
@@ -248,18 +247,14 @@ def _subtitle(series: Series, shown: int, channels: int, momentum: float | None)
 def _legend(series: Series) -> list[Artist]:
     handles: list[Artist] = []
     if "batch_mean" in series and "running_mean" not in series:
-        handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, label="batch means"))
+        handles.append(legend_line(color=REFERENCE, linewidth=0.8, label="batch means"))
     elif "batch_mean" in series:
         handles.append(Patch(color=REFERENCE, alpha=0.28, linewidth=0, label="batch means"))
     if "running_mean" in series:
-        handles.append(Line2D([], [], color=REFERENCE, linewidth=1.2, label="running mean"))
+        handles.append(legend_line(color=REFERENCE, linewidth=1.2, label="running mean"))
     handles.append(
-        Line2D(
-            [],
-            [],
-            color=_colours(2)[0],
-            linewidth=1.2,
-            label="a channel has one colour in all panels",
+        legend_line(
+            color=_colours(2)[0], linewidth=1.2, label="a channel has one colour in all panels"
         )
     )
     return handles
