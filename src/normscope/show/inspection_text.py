@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from normscope.judge.activation_regions import NAMED_REGIONS, active_words, interval_words
+from normscope.judge.activation_regions import NAMED_REGIONS, SHARE, active_words, interval_words
 from normscope.judge.inspection import Row, channel_table
 from normscope.records.recording import Recording
 from normscope.show.terminal import percent
@@ -92,7 +92,7 @@ def _regions(rows: Sequence[dict[str, Any]]) -> Table:
             ),
         )
     table.caption = (
-        f"Active region: {active_words(activation)}, where {activation} has a slope to speak of."
+        f"Active region: {active_words(activation)}, a slope above {SHARE:.0%} of the largest."
     )
     if any("addition" in row["via"] for row in rows):
         table.caption += "\n(+): the layer's own output; a residual addition stands between it and the activation."
