@@ -161,11 +161,9 @@ def _number(value: float | None) -> float:
 def _heading(quantity: str, activation: str) -> str:
     if quantity == "named":
         region = NAMED_REGIONS.get(activation)
-        return (
-            f"Outputs from\n{interval_words(*region)}"
-            if region
-            else "A region named\nin the blog post"
-        )
+        if region is None:
+            return "In the blog post no region\nis named"
+        return f"Outputs from {interval_words(*region)},\nthe region of the blog post"
     if quantity == "active":
         return f"Outputs in the active region, with a slope\nabove {SHARE:.0%} of the largest: {active_words(activation)}"
     return "Mean derivative: the share of a\ngradient that passes"
