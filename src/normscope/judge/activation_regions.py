@@ -1,8 +1,9 @@
 """Where an activation function passes gradients, and how much of a distribution lies there.
 
-The **active region** of an activation is the set of values at which the magnitude of its derivative is at least a
-quarter of its largest: x > 0 for ReLU, |x| < 2.63 for sigmoid, |x| < 1.32 for tanh. The blog post behind `inspect`
-names other regions, which are only ever called by their ends: 0 to 1 for ReLU, -1 to 1 for sigmoid and tanh.
+The **active region** of an activation is the set of values at which the magnitude of its derivative
+is above a quarter of its largest: x > 0 for ReLU, |x| < 2.63 for sigmoid, |x| < 1.32 for tanh. The
+blog post behind `inspect` names other regions, which are only ever called by their ends: 0 to 1 for
+ReLU, -1 to 1 for sigmoid and tanh.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two kinds of claims: those that need a measurement made beside training, and those about one network read twice."""
+"""Claims that need a measurement made beside training, and claims about one network read twice."""
 
 from __future__ import annotations
 

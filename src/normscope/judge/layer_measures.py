@@ -1,8 +1,9 @@
-"""What is measured of one watched layer: every measure with its definition, and the only place of each.
+"""What is measured of one watched layer: every measure with its definition.
 
-Terminal, figures, page, sinks and tables take their numbers from here, so that one word cannot have two meanings. A
-measure reads a recording and gives (steps [R], values [R]): one number per layer at each step that has it, nothing
-where the layer lacks what it is made of. `channel_...` gives values [R, C], one per channel.
+Terminal, figures, page, sinks and tables take their numbers from here, so that one word cannot have
+two meanings. A measure reads a recording and gives (steps [R], values [R]): one number per layer at
+each step that has it, nothing where the layer lacks what it is made of. `channel_...` gives values
+[R, C], one per channel.
 """
 
 from __future__ import annotations

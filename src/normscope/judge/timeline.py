@@ -1,4 +1,4 @@
-"""The time axis of a recording: epochs where they were marked, else steps; and which of many are shown."""
+"""The time axis of a recording, epochs or else steps, and which of many steps are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Terminal, figures, page, sinks and CSV say the same of one recording: what is dead, constant and active in it."""
+"""Terminal, figures, page, sinks and CSV say the same of one recording: dead, constant, active."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C3xx: normalization makes gradients stable, and keeps them from vanishing on their way to the first layer."""
+"""C3xx: normalization makes gradients stable and keeps them from vanishing on their way back."""
 
 from __future__ import annotations
 

@@ -165,7 +165,8 @@ def _heading(quantity: str, activation: str) -> str:
             return "In the blog post no region\nis named"
         return f"Outputs from {interval_words(*region)},\nthe region of the blog post"
     if quantity == "active":
-        return f"Outputs in the active region, with a slope\nabove {SHARE:.0%} of the largest: {active_words(activation)}"
+        where = f"above {SHARE:.0%} of the largest: {active_words(activation)}"
+        return f"Outputs in the active region, with a slope\n{where}"
     return "Mean derivative: the share of a\ngradient that passes"
 
 
