@@ -1,7 +1,9 @@
-"""How much of what enters an activation lies where gradients pass it, from a recording's distributions.
+"""Where an activation function passes gradients, and how much of a distribution lies there.
 
-The blog post behind this names a region for ReLU, sigmoid and tanh. Better founded is the set of values at which the
-derivative is above a tenth of its largest, and the mean derivative itself: the share of a gradient that passes.
+The **active region** of an activation is the set of values at which the magnitude of its derivative
+is above a quarter of its largest: x > 0 for ReLU, |x| < 2.63 for sigmoid, |x| < 1.32 for tanh. The
+blog post behind `inspect` names other regions, which are only ever called by their ends: 0 to 1 for
+ReLU, -1 to 1 for sigmoid and tanh.
 """
 
 from __future__ import annotations
@@ -9,19 +11,21 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from normscope.errors import InputError
-from normscope.records.recording import Recording
 from normscope.records.recording_distribution import ChannelDistributions
 
-BINS = 400
-"""Of a channel's distribution over its whole range."""
-
-SHARE = 0.1
+SHARE = 0.25
 """Of the largest derivative; where the derivative is above it, values are in the active region."""
+
+_SIGMOID_END, _TANH_END = math.log(7 + 4 * math.sqrt(3)), math.atanh(math.sqrt(0.75))
+_EXACT = {
+    "relu": ((0.0, math.inf),),
+    "sigmoid": ((-_SIGMOID_END, _SIGMOID_END),),
+    "tanh": ((-_TANH_END, _TANH_END),),
+}
+"""Active regions whose ends are known in closed form."""
 
 NAMED_REGIONS = {"relu": (0.0, 1.0), "sigmoid": (-1.0, 1.0), "tanh": (-1.0, 1.0)}
 """The active regions that the blog post names."""
@@ -50,76 +54,16 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """The activations by name, with PyTorch's default parameters."""
 
 
-@dataclass(frozen=True)
-class Regions:
-    """What of a layer's output lies in the regions of the activation behind it, all channels
-    together.
-
-    `named` is the fraction in the blog's region (None where it names none), `active` that in the
-    region where the derivative is above a tenth of its largest, `mean_derivative` the mean of the
-    derivative over all values. `via` are operations between the layer and the activation: with an
-    addition there, other values enter it than these.
-    """
-
-    layer: str
-    activation: str
-    via: tuple[str, ...]
-    named: float | None
-    active: float
-    mean_derivative: float
-    dead_channels: int
-    channels: int
-
-
-def layers_before_activations(recording: Recording) -> list[str]:
-    """The layers whose output reaches an activation that is known here, in the order of the model."""
-    return [
-        name
-        for name, info in recording.layers.items()
-        if info.activation in FUNCTIONS
-        and {"histogram", "output_histogram"} & set(recording.statistics(name))
-    ]
-
-
-def measure(
-    recording: Recording, layer: str, first: int | None = None, last: int | None = None
-) -> Regions:
-    """The regions of a layer's output between two steps.
-
-    Raises:
-        InputError: for a layer that is not known, no activation is known to follow, or that has no
-            histograms then.
-    """
-    info = recording.layers[layer]
-    if info.activation not in FUNCTIONS:
-        raise InputError(f"No activation that is known here follows {layer}.")
-    output = recording.distribution(layer, "output", bins=BINS, first=first, last=last)
-    named = NAMED_REGIONS.get(info.activation)
-    shares = np.array(
-        [inside(output, *interval) for interval in active_region(info.activation)]
-    ).sum(0)
-    derivatives = mean_derivatives(output, info.activation)
-    return Regions(
-        layer=layer,
-        activation=info.activation,
-        via=tuple(info.via),
-        named=None if named is None else _mean(inside(output, *named)),
-        active=_mean(shares),
-        mean_derivative=_mean(derivatives),
-        dead_channels=int(np.count_nonzero(shares == 0)),
-        channels=len(shares),
-    )
-
-
-def inside(output: ChannelDistributions, low: float, high: float) -> np.ndarray:
-    """The fraction [C] of each channel's values between two limits; values are spread evenly over
-    their bins.
+def inside(output: ChannelDistributions, *intervals: tuple[float, float]) -> np.ndarray:
+    """The fraction [C] of each channel's values inside some intervals; values are spread evenly
+    over their bins.
     """
     fractions = []
     for edges, counts in zip(output.edges, output.counts, strict=True):
         cumulative = np.concatenate([[0.0], np.cumsum(counts)])
-        at = np.interp([low, high], edges, cumulative)
-        fractions.append((at[1] - at[0]) / cumulative[-1] if cumulative[-1] else math.nan)
+        total = cumulative[-1]
+        parts = [np.diff(np.interp(interval, edges, cumulative))[0] for interval in intervals]
+        fractions.append(sum(part / total for part in parts) if total else math.nan)
     return np.array(fractions)
 
 
@@ -134,11 +78,13 @@ def mean_derivatives(output: ChannelDistributions, activation: str) -> np.ndarra
 
 @functools.cache
 def active_region(activation: str) -> tuple[tuple[float, float], ...]:
-    """The intervals in which the magnitude of the derivative is above SHARE of its largest, to 1e-4
-    within [-20, 20].
+    """The intervals in which the magnitude of the derivative is above SHARE of its largest.
 
-    An interval that reaches the end of that range goes on to infinity.
+    Where they are not known in closed form, to 1e-4 within [-20, 20]; an interval that reaches the
+    end of that range goes on to infinity.
     """
+    if activation in _EXACT:
+        return _EXACT[activation]
     values = FUNCTIONS[activation](_GRID)
     middle = (_GRID[1:] + _GRID[:-1]) / 2
     slope = np.abs(np.diff(values) / np.diff(_GRID))
@@ -153,6 +99,14 @@ def active_region(activation: str) -> tuple[tuple[float, float], ...]:
     )
 
 
-def _mean(values: np.ndarray) -> float:
-    """Over the channels that have values."""
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+def interval_words(low: float, high: float) -> str:
+    """An interval as people write it: x > 0, x < 1, or −1 to 1."""
+    ends = [f"{end:.3g}".replace("-", "−") for end in (low, high)]
+    if math.isinf(high):
+        return f"x > {ends[0]}"
+    return f"x < {ends[1]}" if math.isinf(low) else f"{ends[0]} to {ends[1]}"
+
+
+def active_words(activation: str) -> str:
+    """The active region of an activation in words, for ReLU "x > 0"."""
+    return " and ".join(interval_words(*interval) for interval in active_region(activation))

@@ -8,16 +8,25 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from normscope.judge import statistics
-from normscope.judge.evidence.cells import Cell, Evidence, Group, runs_of
+from normscope.judge.evidence.cells import Evidence, GridCell, Group, runs_of
 from normscope.judge.evidence.quantities import has_learned
 from normscope.judge.evidence.summary import Summary, Value, idle, settings_to_learn_at, warnings_on
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
-from normscope.judge.verdicts import Outcome, Reading, Source, Verdict
+from normscope.judge.verdicts import EffectEstimate, Outcome, Source, Verdict
 from normscope.records.run import RunRecord
+
+REGISTERED: list[type[Claim]] = []
+"""The claims that are judged."""
+
+
+def register(claim: type[Claim]) -> type[Claim]:
+    """Add a class to the claims that are judged; one without this decorator is a part of others."""
+    REGISTERED.append(claim)
+    return claim
 
 
 @dataclass(frozen=True)
-class Companion:
+class SecondaryMetric:
     """A quantity that is reported beside the one that decides."""
 
     label: str
@@ -51,7 +60,7 @@ class Claim:
     across: ClassVar[
         tuple[str, ...]
     ] = ()  # knobs of other claims that may differ from setting to setting
-    also: ClassVar[tuple[Companion, ...]] = ()
+    also: ClassVar[tuple[SecondaryMetric, ...]] = ()
     where_both_learn: ClassVar[bool] = (
         False  # whether settings and seeds at which an arm does not learn say nothing
     )
@@ -60,7 +69,7 @@ class Claim:
         ""  # for the page, where it is another rule than that of one difference
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         """The quantity for one arm and seed at one setting; None where the records do not give it."""
         raise NotImplementedError
 
@@ -105,9 +114,9 @@ class Claim:
             )
             return self._verdict(evidence, "cannot tell", needs=_finite(summary) or needs)
         estimate = summary.estimate(self._margin, resolution)
-        settings = self._settings(summary, resolution) if not summary.endless else ()
+        settings = self._settings(summary, resolution) if not summary.non_finite else ()
         outcome, needs = self._decide(estimate, settings, resolution)
-        if summary.endless:
+        if summary.non_finite:
             outcome, needs = "cannot tell", _finite(summary)
         return self._verdict(
             evidence,
@@ -121,11 +130,11 @@ class Claim:
             values=summary.values(),
             needs=needs,
             settings=settings if len(settings) > 1 else (),
-            also=tuple(self._companion(item, summary.groups, arms) for item in self.also),
+            also=tuple(self._secondary(item, summary.groups, arms) for item in self.also),
             notes=(*warnings_on(summary, groups, dead, learners), *self.notes(summary.groups)),
         )
 
-    def _value_of_learners(self, cell: Cell) -> float | None:
+    def _value_of_learners(self, cell: GridCell) -> float | None:
         return self.value(cell) if has_learned([cell]) else None
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
@@ -148,7 +157,7 @@ class Claim:
         return bool(cells) and max(len(cell.runs) for cell in cells) >= self.least
 
     def _decide(
-        self, estimate: Estimate, settings: tuple[Reading, ...], resolution: float
+        self, estimate: Estimate, settings: tuple[EffectEstimate, ...], resolution: float
     ) -> tuple[Outcome, str]:
         outcome = self._outcome(estimate)
         if outcome == "cannot tell":
@@ -178,7 +187,7 @@ class Claim:
             return "cannot tell"
         return "supported" if (estimate.effect > 0) == self.higher_supports else "contradicted"
 
-    def _settings(self, summary: Summary, resolution: float) -> tuple[Reading, ...]:
+    def _settings(self, summary: Summary, resolution: float) -> tuple[EffectEstimate, ...]:
         many = len(summary.groups)
         estimates = [
             summary.estimate_of(group, self._margin, resolution, tests=many)
@@ -186,7 +195,7 @@ class Claim:
         ]
         adjusted = statistics.holm_estimates(estimates)
         return tuple(
-            Reading(
+            EffectEstimate(
                 group.label,
                 self.unit,
                 self._shown(estimate.effect),
@@ -198,9 +207,9 @@ class Claim:
             for group, estimate in zip(summary.groups, adjusted, strict=True)
         )
 
-    def _companion(
-        self, item: Companion, groups: Sequence[Group], arms: tuple[str, str]
-    ) -> Reading:
+    def _secondary(
+        self, item: SecondaryMetric, groups: Sequence[Group], arms: tuple[str, str]
+    ) -> EffectEstimate:
         summary = Summary(item.value, groups, arms, item.ratio)
         estimate = summary.estimate(0.0, 0.0)
         effect, interval = estimate.effect, estimate.interval
@@ -210,7 +219,7 @@ class Claim:
                 interval and (math.exp(interval[0]), math.exp(interval[1])),
             )
         known = math.isfinite(effect)
-        return Reading(
+        return EffectEstimate(
             item.label, item.unit, effect if known else None, interval, estimate.n, estimate.p
         )
 
@@ -246,9 +255,9 @@ class Claim:
 
 def _finite(summary: Summary) -> str:
     """What is needed where values are infinite."""
-    if not summary.endless:
+    if not summary.non_finite:
         return ""
-    first, *others = summary.endless
+    first, *others = summary.non_finite
     more = f" and {len(others)} more" if others else ""
     return f"a setting at which every run gives a number: not {first}{more}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from normscope.judge.claim import Claim
-from normscope.judge.evidence.within import WithinRuns
+from normscope.judge.claim_kinds import WithinRunClaim
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, SIGN_FLIP_FROM
 
 INTRODUCTION = f"""# Claims
@@ -60,7 +60,7 @@ def catalogue(claims: tuple[Claim, ...]) -> str:
 
 def _first(claim: Claim) -> str:
     """The arm that a claim is about."""
-    if isinstance(claim, WithinRuns):
+    if isinstance(claim, WithinRunClaim):
         return f"of the first reading ({claim.readings[0]}, against {claim.readings[1]})"
     return "in the post-activation block" if claim.arm_field == "block" else "with normalization"
 

@@ -11,13 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from normscope.judge.activation_regions import (
-    BINS,
-    active_region,
-    inside,
-    layers_before_activations,
-    measure,
-)
+from normscope.judge.activation_regions import active_region, inside
+from normscope.judge.layer_measures import BINS, layers_before_activations, measure_regions
+from normscope.judge.timeline import Timeline
 from normscope.records.recording import Recording
 from normscope.records.recording_distribution import ChannelDistributions
 from normscope.records.run import RunRecord
@@ -27,23 +23,10 @@ COLUMNS = (
     "bias", "active_share",
 )  # fmt: skip
 """Of the table: one row per channel. Input and output over the last epoch, parameters and buffers
-at its end, `active_share` of the output where the following activation passes more than a tenth of
-its largest gradient.
+at its end, `active_share` of the output in the active region of the activation that follows.
 """
 
 Row = dict[str, float | int | str | None]
-
-
-def span_of(recording: Recording, epoch: int) -> tuple[int, int]:
-    """(first, last) step of an epoch, counted from 1; a recording without epochs is one."""
-    starts = [*sorted(recording.epochs.values())] or [0]
-    ends = [*starts[1:], recording.cost.steps]
-    return starts[epoch - 1] + 1, ends[epoch - 1]
-
-
-def last_epoch(recording: Recording) -> int:
-    """The number of epochs that were marked, at least 1."""
-    return max(1, len(recording.epochs))
 
 
 def accuracies(run: RunRecord) -> dict[str, Any]:
@@ -66,9 +49,10 @@ def regions_of(recordings: Mapping[str, Sequence[Recording]]) -> list[dict[str, 
     rows = []
     for norm, own in recordings.items():
         for seed, recording in enumerate(own):
+            timeline = Timeline.of(recording)
             for layer in layers_before_activations(recording):
-                for epoch in dict.fromkeys((1, last_epoch(recording))):
-                    regions = measure(recording, layer, *span_of(recording, epoch))
+                for epoch in dict.fromkeys((1, timeline.epochs)):
+                    regions = measure_regions(recording, layer, *timeline.span(epoch))
                     numbers = {
                         key: _plain(value) if isinstance(value, float) else value
                         for key, value in dataclasses.asdict(regions).items()
@@ -80,8 +64,9 @@ def regions_of(recordings: Mapping[str, Sequence[Recording]]) -> list[dict[str, 
 def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
     """The rows of the table; a value that a layer has not got is None."""
     rows: list[Row] = []
+    timeline = Timeline.of(recording)
+    first, last = timeline.span(timeline.epochs)
     for layer in layers:
-        first, last = span_of(recording, last_epoch(recording))
         known = recording.statistics(layer)
         output = recording.distribution(layer, "output", bins=BINS, first=first, last=last)
         channels = output.channels
@@ -97,9 +82,7 @@ def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
         if (
             activation := recording.layers[layer].activation
         ) and layer in layers_before_activations(recording):
-            own["active_share"] = np.sum(
-                [inside(output, *part) for part in active_region(activation)], axis=0
-            )
+            own["active_share"] = inside(output, *active_region(activation))
         for place, channel in enumerate(channels):
             values = {
                 name: _plain(float(own[name][place])) if name in own else None

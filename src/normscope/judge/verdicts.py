@@ -21,7 +21,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Reading:
+class EffectEstimate:
     """One difference between the arms, in the claim's unit: the first arm's minus (or over) the
     second's.
     """
@@ -71,9 +71,9 @@ class Verdict:
     values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # {arm: {seed: value}}
     needs: str = ""  # what would settle it
     settings: tuple[
-        Reading, ...
+        EffectEstimate, ...
     ] = ()  # the same difference at each setting, where there are several
-    also: tuple[Reading, ...] = ()  # quantities that accompany the one that decides
+    also: tuple[EffectEstimate, ...] = ()  # quantities that accompany the one that decides
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from normscope.errors import InputError, RecordError
@@ -155,23 +156,47 @@ class Explanation:
         )
 
 
-_META: dict[str, Any] = {
-    "layer": str,
-    "layer_type": str,
-    "chosen": int,
-    "eps": float | int,
-    "momentum": float | int | None,
-    "batches_before": int,
-    "disagreement": float | int,
-}
-_SPEC = {
-    "model": str,
-    "data": str,
-    "epochs": int,
-    "seed": int,
-    "learning_rate": float | int,
-    "classes": list,
-}
+class _Spec(msgspec.Struct):
+    model: str
+    data: str
+    epochs: int
+    seed: int
+    learning_rate: float
+    classes: list
+
+
+class _Environment(msgspec.Struct):
+    hardware: dict
+    versions: dict
+
+
+class _Accuracies(msgspec.Struct):
+    images: int
+    eval_accuracy: float
+
+
+class _Layer(msgspec.Struct):
+    layer: str
+    layer_type: str
+    chosen: Annotated[int, msgspec.Meta(ge=0)]
+    eps: Annotated[float, msgspec.Meta(ge=0)]
+    momentum: float | None
+    batches_before: int
+    disagreement: float
+
+
+class _Description(_Layer):
+    """What a record says beside its arrays; there may be more."""
+
+    run: str
+    other_layers: list
+    spec: _Spec
+    data: dict
+    environment: _Environment
+    forgotten: _Accuracies
+
+
+_META = _Layer.__struct_fields__
 _LAYER_ARRAYS = ("x", "labels", "images", "mean", "var", "unbiased_var", "weight", "bias")
 _AFFINE = ("weight", "bias")
 _RUNNING = ("running_before", "running_after")
@@ -216,9 +241,10 @@ def load_explanation(path: Path) -> Explanation:
         meta = store.meta()
         arrays = {(layer, statistic): array for layer, statistic, *_, array in store.arrays()}
     try:
+        msgspec.convert(meta, _Description)
         explanation = _assemble(meta, arrays)
         _check(explanation)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise RecordError(f"{path} is damaged: its explanation is incomplete ({error}).") from error
     return explanation
 
@@ -248,20 +274,15 @@ def _assemble(meta: dict[str, Any], arrays: dict[tuple[str, str], np.ndarray]) -
         )
 
     own = {*_META, "forgotten", "kind"}
-    described: dict[str, Any] = {name: meta[name] for name in _META}
-    tensors: dict[str, Any] = {
-        name: arrays["layer", name] for name in _LAYER_ARRAYS if name not in _AFFINE
-    }
+    fields: dict[str, Any] = {name: meta[name] for name in _META}
+    fields |= {name: arrays["layer", name] for name in _LAYER_ARRAYS if name not in _AFFINE}
+    fields |= {name: arrays.get(("layer", name)) for name in _AFFINE}
     return Explanation(
-        **described,
-        **tensors,
-        weight=arrays.get(("layer", "weight")),
-        bias=arrays.get(("layer", "bias")),
+        **fields,
         running_before=running("running_before"),
         running_after=running("running_after"),
         forgotten=Forgotten(
-            images=meta["forgotten"]["images"],
-            eval_accuracy=meta["forgotten"]["eval_accuracy"],
+            **meta["forgotten"],
             batch_sizes=tuple(arrays["forgotten", "batch_sizes"].tolist()),
             during=arrays["forgotten", "during"],
             afterwards=arrays["forgotten", "afterwards"],
@@ -271,29 +292,15 @@ def _assemble(meta: dict[str, Any], arrays: dict[tuple[str, str], np.ndarray]) -
 
 
 def _check(explanation: Explanation) -> None:
-    """Raise a ValueError or TypeError that names the part which does not fit the others."""
-    meta, forgotten = explanation.meta, explanation.forgotten
-    environment = meta["environment"]
-    _require(
-        all(isinstance(part, dict) for part in (meta["spec"], meta["data"], environment)),
-        "description",
-    )
-    _require(
-        all(isinstance(environment.get(part), dict) for part in ("hardware", "versions")),
-        "environment",
-    )
-    _require(isinstance(meta["run"], str) and isinstance(meta["other_layers"], list), "description")
-    for name, kind in _META.items():
-        _require(isinstance(getattr(explanation, name), kind), name)
-    for name, kind in _SPEC.items():
-        _require(isinstance(meta["spec"].get(name), kind), name)
+    """Raise a ValueError or TypeError that names the array which does not fit the others."""
+    forgotten = explanation.forgotten
     n, channels, _, _ = explanation.x.shape
     for name, vector in _vectors(explanation).items():
         _require(
             vector is None or (vector.shape == (channels,) and bool(np.isfinite(vector).all())),
             name,
         )
-    _require(0 <= explanation.chosen < channels and explanation.eps >= 0, "channel")
+    _require(explanation.chosen < channels, "channel")
     _require(explanation.count > 1 and bool(np.isfinite(explanation.x).all()), "x")
     _require(explanation.labels.shape == (n,), "labels")
     images = explanation.images
@@ -304,10 +311,6 @@ def _check(explanation: Explanation) -> None:
             table.ndim == 3 and table.shape[:2] == (len(ORDERS), len(forgotten.batch_sizes)),
             "accuracies",
         )
-    _require(
-        isinstance(forgotten.eval_accuracy, float | int) and isinstance(forgotten.images, int),
-        "accuracies",
-    )
 
 
 def _vectors(explanation: Explanation) -> dict[str, np.ndarray | None]:

@@ -20,6 +20,10 @@ BIN_LIMIT = 4.0
 # sample's extremes.
 FRAME = ("mean", "std", "weight", "bias", "minimum", "maximum")
 
+# A channel is constant when its input's standard deviation over the batch is at most this share of
+# the median over the layer's channels.
+CONSTANT_STD = 1e-4
+
 # The rows of `sample_mean` and `sample_std`: the distribution of a per-sample statistic over the
 # batch.
 SAMPLE_MOMENTS = ("mean", "std", "minimum", "maximum")

@@ -10,6 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from normscope.records.recording_header import CONSTANT_STD
+
 if TYPE_CHECKING:
     from normscope.records.recording import Recording
     from normscope.records.recording_header import LayerInfo
@@ -20,7 +22,6 @@ LAST_RECORDS = (
 )
 
 # What stands out; these only point at layers to look at, `normscope check` judges.
-DEAD_STD = 1e-4  # of a channel's input, against the layer's median
 SMALL_WEIGHT = 1e-3
 SETTLED = 5.0  # updates of the running statistics, in units of 1 / momentum, after which their start is forgotten
 DRIFT_STDS = 1.0  # of the running mean from the batch mean, in batch standard deviations
@@ -126,7 +127,7 @@ def _remarks(recording: Recording, facts: dict[str, dict[str, np.ndarray]]) -> I
     for row in recording.non_finite[:MOST_NAMED]:
         channels = f", channels {_few(row['channels'])}" if row["channels"] else ""
         yield f"{row['layer']}: {row['statistic']} was not finite for the first time at step {row['step']}{channels}."
-    for test in (_dead, _small_weights, _drifted):
+    for test in (_constant, _small_weights, _drifted):
         for layer, own in facts.items():
             if remark := test(own, recording.layers[layer]):
                 yield f"{layer}: {remark}"
@@ -154,14 +155,14 @@ def _never_in_train_mode(recording: Recording) -> Iterator[str]:
 Own = dict[str, np.ndarray]
 
 
-def _dead(own: Own, info: LayerInfo) -> str:
+def _constant(own: Own, info: LayerInfo) -> str:
     if (var := own.get("batch_var")) is None:
         return ""
     std = np.sqrt(var)
-    dead = np.flatnonzero(std <= DEAD_STD * np.median(std))
+    constant = np.flatnonzero(std <= CONSTANT_STD * np.median(std))
     return (
-        f"{len(dead)} of {len(std)} channels hardly vary in the batch ({_few(dead)})."
-        if len(dead)
+        f"{len(constant)} of {len(std)} channels hardly vary in the batch ({_few(constant)})."
+        if len(constant)
         else ""
     )
 

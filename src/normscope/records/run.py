@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from normscope.errors import RecordError
@@ -25,23 +26,31 @@ ENDED = ("finished", "diverged")
 """The statuses of runs that have their result; the others are taken up again by the same command.
 """
 
+
+def _gradient(name: str, whose: str) -> dict[str, str]:
+    """The columns of one weight's gradient norm."""
+    return {
+        name: f"L2 norm of {whose} weight gradient at the epoch's last step",
+        f"{name}_mean": "mean of that norm over the epoch's steps",
+        f"{name}_std": "its standard deviation over the epoch's steps (population)",
+        f"{name}_min": "its minimum over the epoch's steps",
+        f"{name}_max": "its maximum over the epoch's steps",
+    }
+
+
 EPOCH_COLUMNS = {
     "train_loss": "mean cross-entropy of the training images in train mode, nats",
     "train_accuracy": "share of training images classified right in train mode, augmented",
     "test_loss": "mean cross-entropy of the test images in eval mode, nats",
     "test_accuracy": "share of test images classified right in eval mode",
     "learning_rate": "learning rate of the epoch",
-    "stem_gradient": "L2 norm of the stem convolution's weight gradient at the epoch's last step",
-    "stem_gradient_mean": "mean of that norm over the epoch's steps",
-    "stem_gradient_std": "its standard deviation over the epoch's steps (population)",
-    "stem_gradient_min": "its minimum over the epoch's steps",
-    "stem_gradient_max": "its maximum over the epoch's steps",
-    "last_layer_gradient": "the same for the classifier's weight, with the same five statistics",
+    **_gradient("stem_gradient", "the stem convolution's"),
     "step": "optimizer steps since the start of the run",
     "train_seconds": "seconds of the epoch's training steps",
     "seconds": "seconds of the epoch, evaluation included",
     "images_per_second": "training images per second of the training steps",
     "first_non_finite_step": "step of the first loss that was not finite; null where all were",
+    **_gradient("last_layer_gradient", "the classifier's"),
 }
 """What a run's record holds per epoch, with units. The stem is the network's first layer."""
 
@@ -126,23 +135,51 @@ def load_run(directory: Path) -> RunRecord:
     with reader(directory / RECORD_NAME, "run") as store:
         meta, epochs, captures = store.meta(), store.epochs(), load_distributions(store)
         measured = load_measurements(store)
-    spec, status = meta.get("spec"), meta.get("status", "interrupted")
-    needed = {
-        "norm": str,
-        "learning_rate": float | int,
-        "seed": int,
-        "epochs": int,
-        "data": str,
-        "model": str,
-    }
-    if not isinstance(spec, dict) or not all(
-        isinstance(spec.get(key), kind) for key, kind in needed.items()
-    ):
-        raise RecordError(f"{directory / RECORD_NAME} is damaged: it holds no spec of a run.")
+    spec: Any = meta.get("spec")
+    status = meta.get("status", "interrupted")
+    path = directory / RECORD_NAME
+    _check(path, "it holds no spec of a run", spec, _Spec)
+    _check(path, "its description is not one of a run", meta, _Description)
     if status not in STATUSES:
-        raise RecordError(
-            f"{directory / RECORD_NAME} is damaged: its status is {str(status)[:40]!r}."
-        )
+        raise RecordError(f"{path} is damaged: its status is {str(status)[:40]!r}.")
     if status in ENDED and len(epochs["epoch"]) == 0:
-        raise RecordError(f"{directory / RECORD_NAME} is damaged: a {status} run without an epoch.")
+        raise RecordError(f"{path} is damaged: a {status} run without an epoch.")
     return RunRecord(directory, ADDED_KNOBS | spec, status, epochs, captures, meta, measured)
+
+
+class _Spec(msgspec.Struct):
+    """The settings that readers rely on; others may be there."""
+
+    norm: str
+    learning_rate: float
+    seed: int
+    epochs: int
+    data: str
+    model: str
+    classes: list | None = None
+    batch_size: int | None = None
+
+
+class _Data(msgspec.Struct):
+    classes: list | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+
+
+class _Environment(msgspec.Struct):
+    hardware: dict = {}
+    versions: dict = {}
+
+
+class _Description(msgspec.Struct):
+    """What a record says of its data and of the machine, where it says anything."""
+
+    data: _Data = msgspec.field(default_factory=_Data)
+    environment: _Environment = msgspec.field(default_factory=_Environment)
+
+
+def _check(path: Path, what: str, value: Any, kind: type[msgspec.Struct]) -> None:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{path} is damaged: {what} ({error}).") from error

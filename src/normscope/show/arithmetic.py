@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from normscope.judge.timeline import evenly_spread
 from normscope.records.explanation import Channel, Explanation
 
 
@@ -44,7 +45,7 @@ def seen(explanation: Explanation) -> str:
 
 def shown_channels(channels: int, chosen: int, most: int) -> list[int]:
     """At most so many channels, evenly spread, the chosen one among them, in order."""
-    spread = [int(place) for place in np.linspace(0, channels - 1, min(channels, most)).round()]
+    spread = evenly_spread(channels, most)
     if chosen not in spread:
         spread[int(np.argmin([abs(place - chosen) for place in spread]))] = chosen
     return spread

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from normscope.judge.activation_regions import NAMED_REGIONS, SHARE, active_words, interval_words
 from normscope.judge.inspection import Row, channel_table
 from normscope.records.recording import Recording
 from normscope.show.terminal import percent
@@ -68,7 +69,12 @@ def _regions(rows: Sequence[dict[str, Any]]) -> Table:
     activation = rows[0]["activation"]
     table = _titled(f"Where the input of {activation} lies in the last epoch")
     table.add_column("layer", overflow="fold")
-    for heading in ("blog's\nregion", "active\nregion", "mean\nderiv."):
+    named = NAMED_REGIONS.get(activation)
+    for heading in (
+        f"from\n{interval_words(*named)}" if named else "\n",
+        "active\nregion",
+        "mean\nderiv.",
+    ):
         for place, norm in enumerate(norms):
             table.add_column(Text(f"{heading if place == 0 else chr(10)}\n{norm}"), justify="right")
     for layer in layers:
@@ -85,10 +91,11 @@ def _regions(rows: Sequence[dict[str, Any]]) -> Table:
                 for row in own
             ),
         )
+    table.caption = (
+        f"Active region: {active_words(activation)}, a slope above {SHARE:.0%} of the largest."
+    )
     if any("addition" in row["via"] for row in rows):
-        table.caption = (
-            "(+): the layer's own output; a residual addition stands between it and the activation."
-        )
+        table.caption += "\n(+): the layer's own output; a residual addition stands between it and the activation."
     return table
 
 

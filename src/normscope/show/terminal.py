@@ -183,18 +183,17 @@ def comparison_table(comparison: Comparison, epochs: int) -> Table:
         table.add_row(
             Text(group.norm),
             f"{group.learning_rate:g}",
-            _accuracy(group),
+            accuracy_text(group),
             str(group.n),
-            _epochs_to_threshold(group, epochs),
-            "–"
-            if group.gradient_norm_variation is None
-            else f"{group.gradient_norm_variation:.2f}",
-            str(group.diverged) if group.diverged else "0",
+            threshold_text(group, epochs),
+            variation_text(group),
+            str(group.diverged),
         )
     return table
 
 
-def _accuracy(group: GroupSummary) -> str:
+def accuracy_text(group: GroupSummary) -> str:
+    """Mean final accuracy over the seeds and, of two or more, its standard deviation."""
     if group.test_accuracy_mean is None:
         return "–"
     if group.test_accuracy_std is None:
@@ -202,9 +201,16 @@ def _accuracy(group: GroupSummary) -> str:
     return f"{percent(group.test_accuracy_mean)} ± {100 * group.test_accuracy_std:.1f}"
 
 
-def _epochs_to_threshold(group: GroupSummary, epochs: int) -> str:
+def threshold_text(group: GroupSummary, epochs: int) -> str:
+    """Mean epochs to the threshold; of a group with runs that never got there, how many."""
     if group.epochs_to_threshold is not None:
         return f"{group.epochs_to_threshold:.1f}"
     if group.threshold is None or group.n == 0:
         return "–"
     return f"> {epochs} in {group.n - group.reached_threshold} of {group.n}"
+
+
+def variation_text(group: GroupSummary) -> str:
+    """Coefficient of variation of the gradient norm."""
+    variation = group.gradient_norm_variation
+    return "–" if variation is None else f"{variation:.2f}"

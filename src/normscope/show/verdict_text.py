@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from normscope.judge.verdicts import Reading, Verdict
+from normscope.judge.verdicts import EffectEstimate, Verdict
 
 STYLES = {
     "supported": "green",
@@ -137,7 +137,7 @@ def _section(verdict: Verdict, figure: str | None) -> str:
     return "\n".join(lines)
 
 
-def _reading(reading: Reading) -> str:
+def _reading(reading: EffectEstimate) -> str:
     outcome = f": {reading.outcome}" if reading.outcome else ""
     shown = effect_text(reading.effect, reading.unit, reading.interval)
     return f"{_plain(reading.label)}{outcome}, {shown}, n = {reading.n}, {_p(reading.p)}."

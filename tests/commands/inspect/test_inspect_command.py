@@ -12,11 +12,11 @@ from rich.console import Console
 
 from normscope.commands.inspect import InspectOptions, file_names, inspect
 from normscope.errors import InputError
-from normscope.judge.inspection import span_of
+from normscope.judge.layer_measures import dead_channels
+from normscope.judge.timeline import Timeline
 from normscope.records.recording import Recording
 from normscope.show.figures import activation_regions_figure as activation_regions
 from normscope.show.figures import recording_distributions, recording_overview, recording_statistics
-from normscope.show.figures.recording_time import Timeline
 from normscope.studies import runner
 from normscope.studies.spec import Recipe
 
@@ -125,12 +125,11 @@ def test_ridges_are_the_distributions_and_the_region_is_marked(done, tmp_path):
         len([c for c in axis.collections if c.get_gid() == "ridge"]) for axis in (given, made)
     ] == [16, 16]
     region = next(patch for patch in made.patches if patch.get_gid() == "region").get_extents()
-    ends = made.transData.inverted().transform([(region.x0, region.y0), (region.x1, region.y0)])[
-        :, 0
-    ]
-    assert np.allclose(ends, (0, 1))
+    corners = [(region.x0, region.y0), (region.x1, region.y0)]
+    ends = made.transData.inverted().transform(corners)[:, 0]
+    assert np.allclose(ends, (0, made.get_xlim()[1]))  # a ReLU passes all that is above zero
     assert not [patch for patch in given.patches if patch.get_gid() == "region"]
-    first, last = span_of(recording, 1)
+    first, last = Timeline.of(recording).span(1)
     whole = recording.distribution("res_block1.bn1", "input", first=first, last=last)
     low, high = given.get_xlim()
     assert low < np.median(whole.edges) < high
@@ -162,7 +161,7 @@ def test_a_band_spans_the_batch_means():
 
 def test_dead_channels_are_those_of_which_nothing_passes(done):
     recording = done[0].recordings["none"][0]
-    steps, shares = recording_overview.dead_channels(recording, "res_block1.bn2")
+    steps, shares = dead_channels(recording, "res_block1.bn2")
     for step, share in list(zip(steps, shares, strict=True))[:5]:
         output = recording.distribution("res_block1.bn2", "output", first=int(step), last=int(step))
         assert share == np.mean(output.edges[:, -1] <= 0.0)

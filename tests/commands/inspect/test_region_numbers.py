@@ -13,6 +13,7 @@ from normscope.judge.activation_regions import (
     NAMED_REGIONS,
     SHARE,
     active_region,
+    active_words,
     inside,
     mean_derivatives,
 )
@@ -33,7 +34,7 @@ def test_every_activation_that_is_traced_has_its_numbers():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_active_region_is_where_the_derivative_is_above_a_tenth_of_its_largest(name):
+def test_the_active_region_is_where_the_derivative_is_above_a_share_of_its_largest(name):
     x = torch.linspace(-9.9987, 9.9987, 5001, dtype=torch.float64)
     slope = regions.derivative(name, x).abs()
     expected = (slope > SHARE * regions.largest_derivative(name)).numpy()
@@ -50,8 +51,10 @@ def test_the_active_region_is_where_the_derivative_is_above_a_tenth_of_its_large
 
 def test_known_ends():
     assert active_region("relu") == ((0.0, math.inf),)
-    assert active_region("tanh")[0][1] == pytest.approx(math.atanh(math.sqrt(0.9)), abs=1e-4)
-    assert active_region("sigmoid")[0][1] == pytest.approx(2 * math.atanh(math.sqrt(0.9)), abs=1e-4)
+    assert active_region("tanh")[0][1] == pytest.approx(math.atanh(math.sqrt(1 - SHARE)))
+    assert active_region("sigmoid")[0][1] == pytest.approx(2 * math.atanh(math.sqrt(1 - SHARE)))
+    assert active_words("relu") == "x > 0"
+    assert active_words("tanh") == "−1.32 to 1.32"
 
 
 @settings(deadline=None, max_examples=15)
@@ -70,7 +73,7 @@ def test_regions_of_a_histogram_are_those_of_its_values(name, mean, std, seed):
     histogram = ChannelDistributions([0, 1], np.array([1]), edges, counts)
     for low, high in [(0.0, 1.0), (-1.0, 1.0), *active_region(name)]:
         exact = np.mean((values >= low) & (values <= high), axis=1)
-        assert np.allclose(inside(histogram, low, high), exact, atol=3e-3)
+        assert np.allclose(inside(histogram, (low, high)), exact, atol=3e-3)
     exact = [regions.mean_derivative(name, torch.from_numpy(row)).item() for row in values]
     assert np.allclose(mean_derivatives(histogram, name), exact, atol=3e-3)
     found_mean, found_std = moments(histogram)

@@ -1,13 +1,16 @@
 """The claims as a collection: their page, their size, and what they import."""
 
 import ast
+import inspect
 import itertools
 import sys
 from pathlib import Path
 
+import pytest
 from claim_runs import arms
 
 from normscope.judge import claims as room
+from normscope.judge.claim import REGISTERED
 from normscope.judge.claims import claims, judge_all
 from normscope.judge.claims_page import catalogue
 
@@ -43,6 +46,19 @@ def test_any_claim_can_be_deleted():
             if isinstance(node, ast.ImportFrom)
         }
         assert not imported & with_claims, path.name
+
+
+@pytest.mark.parametrize("claim", claims(), ids=lambda claim: claim.code)
+def test_no_claim_is_long(claim):
+    assert len(inspect.getsource(type(claim)).splitlines()) <= 70
+
+
+def test_what_is_part_of_another_claim_is_not_judged_by_itself():
+    codes = [claim.code for claim in claims()]
+    assert {"C1101", "C1102"} <= set(codes)
+    assert codes == sorted(codes, key=lambda code: (len(code), code))
+    assert all(cls.__dict__.get("code") for cls in REGISTERED)
+    assert len(codes) == len(REGISTERED)
 
 
 def calls_to_judge(rates, seeds):

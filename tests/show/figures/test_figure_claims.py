@@ -6,7 +6,7 @@ import pytest
 from figure_checks import assert_within_page, by_gid, texts
 
 from normscope.judge.claims import judge_all
-from normscope.judge.verdicts import Reading, Source, Verdict
+from normscope.judge.verdicts import EffectEstimate, Source, Verdict
 from normscope.show.figures.claims_figure import draw
 
 
@@ -18,8 +18,8 @@ def verdict(**changes) -> Verdict:
         interval=(3.0, 7.0), n=3, p=0.01, test="paired t", margin=0.5, improvement=1.0,
         values={"batch": {0: 95.0, 1: 96.0, 2: 97.0}, "none": {0: 90.0, 1: 91.0, 2: 92.0}},
         settings=(
-            Reading("lr 0.1", "points", 6.0, (1.0, 11.0), 3, 0.03, "supported"),
-            Reading("lr 1, batch size 16", "points", 4.0, None, 2, None, "cannot tell"),
+            EffectEstimate("lr 0.1", "points", 6.0, (1.0, 11.0), 3, 0.03, "supported"),
+            EffectEstimate("lr 1, batch size 16", "points", 4.0, None, 2, None, "cannot tell"),
         ),
     )  # fmt: skip
     return dataclasses.replace(made, **changes)

@@ -89,7 +89,16 @@ def write_recording(
     deviation.
     """
     infos = [
-        LayerInfo(name, "BatchNorm2d", "batch", channels, eps=1e-5, momentum=0.1, affine=True)
+        LayerInfo(
+            name,
+            "BatchNorm2d",
+            "batch",
+            channels,
+            eps=1e-5,
+            momentum=0.1,
+            affine=True,
+            activation="relu" if name != "plain" else None,
+        )
         for name in layers
     ]
     header = Header("Net", "optimizer step", {}, infos, {"torch": "2.13.0"}, "cpu", complete=True)

@@ -9,7 +9,7 @@ from report_records import write_recording, write_run, write_study
 
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 from normscope.show.live import source as source_module
-from normscope.show.live.followed import REMEMBERED, Followed, Follower
+from normscope.show.live.followed import REMEMBERED, Follower, LiveStudy
 from normscope.show.live.source import Source
 
 
@@ -20,7 +20,7 @@ def study(tmp_path):
 
 @pytest.fixture
 def followed(study):
-    followed = Followed(Source("study", (study,)))
+    followed = LiveStudy(Source("study", (study,)))
     assert followed.look()
     return followed
 
@@ -52,7 +52,7 @@ def test_only_what_changed_is_sent(followed, study):
 
 
 def test_a_version_is_the_content_and_outlives_the_server(followed, study):
-    again = Followed(Source("study", (study,)))
+    again = LiveStudy(Source("study", (study,)))
     again.look()
     assert again.snapshot.version == followed.snapshot.version
 
@@ -102,8 +102,8 @@ def test_a_study_that_goes_away_is_said(followed, study):
 
 
 def test_a_build_that_fails_is_a_page_and_the_thread_goes_on(study, monkeypatch, capsys):
-    followed = Followed(Source("study", (study,)))
-    monkeypatch.setattr(Followed, "_build", lambda self: 1 / 0)
+    followed = LiveStudy(Source("study", (study,)))
+    monkeypatch.setattr(LiveStudy, "_build", lambda self: 1 / 0)
     Follower._look(followed)
     assert "ZeroDivisionError" in json.loads(followed.snapshot.content.head)["problems"][0]
     assert "ZeroDivisionError" in capsys.readouterr().err

@@ -1,11 +1,11 @@
 """The report as a file: what is in it, what is refused, and that nothing from a record becomes code."""
 
-import base64
 import json
 import re
 
 import numpy as np
 import pytest
+from report_pages import column, curve, payload_of
 from report_records import HOSTILE, write_recording, write_run, write_study
 
 from normscope.commands.report import ReportOptions, run_report
@@ -15,25 +15,8 @@ from normscope.records.run import RECORD_NAME
 from normscope.show.figures.style import norm_styles
 from normscope.show.report.build import COLOURS, SCRIPTS, as_json, asset
 from normscope.show.report.pages import report, report_after
-from normscope.show.report.report_data import gather
+from normscope.show.report.report_data import load_report_data
 from normscope.show.report.views import SECTIONS, VIEWS
-
-
-def payload_of(path):
-    return json.loads(re.search(r'id="payload">(.*?)</script>', path.read_text(), re.DOTALL)[1])
-
-
-def column(view, name):
-    return decode(view["table"]["columns"][name])
-
-
-def curve(view):
-    return decode(view["table"]["curve"])
-
-
-def decode(encoded):
-    types = {"float32": "<f4", "uint32": "<u4", "uint16": "<u2", "uint8": "<u1"}
-    return np.frombuffer(base64.b64decode(encoded["data"]), types[encoded["kind"]])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +33,8 @@ class TestWhatIsShown:
         assert [view["name"] for view in payload["views"]] == [
             view.name
             for view in VIEWS
-            if view.name not in ("weight_gradient", "bias_gradient") and view.section != "sweeps"
+            if view.name not in ("weight_gradient", "bias_gradient", "overview_positive")
+            and view.section != "sweeps"
         ]
         assert {view["section"] for view in payload["views"]} == set(SECTIONS) - {"sweeps"}
 
@@ -78,13 +62,32 @@ class TestWhatIsShown:
 
     def test_claims_are_those_that_were_judged(self, study, shown):
         rows = shown[1]["verdicts"]
-        expected = [verdict for verdict in judge_all(gather([study]).runs) if verdict.values]
+        expected = [
+            verdict for verdict in judge_all(load_report_data([study]).runs) if verdict.values
+        ]
         assert [(row["claim"], row["verdict"], row["n"]) for row in rows] == [
             (f"{verdict.code} {verdict.name}", verdict.outcome, verdict.n) for verdict in expected
         ]
         assert expected
         for row, verdict in zip(rows, expected, strict=True):
             assert len(row["values"]) == len(verdict.values)
+
+    @pytest.mark.parametrize(
+        ("norms", "arms"),
+        [
+            (("group", "layer"), ["group", "layer"]),
+            (("none", "batch"), ["batch", "none"]),
+            (("none", "group", "layer"), ["group", "none"]),
+            (("layer", "batch"), ["batch", "layer"]),
+        ],
+    )
+    def test_claims_are_judged_on_what_was_compared(self, norms, arms, tmp_path):
+        study = write_study(tmp_path / "study", norms=norms, seeds=(0, 1, 2))
+        rows = payload_of(report(study))["verdicts"]
+        row = next(row for row in rows if row["claim"].startswith("C201"))
+        assert [value.split(":")[0] for value in row["values"]] == arms
+        is_usual = arms == ["batch", "none"]
+        assert row["subject"].endswith(" against ".join(arms)) != is_usual
 
     def test_overviews_of_known_statistics(self, shown):
         _, payload = shown
@@ -94,6 +97,7 @@ class TestWhatIsShown:
         assert np.allclose(curve(views["overview_mean"]), np.sqrt((0 + 1 + 4 + 9) / 4))
         assert np.allclose(curve(views["overview_weight"]), 2)
         assert not curve(views["overview_dead"]).any()
+        assert not curve(views["overview_constant"]).any()
 
     def test_the_active_fraction_is_that_of_the_output(self, shown):
         # output 2 z + 1 is above zero where z > -0.5; z is binned from a Hann window on bins 20 to
@@ -112,7 +116,7 @@ class TestWhatIsShown:
         assert (column(views["output_ridges"], "low_input") == 65535).all()  # missing
         assert (column(views["output_ridges"], "low_output") < 65535).all()
         assert views["input_ridges"]["table"] == "output_ridges"
-        assert 0 < curve(views["overview_active"])[0] < 1
+        assert 0 < curve(views["overview_positive"])[0] < 1
 
     def test_several_studies_and_a_recording_side_by_side(self, tmp_path):
         for name in ("one", "two"):

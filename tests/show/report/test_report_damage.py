@@ -2,18 +2,19 @@
 
 import numpy as np
 import pytest
+from report_pages import payload_of
 from report_records import write_recording, write_study
-from test_report_build import payload_of
 
-from normscope.errors import RecordError
+from normscope.errors import InputError, RecordError
 from normscope.records.recording import Recording
 from normscope.records.recording_header import BINS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
 from normscope.records.recording_shapes import SHAPES
-from normscope.records.run import RECORDING_NAME
+from normscope.records.run import RECORD_NAME, RECORDING_NAME, load_run
+from normscope.records.store import writer
 from normscope.show.report.build import encode
 from normscope.show.report.pages import report
-from normscope.show.report.report_data import gather
+from normscope.show.report.report_data import load_report_data
 
 
 def write_damaged(path, statistic, values, histogram_channels=()):
@@ -61,7 +62,7 @@ def test_an_array_of_another_shape_is_damage(tmp_path, statistic, shape):
 def test_every_shape_that_is_right_is_shown(tmp_path, statistic):
     shape = tuple(4 if size is None else size for size in SHAPES[statistic])
     path = write_damaged(tmp_path / "r.sqlite", statistic, np.ones((3, *shape), "<f4"))
-    assert '"problems":[]' in encode(gather([], [path])).head
+    assert '"problems":[]' in encode(load_report_data([], [path])).head
 
 
 def test_the_damaged_one_is_named_and_the_others_are_shown(open_page, tmp_path):
@@ -87,6 +88,51 @@ def test_histograms_and_frames_of_different_channels(tmp_path, framed, named):
         ("bad", "histogram_frame"): np.ones((3, 6, framed), "<f4"),
     }
     path = write_damaged(tmp_path / "r.sqlite", "histogram", arrays, range(named))
-    payload = payload_of(report(path, out=tmp_path / "r.html"))
+    with pytest.raises(InputError, match="histograms of 4 channels"):  # there is nothing else
+        report(path, out=tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+    study = write_study(tmp_path / "study", epochs=2)
+    payload = payload_of(report(study, path))
     assert "histograms of 4 channels" in payload["problems"][0]
     assert payload["recordings"] == []
+
+
+@pytest.mark.parametrize("name", ["nets.py", "model.pt", "empty.sqlite", "list.json", "x.json"])
+@pytest.mark.parametrize("beside_a_study", [False, True])
+def test_what_no_report_shows_is_refused(name, beside_a_study, tmp_path):
+    path = tmp_path / name
+    content = {
+        "nets.py": b"import torch\n",
+        "model.pt": b"PK\x03\x04" + bytes(99),
+        "list.json": b"[1]",
+    }
+    path.write_bytes(content.get(name, b""))
+    others = [write_study(tmp_path / "study", epochs=2)] if beside_a_study else []
+    if beside_a_study and name.endswith(("json", "sqlite")):  # damaged, perhaps
+        assert name in payload_of(report(*others, path))["problems"][0]
+        return
+    with pytest.raises(InputError, match=name.replace(".", r"\.")) as caught:
+        report(*others, path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.html"))
+
+
+DESCRIPTIONS = [
+    {"data": "digits"}, {"data": [1]}, {"environment": "laptop"}, {"environment": {"hardware": "x"}},
+    {"environment": {"versions": ["torch"]}}, {"data": {"classes": 10}}, {"data": {"test_images": "many"}},
+    {"data": None}, {"spec": None}, {"spec": "batch"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("meta", DESCRIPTIONS, ids=str)
+def test_a_run_whose_description_is_something_else_is_named(meta, tmp_path):
+    study = write_study(tmp_path / "study", epochs=2)
+    with writer(study / "runs" / "run0" / RECORD_NAME, "run") as store, store.transaction():
+        store.set_meta(**meta)
+    payload = payload_of(report(study))
+    assert len(payload["runs"]) == 3
+    assert "run0" in payload["problems"][0]
+    assert "is damaged" in payload["problems"][0]
+    assert len(payload["problems"]) == 1
+    with pytest.raises(RecordError, match="is damaged"):
+        load_run(study / "runs" / "run0")

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from report_pages import payload_of
 from report_records import HOSTILE, write_recording, write_study
-from test_report_build import payload_of
 
 from normscope.errors import InputError, RecordError
 from normscope.judge.check_formats import to_json, to_rows

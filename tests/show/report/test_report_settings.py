@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from report_pages import column, payload_of
 from report_records import write_run, write_study
-from test_report_build import column, payload_of
 
 from normscope.records.run import load_run
 from normscope.show.report.pages import report

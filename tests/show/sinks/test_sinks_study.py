@@ -7,6 +7,7 @@ import pytest
 from sink_readers import scalars, tensorboard, wandb_records, wandb_rows
 
 from normscope import TensorBoard, WandB
+from normscope.errors import InputError
 from normscope.records.captures import LEVELS, Distribution, store_distribution
 from normscope.records.run import RECORD_NAME, load_run
 from normscope.records.store import writer
@@ -170,3 +171,16 @@ def test_a_damaged_record_is_told_once(tmp_path):
     assert len(told) == 1
     assert "torn" in told[0]
     assert len(scalars(tmp_path / "tb" / "good", "epoch/train_loss")) == 2
+
+
+@pytest.mark.parametrize("version", ["0.20.0rc1", "0.19.10", "1.0", "0.21.0.dev20250101", "v0.20"])
+def test_versions_of_wandb_that_will_do(version, monkeypatch, tmp_path):
+    monkeypatch.setattr(pytest.importorskip("wandb"), "__version__", version)
+    assert WandB("p", "offline", tmp_path).mode == "offline"
+
+
+@pytest.mark.parametrize("version", ["0.19.9", "0.18", "0.19.10rc1"])
+def test_versions_of_wandb_that_are_too_old(version, monkeypatch, tmp_path):
+    monkeypatch.setattr(pytest.importorskip("wandb"), "__version__", version)
+    with pytest.raises(InputError, match=r"expected 0\.19\.10 or newer"):
+        WandB("p", "offline", tmp_path)

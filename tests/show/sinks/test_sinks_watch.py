@@ -13,7 +13,7 @@ from torch import nn
 
 import normscope
 from normscope.errors import InputError, NormscopeWarning
-from normscope.show.report import measures
+from normscope.judge import layer_measures as measures
 
 
 def network():
@@ -49,9 +49,9 @@ def test_both_hold_what_the_recording_holds(tmp_path):
     _, recording = watched(tmp_path / "r.sqlite", sinks)
 
     for tag, measure in (
-        ("gap/1", measures.gap),
-        ("input_std/1", measures.spread_of_input),
-        ("gain/1", measures.gain),
+        ("gap/1", measures.running_gap),
+        ("input_std/1", measures.input_std),
+        ("weight_size/1", measures.weight_size),
     ):
         steps, values = measure(recording, "1")
         assert len(steps) >= 12

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from normscope.errors import InputError
-from normscope.judge.claim import Claim
+from normscope.judge.claim import REGISTERED, Claim
 from normscope.judge.evidence.cells import Evidence
 from normscope.judge.verdicts import Verdict
 from normscope.records.run import RunRecord
@@ -23,10 +23,11 @@ from normscope.records.run import RunRecord
 @functools.cache
 def claims() -> tuple[Claim, ...]:
     """Every claim of every file in this folder, in order of codes."""
-    names = [info.name for info in pkgutil.iter_modules(__path__) if info.name != "__main__"]
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    found = {value for module in modules for value in vars(module).values() if _is_claim(value)}
-    return tuple(sorted((cls() for cls in found), key=lambda claim: (len(claim.code), claim.code)))
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return tuple(
+        sorted((cls() for cls in REGISTERED), key=lambda claim: (len(claim.code), claim.code))
+    )
 
 
 def judge_all(
@@ -49,6 +50,22 @@ def judge_all(
     return [claim.judge(evidence) for evidence in every for claim in claims()]
 
 
+def compared(runs: Sequence[RunRecord]) -> tuple[str, str]:
+    """Return the normalization that a study's claims are about, and what it is set against.
+
+    Batch norm against none where the study has them; else its first normalization, against none or
+    the next one.
+    """
+    norms = list(dict.fromkeys(run.norm for run in runs))
+    norm = (
+        "batch" if "batch" in norms else next((each for each in norms if each != "none"), "batch")
+    )
+    reference = (
+        "none" if "none" in norms else next((each for each in norms if each != norm), "none")
+    )
+    return norm, reference
+
+
 def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """The runs of each network, data set and number of epochs, by these in words."""
     found: dict[tuple[str, str], list[RunRecord]] = {}
@@ -63,15 +80,3 @@ def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
         words if names[words] == 1 else f"{words}, data {fingerprint[:8]}": own
         for (words, fingerprint), own in found.items()
     }
-
-
-def _is_claim(value: object) -> bool:
-    """A class with a code of its own; one whose name begins with an underscore is part of another
-    claim.
-    """
-    return (
-        isinstance(value, type)
-        and issubclass(value, Claim)
-        and "code" in vars(value)
-        and not value.__name__.startswith("_")
-    )

@@ -7,4 +7,5 @@ import sys
 from normscope.judge.claims import claims
 from normscope.judge.claims_page import catalogue
 
-sys.stdout.write(catalogue(claims()))
+if __name__ == "__main__":  # this file is imported with the claims
+    sys.stdout.write(catalogue(claims()))

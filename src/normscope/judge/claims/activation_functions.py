@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from normscope.judge.claim import Claim, Companion
-from normscope.judge.evidence.cells import Cell
+from normscope.judge.activation_regions import active_region
+from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.evidence.cells import GridCell
+from normscope.judge.evidence.literature import BLOG
 from normscope.judge.evidence.quantities import captured, first_to_last, usual_gradient
-from normscope.judge.evidence.sources import BLOG
 from normscope.judge.evidence.wasserstein import cumulative
 
-ACTIVE = {
-    "relu": (0.0, math.inf),
-    "sigmoid": (-math.log(7 + 4 * math.sqrt(3)), math.log(7 + 4 * math.sqrt(3))),
-    "tanh": (-math.atanh(math.sqrt(0.75)), math.atanh(math.sqrt(0.75))),
-}
-"""Where the slope is a quarter of its largest or more: |x| < 2.63 for sigmoid, |x| < 1.32 for tanh,
-x > 0 for ReLU.
-"""
+JUDGED = ("relu", "sigmoid", "tanh")
+"""The activation functions that the claim is made of."""
 
 
-def active_share(cell: Cell) -> float | None:
+def active_share(cell: GridCell) -> float | None:
     """Share of the inputs of the first stage's last activation in its active region, in percent;
     last capture.
     """
     found = captured(cell, "before_activation")
-    region = ACTIVE.get(cell.run.spec.get("activation", ""))
-    if found is None or region is None:
+    activation = cell.run.spec.get("activation", "")
+    if found is None or activation not in JUDGED:
         return None
-    low, high = cumulative(
-        found[-1], np.array([np.nextafter(region[0], np.inf), min(region[1], 1e30)])
-    )
+    ((start, end),) = active_region(activation)
+    low, high = cumulative(found[-1], np.array([np.nextafter(start, np.inf), min(end, 1e30)]))
     return 100 * float(high - low)
 
 
-def stem_gradient(cell: Cell) -> float | None:
+def stem_gradient(cell: GridCell) -> float | None:
     """Median over the epochs of the mean stem-gradient norm."""
     return usual_gradient(cell.run, "stem") if cell.run.status == "finished" else None
 
 
+@register
 class InTheActiveRegion(Claim):
     """A unit outside its active region passes next to no gradient on. The tensor is what enters the
     last activation of the first stage (in a residual block: after the addition), on test images in
@@ -60,10 +53,11 @@ class InTheActiveRegion(Claim):
     margin = 2.0
     where_both_learn = True
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return active_share(cell)
 
 
+@register
 class LargerGradients(Claim):
     """The consequence that the post draws from inputs in the active region. Scales differ between
     the arms for other reasons too: the ratio of first to last layer stands beside it.
@@ -82,8 +76,10 @@ class LargerGradients(Claim):
     ratio = True
     where_both_learn = True
     also = (
-        Companion("stem gradient over last-layer gradient", "times", first_to_last, ratio=True),
+        SecondaryMetric(
+            "stem gradient over last-layer gradient", "times", first_to_last, ratio=True
+        ),
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return stem_gradient(cell)

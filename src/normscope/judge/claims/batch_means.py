@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from normscope.judge.claim import Companion
-from normscope.judge.evidence.cells import Cell
-from normscope.judge.evidence.measured import Measured, median
-from normscope.judge.evidence.sources import BLOG
+from normscope.judge.claim import SecondaryMetric, register
+from normscope.judge.claim_kinds import MeasuredClaim
+from normscope.judge.evidence.cells import GridCell
+from normscope.judge.evidence.literature import BLOG
+from normscope.judge.evidence.quantities import median_over_channels
 from normscope.records.measurement_names import BATCH_STATISTICS
 
 
-def spread(statistic: str) -> Callable[[Cell], float | None]:
+def spread(statistic: str) -> Callable[[GridCell], float | None]:
     """Reads the spread of batch means at the places that have another before them."""
 
-    def value(cell: Cell) -> float | None:
-        return median(cell.run, BATCH_STATISTICS, statistic, from_place=1)
+    def value(cell: GridCell) -> float | None:
+        return median_over_channels(cell.run, BATCH_STATISTICS, statistic, from_place=1)
 
     return value
 
 
-class MeansVaryLess(Measured):
+@register
+class MeansVaryLess(MeasuredClaim):
     """Said of one layer it is true by construction: in train mode batch normalization subtracts the
     batch's mean, so that what leaves it has its bias for a mean in every batch; in eval mode it is
     an affine map of each channel, so that the means vary after it exactly as before, in standard
@@ -48,13 +50,13 @@ class MeansVaryLess(Measured):
     ratio = True
     where_both_learn = True
     also = (
-        Companion("the same in eval mode", "times", spread("before_in_eval"), ratio=True),
-        Companion(
+        SecondaryMetric("the same in eval mode", "times", spread("before_in_eval"), ratio=True),
+        SecondaryMetric(
             "what leaves these layers in train mode (of batch norm by construction 0)",
             "sd",
             spread("after"),
         ),
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return spread("before")(cell)

@@ -5,16 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from normscope.judge.claim import Claim, Companion
-from normscope.judge.evidence.cells import Cell, Evidence, Group
-from normscope.judge.evidence.lost_accuracy import lost, sizes_of
-from normscope.judge.evidence.measured import evaluated
-from normscope.judge.evidence.quantities import accuracy, accuracy_step
-from normscope.judge.evidence.sources import WU_HE
+from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
+from normscope.judge.evidence.cells import Evidence, GridCell, Group
+from normscope.judge.evidence.literature import WU_HE, WU_JOHNSON
+from normscope.judge.evidence.quantities import (
+    SMALL,
+    accuracy,
+    accuracy_step,
+    evaluated,
+    evaluation_step,
+)
+from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import RunRecord
 
 
-def _lost_with(statistics: str) -> Callable[[Cell], float | None]:
+def accuracy_drop(cell: GridCell, read: Callable[[RunRecord], float | None]) -> float | None:
+    """Accuracy at the largest minus that at the smallest batch size, if the smallest is small; in
+    percent.
+    """
+    smallest, largest = cell.runs[0], cell.runs[-1]
+    low, high = read(smallest), read(largest)
+    if smallest.spec["batch_size"] > SMALL or low is None or high is None:
+        return None
+    return high - low
+
+
+def sizes_of(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Which batch sizes the verdict is about, for its notes."""
+    found = {
+        tuple(cell.runs[place].spec["batch_size"] for place in (0, -1))
+        for group in groups
+        for cells in group.arms.values()
+        for cell in cells.values()
+    }
+    return tuple(f"Batch sizes: {small} against {large}." for small, large in sorted(found))
+
+
+def _drop_with(statistics: str) -> Callable[[GridCell], float | None]:
     """The same with other statistics at test time; of a normalization that has none, the accuracy
     as it is.
     """
@@ -24,9 +52,10 @@ def _lost_with(statistics: str) -> Callable[[Cell], float | None]:
             return accuracy(run)
         return evaluated(run, statistics, run.spec["batch_size"])
 
-    return lambda cell: lost(cell, read)
+    return lambda cell: accuracy_drop(cell, read)
 
 
+@register
 class SuffersFromSmallBatches(Claim):
     """Small batches change the optimization of any network; what they do to batch normalization is
     what it loses more than a normalization that does not see the batch, at the same learning rates.
@@ -50,16 +79,16 @@ class SuffersFromSmallBatches(Claim):
     over = ("batch_size",)
     least = 2
     also = (
-        Companion("with the test batch's statistics", "points", _lost_with("batch")),
-        Companion("with recalibrated statistics", "points", _lost_with("recalibrated")),
+        SecondaryMetric("with the test batch's statistics", "points", _drop_with("batch")),
+        SecondaryMetric("with recalibrated statistics", "points", _drop_with("recalibrated")),
     )
     other: ClassVar[str] = "group"
 
     def arms(self, evidence: Evidence) -> tuple[str, str]:
         return evidence.norm, self.other
 
-    def value(self, cell: Cell) -> float | None:
-        return lost(cell, accuracy)
+    def value(self, cell: GridCell) -> float | None:
+        return accuracy_drop(cell, accuracy)
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
         return accuracy_step(runs)
@@ -68,6 +97,7 @@ class SuffersFromSmallBatches(Claim):
         return sizes_of(groups)
 
 
+@register
 class SuffersMoreThanLayer(SuffersFromSmallBatches):
     """The same against layer normalization, which does not see the batch either and has one group
     instead of several: what both find is of the batch and not of the groups.
@@ -80,3 +110,40 @@ class SuffersMoreThanLayer(SuffersFromSmallBatches):
     )
     needs = "runs with {norm} and layer at several batch sizes, one of 8 or less (--sweep batch_size=2,8,128)"
     other = "layer"
+
+
+RUNNING, RECALIBRATED = "running statistics", "recalibrated"
+
+
+@register
+class RunningStatisticsSuffer(MeasuredClaim, WithinRunClaim):
+    """Two things are noisy at small batch sizes: the normalization in training, and the running
+    statistics that it leaves. Statistics made anew from 16 training batches of 128 take the second
+    away and leave the weights alone, so that the difference is the running statistics' share of the
+    loss. Both accuracies are of the same test images.
+    """
+
+    code = "C1303"
+    name = "running-statistics-suffer"
+    statement = "Part of what batch normalization loses at small batch sizes is due to its running statistics."
+    source = WU_JOHNSON
+    quantity = "test accuracy at the largest minus that at the smallest batch size, in percent"
+    needs = "finished runs of `normscope study` with {norm} at several batch sizes, one of 8 or less (evaluation)"
+    measurement = EVALUATION
+    readings = (RUNNING, RECALIBRATED)
+    unit = "points"
+    higher_supports = True
+    margin = 0.5
+    over = ("batch_size",)
+    least = 2
+
+    def value(self, cell: GridCell) -> float | None:
+        return accuracy_drop(
+            cell, lambda run: evaluated(run, "running" if cell.arm == RUNNING else "recalibrated")
+        )
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        return evaluation_step(runs)
+
+    def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        return sizes_of(groups)

@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from normscope.judge.claim import Claim, Companion
+from normscope.judge.claim import Claim, SecondaryMetric, register
 from normscope.judge.comparison import epochs_to_reach
-from normscope.judge.evidence.cells import Cell, Group
+from normscope.judge.evidence.cells import GridCell, Group
+from normscope.judge.evidence.literature import NOTEBOOK
 from normscope.judge.evidence.quantities import chance, learned_from
-from normscope.judge.evidence.sources import NOTEBOOK
 from normscope.judge.statistics import restricted_time
 from normscope.records.run import RunRecord
 
@@ -19,7 +19,7 @@ BETWEEN_EPOCHS = 0.25
 """How far a straight line between two evaluations is trusted, in epochs."""
 
 
-def epochs_to_share(cell: Cell, share: float) -> float | None:
+def epochs_to_share(cell: GridCell, share: float) -> float | None:
     """Epochs, linear between them, to a share of the reference arm's mean final accuracy at the
     same setting.
 
@@ -38,7 +38,7 @@ def epochs_to_share(cell: Cell, share: float) -> float | None:
     return restricted_time(reached, float(run.spec["epochs"]))
 
 
-def area_under_curve(cell: Cell) -> float | None:
+def area_under_curve(cell: GridCell) -> float | None:
     """Mean over the epochs of the test accuracy, in percent; epochs after a divergence count as
     guessing.
     """
@@ -65,6 +65,7 @@ def reference_accuracy(group: Group) -> float | None:
     return mean if mean >= learned_from(some) else None
 
 
+@register
 class FasterConvergence(Claim):
     """Epochs to a threshold say how long one has to wait; a loss is not comparable between networks
     that regularize differently. The threshold is what the network without normalization ends with,
@@ -85,12 +86,12 @@ class FasterConvergence(Claim):
     higher_supports = False
     margin = 0.5
     also = (
-        Companion("epochs to 80%", "epochs", partial(epochs_to_share, share=0.8)),
-        Companion("epochs to 95%", "epochs", partial(epochs_to_share, share=0.95)),
-        Companion("mean test accuracy over the epochs", "points", area_under_curve),
+        SecondaryMetric("epochs to 80%", "epochs", partial(epochs_to_share, share=0.8)),
+        SecondaryMetric("epochs to 95%", "epochs", partial(epochs_to_share, share=0.95)),
+        SecondaryMetric("mean test accuracy over the epochs", "points", area_under_curve),
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return epochs_to_share(cell, 0.9)
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:

@@ -1,4 +1,4 @@
-"""C1102: what batch normalization does for training is not that it keeps distributions where they are."""
+"""C11xx: batch normalization helps, and not by keeping distributions where they are."""
 
 from __future__ import annotations
 
@@ -6,15 +6,59 @@ import dataclasses
 from collections.abc import Sequence
 
 from normscope.judge import statistics
-from normscope.judge.claim import Claim, Companion
-from normscope.judge.evidence.cells import Cell, Evidence
-from normscope.judge.evidence.measured import evaluated
-from normscope.judge.evidence.movement import NEEDS, NOISY, Movement
-from normscope.judge.evidence.quantities import accuracy, training_accuracy
-from normscope.judge.evidence.sources import SANTURKAR
+from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.claim_kinds import MeasuredClaim
+from normscope.judge.evidence.cells import Evidence, GridCell
+from normscope.judge.evidence.literature import SANTURKAR
+from normscope.judge.evidence.quantities import (
+    accuracy,
+    evaluated,
+    median_over_channels,
+    training_accuracy,
+)
 from normscope.judge.statistics import LEVEL, Estimate
-from normscope.judge.verdicts import Outcome, Reading, Verdict
+from normscope.judge.verdicts import EffectEstimate, Outcome, Verdict
+from normscope.records.measurement_names import MOVEMENT
 from normscope.records.run import RunRecord
+
+NOISY = "noisy-batch"
+NEEDS = "runs of `normscope study covariate-shift` with noisy-batch, {norm} and {reference}"
+
+
+class _Movement(MeasuredClaim):
+    """Noisy batch normalization against the network without normalization."""
+
+    statement = "With noise behind batch normalization distributions move more than without any normalization."
+    source = SANTURKAR
+    quantity = (
+        "movement from step to step of what leaves the normalization layers (or stands in their places), median over "
+        "channels"
+    )
+    needs = NEEDS + " (measurement movement)"
+    measurement = MOVEMENT
+    of_weights = False  # it trains anew
+    unit = "times"
+    higher_supports = True
+    margin = 1.25
+    ratio = True
+
+    def arms(self, evidence: Evidence) -> tuple[str, str]:
+        return NOISY, evidence.reference
+
+    def value(self, cell: GridCell) -> float | None:
+        return median_over_channels(cell.run, MOVEMENT, "movement")
+
+
+@register
+class NoiseMoves(_Movement):
+    """Whether the noise does what it is there for: if what the next layers are given moved no more
+    than in a network without normalization, C1102 would say nothing. A movement of the mean and of
+    the standard deviation of a channel between two steps, in standard deviations of the channel;
+    what another batch moves is part of it, in all arms.
+    """
+
+    code = "C1101"
+    name = "noise-moves-distributions"
 
 
 class _Training(Claim):
@@ -25,7 +69,7 @@ class _Training(Claim):
     higher_supports = True
     margin = 1.0
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return training_accuracy(cell.run)
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
@@ -33,7 +77,7 @@ class _Training(Claim):
         return 100 / min(sizes) if sizes else 0.0
 
 
-class _MovesDistributions(Movement):
+class _MovesDistributions(_Movement):
     code, name = "C1102", "moves-distributions"
 
 
@@ -50,6 +94,7 @@ class _BetterThanReference(_Training):
         return NOISY, evidence.reference
 
 
+@register
 class NotCovariateShift(_Training):
     """If batch normalization helped by keeping distributions where they are, it would not help with
     noise behind it that moves them at every step. All parts must hold, so that each is tested at
@@ -72,12 +117,12 @@ class NotCovariateShift(_Training):
         "will do as well); and it is higher than without normalization"
     )
     also = (
-        Companion(
+        SecondaryMetric(
             "test accuracy without eval(), noise on, batches of 128",
             "points",
             lambda c: evaluated(c.run, "batch", 128),
         ),
-        Companion(
+        SecondaryMetric(
             "test accuracy in eval mode, noise off", "points", lambda cell: accuracy(cell.run)
         ),
     )
@@ -132,7 +177,7 @@ def _together(as_good: Verdict, moves: Verdict, better: Verdict) -> tuple[Outcom
     return "cannot tell", "; ".join(f"{words}: {part.needs}" for words, part in parts if part.needs)
 
 
-def _reading(label: str, verdict: Verdict) -> Reading:
-    return Reading(
+def _reading(label: str, verdict: Verdict) -> EffectEstimate:
+    return EffectEstimate(
         label, verdict.unit, verdict.effect, verdict.interval, verdict.n, verdict.p, verdict.outcome
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.claim import Claim, Companion
-from normscope.judge.evidence.cells import Cell
+from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.evidence.cells import GridCell
+from normscope.judge.evidence.literature import BLOG, NOTEBOOK
 from normscope.judge.evidence.quantities import captured
-from normscope.judge.evidence.sources import BLOG, NOTEBOOK
 from normscope.judge.evidence.wasserstein import between, to_normal
 
 NEEDS = "finished runs with {norm} and {reference} at equal settings, with activations captured at two epochs or more"
 
 
-def distance_to_normal(cell: Cell, tensor: str) -> float | None:
+def distance_to_normal(cell: GridCell, tensor: str) -> float | None:
     """Mean over the captured epochs of the Wasserstein distance to N(0, 1)."""
     found = captured(cell, tensor)
     return None if found is None else float(np.mean([to_normal(seen) for seen in found]))
@@ -28,6 +28,7 @@ class _Distribution(Claim):
     ratio = True
 
 
+@register
 class NormalizedNearNormal(_Distribution):
     """This is the tensor that the layer makes; "near N(0, 1)" can only be meant of it. It is
     measured after the layer's weight and bias, in eval mode, on test images. Without normalization,
@@ -45,10 +46,11 @@ class NormalizedNearNormal(_Distribution):
         "deviations, mean over captures"
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return distance_to_normal(cell, "normalized")
 
 
+@register
 class BlockOutputNearNormal(_Distribution):
     """The notebook says it of the output of its first stage. That tensor follows a ReLU and cannot
     be negative, so that the distance cannot be zero: the verdict is only about which arm is nearer.
@@ -65,10 +67,11 @@ class BlockOutputNearNormal(_Distribution):
         "mean over captures"
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return distance_to_normal(cell, "block_output")
 
 
+@register
 class NoDrift(_Distribution):
     """How far values move between the first and the last captured epoch, as a multiple of their
     spread at the first: without a unit, or the arm with the smaller activations would win by their
@@ -81,7 +84,7 @@ class NoDrift(_Distribution):
     source = NOTEBOOK
     quantity = "Wasserstein distance of the block output between first and last capture, over its first spread"
     also = (
-        Companion(
+        SecondaryMetric(
             "the same of the normalized tensor",
             "times",
             lambda cell: drift(cell, "normalized"),
@@ -89,11 +92,11 @@ class NoDrift(_Distribution):
         ),
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return drift(cell, "block_output")
 
 
-def drift(cell: Cell, tensor: str) -> float | None:
+def drift(cell: GridCell, tensor: str) -> float | None:
     """Distance between the first and the last capture over the first one's standard deviation."""
     found = captured(cell, tensor, least=2)
     if found is None or found[0].std == 0:
@@ -101,6 +104,7 @@ def drift(cell: Cell, tensor: str) -> float | None:
     return between(found[0], found[-1]) / found[0].std
 
 
+@register
 class NoWidening(_Distribution):
     """The last captured spread over the first one. Both may shrink: whether one widens is in the
     values of the arms.
@@ -112,6 +116,6 @@ class NoWidening(_Distribution):
     source = NOTEBOOK
     quantity = "standard deviation of the block output at the last capture over that at the first"
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         found = captured(cell, "block_output", least=2)
         return found[-1].std / found[0].std if found is not None and found[0].std > 0 else None

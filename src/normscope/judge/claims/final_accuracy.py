@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normscope.judge.claim import Claim
-from normscope.judge.evidence.cells import Cell
+from normscope.judge.claim import Claim, register
+from normscope.judge.evidence.cells import GridCell
+from normscope.judge.evidence.literature import BLOG, NOTEBOOK
 from normscope.judge.evidence.quantities import (
     accuracy,
     accuracy_at_the_choice_of_others,
     accuracy_step,
 )
-from normscope.judge.evidence.sources import BLOG, NOTEBOOK
 from normscope.records.run import RunRecord
 
 
@@ -24,6 +24,7 @@ class _Accuracy(Claim):
         return accuracy_step(runs)
 
 
+@register
 class HigherAccuracy(_Accuracy):
     """The accuracy after the last epoch, never the best one on the test images. A diverged run
     counts as guessing, or the arm would be judged by its survivors.
@@ -38,10 +39,11 @@ class HigherAccuracy(_Accuracy):
     quantity = "test accuracy after the last epoch, in percent (diverged: that of guessing)"
     needs = "runs with {norm} and {reference} at equal settings"
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return accuracy(cell.run)
 
 
+@register
 class HigherAccuracyAtItsBest(_Accuracy):
     """At equal settings one arm may be run at a rate that suits the other. Each arm gets the rate
     that was best for its *other* seeds, so that the accuracy that is reported chose nothing.
@@ -56,5 +58,5 @@ class HigherAccuracyAtItsBest(_Accuracy):
     over = ("learning_rate",)
     least = 2
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return accuracy_at_the_choice_of_others(cell, self.over)

@@ -1,4 +1,4 @@
-"""C301 and C302: normalization makes gradients stable."""
+"""C3xx: normalization makes gradients stable and keeps them from vanishing on their way back."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from normscope.judge.claim import Claim
+from normscope.judge.claim import Claim, register
 from normscope.judge.comparison import gradient_variation
-from normscope.judge.evidence.cells import Cell, Group
-from normscope.judge.evidence.quantities import GRADIENTS_NEED
-from normscope.judge.evidence.sources import NOTEBOOK
+from normscope.judge.evidence.cells import GridCell, Group
+from normscope.judge.evidence.literature import NOTEBOOK
+from normscope.judge.evidence.quantities import GRADIENTS_NEED, first_to_last
 from normscope.judge.statistics import variation_interval
+from normscope.records.run import RunRecord
 
 
-def variation_over_steps(cell: Cell) -> float | None:
+def variation_over_steps(cell: GridCell) -> float | None:
     """Coefficient of variation of the stem-gradient norm over the steps of an epoch, the mean of
     all epochs.
     """
@@ -26,7 +27,7 @@ def variation_over_steps(cell: Cell) -> float | None:
     return float(np.mean(run.column("stem_gradient_std")[known] / means[known]))
 
 
-def variation_over_epochs(cell: Cell) -> float | None:
+def variation_over_epochs(cell: GridCell) -> float | None:
     """Coefficient of variation over epochs of the norm after each epoch's last step: what the
     notebook plots.
     """
@@ -43,6 +44,7 @@ class _Variation(Claim):
     where_both_learn = True
 
 
+@register
 class StableGradients(_Variation):
     """Over the steps of one epoch the learning rate is constant and the weights hardly move: what
     varies there is the gradient's noise. As a coefficient of variation it does not depend on the
@@ -56,10 +58,11 @@ class StableGradients(_Variation):
     )
     quantity = "coefficient of variation of the stem-gradient norm over the steps of an epoch, mean over epochs"
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return variation_over_steps(cell)
 
 
+@register
 class SteadyGradients(_Variation):
     """The notebook looks at the norm after the last step of each epoch. Over epochs the learning
     rate falls and the loss with it, so that a network that learns well varies more: this reading
@@ -73,7 +76,7 @@ class SteadyGradients(_Variation):
     )
     quantity = "coefficient of variation over epochs of the stem-gradient norm after each epoch's last step"
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return variation_over_epochs(cell)
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
@@ -91,3 +94,71 @@ class SteadyGradients(_Variation):
             for cell, interval in found
             if interval is not None
         )
+
+
+VANISHED = 1e-3
+"""A step has next to no gradient if its norm is below this share of the mean over its epoch."""
+
+
+def vanishing(cell: GridCell) -> float | None:
+    """Share of the epochs that have a step with next to no stem gradient, in percent; an epoch of
+    zeros is one.
+    """
+    run = cell.run
+    means, least = run.column("stem_gradient_mean"), run.column("stem_gradient_min")
+    known = np.isfinite(means) & np.isfinite(least)
+    if run.status != "finished" or not known.any():
+        return None
+    return 100 * float(np.mean(least[known] <= VANISHED * means[known]))
+
+
+@register
+class GradientsDoNotVanish(Claim):
+    """Some step reaches the first layer with next to nothing. Measured against the mean of its own
+    epoch: gradients that grow smaller from epoch to epoch are those of a network that has learned
+    its images. Gradients that are small on the way to the first layer at every step are C304's. A
+    network that died of it has not learned: that counts in C201, and not here, where it cannot be
+    told from one that died of its learning rate.
+    """
+
+    code = "C303"
+    name = "gradients-do-not-vanish"
+    statement = "Without normalization there are steps at which the first layer's gradient vanishes; with it, fewer."
+    source = NOTEBOOK
+    quantity = "epochs with a step whose stem-gradient norm is below a thousandth of the epoch's mean, in percent"
+    needs = GRADIENTS_NEED
+    unit = "points"
+    higher_supports = False
+    margin = 10.0
+    where_both_learn = True
+
+    def value(self, cell: GridCell) -> float | None:
+        return vanishing(cell)
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        return 100 / min((run.spec["epochs"] for run in runs), default=1)
+
+
+@register
+class GradientsArrive(Claim):
+    """What is left of the gradient on its way back through the network. As a ratio within a network
+    it does not depend on the scale of the loss. It is at the mercy of how wide the two layers are,
+    which is the same in both arms.
+    """
+
+    code = "C304"
+    name = "gradients-reach-the-first-layer"
+    statement = "With batch normalization more of the gradient reaches the first layer."
+    source = NOTEBOOK
+    quantity = (
+        "stem-gradient norm over that of the last layer, each the median over epochs of its mean"
+    )
+    needs = GRADIENTS_NEED
+    unit = "times"
+    higher_supports = True
+    margin = 1.25
+    ratio = True
+    where_both_learn = True
+
+    def value(self, cell: GridCell) -> float | None:
+        return first_to_last(cell) if cell.run.status == "finished" else None

@@ -8,25 +8,72 @@ What the paper plots accompanies them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
-from normscope.judge.claim import Companion
-from normscope.judge.evidence.along_the_gradient import (
-    Points,
-    beta,
-    gradient_change,
-    loss_range,
-    over_training,
-    relative_beta,
-    share_of_gradient,
-)
-from normscope.judge.evidence.cells import Cell
-from normscope.judge.evidence.measured import Measured
-from normscope.judge.evidence.sources import SANTURKAR
+import numpy as np
+
+from normscope.judge.claim import SecondaryMetric, register
+from normscope.judge.claim_kinds import MeasuredClaim
+from normscope.judge.evidence.cells import GridCell
+from normscope.judge.evidence.literature import SANTURKAR
 from normscope.records.measurement_names import LANDSCAPE
 
+Column = Callable[[str], np.ndarray]
+Points = Callable[[Column, str], np.ndarray]
+"""(reads an array of the measurement, kind of distances) -> one value for each point of the
+training.
+"""
 
-class _Landscape(Measured):
+
+def over_training(points: Points, kind: str) -> Callable[[GridCell], float | None]:
+    """Reads the median over the points of the training; infinite where it diverges or most points
+    are not finite.
+    """
+
+    def value(cell: GridCell) -> float | None:
+        found = cell.run.measured.get(LANDSCAPE)
+        if not found or not len(found.get("gradient", ())):
+            return None
+        if len(found["gradient"]) < max(found.get("planned", ()), default=0):
+            return np.inf  # the training ended before
+        moved = found["gradient"] != 0  # without a gradient there is no direction to look into
+        with np.errstate(all="ignore"):
+            values = points(found.__getitem__, kind)[moved]
+        return float(np.median(np.where(np.isnan(values), np.inf, values))) if len(values) else None
+
+    return value
+
+
+def loss_range(column: Column, kind: str) -> np.ndarray:
+    """Highest minus lowest loss on the line, the point itself included, in nats."""
+    losses = np.column_stack([column("loss"), column(f"{kind}_losses")])
+    return losses.max(axis=1) - losses.min(axis=1)
+
+
+def gradient_change(column: Column, kind: str) -> np.ndarray:
+    """The largest distance of a gradient on the line from that at the point."""
+    return column(f"{kind}_changes").max(axis=1)
+
+
+def share_of_gradient(column: Column, kind: str) -> np.ndarray:
+    """The same as a share of the gradient's norm at the point."""
+    return gradient_change(column, kind) / column("gradient")
+
+
+def beta(column: Column, kind: str) -> np.ndarray:
+    """The largest change of the gradient over the distance moved."""
+    return (column(f"{kind}_changes") / column(f"{kind}_distances")).max(axis=1)
+
+
+def relative_beta(column: Column, kind: str) -> np.ndarray:
+    """The same for weights of norm 1, in nats: it does not change with the scale of scale-invariant
+    weights.
+    """
+    return beta(column, kind) * column("weights") ** 2
+
+
+class _Landscape(MeasuredClaim):
     source = SANTURKAR
     needs = (
         "runs of `normscope study landscape` with {norm} and {reference} (measurement landscape)"
@@ -40,10 +87,11 @@ class _Landscape(Measured):
     where_both_learn = True
     points: ClassVar[Points]
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return over_training(type(self).points, "relative")(cell)
 
 
+@register
 class LossChangesLess(_Landscape):
     """How much the loss varies along the gradient's direction, up to 3% of the weights' norm, on
     one batch in train mode (statistics of the batch), at the start of a training and at 12 points
@@ -57,7 +105,7 @@ class LossChangesLess(_Landscape):
     quantity = "range of the loss along the negative gradient up to 0.03 weight norms, median over points of training"
     points = staticmethod(loss_range)
     also = (
-        Companion(
+        SecondaryMetric(
             "steps of 0.5 to 4 learning rates",
             "times",
             over_training(loss_range, "rate"),
@@ -66,6 +114,7 @@ class LossChangesLess(_Landscape):
     )
 
 
+@register
 class GradientsPredict(_Landscape):
     """Gradient predictiveness. The paper plots the distance itself, which is smaller for a smaller
     gradient; how far a gradient can be trusted is the share of it that changes on the way, and that
@@ -81,13 +130,13 @@ class GradientsPredict(_Landscape):
     )
     points = staticmethod(share_of_gradient)
     also = (
-        Companion(
+        SecondaryMetric(
             "steps of 0.5 to 4 learning rates",
             "times",
             over_training(share_of_gradient, "rate"),
             ratio=True,
         ),
-        Companion(
+        SecondaryMetric(
             "the same in l2 distance, as in the paper",
             "times",
             over_training(gradient_change, "rate"),
@@ -96,6 +145,7 @@ class GradientsPredict(_Landscape):
     )
 
 
+@register
 class EffectivelySmoother(_Landscape):
     """Effective beta-smoothness is a change of the gradient over a distance, hence per square of
     the weights' scale: weights before batch normalization that are twice as large have a quarter of
@@ -112,7 +162,7 @@ class EffectivelySmoother(_Landscape):
     )
     points = staticmethod(relative_beta)
     also = (
-        Companion(
+        SecondaryMetric(
             "steps of 0.5 to 4 learning rates, as in the paper",
             "times",
             over_training(beta, "rate"),

@@ -4,14 +4,77 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from normscope.judge.claim import Claim, Companion
-from normscope.judge.evidence.cells import Cell, Group
-from normscope.judge.evidence.sources import BLOG, DE_SMITH_ON_RATES, RATES_TABLE
-from normscope.judge.evidence.tolerated import OVER, beyond_the_grid, grid_step, tolerated
+from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.evidence.cells import GridCell, Group, knobs_of
+from normscope.judge.evidence.literature import BLOG, DE_SMITH_ON_RATES, RATES_TABLE
+from normscope.judge.evidence.quantities import accuracies, accuracy, learned_from
 from normscope.records.run import RunRecord
+
+OVER = ("learning_rate",)
+POINTS = 2.0
+"""A rate is tolerated if a seed's accuracy there is within this many points of the arm's best mean
+accuracy.
+"""
+
+
+def stable_rates(cell: GridCell) -> list[float] | None:
+    """The rates around the arm's best one at which this seed does about as well; empty where the
+    arm never learns.
+    """
+    arm = list(cell.group.arms[cell.arm].values())
+    means = accuracies(arm, OVER)
+    own = {knobs_of(run, OVER)[0]: accuracy(run) for run in cell.runs}
+    if not means or None in own.values():
+        return None
+    best = max(means, key=lambda knobs: means[knobs])
+    if means[best] < 100 * learned_from(cell.run):
+        return []
+    good = [
+        rate for rate, value in own.items() if value is not None and value >= means[best] - POINTS
+    ]
+    return _around(best[0], sorted(own), good)
+
+
+def _around(best: float, rates: Sequence[float], good: Sequence[float]) -> list[float]:
+    """The unbroken stretch of good rates that contains the best one."""
+    if best not in good:
+        return []
+    place = rates.index(best)
+    low = next((k for k in range(place, -1, -1) if rates[k] not in good), -1) + 1
+    high = next((k for k in range(place, len(rates)) if rates[k] not in good), len(rates))
+    return list(rates[low:high])
+
+
+def beyond_the_grid(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Arms whose range of rates ends only because the study does, for the notes: it may reach
+    further.
+    """
+    notes = []
+    for group in groups:
+        for arm, cells in group.arms.items():
+            found = [
+                (rates, {run.learning_rate for run in cell.runs})
+                for cell in cells.values()
+                if (rates := stable_rates(cell))
+            ]
+            for end, of in (("highest", max), ("lowest", min)):
+                reach = sum(of(rates) == of(grid) for rates, grid in found)
+                if reach:
+                    notes.append(
+                        f"{arm}{group.where}: {reach} of {len(cells)} seeds tolerate the {end} rate of the study."
+                    )
+    return tuple(notes)
+
+
+def grid_step(runs: Sequence[RunRecord]) -> float:
+    """The widest step between neighbouring rates, in decades."""
+    rates = sorted({run.learning_rate for run in runs})
+    return max((math.log10(high / low) for low, high in pairwise(rates)), default=0.0)
+
 
 FEW = 16
 """The largest batch of those for which higher rates are disputed."""
@@ -19,7 +82,7 @@ FEW = 16
 NEEDS = "runs with {norm} and {reference} at three learning rates or more"
 
 
-def divergence(cell: Cell) -> float | None:
+def divergence(cell: GridCell) -> float | None:
     """Share of the rates at which the run diverged, in percent."""
     return 100 * float(np.mean([run.status == "diverged" for run in cell.runs]))
 
@@ -40,6 +103,7 @@ class _Rates(Claim):
         return beyond_the_grid(groups)
 
 
+@register
 class ToleranceOfRates(_Rates):
     """What a user feels: by how much the rate may be off. Decades, since rates are searched on a
     logarithmic grid; the grid's own step is the resolution. The arms may have different best
@@ -53,15 +117,16 @@ class ToleranceOfRates(_Rates):
     quantity = (
         "decades of learning rates around the arm's best within 2 points of its best mean accuracy"
     )
-    also = (Companion("runs that diverge", "points", divergence),)
+    also = (SecondaryMetric("runs that diverge", "points", divergence),)
 
-    def value(self, cell: Cell) -> float | None:
-        rates = tolerated(cell)
+    def value(self, cell: GridCell) -> float | None:
+        rates = stable_rates(cell)
         if rates is None:
             return None
         return math.log10(rates[-1] / rates[0]) if rates else 0.0
 
 
+@register
 class HigherRates(_Rates):
     """The end of the tolerated range, on the same scale. A seed that tolerates none counts as a
     decade below the grid: leaving it out would judge the arm by its luckier seeds.
@@ -73,8 +138,8 @@ class HigherRates(_Rates):
     source = BLOG
     quantity = "highest learning rate within 2 points of the arm's best mean accuracy, unbroken from the best, log10"
 
-    def value(self, cell: Cell) -> float | None:
-        rates = tolerated(cell)
+    def value(self, cell: GridCell) -> float | None:
+        rates = stable_rates(cell)
         if rates is None:
             return None
         return (
@@ -84,6 +149,7 @@ class HigherRates(_Rates):
         )
 
 
+@register
 class HigherRatesInSmallBatches(HigherRates):
     """C502 at the batch sizes for which it is disputed. De & Smith find that networks without
     normalization are held back by unstable training only where the best rate is large, which it is
@@ -98,5 +164,5 @@ class HigherRatesInSmallBatches(HigherRates):
     source = DE_SMITH_ON_RATES
     needs = NEEDS + " in batches of 16 or fewer"
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return super().value(cell) if cell.run.spec.get("batch_size", math.inf) <= FEW else None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normscope.judge.claim import Claim
-from normscope.judge.evidence.cells import DEFAULT_BLOCK, Cell, Evidence, value_of
+from normscope.judge.claim import Claim, register
+from normscope.judge.evidence.cells import DEFAULT_BLOCK, Evidence, GridCell, value_of
+from normscope.judge.evidence.literature import IDENTITY_MAPPINGS
 from normscope.judge.evidence.quantities import accuracy_at_the_choice_of_others, accuracy_step
-from normscope.judge.evidence.sources import IDENTITY_MAPPINGS
 from normscope.records.run import RunRecord
 
 OTHERS = "other placements"
 
 
+@register
 class AfterEachConvolution(Claim):
     """The notebook's order is the post-activation block: convolution, normalization, then the
     non-linearity. It is set against the best of the other blocks, chosen on other seeds. Widths,
@@ -41,7 +42,7 @@ class AfterEachConvolution(Claim):
             return None
         return DEFAULT_BLOCK if value_of(run, "block") == DEFAULT_BLOCK else OTHERS
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return accuracy_at_the_choice_of_others(cell, self.over)
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from normscope.judge.claim import Claim, Companion
-from normscope.judge.evidence.cells import Cell, Group
-from normscope.judge.evidence.sources import BEYOND_DE_SMITH, DE_SMITH
+from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.evidence.cells import GridCell, Group
+from normscope.judge.evidence.literature import BEYOND_DE_SMITH, DE_SMITH
 from normscope.records.measurement_names import PROPAGATION
 
 
-def paths(cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:
+def paths(cell: GridCell) -> tuple[np.ndarray, np.ndarray] | None:
     """Variances of skip and branch by block, float64 [blocks] each; None where they were not
     measured or not finite.
     """
@@ -25,19 +25,19 @@ def paths(cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:
     return (skip, branch) if usable and np.isfinite([skip, branch]).all() else None
 
 
-def branch_over_skip(cell: Cell) -> float | None:
+def branch_over_skip(cell: GridCell) -> float | None:
     """Geometric mean over the blocks of the branch's variance over the skip's."""
     found = paths(cell)
     return None if found is None else float(np.exp(np.mean(np.log(found[1] / found[0]))))
 
 
-def last_variance(cell: Cell) -> float | None:
+def last_variance(cell: GridCell) -> float | None:
     """Variance of the skip path into the last block."""
     found = paths(cell)
     return None if found is None else float(found[0][-1])
 
 
-def last_branch(cell: Cell) -> float | None:
+def last_branch(cell: GridCell) -> float | None:
     """Variance of the last block's branch."""
     found = paths(cell)
     return None if found is None else float(found[1][-1])
@@ -55,6 +55,7 @@ def _variances(where: str, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> st
     )
 
 
+@register
 class BranchesScaledDown(Claim):
     """A branch of the variance of its skip doubles the variance in every block, which grows
     exponentially with depth. With normalization on the branch its variance stays (1 - 1/pi, 0.68,
@@ -77,11 +78,13 @@ class BranchesScaledDown(Claim):
     across = ("block", "initialization")
     initialization: ClassVar[str] = "he"
     also = (
-        Companion("variance of the last block's skip path", "times", last_variance, ratio=True),
-        Companion("variance of the last block's branch", "times", last_branch, ratio=True),
+        SecondaryMetric(
+            "variance of the last block's skip path", "times", last_variance, ratio=True
+        ),
+        SecondaryMetric("variance of the last block's branch", "times", last_branch, ratio=True),
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return branch_over_skip(cell) if self._is_meant(cell) else None
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
@@ -93,7 +96,7 @@ class BranchesScaledDown(Claim):
             if (of_arm := [found for cell in cells.values() if (found := paths(cell))])
         )
 
-    def _is_meant(self, cell: Cell) -> bool:
+    def _is_meant(self, cell: GridCell) -> bool:
         spec = cell.run.spec
         return (spec.get("initialization"), spec.get("block")) == (
             self.initialization,
@@ -101,6 +104,7 @@ class BranchesScaledDown(Claim):
         )
 
 
+@register
 class BranchesScaledDownByDefault(BranchesScaledDown):
     """The same with PyTorch's default initialization, which draws weights so small that branches
     shrink by themselves: nothing explodes without normalization, and what normalization does to a

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from normscope.judge.claim import Companion
-from normscope.judge.evidence.cells import Cell
-from normscope.judge.evidence.measured import Measured, evaluated, evaluation_step, median
-from normscope.judge.evidence.quantities import SMALL
-from normscope.judge.evidence.sources import IOFFE_SZEGEDY
-from normscope.judge.evidence.within import WithinRuns
+from normscope.judge.claim import SecondaryMetric, register
+from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
+from normscope.judge.evidence.cells import GridCell
+from normscope.judge.evidence.literature import IOFFE_SZEGEDY
+from normscope.judge.evidence.quantities import (
+    SMALL,
+    evaluated,
+    evaluation_step,
+    median_over_channels,
+)
 from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION
 from normscope.records.run import RunRecord
 
@@ -17,19 +21,22 @@ RUNNING, BATCH = "running statistics", "batch statistics"
 WITH_EVAL, WITHOUT_EVAL = "with eval()", "without eval()"
 
 
-def distance_of_mean(cell: Cell) -> float | None:
+def distance_of_mean(cell: GridCell) -> float | None:
     """Distance from the mean of all batches, in standard deviations of the channel."""
-    return median(
+    return median_over_channels(
         cell.run, BATCH_STATISTICS, "running_mean" if cell.arm == RUNNING else "batch_mean"
     )
 
 
-def distance_of_sd(cell: Cell) -> float | None:
+def distance_of_sd(cell: GridCell) -> float | None:
     """|log| of the standard deviation over that of all batches."""
-    return median(cell.run, BATCH_STATISTICS, "running_sd" if cell.arm == RUNNING else "batch_sd")
+    return median_over_channels(
+        cell.run, BATCH_STATISTICS, "running_sd" if cell.arm == RUNNING else "batch_sd"
+    )
 
 
-class NearTheData(Measured, WithinRuns):
+@register
+class NearTheData(MeasuredClaim, WithinRunClaim):
     """What a batch is normalized by in training is one sample of the data's statistics; what
     evaluation uses in its place is an average over the last few batches, taken while the weights
     still moved. It stands for the data if it is nearer to the statistics of all training batches
@@ -53,7 +60,7 @@ class NearTheData(Measured, WithinRuns):
     margin = 1.25
     ratio = True
     also = (
-        Companion(
+        SecondaryMetric(
             "distance of the logarithm of the standard deviation",
             "times",
             distance_of_sd,
@@ -61,14 +68,14 @@ class NearTheData(Measured, WithinRuns):
         ),
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return distance_of_mean(cell)
 
 
-def accuracy_at(batch_size: int) -> Callable[[Cell], float | None]:
+def accuracy_at(batch_size: int) -> Callable[[GridCell], float | None]:
     """Reads the accuracy with eval(), and without it in test batches of a size, in percent."""
 
-    def value(cell: Cell) -> float | None:
+    def value(cell: GridCell) -> float | None:
         return (
             evaluated(cell.run, "running")
             if cell.arm == WITH_EVAL
@@ -78,7 +85,8 @@ def accuracy_at(batch_size: int) -> Callable[[Cell], float | None]:
     return value
 
 
-class EvalMatters(Measured, WithinRuns):
+@register
+class EvalMatters(MeasuredClaim, WithinRunClaim):
     """The use of running statistics: the same trained network on the same test images, in eval
     mode, and in train mode, where each test batch is normalized by itself. Batches of 8 decide:
     with fewer images the answer is known (alone in its batch an image loses what tells it from
@@ -97,10 +105,11 @@ class EvalMatters(Measured, WithinRuns):
     higher_supports = True
     margin = 0.5
     also = tuple(
-        Companion(f"test batches of {size}", "points", accuracy_at(size)) for size in (1, 2, 128)
+        SecondaryMetric(f"test batches of {size}", "points", accuracy_at(size))
+        for size in (1, 2, 128)
     )
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         return accuracy_at(SMALL)(cell)
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:

@@ -30,7 +30,7 @@ ArmOf = Callable[[RunRecord], str | None]
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class GridCell:
     """The runs of one arm and one seed at one setting: one, or one for each value of the knobs that
     a claim is over.
     """
@@ -45,7 +45,7 @@ class Cell:
         """The one run of a cell without knobs."""
         return self.runs[0]
 
-    def others(self) -> list[Cell]:
+    def others(self) -> list[GridCell]:
         """The cells of the same arm at the same setting with other seeds."""
         return [cell for seed, cell in self.group.arms[self.arm].items() if seed != self.seed]
 
@@ -59,7 +59,7 @@ class Group:
     held: tuple[
         str, ...
     ] = ()  # knobs that other runs of the study vary, at the value that was kept
-    arms: dict[str, dict[int, Cell]] = field(default_factory=dict)  # {arm: {seed: cell}}
+    arms: dict[str, dict[int, GridCell]] = field(default_factory=dict)  # {arm: {seed: cell}}
 
     @property
     def where(self) -> str:
@@ -209,7 +209,7 @@ def _filled(
         wanted = dict.fromkeys(arms, shared)
     for arm in arms:
         group.arms[arm] = {
-            seed: Cell(arm, seed, tuple(found[knobs] for knobs in sorted(wanted[arm])), group)
+            seed: GridCell(arm, seed, tuple(found[knobs] for knobs in sorted(wanted[arm])), group)
             for seed, found in sorted(runs[arm].items())
             if wanted[arm] and wanted[arm] <= set(found)
         }

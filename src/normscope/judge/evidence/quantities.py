@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from normscope.judge.evidence.cells import Cell, knobs_of
+from normscope.judge.evidence.cells import GridCell, knobs_of
 from normscope.records.captures import Distribution
+from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import RunRecord
 
 LEARNED = 0.2
@@ -56,7 +57,7 @@ def training_accuracy(run: RunRecord) -> float | None:
     return None if final is None else 100 * final
 
 
-def has_learned(cells: Iterable[Cell]) -> bool:
+def has_learned(cells: Iterable[GridCell]) -> bool:
     """Whether the mean accuracy of the runs is well above that of guessing; True where it is not
     known.
     """
@@ -73,7 +74,7 @@ def accuracy_step(runs: Iterable[RunRecord]) -> float:
     return 100 / min(sizes) if sizes else 0.0
 
 
-def accuracies(cells: Iterable[Cell], over: Sequence[str]) -> dict[tuple[Any, ...], float]:
+def accuracies(cells: Iterable[GridCell], over: Sequence[str]) -> dict[tuple[Any, ...], float]:
     """Mean accuracy over the cells for each value of their knobs, without values at which one is
     not known.
     """
@@ -88,7 +89,7 @@ def accuracies(cells: Iterable[Cell], over: Sequence[str]) -> dict[tuple[Any, ..
     }
 
 
-def accuracy_at_the_choice_of_others(cell: Cell, over: Sequence[str]) -> float | None:
+def accuracy_at_the_choice_of_others(cell: GridCell, over: Sequence[str]) -> float | None:
     """A seed's accuracy at the knobs that were best for the other seeds of its arm: its own result
     chose nothing.
     """
@@ -99,7 +100,7 @@ def accuracy_at_the_choice_of_others(cell: Cell, over: Sequence[str]) -> float |
     return own.get(max(means, key=lambda knobs: means[knobs]))
 
 
-def captured(cell: Cell, tensor: str, least: int = 1) -> list[Distribution] | None:
+def captured(cell: GridCell, tensor: str, least: int = 1) -> list[Distribution] | None:
     """The distributions of a tensor in order of epochs; None for fewer than `least`, or any that is
     not finite.
     """
@@ -117,7 +118,38 @@ def usual_gradient(run: RunRecord, layer: str) -> float | None:
     return float(np.median(positive)) if len(positive) else None
 
 
-def first_to_last(cell: Cell) -> float | None:
+def first_to_last(cell: GridCell) -> float | None:
     """Stem gradient over classifier gradient, medians over epochs."""
     stem, last = (usual_gradient(cell.run, layer) for layer in ("stem", "last_layer"))
     return stem / last if stem is not None and last is not None else None
+
+
+def median_over_channels(
+    run: RunRecord, measurement: str, statistic: str, *, from_place: int = 0
+) -> float | None:
+    """Median over the channels, from a place on, of what was measured per channel; None where it
+    was not.
+    """
+    found = run.measured.get(measurement, {})
+    values, place = found.get(statistic, np.array([])), found.get("place", np.array([]))
+    if values.shape != place.shape:
+        return None
+    kept = values[(place >= from_place) & np.isfinite(values)]
+    return float(np.median(kept)) if len(kept) else None
+
+
+def evaluated(run: RunRecord, statistics: str, batch_size: int = 0) -> float | None:
+    """MeasuredClaim test accuracy with statistics of this kind, those of the batch in batches of a size,
+    in percent.
+    """
+    found = run.measured.get(EVALUATION, {})
+    values = found.get(statistics, np.array([]))
+    if statistics == "batch":
+        sizes = found.get("size", np.array([]))
+        values = values[sizes == batch_size] if values.shape == sizes.shape else np.array([])
+    return 100 * float(values[0]) if len(values) and np.isfinite(values[0]) else None
+
+
+def evaluation_step(runs: Sequence[RunRecord]) -> float:
+    """The least difference of such accuracies, in percent: they are over 1,000 test images at most."""
+    return max(accuracy_step(runs), 0.1)

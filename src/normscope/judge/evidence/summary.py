@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from normscope.judge import statistics
-from normscope.judge.evidence.cells import Cell, Group
+from normscope.judge.evidence.cells import GridCell, Group
 from normscope.judge.evidence.quantities import has_learned
 from normscope.judge.statistics import LEAST_PAIRS, Estimate
 
-Value = Callable[[Cell], float | None]
+Value = Callable[[GridCell], float | None]
 
 
 class Summary:
@@ -35,7 +35,7 @@ class Summary:
             for group, of in read
         ]
         self._found = [(group, of) for group, of in found if of[arms[0]] and of[arms[1]]]
-        self.endless: tuple[str, ...] = _endless(read)
+        self.non_finite: tuple[str, ...] = _non_finite_runs(read)
         """Runs whose value is infinite, in words."""
         self._seeds = self._common_seeds()
 
@@ -137,7 +137,7 @@ def warnings_on(
             f"Left out, as too few runs of both arms give the quantity there: {'; '.join(short)}."
         )
     for group in summary.groups:
-        if not summary.endless:
+        if not summary.non_finite:
             notes += _without_value(summary, group)
         notes += [
             f"{arm} did not learn{group.where}: its mean accuracy is hardly above guessing."
@@ -181,7 +181,9 @@ def _known(values: dict[int, float | None], ratio: bool) -> dict[int, float]:
     return {seed: math.log(x) for seed, x in known.items() if x > 0} if ratio else known
 
 
-def _endless(read: Sequence[tuple[Group, dict[str, dict[int, float | None]]]]) -> tuple[str, ...]:
+def _non_finite_runs(
+    read: Sequence[tuple[Group, dict[str, dict[int, float | None]]]],
+) -> tuple[str, ...]:
     """The runs whose value is known to be beyond any number, at settings that both arms have."""
     return tuple(
         f"{arm} seed {seed}{group.where}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +62,6 @@ EPOCHS = Table(
         *(
             Column(name, WHOLE if name in WHOLE_SCALARS else NUMBER, meaning, UNITS.get(name, ""))
             for name, meaning in EPOCH_COLUMNS.items()
-            if name != "last_layer_gradient"
-        ),
-        *(
-            Column(
-                f"last_layer_gradient{suffix}",
-                NUMBER,
-                EPOCH_COLUMNS[f"stem_gradient{suffix}"].replace(
-                    "the stem convolution's", "the classifier's"
-                ),
-            )
-            for suffix in ("", "_mean", "_std", "_min", "_max")
         ),
     ),
 )
@@ -171,10 +160,10 @@ def run_batches(runs: Sequence[RunRecord]) -> Iterator[tuple[Table, pa.RecordBat
 
 def _runs(runs: Sequence[RunRecord]) -> tuple[Table, pa.RecordBatch]:
     metas = [run.meta for run in runs]
-    data = [_mapping(meta.get("data")) for meta in metas]
-    environments = [_mapping(meta.get("environment")) for meta in metas]
-    hardware = [_mapping(each.get("hardware")) for each in environments]
-    versions = [_mapping(each.get("versions")) for each in environments]
+    data = [meta.get("data", {}) for meta in metas]
+    environments = [meta.get("environment", {}) for meta in metas]
+    hardware = [each.get("hardware", {}) for each in environments]
+    versions = [each.get("versions", {}) for each in environments]
     values = {
         "run": [run.directory.name for run in runs],
         "status": [run.status for run in runs],
@@ -261,7 +250,3 @@ def _measured(
         "index": np.arange(array.size),
         "value": array.ravel().astype(np.float64),
     }
-
-
-def _mapping(value: object) -> Mapping:
-    return value if isinstance(value, dict) else {}

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from normscope.judge.timeline import evenly_spread
 from normscope.records.captures import LIMIT, Distribution
 from normscope.records.run import RunRecord
 from normscope.show.figures.page import Frame, Row, lay_out
@@ -23,6 +24,7 @@ from normscope.show.figures.style import (
     NormStyle,
     house_style,
     label_of,
+    legend_line,
     norm_styles,
     save,
 )
@@ -75,7 +77,7 @@ def draw(runs: Sequence[RunRecord], path: Path) -> Figure:
     norms = list(dict.fromkeys(run.norm for run in runs))
     styles = norm_styles(norms)
     captured = sorted({epoch for run in shown for _, epoch in run.captures})
-    epochs = _spread(captured)
+    epochs = [captured[index] for index in evenly_spread(len(captured), MAX_COLUMNS)]
     tensors = _tensors(shown, len(norms))
     rows = [_row(tensor, norm, norms) for tensor in tensors for norm in norms]
     frame = Frame(
@@ -149,12 +151,6 @@ def _subtitle(
     return " ".join(sentences)
 
 
-def _spread(epochs: Sequence[int]) -> list[int]:
-    """At most MAX_COLUMNS of the epochs, the first and the last among them."""
-    places = np.linspace(0, len(epochs) - 1, min(len(epochs), MAX_COLUMNS))
-    return [epochs[round(place)] for place in places]
-
-
 def _tensors(runs: Sequence[RunRecord], norms: int) -> list[_Tensor]:
     captured = {name for run in runs for name, _ in run.captures}
     return [
@@ -167,12 +163,12 @@ def _tensors(runs: Sequence[RunRecord], norms: int) -> list[_Tensor]:
 
 def _key(tensors: Sequence[_Tensor]) -> list[Line2D | Patch]:
     handles = [
-        Line2D([], [], color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed"),
+        legend_line(color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed"),
         Patch(color=REFERENCE, alpha=0.3, linewidth=0, label="mean of seeds"),
     ]
     if any(tensor.near_normal for tensor in tensors):
         handles.append(
-            Line2D([], [], color="black", linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)")
+            legend_line(color="black", linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)")
         )
     return handles
 

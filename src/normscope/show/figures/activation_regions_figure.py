@@ -10,18 +10,20 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from normscope.judge.activation_regions import NAMED_REGIONS, SHARE, Regions, active_region, measure
+from normscope.judge.activation_regions import NAMED_REGIONS, SHARE, active_words, interval_words
+from normscope.judge.layer_measures import Regions, measure_regions
+from normscope.judge.timeline import Timeline
 from normscope.records.recording import Recording
 from normscope.show.figures.page import Frame, Row, lay_out, text_width
-from normscope.show.figures.recording_time import Timeline, recorded
+from normscope.show.figures.provenance import recorded
 from normscope.show.figures.style import (
     REFERENCE,
     SMALL,
     NormStyle,
     house_style,
     label_of,
+    legend_line,
     norm_styles,
     save,
 )
@@ -94,10 +96,8 @@ def draw(
 
 def _measure_all(recording: Recording, layers: Sequence[str], epoch: int) -> dict[str, Regions]:
     timeline = Timeline.of(recording)
-    first, last = timeline.span(
-        max(1, min(epoch, len(timeline.starts)))
-    )  # a run that diverged ends early
-    return {layer: measure(recording, layer, first, last) for layer in layers}
+    span = timeline.span(min(epoch, timeline.epochs))  # a run that diverged ends early
+    return {layer: measure_regions(recording, layer, *span) for layer in layers}
 
 
 def _name(recording: Recording, layer: str) -> str:
@@ -161,18 +161,13 @@ def _number(value: float | None) -> float:
 def _heading(quantity: str, activation: str) -> str:
     if quantity == "named":
         region = NAMED_REGIONS.get(activation)
-        return "In the region named in the\nblog post" + (
-            f": {_interval(*region)}" if region else ""
-        )
+        if region is None:
+            return "In the blog post no region\nis named"
+        return f"Outputs from {interval_words(*region)},\nthe region of the blog post"
     if quantity == "active":
-        intervals = " and ".join(_interval(*interval) for interval in active_region(activation))
-        return f"Where the derivative exceeds {SHARE:.0%}\nof its largest: {intervals}"
+        where = f"above {SHARE:.0%} of the largest: {active_words(activation)}"
+        return f"Outputs in the active region, with a slope\n{where}"
     return "Mean derivative: the share of a\ngradient that passes"
-
-
-def _interval(low: float, high: float) -> str:
-    ends = [f"{end:.3g}".replace("-", "−").replace("inf", "∞") for end in (low, high)]
-    return f"{ends[0]} to {ends[1]}"
 
 
 def _subtitle(first: Recording, layers: Sequence[str]) -> str:
@@ -187,28 +182,21 @@ def _subtitle(first: Recording, layers: Sequence[str]) -> str:
 
 def _legend(styles: Mapping[str, NormStyle], epochs: Sequence[int], seeds: int) -> list[Artist]:
     handles: list[Artist] = [
-        Line2D([], [], color=style.colour, marker=style.marker, linewidth=1.2, label=label_of(norm))
+        legend_line(color=style.colour, marker=style.marker, linewidth=1.2, label=label_of(norm))
         for norm, style in styles.items()
     ]
     if len(epochs) > 1:
         handles.append(
-            Line2D([], [], linestyle="none", marker="o", markerfacecolor="white", markeredgecolor=REFERENCE,
+            legend_line(linestyle="none", marker="o", markerfacecolor="white", markeredgecolor=REFERENCE,
                    label="epoch 1")
         )  # fmt: skip
         handles.append(
-            Line2D(
-                [], [], linestyle="none", marker="o", color=REFERENCE, label=f"epoch {epochs[-1]}"
-            )
+            legend_line(linestyle="none", marker="o", color=REFERENCE, label=f"epoch {epochs[-1]}")
         )
     if seeds > 1:
         handles.append(
-            Line2D(
-                [],
-                [],
-                linestyle="none",
-                marker="|",
-                color=REFERENCE,
-                label="one seed; larger: the mean",
+            legend_line(
+                linestyle="none", marker="|", color=REFERENCE, label="one seed; larger: the mean"
             )
         )
     return handles

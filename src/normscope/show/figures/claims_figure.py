@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from normscope.judge.verdicts import Verdict
@@ -20,6 +19,7 @@ from normscope.show.figures.style import (
     SMALL,
     house_style,
     label_of,
+    legend_line,
     log_ticks,
     norm_styles,
     save,
@@ -91,24 +91,15 @@ def _frame(verdict: Verdict, runs: Sequence[RunRecord]) -> Frame:
     settle = f" To settle it: {verdict.needs}." if verdict.needs else ""
     p = "" if verdict.p is None else f", p = {verdict.p:.2g} ({verdict.test})"
     outcomes = dict.fromkeys(outcome for *_, outcome in _rows(verdict))
-    dot = Line2D([], [], color=REFERENCE, marker="o", linewidth=0.8, alpha=0.6, label="one seed")
-    mean = Line2D(
-        [],
-        [],
-        color="black",
-        marker="_",
-        markersize=14,
-        markeredgewidth=2,
-        linestyle="",
-        label="mean",
+    dot = legend_line(color=REFERENCE, marker="o", linewidth=0.8, alpha=0.6, label="one seed")
+    mean = legend_line(
+        color="black", marker="_", markersize=14, markeredgewidth=2, linestyle="", label="mean"
     )
     handles = [
         dot,
         mean,
         *(
-            Line2D(
-                [],
-                [],
+            legend_line(
                 color=VERDICT_COLOURS[name],
                 marker="D",
                 linewidth=1.6,

@@ -21,6 +21,7 @@ from normscope.show.figures.style import (
     NormStyle,
     house_style,
     label_of,
+    legend_line,
     log_ticks,
     mean_handle,
     norm_styles,
@@ -125,24 +126,19 @@ def _note(runs: Sequence[RunRecord]) -> str:
 def _key(first: str, runs: Sequence[RunRecord], comparison: Comparison) -> list[Line2D]:
     """Legend entries of what is no norm."""
     handles = [
-        Line2D(
-            [],
-            [],
-            color=REFERENCE,
-            linewidth=0.8,
-            alpha=0.6,
-            label="one seed (thick: mean of seeds)",
+        legend_line(
+            color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed (thick: mean of seeds)"
         )
     ]
     if any(value is not None for value in comparison.threshold.values()):
         label = f"threshold: {THRESHOLD_SHARE:.0%} of {label_of(first)}'s final mean"
         handles.append(
-            Line2D([], [], color=REFERENCE, linewidth=0.8, linestyle=THRESHOLD_LINE, label=label)
+            legend_line(color=REFERENCE, linewidth=0.8, linestyle=THRESHOLD_LINE, label=label)
         )
     if any(run.status == "diverged" for run in runs):
         handles.append(
-            Line2D(
-                [], [], color=REFERENCE, marker="x", linestyle="", label="diverged: loss not finite"
+            legend_line(
+                color=REFERENCE, marker="x", linestyle="", label="diverged: loss not finite"
             )
         )
     return handles

@@ -22,6 +22,7 @@ from normscope.show.figures.style import (
     NormStyle,
     house_style,
     label_of,
+    legend_line,
     log_ticks,
     mean_handle,
     norm_styles,
@@ -126,13 +127,13 @@ def _dodge(place: int, count: int, rates: Sequence[float]) -> float:
 
 def _key(chance: float | None) -> list[Line2D]:
     """Legend entries of what is no norm."""
-    dot = Line2D([], [], color=REFERENCE, marker="o", linestyle="", alpha=0.5, markeredgewidth=0)
+    dot = legend_line(color=REFERENCE, marker="o", linestyle="", alpha=0.5, markeredgewidth=0)
     dot.set_label("one seed (line: mean)")
     if chance is None:
         return [dot]
     return [
         dot,
-        Line2D([], [], color=REFERENCE, linewidth=0.8, label=f"guessing ({100 * chance:.3g}%)"),
+        legend_line(color=REFERENCE, linewidth=0.8, label=f"guessing ({100 * chance:.3g}%)"),
     ]
 
 

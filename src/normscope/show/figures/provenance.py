@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
 from normscope.show.figures.style import label_of
 
@@ -26,6 +27,14 @@ def subject(runs: Sequence[RunRecord]) -> str:
     """What was trained on what."""
     spec = runs[0].spec
     return f"{spec['model']} on {spec['data']}, {epochs_of(spec['epochs'])}"
+
+
+def recorded(recording: Recording) -> str:
+    """What was recorded with what, for a figure's footer where nothing more is known."""
+    versions = ", ".join(
+        f"{name}\u00a0{version}" for name, version in recording.header.versions.items()
+    )
+    return f"Recorded by normscope on {recording.header.device}; {recording.cost.steps:,} steps. Versions: {versions}."
 
 
 def epochs_of(count: int) -> str:

@@ -9,16 +9,17 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from normscope.judge.activation_regions import NAMED_REGIONS, inside
+from normscope.judge.activation_regions import FUNCTIONS, active_region, active_words, inside
+from normscope.judge.layer_measures import BINS
+from normscope.judge.timeline import Timeline, evenly_spread
 from normscope.records.recording import Recording
 from normscope.records.recording_distribution import ChannelDistributions
 from normscope.records.recording_header import LayerInfo
 from normscope.show.figures.page import Frame, Row, lay_out
-from normscope.show.figures.recording_time import Timeline, recorded
-from normscope.show.figures.style import REFERENCE, SMALL, house_style, save
+from normscope.show.figures.provenance import recorded
+from normscope.show.figures.style import REFERENCE, SMALL, house_style, legend_line, save
 
 MAX_CHANNELS = 64
 """Of a wider layer, as many channels are shown, evenly spaced."""
@@ -65,10 +66,10 @@ def draw(
         StorageError: if the file cannot be written.
     """
     timeline = Timeline.of(recording)
-    epoch = epoch or max(1, len(timeline.starts))
+    epoch = epoch or timeline.epochs
     info = recording.layers[layer]
     sides = _sides(recording, layer, timeline, epoch)
-    shown = _spread(len(sides[0].shown.channels))
+    shown = evenly_spread(len(sides[0].shown.channels), MAX_CHANNELS)
     blocks = [shown[start : start + PER_BLOCK] for start in range(0, len(shown), PER_BLOCK)]
     rows = [Row(0.30 + 0.235 * len(blocks[0]), above=0.25, below=0.45)]
     frame = Frame(
@@ -92,7 +93,7 @@ def _sides(recording: Recording, layer: str, timeline: Timeline, epoch: int) -> 
     sides = []
     for name in names:
         spans = [timeline.span(epoch)] + ([timeline.span(1)] if epoch > 1 else [])
-        whole = [recording.distribution(layer, name, bins=400, first=a, last=b) for a, b in spans]
+        whole = [recording.distribution(layer, name, bins=BINS, first=a, last=b) for a, b in spans]
         limits = _limits(whole)
         box = np.tile(limits, (len(whole[0].channels), 1))
         own = [
@@ -121,19 +122,20 @@ def _limits(distributions: list[ChannelDistributions]) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def _spread(channels: int) -> list[int]:
-    if channels <= MAX_CHANNELS:
-        return list(range(channels))
-    return [round(place) for place in np.linspace(0, channels - 1, MAX_CHANNELS)]
+def _regions(info: LayerInfo | None) -> tuple[tuple[float, float], ...]:
+    """The active region of the activation that follows a layer; empty where none is known."""
+    activation = info.activation if info is not None else None
+    return active_region(activation) if activation in FUNCTIONS else ()
 
 
 def _draw_side(axis: Axes, side: _Side, rows: list[int], info: LayerInfo | None) -> None:
     """One ridge per channel, each as high as the others: its scale of density is its own."""
     axis.set_xlim(*side.limits)
     axis.set_ylim(-len(rows) + 0.6, _OVERLAP + 0.1)
-    region = NAMED_REGIONS.get(info.activation or "") if info is not None else None
-    if region is not None:
-        axis.axvspan(*region, color=REGION, alpha=0.13, linewidth=0, zorder=0, gid="region")
+    regions = _regions(info)
+    for region in regions:
+        ends = np.clip(region, *side.limits)
+        axis.axvspan(*ends, color=REGION, alpha=0.13, linewidth=0, zorder=0, gid="region")
     for place, row in enumerate(rows):
         _draw_ridge(axis, side, row, -place)
     axis.set_yticks(
@@ -144,8 +146,8 @@ def _draw_side(axis: Axes, side: _Side, rows: list[int], info: LayerInfo | None)
     axis.spines["left"].set_visible(False)
     axis.set_xlabel(f"{side.name} value")
     axis.set_title(f"{side.name}, per channel", loc="left", color=side.colour, weight="bold")
-    if region is not None and info is not None:
-        shares = inside(side.whole, *region)
+    if regions:
+        shares = inside(side.whole, *regions)
         for place, row in enumerate(rows):
             axis.annotate(
                 "–" if np.isnan(shares[row]) else f"{100 * shares[row]:.0f}%", (1, -place),
@@ -211,7 +213,7 @@ def _subtitle(sides: list[_Side], info: LayerInfo, shown: int) -> str:
     sentences.append("Each side has its own scale, and each ridge its own density.")
     if info.activation and "addition" in info.via:
         sentences.append(f"An addition stands between this output and {info.activation}.")
-    if info.activation in NAMED_REGIONS:
+    if _regions(info):
         sentences.append("Percentages: of the channel's values, in the shaded region.")
     return " ".join(sentences)
 
@@ -223,10 +225,8 @@ def _legend(sides: list[_Side], info: LayerInfo, timeline: Timeline, epoch: int)
         for side in sides
     ]
     if sides[0].first is not None:
-        handles.append(Line2D([], [], color="black", linewidth=0.8, label="the same in epoch 1"))
-    if (region := NAMED_REGIONS.get(info.activation or "")) is not None:
-        label = f"active region of {info.activation}: [{region[0]:g}, {region[1]:g}]".replace(
-            "-", "−"
-        )
+        handles.append(legend_line(color="black", linewidth=0.8, label="the same in epoch 1"))
+    if info.activation and _regions(info):
+        label = f"active region of {info.activation}: {active_words(info.activation)}"
         handles.append(Patch(color=REGION, alpha=0.2, linewidth=0, label=label))
     return handles

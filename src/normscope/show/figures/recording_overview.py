@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from normscope.judge.activation_regions import FUNCTIONS, active_region
+from normscope.judge import layer_measures
+from normscope.judge.timeline import Timeline
 from normscope.records.recording import Recording
-from normscope.records.recording_header import FRAME
 from normscope.show.figures.page import Frame, Row, lay_out, text_width
-from normscope.show.figures.recording_time import Timeline, recorded
+from normscope.show.figures.provenance import recorded
 from normscope.show.figures.style import SMALL, house_style, label_of, save
 
 MIN_COLUMNS, MAX_COLUMNS = 24, 120
@@ -35,7 +35,7 @@ _BAR = 0.75  # inches on the right for the scale
 @dataclass(frozen=True)
 class _Quantity:
     heading: str
-    of: Callable[[Recording, str], tuple[np.ndarray, np.ndarray]]  # layer -> steps [R], values [R]
+    measure: layer_measures.Measure
     logarithmic: bool
 
 
@@ -91,59 +91,20 @@ def draw(recordings: Mapping[str, Recording], path: Path, *, origin: str = "") -
     return figure
 
 
-def input_mean(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Root mean square over the channels of the batch means."""
-    steps, values = _of(recording, layer, "batch_mean")
-    return steps, np.sqrt(np.mean(np.square(values), axis=1)) if len(steps) else values
-
-
-def input_spread(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Median over the channels of the batch standard deviations."""
-    steps, values = _of(recording, layer, "batch_var")
-    return steps, np.median(np.sqrt(values), axis=1) if len(steps) else values
-
-
-def dead_channels(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """The share of channels of which no sampled value lies in the active region of the following
-    activation.
-    """
-    activation = recording.layers[layer].activation
-    known = recording.statistics(layer)
-    name = "output_histogram_frame" if "output_histogram_frame" in known else "histogram_frame"
-    if activation not in FUNCTIONS or name not in known:
-        return np.zeros(0), np.zeros(0)
-    steps, frame = recording.query(layer, name)
-    mean, std, weight, bias, minimum, maximum = (
-        frame[:, FRAME.index(row)].astype(np.float64) for row in FRAME
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ends = np.stack([weight * (extreme - mean) / std + bias for extreme in (minimum, maximum)])
-    low, high = ends.min(0), ends.max(0)
-    alive = np.zeros_like(low, dtype=bool)
-    for start, end in active_region(activation):
-        alive |= (high > start) & (low < end)
-    return steps, np.mean(~alive, axis=1)
-
-
-def gradient(recording: Recording, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """The L2 norm of the loss's gradient at the layer's output."""
-    return _of(recording, layer, "output_gradient_norm")
-
-
 QUANTITIES = (
-    _Quantity("Mean of the input: root mean square over channels", input_mean, True),
-    _Quantity("Spread of the input: median standard deviation of the channels", input_spread, True),
-    _Quantity("Dead channels: no sampled value lets a tenth of the activation's largest gradient pass",
-              dead_channels, False),
-    _Quantity("Gradient of the loss at the output: L2 norm", gradient, True),
-)  # fmt: skip
-
-
-def _of(recording: Recording, layer: str, statistic: str) -> tuple[np.ndarray, np.ndarray]:
-    if statistic not in recording.statistics(layer):
-        return np.zeros(0), np.zeros(0)
-    steps, values = recording.query(layer, statistic)
-    return steps, values.astype(np.float64)
+    _Quantity("Mean of the input: root mean square over channels", layer_measures.input_mean, True),
+    _Quantity(
+        "Spread of the input: median standard deviation of the channels",
+        layer_measures.input_std,
+        True,
+    ),
+    _Quantity(
+        "Dead channels: no sampled output lies in the active region of the activation behind",
+        layer_measures.dead_channels,
+        False,
+    ),
+    _Quantity("Gradient of the loss at the output: L2 norm", layer_measures.output_gradient, True),
+)
 
 
 def _table(quantity: _Quantity, recording: Recording, layers: list[str]) -> np.ndarray:
@@ -154,15 +115,14 @@ def _table(quantity: _Quantity, recording: Recording, layers: list[str]) -> np.n
     table = np.full((len(layers), columns_of(timeline)), np.nan)
     for row, layer in enumerate(layers):
         if layer in recording.layers:
-            steps, values = quantity.of(recording, layer)
+            steps, values = quantity.measure(recording, layer)
             table[row] = _binned(timeline.at(steps) / timeline.end, values, table.shape[1])
     return table
 
 
 def columns_of(timeline: Timeline) -> int:
     """How many stretches of time are told apart."""
-    epochs = max(1, len(timeline.starts))
-    return min(MAX_COLUMNS, epochs * -(-MIN_COLUMNS // epochs))
+    return min(MAX_COLUMNS, timeline.epochs * -(-MIN_COLUMNS // timeline.epochs))
 
 
 def _binned(places: np.ndarray, values: np.ndarray, columns: int) -> np.ndarray:

@@ -11,14 +11,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from normscope.judge.timeline import Timeline, evenly_spread
 from normscope.records.recording import Recording
 from normscope.show.figures.page import Frame, Row, lay_out
-from normscope.show.figures.recording_time import Timeline, recorded
-from normscope.show.figures.style import REFERENCE, SMALL, house_style, log_ticks, save
+from normscope.show.figures.provenance import recorded
+from normscope.show.figures.style import REFERENCE, SMALL, house_style, legend_line, log_ticks, save
 
 MAX_CHANNELS = 64
 """Of a wider layer, as many channels are shown, evenly spaced."""
@@ -63,7 +63,7 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
         if name in _WANTED
     }
     channels = max((values.shape[1] for _, values in series.values()), default=0)
-    shown = _spread(channels)
+    shown = evenly_spread(channels, MAX_CHANNELS)
     colours = _colours(len(shown))
     columns, panel = (6, 1.6) if len(shown) <= 24 else (8, 1.3)  # inches
     info = recording.layers[layer]
@@ -118,12 +118,6 @@ def _draw_means(
         axis.tick_params(labelbottom=last, labelleft=place % columns == 0, labelsize=SMALL - 1)
         if last:
             axis.set_xlabel(timeline.label)
-
-
-def _spread(channels: int) -> list[int]:
-    if channels <= MAX_CHANNELS:
-        return list(range(channels))
-    return [round(place) for place in np.linspace(0, channels - 1, MAX_CHANNELS)]
 
 
 def _colours(count: int) -> list[str]:
@@ -253,18 +247,14 @@ def _subtitle(series: Series, shown: int, channels: int, momentum: float | None)
 def _legend(series: Series) -> list[Artist]:
     handles: list[Artist] = []
     if "batch_mean" in series and "running_mean" not in series:
-        handles.append(Line2D([], [], color=REFERENCE, linewidth=0.8, label="batch means"))
+        handles.append(legend_line(color=REFERENCE, linewidth=0.8, label="batch means"))
     elif "batch_mean" in series:
         handles.append(Patch(color=REFERENCE, alpha=0.28, linewidth=0, label="batch means"))
     if "running_mean" in series:
-        handles.append(Line2D([], [], color=REFERENCE, linewidth=1.2, label="running mean"))
+        handles.append(legend_line(color=REFERENCE, linewidth=1.2, label="running mean"))
     handles.append(
-        Line2D(
-            [],
-            [],
-            color=_colours(2)[0],
-            linewidth=1.2,
-            label="a channel has one colour in all panels",
+        legend_line(
+            color=_colours(2)[0], linewidth=1.2, label="a channel has one colour in all panels"
         )
     )
     return handles

@@ -109,10 +109,14 @@ def label_of(norm: str, characters: int = 36) -> str:
     return norm if len(norm) <= characters else "…" + norm[1 - characters :]
 
 
+def legend_line(**style: Any) -> Line2D:
+    """A legend's entry for a line or a mark."""
+    return Line2D([], [], **style)
+
+
 def mean_handle(norm: str, style: NormStyle) -> Line2D:
     """The legend's entry for a norm."""
-    return Line2D(
-        [], [], color=style.colour, linestyle=style.line, marker=style.marker, linewidth=2, markersize=5,
+    return legend_line(color=style.colour, linestyle=style.line, marker=style.marker, linewidth=2, markersize=5,
         label=label_of(norm),
     )  # fmt: skip
 

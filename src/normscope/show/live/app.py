@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from normscope.show.live.access import Access, Guard
-from normscope.show.live.followed import Followed, Follower
+from normscope.show.live.followed import Follower, LiveStudy
 from normscope.show.live.source import Source
 from normscope.show.report.build import asset, checksum
 
@@ -44,7 +44,7 @@ class App:
     """
 
     def __init__(self, find: Callable[[], Iterable[Source]], access: Access):
-        self.sources: dict[str, Followed] = {}
+        self.sources: dict[str, LiveStudy] = {}
         self.follower = Follower(self.sources)
         self.stopping = False
         self._find = find
@@ -63,7 +63,7 @@ class App:
 
     def _find_more(self) -> None:
         for source in self._find():
-            self.sources.setdefault(source.name, Followed(source))
+            self.sources.setdefault(source.name, LiveStudy(source))
 
     async def _page(self, request: Request) -> Response:
         if "of" not in request.query_params:
@@ -94,7 +94,7 @@ class App:
         followed = self._asked(request)
         return _not_found() if followed is None else _Stream(self, followed)
 
-    def _asked(self, request: Request) -> Followed | None:
+    def _asked(self, request: Request) -> LiveStudy | None:
         """The source that a request names; the only one where it names none."""
         default = next(iter(self.sources)) if len(self.sources) == 1 else ""
         followed = self.sources.get(request.query_params.get("of", default))
@@ -112,7 +112,7 @@ class _Stream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, app: App, followed: Followed):
+    def __init__(self, app: App, followed: LiveStudy):
         super().__init__()
         del self.headers["content-length"]
         self._app, self._followed = app, followed
@@ -158,7 +158,7 @@ def _compressed(request: Request, body: bytes, media_type: str) -> Response:
     return Response(gzip.decompress(body), media_type=media_type)
 
 
-def _row(followed: Followed, request: Request) -> str:
+def _row(followed: LiveStudy, request: Request) -> str:
     """A study in the list: a link, its runs, and when it was last written."""
     files = followed.source.signature()
     runs = sum(path.endswith("record.sqlite") for path, _, _ in files)

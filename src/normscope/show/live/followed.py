@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from normscope.errors import NormscopeError
-from normscope.show.live.source import Kept, Signature, Source
+from normscope.show.live.source import Signature, Source, SourceCache
 from normscope.show.report.build import Content, assemble, encode
-from normscope.show.report.report_data import Material, gather
+from normscope.show.report.report_data import ReportData, load_report_data
 
 REMEMBERED = 64
 """Versions of which the parts' checksums are kept: a viewer that has one of them is sent what
@@ -77,7 +77,7 @@ class Snapshot:
 
 
 @dataclass(eq=False)
-class Followed:
+class LiveStudy:
     """A source, its newest snapshot, and what is remembered of earlier ones. One thread looks; any
     may read.
 
@@ -101,7 +101,7 @@ class Followed:
         default_factory=dict
     )  # to viewers' versions, for the newest content only
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _kept: Kept = field(default_factory=Kept)
+    _kept: SourceCache = field(default_factory=SourceCache)
 
     def ask(self) -> None:
         """Somebody wants the page: look at the files in the next seconds."""
@@ -126,8 +126,8 @@ class Followed:
 
     def fail(self, problem: str) -> None:
         """Show that the content could not be built, until a file changes."""
-        material = Material(problems=(problem,))
-        self._publish(Snapshot(material.title, encode(material)))
+        data = ReportData(problems=(problem,))
+        self._publish(Snapshot(data.title, encode(data)))
 
     def _publish(self, snapshot: Snapshot) -> bool:
         if self.snapshot is not None and snapshot.version == self.snapshot.version:
@@ -154,16 +154,18 @@ class Followed:
         self.builds += 1
         source = self.source
         try:
-            material = gather(source.directories, source.recordings, read=self._kept.reading())
+            data = load_report_data(
+                source.directories, source.recordings, read=self._kept.reading()
+            )
             missing = [
                 path for path in (*source.directories, *source.recordings) if not path.exists()
             ]
             if missing:
                 gone = tuple(f"{path} is gone." for path in missing)
-                material = Material(material.studies, material.watched, (*material.problems, *gone))
+                data = ReportData(data.studies, data.watched, (*data.problems, *gone))
         except NormscopeError as error:
-            material = Material(problems=(str(error),))
-        return Snapshot(material.title, encode(material))
+            data = ReportData(problems=(str(error),))
+        return Snapshot(data.title, encode(data))
 
 
 class Follower(threading.Thread):
@@ -173,7 +175,7 @@ class Follower(threading.Thread):
     answer meanwhile.
     """
 
-    def __init__(self, sources: Mapping[str, Followed]):
+    def __init__(self, sources: Mapping[str, LiveStudy]):
         super().__init__(name="normscope-serve", daemon=True)  # Ctrl-C does not wait for a build
         self._sources = sources
         self._ended = threading.Event()
@@ -190,7 +192,7 @@ class Follower(threading.Thread):
         self._ended.set()
 
     @staticmethod
-    def _look(followed: Followed) -> None:
+    def _look(followed: LiveStudy) -> None:
         begun = time.monotonic()
         try:
             followed.look()

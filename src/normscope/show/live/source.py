@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from normscope.records.recording import Recording
 from normscope.records.run import RECORD_NAME, RUNS, RunRecord, load_run
-from normscope.show.report.report_data import Reading, read_recording
+from normscope.show.report.report_data import RecordReaders, read_recording
 
 T = TypeVar("T")
 Signature = tuple[tuple[str, int, int], ...]  # (path, modified in ns, bytes) of every file
@@ -40,18 +40,18 @@ class Source:
         return tuple(sorted(_stamps(files)))
 
 
-class Kept:
+class SourceCache:
     """Records as they were read last, as long as their files do not change."""
 
     def __init__(self) -> None:
         self._runs: dict[Path, tuple[Signature, RunRecord]] = {}
         self._recordings: dict[Path, tuple[Signature, Recording]] = {}
 
-    def reading(self) -> Reading:
+    def reading(self) -> RecordReaders:
         """Reads what changed. What is not asked for any more is forgotten."""
         runs, self._runs = self._runs, {}
         recordings, self._recordings = self._recordings, {}
-        return Reading(
+        return RecordReaders(
             run=lambda folder: _unless_same(
                 runs, self._runs, folder, _stamps([folder / RECORD_NAME]), lambda: load_run(folder)
             ),

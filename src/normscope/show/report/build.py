@@ -20,7 +20,7 @@ from normscope.records.files import write_text
 from normscope.show.figures.activation_distributions import shown_rate
 from normscope.show.report import headline
 from normscope.show.report.layer_views import layer_names
-from normscope.show.report.report_data import Material
+from normscope.show.report.report_data import ReportData
 from normscope.show.report.specs import CONFIG
 from normscope.show.report.vega import vega_script
 from normscope.show.report.views import SECTIONS, VIEWS
@@ -44,21 +44,21 @@ SHAPES = {
 }
 
 
-def build(material: Material, path: Path) -> Path:
-    """Write the report of this material to `path`, replacing an earlier report there.
+def build(data: ReportData, path: Path) -> Path:
+    """Write the report of this data to `path`, replacing an earlier report there.
 
     Raises:
         InputError: if `path` is something else than a report; it is left as it is.
         StorageError: if it cannot be written.
     """
     refuse_foreign(path)
-    write_text(path, page(material))
+    write_text(path, page(data))
     return path
 
 
-def page(material: Material) -> str:
+def page(data: ReportData) -> str:
     """The whole page as text."""
-    return assemble(material.title, encode(material))
+    return assemble(data.title, encode(data))
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,9 @@ class Content:
     views: dict[str, str]
 
 
-def encode(material: Material) -> Content:
-    """The content of the page of this material."""
-    return Content(
-        as_json(_head(material)), {view["name"]: as_json(view) for view in _views(material)}
-    )
+def encode(data: ReportData) -> Content:
+    """The content of the page of this data."""
+    return Content(as_json(_head(data)), {view["name"]: as_json(view) for view in _views(data)})
 
 
 def assemble(title: str, content: Content, *, live: str | None = None) -> str:
@@ -106,29 +104,29 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], asset("page.html"))
 
 
-def _head(material: Material) -> dict[str, Any]:
+def _head(data: ReportData) -> dict[str, Any]:
     """What the page shows beside the views, as plain values."""
     return {
-        "title": material.title,
-        "problems": list(material.problems),
-        "summary": headline.summary_rows(material),
-        "summary_note": headline.summary_note(material),
-        "verdicts": headline.verdict_rows(material),
-        "findings": [to_rows(check) for check in material.checks],
-        "made_by": headline.made_by(material),
-        "runs": headline.run_rows(material),
+        "title": data.title,
+        "problems": list(data.problems),
+        "summary": headline.summary_rows(data),
+        "summary_note": headline.summary_note(data),
+        "verdicts": headline.verdict_rows(data),
+        "findings": [to_rows(check) for check in data.checks],
+        "made_by": headline.made_by(data),
+        "runs": headline.run_rows(data),
         "arms": [
             {
                 "label": label,
                 "colour": COLOURS[colour],
                 "dash": dash,
                 "shape": SHAPES.get(marker, "circle"),
-                "usual": label in material.usual_arms,
+                "usual": label in data.usual_arms,
             }
-            for label, (colour, dash, marker) in material.arms.items()
+            for label, (colour, dash, marker) in data.arms.items()
         ],
-        "first_rate": shown_rate(material.runs) if material.runs else None,
-        "layers": layer_names(material),
+        "first_rate": shown_rate(data.runs) if data.runs else None,
+        "layers": layer_names(data),
         "recordings": [
             {
                 "name": item.name,
@@ -137,7 +135,7 @@ def _head(material: Material) -> dict[str, Any]:
                 "epochs": list(item.recording.epochs.items()),
                 "complete": item.recording.complete,
             }
-            for item in material.watched
+            for item in data.watched
         ],
         "config": CONFIG,
         "sections": [
@@ -146,13 +144,13 @@ def _head(material: Material) -> dict[str, Any]:
     }
 
 
-def _views(material: Material) -> Iterator[dict[str, Any]]:
+def _views(data: ReportData) -> Iterator[dict[str, Any]]:
     """The views that have data; those of one query share them."""
     first: dict[Any, str] = {}
     for view in VIEWS:
         if view.query in first:
             yield view.to_json(first[view.query])
-        elif (table := view.query(material)) is not None:
+        elif (table := view.query(data)) is not None:
             first[view.query] = view.name
             yield view.to_json(table.to_json())
 

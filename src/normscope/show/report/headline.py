@@ -7,34 +7,34 @@ from typing import Any
 
 import numpy as np
 
-from normscope.judge.claims import judge_all
+from normscope.judge.claims import compared, judge_all
 from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
 from normscope.records.run import RunRecord
 from normscope.show.figures.provenance import unfinished
-from normscope.show.report.report_data import Material, Study
-from normscope.show.terminal import percent
+from normscope.show.report.report_data import ReportData, Study
+from normscope.show.terminal import accuracy_text, percent, threshold_text, variation_text
 from normscope.show.verdict_text import effect_text
 
 Row = list[str]
 
 
-def summary_rows(material: Material) -> list[dict[str, Any]]:
+def summary_rows(data: ReportData) -> list[dict[str, Any]]:
     """One row per arm and learning rate: its arm, its rate, and what the table says of it."""
     return [
-        _group(material, study, setting, group)
-        for study in material.studies
+        _group(data, study, setting, group)
+        for study in data.studies
         for setting, summary in study.summaries.items()
         for group in summary.groups
         if _runs_of(study, setting, group)
     ]
 
 
-def summary_note(material: Material) -> str:
+def summary_note(data: ReportData) -> str:
     """What the numbers of the summary mean, and which runs are left out."""
-    if not material.studies:
+    if not data.studies:
         return ""
-    first = next(iter(material.studies[0].summaries.values())).groups[0].norm
-    notes = [unfinished(study.runs) for study in material.studies]
+    first = next(iter(data.studies[0].summaries.values())).groups[0].norm
+    notes = [unfinished(study.runs) for study in data.studies]
     return " ".join(
         [
             "Accuracy is that after the last epoch, never the best one; ± is the standard deviation over seeds. "
@@ -44,18 +44,22 @@ def summary_note(material: Material) -> str:
     )
 
 
-def verdict_rows(material: Material) -> list[dict[str, Any]]:
+def verdict_rows(data: ReportData) -> list[dict[str, Any]]:
     """The claims on which the runs say something, study by study; open ones with what would settle
     them.
     """
-    judged = [(study, verdict) for study in material.studies for verdict in judge_all(study.runs)]
+    judged = [
+        (study, compared(study.runs), verdict)
+        for study in data.studies
+        for verdict in judge_all(study.runs, *compared(study.runs))
+    ]
     return [
         {
             "claim": f"{verdict.code} {verdict.name}",
             "statement": verdict.statement,
-            "subject": f"{study.name}: {verdict.subject}"
-            if len(material.studies) > 1
-            else verdict.subject,
+            "subject": (f"{study.name}: " if len(data.studies) > 1 else "")
+            + verdict.subject
+            + ("" if norms == ("batch", "none") else f", {norms[0]} against {norms[1]}"),
             "verdict": verdict.outcome,
             "quantity": verdict.quantity,
             "effect": effect_text(verdict.effect, verdict.unit, verdict.interval),
@@ -63,18 +67,18 @@ def verdict_rows(material: Material) -> list[dict[str, Any]]:
             "values": [_arm_values(arm, seeds) for arm, seeds in verdict.values.items()],
             "needs": verdict.needs,
         }
-        for study, verdict in judged
+        for study, norms, verdict in judged
         if verdict.values
     ]
 
 
-def run_rows(material: Material) -> list[dict[str, Any]]:
+def run_rows(data: ReportData) -> list[dict[str, Any]]:
     """Every run as the page lists it and gives it as CSV."""
-    arms = list(material.arms)
+    arms = list(data.arms)
     rows = []
-    for study in material.studies:
+    for study in data.studies:
         for run in study.runs:
-            arm = material.arm(study, run.norm, study.settings.label(run))
+            arm = data.arm(study, run.norm, study.settings.label(run))
             rows.append(
                 {
                     "label": f"{arm}, learning rate {run.learning_rate:g}, seed {run.seed}",
@@ -93,10 +97,10 @@ def run_rows(material: Material) -> list[dict[str, Any]]:
     return rows
 
 
-def made_by(material: Material) -> list[Row]:
+def made_by(data: ReportData) -> list[Row]:
     """(what, value) pairs: command, hardware, versions, durations, and every setting."""
-    runs = material.runs
-    rows = [["Written by", material.command]] if material.command else []
+    runs = data.runs
+    rows = [["Written by", data.command]] if data.command else []
     environments = [run.meta.get("environment", {}) for run in runs]
     for part in ("hardware", "versions"):
         described = [environment.get(part, {}) for environment in environments]
@@ -112,9 +116,9 @@ def made_by(material: Material) -> list[Row]:
     rows += [[f"Setting: {key}", value] for key, value in _values([run.spec for run in runs])]
     rows += [
         [f"Checked with: {name}", version]
-        for name, version in _values([c.versions for c in material.checks])
+        for name, version in _values([c.versions for c in data.checks])
     ]
-    for item in material.watched:
+    for item in data.watched:
         cost = item.recording.cost
         share = f"{cost.fraction:.1%} of the time" if cost.elapsed > 0 else "not measured"
         rows.append([f"Watching: {item.name}", f"{cost.steps} steps, {share}"])
@@ -155,27 +159,22 @@ def _runs_of(study: Study, setting: str, group: GroupSummary) -> list[RunRecord]
     ]
 
 
-def _group(material: Material, study: Study, setting: str, group: GroupSummary) -> dict[str, Any]:
+def _group(data: ReportData, study: Study, setting: str, group: GroupSummary) -> dict[str, Any]:
     own = _runs_of(study, setting, group)
     seeds = []
     for run in own:
         final = run.final("test_accuracy")
         seeds.append(f"{run.seed}: {percent(final) if final is not None else _how_far(run)}")
-    mean = percent(group.test_accuracy_mean)
-    if group.test_accuracy_std is not None:
-        mean += f" ± {100 * group.test_accuracy_std:.1f}"
     return {
-        "arm": list(material.arms).index(material.arm(study, group.norm, setting)),
+        "arm": list(data.arms).index(data.arm(study, group.norm, setting)),
         "rate": group.learning_rate,
-        "accuracy": mean,
+        "accuracy": accuracy_text(group),
         "seeds": seeds,
         "n": group.n,
-        "threshold": _to_threshold(
+        "threshold": threshold_text(
             group, max((len(run.epochs["epoch"]) for run in own), default=0)
         ),
-        "variation": "–"
-        if group.gradient_norm_variation is None
-        else f"{group.gradient_norm_variation:.2f}",
+        "variation": variation_text(group),
         "diverged": group.diverged,
     }
 
@@ -189,11 +188,3 @@ def _how_far(run: RunRecord) -> str:
         if run.status != "interrupted"
         else f"epoch {len(run.epochs['epoch'])} of {run.spec['epochs']}"
     )
-
-
-def _to_threshold(group: GroupSummary, epochs: int) -> str:
-    if group.epochs_to_threshold is not None:
-        return f"{group.epochs_to_threshold:.1f}"
-    if group.threshold is None or group.n == 0:
-        return "–"
-    return f"> {epochs} in {group.n - group.reached_threshold} of {group.n}"

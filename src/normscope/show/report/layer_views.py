@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from normscope.judge import layer_measures as measures
+from normscope.judge.activation_regions import SHARE
+from normscope.judge.timeline import evenly_spread
 from normscope.records.recording import Recording
-from normscope.records.recording_header import BINS
-from normscope.show.report import measures
-from normscope.show.report.report_data import Material, Watched
+from normscope.records.recording_header import BIN_LIMIT, BINS, CONSTANT_STD, FRAME
+from normscope.show.report.report_data import ReportData, Watched
 from normscope.show.report.tables import Table, exact, quantised, whole
 
 TRAJECTORY_BYTES = 580_000  # of all recordings together, before base64
@@ -32,33 +34,43 @@ CHANNELS = (
 OVERVIEWS = (
     # name, measure, title, note, unit, colour scheme, log
     (
-        "overview_std", measures.spread_of_input, "Spread",
+        "overview_std", measures.input_std, "Spread",
         "Median over channels of the batch standard deviation of the layer's input.", "std", "viridis", True,
     ),
     (
-        "overview_mean", measures.size_of_mean, "Mean",
+        "overview_mean", measures.input_mean, "Mean",
         "Root mean square over channels of the batch mean of the layer's input.", "|mean|", "viridis", False,
     ),
     (
-        "overview_gap", measures.gap, "Gap between batch and running statistics",
+        "overview_gap", measures.running_gap, "Gap between batch and running statistics",
         "Median over channels of |running mean − batch mean|, in batch standard deviations. Where it is large, eval "
         "mode sees other values than training.", "gap (std)", "magma", False,
     ),
     (
-        "overview_gradient", measures.gradient, "Gradient",
+        "overview_gradient", measures.output_gradient, "Gradient",
         "L2 norm of the loss gradient at the layer's output.", "L2 norm", "viridis", True,
     ),
     (
-        "overview_weight", measures.gain, "Weight",
-        "Median over channels of |weight|, the layer's gain.", "|weight|", "viridis", False,
+        "overview_weight", measures.weight_size, "Weight",
+        "Median over channels of |weight|.", "|weight|", "viridis", False,
     ),
     (
-        "overview_active", measures.active, "Active fraction",
-        "Share of the layer's outputs above zero: what a ReLU behind it lets through.", "share", "cividis", False,
+        "overview_active", measures.active_share, "Active region",
+        "Share of the layer's outputs in the active region of the activation behind it, where that has a slope of at "
+        f"least {SHARE:.0%} of its largest: above zero for ReLU.", "share", "cividis", False,
     ),
     (
-        "overview_dead", measures.dead, "Dead channels",
-        f"Share of channels whose input varies less than {measures.DEAD_STD:g} of the layer's median.",
+        "overview_positive", measures.positive_share, "Outputs above zero",
+        "Of layers that no known activation follows: share of the outputs above zero.", "share", "cividis", False,
+    ),
+    (
+        "overview_dead", measures.dead_channels, "Dead channels",
+        "Share of channels of which no sampled output lies in the active region of the activation behind.",
+        "share", "magma", False,
+    ),
+    (
+        "overview_constant", measures.constant_channels, "Constant channels",
+        f"Share of channels whose input varies by at most {CONSTANT_STD:g} of the layer's median standard deviation.",
         "share", "magma", False,
     ),
 )  # fmt: skip
@@ -80,24 +92,24 @@ TRAJECTORIES = (
     ("bias_gradient", "Gradient of the bias", "gradient", False),
 )
 
-Query = Callable[[Material], Table | None]
+Query = Callable[[ReportData], Table | None]
 
 
-def layer_names(material: Material) -> list[str]:
+def layer_names(data: ReportData) -> list[str]:
     """Every watched layer once, in the order of the models; the page refers to them by their place
     here.
     """
-    return list(dict.fromkeys(name for item in material.watched for name in item.recording.layers))
+    return list(dict.fromkeys(name for item in data.watched for name in item.recording.layers))
 
 
-def overview(measure: Callable[[Recording, str], measures.Series]) -> Query:
+def overview(measure: measures.Measure, log: bool) -> Query:
     """The query of one overview: a curve over the steps for each recording and layer."""
 
-    def query(material: Material) -> Table | None:
+    def query(data: ReportData) -> Table | None:
         series = []
-        for number, layer_place, item, layer in _layers(material):
+        for number, layer_place, item, layer in _layers(data):
             steps, values = measure(item.recording, layer)
-            keep = np.isfinite(values)
+            keep = np.isfinite(values) & ((values > 0) | (not log))  # 0 has no place on a log scale
             if keep.any():
                 series.append((number, layer_place, steps[keep], values[keep]))
         if not series:
@@ -121,11 +133,11 @@ def overview(measure: Callable[[Recording, str], measures.Series]) -> Query:
 def trajectories(statistic: str) -> Query:
     """The query of one statistic: a curve over the steps for each recording, layer and channel."""
 
-    def query(material: Material) -> Table | None:
+    def query(data: ReportData) -> Table | None:
         budget = TRAJECTORY_BYTES / len(TRAJECTORIES) / 2
-        points, channels = _affordable(material, budget, FEWEST_STEPS, MOST_STEPS)
+        points, channels = _affordable(data, budget, FEWEST_STEPS, MOST_STEPS)
         keys, curves, axes = [], [], {}
-        for number, layer_place, item, layer in _layers(material):
+        for number, layer_place, item, layer in _layers(data):
             if statistic not in item.recording.statistics(layer):
                 continue
             steps, values = item.recording.query(layer, statistic)
@@ -133,7 +145,7 @@ def trajectories(statistic: str) -> Query:
                 continue
             chosen = _stretched(len(steps), points)
             axis = axes.setdefault(tuple(steps[chosen].tolist()), len(axes))
-            for channel in spread(values.shape[1], channels):
+            for channel in evenly_spread(values.shape[1], channels):
                 keys.append((number, layer_place, channel, axis))
                 curves.append(values[chosen, channel])
         if not keys:
@@ -145,30 +157,28 @@ def trajectories(statistic: str) -> Query:
     return query
 
 
-def ridges(material: Material) -> Table | None:
+def ridges(data: ReportData) -> Table | None:
     """A density of the normalized value for each recording, layer, channel and step.
 
     Where it lies as the layer's input (mean + std z) and as its output (weight z + bias) are
     columns, so both sides are one curve. Of layers whose output was binned by itself, a row is one
     side only: NaN for the other.
     """
-    frames, channels = _affordable(
-        material, RIDGE_BYTES / RIDGE_ROW_BYTES, FEWEST_FRAMES, MOST_FRAMES
-    )
+    frames, channels = _affordable(data, RIDGE_BYTES / RIDGE_ROW_BYTES, FEWEST_FRAMES, MOST_FRAMES)
     keys, curves, ends = [], [], []
-    for number, layer_place, item, layer in _layers(material):
+    for number, layer_place, item, layer in _layers(data):
         known = item.recording.statistics(layer)
         apart = "output_histogram_frame" in known
         for name in ("histogram", "output_histogram"):
             if f"{name}_frame" not in known or name not in known:
                 continue
-            steps, density, limits = measures.normalized(item.recording, layer, name, RIDGE_BINS)
+            steps, density, limits = _normalized(item.recording, layer, name)
             if apart:
                 limits[:, 2:] = np.nan if name == "histogram" else limits[:, 2:]
                 limits[:, :2] = np.nan if name == "output_histogram" else limits[:, :2]
             numbers = item.recording.layers[layer].histogram_channels or range(density.shape[1])
-            chosen = spread(density.shape[1], channels)
-            for row in spread(len(steps), frames):
+            chosen = evenly_spread(density.shape[1], channels)
+            for row in evenly_spread(len(steps), frames):
                 keys += [(number, layer_place, numbers[channel], steps[row]) for channel in chosen]
                 curves.append(density[row, chosen])
                 ends.append(limits[row][:, chosen])
@@ -184,17 +194,43 @@ def ridges(material: Material) -> Table | None:
     return Table(columns, quantised(np.concatenate(curves).ravel(), 1), RIDGE_BINS)
 
 
-def _layers(material: Material) -> Iterator[tuple[int, int, Watched, str]]:
-    places = {layer: place for place, layer in enumerate(layer_names(material))}
-    for number, item in enumerate(material.watched):
+def _normalized(
+    recording: Recording, layer: str, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(steps [R], density [R, C, RIDGE_BINS], ends [R, 4, C]) of the normalized values of a layer.
+
+    The density is scaled to a peak of 1 and covers BIN_LIMIT standard deviations on either side;
+    the ends are where that lies: low and high of the input, low and high of the output (turned
+    round where the weight is negative).
+    """
+    histograms = [recording.query(layer, part) for part in (name, f"{name}_frame")]
+    steps, counts, frame = measures.aligned(histograms)
+    frame = frame.astype(np.float64)
+    inner = counts[:, :, 1:-1].reshape(*counts.shape[:2], RIDGE_BINS, -1).sum(3).astype(np.float64)
+    density = inner / np.maximum(inner.max(2, keepdims=True), 1)
+    mean, std, weight, bias = (
+        frame[:, FRAME.index(row)] for row in ("mean", "std", "weight", "bias")
+    )
+    ends = [
+        mean - BIN_LIMIT * std,
+        mean + BIN_LIMIT * std,
+        bias - BIN_LIMIT * weight,
+        bias + BIN_LIMIT * weight,
+    ]
+    return steps, density, np.stack(ends, axis=1)
+
+
+def _layers(data: ReportData) -> Iterator[tuple[int, int, Watched, str]]:
+    places = {layer: place for place, layer in enumerate(layer_names(data))}
+    for number, item in enumerate(data.watched):
         for layer in item.recording.layers:
             yield number, places[layer], item, layer
 
 
-def _affordable(material: Material, budget: float, fewest: int, most: int) -> tuple[int, int]:
+def _affordable(data: ReportData, budget: float, fewest: int, most: int) -> tuple[int, int]:
     """(points of a curve, channels of a layer) that a budget of points pays for."""
     widths = [
-        info.channels or 1 for item in material.watched for info in item.recording.layers.values()
+        info.channels or 1 for item in data.watched for info in item.recording.layers.values()
     ]
     affordable = {
         channels: budget / max(sum(min(width, channels) for width in widths), 1)
@@ -209,8 +245,3 @@ def _affordable(material: Material, budget: float, fewest: int, most: int) -> tu
 def _stretched(available: int, wanted: int) -> np.ndarray:
     """Exactly that many places [wanted], evenly spread; some more than once where fewer are there."""
     return np.linspace(0, available - 1, wanted).round().astype(int)
-
-
-def spread(available: int, wanted: int) -> list[int]:
-    """At most that many places, evenly spread, the first and the last among them."""
-    return sorted({round(place) for place in np.linspace(0, available - 1, min(available, wanted))})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from normscope.judge.check_report import CheckReport
     from normscope.records.recording import Recording
     from normscope.records.run import RunRecord
-    from normscope.show.report.report_data import Material
+    from normscope.show.report.report_data import ReportData
 
 REPORT_NAME = "report.html"
 
@@ -38,21 +38,24 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
         The file.
 
     Raises:
-        InputError: if nothing can be shown of a path, or the file is something else than a report.
+        InputError: if a path is nothing that a report shows, nothing can be read of all of them, or
+            the file is something else than a report.
         StorageError: if the file cannot be written.
     """
     from normscope.show.report.build import build
-    from normscope.show.report.report_data import gather
+    from normscope.show.report.report_data import load_report_data
 
     if not paths:
         raise InputError("Nothing to show: expected the folder of a study, or a recording.")
     checks = [Path(path) for path in paths if Path(path).suffix == ".json" and Path(path).is_file()]
     studies, recordings = sorted_paths([Path(path) for path in paths if Path(path) not in checks])
     target = _checked(Path(out) if out is not None else _default(studies, [*recordings, *checks]))
-    material = gather(
+    data = load_report_data(
         studies, recordings, _command() if command is None else command, checks=checks
     )
-    return build(material, target)
+    if data.problems and not (data.studies or data.watched or data.checks):
+        raise InputError(data.problems[0])
+    return build(data, target)
 
 
 def report_after(directory: Path) -> Path | None:
@@ -80,12 +83,12 @@ def check_page(found: CheckReport, model: str, path: Path | None = None) -> str:
         StorageError: if it cannot be written.
     """
     from normscope.show.report.build import build, page
-    from normscope.show.report.report_data import Material
+    from normscope.show.report.report_data import ReportData
 
-    material = Material(command=_command(), checks=(replace(found, model=found.model or model),))
+    data = ReportData(command=_command(), checks=(replace(found, model=found.model or model),))
     if path is not None:
-        build(material, _checked(path))
-    return page(material)
+        build(data, _checked(path))
+    return page(data)
 
 
 def recording_report(recording: Recording, path: str | Path) -> Path:
@@ -123,40 +126,40 @@ def runs_html(runs: Sequence[RunRecord], directory: Path) -> str:
     from normscope.show.figures import comparison_figure as comparison
     from normscope.show.report.report_data import of_runs
 
-    material = of_runs(directory.resolve().name, runs)
+    data = of_runs(directory.resolve().name, runs)
     written = next((directory / name for name in _STILLS if (directory / name).is_file()), None)
 
     def draw(path: Path) -> object:
         if written is not None:
             return path.write_bytes(written.read_bytes())
-        study = material.studies[0]
+        study = data.studies[0]
         setting, part = next(iter(study.parts.items()))
         return comparison.draw(study.summaries[setting], part, path)
 
-    return _framed(material, draw)
+    return _framed(data, draw)
 
 
 _STILLS = ("comparison.png", "overview.png")
 
 
-def _framed(material: Material, draw: Callable[[Path], object]) -> str:
+def _framed(data: ReportData, draw: Callable[[Path], object]) -> str:
     from normscope.show.report.build import page
     from normscope.show.report.notebook import framed
 
     still = None
-    if material.runs or material.watched:
+    if data.runs or data.watched:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "still.png"
             draw(path)
             still = path.read_bytes()
-    return framed(page(material), still, material.title)
+    return framed(page(data), still, data.title)
 
 
 def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The folders of studies and the files of recordings among the paths."""
     studies, recordings = [], []
     for path in paths:
-        if path.is_file():
+        if path.is_file() and (path.suffix == ".sqlite" or _is_database(path)):
             recordings.append(path)
         elif is_study(path):
             studies.append(path)
@@ -166,11 +169,18 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             raise InputError(
                 f"There is nothing at {path}; expected the folder of a study, or a recording."
             )
+        elif path.is_file():
+            raise InputError(f"{path} is no recording; expected one, or the folder of a study.")
         else:
             raise InputError(
                 f"{path} is no folder of a study: it holds no normscope.json. Expected one, or a recording."
             )
     return studies, recordings
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
 
 
 def is_study(path: Path) -> bool:

@@ -66,7 +66,7 @@ class Watched:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class ReportData:
     """Everything that a report shows."""
 
     studies: tuple[Study, ...] = ()
@@ -135,7 +135,7 @@ def read_recording(path: Path) -> Recording:
 
 
 @dataclass(frozen=True)
-class Reading:
+class RecordReaders:
     """How records are read; a server that reads them again and again keeps those that did not
     change.
     """
@@ -144,19 +144,19 @@ class Reading:
     recording: Callable[[Path], Recording] = read_recording
 
 
-def gather(
+def load_report_data(
     directories: Sequence[Path],
     recordings: Sequence[Path] = (),
     command: str = "",
-    read: Reading | None = None,
+    read: RecordReaders | None = None,
     checks: Sequence[Path] = (),
-) -> Material:
+) -> ReportData:
     """Read studies' folders (those with runs/), recordings, and results of checks as JSON.
 
     A damaged record is named and the others are shown.
     Records without content belong to runs that are about to begin, and are left out.
     """
-    read = read or Reading()
+    read = read or RecordReaders()
     studies, watched, problems = [], [], []
     for directory, name in zip(directories, _distinct(directories), strict=True):
         runs = []
@@ -182,20 +182,20 @@ def gather(
             judged.append(from_json(path.read_text(encoding="utf-8", errors="replace"), str(path)))
         except InputError as error:
             problems.append(str(error))
-    return Material(tuple(studies), tuple(watched), tuple(problems), command, tuple(judged))
+    return ReportData(tuple(studies), tuple(watched), tuple(problems), command, tuple(judged))
 
 
-def of_runs(name: str, runs: Sequence[RunRecord]) -> Material:
+def of_runs(name: str, runs: Sequence[RunRecord]) -> ReportData:
     """Runs that were read already, with their recordings."""
     studies = (Study(name, tuple(runs)),) if runs else ()
     watched, problems = [], []
-    _add_recordings_of(studies, watched, problems, Reading())
-    return Material(studies, tuple(watched), tuple(problems))
+    _add_recordings_of(studies, watched, problems, RecordReaders())
+    return ReportData(studies, tuple(watched), tuple(problems))
 
 
-def of_recording(recording: Recording) -> Material:
+def of_recording(recording: Recording) -> ReportData:
     """One recording, also of a training that goes on."""
-    return Material(
+    return ReportData(
         watched=(
             Watched(recording.header.model, Recording([_in_memory(p) for p in recording.parts])),
         )
@@ -203,7 +203,7 @@ def of_recording(recording: Recording) -> Material:
 
 
 def _add_recordings_of(
-    studies: Sequence[Study], watched: list[Watched], problems: list[str], read: Reading
+    studies: Sequence[Study], watched: list[Watched], problems: list[str], read: RecordReaders
 ) -> None:
     number = 0
     for study in studies:
@@ -235,7 +235,7 @@ def _asked_for(directory: Path) -> dict[str, int]:
 def _add(
     watched: list[Watched],
     problems: list[str],
-    read: Reading,
+    read: RecordReaders,
     path: Path,
     name: str,
     run: int | None = None,

@@ -9,7 +9,7 @@ import numpy as np
 
 from normscope.judge.evidence.cells import value_of
 from normscope.records.run import ENDED
-from normscope.show.report.report_data import Material
+from normscope.show.report.report_data import ReportData
 from normscope.show.report.tables import Table, exact, whole
 
 SWEPT = (
@@ -19,7 +19,7 @@ SWEPT = (
 """The knobs of a run that have a view where a study varies them."""
 
 
-def over(knob: str) -> Callable[[Material], Table | None]:
+def over(knob: str) -> Callable[[ReportData], Table | None]:
     """The query of one knob: a point for each ended run that differs from the usual setting in that
     knob at most.
 
@@ -27,19 +27,19 @@ def over(knob: str) -> Callable[[Material], Table | None]:
     the usual setting.
     """
 
-    def query(material: Material) -> Table | None:
-        arms = {label: place for place, label in enumerate(material.arms)}
+    def query(data: ReportData) -> Table | None:
+        arms = {label: place for place, label in enumerate(data.arms)}
         rows: list[tuple[int, Any, int, float]] = []
         number = -1
-        for study in material.studies:
+        for study in data.studies:
             for run in study.runs:
                 number += 1
                 differs = study.settings.differences(run).keys() - {knob}
                 if knob not in study.settings.varied or differs or run.status not in ENDED:
                     continue
                 final = run.final("test_accuracy")
-                own = material.arm(study, run.norm, study.settings.label(run))
-                line = arms.get(material.arm(study, run.norm), arms[own])
+                own = data.arm(study, run.norm, study.settings.label(run))
+                line = arms.get(data.arm(study, run.norm), arms[own])
                 rows.append(
                     (
                         number,

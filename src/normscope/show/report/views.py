@@ -17,7 +17,7 @@ from normscope.records.run import RunRecord
 from normscope.show.figures.activation_distributions import without_zeros
 from normscope.show.report import layer_views as layers
 from normscope.show.report import specs, sweeps
-from normscope.show.report.report_data import Material
+from normscope.show.report.report_data import ReportData
 from normscope.show.report.tables import Table, exact, quantised, whole
 
 Shape = Literal["curves", "densities", "rates", "heatmap", "ridges", "trajectories"]
@@ -44,7 +44,7 @@ class View:
     shape: Shape
     title: str
     note: str
-    query: Callable[[Material], Table | None]
+    query: Callable[[ReportData], Table | None]
     spec: dict[str, Any] = field(repr=False)
     may_be_log: bool = False
 
@@ -90,10 +90,9 @@ SECTIONS = {
 def _curve(
     column: str, title: str, unit: str, *, scale: float = 1.0, may_be_log: bool = True
 ) -> View:
-    def query(material: Material) -> Table | None:
+    def query(data: ReportData) -> Table | None:
         parts = [
-            (k, run.column("epoch"), scale * run.column(column))
-            for k, run in enumerate(material.runs)
+            (k, run.column("epoch"), scale * run.column(column)) for k, run in enumerate(data.runs)
         ]
         if not any(np.isfinite(values).any() for _, _, values in parts):
             return None
@@ -109,10 +108,10 @@ def _curve(
 
 
 def _activation(tensor: str, title: str, note: str, *, near_normal: bool) -> View:
-    def query(material: Material) -> Table | None:
+    def query(data: ReportData) -> Table | None:
         rows = [
             (k, epoch, distribution)
-            for k, run in enumerate(material.runs)
+            for k, run in enumerate(data.runs)
             for (name, epoch), distribution in sorted(
                 run.captures.items(), key=lambda item: item[0][1]
             )
@@ -141,9 +140,9 @@ def _activation(tensor: str, title: str, note: str, *, near_normal: bool) -> Vie
     )
 
 
-def _learning_rates(material: Material) -> Table | None:
-    runs = [(k, run) for k, run in enumerate(material.runs) if _has_ended(run)]
-    if not runs or len({run.learning_rate for run in material.runs}) < 2:
+def _learning_rates(data: ReportData) -> Table | None:
+    runs = [(k, run) for k, run in enumerate(data.runs) if _has_ended(run)]
+    if not runs or len({run.learning_rate for run in data.runs}) < 2:
         return None
     finals = [run.final("test_accuracy") for _, run in runs]
     accuracy = [np.nan if final is None else 100 * final for final in finals]
@@ -181,7 +180,7 @@ VIEWS = (
         near_normal=True,
     ),
     *(
-        View(name, "layers", "heatmap", title, note, layers.overview(measure), specs.heatmap(unit, scheme, log))
+        View(name, "layers", "heatmap", title, note, layers.overview(measure, log), specs.heatmap(unit, scheme, log))
         for name, measure, title, note, unit, scheme, log in layers.OVERVIEWS
     ),
     *(

@@ -48,9 +48,10 @@ class WandB(WatcherSink):
     ):
         try:
             import wandb
+            from packaging.version import Version
         except ImportError:
             raise InputError("W&B needs a package: pip install 'normscope[wandb]'.") from None
-        if tuple(map(int, wandb.__version__.split(".")[:3])) < (0, 19, 10):
+        if Version(wandb.__version__) < Version("0.19.10"):
             raise InputError(
                 f"wandb {wandb.__version__} keeps one run per program; expected 0.19.10 or newer."
             )

@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 
 from normscope.errors import InputError
+from normscope.judge import layer_measures as measures
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import Block, FilePart, MemoryPart, Name, Part
 from normscope.records.store import reader
-from normscope.show.report import measures
 from normscope.show.sinks.sink import Histogram, Log
 
 SCALARS = {
-    "input_mean": measures.size_of_mean,
-    "input_std": measures.spread_of_input,
-    "gap": measures.gap,
-    "gain": measures.gain,
-    "dead_channels": measures.dead,
-    "active_outputs": measures.active,
-    "output_gradient": measures.gradient,
+    "input_mean": measures.input_mean,
+    "input_std": measures.input_std,
+    "gap": measures.running_gap,
+    "weight_size": measures.weight_size,
+    "constant_channels": measures.constant_channels,
+    "dead_channels": measures.dead_channels,
+    "active_outputs": measures.active_share,
+    "positive_outputs": measures.positive_share,
+    "output_gradient": measures.output_gradient,
 }
 """{first part of the tag: the measure}; the second part is the layer's name."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normscope.judge.claim import Claim
-from normscope.judge.evidence.cells import Cell
+from normscope.judge.claim import Claim, register
+from normscope.judge.evidence.cells import GridCell
+from normscope.judge.evidence.literature import BLOG
 from normscope.judge.evidence.quantities import accuracies, accuracy, accuracy_step, learned_from
-from normscope.judge.evidence.sources import BLOG
 from normscope.records.run import RunRecord
 
 
+@register
 class LessDependentOnInitialization(Claim):
     """The same seed draws the same numbers under every scale, so that the range over
     initializations is theirs alone. Best minus worst, since one bad initialization is what a user
@@ -35,7 +36,7 @@ class LessDependentOnInitialization(Claim):
     over = ("initialization", "initialization_scale")
     least = 2
 
-    def value(self, cell: Cell) -> float | None:
+    def value(self, cell: GridCell) -> float | None:
         means = accuracies(cell.group.arms[cell.arm].values(), self.over)
         if not means or max(means.values()) < 100 * learned_from(cell.run):
             return None

@@ -1,25 +1,20 @@
-"""Claims that read a measurement which is made beside training, and say so where runs lack it."""
+"""Claims that need a measurement made beside training, and claims about one network read twice."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar
-
-import numpy as np
 
 from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence, Group, runs_of
-from normscope.judge.evidence.quantities import accuracy_step
 from normscope.judge.verdicts import Verdict
-from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import WEIGHTS_NAME, RunRecord
 
 NAMED = 1
 """Runs that are named; of the others there is a count."""
 
 
-class Measured(Claim):
+class MeasuredClaim(Claim):
     """Base of such claims."""
 
     measurement: ClassVar[str]
@@ -70,38 +65,39 @@ def _finished(group: Group) -> list[RunRecord]:
     return list(runs.values())
 
 
-def median(
-    run: RunRecord, measurement: str, statistic: str, *, from_place: int = 0
-) -> float | None:
-    """Median over the channels, from a place on, of what was measured per channel; None where it
-    was not.
-    """
-    found = run.measured.get(measurement, {})
-    values, place = found.get(statistic, np.array([])), found.get("place", np.array([]))
-    if values.shape != place.shape:
-        return None
-    kept = values[(place >= from_place) & np.isfinite(values)]
-    return float(np.median(kept)) if len(kept) else None
-
-
-def evaluated(run: RunRecord, statistics: str, batch_size: int = 0) -> float | None:
-    """Measured test accuracy with statistics of this kind, those of the batch in batches of a size,
-    in percent.
-    """
-    found = run.measured.get(EVALUATION, {})
-    values = found.get(statistics, np.array([]))
-    if statistics == "batch":
-        sizes = found.get("size", np.array([]))
-        values = values[sizes == batch_size] if values.shape == sizes.shape else np.array([])
-    return 100 * float(values[0]) if len(values) and np.isfinite(values[0]) else None
-
-
-def evaluation_step(runs: Sequence[RunRecord]) -> float:
-    """The least difference of such accuracies, in percent: they are over 1,000 test images at most."""
-    return max(accuracy_step(runs), 0.1)
-
-
 def _names(runs: list[RunRecord]) -> str:
     shown = ", ".join(run.directory.name for run in runs[:NAMED])
     more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
     return f"{len(runs)} run{'s' if len(runs) > 1 else ''} ({shown}{more})"
+
+
+READING = "reading"
+
+
+class WithinRunClaim(Claim):
+    """Base of such claims. Every run with the normalization stands in both arms; `cell.arm` says
+    how to read it.
+    """
+
+    readings: ClassVar[tuple[str, str]]
+    arm_field = READING
+
+    def arms(self, evidence: Evidence) -> tuple[str, str]:
+        return self.readings
+
+    def arm_of(self, run: RunRecord, evidence: Evidence) -> str | None:
+        return run.spec.get(READING)
+
+    def _groups(self, evidence: Evidence, arms: tuple[str, str]) -> list[Group]:
+        runs = [
+            dataclasses.replace(run, spec={**run.spec, READING: reading})
+            for run in evidence.runs
+            if run.norm == evidence.norm
+            for reading in self.readings
+        ]
+        return super()._groups(
+            Evidence(runs, evidence.subject, evidence.norm, evidence.reference), arms
+        )
+
+    def _learners(self, evidence: Evidence) -> dict[str, str]:
+        return {self.readings[0]: evidence.norm}

@@ -1,4 +1,4 @@
-"""The time axis of a recording: epochs where they were marked, else steps."""
+"""The time axis of a recording, epochs or else steps, and which of many steps are shown."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ class Timeline:
         """The recording's own."""
         starts = sorted(recording.epochs.values())
         return cls(np.array(starts, np.float64), max(1, recording.cost.steps))
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs; a recording without marks is one."""
+        return max(1, len(self.starts))
 
     @property
     def label(self) -> str:
@@ -60,9 +65,6 @@ class Timeline:
         return int(self.starts[epoch - 1]) + 1, int(ends[epoch - 1])
 
 
-def recorded(recording: Recording) -> str:
-    """What was recorded with what, for a figure's footer where nothing more is known."""
-    versions = ", ".join(
-        f"{name}\u00a0{version}" for name, version in recording.header.versions.items()
-    )
-    return f"Recorded by normscope on {recording.header.device}; {recording.cost.steps:,} steps. Versions: {versions}."
+def evenly_spread(available: int, wanted: int) -> list[int]:
+    """At most that many indices of steps or channels, the first and the last among them."""
+    return sorted({round(index) for index in np.linspace(0, available - 1, min(available, wanted))})

@@ -1,0 +1,256 @@
+"""What is measured of one watched layer: every measure with its definition.
+
+Terminal, figures, page, sinks and tables take their numbers from here, so that one word cannot have
+two meanings. A measure reads a recording and gives (steps [R], values [R]): one number per layer at
+each step that has it, nothing where the layer lacks what it is made of. `channel_...` gives values
+[R, C], one per channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from normscope.errors import InputError
+from normscope.judge.activation_regions import (
+    FUNCTIONS,
+    NAMED_REGIONS,
+    active_region,
+    inside,
+    mean_derivatives,
+)
+from normscope.records.recording import Recording
+from normscope.records.recording_distribution import physical_edges
+from normscope.records.recording_header import CONSTANT_STD, FRAME
+
+BINS = 400
+"""Of a channel's distribution over its whole range, where the steps of an epoch are merged."""
+
+Series = tuple[np.ndarray, np.ndarray]  # steps [R], values [R] or [R, C]
+Measure = Callable[[Recording, str], Series]
+NOTHING: Series = (np.empty(0, np.int64), np.empty(0))
+
+
+def input_mean(recording: Recording, layer: str) -> Series:
+    """Root mean square over the channels of the batch means of the layer's input."""
+    return _of(recording, layer, lambda mean: np.sqrt((mean**2).mean(1)), "batch_mean")
+
+
+def input_std(recording: Recording, layer: str) -> Series:
+    """Median over the channels of the batch standard deviation of the layer's input."""
+    return _of(recording, layer, lambda var: np.median(np.sqrt(var), axis=1), "batch_var")
+
+
+def running_gap(recording: Recording, layer: str) -> Series:
+    """Median over the channels of |running mean - batch mean| in batch standard deviations."""
+
+    def gap(mean: np.ndarray, var: np.ndarray, running: np.ndarray) -> np.ndarray:
+        return np.median(np.abs(running - mean) / np.sqrt(var), axis=1)
+
+    return _of(recording, layer, gap, "batch_mean", "batch_var", "running_mean")
+
+
+def output_gradient(recording: Recording, layer: str) -> Series:
+    """L2 norm of the gradient of the loss at the layer's output."""
+    return _of(recording, layer, np.asarray, "output_gradient_norm")
+
+
+def weight_size(recording: Recording, layer: str) -> Series:
+    """Median over the channels of |weight|."""
+    return _of(recording, layer, lambda weight: np.median(np.abs(weight), axis=1), "weight")
+
+
+def constant_channels(recording: Recording, layer: str) -> Series:
+    """Share of the channels whose input hardly varies: by a batch standard deviation of at most
+    CONSTANT_STD of the median over the layer's channels.
+    """
+
+    def share(var: np.ndarray) -> np.ndarray:
+        std = np.sqrt(var)
+        limit = CONSTANT_STD * np.nanmedian(std, axis=1, keepdims=True)
+        return _mean_of_known(np.where(np.isfinite(std), std <= limit, np.nan))
+
+    return _of(recording, layer, share, "batch_var")
+
+
+def dead_channels(recording: Recording, layer: str) -> Series:
+    """Share of the channels that are dead: see `channel_is_dead`."""
+    steps, dead = channel_is_dead(recording, layer)
+    return (steps, _mean_of_known(dead)) if len(steps) else NOTHING
+
+
+def channel_is_dead(recording: Recording, layer: str) -> Series:
+    """Tell for each channel [R, C] whether none of its sampled outputs at a step lies in the active
+    region of the activation that follows the layer: 1 or 0, NaN where outputs are not finite.
+    """
+    outputs = _outputs(recording, layer)
+    activation = recording.layers[layer].activation
+    if outputs is None or activation not in FUNCTIONS:
+        return NOTHING
+    low, high = outputs.edges[..., 0].min(0), outputs.edges[..., -1].max(0)
+    alive = np.zeros(low.shape, dtype=bool)
+    for start, end in active_region(activation):
+        alive |= (high > start) & (low < end)
+    return outputs.steps, np.where(np.isfinite(low) & np.isfinite(high), ~alive, np.nan)
+
+
+def active_share(recording: Recording, layer: str) -> Series:
+    """Share of the layer's outputs in the active region of the activation that follows it (see
+    `active_region`), mean over the channels.
+    """
+    activation = recording.layers[layer].activation
+    return (
+        _share(recording, layer, active_region(activation)) if activation in FUNCTIONS else NOTHING
+    )
+
+
+def positive_share(recording: Recording, layer: str) -> Series:
+    """Share of the outputs above zero of a layer that no known activation follows, mean over the
+    channels: a layer that one follows has an active share.
+    """
+    followed = recording.layers[layer].activation in FUNCTIONS
+    return NOTHING if followed else _share(recording, layer, ((0.0, math.inf),))
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where a layer's outputs lie for the activation behind it, all channels together.
+
+    `named` is the fraction in the region that the blog post names (None where it names none),
+    `active` that in the active region, `mean_derivative` the mean of the derivative over all
+    values, `dead_channels` the number of channels that are dead at every step. `via` are operations
+    between the layer and the activation: with an addition there, other values enter it than these.
+    """
+
+    layer: str
+    activation: str
+    via: tuple[str, ...]
+    named: float | None
+    active: float
+    mean_derivative: float
+    dead_channels: int
+    channels: int
+
+
+def measure_regions(
+    recording: Recording, layer: str, first: int | None = None, last: int | None = None
+) -> Regions:
+    """Measure where a layer's outputs lie between two steps, the steps merged.
+
+    Raises:
+        InputError: for a layer that is not known, no activation is known to follow, or that has no
+            histograms then.
+    """
+    info = recording.layers[layer]
+    if info.activation not in FUNCTIONS:
+        raise InputError(f"No activation that is known here follows {layer}.")
+    output = recording.distribution(layer, "output", bins=BINS, first=first, last=last)
+    steps, dead = channel_is_dead(recording, layer)
+    within = (steps >= (first or 0)) & (steps <= (math.inf if last is None else last))
+    named = NAMED_REGIONS.get(info.activation)
+    return Regions(
+        layer=layer,
+        activation=info.activation,
+        via=tuple(info.via),
+        named=None if named is None else _finite_mean(inside(output, named)),
+        active=_finite_mean(inside(output, *active_region(info.activation))),
+        mean_derivative=_finite_mean(mean_derivatives(output, info.activation)),
+        dead_channels=int((dead[within] == 1).all(0).sum()),
+        channels=len(output.channels),
+    )
+
+
+def layers_before_activations(recording: Recording) -> list[str]:
+    """The layers whose output reaches a known activation, in the order of the model."""
+    return [
+        name
+        for name, info in recording.layers.items()
+        if info.activation in FUNCTIONS
+        and {"histogram", "output_histogram"} & set(recording.statistics(name))
+    ]
+
+
+def _of(
+    recording: Recording, layer: str, values_of: Callable[..., np.ndarray], *statistics: str
+) -> Series:
+    """Apply a function to statistics [R, ...], float64, at the steps that all of them have."""
+    if not set(statistics) <= set(recording.statistics(layer)):
+        return NOTHING
+    steps, *values = aligned([recording.query(layer, statistic) for statistic in statistics])
+    if not len(steps) or any(each.shape != values[0].shape for each in values):
+        return NOTHING
+    with np.errstate(all="ignore"):
+        return steps, values_of(*(each.astype(np.float64) for each in values))
+
+
+def aligned(series: Sequence[Series]) -> list[np.ndarray]:
+    """[steps that all series have, the values of each at these]."""
+    steps = series[0][0]
+    for other, _ in series[1:]:
+        steps = np.intersect1d(steps, other)
+    return [steps, *(values[np.searchsorted(at, steps)] for at, values in series)]
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Histograms of a layer's outputs in its own units, of K processes."""
+
+    steps: np.ndarray  # int64 [R]
+    edges: np.ndarray  # float64 [K, R, C, B + 1], rising; from the smallest to the largest sample
+    counts: np.ndarray  # float64 [K, R, C, B]
+
+
+def _outputs(recording: Recording, layer: str) -> _Outputs | None:
+    """Read the outputs of all processes at the steps that all of them recorded."""
+    known = recording.statistics(layer)
+    name = "output_histogram" if "output_histogram" in known else "histogram"
+    if not {name, f"{name}_frame"} <= set(known):
+        return None
+    series = [
+        recording.query(layer, part, rank=rank)
+        for part in (name, f"{name}_frame")
+        for rank in recording.ranks
+    ]
+    steps, *arrays = aligned(series)
+    if not len(steps):
+        return None
+    ranks = len(recording.ranks)
+    counts, frames = (np.stack(of).astype(np.float64) for of in (arrays[:ranks], arrays[ranks:]))
+    turned = frames[:, :, FRAME.index("weight"), :, None] < 0
+    return _Outputs(
+        steps,
+        np.stack([physical_edges(frame, "output") for frame in frames]),
+        np.where(turned, counts[..., ::-1], counts),
+    )
+
+
+def _share(recording: Recording, layer: str, intervals: Sequence[tuple[float, float]]) -> Series:
+    """Share of the outputs inside the intervals; values are spread evenly over their bins."""
+    outputs = _outputs(recording, layer)
+    if outputs is None:
+        return NOTHING
+    left, right = outputs.edges[..., :-1], outputs.edges[..., 1:]
+
+    def below(limit: float) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            part = np.where(right > left, (limit - left) / (right - left), limit >= left)
+            return (outputs.counts * np.clip(part, 0, 1)).sum((0, 3))
+
+    with np.errstate(all="ignore"):
+        share = sum(below(high) - below(low) for low, high in intervals)
+        share = share / outputs.counts.sum((0, 3))
+    return outputs.steps, _mean_of_known(share)
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean over the channels [R, C] -> [R] of what is finite; NaN where nothing is."""
+    finite = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(finite, values, 0.0).sum(1) / finite.sum(1)
+
+
+def _finite_mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
