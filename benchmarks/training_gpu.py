@@ -77,7 +77,7 @@ def gpu(
         notes=[
             f"Runs with batch normalization: a command of {epochs[1]} epochs minus one of {epochs[0]}, extrapolated to "
             f"{COMMAND_EPOCHS}; evaluation and records are in it, imports and captures of activations are not. n = "
-            "pairs of commands.",
+            "pairs of commands."
         ],
         values={"seconds_per_run": seconds, "images_per_second": rates, "not_captured": captured},
     )

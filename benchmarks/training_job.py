@@ -160,7 +160,7 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
             f"An epoch here is {share}; n counts epochs of both arms. The notebook's second training was run for "
             f"{second_batches} batches of each arm. Left out of its time: imports and figures; of normscope's: "
             f"nothing. normscope chose {', '.join(f'{name} {value}' for name, value in ours.set_up.items())}; of arms "
-            "side by side the slower one counts.",
+            "side by side the slower one counts."
         ],
         values={
             "rounds": rounds,
@@ -254,7 +254,7 @@ def memory(data: Data) -> Table:
         notes=[
             "n = 1 command each: imports, data, training, captures and figures. The images are mapped from a file "
             f"and count as far as they are used ({data.dataset.train_images.nbytes / 1e6:,.0f} MB here); "
-            "processes share them.",
+            "processes share them."
         ],
         values={"peak_bytes": peaks},
     )

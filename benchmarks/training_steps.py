@@ -170,7 +170,7 @@ def scaling(dataset: Dataset, rounds: int, images: int) -> Table:
         ],
         notes=[
             f"One thread; the rest as by default (batch size 128, widths 16 32 64, 2 blocks per stage). n = turns of "
-            f"{4 * images} images for batch sizes (at least one batch), {images} for widths and depths.",
+            f"{4 * images} images for batch sizes (at least one batch), {images} for widths and depths."
         ],
         values={"images_per_second": rates},
     )
@@ -277,7 +277,7 @@ def ceilings(dataset: Dataset, rounds: int, images: int, cores: int) -> Table:
             "Training: FLOP of convolutions and the linear layer, forward and backward; its memory traffic is "
             "an estimate, each input and output of a convolution or normalization once forward and twice backward "
             "(caches keep some of it; ReLU and additions are left out). In parentheses: share of the ceiling on one "
-            "thread. " + " ".join(notes),
+            "thread. " + " ".join(notes)
         ],
         values=values,
     )

@@ -8,12 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope.errors import InputError
-from normscope.models.batch_norm import (
-    RunningStatistics,
-    batch_norm,
-    batch_norm_backward,
-    steps_of,
-)
+from normscope.models.batch_norm import RunningStatistics, batch_norm, batch_norm_backward, steps_of
 
 LAYERS: dict[int, type[_BatchNorm]] = {
     2: nn.BatchNorm1d,

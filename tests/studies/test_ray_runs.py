@@ -171,8 +171,7 @@ def test_a_killed_worker_is_replaced_by_one_that_goes_on(
     dying = with_norm(spec, "dies_once")
     (markers / "died").unlink(missing_ok=True)
     ended, messages = run_all(
-        RayExecutor(cluster, seconds_between_copies=0),
-        [RunTask(dying, tmp_path / "ray" / "run")],
+        RayExecutor(cluster, seconds_between_copies=0), [RunTask(dying, tmp_path / "ray" / "run")]
     )
     assert (markers / "died").exists(), "nobody was killed"
     list(SerialExecutor().run([RunTask(dying, tmp_path / "here" / "run")], ignore))

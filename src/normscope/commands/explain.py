@@ -203,10 +203,7 @@ def _train(training: Training, grid: Grid, options: GridOptions) -> None:
     (spec,) = grid.specs
     status = known_meta(training.study.run(spec)).get("status")
     if status in ENDED:
-        say(
-            training.console,
-            f"{spec.model} on {spec.data}, seed {spec.seed}: trained already.",
-        )
+        say(training.console, f"{spec.model} on {spec.data}, seed {spec.seed}: trained already.")
     else:
         result = training.train(grid, options)[spec.name]
         if result.status == "failed":

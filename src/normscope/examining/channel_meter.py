@@ -9,13 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normscope.examining.moments import (
-    TINY,
-    batch_moments,
-    eval_facts,
-    joined,
-    sample_moments,
-)
+from normscope.examining.moments import TINY, batch_moments, eval_facts, joined, sample_moments
 from normscope.records.examination import Layer, Measured
 
 SET_BATCHES = 4

@@ -24,11 +24,7 @@ from normscope.examining.layer_facts import (
     unwrap,
 )
 from normscope.examining.pair import compare_outputs, make_pair, pair_layers, weight_distance
-from normscope.examining.state_and_loader import (
-    compare_keys,
-    describe_loader,
-    layers_of_state,
-)
+from normscope.examining.state_and_loader import compare_keys, describe_loader, layers_of_state
 from normscope.records.examination import Examination, History, Layer, Pair
 from normscope.user_models.batch_reader import Batch, read_batches
 from normscope.user_models.state_dicts import unwrap_state

@@ -77,11 +77,7 @@ class Rule:
     reference: ClassVar[str]
 
     def __init_subclass__(
-        cls,
-        *,
-        code: str = "",
-        severity: Severity = "warning",
-        kinds: tuple[str, ...] | None = None,
+        cls, *, code: str = "", severity: Severity = "warning", kinds: tuple[str, ...] | None = None
     ) -> None:
         """Register a rule; bases of rules have no code."""
         super().__init_subclass__()

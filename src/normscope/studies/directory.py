@@ -100,8 +100,7 @@ class StudyDirectory:
                 f"Cannot make the folder {path}: {error.strerror or error}."
             ) from error
         write_json(
-            path / MARKER,
-            {"format": "normscope study", "version": 1, "made_by": __version__},
+            path / MARKER, {"format": "normscope study", "version": 1, "made_by": __version__}
         )
         return StudyDirectory(path)
 

@@ -15,12 +15,7 @@ from live_server import add_epoch, ask, serving, until, versions
 from report_records import write_recording, write_study
 
 from normscope.cli import main
-from normscope.commands.serve import (
-    ServeOptions,
-    _addresses,
-    find_sources,
-    run_serve,
-)
+from normscope.commands.serve import ServeOptions, _addresses, find_sources, run_serve
 from normscope.errors import InputError
 from normscope.show.live.token import KEY_NAME, token_for
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.rule import (
-    EVERY_KIND,
-    SAMPLE_KINDS,
-    Results,
-    Rule,
-    deliberately_frozen,
-)
+from normscope.judge.rule import EVERY_KIND, SAMPLE_KINDS, Results, Rule, deliberately_frozen
 from normscope.records.examination import BATCH_KINDS, Examination, Layer
 
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.rule import (
-    EVERY_KIND,
-    OptimizerRule,
-    PlaceRule,
-    Results,
-    Rule,
-)
+from normscope.judge.rule import EVERY_KIND, OptimizerRule, PlaceRule, Results, Rule
 from normscope.records.examination import Examination, Layer, Optimizer, Place
 
 
