@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from normscope.commands.study import claims, study
     from normscope.commands.watch import watch
     from normscope.errors import InputError, NormscopeError, RecordError, StorageError
-    from normscope.records.recording import Recording
+    from normscope.show.recording import Recording
     from normscope.show.report.pages import report
     from normscope.show.sinks.tensorboard_sink import TensorBoard
     from normscope.show.sinks.wandb_sink import WandB
@@ -28,7 +28,7 @@ _HOMES = {
     "InputError": "normscope.errors",
     "NormscopeError": "normscope.errors",
     "RecordError": "normscope.errors",
-    "Recording": "normscope.records.recording",
+    "Recording": "normscope.show.recording",
     "StorageError": "normscope.errors",
     "TensorBoard": "normscope.show.sinks.tensorboard_sink",
     "WandB": "normscope.show.sinks.wandb_sink",

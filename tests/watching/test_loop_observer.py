@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from normscope.commands.loop_check import LoopCheck, check
+from normscope.commands.check import check
+from normscope.commands.loop_check import LoopCheck
 from normscope.errors import CheckError, InputError, NormscopeWarning
 from normscope.judge.history import read_history
 from normscope.mend import recalibrate

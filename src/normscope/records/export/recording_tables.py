@@ -210,7 +210,7 @@ def recording_batches(source: RecordingSource) -> Iterator[tuple[Table, pa.Recor
                 EVENTS,
                 EVENTS.batch({**common, **{key: [row[key] for row in rows] for key in rows[0]}}),
             )
-        names = part.names()
+        names = [(layer, name) for layer, table in part.statistics().items() for name in table]
         for layer, statistic in names:
             if statistic.endswith("histogram_frame"):
                 continue
