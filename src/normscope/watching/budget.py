@@ -25,6 +25,8 @@ RECORDS = {"moments": 100, "histograms": 40}
 records, as many evenly spaced channels of each layer are recorded as pay for these.
 """
 FEWEST_CHANNELS = 8
+WRITE_BYTES, STEPS_PER_WRITE = 1_400, 250
+"""What a write adds to the file per layer, beside the values: names, shapes, an index."""
 
 EARLY, EARLY_DOUBLINGS = 0.3, 10
 """The share of the budget that is there for the first 1,000 steps besides, when most happens."""
@@ -44,10 +46,11 @@ def check_budget(budget: float | None) -> None:
         )
 
 
-def allowance(budget: float, step: int) -> float:
-    """The bytes that a recording may have after a step, counted from 1."""
+def allowance(budget: float, step: int, layers: int) -> float:
+    """The bytes of values that a recording may have after a step, counted from 1."""
     early = min(1.0, math.log2(1 + step) / EARLY_DOUBLINGS)
-    return budget * 1e6 * (EARLY * early + (1 - EARLY) * step / STEPS)
+    whole = budget * 1e6 * (EARLY * early + (1 - EARLY) * step / STEPS)
+    return max(whole / 2, whole - WRITE_BYTES * layers * step / STEPS_PER_WRITE)
 
 
 def spread_channels(layers: Sequence[LayerInfo], budget: float | None) -> None:
@@ -126,9 +129,10 @@ class Planned:
     def _affordable(self, wanted: Due) -> Due:
         if self._budget is None:
             return wanted
-        sizes, taken = record_bytes(self._layers()), {}
+        layers, taken = self._layers(), {}
+        sizes, whole = record_bytes(layers), allowance(self._budget, self._step, len(layers))
         for kind, due in wanted._asdict().items():
-            room = SHARES[kind] * allowance(self._budget, self._step) - self._spent[kind]
+            room = SHARES[kind] * whole - self._spent[kind]
             taken[kind] = due and (sizes[kind] <= room or self._step == 1)
             self._spent[kind] += sizes[kind] if taken[kind] else 0
             if due and not taken[kind]:

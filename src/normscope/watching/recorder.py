@@ -128,16 +128,22 @@ class Recorder:
         self._events = []
 
     def stop(self, steps: int, reason: str) -> str:
-        """Write why nothing is recorded any more. Returns what to say where that cannot be written
-        either, else "".
+        """Write what is left, and why nothing is recorded any more. Returns what to say where the
+        reason cannot be written, else "".
         """
         self.event("stopped", steps + 1, reason)
+        failed = ""
+        for write in (self.flush, self._write_reason):
+            try:
+                write(steps)
+                return ""
+            except Exception as error:  # the training goes on; the caller's warning carries it
+                failed = f" The recording does not say so: {type(error).__name__}: {error}"
+        return failed
+
+    def _write_reason(self, steps: int) -> None:
         self.header = replace(self.header, complete=False)
-        try:
-            self._write_batch([])
-        except Exception as error:  # the training goes on; the caller's warning carries it
-            return f" The recording does not say so: {type(error).__name__}: {error}"
-        return ""
+        self._write_batch([])
 
     def _infos(self) -> list[LayerInfo]:
         return [info for layer in self.layers for info in _entries(layer)]
