@@ -114,16 +114,16 @@ def test_a_budget_that_is_none(budget):
 
 def test_a_recording_that_stopped_says_when_and_why(tmp_path):
     model = wide(2, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     watcher = normscope.watch(
-        model, path=tmp_path / "r.sqlite", every=lambda step: step < 3 or 1 / 0
+        model, optimizer=optimizer, path=tmp_path / "r.sqlite", every=lambda n: n < 4 or 1 / 0
     )
-    with pytest.warns(NormscopeWarning, match="The recording stopped at step 3"):
-        for _ in range(4):
-            model(torch.randn(4, 4)).sum().backward()
+    with pytest.warns(NormscopeWarning, match="The recording stopped at step 4"):
+        train(model, optimizer, 5)
     recording = normscope.Recording.load(tmp_path / "r.sqlite")
-    assert list(recording.query("0", "weight")[0]) == [1, 2], "what waited is written"
+    assert list(recording.query("0", "weight")[0]) == [1, 2, 3], "what waited is written"
     text = recording.summary()
-    assert "The recording stopped at step 3. ZeroDivisionError: division by zero" in text
+    assert "The recording stopped at step 4. ZeroDivisionError: division by zero" in text
     assert "was not closed" not in text
     assert not watcher.active
 
