@@ -47,7 +47,7 @@ def normscope(**settings: Any) -> Callable[[nn.Module, Optimizer], Attached]:
         folder = tempfile.TemporaryDirectory()
         watcher = watch(model, optimizer=optimizer, path=Path(folder.name) / "r.sqlite", **settings)
         # As in the middle of a run: the default intervals are denser at its start.
-        watcher._session.take_up(2000)
+        watcher._session.go_on(2000)
 
         def close() -> None:
             watcher.close(quiet=True)

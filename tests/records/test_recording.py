@@ -4,8 +4,9 @@ import sys
 import numpy as np
 import pytest
 
+from normscope import Recording
 from normscope.errors import InputError, RecordError
-from normscope.records.recording import Recording, rank_path
+from normscope.records.recording import rank_path
 from normscope.records.recording_header import BINS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart, MemoryPart
 from normscope.records.store import writer
@@ -339,3 +340,13 @@ class TestSummary:
 
     def test_a_recording_that_goes_on(self, path):
         assert "The watcher was not closed" in Recording.load(path).summary()
+
+
+def test_reading_needs_no_torch(path):
+    import subprocess
+
+    code = (
+        "import sys; from normscope import Recording; "
+        f"r = Recording.load({str(path)!r}); r.summary(); r.query('bn', 'weight'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

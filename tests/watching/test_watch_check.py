@@ -166,7 +166,7 @@ def test_statistics_that_lag():
 
 def test_a_fault_of_the_record_is_said_at_the_next_flush(monkeypatch):
     monkeypatch.setattr("normscope.watching.recorder.FLUSH_SECONDS", -1.0)
-    monkeypatch.setattr("normscope.commands.loop_check.PATIENCE", 0.0)
+    monkeypatch.setattr("normscope.commands.loop_check.SHARE", float("inf"))
     seen = {}
 
     def step(model, optimizer, number):

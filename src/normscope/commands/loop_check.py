@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from normscope.errors import CheckError, NormscopeWarning
 from normscope.judge.check_report import CheckReport, judge
 from normscope.judge.findings import Finding, Group
-from normscope.judge.history import read_history, with_counts
+from normscope.judge.history import GrowingHistory, with_counts
 from normscope.judge.rules import choose
 from normscope.records.examination import Examination, History
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from normscope.watching.watcher import Watcher
 
 
-PATIENCE = 200
-"""A recording is not read again before this many times of what it took to read it."""
+SHARE = 0.01
+"""Of the training's time that reading its recording may take."""
 
 
 class LoopCheck:
@@ -35,8 +35,8 @@ class LoopCheck:
     recording adds, at its flushes.
 
     With a watcher it is one of its listeners: what the recording adds is judged at its flushes, and
-    raised behind the next step, or when the watcher is closed. Reading a long recording takes time;
-    there is a flush that it leaves out if it would spend more than half a percent of the training.
+    raised behind the next step, or when the watcher is closed. Each flush reads only what is new;
+    those that would take it above SHARE of the training's time are left to the next one.
 
     Args:
         model: the model that is trained.
@@ -65,6 +65,7 @@ class LoopCheck:
         self._reported: set[tuple[str, str]] = set()
         self._pending: list[Finding] = []  # to be raised
         self._layers = 0  # the most that a history told of
+        self._history = GrowingHistory()
         self._read_again = 0.0  # not before this time, of time.perf_counter
         self._observer = LoopObserver(model, optimizer, watcher=watcher, stepped=self._look)
 
@@ -97,9 +98,9 @@ class LoopCheck:
         start = time.perf_counter()
         if start < self._read_again and not recording.complete:
             return
-        self._judge(with_counts(read_history(recording), self._observer.history()))
+        self._judge(with_counts(self._history.update(recording), self._observer.history()))
         end = time.perf_counter()
-        self._read_again = end + PATIENCE * (end - start)
+        self._read_again = max(self._read_again, start) + (end - start) / SHARE
 
     def _look(self) -> None:
         steps = self._observer.steps

@@ -10,9 +10,11 @@ from typing import Any, Literal
 from torch import nn
 
 from normscope.errors import InputError
+from normscope.show.recording import Recording
 from normscope.show.sinks.watched import WatcherSink
 from normscope.watching import attach as attaching
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
+from normscope.watching.budget import BUDGET
 from normscope.watching.intervals import Interval
 from normscope.watching.listeners import Listener
 from normscope.watching.watched_layers import LayerSelector
@@ -28,6 +30,7 @@ def watch(
     every: Interval = EVERY,
     histograms_every: Interval = HISTOGRAMS_EVERY,
     gradients_every: Interval = GRADIENTS_EVERY,
+    budget: float | None = BUDGET,
     after: int | None = None,
     check: bool | Literal["raise"] = False,
     sinks: Iterable[Listener] = (),
@@ -52,7 +55,7 @@ def watch(
     layer did not save for backward (in eval mode, without gradients, under checkpointing, in group,
     layer, instance and RMS norm, in modules of other types) take a pass over its input, and are
     recorded at histogram steps only. Bytes per record and channel: 24 for moments, 8 for gradients,
-    156 for a histogram.
+    156 for a histogram; `budget` bounds them.
 
     Batch statistics are the layer's own, the ones it normalized with. On contiguous tensors they
     are within 1e-5 of a standard deviation of the exact ones; PyTorch's kernel for channels_last on
@@ -86,8 +89,13 @@ def watch(
             the end.
         histograms_every: when to record histograms; by default every 250th step in the end.
         gradients_every: when to record gradients; by default every 100th step in the end.
+        budget: MB that the recording may take per 10,000 steps, a third of them early on. Where all
+            that is due is more, it holds fewer records, and of wide layers evenly spaced channels;
+            its summary says so. Networks of up to 3,000 channels keep every channel. None records
+            all that is due. Each process has a budget of its own.
         after: go on with the recording at `path` after this step, at whose end it was flushed; what
-            it holds later is dropped. For a training that resumes from a checkpoint.
+            it holds later is dropped, and its budget stays as it was. For a training that resumes
+            from a checkpoint.
         check: judge the training as it goes. "raise" raises a CheckError instead of warning, out of
             the optimizer's step() when the step is done, or out of close(): the model and the
             recording are whole, and the watcher goes on until it is closed. Without `optimizer`,
@@ -100,8 +108,8 @@ def watch(
 
     Raises:
         InputError: for a model without normalization layers, a layer that is not there or watched
-            already, something that is no optimizer or interval, a path that exists, or another
-            value of `check`.
+            already, something that is no optimizer, interval or budget, a path that exists, or
+            another value of `check`.
         StorageError: if the file cannot be written. Later on, that is one warning, and the training
             goes on.
     """
@@ -128,8 +136,10 @@ def watch(
             every=every,
             histograms_every=histograms_every,
             gradients_every=gradients_every,
+            budget=budget,
             after=after,
             listeners=sinks,
+            recording_type=Recording,
         )
         begun.pop_all()
     if check:

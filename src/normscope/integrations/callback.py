@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from normscope.commands.watch import watch
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
+from normscope.watching.budget import BUDGET
 from normscope.watching.intervals import Interval
 from normscope.watching.listeners import Listener
 from normscope.watching.watched_layers import LayerSelector
@@ -32,6 +33,7 @@ class Watching:
         every: Interval = EVERY,
         histograms_every: Interval = HISTOGRAMS_EVERY,
         gradients_every: Interval = GRADIENTS_EVERY,
+        budget: float | None = BUDGET,
         check: bool | Literal["raise"] = False,
         sinks: Iterable[Listener] = (),
     ):
@@ -43,6 +45,7 @@ class Watching:
             "every": every,
             "histograms_every": histograms_every,
             "gradients_every": gradients_every,
+            "budget": budget,
             "check": check,
             "sinks": tuple(sinks),
         }

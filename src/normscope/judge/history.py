@@ -1,4 +1,4 @@
-"""What a Recording says of a training, as the facts that rules ask for."""
+"""What a recording says of a training, as the facts that rules ask for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from normscope.records.examination import History, LayerHistory
 from normscope.records.recording import Recording
 
 TINY = 1e-12
+
+
+READ = ("running_mean", "running_var", "batch_mean", "batch_var", "values_per_channel",
+        "num_batches_tracked", "training", "weight", "weight_gradient")  # fmt: skip
+
+Read = dict[str, tuple[np.ndarray, np.ndarray]]  # {statistic: (steps [R], values [R, ...])}
 
 
 def read_history(recording: Any) -> History:
@@ -30,14 +36,110 @@ def read_history(recording: Any) -> History:
         raise InputError(
             f"recording must be a normscope.Recording, not a {type(recording).__name__}."
         )
-    broken: dict[str, int] = {}
-    for row in recording.non_finite:
-        if "gradient" not in str(row["statistic"]):  # those a scaler skips
-            broken.setdefault(row["layer"], int(row["step"]))
-    infos = {name: info for name, info in recording.layers.items() if info.kind != "activation"}
-    calls = Counter(name.partition("#")[0] for name in infos)
-    layers = tuple(_layer(recording, name, broken.get(name), calls[name]) for name in infos)
-    return History(layers=layers, steps=max((layer.steps for layer in layers), default=0))
+    return GrowingHistory().update(recording)
+
+
+class GrowingHistory:
+    """The facts of a recording that goes on. Each update reads only what is new."""
+
+    def __init__(self):
+        self._layers: dict[str, _Layer] = {}
+        self._last = 0  # the last step that was read
+
+    def update(self, recording: Recording) -> History:
+        """The facts up to now."""
+        # Gradients of the last step may have come after its moments; `_Layer` knows what it has.
+        new = recording.snapshot(READ, after=self._last - 1)
+        broken: dict[str, int] = {}
+        for row in new.non_finite:
+            if "gradient" not in str(row["statistic"]):  # those a scaler skips
+                broken.setdefault(row["layer"], int(row["step"]))
+        infos = {name: info for name, info in new.layers.items() if info.kind != "activation"}
+        calls = Counter(name.partition("#")[0] for name in infos)
+        for name, info in infos.items():
+            layer = self._layers.setdefault(name, _Layer())
+            layer.add({s: new.query(name, s) for s in new.statistics(name)}, info.eps or 1e-5)
+            self._last = max(self._last, *layer.last.values(), 0)
+            if (distance := _rank_distance(new, name)) is not None:
+                layer.rank_distance = distance
+        layers = tuple(
+            layer.history(name, infos[name].kind, broken.get(name), max(1, calls[name]))
+            for name, layer in self._layers.items()
+        )
+        return History(layers=layers, steps=max((layer.steps for layer in layers), default=0))
+
+
+class _Layer:
+    """What is known of one layer so far."""
+
+    def __init__(self):
+        self.last: dict[str, int] = {}  # {statistic: the last step that was read}
+        self.rank_distance: float | None = None
+        self._first_step: int | None = None
+        self._counts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._weights: dict[int, np.ndarray] = {}  # {step: weight}, of the first and the last
+        self._gradient_zero: bool | None = None
+        self._lag_steps: list[int] = []
+        self._lag: list[float] = []
+
+    def add(self, read: Read, eps: float) -> None:
+        """Add what was recorded since."""
+        new = {}
+        for name, (steps, values) in read.items():
+            later = steps > self.last.get(name, -1)
+            if later.any():
+                new[name] = steps[later], values[later]
+                self.last[name] = int(steps[-1])
+        if new and self._first_step is None:
+            self._first_step = min(int(steps[0]) for steps, _ in new.values())
+        for name in ("num_batches_tracked", "training"):
+            if name in new:
+                self._counts.setdefault(name, []).append(new[name])
+        if "weight" in new:
+            steps, values = new["weight"]
+            first = next(iter(self._weights.items()), (int(steps[0]), values[0]))
+            self._weights = dict([first, (int(steps[-1]), values[-1])])
+        if "weight_gradient" in new:
+            zero = not np.any(new["weight_gradient"][1])
+            self._gradient_zero = zero and self._gradient_zero is not False
+        steps, lag = _lag(new, eps)
+        self._lag_steps += steps
+        self._lag += lag
+
+    def history(self, name: str, kind: str, non_finite: int | None, calls: int) -> LayerHistory:
+        """The layer's facts."""
+        counts = {
+            statistic: (np.concatenate([s for s, _ in read]), np.concatenate([v for _, v in read]))
+            for statistic, read in self._counts.items()
+        }
+        if "num_batches_tracked" in counts:
+            steps, updates = _updates(counts)
+        else:
+            steps, updates = max(self.last.values(), default=0) - (self._first_step or 0), None
+        in_eval, first_in_eval, frozen, drifted = _modes(counts)
+        return LayerHistory(
+            name=name,
+            kind=kind,
+            steps=steps,
+            updates=updates,
+            calls=calls,
+            steps_in_eval=in_eval,
+            first_in_eval=first_in_eval,
+            declared_frozen=frozen,
+            drifted_at=drifted,
+            first_non_finite=non_finite,
+            lag=tuple(self._lag),
+            lag_steps=tuple(self._lag_steps),
+            weight_moved=self._weight_moved(),
+            gradient_zero=self._gradient_zero,
+            trainable=(self._gradient_zero is not None or None) if self._weights else None,
+            rank_distance=self.rank_distance,
+        )
+
+    def _weight_moved(self) -> bool | None:
+        if len(self._weights) < 2:
+            return None
+        return not np.array_equal(*self._weights.values(), equal_nan=True)
 
 
 def with_counts(recorded: History, counted: History) -> History:
@@ -59,43 +161,8 @@ def _with_counts(recorded: LayerHistory, counted: LayerHistory | None) -> LayerH
     return replace(recorded, **{name: getattr(counted, name) for name in COUNTED})
 
 
-def _layer(recording: Recording, name: str, non_finite: int | None, calls: int) -> LayerHistory:
-    known = recording.statistics(name)
-    read = {s: recording.query(name, s) for s in known if s in WANTED}
-    steps, updates = _updates(read)
-    in_eval, first_in_eval, frozen, drifted = _modes(read)
-    lag_steps, lag = _lag(read, recording.layers[name].eps or 1e-5)
-    return LayerHistory(
-        name=name,
-        kind=recording.layers[name].kind,
-        steps=steps,
-        updates=updates,
-        calls=max(1, calls),
-        steps_in_eval=in_eval,
-        first_in_eval=first_in_eval,
-        declared_frozen=frozen,
-        drifted_at=drifted,
-        first_non_finite=non_finite,
-        lag=lag,
-        lag_steps=lag_steps,
-        weight_moved=_moved(read),
-        gradient_zero=_gradient_zero(read),
-        trainable=None if "weight" not in known else "weight_gradient" in known or None,
-        rank_distance=_rank_distance(recording, name),
-    )
-
-
-WANTED = ("running_mean", "running_var", "batch_mean", "batch_var", "num_batches_tracked", "training", "weight",
-          "weight_gradient")  # fmt: skip
-
-Read = dict[str, tuple[np.ndarray, np.ndarray]]
-
-
 def _updates(read: Read) -> tuple[int, int | None]:
     """(steps between the first and the last record, updates counted in them)."""
-    if "num_batches_tracked" not in read:
-        steps = next((axis for axis, _ in read.values()), np.array([]))
-        return (int(steps[-1] - steps[0]) if len(steps) > 1 else 0), None
     steps, counts = read["num_batches_tracked"]
     if len(steps) < 2:
         return 0, None
@@ -123,38 +190,22 @@ def _modes(read: Read) -> tuple[int, int | None, bool, int | None]:
     return min(in_eval, total), first, frozen and bool(len(moved)), drifted
 
 
-def _lag(read: Read, eps: float) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _lag(read: Read, eps: float) -> tuple[list[int], list[float]]:
     """95% quantile over the channels of |running mean - batch mean| / sd, at every step that has
     both.
     """
     if not {"running_mean", "batch_mean", "batch_var"} <= set(read):
-        return (), ()
-    common = sorted(set(read["running_mean"][0]) & set(read["batch_mean"][0]))
-    at = {name: _rows(read[name], common) for name in ("running_mean", "batch_mean", "batch_var")}
-    z = np.abs(at["running_mean"] - at["batch_mean"]) / np.sqrt(
-        np.maximum(at["batch_var"], 0) + eps
+        return [], []
+    steps = np.intersect1d(read["running_mean"][0], read["batch_mean"][0])
+    running, mean, var = (
+        read[name][1][np.searchsorted(read[name][0], steps)].astype(np.float64)
+        for name in ("running_mean", "batch_mean", "batch_var")
     )
-    finite = np.isfinite(np.atleast_2d(z)).reshape(len(common), -1).all(1)
+    z = np.abs(running - mean) / np.sqrt(np.maximum(var, 0) + eps)
+    z = z.reshape(len(steps), -1)
+    finite = np.isfinite(z).all(1)
     values = np.quantile(z[finite], 0.95, axis=1) if finite.any() else np.array([])
-    return tuple(
-        int(s) for s, keep in zip(common, np.asarray(finite).tolist(), strict=True) if keep
-    ), tuple(float(v) for v in values)
-
-
-def _rows(read: tuple[np.ndarray, np.ndarray], steps: list[int]) -> np.ndarray:
-    axis, values = read
-    return values[np.searchsorted(axis, steps)].astype(np.float64)
-
-
-def _moved(read: Read) -> bool | None:
-    if "weight" not in read or len(read["weight"][0]) < 2:
-        return None
-    values = read["weight"][1]
-    return not np.array_equal(values[0], values[-1], equal_nan=True)
-
-
-def _gradient_zero(read: Read) -> bool | None:
-    return bool(np.all(read["weight_gradient"][1] == 0)) if "weight_gradient" in read else None
+    return steps[finite].tolist(), values.tolist()
 
 
 def _rank_distance(recording: Recording, name: str) -> float | None:

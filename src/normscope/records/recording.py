@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -30,17 +30,18 @@ def rank_path(path: Path, rank: int) -> Path:
 
 
 class Recording:
-    """What was recorded by the processes that trained one model. Reading it needs no torch.
+    """What was recorded by the processes that trained one model. Reading it needs numpy alone.
 
-    `Recording.load(path)` reads a file and, beside it, those of the other ranks;
-    `watcher.recording` is what a watcher has so far.
+    `normscope.Recording` is this and can show itself. `Recording.load(path)` reads a file and,
+    beside it, those of the other ranks; `watcher.recording` is what a watcher has so far.
     """
 
     def __init__(self, parts: Iterable[Part]):
         self.parts = list(parts)
+        self._layers: tuple[Header, dict[str, LayerInfo]] | None = None
 
     @classmethod
-    def load(cls, path: str | Path) -> Recording:
+    def load(cls, path: str | Path) -> Self:
         """Open a recording's file, and its other ranks' files where they lie beside it.
 
         Raises:
@@ -65,6 +66,15 @@ class Recording:
                 )
         return cls(parts)
 
+    def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> Self:
+        """The recording as it is now, each file read in one pass and held in memory.
+
+        Args:
+            statistics: read only these.
+            after: read only what was recorded after this step.
+        """
+        return type(self)(part.snapshot(statistics, after) for part in self.parts)
+
     # -- what was watched
 
     @property
@@ -75,7 +85,10 @@ class Recording:
     @property
     def layers(self) -> dict[str, LayerInfo]:
         """{name: description} in the order of the model."""
-        return {info.name: info for info in self.header.layers}
+        header = self.header
+        if self._layers is None or self._layers[0] is not header:
+            self._layers = header, {info.name: info for info in header.layers}
+        return self._layers[1]
 
     @property
     def ranks(self) -> list[int]:
@@ -121,6 +134,12 @@ class Recording:
         ]
 
     @property
+    def stopped(self) -> str:
+        """When and why a recording stopped before its training ended; "" where it did not."""
+        reasons = (e for part in self.parts for e in part.events() if e["kind"] == "stopped")
+        return next((str(event["detail"]) for event in reasons), "")
+
+    @property
     def non_finite(self) -> list[dict[str, Any]]:
         """The first value of each layer that was not finite: {layer, statistic, step, channels},
         earliest first.
@@ -134,8 +153,8 @@ class Recording:
 
     def statistics(self, layer: str) -> list[str]:
         """The names of what was recorded of a layer."""
-        self._layer(layer)
-        return [statistic for name, statistic in self.parts[0].names() if name == layer]
+        lookup("layer", layer, self.layers)
+        return list(self.parts[0].statistics().get(layer, ()))
 
     def query(
         self,
@@ -230,38 +249,36 @@ class Recording:
         Raises:
             InputError: if pandas is not installed, or a name is not known.
         """
-        from normscope.records.recording_table import dataframe
-
-        return dataframe(self, layer, statistic)
-
-    def summary(self) -> str:
-        """A table of the layers for the terminal, and beneath it what stands out."""
-        from normscope.records.recording_summary import summary
-
-        return summary(self)
-
-    # -- showing: wired at the top of the package, which is imported only when it is asked for
-
-    def report(self, path: str | Path) -> Path:
-        """Write everything that was recorded on one page: an HTML file that needs no network.
-
-        Raises:
-            InputError: if there is something else than a report at the path, or no folder for it.
-            StorageError: if it cannot be written.
-        """
-        from normscope.show.report.pages import recording_report
-
-        return recording_report(self, path)
-
-    def _repr_html_(self) -> str:
-        from normscope.show.report.pages import recording_html
-
-        return recording_html(self)
+        try:
+            import pandas as pd
+        except ImportError:
+            raise InputError("to_dataframe() needs pandas: pip install pandas.") from None
+        tables = []
+        for name in [layer] if layer is not None else self.layers:
+            known = [known for known in self.statistics(name) if "histogram" not in known]
+            for quantity in known if statistic is None else [statistic]:
+                if quantity in known or layer is not None:
+                    tables.append(pd.DataFrame(self._columns(name, quantity)))
+        columns = ("step", "layer", "statistic", "channel", "value")
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
     # -- helpers
 
-    def _layer(self, name: str) -> LayerInfo:
-        return lookup("layer", name, self.layers)
+    def _columns(self, layer: str, statistic: str) -> dict[str, object]:
+        steps, values = self.query(layer, statistic)
+        flat = values.reshape(len(steps), -1)
+        channels = np.array([-1])
+        if values.ndim == 2:
+            channels = self.layers[layer].channel_numbers(flat.shape[1])
+        elif values.ndim > 2:
+            channels = np.arange(flat.shape[1])
+        return {
+            "step": np.repeat(steps, flat.shape[1]),
+            "layer": layer,
+            "statistic": statistic,
+            "channel": np.tile(channels, len(steps)),
+            "value": flat.ravel().astype(np.float64),
+        }
 
     def _part(self, rank: int | None) -> Part:
         if rank is None:

@@ -1,4 +1,4 @@
-"""Distributions in physical units, from histograms of normalized values and the frames that belong to them."""
+"""Distributions in physical units, from histograms of normalized values and their frames."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from normscope.records.recording_header import FRAME, bin_edges
+
+ROWS_AT_ONCE = 32  # histograms per channel that are merged together: bounds the memory
+POINT = 1e-4
+"""A bin narrower than this share of a bin of the result is counted at one point."""
+NOTHING = 1e-9
+"""A smaller share of a channel's values in a bin is rounding, and none."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,10 @@ def physical_edges(frame: np.ndarray, side: str) -> np.ndarray:
         )
     body = np.clip(bin_edges(), lowest, highest)  # nothing lies beyond the extremes of the sample
     normalized = np.concatenate([lowest, body, highest], axis=2)
-    edges = mean + std * normalized if side == "input" else weight * normalized + bias
-    return np.sort(edges, axis=2)  # a negative weight turns them round
+    scale, offset = (std, mean) if side == "input" else (weight, bias)
+    with np.errstate(invalid="ignore", over="ignore"):
+        edges = offset + scale * normalized
+    return np.where(scale < 0, edges[:, :, ::-1], edges)  # a negative weight turns them round
 
 
 def merge(
@@ -79,12 +87,13 @@ def merge(
         )
     if limits is None:
         limits = _extremes(counts, fine)
-    edges = np.linspace(limits[:, 0], limits[:, 1], bins + 1, axis=1)
-    merged = np.zeros((counts.shape[1], bins))
-    for channel in range(counts.shape[1]):
-        for row in range(counts.shape[0]):
-            merged[channel] += _rebin(counts[row, channel], fine[row, channel], edges[channel])
-    return edges, merged
+    cumulative = np.zeros((counts.shape[1], bins + 1))
+    for start in range(0, len(counts), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        cumulative += _cumulative(counts[rows], fine[rows], limits, bins)
+    merged = np.diff(cumulative)
+    merged[merged < NOTHING * cumulative[:, -1:]] = 0.0
+    return np.linspace(limits[:, 0], limits[:, 1], bins + 1, axis=1), merged
 
 
 def _extremes(counts: np.ndarray, fine: np.ndarray) -> np.ndarray:
@@ -99,18 +108,36 @@ def _extremes(counts: np.ndarray, fine: np.ndarray) -> np.ndarray:
     return np.stack([low, low + width], axis=1)
 
 
-def _rebin(counts: np.ndarray, fine: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Counts [B] over the bins `edges` of counts over the rising bins `fine`, each spread evenly
-    over its bin.
+def _cumulative(counts: np.ndarray, fine: np.ndarray, limits: np.ndarray, bins: int) -> np.ndarray:
+    """[C, bins + 1]: the counts below each edge of the result's bins, summed over the steps [R].
+
+    A bin's count spread evenly from a to b adds count / (b - a) * (max(x - a, 0) - max(x - b, 0))
+    below x. In units of the result's bins x is a whole number, so each of the two terms is added
+    as a slope and an offset at the first edge beyond its corner, and a sum along the edges carries
+    them on.
     """
-    if not np.all(np.isfinite(fine)):
-        return np.zeros(len(edges) - 1)
-    # bins of no width (a weight of 0, an empty overflow) would make the cumulative count jump twice
-    # at one place
-    ramp = np.maximum.accumulate(
-        fine + np.arange(len(fine)) * np.spacing(np.abs(fine).max() + 1e-30)
-    )
-    cumulative = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
-    at = np.interp(edges, ramp, cumulative)
-    at[-1] = max(at[-1], np.interp(edges[-1] + np.spacing(edges[-1]) * len(fine), ramp, cumulative))
-    return np.diff(at)
+    low, high = limits[:, 0, None], limits[:, 1, None]
+    with np.errstate(invalid="ignore"):
+        at = (fine - low) * (bins / np.maximum(high - low, np.finfo(float).tiny))
+        kept = (counts > 0) & (at[:, :, :-1] <= bins * (1 + NOTHING))
+    kept &= np.isfinite(fine).all(2, keepdims=True)
+    places = np.flatnonzero(kept)
+    row, bin_index = np.divmod(places, counts.shape[2])
+    a, b = at.ravel()[row * at.shape[2] + bin_index], at.ravel()[row * at.shape[2] + bin_index + 1]
+    count, start = counts.ravel()[places], row % counts.shape[1] * (bins + 2)
+
+    def summed(edge: np.ndarray, start: np.ndarray, values: np.ndarray) -> np.ndarray:
+        index = np.clip(edge, 0, bins + 1).astype(np.int64) + start
+        table = np.bincount(index, values, minlength=len(limits) * (bins + 2))
+        return table.reshape(-1, bins + 2)[:, :-1].cumsum(1, dtype=np.float64)
+
+    point = (b <= 0) | (b - a < POINT)  # what lies below all edges is a point there
+    below = summed(np.minimum(np.floor(a[point]) + 1, bins), start[point], count[point])
+    spread = np.flatnonzero(~point)
+    a, b, start = a[spread], b[spread], start[spread]
+    slope = count[spread] / (b - a)
+    for corner, rise in ((a, slope), (b, -slope)):
+        edge = np.floor(corner) + 1
+        below += summed(edge, start, rise) * np.arange(bins + 1)
+        below -= summed(edge, start, rise * corner)
+    return below

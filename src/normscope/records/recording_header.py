@@ -16,6 +16,10 @@ from normscope.errors import RecordError
 BINS = 64
 BIN_LIMIT = 4.0
 
+# Histograms of a layer with more channels than this are kept for as many evenly spaced ones: a
+# 4,096-wide LayerNorm would write half a megabyte per histogram.
+HISTOGRAM_CHANNELS = 256
+
 # The rows of a histogram's frame: what turns its normalized bins into physical units, and the
 # sample's extremes.
 FRAME = ("mean", "std", "weight", "bias", "minimum", "maximum")
@@ -61,6 +65,12 @@ class LayerInfo:
     via: list[str] = field(
         default_factory=list
     )  # the operations between the two, such as a residual addition
+    channel_stride: int = 1  # statistics per channel are of every so many channels, from the first
+    histogram_limit: int = HISTOGRAM_CHANNELS  # channels with histograms, at most
+
+    def channel_numbers(self, count: int) -> np.ndarray:
+        """The numbers [count] of the channels of a statistic per channel."""
+        return np.arange(count) * self.channel_stride
 
 
 @dataclass
@@ -95,6 +105,9 @@ class Header:
     bin_limit: float = BIN_LIMIT
     cost: Cost = field(default_factory=Cost)
     complete: bool = False
+    budget: float | None = None  # MB per 10,000 steps; None: as much as the intervals make
+    left_out: dict[str, int] = field(default_factory=dict)  # {kind: records that were due, and not
+    # taken for want of budget}
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for a record's meta table."""

@@ -1,8 +1,9 @@
-"""Where the blocks of one watching process are kept: in a record's file, or in memory, thinned as they grow."""
+"""Where the blocks of one watching process are kept: in a record's file, or in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,13 +12,13 @@ import numpy as np
 
 from normscope.errors import RecordError
 from normscope.records.recording_header import Header
-from normscope.records.recording_shapes import check_shape
-from normscope.records.store import reader, writer
+from normscope.records.recording_shapes import Block, check_shape
+from normscope.records.store import Store, reader, writer
 
 MEMORY_BYTES = 64 << 20
+SETTLED_NS = 100_000_000  # file systems tell the time of a write to some 10 ms
 
 Name = tuple[str, str]  # (layer, statistic)
-Block = tuple[np.ndarray, np.ndarray]  # steps [R], values [R, ...]
 
 
 @dataclass
@@ -49,12 +50,18 @@ class Part(Protocol):
         """What happened on the way: {step, epoch, kind, layer, detail}."""
         ...
 
-    def names(self) -> list[Name]:
-        """Every (layer, statistic) that was recorded."""
+    def statistics(self) -> Mapping[str, Collection[str]]:
+        """{layer: the names of what was recorded of it}."""
         ...
 
     def blocks(self, layer: str, statistic: str) -> list[Block]:
-        """(steps [R], values [R, ...]) in the order of the steps."""
+        """(steps [R], values [R, ...]) in the order in which they were written."""
+        ...
+
+    def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> MemoryPart:
+        """The part as it is now, read in one pass and held in memory: some statistics, or all, of
+        the steps after one.
+        """
         ...
 
 
@@ -64,72 +71,6 @@ class WritablePart(Part, Protocol):
     def write(self, batch: Batch) -> None:
         """Add to the part, all or nothing."""
         ...
-
-
-class FilePart:
-    """A part in a SQLite file. It is open during a write or a read only: no process inherits it,
-    nobody is locked out.
-
-    Args:
-        path: the file.
-        header: the description for a new file; None to read an existing one.
-
-    Raises:
-        InputError, RecordError: if there is no such file, or it is no recording.
-        StorageError: if a new one cannot be written.
-    """
-
-    def __init__(self, path: Path, header: Header | None = None):
-        self.path = path
-        if header is not None:
-            self.write(Batch(header))
-        with reader(path, "recording") as store:
-            meta = store.meta()
-        self.header = Header.from_json(meta.get("header"), str(path))
-        self.non_finite = _checked_non_finite(meta.get("non_finite", []), path)
-        self._names: tuple[tuple[int, int], list[Name]] | None = (
-            None  # as they were at a time and size of the file
-        )
-
-    def write(self, batch: Batch) -> None:
-        """Add to the file in one transaction."""
-        with writer(self.path, "recording") as store, store.transaction():
-            for steps, arrays in batch.blocks:
-                store.add_block(steps, arrays)
-            for event in batch.events:
-                store.add_event(**event)
-            store.set_meta(header=batch.header.to_json(), non_finite=list(batch.non_finite))
-
-    def events(self) -> list[dict[str, Any]]:
-        """Every event of the file."""
-        with reader(self.path, "recording") as store:
-            return store.events()
-
-    def names(self) -> list[Name]:
-        """Every (layer, statistic) of the file. They are looked up again only when the file has
-        changed: a query checks its names, and there are as many queries as names.
-        """
-        try:
-            state = self.path.stat()
-        except OSError:  # gone: the reader says so
-            state = None
-        stamp = (state.st_mtime_ns, state.st_size) if state is not None else (-1, -1)
-        if self._names is None or self._names[0] != stamp:
-            with reader(self.path, "recording") as store:
-                self._names = (stamp, store.block_names())
-        return list(self._names[1])
-
-    def blocks(self, layer: str, statistic: str) -> list[Block]:
-        """(steps, values) of the file's blocks of this name.
-
-        Raises:
-            RecordError: if they have another shape than the statistic.
-        """
-        with reader(self.path, "recording") as store:
-            blocks = [(steps, values) for _, _, steps, values in store.blocks(layer, statistic)]
-        for _, values in blocks:
-            check_shape(self.path, layer, statistic, values)
-        return blocks
 
 
 @dataclass
@@ -145,12 +86,7 @@ class MemoryPart:
     limit: int = MEMORY_BYTES
     non_finite: list[dict[str, Any]] = field(default_factory=list)
     _events: list[dict[str, Any]] = field(default_factory=list)
-    _blocks: dict[Name, list[Block]] = field(default_factory=dict)
-
-    @classmethod
-    def holding(cls, part: Part, blocks: dict[Name, list[Block]]) -> MemoryPart:
-        """A part's description and events, with these of its blocks."""
-        return cls(part.header, non_finite=part.non_finite, _events=part.events(), _blocks=blocks)
+    _blocks: dict[str, dict[str, list[Block]]] = field(default_factory=dict)
 
     def write(self, batch: Batch) -> None:
         """Add to the part, thinning it where it has grown too large."""
@@ -159,44 +95,186 @@ class MemoryPart:
             {"epoch": None, "layer": "", "detail": None, **event} for event in batch.events
         ]
         for steps, arrays in batch.blocks:
-            for name, values in arrays.items():
-                self._blocks.setdefault(name, []).append((steps, values))
+            for (layer, statistic), values in arrays.items():
+                self._add(layer, statistic, (steps, values))
         while self.nbytes > self.limit and self._longest() > 1:
             self._thin()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the values that are held."""
-        return sum(values.nbytes for blocks in self._blocks.values() for _, values in blocks)
+        return sum(values.nbytes for _, blocks in self._items() for _, values in blocks)
 
     def events(self) -> list[dict[str, Any]]:
         """Every event so far."""
         return list(self._events)
 
-    def names(self) -> list[Name]:
-        """Every (layer, statistic) so far."""
-        return list(self._blocks)
+    def statistics(self) -> Mapping[str, Collection[str]]:
+        """{layer: the names of what was recorded of it} so far."""
+        return self._blocks
 
     def blocks(self, layer: str, statistic: str) -> list[Block]:
         """(steps, values) of this name."""
-        return list(self._blocks.get((layer, statistic), ()))
+        return list(self._blocks.get(layer, {}).get(statistic, ()))
+
+    def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> MemoryPart:
+        """See `Part.snapshot`; the arrays are shared."""
+        copy = MemoryPart(self.header, self.limit, self.non_finite, self.events())
+        for (layer, statistic), blocks in self._items():
+            if statistics is None or statistic in statistics:
+                for block in blocks:
+                    copy._add(layer, statistic, block, after)
+        return copy
+
+    def _items(self) -> Iterator[tuple[Name, list[Block]]]:
+        for layer, table in self._blocks.items():
+            for statistic, blocks in table.items():
+                yield (layer, statistic), blocks
+
+    def _add(self, layer: str, statistic: str, block: Block, after: int = -1) -> None:
+        """Add a block's rows after a step."""
+        steps, values = block
+        first = int(np.searchsorted(steps, after, "right"))
+        if first < len(steps):
+            table = self._blocks.setdefault(layer, {})
+            table.setdefault(statistic, []).append((steps[first:], values[first:]))
 
     def _longest(self) -> int:
-        return max(sum(len(steps) for steps, _ in blocks) for blocks in self._blocks.values())
+        return max(sum(len(steps) for steps, _ in blocks) for _, blocks in self._items())
 
     def _thin(self) -> None:
-        for name, blocks in self._blocks.items():
-            steps = np.concatenate([steps for steps, _ in blocks])[::2].copy()
+        newest = 0
+        for (layer, statistic), blocks in self._items():
             if len({values.shape[1:] for _, values in blocks}) == 1:
-                values = np.concatenate([values for _, values in blocks])[::2].copy()
-                self._blocks[name] = [(steps, values)]
-            else:  # the layer changed its shape on the way
-                self._blocks[name] = [(s[::2].copy(), v[::2].copy()) for s, v in blocks]
-        newest = max(int(blocks[-1][0][-1]) for blocks in self._blocks.values())
+                blocks = [tuple(np.concatenate(arrays) for arrays in zip(*blocks, strict=True))]
+            # else the layer changed its shape on the way
+            newest = max(newest, int(blocks[-1][0][-1]))
+            self._blocks[layer][statistic] = [(s[::2].copy(), v[::2].copy()) for s, v in blocks]
         detail = "every second step recorded so far was dropped: give watch() a path to keep all"
         self._events.append(
             {"step": newest, "epoch": None, "kind": "thinned", "layer": "", "detail": detail}
         )
+
+
+class FilePart:
+    """A part in a SQLite file. It is open during a write or a read only: no process inherits it,
+    nobody is locked out.
+
+    What was read is kept as long as the file stays as it is. Histograms, which are most of a file,
+    are read when the first of them is asked for.
+
+    Args:
+        path: the file.
+        header: the description for a new file; None to read an existing one.
+
+    Raises:
+        InputError, RecordError: if there is no such file, or it is no recording.
+        StorageError: if a new one cannot be written.
+    """
+
+    def __init__(self, path: Path, header: Header | None = None):
+        self.path = path
+        self._state: tuple[int, ...] | None = None
+        self._kept: MemoryPart
+        self._statistics: dict[str, list[str]] = {}
+        self._passes: dict[bool, MemoryPart] = {}  # {whether of histograms: what was read}
+        if header is not None:
+            self.write(Batch(header))
+        self._described()
+
+    def write(self, batch: Batch) -> None:
+        """Add to the file in one transaction."""
+        self._state = None
+        with writer(self.path, "recording") as store, store.transaction():
+            for steps, arrays in batch.blocks:
+                store.add_block(steps, arrays)
+            for event in batch.events:
+                store.add_event(**event)
+            store.set_meta(header=batch.header.to_json(), non_finite=list(batch.non_finite))
+
+    @property
+    def header(self) -> Header:
+        """The part's description."""
+        return self._described().header
+
+    @property
+    def non_finite(self) -> list[dict[str, Any]]:
+        """The first values that were not finite, per layer."""
+        return self._described().non_finite
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every event of the file."""
+        return self._described().events()
+
+    def statistics(self) -> Mapping[str, Collection[str]]:
+        """{layer: the names of what was recorded of it}."""
+        self._described()
+        return self._statistics
+
+    def blocks(self, layer: str, statistic: str) -> list[Block]:
+        """(steps, values) of the file's blocks of this name.
+
+        Raises:
+            RecordError: if one of the file's blocks has another shape than its statistic.
+        """
+        self._described()
+        histograms = _is_histogram(statistic)
+        if histograms not in self._passes:
+            names = {name for table in self._statistics.values() for name in table}
+            wanted = {name for name in names if _is_histogram(name) == histograms}
+            self._passes[histograms] = self.snapshot(wanted)
+        return self._passes[histograms].blocks(layer, statistic)
+
+    def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> MemoryPart:
+        """See `Part.snapshot`.
+
+        Raises:
+            RecordError: if a block has another shape than its statistic.
+        """
+        with reader(self.path, "recording") as store, store.at_one_moment():
+            held = self._description(store)
+            for layer, statistic, steps, values in store.blocks(statistics, after=after):
+                check_shape(self.path, layer, statistic, values)
+                held._add(layer, statistic, (steps, values), after)
+        return held
+
+    def _described(self) -> MemoryPart:
+        """Header, events and names, read again where the file may have changed."""
+        state = _state(self.path)
+        if state is None or state != self._state:
+            with reader(self.path, "recording") as store, store.at_one_moment():
+                self._kept = self._description(store)
+                names = store.block_names()
+            self._statistics, self._passes, self._state = {}, {}, state
+            for layer, statistic in names:
+                self._statistics.setdefault(layer, []).append(statistic)
+        return self._kept
+
+    def _description(self, store: Store) -> MemoryPart:
+        meta = store.meta()
+        header = Header.from_json(meta.get("header"), str(self.path))
+        non_finite = _checked_non_finite(meta.get("non_finite", []), self.path)
+        return MemoryPart(header, non_finite=non_finite, _events=store.events())
+
+
+def _is_histogram(statistic: str) -> bool:
+    return "histogram" in statistic
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes with a file's content; None where the file may change without a sign of it: it
+    was written so lately that the next write may have the same time.
+
+    The file is not opened: closing it would drop the locks with which SQLite writes it in this
+    process.
+    """
+    try:
+        state = path.stat()
+    except OSError:  # gone: the reader says so
+        return None
+    if time.time_ns() - state.st_mtime_ns < SETTLED_NS:
+        return None
+    return state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino, state.st_dev
 
 
 def _checked_non_finite(value: Any, path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The shapes that a recording's statistics have; a file with other ones is damaged, and says so when it is read."""
+"""The shapes of a recording's statistics; a file with other ones is damaged, and says so."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def check_shape(path: Path, layer: str, statistic: str, values: np.ndarray) -> N
     ):
         wanted = ", ".join("channels" if size is None else str(size) for size in expected)
         raise RecordError(
-            f"{path} is damaged: {statistic} of {layer} has the shape {list(found)} at a step; expected [{wanted}]."
+            f"{path} is damaged: {statistic} of {layer} has the shape {list(found)} at a step; "
+            f"expected [{wanted}]."
         )
 
 
@@ -68,6 +69,6 @@ def check_widths(
     named = len(layer.histogram_channels) or counts
     if not counts == framed == named:
         raise RecordError(
-            f"{source} is damaged: {layer.name} has histograms of {counts} channels, frames of {framed} and names of "
-            f"{named}."
+            f"{source} is damaged: {layer.name} has histograms of {counts} channels, frames of "
+            f"{framed} and names of {named}."
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,34 +173,43 @@ class Store:
         )
 
     def blocks(
-        self, layer: str | None = None, statistic: str | None = None, *, after: int = -1
+        self, statistics: Collection[str] | None = None, *, after: int = -1
     ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
         """(layer, statistic, int64 [steps], array [steps, ...]) of the blocks that end after a
-        step, in order.
+        step, in the order in which they were written: those of some statistics, or all.
         """
+        chosen = ""
+        if statistics is not None:
+            chosen = f" AND statistic IN ({', '.join('?' * len(statistics))})"
         rows = self._query(
-            "SELECT layer, statistic, steps, dtype, shape, data FROM arrays JOIN blocks ON blocks.id = arrays.block "
-            "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) AND last_step > ?3 "
-            "ORDER BY first_step, arrays.id",
-            (layer, statistic, after),
+            "SELECT layer, statistic, steps, dtype, shape, data "
+            "FROM arrays JOIN blocks ON blocks.id = arrays.block "
+            f"WHERE last_step > ?{chosen} ORDER BY arrays.id",
+            (after, *(statistics or ())),
         )
-        for name, quantity, data, dtype, shape, values in rows:
-            steps = unpack(
-                "<i8", json.dumps([len(data) // 8 if isinstance(data, bytes) else 0]), data
-            )
+        for layer, statistic, data, dtype, shape, values in rows:
+            count = len(data) // 8 if isinstance(data, bytes) else 0
+            steps = unpack("<i8", json.dumps([count]), data)
             array = unpack(dtype, shape, values)
             if array.ndim == 0 or len(array) != len(steps):
                 raise RecordError(
                     f"{self.path} is damaged: a block has {len(steps)} steps and other values."
                 )
-            yield str(name), str(quantity), steps, array
+            yield str(layer), str(statistic), steps, array
 
     def block_names(self) -> list[tuple[str, str]]:
-        """Every (layer, statistic) that has blocks, in the order in which they came first."""
+        """Every (layer, statistic) of a recording, in the order in which they came first."""
         rows = self._query(
-            "SELECT layer, statistic FROM arrays WHERE block IS NOT NULL GROUP BY layer, statistic ORDER BY min(id)"
+            "SELECT layer, statistic FROM arrays GROUP BY layer, statistic ORDER BY min(id)"
         )
         return [(str(layer), str(statistic)) for layer, statistic in rows]
+
+    @contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """All that is read inside is of one moment; a writer waits until it is read."""
+        self.connection.execute("BEGIN")
+        yield
+        self.connection.execute("COMMIT")
 
     def arrays(
         self, layer: str | None = None, statistic: str | None = None

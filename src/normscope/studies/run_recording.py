@@ -115,6 +115,7 @@ class WatchedTraining(Callback):
                 every=self._plan.every,
                 histograms_every=self._plan.histograms_every,
                 gradients_every=self._plan.gradients_every,
+                budget=None,  # the intervals are chosen for the run's length and width
                 after=self._done or None,
             )
         except (InputError, RecordError):

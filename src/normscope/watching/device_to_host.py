@@ -1,8 +1,8 @@
-"""From a watcher's blocks on the host to the arrays of a record, and the search for values that are not finite."""
+"""From blocks on the host to the arrays of a record, and the search for what is not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,22 +65,23 @@ class NonFinite:
         """[{layer, statistic, step, channels}], the earliest first."""
         return sorted(self._first.values(), key=lambda row: row["step"])
 
-    def take_up(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Know these rows of an earlier part of the run."""
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows that were found before."""
         for row in rows:
             self._first[row["layer"], "gradient" in row["statistic"]] = row
 
-    def search(self, blocks: Iterable[HostBlock]) -> None:
-        """Look through blocks of floating values."""
+    def search(self, blocks: Iterable[HostBlock], strides: Mapping[str, int]) -> None:
+        """Look through blocks of floating values, of every so many channels of a layer."""
         for block in blocks:
             if block.values.dtype.kind != "f" or np.isfinite(block.values).all():
                 continue
             for column, values in block.arrays():
                 bad = ~np.isfinite(values.reshape(len(values), -1))
                 if bad.any():
-                    self._note(column, block.steps, bad)
+                    stride = 1 if column.statistic == PROBE else strides.get(column.layer, 1)
+                    self._note(column, block.steps, bad, stride)
 
-    def _note(self, column: Column, steps: np.ndarray, bad: np.ndarray) -> None:
+    def _note(self, column: Column, steps: np.ndarray, bad: np.ndarray, stride: int) -> None:
         row = int(np.argmax(bad.any(1)))
         key = (column.layer, "gradient" in column.statistic)
         known = self._first.get(key)
@@ -91,5 +92,5 @@ class NonFinite:
             "layer": column.layer,
             "statistic": "input" if column.statistic == PROBE else column.statistic,
             "step": int(steps[row]),
-            "channels": np.flatnonzero(bad[row]).tolist() if per_channel else [],
+            "channels": (np.flatnonzero(bad[row]) * stride).tolist() if per_channel else [],
         }

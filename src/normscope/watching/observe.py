@@ -43,6 +43,7 @@ class Call:
     """The measurements of one call, on the device. Each part goes into the row of its group."""
 
     layer: str
+    channel_stride: int = 1  # what is per channel is kept of every so many
     n: int = 0  # values per channel
     training: bool = True
     probe: Tensor | None = (
@@ -54,6 +55,9 @@ class Call:
 
     def add(self, group: str, statistic: str, value: Tensor, shape: tuple[int, ...]) -> None:
         """Put a value into the step's row of a group."""
+        if len(shape) == 1 and self.channel_stride > 1:
+            value = value[:: self.channel_stride]
+            shape = tuple(value.shape)
         self.parts.setdefault(group, []).append((column(self.layer, statistic, shape), value))
 
 
@@ -219,7 +223,7 @@ class Observer:
         weight = weight.reshape(-1) if isinstance(weight, Tensor) else zeros + 1
         bias = bias.reshape(-1) if isinstance(bias, Tensor) else zeros
         rows = [_float(row) for row in (mean, invstd, weight, bias)]
-        if chosen := histogram_channels(channels):
+        if chosen := histogram_channels(channels, self.info.histogram_limit):
             self.info.histogram_channels = chosen
             count = len(chosen)
             index = torch.arange(count, device=values.device) * channels // count

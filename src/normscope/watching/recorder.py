@@ -1,17 +1,22 @@
-"""Between a watcher's blocks and its record: when to write, what was said on the way, what watching cost."""
+"""Between a watcher's blocks and its record: when to write, what was said, what watching cost."""
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from normscope.errors import NormscopeWarning
 from normscope.records.recording import Recording
 from normscope.records.recording_header import LayerInfo
 from normscope.records.recording_parts import Batch, FilePart, WritablePart
+from normscope.watching.budget import Planned
 from normscope.watching.device_to_host import NonFinite, record_arrays
+from normscope.watching.intervals import Intervals
 from normscope.watching.listeners import Listeners
 from normscope.watching.row_buffers import Blocks
 from normscope.watching.step_writer import WatchedLayer
@@ -25,14 +30,24 @@ class Recorder:
     Args:
         part: where they go.
         layers: the watched layers, whose descriptions grow while they run.
+        intervals: when records are due; the part's budget may leave some out.
+        recording_type: the class of `recording`.
     """
 
-    def __init__(self, part: WritablePart, layers: list[WatchedLayer]):
+    def __init__(
+        self,
+        part: WritablePart,
+        layers: list[WatchedLayer],
+        intervals: Intervals,
+        recording_type: type[Recording],
+    ):
         self.blocks = Blocks()
         self.listeners = Listeners()
-        self.part = part
         self.layers = layers
-        self._header = part.header
+        self.header = part.header
+        self.planned = Planned(intervals, self._infos, self.header.budget)
+        self.recording = recording_type([part])  # what has been written so far
+        self.part = part
         self._events: list[dict[str, Any]] = []
         self._noted: set[str] = set()
         self._non_finite = NonFinite()
@@ -40,24 +55,19 @@ class Recorder:
         self._began: float | None = None
         self._last = self._flushed = time.perf_counter()
 
-    def take_up(self) -> None:
-        """Go on where the part ends: its layers' descriptions, what was said and found, what
-        watching cost.
+    def go_on(self) -> None:
+        """Go on where the part ends: how often its layers were called, what was said, what was not
+        finite, what watching cost.
         """
-        entries = self.part.header.layers
-        called = {
-            layer for layer, statistic in self.part.names() if statistic == "values_per_channel"
-        }
+        part, entries = self.part, self.header.layers
+        recorded = part.statistics()
         for layer in self.layers:
-            own = [info for info in entries if info.name.partition("#")[0] == layer.name]
-            layer.observer.info = own[0]
-            layer.most_calls = len(own) if layer.name in called else 0
-        self._noted |= {
-            str(event["detail"]) for event in self.part.events() if event["kind"] == "note"
-        }
-        self._non_finite.take_up(self.part.non_finite)
-        self.seconds = self.part.header.cost.seconds
-        self._began = self._last - self.part.header.cost.elapsed
+            calls = sum(info.name.partition("#")[0] == layer.name for info in entries)
+            layer.most_calls = calls if "values_per_channel" in recorded.get(layer.name, ()) else 0
+        self._noted |= {str(event["detail"]) for event in part.events() if event["kind"] == "note"}
+        self._non_finite.add(part.non_finite)
+        self.seconds = self.header.cost.seconds
+        self._began = self._last - self.header.cost.elapsed
 
     def clock(self, start: float) -> None:
         """Count the time since `start` as time that watching took."""
@@ -96,30 +106,51 @@ class Recorder:
         blocks = self.blocks.take(wait=wait)
         if not blocks and not wait:
             return
-        self._non_finite.search(blocks)
-        infos = [info for layer in self.layers for info in _entries(layer)]
-        header = replace(self._header, layers=infos, complete=complete)
+        infos = self._infos()
+        self._non_finite.search(blocks, {info.name: info.channel_stride for info in infos})
         began = self._last if self._began is None else self._began
-        header.cost = replace(
-            header.cost, seconds=self.seconds, elapsed=self._last - began, steps=steps
+        elapsed = self._last - began
+        self.header = replace(
+            self.header,
+            layers=infos,
+            complete=complete,
+            cost=replace(self.header.cost, seconds=self.seconds, elapsed=elapsed, steps=steps),
+            left_out=dict(self.planned.left_out),
         )
         eps = {info.name: info.eps or 0.0 for info in infos}
-        batch = Batch(header, record_arrays(blocks, eps), self._events, self._non_finite.rows)
-        self._header, self._events = header, []
-        self.part.write(batch)
+        self._write_batch(record_arrays(blocks, eps))
         if self.listeners:
             self.listeners.flushed(self.recording)
 
-    @property
-    def recording(self) -> Recording:
-        """What has been written so far."""
-        return Recording(
-            [FilePart(self.part.path)] if isinstance(self.part, FilePart) else [self.part]
-        )
+    def _write_batch(self, arrays: Sequence[tuple[np.ndarray, dict]]) -> None:
+        batch = Batch(self.header, arrays, self._events, self._non_finite.rows)
+        self.part.write(batch)
+        self._events = []
+
+    def stop(self, steps: int, reason: str) -> str:
+        """Write what is left, and why nothing is recorded any more. Returns what to say where the
+        reason cannot be written, else "".
+        """
+        self.event("stopped", steps + 1, reason)
+        failed = ""
+        for write in (self.flush, self._write_reason):
+            try:
+                write(steps)
+                return ""
+            except Exception as error:  # the training goes on; the caller's warning carries it
+                failed = f" The recording does not say so: {type(error).__name__}: {error}"
+        return failed
+
+    def _write_reason(self, steps: int) -> None:
+        self.header = replace(self.header, complete=False)
+        self._write_batch([])
+
+    def _infos(self) -> list[LayerInfo]:
+        return [info for layer in self.layers for info in _entries(layer)]
 
     def report(self) -> str:
         """One line: what was watched, and what that cost."""
-        cost = self._header.cost
+        cost = self.header.cost
         share = (
             f"watching took {cost.fraction:.1%} of the time"
             if cost.steps

@@ -1,4 +1,4 @@
-"""Going on with a recording: what it holds after a step is dropped, and a watcher takes up where it was then."""
+"""Going on with a recording: what it holds after a step is dropped, and a watcher goes on there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from normscope.errors import InputError, RecordError
-from normscope.records.recording_header import Header
+from normscope.records.recording_header import Header, LayerInfo
 from normscope.records.recording_parts import FilePart
 from normscope.records.store import writer
 
@@ -60,6 +60,11 @@ def cut_off(path: Path, header: Header, step: int) -> FilePart:
     return FilePart(path)
 
 
+def first_calls(header: Header) -> list[LayerInfo]:
+    """The watched layers, each once, in the order of the model."""
+    return [info for info in header.layers if info.call == 1]
+
+
 def _subject(header: Header) -> tuple[object, ...]:
-    layers = [(info.name, info.type, info.kind) for info in header.layers if info.call == 1]
+    layers = [(info.name, info.type, info.kind) for info in first_calls(header)]
     return layers, header.model, header.unit, header.intervals, header.rank, header.world_size

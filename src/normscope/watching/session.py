@@ -17,7 +17,6 @@ from torch.utils.hooks import RemovableHandle
 from normscope.watching.active_regions import followers
 from normscope.watching.gradient_hooks import GradientNorms
 from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward
-from normscope.watching.intervals import Intervals
 from normscope.watching.observe import Call, first_tensor
 from normscope.watching.recorder import Recorder
 from normscope.watching.step_writer import Row, Rows, WatchedLayer
@@ -67,8 +66,7 @@ class Session:
     Args:
         model: the module whose calls are forwards.
         found: the layers to watch.
-        recorder: where the rows go.
-        intervals: which steps to record.
+        recorder: where the rows go, and which steps are recorded.
         optimizer: whose steps count, or None to count forwards in train mode.
         fail: called with an error, which must not reach the training.
     """
@@ -78,7 +76,6 @@ class Session:
         model: nn.Module,
         found: list[Found],
         recorder: Recorder,
-        intervals: Intervals,
         optimizer: Optimizer | None,
         fail: Callable[[Exception], None],
     ):
@@ -89,9 +86,8 @@ class Session:
         self._model = weakref.ref(model)
         self._recorder = recorder
         self._rows = Rows(self.layers, recorder.blocks)
-        self._intervals = intervals
         self._by_optimizer = optimizer is not None
-        self._due = intervals.due(1)
+        self._due = recorder.planned.due(1)
         self._depth = 0  # of forwards of the model, which may call itself
         self._taken = 0  # EVAL or TRAIN once the step has a forward
         self._listening = False
@@ -126,7 +122,7 @@ class Session:
             handles.append(optimizer.register_step_post_hook(self._step_ends))
         return handles
 
-    def take_up(self, step: int) -> None:
+    def go_on(self, step: int) -> None:
         """Go on after this many steps, as if they had been seen."""
         self.steps = step
         self._begin_step()
@@ -290,7 +286,7 @@ class Session:
     # -- steps
 
     def _begin_step(self) -> None:
-        self._due = self._intervals.due(self.steps + 1)
+        self._due = self._recorder.planned.due(self.steps + 1)
         self._taken = 0
         self._collected = False
         if self._due.gradients and self._awaits_gradients is not None:  # no optimizer step has come

@@ -1,9 +1,8 @@
-"""The rows that a step adds: what its layers' calls measured, and what the layers' parameters and buffers hold."""
+"""The rows that a step adds: what its layers' calls measured, what parameters and buffers hold."""
 
 from __future__ import annotations
 
 import functools
-import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +47,8 @@ class WatchedLayer:
     def next_call(self) -> Call:
         """A further call in this step's forward; the first has the layer's name."""
         number = len(self.calls) + 1
-        call = Call(self.name if number == 1 else f"{self.name}#{number}")
+        name = self.name if number == 1 else f"{self.name}#{number}"
+        call = Call(name, self.observer.info.channel_stride)
         self.calls.append(call)
         self.most_calls = max(self.most_calls, number)
         return call
@@ -57,31 +57,24 @@ class WatchedLayer:
         """Whether a call should have kept its batch's statistics, and has not."""
         return call.probe is None and call.training and self.saves_statistics
 
-    def held(self, names: Iterable[str]) -> Iterator[tuple[Column, Callable[[], Tensor | None]]]:
-        """The layer's parameters or buffers of these names, and where to get what each is at any
-        later time.
+    def held(
+        self, names: Iterable[str]
+    ) -> Iterator[tuple[Column, int, Callable[[], Tensor | None]]]:
+        """(column, number of values, how to get it at any later time) of the layer's parameters or
+        buffers of these names.
         """
-        module = self.module()
-        if module is None or self.observer.info.kind == "activation":
+        module, info = self.module(), self.observer.info
+        if module is None or info.kind == "activation":
             return
         for name in names:
+            get = functools.partial(_attribute, self.module, name)  # also of a parametrized weight
             for table in (module._parameters, module._buffers):
-                if isinstance(value := table.get(name), Tensor):
-                    yield (
-                        column(self.name, name, _shape(name, value)),
-                        functools.partial(table.get, name),
-                    )
-                    break
-            else:  # a parametrized weight, or an attribute of a registered class
-                if isinstance(value := getattr(module, name, None), Tensor):
-                    yield (
-                        column(self.name, name, _shape(name, value)),
-                        functools.partial(_attribute, self.module, name),
-                    )
-
-
-def _shape(name: str, value: Tensor) -> tuple[int, ...]:
-    return () if name in COUNTERS else (value.numel(),)
+                if isinstance(table.get(name), Tensor):
+                    get = functools.partial(table.get, name)
+            if isinstance(value := get(), Tensor):
+                count = value.numel()
+                shape = () if name in COUNTERS else (-(-count // info.channel_stride),)
+                yield column(self.name, name, shape), count, get
 
 
 def _attribute(module: weakref.ref[nn.Module], name: str) -> Tensor | None:
@@ -100,9 +93,9 @@ class Held:
 
     def _find(self) -> None:
         found = [item for layer in self._layers for item in layer.held(self._names)]
-        self.columns = [at for at, _ in found]
-        self._sizes = [math.prod(at.shape) for at in self.columns]
-        self._getters = [get for _, get in found]
+        self.columns = [at for at, _, _ in found]
+        self._sizes = [count for _, count, _ in found]
+        self._getters = [get for _, _, get in found]
 
     def row(self) -> Row:
         """(column, tensor) of each, as they are now."""
@@ -124,6 +117,8 @@ class Rows:
         self._parameters = Held(layers, PARAMETERS)
         self._buffers = Held(layers, BUFFERS)
         self._counters = Held(layers, COUNTERS)
+        strides = {layer.name: layer.observer.info.channel_stride for layer in layers}
+        self._strides = {name: stride for name, stride in strides.items() if stride > 1}
 
     def parameters(self) -> Row:
         """Weight and bias of every layer."""
@@ -132,14 +127,14 @@ class Rows:
     def forward(self, step: int, due: Due, parameters: Row) -> None:
         """What the step's forward measured, with the parameters it used."""
         calls = [call for layer in self._layers for call in layer.calls]
-        if not due.moments:  # else the moments show what is not finite
+        if self._strides or not due.moments:  # else the moments show what is not finite
             probes = [
                 (column(c.layer, PROBE, (c.probe.numel(),)), c.probe)
                 for c in calls
                 if c.probe is not None
             ]
             self._append("probes", step, probes)
-        else:
+        if due.moments:
             self._append(
                 "moments", step, parameters + self._buffers.row() + _parts(calls, "moments")
             )
@@ -158,15 +153,14 @@ class Rows:
         """
         row: Row = []
         if optimizer is not None:
-            told = getattr(
-                optimizer, "grad_scale", None
-            )  # a fused optimizer gets scaled gradients, and this
+            # a fused optimizer gets scaled gradients, and this
+            grad_scale = getattr(optimizer, "grad_scale", None)
             for at, value in self.parameters():
                 if value.is_leaf and value.grad is not None:
                     row.append(
                         (
                             column(at.layer, f"{at.statistic}_gradient", at.shape),
-                            _over(value.grad, told),
+                            _over(value.grad, grad_scale),
                         )
                     )
         scale = loss_scale(optimizer)
@@ -194,7 +188,15 @@ class Rows:
     def _append(self, group: str, step: int, row: Row) -> None:
         if row:
             columns, values = zip(*row, strict=True)
+            if self._strides:
+                values = [self._spread(at, value) for at, value in row]
             self._blocks.append(group, step, list(columns), list(values))
+
+    def _spread(self, at: Column, value: Tensor) -> Tensor:
+        """The channels of a parameter, buffer or gradient that are recorded."""
+        if len(at.shape) != 1 or value.numel() == at.shape[0]:
+            return value
+        return value.reshape(-1)[:: self._strides[at.layer]]
 
 
 def _parts(calls: Iterable[Call], group: str) -> Row:

@@ -28,10 +28,6 @@ _REGISTERED: dict[type[nn.Module], str] = {}
 
 LayerSelector = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
-# Histograms of a layer with more channels than this are kept for as many evenly spaced ones: a
-# 4,096-wide LayerNorm would write half a megabyte per histogram.
-HISTOGRAM_CHANNELS = 256
-
 
 @dataclass
 class Found:
@@ -185,8 +181,8 @@ def _channels(module: nn.Module) -> int | None:
     return None
 
 
-def histogram_channels(channels: int) -> list[int]:
+def histogram_channels(channels: int, most: int) -> list[int]:
     """The channels that have histograms: an empty list for all of them, else evenly spaced ones."""
-    if channels <= HISTOGRAM_CHANNELS:
+    if channels <= most:
         return []
-    return [index * channels // HISTOGRAM_CHANNELS for index in range(HISTOGRAM_CHANNELS)]
+    return [index * channels // most for index in range(most)]

@@ -61,9 +61,11 @@ class Watcher:
         part: WritablePart,
         intervals: Intervals,
         optimizer: Optimizer | None,
+        recording_type: type[Recording] = Recording,
     ):
-        self._recorder = Recorder(part, [WatchedLayer.of(layer) for layer in found])
-        self._session = Session(model, found, self._recorder, intervals, optimizer, self._stop)
+        layers = [WatchedLayer.of(layer) for layer in found]
+        self._recorder = Recorder(part, layers, intervals, recording_type)
+        self._session = Session(model, found, self._recorder, optimizer, self._stop)
         _watchers.update({layer.module: self for layer in found})
         self._finalizer = weakref.finalize(model, self._end)
         self.findings: list[Any] = []
@@ -123,10 +125,10 @@ class Watcher:
         """Count the time since `start`, from `time.perf_counter`, as time that watching took."""
         self._recorder.clock(start)
 
-    def take_up(self, step: int) -> None:
+    def go_on(self, step: int) -> None:
         """Count on after this step, at which the recording was cut off."""
-        self._recorder.take_up()
-        self._session.take_up(step)
+        self._recorder.go_on()
+        self._session.go_on(step)
 
     def close(self, *, quiet: bool = False) -> None:
         """Take off every hook and write what is left; say what watching cost. Closing twice does
@@ -154,7 +156,7 @@ class Watcher:
         except Exception as error:  # closing may happen at the end of somebody's program
             self._stop(error)
             return None
-        if self._recorder.part.header.rank == 0 and not quiet:
+        if self._recorder.header.rank == 0 and not quiet:
             print(self._recorder.report(), file=sys.stderr)
         return self._recorder.listeners.close()
 
@@ -164,14 +166,14 @@ class Watcher:
         self._finalizer.detach()
 
     def _stop(self, error: Exception) -> None:
-        """Give up recording, with one warning. What has been written stays."""
+        """Give up recording, with one warning, which the record keeps where it can be written."""
         self._detach()
         self._recorder.listeners.close()
-        warnings.warn(
-            f"The recording stopped at step {self.step + 1}; the training goes on. {type(error).__name__}: {error}",
-            NormscopeWarning,
-            stacklevel=2,
-        )
+        cause = f"{type(error).__name__}: {error}"
+        at = f"The recording stopped at step {self.step + 1}"
+        unwritten = self._recorder.stop(self.step, f"{at}. {cause}")
+        text = f"{at}; the training goes on. {cause}{unwritten}"
+        warnings.warn(text, NormscopeWarning, stacklevel=2)
 
     def _detach(self) -> None:
         self._session.detach()

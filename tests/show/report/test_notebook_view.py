@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from report_records import HOSTILE, write_recording, write_study
 
+from normscope import Recording
 from normscope.commands.claims import ClaimsResult
 from normscope.commands.compare import ComparisonResult
 from normscope.commands.inspect import InspectionResult
 from normscope.errors import InputError
 from normscope.judge.comparison import summarize
-from normscope.records.recording import Recording
 from normscope.records.recording_header import Header, LayerInfo
 from normscope.records.recording_parts import Batch, MemoryPart
 from normscope.records.run import load_run

@@ -32,7 +32,8 @@ from normscope.records.recording_header import (
     SAMPLE_MOMENTS,
     LayerInfo,
 )
-from normscope.records.recording_parts import Block, Part
+from normscope.records.recording_parts import Part
+from normscope.records.recording_shapes import Block
 
 RECORDING = Column(
     "recording", TEXT, "the run that was watched, or the name of the recording's file"
@@ -198,7 +199,8 @@ def read_recording(path: Path, name: str) -> RecordingSource:
 
 def recording_batches(source: RecordingSource) -> Iterator[tuple[Table, pa.RecordBatch]]:
     """(table, rows) of a recording, one layer's statistic after the other."""
-    for part in source.recording.parts:
+    for part in source.recording.snapshot().parts:
+        infos = {info.name: info for info in part.header.layers}
         yield RECORDINGS, RECORDINGS.batch(_recording(source.name, part))
         yield LAYERS, LAYERS.batch(_layers(source.name, part))
         if rows := _events(part):
@@ -210,7 +212,7 @@ def recording_batches(source: RecordingSource) -> Iterator[tuple[Table, pa.Recor
                 EVENTS,
                 EVENTS.batch({**common, **{key: [row[key] for row in rows] for key in rows[0]}}),
             )
-        names = part.names()
+        names = [(layer, name) for layer, table in part.statistics().items() for name in table]
         for layer, statistic in names:
             if statistic.endswith("histogram_frame"):
                 continue
@@ -219,7 +221,10 @@ def recording_batches(source: RecordingSource) -> Iterator[tuple[Table, pa.Recor
             else:
                 table, rows = (
                     STATISTICS,
-                    (_statistic(block, statistic) for block in part.blocks(layer, statistic)),
+                    (
+                        _statistic(block, statistic, infos.get(layer))
+                        for block in part.blocks(layer, statistic)
+                    ),
                 )
             for values in rows:
                 length = len(values["step"])
@@ -286,7 +291,7 @@ def _events(part: Part) -> list[dict[str, Any]]:
     ]
 
 
-def _statistic(block: Block, statistic: str) -> dict[str, Any]:
+def _statistic(block: Block, statistic: str, info: LayerInfo | None) -> dict[str, Any]:
     """Rows of one block: values [R], [R, C] or, where a statistic has several rows per step, [R,
     rows, C].
     """
@@ -299,11 +304,12 @@ def _statistic(block: Block, statistic: str) -> dict[str, Any]:
         values.shape[1] if values.ndim == 3 else 1,
         values.shape[-1] if values.ndim > 1 else 1,
     )
-    place = np.indices(shape).reshape(3, -1)
+    index = np.indices(shape).reshape(3, -1)
+    stride = info.channel_stride if info is not None and values.ndim == 2 else 1
     return {
-        "step": steps[place[0]],
-        **({"channel": place[2]} if values.ndim > 1 else {}),
-        **({"row": np.array(names)[place[1]]} if values.ndim == 3 and names else {}),
+        "step": steps[index[0]],
+        **({"channel": index[2] * stride} if values.ndim > 1 else {}),
+        **({"row": np.array(names)[index[1]]} if values.ndim == 3 and names else {}),
         "value": values.reshape(-1).astype(np.float64),
     }
 

@@ -70,13 +70,14 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
     frame = Frame(
         f"{layer} ({info.type}): statistics and parameters over training",
         origin or recorded(recording),
-        subtitle=_subtitle(series, len(shown), channels, info.momentum),
+        subtitle=_subtitle(series, len(shown), info.channels or channels, info.momentum),
         legends=(_legend(series),),
     )
     figure, axes = lay_out(
         _rows(-(-len(shown) // columns)), columns, frame, width=panel * columns, left=0.6, gap=0.42
     )
-    _draw_means(axes[:-1], series, shown, colours, timeline)
+    numbers = info.channel_numbers(channels).tolist()
+    _draw_means(axes[:-1], series, shown, numbers, colours, timeline)
     lines = (
         _LINES
         if "running_var" in series
@@ -104,6 +105,7 @@ def _draw_means(
     axes: Sequence[Sequence[Axes]],
     series: Series,
     shown: list[int],
+    numbers: list[int],
     colours: list[str],
     timeline: Timeline,
 ) -> None:
@@ -113,6 +115,10 @@ def _draw_means(
             axis.remove()
             continue
         _draw_mean(axis, series, shown[place], colours[place], timeline)
+        axis.set_title(
+            str(numbers[shown[place]]), loc="left", size=SMALL - 1, color=colours[place],
+            weight="bold", pad=2,
+        )  # fmt: skip
         axis.set_ylim(limits)
         last = place + columns >= len(shown)
         axis.tick_params(labelbottom=last, labelleft=place % columns == 0, labelsize=SMALL - 1)
@@ -181,7 +187,6 @@ def _draw_mean(axis: Axes, series: Series, channel: int, colour: str, timeline: 
     axis.set_xlim(0, timeline.end)
     axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(3))
-    axis.set_title(str(channel), loc="left", size=SMALL - 1, color=colour, weight="bold", pad=2)
 
 
 def envelope(places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

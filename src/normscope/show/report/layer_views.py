@@ -145,8 +145,9 @@ def trajectories(statistic: str) -> Query:
                 continue
             chosen = _stretched(len(steps), points)
             axis = axes.setdefault(tuple(steps[chosen].tolist()), len(axes))
+            numbers = item.recording.layers[layer].channel_numbers(values.shape[1])
             for channel in evenly_spread(values.shape[1], channels):
-                keys.append((number, layer_place, channel, axis))
+                keys.append((number, layer_place, int(numbers[channel]), axis))
                 curves.append(values[chosen, channel])
         if not keys:
             return None

@@ -12,7 +12,6 @@ from normscope.errors import InputError
 from normscope.judge.check_report import CheckReport, from_json
 from normscope.judge.comparison import Comparison, summarize
 from normscope.records.recording import Recording
-from normscope.records.recording_parts import MemoryPart, Part
 from normscope.records.recording_shapes import check_widths
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RunRecord, load_run, run_folders
 from normscope.show.figures.provenance import subject
@@ -131,7 +130,7 @@ class ReportData:
 
 def read_recording(path: Path) -> Recording:
     """A recording, read whole and once: every view asks for its arrays, and damage shows at once."""
-    return Recording([_in_memory(part) for part in Recording.load(path).parts])
+    return _whole(Recording.load(path))
 
 
 @dataclass(frozen=True)
@@ -195,11 +194,7 @@ def of_runs(name: str, runs: Sequence[RunRecord]) -> ReportData:
 
 def of_recording(recording: Recording) -> ReportData:
     """One recording, also of a training that goes on."""
-    return ReportData(
-        watched=(
-            Watched(recording.header.model, Recording([_in_memory(p) for p in recording.parts])),
-        )
-    )
+    return ReportData(watched=(Watched(recording.header.model, _whole(recording)),))
 
 
 def _add_recordings_of(
@@ -250,23 +245,20 @@ def _begun(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _in_memory(part: Part) -> MemoryPart:
-    """All of a part, read once.
+def _whole(recording: Recording) -> Recording:
+    """All of a recording, read once.
 
     Raises:
         RecordError: if histograms and what belongs to them are of different channels.
     """
-    held = MemoryPart.holding(part, {name: part.blocks(*name) for name in part.names()})
-    source = getattr(part, "path", "the recording")
-    for layer in held.header.layers:
-        for name in ("histogram", "output_histogram"):
-            check_widths(
-                source,
-                layer,
-                held.blocks(layer.name, name),
-                held.blocks(layer.name, f"{name}_frame"),
-            )
-    return held
+    whole = recording.snapshot()
+    for part, held in zip(recording.parts, whole.parts, strict=True):
+        source = getattr(part, "path", "the recording")
+        for layer in held.header.layers:
+            for name in ("histogram", "output_histogram"):
+                counts, frames = (held.blocks(layer.name, n) for n in (name, f"{name}_frame"))
+                check_widths(source, layer, counts, frames)
+    return whole
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:

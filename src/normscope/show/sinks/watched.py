@@ -11,8 +11,6 @@ import numpy as np
 from normscope.errors import InputError
 from normscope.judge import layer_measures as measures
 from normscope.records.recording import Recording
-from normscope.records.recording_parts import Block, FilePart, MemoryPart, Name, Part
-from normscope.records.store import reader
 from normscope.show.sinks.sink import Histogram, Log
 
 SCALARS = {
@@ -96,7 +94,7 @@ def write_recording(recording: Recording, log: Log) -> None:
     """Write the steps of a recording that a log does not hold: scalars of each, histograms of the
     newest.
     """
-    recent = Recording([_recent(part, log.last) for part in recording.parts[:1]])
+    recent = Recording(recording.parts[:1]).snapshot(after=log.last)
     scalars: dict[int, dict[str, float]] = {}
     histograms: dict[int, dict[str, Histogram]] = {}
     for layer in recent.layers:
@@ -108,29 +106,6 @@ def write_recording(recording: Recording, log: Log) -> None:
             histograms.setdefault(step, {})[f"{name}/{layer}"] = histogram
     for step in sorted({*scalars, *histograms}):
         log.write(step, scalars.get(step, {}), histograms.get(step, {}))
-
-
-def _recent(part: Part, after: int) -> MemoryPart:
-    """The steps of a part after a given one, read at once."""
-    found: dict[Name, list[Block]] = {}
-    for name, (steps, values) in _blocks_after(part, after):
-        new = steps > after
-        found.setdefault(name, []).append((steps[new], values[new]))
-    return MemoryPart.holding(part, found)
-
-
-def _blocks_after(part: Part, after: int) -> list[tuple[Name, Block]]:
-    """The blocks that reach beyond a step; those of a file in one go, for it is opened for every
-    read.
-    """
-    if isinstance(part, FilePart):
-        with reader(part.path, "recording") as store:
-            return [
-                ((layer, name), (steps, values))
-                for layer, name, steps, values in store.blocks(after=after)
-            ]
-    found = [(name, block) for name in part.names() for block in part.blocks(*name)]
-    return [(name, block) for name, block in found if block[0][-1] > after]
 
 
 def _histograms(recording: Recording, layer: str) -> list[tuple[int, str, Histogram]]:

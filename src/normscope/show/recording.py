@@ -1,0 +1,34 @@
+"""A recording that can show itself: in the terminal, as a page, in a notebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from normscope.records import recording
+from normscope.show.report.pages import recording_html, recording_report
+
+
+class Recording(recording.Recording):
+    """What was recorded by the processes that trained one model. Reading it needs no torch.
+
+    `Recording.load(path)` reads a file and, beside it, those of the other ranks;
+    `watcher.recording` is what a watcher has so far.
+    """
+
+    def summary(self) -> str:
+        """A table of the layers for the terminal, and beneath it what stands out."""
+        from normscope.show.recording_summary import summary  # rich takes time to import
+
+        return summary(self)
+
+    def report(self, path: str | Path) -> Path:
+        """Write everything that was recorded on one page: an HTML file that needs no network.
+
+        Raises:
+            InputError: if there is something else than a report at the path, or no folder for it.
+            StorageError: if it cannot be written.
+        """
+        return recording_report(self, path)
+
+    def _repr_html_(self) -> str:
+        return recording_html(self)

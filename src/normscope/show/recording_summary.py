@@ -1,0 +1,264 @@
+"""A recording in the terminal: one row per layer, and beneath the table what stands out."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from normscope.records.recording import Recording
+from normscope.records.recording_header import CONSTANT_STD, HISTOGRAM_CHANNELS, LayerInfo
+
+WIDTH = 200
+# Batch statistics are noisy: what is said of the end is the median of this many records.
+LAST_RECORDS = 10
+
+# What stands out; these only point at layers to look at, `normscope check` judges.
+SMALL_WEIGHT = 1e-3
+# Updates of the running statistics, in units of 1 / momentum, after which their start is forgotten.
+SETTLED = 5.0
+DRIFT_STDS = 1.0  # of the running mean from the batch mean, in batch standard deviations
+WEAK_GRADIENT = 1e-3  # of a layer's output, against the strongest layer's
+
+MOST_NAMED = 3
+
+COLUMNS = (
+    "layer",
+    "type",
+    "channels",
+    "input mean",
+    "input std",
+    "weight",
+    "bias",
+    "gradient",
+    "then",
+)
+
+
+STATISTICS = (
+    "batch_mean", "batch_var", "running_mean", "running_var", "weight", "bias",
+    "output_gradient_norm", "num_batches_tracked",
+)  # fmt: skip
+
+Values = dict[str, np.ndarray]  # {statistic: its value at the end}, of one layer
+
+
+def summary(recording: Recording) -> str:
+    """The table and the remarks as text without colours."""
+    recorded = {name: recording.statistics(name) for name in recording.layers}
+    recording = recording.snapshot((*STATISTICS, "training"))
+    facts = {name: _facts(recording, name) for name in recording.layers}
+    console = Console(
+        file=io.StringIO(),
+        width=WIDTH,
+        color_system=None,
+        legacy_windows=False,
+        force_jupyter=False,
+    )
+    console.print(_heading(recording), soft_wrap=True)
+    console.print(_table(recording, facts))
+    remarks = [*_not_looked_at(recorded), *_remarks(recording, facts)]
+    console.print("What stands out:" if remarks else "Nothing stands out.")
+    for remark in remarks:
+        console.print(f"- {remark}", soft_wrap=True, markup=False)
+    if left_out := _left_out(recording):
+        console.print(left_out, soft_wrap=True, markup=False)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def _heading(recording: Recording) -> str:
+    cost, header = recording.cost, recording.header
+    ranks = (
+        f", {len(recording.ranks)} of {header.world_size} processes"
+        if header.world_size > 1
+        else ""
+    )
+    share = f"; watching took {cost.fraction:.1%} of the time" if cost.elapsed else ""
+    layers = f"{len(recording.layers)} layers, {cost.steps} steps ({header.unit}s)"
+    return f"{header.model}: {layers}{ranks}{share}"
+
+
+def _facts(recording: Recording, layer: str) -> Values:
+    """The layer's state at the end of the recording, per channel: medians over the last records."""
+    facts = {}
+    for statistic in set(STATISTICS) & set(recording.statistics(layer)):
+        _, values = recording.query(layer, statistic)
+        if len(values):
+            facts[statistic] = np.median(values[-LAST_RECORDS:].astype(np.float64), axis=0)
+    return facts
+
+
+def _table(recording: Recording, facts: dict[str, Values]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in COLUMNS:
+        table.add_column(
+            column,
+            justify="left" if column in ("layer", "type", "then") else "right",
+            overflow="fold",
+        )
+    for name, info in recording.layers.items():
+        at_end = facts[name]
+        std = at_end.get("batch_var")
+        table.add_row(
+            name,
+            info.type,
+            "?" if info.channels is None else str(info.channels),
+            _span(at_end.get("batch_mean")),
+            _span(None if std is None else np.sqrt(std)),
+            _span(at_end.get("weight")),
+            _span(at_end.get("bias")),
+            _one(at_end.get("output_gradient_norm")),
+            " + ".join([*info.via, info.activation]) if info.activation else "",
+        )
+    return table
+
+
+def _span(values: np.ndarray | None) -> str:
+    if values is None or values.size == 0:
+        return "-"
+    return f"{np.min(values):.2g}..{np.max(values):.2g}"
+
+
+def _one(value: np.ndarray | None) -> str:
+    return "-" if value is None else f"{float(value):.2g}"
+
+
+def _remarks(recording: Recording, facts: dict[str, Values]) -> Iterator[str]:
+    if reason := recording.stopped:
+        yield reason
+    for row in recording.non_finite[:MOST_NAMED]:
+        channels = f", channels {_few(row['channels'])}" if row["channels"] else ""
+        yield (
+            f"{row['layer']}: {row['statistic']} was not finite for the first time at step "
+            f"{row['step']}{channels}."
+        )
+    for test in (_constant, _small_weights, _drifted):
+        for layer, at_end in facts.items():
+            if remark := test(at_end, recording.layers[layer]):
+                yield f"{layer}: {remark}"
+    yield from _never_in_train_mode(recording)
+    yield from _weak_gradients(facts)
+    yield from dict.fromkeys(note for note in recording.notes if note != reason)
+    if not recording.complete and not reason:
+        yield "The watcher was not closed: the run goes on, or ended without its last values."
+
+
+def _called(statistics: Iterable[str]) -> bool:
+    """Whether a layer's statistics hold more than its parameters, buffers and their gradients."""
+    return any(
+        not re.fullmatch(r"(weight|bias)(_gradient)?|running_.*|num_.*", s) for s in statistics
+    )
+
+
+def _not_looked_at(recorded: Mapping[str, list[str]]) -> Iterator[str]:
+    """That there was no step, or that layers were not called in any recorded one."""
+    idle = [name for name, statistics in recorded.items() if not _called(statistics)]
+    if not any(recorded.values()):
+        yield "Not one step was recorded, so nothing can be said of any layer."
+    elif idle:
+        yield (
+            f"{len(idle)} of {len(recorded)} layers were not called in any recorded step "
+            f"({_few(idle)}): nothing can be said of what passes through them."
+        )
+
+
+def _left_out(recording: Recording) -> str:
+    """What the recording's budget has left out, in one line."""
+    header = recording.header
+    left = [f"{count:,} records of {kind}" for kind, count in header.left_out.items()]
+    if spread := [info for info in header.layers if info.channel_stride > 1]:
+        left.append(f"channels of {len(spread)} layers, of which evenly spaced ones are recorded")
+    if any(0 < len(info.histogram_channels) < HISTOGRAM_CHANNELS for info in header.layers):
+        left.append("histograms of some channels")
+    if not left:
+        return ""
+    return (
+        f"Left out for the budget of {header.budget:g} MB per 10,000 steps: {'; '.join(left)}. "
+        "watch(budget=None) records all."
+    )
+
+
+def _never_in_train_mode(recording: Recording) -> Iterator[str]:
+    """That all layers were in eval mode at every record; some of them may be frozen by intention."""
+    modes = [
+        recording.query(name, "training")[1]
+        for name in recording.layers
+        if "training" in recording.statistics(name)
+    ]
+    if modes and all(len(values) > 1 and not values.any() for values in modes):
+        yield (
+            "every layer was in eval mode at every recorded step: batches were normalized by running "
+            "statistics, which stood still. A loop that trains calls model.train()."
+        )
+
+
+def _constant(at_end: Values, info: LayerInfo) -> str:
+    if (var := at_end.get("batch_var")) is None:
+        return ""
+    std = np.sqrt(var)
+    constant = np.flatnonzero(std <= CONSTANT_STD * np.median(std))
+    return (
+        f"{len(constant)} of {len(std)} channels hardly vary in the batch ({_named(info, constant)})."
+        if len(constant)
+        else ""
+    )
+
+
+def _small_weights(at_end: Values, info: LayerInfo) -> str:
+    if (weight := at_end.get("weight")) is None:
+        return ""
+    small = np.flatnonzero(np.abs(weight) < SMALL_WEIGHT)
+    if not len(small):
+        return ""
+    return (
+        f"{len(small)} of {len(weight)} channels have a weight below {SMALL_WEIGHT:g} "
+        f"({_named(info, small)})."
+    )
+
+
+def _drifted(at_end: Values, info: LayerInfo) -> str:
+    if info.momentum and at_end.get("num_batches_tracked", np.inf) < SETTLED / info.momentum:
+        return ""
+    if not {"batch_mean", "batch_var", "running_mean"} <= at_end.keys():
+        return ""
+    if at_end["batch_mean"].shape != at_end["running_mean"].shape:
+        return ""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.abs(at_end["running_mean"] - at_end["batch_mean"]) / np.sqrt(at_end["batch_var"])
+    far = np.flatnonzero(away > DRIFT_STDS)
+    if not len(far):
+        return ""
+    return (
+        f"the running mean of {len(far)} of {len(away)} channels lies more than {DRIFT_STDS:g} "
+        f"standard deviation from the batch mean ({_named(info, far)}): eval mode will see other "
+        "values than training."
+    )
+
+
+def _weak_gradients(facts: dict[str, Values]) -> Iterator[str]:
+    norms = {
+        name: float(at_end["output_gradient_norm"])
+        for name, at_end in facts.items()
+        if "output_gradient_norm" in at_end
+    }
+    if not norms or not np.isfinite(strongest := max(norms.values())):
+        return
+    weak = [name for name, norm in norms.items() if norm < WEAK_GRADIENT * strongest]
+    if weak:
+        yield f"The gradient is a thousand times weaker than elsewhere at {_few(weak)}."
+
+
+def _named(info: LayerInfo, indices: np.ndarray) -> str:
+    """The numbers of a layer's channels."""
+    return _few(info.channel_numbers(info.channels or int(indices[-1]) + 1)[indices])
+
+
+def _few(items: Any) -> str:
+    items = [str(item) for item in items]
+    return ", ".join(items[:MOST_NAMED]) + (" ..." if len(items) > MOST_NAMED else "")
