@@ -25,7 +25,8 @@ from normscope.studies.directory import StudyDirectory
 from normscope.studies.grid import Grid, build_for, lay_out
 from normscope.studies.inspect_options import InspectOptions
 from normscope.studies.pipeline import say_set_up, tasks_of, train_all
-from normscope.watching.watched_layers import find_layers, normalization_kind
+from normscope.user_models.norm_layers import is_norm
+from normscope.watching.watched_layers import find_layers
 
 __all__ = ["InspectionResult", "inspect"]
 
@@ -99,7 +100,7 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
     model = build_for(grid.dataset, spec)
     every = find_layers(model)  # says so where the network has none
     found = find_layers(model, pattern)
-    layers = tuple(layer.name for layer in found if normalization_kind(layer.module))
+    layers = tuple(layer.name for layer in found if is_norm(layer.module))
     if not layers:
         raise InputError(
             f"{found[0].name} is a {found[0].info.type}, not a normalization layer; expected one of "

@@ -57,7 +57,7 @@ def compare_outputs(
     model: nn.Module, other: Callable[..., Any], batches: list[Batch]
 ) -> dict[str, Any]:
     """Relative difference of two models' outputs in eval mode. Both must already be inside
-    `untouched`.
+    `preserve_state`.
     """
     for each in (model, other):
         if isinstance(each, nn.Module):

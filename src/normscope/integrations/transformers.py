@@ -23,7 +23,7 @@ class WatchNormalization(Watching, TrainerCallback):
     epochs.
 
     Many models of transformers have normalization classes of their own, such as LlamaRMSNorm: make
-    them known with `normscope.watching.watched_layers.register_normalization`, or name them in
+    them known with `normscope.user_models.norm_layers.register_normalization`, or name them in
     `layers`. The arguments are those of `normscope.watch`; `watcher` is the watcher, and its
     `recording` is there after training too.
     """

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normscope.errors import InputError
 from normscope.user_models.batch_reader import each_batch
 from normscope.user_models.norm_layers import batch_norms
-from normscope.user_models.state_guard import untouched
+from normscope.user_models.state_guard import preserve_state
 
 
 @dataclass
@@ -87,7 +87,7 @@ def recalibrate(
             "The model has no batch normalization with running statistics: there is nothing to recalibrate."
         )
     sums = {name: _Sums() for name in layers}
-    with untouched(model, batches), _measuring(model, layers, sums):
+    with preserve_state(model, batches), _measuring(model, layers, sums):
         seen = 0
         for number, batch in enumerate(each_batch(batches, model, limit)):
             try:

@@ -26,7 +26,7 @@ def is_examined() -> bool:
 
 
 @contextmanager
-def untouched(model: nn.Module, batches: Any = None) -> Iterator[None]:
+def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
     """What happens inside leaves no trace on the model or on the generators of random numbers.
 
     Restored are: every module's mode, plain attributes and tensors (buffers in place, so that
@@ -60,7 +60,7 @@ def untouched(model: nn.Module, batches: Any = None) -> Iterator[None]:
 
 
 @contextmanager
-def untouched_script(model: nn.Module) -> Iterator[None]:
+def preserve_script(model: nn.Module) -> Iterator[None]:
     """The same for a TorchScript model, which has no attributes of Python's: its mode and its
     state_dict.
     """

@@ -61,5 +61,10 @@ def cut_off(path: Path, header: Header, step: int) -> FilePart:
 
 
 def _subject(header: Header) -> tuple[object, ...]:
-    layers = [(info.name, info.type, info.kind) for info in header.layers if info.call == 1]
+    # which of the normalizations a layer is may be known only when it has run
+    layers = [
+        (info.name, info.type, info.kind == "activation")
+        for info in header.layers
+        if info.call == 1
+    ]
     return layers, header.model, header.unit, header.intervals, header.rank, header.world_size
