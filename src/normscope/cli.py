@@ -15,6 +15,7 @@ from normscope.commands.export import ExportOptions
 from normscope.commands.report import ReportOptions
 from normscope.commands.serve import ServeOptions
 from normscope.errors import NormscopeError
+from normscope.records.command_line import running
 from normscope.studies.explain_options import ExplainOptions
 from normscope.studies.inspect_options import InspectOptions
 from normscope.studies.spec import CompareOptions
@@ -110,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end with its status: 0, 1 for what went wrong on the way, 2 for bad input,
     130 for Ctrl-C.
     """
-    if (sys.argv[1:] if arguments is None else list(arguments)) == ["--version"]:
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given == ["--version"]:
         print(f"normscope {__version__}")
         sys.exit(0)
     sys.path.append(
@@ -121,10 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             {name: options for name, (options, _) in COMMANDS.items()},
             prog="normscope",
             description=DESCRIPTION,
-            args=arguments,
+            args=given,
         )
         run = next(run for kind, run in COMMANDS.values() if type(options) is kind)
-        status = run(options)
+        with running(given):
+            status = run(options)
     except NormscopeError as error:
         print(f"normscope: {error}", file=sys.stderr)
         status = error.exit_status

@@ -82,7 +82,7 @@ class FilePart:
     def __init__(self, path: Path, header: Header | None = None):
         self.path = path
         if header is not None:
-            self.write(Batch(header))
+            writer(path, "recording", header=header.to_json(), non_finite=[]).close()
         with reader(path, "recording") as store:
             meta = store.meta()
         self.header = Header.from_json(meta.get("header"), str(path))
@@ -93,7 +93,8 @@ class FilePart:
 
     def write(self, batch: Batch) -> None:
         """Add to the file in one transaction."""
-        with writer(self.path, "recording") as store, store.transaction():
+        first = {"header": batch.header.to_json(), "non_finite": []}
+        with writer(self.path, "recording", **first) as store, store.transaction():
             for steps, arrays in batch.blocks:
                 store.add_block(steps, arrays)
             for event in batch.events:
