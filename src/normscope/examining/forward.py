@@ -282,7 +282,7 @@ def _input_heterogeneity(batches: list[Batch]) -> float | None:
         columns.append(
             x.detach().double().flatten(2).mean(2).cpu().numpy()
             if x.ndim > 2
-            else x.double().cpu().numpy()
+            else x.detach().double().cpu().numpy()
         )
     if len(columns) < 2 or len({column.shape[1] for column in columns}) != 1:
         return None

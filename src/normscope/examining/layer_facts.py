@@ -149,7 +149,7 @@ def _state(module: nn.Module) -> dict[str, Any]:
         "bias": to_array(values.get("bias")),
         "running_mean": to_array(running),
         "running_var": to_array(values.get("running_var")),
-        "updates": int(updates) if updates is not None and updates.numel() == 1 else None,
+        "updates": to_count(updates),
         "parameter_dtype": _dtype(weight),
         "statistics_dtype": _dtype(running),
     }
@@ -165,6 +165,12 @@ def to_array(tensor: Tensor | None) -> np.ndarray | None:
     if tensor is None or tensor.is_meta:
         return None
     return tensor.detach().flatten().to(device="cpu", dtype=torch.float64).numpy().copy()
+
+
+def to_count(tensor: Tensor | None) -> int | None:
+    """Return the one number that a counter holds, or None."""
+    held = tensor is not None and tensor.numel() == 1 and not tensor.is_meta
+    return int(tensor) if held else None  # type: ignore[arg-type]
 
 
 def _dtype(tensor: Tensor | None) -> str:

@@ -82,6 +82,8 @@ def class_facts(
     if any(target is None for target in targets):
         return facts
     target = torch.cat(targets).flatten()
+    if len(target) != len(in_eval):
+        return facts  # no class for each sample
     right = [prediction == target for prediction in classes]
     facts |= {
         "has_targets": True,
