@@ -1,4 +1,4 @@
-"""Normalization layers as model libraries write them, each beside what it does, computed slowly in float64.
+"""Normalization layers as model libraries write them, and what each does, slowly in float64.
 
 Maps are exactly as wide and as high as there are channels: only what a layer did tells its axis.
 """

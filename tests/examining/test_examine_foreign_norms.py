@@ -1,4 +1,4 @@
-"""`check` measures layers with a forward of their own by what they do, and never takes its own faults for the model's."""
+"""`check` measures layers by what they do, and never takes its own faults for the model's."""
 
 import warnings
 

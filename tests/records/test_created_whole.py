@@ -1,4 +1,4 @@
-"""A record is created whole or not at all: a process that makes one is killed at every step, and the next goes on."""
+"""A record is created whole or not at all, wherever the process that makes it is killed."""
 
 import os
 import resource

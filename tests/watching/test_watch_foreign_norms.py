@@ -1,4 +1,4 @@
-"""Layers with a forward of their own are recorded by what they do, against slow computations in float64."""
+"""Layers with a forward of their own are recorded by what they do: against slow float64."""
 
 import copy
 import sys

@@ -1,6 +1,7 @@
-"""The command line that a page names as its origin: normscope's own alone, without the folders of the machine.
+"""The command line that a page names as its origin: normscope's own, without the machine's folders.
 
-A program that calls normscope may have been started with keys and private paths. Its command line is never looked at.
+A program that calls normscope may have been started with keys and private paths. Its command line
+is never looked at.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def command_line() -> str:
 
 
 def _without_folders(argument: str) -> str:
-    """The argument with the last part alone of a path that says where something lies on a machine."""
+    """The argument; of a path into the machine its last part alone."""
     option, equals, value = argument.rpartition("=")
     for path in (PurePosixPath(value), PureWindowsPath(value)):
         if path.anchor or ".." in path.parts or value.startswith("~"):

@@ -1,7 +1,7 @@
-"""What a normalization layer did in one call, read from its input and output: over which axes it took its statistics.
+"""Over which axes a normalization layer took its statistics in one call, by its input and output.
 
-Each way of normalizing is tried on the input, and the one that explains the output is taken. A class's name is a hint
-that breaks ties; an answer that explains nothing is no answer.
+Each way of normalizing is tried on the input, and the one that explains the output is taken. A
+class's name is a hint that breaks ties; an answer that explains nothing is no answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from normscope.user_models.norm_layers import NormLayer
 
 UNEXPLAINED = 1e-3
-"""Up to this share of the output's variance may be left by a fit of gain and bias to the normalized input."""
+"""This share of the output's variance may be left by a fit of gain and bias at most."""
 
 MIN_ROWS = 8
 """A gain and a bias fit fewer values per channel without saying anything."""
@@ -49,7 +49,7 @@ class Moments(NamedTuple):
 
 
 def ways(layer: NormLayer, x: Tensor) -> Iterator[Behavior]:
-    """The ways of normalizing that the sizes allow, the recognized one with its usual axis first."""
+    """The ways of normalizing that the sizes allow, the recognized one first."""
     first = -1 if layer.kind in ("layer", "rms") else 1
     axes = [axis for axis in (first, -first) if _fits(layer, x, axis)]
     kinds = dict.fromkeys((layer.kind, "layer", "rms", "group", "instance", "batch"))
@@ -112,7 +112,7 @@ def _few(values: Tensor) -> Tensor:
 def _explaining(
     possible: list[Behavior], layer: NormLayer, x: Tensor, y: Tensor
 ) -> Behavior | None:
-    """The way that leaves the least of y unexplained; the recognized one where others are as good."""
+    """The way that leaves the least of y unexplained; the recognized one if it is as good."""
     left = {way: _unexplained(way, layer, x, y) for way in possible}
     least = min(left.values(), default=torch.inf)
     if not least <= UNEXPLAINED:

@@ -1,7 +1,7 @@
 """Which modules are normalization layers: the one definition, and what each was recognized by.
 
-A module's class and what it holds are a first answer. What a forward of somebody's own does with it, over which axis for
-example, `normscope.user_models.norm_behavior` reads from one call.
+A module's class and what it holds are a first answer. What a forward of somebody's own does with
+it, over which axis for example, `normscope.user_models.norm_behavior` reads from one call.
 """
 
 from __future__ import annotations
