@@ -38,10 +38,8 @@ def alteration(module: nn.Module) -> str:
     if is_parametrized(module):
         names = ", ".join(module.parametrizations)  # type: ignore[arg-type]
         return f"its {names} is computed by a parametrization: call remove_parametrizations first"
-    if any(
-        t is not None and is_lazy(t)
-        for t in (*module._parameters.values(), *module._buffers.values())
-    ):
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    if any(is_lazy(tensor) for tensor in tensors if tensor is not None):
         return "it is lazy and has no weights yet: run a batch first"
     hooks = [hook for name in HOOKS for hook in vars(module).get(name, {}).values()]
     if hooks:
