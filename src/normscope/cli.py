@@ -16,6 +16,7 @@ import tyro
 from tyro.extras import subcommand_cli_from_dict
 
 from normscope.errors import NormscopeError
+from normscope.records.command_line import running
 from normscope.studies.spec import Recipe
 from normscope.version import __version__
 
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # for module:callable; last, so that a file there is never taken for a library
     sys.path.append(str(Path.cwd()))
     try:
-        status = _run(arguments)
+        with running(arguments):
+            status = _run(arguments)
     except NormscopeError as error:
         print(f"normscope: {error}", file=sys.stderr)
         status = error.exit_status

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from normscope.judge.check_report import CheckReport, judge
+from normscope.judge.check_report import CheckReport
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,15 +26,17 @@ def assert_normalization_ok(
         batches: a few batches, as for `normscope.check`.
         level: "error", or "warning" to fail on those too.
         ignore: codes or names of rules to leave out.
-        options: what else `normscope.check` takes: optimizer, other, loader, world_size, export.
+        options: what else `normscope.check` takes: optimizer, recording, other, loader, world_size,
+            export, select.
 
     Raises:
         AssertionError: with the report as its message.
+        InputError: as `normscope.check`.
     """
-    from normscope.examining.examine import examine
+    from normscope.commands.check import check
 
     __tracebackhide__ = True  # pytest shows the test's line, not this one
-    report = judge(examine(model, batches, **options), ignore=ignore)
+    report = check(model, batches, ignore=ignore, **options)
     if report.errors or (level == "warning" and report.warnings):
         raise AssertionError(f"normalization is broken in {report.model}\n\n{report.text()}")
     return report

@@ -11,9 +11,9 @@ from watch_cases import Checkpointed, Reusing, images, seeded, sgd, small_resnet
 
 from normscope.errors import NormscopeWarning
 from normscope.records.recording_header import BIN_LIMIT, BINS
+from normscope.user_models.norm_layers import register_normalization
 from normscope.watching.attach import watch
 from normscope.watching.tensor_statistics import sample_images
-from normscope.watching.watched_layers import register_normalization
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
 

@@ -176,13 +176,14 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
         InputError: if it selects no module, or none that normalizes.
     """
     from normscope.studies.grid import build_for
-    from normscope.watching.watched_layers import find_layers, normalization_kind
+    from normscope.user_models.norm_layers import is_norm
+    from normscope.watching.watched_layers import find_layers
 
     spec = grid.specs[0]
     model = build_for(grid.dataset, spec)
     every = find_layers(model)  # says so where the network has none
     found = find_layers(model, pattern)
-    layers = tuple(layer.name for layer in found if normalization_kind(layer.module))
+    layers = tuple(layer.name for layer in found if is_norm(layer.module))
     if not layers:
         raise InputError(
             f"{found[0].name} is a {found[0].info.type}, not a normalization layer; expected one of "

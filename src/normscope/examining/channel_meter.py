@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normscope.errors import one_line
 from normscope.examining.moments import TINY, batch_moments, eval_facts, joined, sample_moments
 from normscope.records.examination import Layer, Measured
+from normscope.user_models.norm_behavior import Behavior, behavior_of
+from normscope.user_models.norm_layers import NormLayer, recognize
 
 SET_BATCHES = 4
 """Quantiles of per-sample variances are taken from so many batches."""
@@ -23,7 +27,8 @@ class Meter:
 
     def __init__(self, layer: Layer, module: nn.Module):
         self.layer, self.module = layer, module
-        self.per_channel = layer.kind in ("batch", "instance")
+        self.norm = recognize(module)
+        self.failure = ""  # why nothing more is measured
         self.mode = "eval"
         self.call = 0
         self.shape_values: list[int] = []
@@ -43,9 +48,7 @@ class Meter:
         self.padding: list[tuple[float, float]] = []
         self.masks: list[Tensor] = []
         self.samples = 0  # of the batch, where they are known
-        self.moves_axis_1: bool | None = (
-            None  # a LayerNorm of somebody's over channels that come first
-        )
+        self.arrangement: Behavior | None = None  # of a layer whose forward is somebody's own
 
     def start(self, mode: str, masks: list[Tensor], samples: int = 0) -> None:
         """A batch's forward begins, in mode "eval", "alone", "batch", "dropout" or "output"
@@ -53,13 +56,36 @@ class Meter:
         """
         self.mode, self.call, self.masks, self.samples = mode, 0, masks, samples
 
+    @property
+    def per_channel(self) -> bool:
+        """Whether the layer takes a mean and a variance for each channel."""
+        return self.layer.kind in ("batch", "instance")
+
     def observe(self, x: Tensor, y: Tensor) -> None:
-        """One call of the layer: its input and its output."""
-        if self.layer.foreign and not self.per_channel:
-            if self.moves_axis_1 is None:
-                self.moves_axis_1 = _normalizes_axis_1(self.layer, x, y)
-            if self.moves_axis_1:
-                x, y = x.movedim(1, -1), y.movedim(1, -1)
+        """One call of the layer: its input and its output. A fault in measuring them is no fault of
+        the model: the layer is left alone, and `failure` says why.
+        """
+        if self.failure:
+            return
+        try:
+            if self.norm is not None and not self.norm.plain:
+                self.arrangement = self.arrangement or self._arrangement(self.norm, x, y)
+                x, y = self.arrangement.arranged(x), self.arrangement.arranged(y)
+            self._measure(x, y)
+        except Exception as error:  # whatever a model's tensors may be
+            self.failure = one_line(error)
+
+    def _arrangement(self, norm: NormLayer, x: Tensor, y: Tensor) -> Behavior:
+        """Where the layer's channels stand, by what it did, else by the sizes and its kind."""
+        behavior = behavior_of(norm, x, y)
+        if behavior is not None:
+            self.layer = replace(self.layer, kind=behavior.kind, groups=behavior.groups or 0)
+            return behavior
+        kind, usual = self.layer.kind, -1 if self.layer.kind in ("layer", "rms") else 1
+        axes = [axis for axis in (usual, -usual) if x.shape[axis] == self.layer.features]
+        return Behavior(kind, axes[0] if axes else usual)
+
+    def _measure(self, x: Tensor, y: Tensor) -> None:
         call, self.call = self.call, self.call + 1
         if self.mode == "eval":
             self._evaluate(x, y, call)
@@ -141,8 +167,8 @@ class Meter:
         self.padding.append((1 - float(mask.float().mean()), float(ratio.median())))
 
     def measured(self) -> Measured | None:
-        """The facts, or None if the layer never ran."""
-        if not self.shape_values:
+        """The facts, or None if the layer never ran, or could not be measured."""
+        if self.failure or not self.shape_values:
             return None
         facts = dict(self.facts)
         if self.reference:
@@ -191,21 +217,6 @@ def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
     if layer.kind == "group":
         return x.shape[1] // max(layer.groups, 1) * _positions(x)
     return math.prod(x.shape[x.ndim - max(layer.normalized_dims, 1) :])
-
-
-def _normalizes_axis_1(layer: Layer, x: Tensor, y: Tensor) -> bool:
-    """Whether a layer that is not torch's own normalizes [N, C, ...] over C: by sizes, else by its
-    output.
-
-    Over the normalized axis the output has one mean square for every position; over another it
-    varies.
-    """
-    if x.ndim < 3 or layer.normalized_dims > 1 or x.shape[1] != layer.features:
-        return False
-    if x.shape[-1] != layer.features:
-        return True
-    square = y.detach().float().square()
-    return bool(square.mean(1).std() < square.mean(-1).std())
 
 
 def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:

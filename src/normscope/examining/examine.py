@@ -17,18 +17,14 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.examining.forward import ForwardRun
-from normscope.examining.layer_facts import (
-    describe_layers,
-    describe_optimizer,
-    normalization_layers,
-    unwrap,
-)
+from normscope.examining.layer_facts import describe_layers, describe_optimizer, find_modules
 from normscope.examining.pair import compare_outputs, make_pair, pair_layers, weight_distance
 from normscope.examining.state_and_loader import compare_keys, describe_loader, layers_of_state
 from normscope.records.examination import Examination, History, Layer, Pair
 from normscope.user_models.batch_reader import Batch, read_batches
 from normscope.user_models.state_dicts import unwrap_state
-from normscope.user_models.state_guard import untouched, untouched_script
+from normscope.user_models.state_guard import preserve_script, preserve_state
+from normscope.user_models.wrappers import unwrapped_model
 
 
 def examine(
@@ -61,16 +57,16 @@ def examine(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, not a {type(model).__name__}.")
-    inner = unwrap(model)
-    modules = normalization_layers(inner)
+    inner = unwrapped_model(model)
+    modules = find_modules(inner)
     forward, pair = None, None
     with ExitStack() as stack:
-        stack.enter_context(untouched(model, batches))
+        stack.enter_context(preserve_state(model, batches))
         read = read_batches(batches, inner) if batches is not None else []
         layers = describe_layers(inner, optimizer)
         if read:
             run = ForwardRun(inner, layers, modules, read)
-            with untouched(
+            with preserve_state(
                 inner
             ):  # batch statistics were in use: what comes next must not see them
                 forward = run.run()
@@ -81,7 +77,7 @@ def examine(
         if other is not None:
             if isinstance(other, nn.Module):
                 stack.enter_context(
-                    untouched_script(other) if _is_script(other) else untouched(other)
+                    preserve_script(other) if _is_script(other) else preserve_state(other)
                 )
             pair = _examine_pair(inner, layers, other, read)
     return Examination(
@@ -105,7 +101,7 @@ def examine_state(state: Any, model: nn.Module | None = None, other: Any = None)
     """What a state_dict says: the buffers of its layers, and whether it fits a model."""
     state = unwrap_state(state)
     layers = layers_of_state(state)
-    keys = compare_keys(state, unwrap(model)) if model is not None else None
+    keys = compare_keys(state, unwrapped_model(model)) if model is not None else None
     pair = None
     if other is not None:
         other_state = unwrap_state(other)
@@ -140,7 +136,9 @@ def _examine_pair(
             f"other must be a model, a callable or a state_dict, not a {type(other).__name__}."
         )
     facts = {}
-    inner = unwrap(other) if isinstance(other, nn.Module) and not _is_script(other) else None
+    inner = (
+        unwrapped_model(other) if isinstance(other, nn.Module) and not _is_script(other) else None
+    )
     if inner is not None:
         there = describe_layers(inner, None)
         facts = pair_layers(layers, there)

@@ -1,13 +1,14 @@
 """Run a model on a few batches, in eval mode and with batch statistics, and gather what its normalization layers do.
 
 Three passes over the batches: in eval mode; with the normalization layers in train mode and everything else, dropout
-included, in eval mode; and the same once more with the samples in other batches. Everything happens inside `untouched`.
+included, in eval mode; and the same once more with the samples in other batches. Everything happens inside `preserve_state`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from normscope.errors import InputError
+from normscope.errors import InputError, NormscopeWarning, one_line
 from normscope.examining.channel_meter import Meter
 from normscope.examining.layer_facts import switch_mode
 from normscope.examining.outputs import (
@@ -26,7 +27,6 @@ from normscope.examining.outputs import (
     difference,
     is_class,
     main_tensor,
-    one_line,
     rows,
     target_facts,
 )
@@ -57,7 +57,7 @@ class ForwardRun:
         self.scores = True  # outputs are [N, values] and may be class scores
 
     def run(self) -> Forward:
-        """All passes. Call inside `untouched`.
+        """All passes. Call inside `preserve_state`.
 
         Raises:
             InputError: if the model fails in eval mode.
@@ -67,6 +67,7 @@ class ForwardRun:
             evaluated = [self._forward(batch, number) for number, batch in enumerate(self.batches)]
             self._companions(evaluated[0])
             given, mixed, order = self._with_batch_statistics()
+        self._say_unmeasured()
         first_parameter = next(self.model.parameters(), None)
         if given is not None and all(output is not None for output in (*evaluated, *given)):
             self._compare(evaluated, given, mixed, order)
@@ -134,9 +135,19 @@ class ForwardRun:
             return
         self.facts["companions_difference"] = difference(whole[:1], alone)
 
+    def _say_unmeasured(self) -> None:
+        """Warn of layers whose measurement failed: it is not the model that does."""
+        failed = {name: meter.failure for name, meter in self.meters.items() if meter.failure}
+        for name, reason in failed.items():
+            warnings.warn(
+                f"What passes through {name} could not be measured, and is not judged: {reason}",
+                NormscopeWarning,
+                stacklevel=2,
+            )
+
     def _trace(self, batch: Batch) -> Trace:
         """The trace of one forward: of a few samples where the model takes them, of the whole batch
-        elsewhere.
+        elsewhere. An empty one where tracing fails: the model itself has run on that batch.
         """
         inputs = list(tensors_in((batch.args, batch.kwargs)))
         try:
@@ -145,9 +156,13 @@ class ForwardRun:
             Exception
         ) as error:  # exported programs, for example, take the batch size that they were made with
             if batch is self.batches[0]:
-                raise InputError(
-                    f"The model fails when its forward is traced: {one_line(error)}"
-                ) from error
+                warnings.warn(
+                    "The model's forward cannot be traced; what feeds its layers is not judged: "
+                    f"{one_line(error)}",
+                    NormscopeWarning,
+                    stacklevel=2,
+                )
+                return Trace({}, ())
             return self._trace(self.batches[0])
 
     def _with_batch_statistics(
@@ -211,16 +226,10 @@ def _observed(modules: dict[str, nn.Module], meters: dict[str, Meter]) -> Iterat
         def observe(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
-            x = next(
-                (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None
-            )
-            if (
-                x is not None
-                and isinstance(output, Tensor)
-                and x.ndim > 1
-                and output.shape == x.shape
-            ):
-                meter.observe(x, output)
+            y = next(tensors_in(output), None)
+            given = (x for x in tensors_in((args, kwargs)) if y is not None and x.shape == y.shape)
+            if (x := next(given, None)) is not None and y is not None and x.ndim > 1:
+                meter.observe(x, y)
 
         return observe
 
@@ -272,7 +281,7 @@ def _input_heterogeneity(batches: list[Batch]) -> float | None:
         columns.append(
             x.detach().double().flatten(2).mean(2).cpu().numpy()
             if x.ndim > 2
-            else x.double().cpu().numpy()
+            else x.detach().double().cpu().numpy()
         )
     if len(columns) < 2 or len({column.shape[1] for column in columns}) != 1:
         return None

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from normscope.errors import InputError
 from normscope.records.examination import Layer, Optimizer
-
-EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
-WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel or torch.compile."""
-    while True:
-        if isinstance(model, WRAPPERS):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
+from normscope.user_models.norm_layers import NormLayer, is_norm, recognize
 
 
 def switch_mode(model: nn.Module, *, training: bool) -> None:
@@ -48,43 +32,8 @@ def switch_mode(model: nn.Module, *, training: bool) -> None:
         ) from error
 
 
-def kind_of(module: nn.Module) -> str:
-    """The kind of normalization layer that a module is, or "" for none.
-
-    torch's own are told by their class. Others are told by what they hold, not by their names:
-    running statistics make a batch normalization (detection libraries' frozen ones, for example);
-    one weight vector and an epsilon, with no module inside, make a layer or RMS normalization
-    (those of transformers).
-    """
-    if isinstance(module, _BatchNorm):
-        return "batch"
-    if isinstance(module, _InstanceNorm):
-        return "instance"
-    for kind, cls in (("group", nn.GroupNorm), ("layer", nn.LayerNorm), ("rms", nn.RMSNorm)):
-        if isinstance(module, cls):
-            return kind
-    if {"running_mean", "running_var"} <= set(module._buffers):
-        return "batch"
-    weight = module._parameters.get("weight")
-    vector = weight is not None and not is_lazy(weight) and weight.ndim == 1
-    if (
-        vector
-        and foreign_eps(module) is not None
-        and not module._modules
-        and len(module._parameters) <= 2
-    ):
-        return "layer" if module._parameters.get("bias") is not None else "rms"
-    return ""
-
-
-def foreign_eps(module: nn.Module) -> float | None:
-    """The epsilon of a normalization layer that is not torch's own."""
-    values = (getattr(module, name, None) for name in EPS_NAMES)
-    return next((float(value) for value in values if isinstance(value, float | int)), None)
-
-
-def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """{name: module} of every normalization layer, in the model's order.
+def find_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return {name: module} of every normalization layer, in the model's order.
 
     Raises:
         InputError: if a lazy layer has not seen its first batch, or the model is a TorchScript one.
@@ -93,7 +42,7 @@ def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
         raise InputError(
             "A TorchScript model cannot be examined: give the module that it was made from."
         )
-    layers = {name: module for name, module in model.named_modules() if kind_of(module)}
+    layers = {name: module for name, module in model.named_modules() if is_norm(module)}
     for name, module in layers.items():
         if any(is_lazy(value) for value in _values(module).values()):
             raise InputError(
@@ -104,9 +53,9 @@ def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def describe_layers(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[Layer, ...]:
     """The static facts of every normalization layer. Calls `eval()` and `train()`: run it inside
-    `untouched`.
+    `preserve_state`.
     """
-    modules = normalization_layers(model)
+    modules = find_modules(model)
     given = {name: module.training for name, module in modules.items()}
     switch_mode(model, training=False)
     after_eval = {name: module.training for name, module in modules.items()}
@@ -156,49 +105,37 @@ def describe_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Op
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    kind = kind_of(module)
-    features: Any
-    foreign = not type(module).__module__.startswith("torch.nn.")
+    norm = recognize(module)
+    assert norm is not None
+    per_channel = norm.kind in ("batch", "instance")
     momentum = getattr(module, "momentum", None)
-    has_momentum = hasattr(module, "momentum") and kind in ("batch", "instance")
-    tracks = getattr(module, "track_running_stats", None) if kind in ("batch", "instance") else None
-    shape = getattr(module, "normalized_shape", None)
-    weight = _values(module).get("weight")
-    if kind in ("batch", "instance"):
-        features = getattr(module, "num_features", None) or _length(
-            _values(module).get("running_mean")
-        )
-    elif kind == "group":
-        features = module.num_channels
-    else:
-        features = math.prod(shape) if isinstance(shape, tuple) else _length(weight)
+    has_momentum = hasattr(module, "momentum") and per_channel
+    tracks = getattr(module, "track_running_stats", None) if per_channel else None
     return {
         "type": type(module).__name__,
-        "kind": kind,
-        "foreign": foreign and not isinstance(module, _BatchNorm | _InstanceNorm),
+        "kind": norm.kind,
+        "foreign": not norm.plain and not (norm.recognized_by == "type" and per_channel),
         "sync": isinstance(module, nn.SyncBatchNorm),
-        "features": int(features),
-        "groups": int(getattr(module, "num_groups", 0) or 0) if kind == "group" else 0,
-        "normalized_dims": len(shape)
-        if isinstance(shape, tuple)
-        else int(kind in ("layer", "rms")),
-        "eps": _eps(module),
+        "features": norm.channels or _length(_values(module).get("running_mean")),
+        "groups": norm.groups or 0,
+        "normalized_dims": norm.normalized_dims,
+        "eps": _eps(module, norm),
         "momentum": float(momentum) if has_momentum and momentum is not None else None,
         "cumulative": has_momentum and momentum is None,
         "tracks": bool(tracks) if tracks is not None else None,
         # A foreign layer without a momentum holds its statistics fixed in both modes
         # (FrozenBatchNorm2d).
-        "live": kind in ("batch", "instance") and has_momentum,
+        "live": has_momentum,
     }
 
 
-def _eps(module: nn.Module) -> float | None:
+def _eps(module: nn.Module, norm: NormLayer) -> float | None:
     if isinstance(module, nn.RMSNorm) and module.eps is None:
         weight = module._parameters.get(
             "weight"
         )  # torch takes the machine epsilon of the input's type
         return float(torch.finfo(weight.dtype if weight is not None else torch.float32).eps)
-    return foreign_eps(module)
+    return norm.eps
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
@@ -212,7 +149,7 @@ def _state(module: nn.Module) -> dict[str, Any]:
         "bias": to_array(values.get("bias")),
         "running_mean": to_array(running),
         "running_var": to_array(values.get("running_var")),
-        "updates": int(updates) if updates is not None and updates.numel() == 1 else None,
+        "updates": to_count(updates),
         "parameter_dtype": _dtype(weight),
         "statistics_dtype": _dtype(running),
     }
@@ -228,6 +165,12 @@ def to_array(tensor: Tensor | None) -> np.ndarray | None:
     if tensor is None or tensor.is_meta:
         return None
     return tensor.detach().flatten().to(device="cpu", dtype=torch.float64).numpy().copy()
+
+
+def to_count(tensor: Tensor | None) -> int | None:
+    """Return the one number that a counter holds, or None."""
+    held = tensor is not None and tensor.numel() == 1 and not tensor.is_meta
+    return int(tensor) if held else None  # type: ignore[arg-type]
 
 
 def _dtype(tensor: Tensor | None) -> str:

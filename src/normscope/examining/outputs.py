@@ -52,12 +52,6 @@ def rows(tensor: Tensor | None, samples: int) -> Tensor | None:
     return flat[:, ::stride].float().cpu()
 
 
-def one_line(error: BaseException) -> str:
-    """An exception as one line: its type and the first line of its message."""
-    message = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {message[0][:200]}" if message else type(error).__name__
-
-
 def difference(reference: Tensor, other: Tensor | None) -> float | None:
     """Relative L2 difference of two outputs; None where their shapes differ, or they are not
     finite.
@@ -82,6 +76,8 @@ def class_facts(
     if any(target is None for target in targets):
         return facts
     target = torch.cat(targets).flatten()
+    if len(target) != len(in_eval):
+        return facts  # no class for each sample
     right = [prediction == target for prediction in classes]
     facts |= {
         "has_targets": True,

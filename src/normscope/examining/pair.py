@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normscope.errors import one_line
 from normscope.examining.layer_facts import switch_mode
-from normscope.examining.outputs import main_output, one_line
+from normscope.examining.outputs import main_output
 from normscope.records.examination import Layer, Pair, PairedLayer
 from normscope.user_models.batch_reader import Batch
 
@@ -57,7 +58,7 @@ def compare_outputs(
     model: nn.Module, other: Callable[..., Any], batches: list[Batch]
 ) -> dict[str, Any]:
     """Relative difference of two models' outputs in eval mode. Both must already be inside
-    `untouched`.
+    `preserve_state`.
     """
     for each in (model, other):
         if isinstance(each, nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from normscope.errors import InputError
-from normscope.examining.layer_facts import to_array
+from normscope.examining.layer_facts import to_array, to_count
 from normscope.examining.outputs import label_facts
 from normscope.records.examination import Keys, Layer, Loader
 
@@ -110,7 +110,7 @@ def _layer(name: str, tensors: dict[str, Tensor]) -> Layer:
         bias=to_array(tensors.get("bias")),
         running_mean=to_array(mean),
         running_var=to_array(tensors.get("running_var")),
-        updates=int(updates) if updates is not None and updates.numel() == 1 else None,
+        updates=to_count(updates),
         parameter_dtype="" if weight is None else str(weight.dtype).removeprefix("torch."),
         statistics_dtype="" if mean is None else str(mean.dtype).removeprefix("torch."),
         affine_names=tuple(key for key in ("weight", "bias") if key in tensors),
@@ -138,7 +138,10 @@ def _labels(dataset: Any) -> np.ndarray | None:
         return None
     if isinstance(held, torch.Tensor):
         held = held.detach().cpu().numpy()
-    labels = np.asarray(held)
+    try:
+        labels = np.asarray(held)
+    except ValueError:  # ragged
+        return None
     usable = labels.ndim == 1 and labels.dtype.kind in "iub" and 1 < len(labels) <= MAX_LABELS
     return labels if usable else None
 

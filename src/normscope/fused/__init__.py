@@ -73,8 +73,9 @@ def normalize(
         and _only_statistics(norm)
     ):
         output = _batch_norm(norm, activation is not None, x, residual, library)
-        for hook in norm._forward_hooks.values():
-            hook(norm, (x,), output)
+        for key, hook in norm._forward_hooks.items():
+            keywords = ({},) if key in norm._forward_hooks_with_kwargs else ()
+            hook(norm, (x,), *keywords, output)
         return output
     return None
 
@@ -143,11 +144,6 @@ def _is_hooked(module: nn.Module) -> bool:
 
 def _only_statistics(norm: nn.BatchNorm2d) -> bool:
     """Whether no hook is there but forward hooks that read statistics only."""
-    if (
-        norm._forward_pre_hooks
-        or norm._backward_hooks
-        or norm._backward_pre_hooks
-        or norm._forward_hooks_with_kwargs
-    ):
+    if norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks:
         return False
     return all(getattr(hook, STATISTICS_ONLY, False) for hook in norm._forward_hooks.values())

@@ -22,10 +22,9 @@ class WatchNormalization(Watching, TrainerCallback):
     """Watches the model that a Trainer trains, from the start of training to its end, and marks the
     epochs.
 
-    Many models of transformers have normalization classes of their own, such as LlamaRMSNorm: make
-    them known with `normscope.watching.watched_layers.register_normalization`, or name them in
-    `layers`. The arguments are those of `normscope.watch`; `watcher` is the watcher, and its
-    `recording` is there after training too.
+    Norm classes of transformers' own, such as LlamaRMSNorm, are watched too. The arguments are
+    those of `normscope.watch`; `watcher` is the watcher, and its `recording` is there after
+    training too.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **now: Any) -> None:

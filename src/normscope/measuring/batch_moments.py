@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normscope.user_models.state_guard import untouched
+from normscope.user_models.state_guard import preserve_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ def batch_moments(
             (*given, *(given if output is args[0] else _moments(output)))
         )
 
-    with untouched(model):
+    with preserve_state(model):
         model.train(training)
         handles = [layer.register_forward_hook(hook) for layer in names]
         try:

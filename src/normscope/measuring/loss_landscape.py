@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from normscope.user_models.state_guard import untouched
+from normscope.user_models.state_guard import preserve_state
 
 Parameters = Mapping[str, Tensor]
 
@@ -106,7 +106,7 @@ class Landscape:
         def network(*inputs: Tensor) -> Tensor:
             return functional_call(self._model, leaves, inputs)
 
-        with untouched(self._model), torch.enable_grad():
+        with preserve_state(self._model), torch.enable_grad():
             value = self._loss(network)
             gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         known = zip(leaves.values(), gradients, strict=True)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from normscope.errors import InputError
 from normscope.mend.forward_paths import Path, followed_layers, tensor_owners
 from normscope.user_models.batch_reader import Batch, tensors_in
-from normscope.user_models.state_guard import untouched
+from normscope.user_models.state_guard import preserve_state
 
 NOTHING_AROUND = nullcontext()
 
@@ -43,7 +43,7 @@ def outputs_of(
     Raises:
         InputError: if the forward fails.
     """
-    with untouched(model):
+    with preserve_state(model):
         torch.manual_seed(0)
         try:
             with around:

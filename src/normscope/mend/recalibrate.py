@@ -19,7 +19,7 @@ from normscope.errors import InputError
 from normscope.user_models.batch_reader import each_batch
 from normscope.user_models.norm_layers import batch_norms
 from normscope.user_models.plain_layers import forward_override
-from normscope.user_models.state_guard import untouched
+from normscope.user_models.state_guard import preserve_state
 
 BATCH_NORM = inspect.signature(F.batch_norm)
 
@@ -95,7 +95,7 @@ def recalibrate(
             "recalibrate."
         )
     sums = {name: _Sums() for name in layers}
-    with untouched(model, batches), _measuring(model, layers, sums):
+    with preserve_state(model, batches), _measuring(model, layers, sums):
         seen = 0
         for number, batch in enumerate(each_batch(batches, model, limit)):
             try:

@@ -179,13 +179,14 @@ class FilePart:
         self._statistics: dict[str, list[str]] = {}
         self._passes: dict[bool, MemoryPart] = {}  # {whether of histograms: what was read}
         if header is not None:
-            self.write(Batch(header))
+            writer(path, "recording", header=header.to_json(), non_finite=[]).close()
         self._described()
 
     def write(self, batch: Batch) -> None:
         """Add to the file in one transaction."""
         self._state = None
-        with writer(self.path, "recording") as store, store.transaction():
+        first = {"header": batch.header.to_json(), "non_finite": []}
+        with writer(self.path, "recording", **first) as store, store.transaction():
             for steps, arrays in batch.blocks:
                 store.add_block(steps, arrays)
             for event in batch.events:

@@ -11,7 +11,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -310,30 +310,51 @@ class Store:
             raise RecordError(f"{self.path} cannot be read as a record: {error}.") from error
 
 
-def writer(path: Path, kind: str) -> Store:
-    """Open a record of this kind ('run' or 'recording') for writing; a new file gets the tables.
+def writer(path: Path, kind: str, **meta: Any) -> Store:
+    """Open a record of this kind ('run' or 'recording') for writing; a new one is made whole first.
+
+    Args:
+        path: the file.
+        kind: what it is a record of.
+        meta: the first entries of a new record, which come into being with it.
 
     Raises:
         RecordError: if the file is something else, or a record of another kind or version.
         StorageError: if the file cannot be opened or made.
     """
     path = Path(path)
+    aside = path.with_name(f".{path.name}.new")
+    if not path.exists():
+        _create(aside, path, kind, meta)
+    for leftover in (aside, aside.with_name(f"{aside.name}-journal")):
+        with suppress(OSError):  # of a process that was killed; the record is there
+            leftover.unlink()
+    store = _connect(path, path)
+    try:
+        if _is_empty(store):  # a file that somebody else made
+            with store.transaction():
+                _fill(store, kind, meta)
+        _check(store, kind)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _connect(file: Path, path: Path) -> Store:
+    """Open a file that is, or will be, the record at the path."""
     try:
         connection = sqlite3.connect(
-            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
     except sqlite3.Error as error:
         raise StorageError(f"Cannot open {path} for writing: {error}.") from error
-    store = Store(connection, path)
     try:
         _harden(connection)
-        if _is_empty(store):
-            _create(store, kind)
-        _check(store, kind)
     except BaseException:
         connection.close()
         raise
-    return store
+    return Store(connection, path)
 
 
 def reader(path: Path, kind: str | None = None) -> Store:
@@ -385,15 +406,44 @@ def _is_empty(store: Store) -> bool:
         raise RecordError(f"{store.path} is not a normscope record: {error}.") from error
 
 
-def _create(store: Store, kind: str) -> None:
-    with store.transaction():
-        if not _is_empty(store):
-            return  # another process was first
+def _create(aside: Path, path: Path, kind: str, meta: Mapping[str, Any]) -> None:
+    """Make a record beside the path and give it its name when it is whole.
+
+    All that make this record at a time, and one after another that was killed, use one file: SQLite
+    lets one of them write it and rolls back what a dead one left; the first to name it has made it.
+    """
+    store = _connect(aside, path)
+    try:
+        with store.transaction():
+            if not path.exists():
+                _fill(store, kind, meta)
+    finally:
+        store.close()
+    try:
+        _name(aside, path)
+    except OSError as error:
+        if not path.exists():  # else another was first
+            raise StorageError(f"Cannot make {path}: {error}.") from error
+
+
+def _name(aside: Path, path: Path) -> None:
+    """Give the file its name; an OSError if it is taken."""
+    try:
+        path.hardlink_to(aside)
+    except (OSError, NotImplementedError):  # taken, or a file system without hard links
+        if path.exists():
+            raise FileExistsError(path) from None
+        aside.rename(path)
+
+
+def _fill(store: Store, kind: str, meta: Mapping[str, Any]) -> None:
+    """Make the tables and the first entries. Call inside a transaction."""
+    if _is_empty(store):
         for statement in SCHEMA.split(";"):
             store.connection.execute(statement)
         store.connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         store.connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        store.set_meta(kind=kind)
+    store.set_meta(kind=kind, **meta)
 
 
 def _check(store: Store, kind: str | None) -> None:

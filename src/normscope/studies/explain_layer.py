@@ -20,7 +20,8 @@ from normscope.models.batch_norm import RunningStatistics as Running
 from normscope.models.landmarks import Network
 from normscope.records.explanation import Explanation, Forgotten, RunningStatistics
 from normscope.studies.spec import RunSpec
-from normscope.watching.watched_layers import find_layers, normalization_kind
+from normscope.user_models.norm_layers import is_norm
+from normscope.watching.watched_layers import find_layers
 
 SHOWN_IMAGES = 8
 """Images of the batch that the record keeps, to be shown beside what the layer gets of them."""
@@ -47,11 +48,7 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
         InputError: if nothing matches, or what matches is no batch normalization, or it has no such
             channel.
     """
-    norms = {
-        name: module
-        for name, module in model.named_modules()
-        if normalization_kind(module) is not None
-    }
+    norms = {name: module for name, module in model.named_modules() if is_norm(module)}
     if not norms:
         raise InputError(
             f"The network has no normalization layer, as its norm is {norm!r}; expected batch normalization (--norm)."

@@ -84,7 +84,8 @@ def execute(task: RunTask, report: Report) -> RunResult:
         with directory.locked() as ours:
             if not ours:
                 return RunResult("busy")
-            with writer(directory.record, "run") as store:
+            begun = {"spec": asdict(task.spec), "status": "interrupted"}
+            with writer(directory.record, "run", **begun) as store:
                 _set_threads(task, store)
                 return _execute_recorded(task, directory, store, report)
     except NormscopeError as error:

@@ -78,8 +78,23 @@ def each_batch(
     device = next((p.device for p in model.parameters()), None) if model is not None else None
     if not isinstance(batches, Iterable):
         raise InputError(f"batches must be an iterable of batches, not a {type(batches).__name__}.")
-    for number, content in enumerate(islice(iter(batches), limit)):
+    for number, content in enumerate(islice(_iterated(batches), limit)):
         yield _read(content, number, device)
+
+
+def _iterated(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; an InputError where the loader raises, which is anybody's code."""
+    number = 0
+    try:
+        for number, content in enumerate(batches, start=1):  # noqa: B007
+            yield content
+    except InputError:
+        raise
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise InputError(
+            f"The loader raises after {number} batches: {type(error).__name__}: {said}"
+        ) from error
 
 
 def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | None:

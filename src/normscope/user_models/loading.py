@@ -71,13 +71,17 @@ def load_into(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise InputError(
-            f"{path} does not fit the model: {str(error).splitlines()[1].strip()}"
-        ) from error
+        raise InputError(f"{path} does not fit the model: {_said(error)}") from error
     if len(result.unexpected_keys) == len(state):
         raise InputError(
             f"{path} does not fit the model: none of its {len(state)} entries are the model's."
         )
+
+
+def _said(error: RuntimeError) -> str:
+    """What load_state_dict says: the line behind its heading, where there is one."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[min(1, len(lines) - 1)].strip()
 
 
 def load_batches(text: str, batch_size: int | None = None, data_dir: Path | None = None) -> Any:
@@ -95,6 +99,8 @@ def load_batches(text: str, batch_size: int | None = None, data_dir: Path | None
     """
     from normscope.data.sources import DATASETS
 
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"--batch-size must be at least 1, and is {batch_size}.")
     path = Path(text)
     if text in DATASETS:
         return _training_batches(text, 128 if batch_size is None else batch_size, data_dir)
@@ -137,10 +143,12 @@ def _split_file(path: Path, batch_size: int) -> Any:
     if path.suffix == ".npy":
         try:
             inputs = torch.from_numpy(np.load(path, allow_pickle=False))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, EOFError, OSError) as error:
             raise InputError(f"{path} cannot be read as an array: {error}") from error
     else:
         inputs = load_tensor(path)
+    if not inputs.ndim or not len(inputs):
+        raise InputError(f"{path} holds no samples: its shape is {tuple(inputs.shape)}.")
     return list(inputs.split(batch_size))
 
 

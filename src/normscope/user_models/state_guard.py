@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
-"""Attributes of these types are kept by value: `training`, `momentum`, a module's own counters."""
+CONTAINERS = (list, dict, set)
+"""Attributes of these types are kept with their entries: caches and logs of a forward's own."""
 
 _depth = 0
 
@@ -26,16 +27,17 @@ def is_examined() -> bool:
 
 
 @contextmanager
-def untouched(model: nn.Module, batches: Any = None) -> Iterator[None]:
+def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
     """What happens inside leaves no trace on the model or on the generators of random numbers.
 
-    Restored are: every module's mode, plain attributes and tensors (buffers in place, so that
-    whoever else holds them sees the same), which parameters require gradients, the gradients, the
+    Restored are: every module's mode and attributes, its lists, dicts and sets (not what is inside
+    their entries), and tensors (buffers in place, so that whoever else holds them sees the same);
+    what is new is taken away. Besides, which parameters require gradients, the gradients, the
     global generators of Python, NumPy and torch, and the generator of the loader that gave the
     batches. Parameters are not copied: no forward changes them in place, and they may fill the
     memory.
     """
-    modules = [(module, *_keep(module)) for module in model.modules()]
+    modules = [_Kept(module) for module in model.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     generators = [g for g in _generators(batches) if isinstance(g, torch.Generator)]
     states = [(g, g.get_state()) for g in generators]
@@ -52,15 +54,15 @@ def untouched(model: nn.Module, batches: Any = None) -> Iterator[None]:
         np.random.set_state(numpy_state)
         for generator, state in states:
             generator.set_state(state)
-        for module, plain, tensors in modules:
-            _put_back(module, plain, tensors)
+        for kept in modules:
+            kept.put_back()
         for parameter, requires_grad, grad in parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
 
 
 @contextmanager
-def untouched_script(model: nn.Module) -> Iterator[None]:
+def preserve_script(model: nn.Module) -> Iterator[None]:
     """The same for a TorchScript model, which has no attributes of Python's: its mode and its
     state_dict.
     """
@@ -81,42 +83,63 @@ def _generators(batches: Any) -> list[Any]:
     return [getattr(batches, "generator", None), getattr(sampler, "generator", None)]
 
 
-def _keep(
-    module: nn.Module,
-) -> tuple[dict[str, Any], list[tuple[dict, str, Tensor | None, Tensor | None]]]:
-    """(plain attributes, [(dictionary, name, tensor, copy of its values)]) of one module without
-    its children.
-    """
-    own = vars(module)
-    plain = {name: value for name, value in own.items() if type(value) in PLAIN}
-    places = [(own, name) for name, value in own.items() if isinstance(value, Tensor)]
-    places += [(own["_buffers"], name) for name in own.get("_buffers", ())]
-    return plain, [(holder, name, holder[name], _copy(holder[name])) for holder, name in places]
+class _Kept:
+    """What a forward may change of one module without its children, and how to put it back."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        own = vars(module)
+        self.attributes = dict(own)
+        self.containers = [(v, copy.copy(v)) for v in own.values() if type(v) in CONTAINERS]
+        holders = [(own, name) for name, value in own.items() if isinstance(value, Tensor)]
+        holders += [(own["_buffers"], name) for name in own.get("_buffers", ())]
+        self.tensors = [
+            (holder, name, holder[name], _copy(holder[name])) for holder, name in holders
+        ]
+
+    def put_back(self) -> None:
+        """Undo what was changed, added and taken away."""
+        own = vars(self.module)
+        for name in set(own) - set(self.attributes):
+            del own[name]
+        own.update(self.attributes)
+        for container, content in self.containers:
+            _refill(container, content)
+        with torch.no_grad():
+            for holder, name, tensor, kept in self.tensors:
+                holder[name] = tensor
+                if kept is not None and not _same_bits(tensor, kept):
+                    tensor.copy_(kept)
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Give a list, dict or set the content that it had; its identity stays."""
+    if len(container) == len(content) and all(
+        a is b for a, b in zip(_entries(container), _entries(content), strict=True)
+    ):
+        return
+    container.clear()
+    (container.extend if isinstance(container, list) else container.update)(content)
+
+
+def _entries(container: Any) -> list[Any]:
+    if isinstance(container, dict):
+        return [*container, *container.values()]
+    return list(container)
 
 
 def _copy(tensor: Tensor | None) -> Tensor | None:
-    if tensor is None or is_lazy(tensor):
+    if tensor is None or is_lazy(tensor) or tensor.is_meta:
         return None
     return tensor.detach().clone()
 
 
-def _put_back(module: nn.Module, plain: dict[str, Any], tensors: list) -> None:
-    own = vars(module)
-    for name in [name for name, value in own.items() if type(value) in PLAIN and name not in plain]:
-        if name not in {kept for holder, kept, _, _ in tensors if holder is own}:
-            del own[name]
-    own.update(plain)
-    with torch.no_grad():
-        for holder, name, tensor, copy in tensors:
-            holder[name] = tensor
-            if copy is not None and not _same_bits(tensor, copy):
-                tensor.copy_(copy)
-
-
-def _same_bits(tensor: Tensor, copy: Tensor) -> bool:
+def _same_bits(tensor: Tensor, kept: Tensor) -> bool:
     """Equal bit by bit, NaN included: an untouched buffer is not written, so that its version does
     not move.
     """
-    if tensor.shape != copy.shape or tensor.dtype != copy.dtype:
+    if tensor.shape != kept.shape or tensor.dtype != kept.dtype:
         return False
-    return torch.equal(tensor.reshape(-1).view(torch.uint8), copy.reshape(-1).view(torch.uint8))
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return False  # written again, whatever it holds
+    return torch.equal(tensor.reshape(-1).view(torch.uint8), kept.reshape(-1).view(torch.uint8))

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-_TABLES = ("_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called")
+_WITH_KWARGS = "_forward_hooks_with_kwargs"
+_TABLES = ("_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called", _WITH_KWARGS)
 
 # A callable that takes anything and returns None. It is what a pickled hook turns into, because it
 # can be loaded where normscope is not installed.
@@ -99,26 +100,29 @@ class LayerHooks:
     """Forward hooks of several modules, which can be set aside for a while."""
 
     def __init__(self):
-        self._hooks: list[tuple[Hook, RemovableHandle]] = []
+        self._hooks: list[tuple[Hook, RemovableHandle, weakref.ref[nn.Module]]] = []
 
     def add(
         self, module: nn.Module, function: Callable[..., None], *, reads_statistics_only: bool
     ) -> None:
-        """Call `function(module, args, output)` after each forward of this module; see `Hook`."""
+        """Call `function(module, args, kwargs, output)` after each forward of this module; see
+        `Hook`.
+        """
         hook = Hook(module, function, reads_statistics_only=reads_statistics_only)
-        hook.handle = module.register_forward_hook(hook)
-        self._hooks.append((hook, hook.handle))
+        hook.handle = module.register_forward_hook(hook, with_kwargs=True)
+        self._hooks.append((hook, hook.handle, weakref.ref(module)))
 
     def set_aside(self) -> None:
         """Take the hooks off until they are put back."""
-        for _, handle in self._hooks:
+        for _, handle, _ in self._hooks:
             handle.remove()
 
     def put_back(self) -> None:
         """Undo `set_aside`."""
-        for hook, handle in self._hooks:
-            if (table := handle.hooks_dict_ref()) is not None:
-                table[handle.id] = hook
+        for hook, handle, ref in self._hooks:
+            if (module := ref()) is not None:
+                module._forward_hooks[handle.id] = hook
+                getattr(module, _WITH_KWARGS)[handle.id] = True
 
     def remove(self) -> None:
         """Take the hooks off for good."""

@@ -151,10 +151,12 @@ class LoopObserver:
         self._hooks.add(module, functools.partial(self._called, counts), reads_statistics_only=True)
         return counts
 
-    def _called(self, counts: _Counts, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    def _called(
+        self, counts: _Counts, module: Any, args: tuple[Any, ...], kwargs: Any, output: Any
+    ) -> None:
         start = time.perf_counter()
         if not is_examined() and not torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-            self._count(counts, module, args)
+            self._count(counts, module, (*args, *kwargs.values()))
         self._spend(start)
 
     def _count(self, counts: _Counts, module: Any, args: tuple[Any, ...]) -> None:

@@ -6,6 +6,7 @@ a pass over activations (histograms, moments that the layer did not save) happen
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +15,18 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from normscope.records.recording_header import BINS, FRAME, SAMPLE_LEVELS, SAMPLE_MOMENTS, LayerInfo
+from normscope.user_models.batch_reader import tensors_in
+from normscope.user_models.norm_behavior import Behavior, Moments, behavior_of
+from normscope.user_models.norm_layers import NormLayer
 from normscope.watching.row_buffers import Column, column
 from normscope.watching.tensor_statistics import (
-    Moments,
     bin_counts,
     by_channel,
     channel_moments,
     extremes,
+    node_at,
     normalize,
+    path_to_moments,
     sample_distribution,
     sample_images,
     sample_quantiles,
@@ -32,6 +37,9 @@ from normscope.watching.watched_layers import histogram_channels
 
 # The kinds whose layers save statistics for backward, where PyTorch's own operations make them.
 _SAVING_KINDS = frozenset({"batch", "instance", "group", "layer"})
+
+# So many calls of a layer are looked at for what it does, before it is left alone.
+MAX_LOOKS = 3
 
 # Added to the variance of an unnormalized activation, so that a constant channel has a standard
 # deviation to bin by.
@@ -63,23 +71,72 @@ class Call:
 
 def first_tensor(value: Any) -> Tensor | None:
     """The first floating tensor in what a module was given or returned."""
-    if isinstance(value, Tensor):
-        return value if value.is_floating_point() else None
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, tuple | list):
-        return None
-    for item in value:
-        if (found := first_tensor(item)) is not None:
-            return found
-    return None
+    return next(_floating(value), None)
+
+
+def input_of(args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+    """The floating tensor that a module was given: the first of its output's shape, else the first."""
+    tensors = list(_floating((args, kwargs)))
+    return next((x for x in tensors if x.shape == output.shape), tensors[0] if tensors else None)
+
+
+def _floating(value: Any) -> Iterator[Tensor]:
+    """The floating tensors in nested tuples, lists and dicts."""
+    return (tensor for tensor in tensors_in(value) if tensor.is_floating_point())
 
 
 class Observer:
-    """Measures the calls of one layer."""
+    """Measures the calls of one layer.
 
-    def __init__(self, info: LayerInfo):
+    A layer that runs PyTorch's own forward is measured as its class says. Of any other, the first
+    call whose input is seen shows over which axes it normalizes; until then, and where nothing
+    explains its output, only what is certain is measured.
+
+    Args:
+        info: the description of the layer, which grows while it runs.
+        norm: what the layer was taken for, None for other modules.
+    """
+
+    def __init__(self, info: LayerInfo, norm: NormLayer | None):
         self.info = info
+        self.norm = norm
+        self.plain = norm is None or norm.plain
+        self._behavior: Behavior | None = None
+        self._path: tuple[int, ...] | None = () if self.plain else None
+        self._looks = 0 if self.plain else MAX_LOOKS
+        self._given_up = False
+
+    def give_up(self, call: Call) -> None:
+        """Measure no activations from now on, and forget what a call's measurement has left."""
+        self._given_up, self._path, self._looks = True, None, 0
+        call.parts.clear()
+        call.probe = None
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether the layer's behavior has to be read from a call yet."""
+        return self._looks > 0
+
+    @property
+    def expects_statistics(self) -> bool:
+        """Whether the layer's own operation should save its batch's statistics for backward."""
+        return self._path is not None and self.info.kind in ("batch", "group", "layer")
+
+    @property
+    def is_understood(self) -> bool:
+        """Whether it is known over which axes the layer normalizes, or has been said that not."""
+        return self.plain or self._given_up or self._behavior is not None
+
+    def limits(self, watched: Tensor) -> str:
+        """Say what is recorded of a layer that is not understood."""
+        info = self.info
+        kept = "none of its activations, as their channels cannot be told"
+        if self._arrangement(watched) is not None:
+            kept = f"input and output along the axis that has its {info.channels} channels"
+        return (
+            f"{info.name} ({info.type}) has a forward of its own, and no known normalization explains its "
+            f"output. Recorded are its parameters and gradients and {kept}."
+        )
 
     def observe(
         self,
@@ -101,21 +158,35 @@ class Observer:
             moments: whether the step records moments.
             histogram_step: the number of the step, where it records histograms.
         """
+        if self._given_up:
+            self.observe_node(call, module, None, output.numel(), moments=moments)
+            return
         info = self.info
+        if self.needs_input and given is not None:
+            self._look(given, output)
         watched = output if info.kind == "activation" or given is None else given
+        arrangement = self._arrangement(watched)
+        watched = watched if arrangement is None else arrangement.arranged(watched)
         axis, trailing = self._channel_axis(module, watched)
-        if info.channels is None:
+        if info.channels is None and (self.plain or arrangement is not None):
             info.channels = watched.shape[axis]
         saved = self.observe_node(call, module, output.grad_fn, watched.numel(), moments=moments)
-        if (
-            histogram_step is not None
-            and watched.numel()
-            and (given is not None or info.kind == "activation")
-        ):
-            with torch.no_grad():
-                self._add_histograms(
-                    call, module, watched.detach(), saved, histogram_step, (axis, trailing)
-                )
+        if histogram_step is None or not watched.numel():
+            return
+        if (given is None and info.kind != "activation") or not (self.plain or arrangement):
+            return
+        with torch.no_grad():
+            sample = sample_images(watched.detach(), call.n, histogram_step)
+            values = _float(by_channel(sample, axis, trailing=trailing))
+            self._add_histograms(call, module, watched.detach(), saved, values, (axis, trailing))
+            if self.plain:
+                self._add_plain_output(call, module, values, sample, saved, (axis, trailing))
+            elif output.shape == given.shape:  # type: ignore[union-attr]
+                made = arrangement.arranged(output.detach())  # type: ignore[union-attr]
+                made = sample_images(made, call.n, histogram_step)
+                self._add_output(call, _float(by_channel(made, axis, trailing=trailing)))
+            if not self.plain and self._behavior is not None:
+                self._add_sample_statistics(call, values, sample, saved)
 
     def observe_node(
         self, call: Call, module: nn.Module, node: Node | None, numel: int, *, moments: bool
@@ -134,11 +205,38 @@ class Observer:
                 self._add_moments(call, saved)
         return saved
 
+    def _look(self, given: Tensor, output: Tensor) -> None:
+        """Read from a call how the layer normalizes, and where autograd keeps its statistics.
+
+        Reads values, for which a GPU is waited for, in the first call or a few.
+        """
+        if self.norm is None or (given.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return
+        self._looks -= 1
+        path = path_to_moments(output.grad_fn, given.grad_fn)
+        saved = None if path is None else saved_moments(node_at(output.grad_fn, path))
+        proven = None if saved is None else behavior_of(self.norm, given, output, saved)
+        behavior = proven or behavior_of(self.norm, given, output)
+        if behavior is None:
+            return
+        self._looks, self._behavior = 0, behavior
+        self._path = path if proven else None
+        self.info.kind, self.info.groups = behavior.kind, behavior.groups
+        if behavior.kind not in ("layer", "rms") or self.norm.normalized_dims < 2:
+            self.info.channels = given.shape[behavior.channel_axis]
+
+    def _arrangement(self, watched: Tensor) -> Behavior | None:
+        """Where the channels stand: as the layer has shown, else where only one axis has their size."""
+        if self.plain or self._behavior is not None or self.norm is None or watched.dim() < 2:
+            return self._behavior
+        axes = [axis for axis in (1, -1) if watched.shape[axis] == self.info.channels]
+        one = len(axes) == 1 or (len(axes) == 2 and watched.dim() == 2)
+        return Behavior(self.info.kind, axes[-1]) if one else None
+
     def _channel_axis(self, module: Any, watched: Tensor) -> tuple[int, int]:
         """(axis, number of trailing dimensions) of the channels; see `by_channel`."""
         if self.info.kind in ("layer", "rms"):
-            shape = getattr(module, "normalized_shape", None)
-            return -1, 1 if shape is None else len(shape)
+            return -1, max(self.norm.normalized_dims, 1) if self.norm is not None else 1
         last = self.info.kind == "activation" and (
             (watched.dim() == 3 and not isinstance(module, nn.modules.conv._ConvNd))
             or watched.dim() < 2
@@ -147,7 +245,7 @@ class Observer:
 
     def _saved(self, node: Node | None) -> Moments | None:
         """The layer's own statistics as [C] for batch norm, as [samples, G] for the others."""
-        saved = saved_moments(node)
+        saved = None if self._path is None else saved_moments(node_at(node, self._path))
         if saved is None or self.info.kind == "batch":
             return saved
         groups = {"group": self.info.groups, "instance": self.info.channels}.get(self.info.kind, 1)
@@ -171,13 +269,11 @@ class Observer:
         module: Any,
         watched: Tensor,
         saved: Moments | None,
-        step: int,
+        values: Tensor,
         layout: tuple[int, int],
     ) -> None:
-        sample = sample_images(watched, call.n, step)
-        values = _float(by_channel(sample, layout[0], trailing=layout[1]))
         used = self._channel_statistics(module, saved)
-        if used is None or not module.training:
+        if used is None or used is not saved:
             mean, variance = channel_moments(by_channel(watched, layout[0], trailing=layout[1]))
             call.add("frames", "batch_mean", mean, tuple(mean.shape))
             call.add("frames", "batch_var", variance, tuple(mean.shape))
@@ -187,19 +283,45 @@ class Observer:
             self._add_histogram(call, "output_histogram", values, used, weight=std, bias=used.mean)
             return
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-        if self.info.kind == "batch" or self._uses_running_statistics(module):
-            self._add_histogram(call, "histogram", values, used, weight=weight, bias=bias)
+        if not self.plain or not self._is_normalized_by(module):
+            weight = bias = None  # the output has a histogram of its own
+        self._add_histogram(call, "histogram", values, used, weight=weight, bias=bias)
+
+    def _add_plain_output(
+        self,
+        call: Call,
+        module: Any,
+        values: Tensor,
+        sample: Tensor,
+        saved: Moments | None,
+        layout: tuple[int, int],
+    ) -> None:
+        """The output of a layer with PyTorch's forward, in its formula: nobody else's change of the
+        tensor since then counts.
+        """
+        if self.info.kind == "activation" or self._is_normalized_by(module):
             return
-        self._add_histogram(call, "histogram", values, used, weight=None, bias=None)
         normalized = by_channel(
             normalize(self.info.kind, module, sample), layout[0], trailing=layout[1]
         )
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
         self._add_histogram(call, "output_histogram", normalized, None, weight=weight, bias=bias)
         self._add_sample_statistics(call, values, sample, saved)
 
+    def _add_output(self, call: Call, values: Tensor) -> None:
+        """The output that a forward of somebody's own made, whatever its formula."""
+        mean, variance = channel_moments(values)
+        std = (variance + _ACTIVATION_EPS).sqrt()
+        used = Moments(mean, std.reciprocal())
+        self._add_histogram(call, "output_histogram", values, used, weight=std, bias=mean)
+
+    def _is_normalized_by(self, module: Any) -> bool:
+        """Whether the output is an affine map of each channel, so that one histogram shows both."""
+        return self.info.kind == "batch" or self._uses_running_statistics(module)
+
     def _channel_statistics(self, module: Any, saved: Moments | None) -> Moments | None:
         """The per-channel statistics with which the layer normalized, where it has such."""
-        if self._uses_running_statistics(module):
+        if self.plain and self._uses_running_statistics(module):
             return Moments(module.running_mean, (module.running_var + self._eps()).rsqrt())
         return saved if self.info.kind == "batch" else None
 
@@ -243,6 +365,8 @@ class Observer:
         """The distribution over the sampled images of the statistics that the layer takes from
         each.
         """
+        if self.info.kind == "batch":
+            return
         std = self._per_sample_std(values, sample)
         mean = None
         if self.info.kind != "rms":

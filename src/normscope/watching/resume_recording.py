@@ -66,5 +66,6 @@ def first_calls(header: Header) -> list[LayerInfo]:
 
 
 def _subject(header: Header) -> tuple[object, ...]:
-    layers = [(info.name, info.type, info.kind) for info in first_calls(header)]
+    # which of the normalizations a layer is may be known only when it has run
+    layers = [(info.name, info.type, info.kind == "activation") for info in first_calls(header)]
     return layers, header.model, header.unit, header.intervals, header.rank, header.world_size

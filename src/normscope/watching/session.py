@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from normscope.watching.active_regions import followers
 from normscope.watching.gradient_hooks import GradientNorms
 from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward
-from normscope.watching.observe import Call, first_tensor
+from normscope.watching.observe import Call, first_tensor, input_of
 from normscope.watching.recorder import Recorder
 from normscope.watching.step_writer import Row, Rows, WatchedLayer
 from normscope.watching.tensor_statistics import TELLS_OF_HOOKS
@@ -112,7 +112,10 @@ class Session:
         for layer, watched in zip(found, self.layers, strict=True):
             called = functools.partial(self._layer_called, watched)
             self._layer_hooks.add(
-                layer.module, called, reads_statistics_only=watched.observer.info.kind == "batch"
+                layer.module,
+                called,
+                reads_statistics_only=watched.observer.plain
+                and watched.observer.info.kind == "batch",
             )
         handles.append(after_any_forward(model, self._forward_ends))
         if optimizer is None:
@@ -199,9 +202,11 @@ class Session:
                 self._awaits_gradients = self.steps + 1
             self._end_step()
 
-    def _layer_called(self, layer: WatchedLayer, module: nn.Module, args: Any, output: Any) -> None:
+    def _layer_called(
+        self, layer: WatchedLayer, module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
         if self._listening:
-            if self._light and type(output) is Tensor:
+            if self._light and type(output) is Tensor and not layer.observer.needs_input:
                 # Nothing is needed but what autograd keeps until backward. Reading it when the
                 # forward is over, all layers at once, takes a fifth of the time: here the caches
                 # are full of activations.
@@ -210,9 +215,9 @@ class Session:
                     self._seen.append((layer, output.grad_fn, output.numel()))
                 self._recorder.seconds += time.perf_counter() - start
             else:
-                self._observe(layer, module, args, output)
+                self._observe(layer, module, args, kwargs, output)
         elif self._by_optimizer and self._is_called_alone(layer):
-            self._observe(layer, module, args, output)
+            self._observe(layer, module, args, kwargs, output)
 
     def _is_called_alone(self, layer: WatchedLayer) -> bool:
         """Whether a loop that counts optimizer steps runs the layer without calling the model: then
@@ -224,16 +229,27 @@ class Session:
         return model is not None and model.training
 
     @_inside
-    def _observe(self, layer: WatchedLayer, module: nn.Module, args: Any, output: Any) -> None:
+    def _observe(
+        self, layer: WatchedLayer, module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
         made = first_tensor(output)
         if _graph_task() != -1 or made is None or (call := self._next_call(layer)) is None:
             return
-        given = first_tensor(args)
+        given = input_of(args, kwargs, made)
         call.node = None if self._traced else made.grad_fn
         step = self.steps + 1 if self._due.histograms else None
-        layer.observer.observe(
-            call, module, given, made, moments=self._due.moments, histogram_step=step
-        )
+        observer, moments = layer.observer, self._due.moments
+        try:
+            observer.observe(call, module, given, made, moments=moments, histogram_step=step)
+        except Exception as error:  # of one layer; the others are recorded on
+            observer.give_up(call)
+            self._note(
+                f"failed: {layer.name}",
+                f"{layer.name} cannot be measured, and only its parameters and "
+                f"gradients are recorded from here on: {type(error).__name__}: {error}",
+            )
+        if not observer.is_understood and not observer.needs_input:
+            self._note(f"not understood: {layer.name}", observer.limits(made))
         self._check_statistics(layer, call)
         if self._due.gradients:
             self._gradients.await_backward(call, module, given, made)

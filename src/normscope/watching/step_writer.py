@@ -15,7 +15,7 @@ from normscope.watching.gradient_hooks import loss_scale
 from normscope.watching.intervals import Due
 from normscope.watching.observe import Call, Observer
 from normscope.watching.row_buffers import Blocks, Column, column
-from normscope.watching.watched_layers import Found, saves_statistics
+from normscope.watching.watched_layers import Found
 
 Row = list[tuple[Column, Tensor]]
 
@@ -30,14 +30,13 @@ class WatchedLayer:
 
     module: weakref.ref[nn.Module]
     observer: Observer
-    saves_statistics: bool
     calls: list[Call] = field(default_factory=list)
     most_calls: int = 0
 
     @classmethod
     def of(cls, found: Found) -> WatchedLayer:
         """Watch a module that was found in a model."""
-        return cls(weakref.ref(found.module), Observer(found.info), saves_statistics(found.module))
+        return cls(weakref.ref(found.module), Observer(found.info, found.norm))
 
     @property
     def name(self) -> str:
@@ -55,7 +54,7 @@ class WatchedLayer:
 
     def lacks_statistics(self, call: Call) -> bool:
         """Whether a call should have kept its batch's statistics, and has not."""
-        return call.probe is None and call.training and self.saves_statistics
+        return call.probe is None and call.training and self.observer.expects_statistics
 
     def held(
         self, names: Iterable[str]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normscope.records.recording_header import BIN_LIMIT, BINS, SAMPLE_LEVELS
+from normscope.user_models.norm_behavior import Moments
 from normscope.watching import fused_nodes
 
 # A histogram sees at least about this many values of a channel, and at most a sixteenth of the
@@ -30,13 +31,6 @@ TELLS_OF_HOOKS = hasattr(
 _active_saved_tensor_hooks = getattr(
     getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None
 )
-
-
-class Moments(NamedTuple):
-    """Mean and inverse standard deviation, as a layer used them: the eps is inside."""
-
-    mean: Tensor
-    invstd: Tensor
 
 
 def saved_moments(node: Any) -> Moments | None:
@@ -61,6 +55,39 @@ def saved_moments(node: Any) -> Moments | None:
     except RuntimeError:  # a backward inside the forward has freed them
         return None
     return Moments(mean, invstd) if mean is not None and mean.numel() > 0 else None
+
+
+def path_to_moments(node: Any, source: Any, most: int = 64) -> tuple[int, ...] | None:
+    """Return the way from an output's node back to the first that saved statistics, None without.
+
+    Args:
+        node: the `grad_fn` of a layer's output.
+        source: that of its input, behind which the layer has nothing.
+        most: how many nodes are looked at.
+
+    Returns:
+        Indices into `next_functions`, one for each node on the way; see `node_at`.
+    """
+    paths: list[tuple[Any, tuple[int, ...]]] = [(node, ())]
+    seen = {None, source}
+    for at, path in paths:
+        if at in seen:
+            continue
+        seen.add(at)
+        if saved_moments(at) is not None:
+            return path
+        if len(paths) < most:
+            following: Any = getattr(at, "next_functions", ())
+            paths += [(before, (*path, index)) for index, (before, _) in enumerate(following)]
+    return None
+
+
+def node_at(node: Any, path: tuple[int, ...]) -> Any:
+    """Return the node at the end of a path of `path_to_moments`, None where the graph ends before."""
+    for index in path:
+        following = getattr(node, "next_functions", ())
+        node = following[index][0] if index < len(following) else None
+    return node
 
 
 def _is_free(node: Any) -> bool:

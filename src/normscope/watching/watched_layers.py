@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from normscope.errors import InputError, lookup
+from normscope.errors import InputError
 from normscope.records.recording_header import LayerInfo
-
-# What a layer normalizes over decides what can be recorded of it; see `normscope.watching.observe`.
-_KINDS: dict[type[nn.Module], str] = {
-    _BatchNorm: "batch",
-    _InstanceNorm: "instance",
-    nn.GroupNorm: "group",
-    nn.LayerNorm: "layer",
-    nn.RMSNorm: "rms",
-}
-_REGISTERED: dict[type[nn.Module], str] = {}
+from normscope.user_models.norm_layers import NormLayer, is_norm, recognize
 
 LayerSelector = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
@@ -35,41 +23,11 @@ class Found:
 
     name: str
     module: nn.Module
-    kind: str
+    norm: NormLayer | None  # what it was taken for; None for any other module
     info: LayerInfo = field(init=False)
 
     def __post_init__(self):
-        self.info = describe(self.name, self.module, self.kind)
-
-
-def register_normalization(cls: type[nn.Module], kind: str) -> None:
-    """Have instances of a class of yours watched as normalization layers.
-
-    Args:
-        cls: the class; its subclasses count too. `weight`, `bias`, `running_mean`, `running_var`,
-            `eps` and `momentum` are read from attributes of those names, where they exist.
-        kind: what it normalizes over: "batch" (statistics per channel over the batch), "instance",
-            "group" (per sample over groups of channels), "layer" or "rms" (per sample over the last
-            dimensions).
-    """
-    lookup("kind of normalization", kind, dict.fromkeys(_KINDS.values()))
-    _REGISTERED[cls] = kind
-
-
-def normalization_kind(module: nn.Module) -> str | None:
-    """The kind of a normalization layer, by its type; None for any other module."""
-    for table in (_REGISTERED, _KINDS):
-        for cls, kind in table.items():
-            if isinstance(module, cls):
-                return kind
-    return None
-
-
-def saves_statistics(module: nn.Module) -> bool:
-    """Whether a layer's own operation saves its batch's statistics for backward."""
-    return isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm) and not isinstance(
-        module, tuple(_REGISTERED)
-    )
+        self.info = describe(self.name, self.module, self.norm)
 
 
 def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[Found]:
@@ -86,7 +44,7 @@ def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[F
     """
     modules = {name or type(model).__name__: module for name, module in model.named_modules()}
     if layers is None:
-        chosen = {name for name, module in modules.items() if normalization_kind(module)}
+        chosen = {name for name, module in modules.items() if is_norm(module)}
         if not chosen:
             raise InputError(_no_normalization(model))
     else:
@@ -95,9 +53,7 @@ def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[F
         if not chosen:
             raise InputError("layers= is empty; leave it out to watch every normalization layer.")
     return [
-        Found(name, module, normalization_kind(module) or "activation")
-        for name, module in modules.items()
-        if name in chosen
+        Found(name, module, recognize(module)) for name, module in modules.items() if name in chosen
     ]
 
 
@@ -119,7 +75,7 @@ def _matches(selector: str | type[nn.Module], modules: dict[str, nn.Module]) -> 
 
 def _no_match(selector: str, modules: dict[str, nn.Module]) -> str:
     near = difflib.get_close_matches(selector, list(modules), n=5, cutoff=0.4)
-    norms = [name for name, module in modules.items() if normalization_kind(module)]
+    norms = [name for name, module in modules.items() if is_norm(module)]
     if near:
         return f"No module matches {selector!r}. Near: {', '.join(near)}."
     return f"No module matches {selector!r}. Normalization layers: {_listing(norms)}."
@@ -136,7 +92,7 @@ def _no_normalization(model: nn.Module) -> str:
     classes = f" (perhaps {_listing(sounding)})" if sounding else ""
     return (
         f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch in layers=, or "
-        f"make a class{classes} known with normscope.watching.watched_layers.register_normalization."
+        f"make a class{classes} known with normscope.user_models.norm_layers.register_normalization."
     )
 
 
@@ -146,8 +102,8 @@ def _listing(names: Iterable[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more if names else "none"
 
 
-def describe(name: str, module: nn.Module, kind: str) -> LayerInfo:
-    """What is known of a layer before it has run.
+def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:
+    """Return what is known of a layer before it has run.
 
     Raises:
         InputError: for a lazy layer that has not seen a batch.
@@ -157,28 +113,19 @@ def describe(name: str, module: nn.Module, kind: str) -> LayerInfo:
         raise InputError(
             f"{name} is a lazy layer that has not seen a batch. Run one batch before watching."
         )
-    info = LayerInfo(name=name, type=type(module).__name__, kind=kind)
-    if kind == "activation":
-        return info
-    info.channels = _channels(module)
-    info.groups = getattr(module, "num_groups", None) if kind == "group" else None
-    info.eps = getattr(module, "eps", None)
-    info.momentum = getattr(module, "momentum", None)
-    info.affine = isinstance(getattr(module, "weight", None), Tensor)
-    info.tracks = isinstance(getattr(module, "running_mean", None), Tensor)
-    return info
-
-
-def _channels(module: nn.Module) -> int | None:
-    for name in ("num_features", "num_channels"):
-        if isinstance(value := getattr(module, name, None), int):
-            return value
-    if shape := getattr(module, "normalized_shape", None):
-        return math.prod(shape)
-    for name in ("weight", "running_mean"):
-        if isinstance(value := getattr(module, name, None), Tensor):
-            return value.numel()
-    return None
+    if norm is None:
+        return LayerInfo(name=name, type=type(module).__name__, kind="activation")
+    return LayerInfo(
+        name=name,
+        type=type(module).__name__,
+        kind=norm.kind,
+        channels=norm.channels,
+        groups=norm.groups,
+        eps=norm.eps,
+        momentum=getattr(module, "momentum", None),
+        affine=isinstance(getattr(module, "weight", None), Tensor),
+        tracks=isinstance(getattr(module, "running_mean", None), Tensor),
+    )
 
 
 def histogram_channels(channels: int, most: int) -> list[int]:

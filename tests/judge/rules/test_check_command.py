@@ -226,3 +226,13 @@ def test_the_pytest_helper():
     assert_normalization_ok(model, level="warning", ignore=["NS201"])
     with pytest.raises(AssertionError, match="normalization is broken in Sequential"):
         assert_normalization_ok(network(), other=trained())
+
+
+def test_the_pytest_helper_takes_what_check_takes():
+    model = trained()
+    model[1].momentum = 0.99
+    with pytest.raises(AssertionError, match="NS201"):
+        assert_normalization_ok(model, level="warning", select=["NS201"])
+    assert_normalization_ok(model, level="warning", select=["NS101"], recording=None)
+    with pytest.raises(InputError, match="world_size must be at least 1"):
+        assert_normalization_ok(model, world_size=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normscope.errors import InputError, NormscopeError
+from normscope.records.command_line import command_line
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
         paths: folders of studies, recordings' files, and checks' results as JSON.
         out: the file to write; by default report.html in the first folder, or beside the first
             recording.
-        command: how the studies were made, for the page; by default how this process was started.
+        command: how the studies were made, for the page; by default the normscope command that
+            runs, none where another program calls.
 
     Returns:
         The file.
@@ -51,7 +52,7 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
     studies, recordings = sorted_paths([Path(path) for path in paths if Path(path) not in checks])
     target = _checked(Path(out) if out is not None else _default(studies, [*recordings, *checks]))
     data = load_report_data(
-        studies, recordings, _command() if command is None else command, checks=checks
+        studies, recordings, command_line() if command is None else command, checks=checks
     )
     if data.problems and not (data.studies or data.watched or data.checks):
         raise InputError(data.problems[0])
@@ -85,7 +86,7 @@ def check_page(found: CheckReport, model: str, path: Path | None = None) -> str:
     from normscope.show.report.build import build, page
     from normscope.show.report.report_data import ReportData
 
-    data = ReportData(command=_command(), checks=(replace(found, model=found.model or model),))
+    data = ReportData(command=command_line(), checks=(replace(found, model=found.model or model),))
     if path is not None:
         build(data, _checked(path))
     return page(data)
@@ -202,8 +203,3 @@ def _default(studies: Sequence[Path], recordings: Sequence[Path]) -> Path:
     if studies:
         return studies[0] / REPORT_NAME
     return recordings[0].with_name(f"{recordings[0].stem}.{REPORT_NAME}")
-
-
-def _command() -> str:
-    """How this process was started, without the folders of the machine it ran on."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

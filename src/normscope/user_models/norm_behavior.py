@@ -1,0 +1,202 @@
+"""Over which axes a normalization layer took its statistics in one call, by its input and output.
+
+Each way of normalizing is tried on the input, and the one that explains the output is taken. A
+class's name is a hint that breaks ties; an answer that explains nothing is no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normscope.user_models.norm_layers import NormLayer
+
+UNEXPLAINED = 1e-3
+"""This share of the output's variance may be left by a fit of gain and bias at most."""
+
+MIN_ROWS = 8
+"""A gain and a bias fit fewer values per channel without saying anything."""
+
+_ROWS, _DOUBLES = 512, 1 << 22
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """How a call normalized: kind as in NormLayer, and the dimension of the channels, 1 or -1."""
+
+    kind: str
+    channel_axis: int
+    groups: int | None = None
+
+    def arranged(self, values: Tensor) -> Tensor:
+        """Return the tensor with the channels where layers of the kind have them.
+
+        That is dimension 1, for layer and RMS normalizations the last.
+        """
+        wanted = -1 if self.kind in ("layer", "rms") else 1
+        return values if values.dim() < 3 else values.movedim(self.channel_axis, wanted)
+
+
+class Moments(NamedTuple):
+    """Mean and inverse standard deviation, as a layer used them: the eps is inside."""
+
+    mean: Tensor
+    invstd: Tensor
+
+
+def ways(layer: NormLayer, x: Tensor) -> Iterator[Behavior]:
+    """The ways of normalizing that the sizes allow, the recognized one first."""
+    first = -1 if layer.kind in ("layer", "rms") else 1
+    axes = [axis for axis in (first, -first) if _fits(layer, x, axis)]
+    kinds = dict.fromkeys((layer.kind, "layer", "rms", "group", "instance", "batch"))
+    groups = dict.fromkeys((layer.groups or 1, 1))
+    for kind in kinds:
+        for axis in axes:
+            if kind in ("group", "instance") and x.dim() < 3 and kind != layer.kind:
+                continue
+            for count in groups if kind == "group" else (None,):
+                if count is None or x.shape[axis] % count == 0:
+                    yield Behavior(kind, axis, count)
+
+
+def _fits(layer: NormLayer, x: Tensor, axis: int) -> bool:
+    """Whether the channels may stand there: 1 and -1 are one axis of [N, C]."""
+    if layer.normalized_dims > 1:
+        return axis == -1
+    usual = axis == (-1 if layer.kind in ("layer", "rms") else 1)
+    sized = layer.channels in (None, 1, x.shape[axis])  # a gain of one value tells nothing
+    return sized and (usual or x.dim() > 2)
+
+
+def behavior_of(
+    layer: NormLayer, x: Tensor, y: Tensor, saved: Moments | None = None
+) -> Behavior | None:
+    """Return how one call normalized, None if no way of normalizing explains it.
+
+    Waits for a GPU. Nothing random is drawn.
+
+    Args:
+        layer: what the module was taken for.
+        x: its input, floating, [N, C], [N, C, ...] or [N, ..., C].
+        y: its output.
+        saved: what its operation saved for backward, where it did: proof also where an activation
+            stands behind the normalization.
+    """
+    if x.shape != y.shape or x.dim() < 2 or not x.numel() or not y.is_floating_point():
+        return None
+    possible = list(ways(layer, x))
+    with torch.no_grad():
+        x, y = x.detach(), y.detach()
+        if saved is not None:
+            possible = [way for way in possible if _made(way, layer, x, saved)]
+            if len({way.channel_axis for way in possible}) == 1:
+                return _preferred(possible, layer)
+        return _explaining(possible, layer, _few(x), _few(y))
+
+
+def _few(values: Tensor) -> Tensor:
+    """Some samples in float64, which every way but that of whole batches can be told from."""
+    positions = max(values[0].numel() // max(values.shape[1], values.shape[-1]), 1)
+    count = max(2, -(-_ROWS // positions))
+    if values[0].numel() > _DOUBLES:
+        count = 1
+    few = values[:count]
+    wide = few.numel() <= _DOUBLES and few.device.type != "mps"
+    return few.double() if wide else few.float()
+
+
+def _explaining(
+    possible: list[Behavior], layer: NormLayer, x: Tensor, y: Tensor
+) -> Behavior | None:
+    """The way that leaves the least of y unexplained; the recognized one if it is as good."""
+    left = {way: _unexplained(way, layer, x, y) for way in possible}
+    least = min(left.values(), default=torch.inf)
+    if not least <= UNEXPLAINED:
+        return None
+    return next(way for way, share in left.items() if share <= 10 * least + 1e-9)
+
+
+def _unexplained(way: Behavior, layer: NormLayer, x: Tensor, y: Tensor) -> float:
+    """Share of y's variance that no gain and bias per channel make of the normalized x."""
+    normalized = _rows(_normalized(way, layer, x), layer)
+    made = _rows(way.arranged(y), layer) if way.kind in ("layer", "rms") else _last(way, y)
+    if len(made) < MIN_ROWS:
+        return torch.inf
+    normalized = normalized - normalized.mean(0)
+    made = made - (mean := made.mean(0))
+    total = made.square().sum()
+    if not total > 1e-12 * (mean.square().sum() * len(made) + total):
+        return torch.inf  # a constant: everything explains it
+    energy = normalized.square().sum(0)
+    slope = torch.where(energy > 0, (normalized * made).sum(0) / energy, 0)
+    rest = (made - slope * normalized).square().sum()
+    share = float(rest / total) * len(made) / (len(made) - 2)
+    return share if share == share else torch.inf
+
+
+def _normalized(way: Behavior, layer: NormLayer, x: Tensor) -> Tensor:
+    """The input normalized in one way, without gain and bias, channels last."""
+    eps = layer.eps or 1e-30  # so that zeros stay zeros
+    if way.kind in ("layer", "rms"):
+        values = way.arranged(x)
+        dims = tuple(range(-max(layer.normalized_dims, 1), 0))
+        mean = values.mean(dims, keepdim=True) if way.kind == "layer" else 0
+        centered = values - mean
+        return centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
+    if (
+        way.kind == "batch"
+    ):  # one gain and offset per channel, whatever the mode: the fit finds them
+        return _last(way, x)
+    sets = _sets(way, x)
+    centered = sets - sets.mean(-1, keepdim=True)
+    values = centered * (centered.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return values.reshape(way.arranged(x).shape).movedim(1, -1).flatten(0, -2)
+
+
+def _sets(way: Behavior, x: Tensor) -> Tensor:
+    """[N, G, values] of what a group or instance normalization takes together."""
+    values = way.arranged(x)
+    groups = values.shape[1] if way.kind == "instance" else way.groups or 1
+    return values.reshape(len(values), groups, -1)
+
+
+def _last(way: Behavior, values: Tensor) -> Tensor:
+    """[rows, C] of a tensor whose channels stand where the way has them."""
+    return way.arranged(values).movedim(1, -1).reshape(-1, values.shape[way.channel_axis])
+
+
+def _rows(values: Tensor, layer: NormLayer) -> Tensor:
+    """[rows, values] of a tensor whose last dimensions are normalized together."""
+    return values.reshape(-1, values.shape[-max(layer.normalized_dims, 1) :].numel())
+
+
+def _made(way: Behavior, layer: NormLayer, x: Tensor, saved: Moments) -> bool:
+    """Whether the saved statistics are those that this way takes of the whole input."""
+    values = way.arranged(x)
+    values = values if values.dtype == torch.float64 else values.float()
+    if way.kind == "rms":
+        return False  # saves no mean
+    if way.kind == "layer":
+        sets = values.flatten(-max(layer.normalized_dims, 1))
+    elif way.kind == "batch":
+        sets = values.movedim(1, 0).flatten(1)
+    else:
+        sets = _sets(way, x).to(values.dtype)
+    if saved.mean.numel() != sets[..., 0].numel():
+        return False
+    var, mean = torch.var_mean(sets, -1, correction=0)
+    var, mean = var.flatten(), mean.flatten()
+    eps = 0.0 if layer.eps is None else layer.eps
+    std = (var + eps).sqrt().clamp_min(torch.finfo(var.dtype).tiny)
+    apart = (saved.mean.flatten().to(mean) - mean).abs() / std
+    ratio = (saved.invstd.flatten().to(std) * std - 1).abs()
+    return bool((apart < UNEXPLAINED * 10).all() & (ratio < UNEXPLAINED * 10).all())
+
+
+def _preferred(possible: list[Behavior], layer: NormLayer) -> Behavior:
+    """The recognized kind's way among several that fit: they differ in name only."""
+    return next((way for way in possible if way.kind == layer.kind), possible[0])

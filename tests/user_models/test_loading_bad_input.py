@@ -1,0 +1,81 @@
+"""Data and loaders that cannot be used end in one line, or are used as far as they can be."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from normscope.errors import InputError
+from normscope.examining.examine import examine, examine_loader
+from normscope.user_models.loading import load_batches, load_into
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array"])
+def test_a_file_that_is_no_array(tmp_path, content):
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as an array"):
+        load_batches(str(tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize("array", [np.zeros(()), np.zeros((0, 3))])
+def test_an_array_without_samples(tmp_path, array):
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(InputError, match="holds no samples"):
+        load_batches(str(tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_size_below_one(tmp_path, size):
+    np.save(tmp_path / "x.npy", np.zeros((4, 3), np.float32))
+    with pytest.raises(InputError, match="batch-size must be at least 1"):
+        load_batches(str(tmp_path / "x.npy"), size)
+
+
+def test_a_load_error_of_one_line(tmp_path):
+    class Strict(nn.Linear):
+        def load_state_dict(self, *_, **__):
+            raise RuntimeError("will not")
+
+    with pytest.raises(InputError, match="does not fit the model: will not"):
+        load_into(Strict(1, 1), {"weight": torch.ones(1, 1)}, tmp_path / "x.pt")
+
+
+def model():
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 5))
+
+
+def test_a_loader_that_raises():
+    def loader():
+        yield torch.randn(8, 3)
+        raise OSError("disk gone")
+
+    with pytest.raises(InputError, match="loader raises after 1 batches: OSError: disk gone"):
+        examine(model(), loader())
+
+
+def test_inputs_that_require_gradients():
+    batches = [torch.randn(8, 3, requires_grad=True) for _ in range(3)]
+    assert examine(model(), batches).forward.input_heterogeneity is not None
+
+
+def test_targets_of_another_length():
+    batches = [(torch.randn(8, 3), torch.arange(5)) for _ in range(3)]
+    forward = examine(model(), batches).forward
+    assert forward is not None
+    assert not forward.has_targets
+
+
+def test_targets_that_are_ragged():
+    class Ragged:
+        targets = ([1], [2, 3], [4])
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return torch.zeros(3), self.targets[index]
+
+    loader = examine_loader(DataLoader(Ragged(), batch_size=2)).loader
+    assert loader is not None
+    assert loader.samples == 3
