@@ -16,7 +16,7 @@ SECRETS = ("SECRET", "zelda", "train.py")
 @pytest.fixture
 def host(monkeypatch):
     monkeypatch.setattr(
-        sys, "argv", ["/home/zelda/train.py", "--key", "SECRET", "--data", "/home/zelda/x"]
+        sys, "argv", ["/srv/zelda/train.py", "--key", "SECRET", "--data", "/srv/zelda/x"]
     )
 
 
@@ -60,8 +60,8 @@ def test_the_normscope_command_names_itself(host, recording, tmp_path, capsys):
     ("argument", "shown"),
     [
         ("runs/study", "runs/study"),
-        ("/home/zelda/runs/study/", "study"),
-        ("--out=/home/zelda/page.html", "--out=page.html"),
+        ("/srv/zelda/runs/study/", "study"),
+        ("--out=/srv/zelda/page.html", "--out=page.html"),
         ("../zelda/study", "study"),
         ("~/study", "study"),
         ("C:\\Users\\zelda\\study", "study"),
