@@ -10,9 +10,10 @@ import pytest
 from report_pages import curve, payload_of
 from rich.console import Console
 
+from normscope import Recording
 from normscope.judge.inspection import channel_table, regions_of, to_csv
 from normscope.judge.timeline import Timeline
-from normscope.records.recording import Recording, rank_path
+from normscope.records.recording import rank_path
 from normscope.records.recording_header import BINS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
 from normscope.show.figures import (
