@@ -54,7 +54,10 @@ def every_module(*rooms):
 CLAIMS = {
     "help": (HELP, "torch sklearn pyarrow matplotlib scipy"),
     "judging, showing and reading": (every_module("judge", "show", "records"), "torch"),
-    "a recording is read": (RECORDING, "torch matplotlib scipy normscope.show.report.build normscope.show.figures"),
+    "a recording is read": (
+        RECORDING,
+        "torch matplotlib scipy normscope.show.report.build normscope.show.figures",
+    ),
     "the rules": ("from normscope.judge.rules import rules; assert rules()", "torch"),
     "figures": (
         "import normscope.show.figures.comparison_figure\n"
