@@ -178,6 +178,12 @@ class Head(nn.Module):
         return self.norm(self.linear(self.stem(x).mean((2, 3))))
 
 
+class Viewing(Head):
+    def forward(self, x):
+        x = self.stem(x).amax((2, 3), keepdim=True)
+        return self.norm(self.linear(x.view(x.size(0), -1)))
+
+
 def test_a_linear_layer_folds_where_it_gets_two_dimensions():
     mlp = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8))
     rows, steps = torch.randn(4, 5).double(), torch.randn(4, 8, 5).double()
@@ -193,9 +199,10 @@ def test_a_linear_layer_folds_where_it_gets_two_dimensions():
         nn.Sequential(nn.Flatten(), nn.Linear(5, 8), nn.BatchNorm1d(8, affine=False))
     )
     assert agree(unaffine, fold(unaffine), rows)
-    model = prepared(Head())
-    assert norms_in(fold(model)) == 0
-    assert agree(model, fold(model), X)
+    for make in (Head, Viewing):
+        model = prepared(make())
+        assert norms_in(fold(model)) == 0
+        assert agree(model, fold(model), X)
 
 
 def test_layers_held_in_lists_under_two_names_and_in_wrappers_fold():
