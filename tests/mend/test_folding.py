@@ -205,6 +205,25 @@ def test_a_linear_layer_folds_where_it_gets_two_dimensions():
         assert agree(model, fold(model), X)
 
 
+class ConvolutionWithStatistics(nn.Module):
+    """Statistics of its own beside a pair that folds."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = conv_norm()
+        self.register_buffer("running_mean", torch.zeros(8))
+        self.register_buffer("running_var", torch.ones(8))
+
+    def forward(self, x):
+        return self.body(x) - self.running_mean[:, None, None]
+
+
+def test_statistics_beside_a_convolution_are_no_layer():
+    model = prepared(nn.Sequential(nn.Conv2d(3, 3, 1), ConvolutionWithStatistics()))
+    assert norms_in(fold(model)) == 0
+    assert agree(model, fold(model), X)
+
+
 def test_layers_held_in_lists_under_two_names_and_in_wrappers_fold():
     class Listed(nn.Module):
         def __init__(self):

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from normscope.errors import InputError, NormscopeWarning
@@ -152,7 +151,7 @@ def _refuse_altered(model: nn.Module, *names: str) -> None:
     for name in names:
         layer = model.get_submodule(name)
         reason = alteration(layer)
-        if layer.training:
+        if layer.training and is_batch_norm(layer):
             reason = "it stays in train mode after eval()"
         if reason:
             raise NotUnderstoodError(f"{_named(name, layer)}: {reason}")
@@ -186,12 +185,10 @@ def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
     """
     norm, weighted = model.get_submodule(name), model.get_submodule(source)
     _check_axis(name, norm, weighted, {path.ranks.get(name) for path in paths if path.calls[name]})
-    own = {_named(source, weighted): forward_override(weighted)}
-    own[_named(name, norm)] = (
-        forward_override(norm) if isinstance(norm, _BatchNorm) else "its class is not torch's"
-    )
-    replacement = behind_normalization(norm) if own[_named(name, norm)] else nn.Identity()
-    reasons = [f"{layer}: {override}" for layer, override in own.items() if override]
+    changes = forward_override(weighted), forward_override(norm)
+    replacement = behind_normalization(norm) if changes[1] else nn.Identity()
+    names = _named(source, weighted), _named(name, norm)
+    reasons = [f"{n}: {change}" for n, change in zip(names, changes, strict=True) if change]
     if reasons and not keeps_function(weighted, norm, replacement, _scale):
         raise NotUnderstoodError(f"{' and '.join(reasons)}, and a fold would change what it does")
     return _Pair(weighted, norm, replacement)

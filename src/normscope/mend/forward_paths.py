@@ -65,9 +65,12 @@ def followed_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module normalizes by statistics of a batch, whatever its class."""
+    """Whether a module normalizes by statistics of a batch, whatever its class, and does not hold
+    the convolution itself.
+    """
     layer = recognize(module)
-    return layer is not None and layer.kind == "batch"
+    holds_weights = any(isinstance(inner, WEIGHTED) for inner in module.modules())
+    return layer is not None and layer.kind == "batch" and not holds_weights
 
 
 def tensor_owners(model: nn.Module) -> dict[int, set[str]]:
