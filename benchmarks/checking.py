@@ -49,7 +49,8 @@ def healthy(names: list[str]) -> None:
         serious = [text for text in found if not text.startswith("info")]
         infos = sorted({finding.code for finding in report.infos})
         print(
-            f"{network.name:32} {time.perf_counter() - start:5.1f} s  correct {correct}  infos {infos}"
+            f"{network.name:32} {time.perf_counter() - start:5.1f} s  correct {correct}  infos "
+            f"{infos}"
         )
         for text in serious:
             print("   ", text)
@@ -148,6 +149,9 @@ def _median(action: Callable[[], object], times: int) -> float:
 
 if __name__ == "__main__":
     commands = {"healthy": healthy, "cases": cases, "speed": speed}
+    if sys.argv[1:] == ["--help"]:
+        print(__doc__)
+        sys.exit()
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](sys.argv[2:])

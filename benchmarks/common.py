@@ -1,4 +1,6 @@
-"""What the benchmarks share: where they ran, turns in one process, ratios with their ranges, tables and files."""
+"""What the benchmarks share: where they ran, turns in one process, ratios with their ranges, tables
+and files.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,8 @@ def warn_if_busy() -> float | None:
     load = load_average()
     if load is not None and load > BUSY:
         print(
-            f"The load average is {load:.2f}, above {BUSY}: something else is running (or was, a minute ago). "
+            f"The load average is {load:.2f}, above {BUSY}: something else is running (or was, a "
+            "minute ago). "
             "These numbers are not to be published.",
             file=sys.stderr,
         )

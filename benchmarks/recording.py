@@ -55,7 +55,8 @@ def write(path: Path, layers: int, steps: int) -> None:
         blocks = {kind: {} for kind in at}
         for info in infos:
             for kind, names in (
-                ("moments", ("batch_mean", "batch_var", "running_mean", "running_var", "weight", "bias")),
+                ("moments", ("batch_mean", "batch_var", "running_mean", "running_var",
+                             "weight", "bias")),
                 ("gradients", ("weight_gradient", "bias_gradient")),
             ):  # fmt: skip
                 for name in names:

@@ -125,7 +125,8 @@ def where_time_goes(dataset: Dataset, images: int) -> Table:
     categories = sorted((*CATEGORIES, OTHER, OUTSIDE), key=lambda category: -leading[category])
 
     def cell(seconds: dict[str, float], category: str) -> str:
-        return f"{1e3 * seconds[category] / steps:.2f} ({seconds[category] / sum(seconds.values()):.0%})"
+        share = seconds[category] / sum(seconds.values())
+        return f"{1e3 * seconds[category] / steps:.2f} ({share:.0%})"
 
     return Table(
         title="Where the time of a step goes",
@@ -141,7 +142,8 @@ def where_time_goes(dataset: Dataset, images: int) -> Table:
             ),
         ],
         notes=[
-            f"One thread, batch size 128; n = one turn of {steps:.0f} steps under PyTorch's profiler, which itself "
+            f"One thread, batch size 128; n = one turn of {steps:.0f} steps under PyTorch's "
+            "profiler, which itself "
             "takes some time of small operators."
         ],
         values={

@@ -137,11 +137,15 @@ _RIVALS = {
 
 RECORDS = {
     "normscope, moments": "batch mean and variance, running statistics, weight, bias, per channel",
-    "normscope, everything": "the same, histograms of input and output per channel, gradients per channel and norms",
-    "wandb.watch(log='all')": "histograms of parameters and their gradients, whole tensors; no buffers, no activations",
-    "torchexplorer.watch": "histograms of input, output, their gradients, parameters, whole tensors, without the most "
+    "normscope, everything": "the same, histograms of input and output per channel, gradients per "
+    "channel and norms",
+    "wandb.watch(log='all')": "histograms of parameters and their gradients, whole tensors; no "
+    "buffers, no activations",
+    "torchexplorer.watch": "histograms of input, output, their gradients, parameters, whole "
+    "tensors, without the most "
     "extreme tenth; draws from the global random generator",
-    "fastai ActivationStats": "mean, std, share near zero and a histogram of the output, over [0, 10] alone",
+    "fastai ActivationStats": "mean, std, share near zero and a histogram of the output, over [0, "
+    "10] alone",
 }
 
 

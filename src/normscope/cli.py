@@ -86,11 +86,12 @@ def _options(command: str) -> Any:
 
 def _with_whole_lines(kind: type) -> Any:
     """Give tyro the docstrings of the options without line breaks, which it would print."""
-    classes = (*reversed(kind.__mro__[:-1]), Recipe)
-    found = (docstring_parser.parse_from_object(each).params for each in classes)
-    texts = {param.arg_name: param.description or "" for params in found for param in params}
-    for field in (*dataclasses.fields(kind), *dataclasses.fields(Recipe)):
-        field.metadata = MappingProxyType({"help": " ".join(texts[field.name].split())})
+    for options in (kind, Recipe):  # each by its own: `model` is another thing to check
+        classes = reversed(options.__mro__[:-1])
+        parsed = (docstring_parser.parse_from_object(each).params for each in classes)
+        texts = {param.arg_name: param.description or "" for params in parsed for param in params}
+        for field in dataclasses.fields(options):
+            field.metadata = MappingProxyType({"help": " ".join(texts[field.name].split())})
     return kind
 
 

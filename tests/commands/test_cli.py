@@ -72,3 +72,12 @@ def test_every_command_has_its_options_and_what_runs_it():
         assert callable(getattr(module, f"run_{command}"))
         assert getattr(module, f"{command.capitalize()}Options").__doc__
     assert set(cli.RESUMED) < set(COMMANDS)
+
+
+def test_each_command_describes_its_own_options(capsys):
+    """`model` and `--batch-size` are other things to check than to train."""
+    with pytest.raises(SystemExit):
+        main(["check", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "What to check: a function" in text
+    assert "Samples in a batch of a data set" in text

@@ -40,7 +40,7 @@ def agree(model: nn.Module, folded: nn.Module, *inputs: torch.Tensor) -> bool:
 
 
 def norms_in(model: nn.Module) -> int:
-    return sum(isinstance(module, _BatchNorm) for module in model.modules())
+    return sum(isinstance(module, _BatchNorm | FrozenBatchNorm) for module in model.modules())
 
 
 def conv_norm(conv=None, norm=None) -> nn.Sequential:
@@ -111,6 +111,37 @@ class Renamed(nn.Conv2d):
     """A subclass that changes nothing."""
 
 
+class CenteredConv(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+
+class ScaledConv(nn.Conv2d):
+    """Overrides what PyTorch's forward calls, and not the forward."""
+
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, 2 * weight, bias)
+
+
+class FrozenBatchNorm(nn.Module):
+    """As torchvision's and detectron2's: buffers and arithmetic."""
+
+    def __init__(self, width: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        generator = torch.Generator().manual_seed(0)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(width, generator=generator) + 0.5)
+
+    def forward(self, x):
+        w, b, rv, rm = (
+            tensor.reshape(1, -1, 1, 1)
+            for tensor in (self.weight, self.bias, self.running_var, self.running_mean)
+        )
+        scale = w * (rv + self.eps).rsqrt()
+        return x * scale + (b - rm * scale)
+
+
 @pytest.mark.parametrize(
     ("conv", "norm"),
     [
@@ -118,6 +149,10 @@ class Renamed(nn.Conv2d):
         (None, FunctionalNorm(8)),
         (SamePadding(3, 8, 2, stride=2), None),
         (Renamed(3, 8, 3), None),
+        (CenteredConv(3, 8, 3), None),
+        (ScaledConv(3, 8, 3), None),
+        (SamePadding(3, 8, 2, stride=2), ActivatedNorm(8)),
+        (None, FrozenBatchNorm(8, eps=1e-3)),
         (None, nn.SyncBatchNorm(8)),
         (None, nn.BatchNorm2d(8, momentum=None)),
         (None, nn.BatchNorm2d(8).requires_grad_(False)),
@@ -143,6 +178,12 @@ class Head(nn.Module):
         return self.norm(self.linear(self.stem(x).mean((2, 3))))
 
 
+class Viewing(Head):
+    def forward(self, x):
+        x = self.stem(x).amax((2, 3), keepdim=True)
+        return self.norm(self.linear(x.view(x.size(0), -1)))
+
+
 def test_a_linear_layer_folds_where_it_gets_two_dimensions():
     mlp = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8))
     rows, steps = torch.randn(4, 5).double(), torch.randn(4, 8, 5).double()
@@ -158,7 +199,27 @@ def test_a_linear_layer_folds_where_it_gets_two_dimensions():
         nn.Sequential(nn.Flatten(), nn.Linear(5, 8), nn.BatchNorm1d(8, affine=False))
     )
     assert agree(unaffine, fold(unaffine), rows)
-    model = prepared(Head())
+    for make in (Head, Viewing):
+        model = prepared(make())
+        assert norms_in(fold(model)) == 0
+        assert agree(model, fold(model), X)
+
+
+class ConvolutionWithStatistics(nn.Module):
+    """Statistics of its own beside a pair that folds."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = conv_norm()
+        self.register_buffer("running_mean", torch.zeros(8))
+        self.register_buffer("running_var", torch.ones(8))
+
+    def forward(self, x):
+        return self.body(x) - self.running_mean[:, None, None]
+
+
+def test_statistics_beside_a_convolution_are_no_layer():
+    model = prepared(nn.Sequential(nn.Conv2d(3, 3, 1), ConvolutionWithStatistics()))
     assert norms_in(fold(model)) == 0
     assert agree(model, fold(model), X)
 
@@ -306,7 +367,34 @@ class OptionalArgument(Net):
         return self.good(self.norm(x) + x if skip is None else self.norm(x))
 
 
-STAYING = [Skip, Between, InPlace, Twice, ReadWeight, ReadStatistics, Feature, Branch, TensorCheck]
+class AliasCheck(Net):
+    """Asks by a name of its own for the type."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.good(self.norm(x) + x if isinstance(x, TENSORS) else self.norm(x))
+
+
+class TorchCheck(Net):
+    def forward(self, x):
+        x = self.conv(x)
+        return self.good(self.norm(x) + x if torch.is_tensor(x) else self.norm(x))
+
+
+TENSORS = (torch.Tensor, list)
+STAYING = [
+    AliasCheck,
+    TorchCheck,
+    Skip,
+    Between,
+    InPlace,
+    Twice,
+    ReadWeight,
+    ReadStatistics,
+    Feature,
+    Branch,
+    TensorCheck,
+]
 
 
 @pytest.mark.filterwarnings("ignore::normscope.errors.NormscopeWarning")
@@ -352,14 +440,27 @@ def test_a_partial_fold_is_said():
 class StandardizedConv(nn.Conv2d):
     def forward(self, x):
         w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return F.conv2d(x, w, self.bias)
+        return F.conv2d(x, w / w.std((1, 2, 3), keepdim=True), self.bias)
 
 
-class ScaledConv(nn.Conv2d):
-    """Overrides what PyTorch's forward calls, and not the forward."""
+class ClampedConv(nn.Conv2d):
+    """Only large outputs show what it does."""
 
-    def _conv_forward(self, x, weight, bias):
-        return super()._conv_forward(x, 2 * weight, bias)
+    def forward(self, x):
+        return super().forward(x).clamp(max=1e5)
+
+
+class ClampedFrozenNorm(FrozenBatchNorm):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class FrozenNormOfAnotherEps(FrozenBatchNorm):
+    def forward(self, x):
+        self.eps, kept = 2 * self.eps, self.eps
+        x = super().forward(x)
+        self.eps = kept
+        return x
 
 
 class ActivatedConv(nn.Conv2d):
@@ -435,7 +536,9 @@ def norm() -> nn.Module:
 CONV, NORM = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
 REFUSED = {
     "standardized": ("0", lambda: conv_norm(StandardizedConv(3, 8, 3))),
-    "conv_forward": ("0", lambda: conv_norm(ScaledConv(3, 8, 3))),
+    "clamped conv": ("0", lambda: conv_norm(ClampedConv(3, 8, 3))),
+    "clamped frozen norm": ("1", lambda: conv_norm(norm=ClampedFrozenNorm(8))),
+    "frozen norm of another eps": ("1", lambda: conv_norm(norm=FrozenNormOfAnotherEps(8))),
     "activated conv": ("0", lambda: conv_norm(ActivatedConv(3, 8, 3))),
     "computed weight": ("0", lambda: conv_norm(ComputedWeight.of(conv()))),
     "weight_norm": ("0", lambda: conv_norm(parametrizations.weight_norm(conv()))),

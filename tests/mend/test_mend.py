@@ -19,7 +19,8 @@ from normscope.mend import convert, fold, freeze, recalibrate, unfreeze, weight_
 def net() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4),
+        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(6, 4, 3),
+        nn.BatchNorm2d(4),
         nn.Flatten(), nn.Linear(64, 3),
     )  # fmt: skip
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from normscope.errors import InputError, NormscopeWarning
-from normscope.mend.forward_paths import Path, UntraceableError, traced_paths
+from normscope.mend.forward_paths import Path, UntraceableError, is_batch_norm, traced_paths
 from normscope.mend.observed_paths import observed_paths, outputs_of
-from normscope.mend.own_forwards import behind_normalization, ends_in_own_weights
+from normscope.mend.own_forwards import behind_normalization, keeps_function
 from normscope.user_models.batch_reader import Batch, read_batches
 from normscope.user_models.plain_layers import alteration, forward_override
 from normscope.user_models.wrappers import unwrapped_model
@@ -26,12 +24,11 @@ class NotUnderstoodError(InputError):
     """A layer does something that cannot be folded safely."""
 
 
-@dataclass(frozen=True)
-class _Pair:
+class _Pair(NamedTuple):
     """A normalization to fold: the layer it goes into, and what replaces it."""
 
     weighted: nn.Module
-    norm: _BatchNorm
+    norm: nn.Module
     replacement: nn.Module
 
 
@@ -47,11 +44,13 @@ def fold(
     BatchNormAct2d), a module of just that.
 
     A layer is folded only if in every way through the forward both layers run once, nothing else
-    reads the convolution's output or their weights, and both run PyTorch's own forward: no
-    subclass's, no hooks, no parametrizations. The ways are found by symbolic tracing (torch.fx)
-    with optional arguments at their defaults; convolutions are taken to get batches. What has no
-    convolution or linear layer right before it stays as it is, and a warning says so. Data parallel
-    and compiled wrappers are taken off.
+    reads the convolution's output or their weights, and neither has hooks or parametrizations. A
+    subclass's own forward must keep its function in the fold, which is tried on random inputs. The
+    ways are found by symbolic tracing (torch.fx) with optional arguments at their defaults;
+    convolutions are taken to get batches. What has no convolution or linear layer right before it
+    stays as it is, and a warning says so. Data parallel and compiled wrappers are taken off.
+
+    Tracing patches nn.Module: run no model in another thread meanwhile.
 
     Args:
         model: the model; it is not changed.
@@ -74,8 +73,10 @@ def fold(
             f"that could be folded{_listed(left)}."
         )
     expected = [outputs_of(folded, read, number) for number in range(len(read))]
-    for pair in pairs:
-        _apply(pair)
+    for weighted, norm, replacement in pairs:
+        _scale(weighted, norm)
+        # In place, so that lists and attributes that hold the layer have the replacement too.
+        norm.__class__, norm.__dict__ = type(replacement), vars(replacement)
     for number, outputs in enumerate(expected):
         _compare(number, outputs, outputs_of(folded, read, number))
     if left:
@@ -118,7 +119,7 @@ def _sort(model: nn.Module, paths: list[Path], partial: bool) -> tuple[list[_Pai
     """
     pairs, left, refused = [], [], []
     for name, norm in model.named_modules():
-        if not isinstance(norm, _BatchNorm):
+        if not is_batch_norm(norm):
             continue
         try:
             weighted = _source(name, paths)
@@ -150,13 +151,13 @@ def _refuse_altered(model: nn.Module, *names: str) -> None:
     for name in names:
         layer = model.get_submodule(name)
         reason = alteration(layer)
-        if isinstance(layer, _BatchNorm) and layer.training:
+        if layer.training and is_batch_norm(layer):
             reason = "it stays in train mode after eval()"
         if reason:
             raise NotUnderstoodError(f"{_named(name, layer)}: {reason}")
 
 
-def _why_it_stays(name: str, norm: _BatchNorm, weighted: str, paths: list[Path]) -> str:
+def _why_it_stays(name: str, norm: nn.Module, weighted: str, paths: list[Path]) -> str:
     """Why a normalization cannot be folded whatever its class; empty if it can."""
     if not any(path.calls[name] for path in paths):
         return "the forward does not call it"
@@ -171,7 +172,7 @@ def _why_it_stays(name: str, norm: _BatchNorm, weighted: str, paths: list[Path])
             return f"the output of {weighted!r} is read elsewhere too"
         if {name, weighted} & path.read:
             return f"the weights of {weighted!r} or its own are read elsewhere too"
-    if norm.running_mean is None or norm.running_var is None:
+    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return "it has no running statistics"
     return ""
 
@@ -183,20 +184,17 @@ def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
         NotUnderstoodError: if one is not.
     """
     norm, weighted = model.get_submodule(name), model.get_submodule(source)
-    assert isinstance(norm, _BatchNorm)
-    if (override := forward_override(weighted)) and not ends_in_own_weights(weighted):
-        raise NotUnderstoodError(f"{_named(source, weighted)}: {override}")
-    replacement = nn.Identity()
-    if override := forward_override(norm):
-        behind = behind_normalization(norm)
-        if isinstance(behind, str):
-            raise NotUnderstoodError(f"{_named(name, norm)}: {override}, and {behind}")
-        replacement = behind
     _check_axis(name, norm, weighted, {path.ranks.get(name) for path in paths if path.calls[name]})
+    changes = forward_override(weighted), forward_override(norm)
+    replacement = behind_normalization(norm) if changes[1] else nn.Identity()
+    names = _named(source, weighted), _named(name, norm)
+    reasons = [f"{n}: {change}" for n, change in zip(names, changes, strict=True) if change]
+    if reasons and not keeps_function(weighted, norm, replacement, _scale):
+        raise NotUnderstoodError(f"{' and '.join(reasons)}, and a fold would change what it does")
     return _Pair(weighted, norm, replacement)
 
 
-def _check_axis(name: str, norm: _BatchNorm, weighted: nn.Module, ranks: set[int | None]) -> None:
+def _check_axis(name: str, norm: nn.Module, weighted: nn.Module, ranks: set[int | None]) -> None:
     """Hold that axis 1, which is normalized, is the axis of the weighted layer's outputs."""
     if isinstance(weighted, nn.Linear):
         width, allowed = weighted.out_features, {2}
@@ -208,22 +206,20 @@ def _check_axis(name: str, norm: _BatchNorm, weighted: nn.Module, ranks: set[int
     ranks = ranks - {None} or {None}  # what batches show holds for ways that tracing cannot tell
     if ranks == {None} and None not in allowed:
         why += "; which it gets, only batches show: fold(model, batches)"
-    if not ranks <= allowed or width != norm.num_features:
+    if not ranks <= allowed or (width,) != norm.running_mean.shape:
         raise NotUnderstoodError(f"{_named(name, norm)}: {why}")
 
 
 @torch.no_grad()
-def _apply(pair: _Pair) -> None:
-    """Scale and shift the weights, and let the normalization become its replacement."""
-    weighted, norm = pair.weighted, pair.norm
+def _scale(weighted: nn.Module, norm: Any) -> None:
+    """Scale and shift the weights as the normalization does their output."""
     assert isinstance(weighted, _ConvNd | nn.Linear)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
     weight, bias = weighted.weight, weighted.bias
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight.double()
+    gain, offset = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    scale = (norm.running_var.double() + getattr(norm, "eps", 1e-5)).rsqrt()
+    scale = scale if gain is None else scale * gain.double()
     shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean
-    shift = shift * scale if norm.bias is None else shift * scale + norm.bias.double()
+    shift = shift * scale if offset is None else shift * scale + offset.double()
     if isinstance(weighted, _ConvTransposeNd):  # [in, out per group, ...]: groups along the inputs
         per_input = scale.view(weighted.groups, 1, -1).expand(
             -1, len(weight) // weighted.groups, -1
@@ -238,9 +234,6 @@ def _apply(pair: _Pair) -> None:
     requires_grad = weight.requires_grad if bias is None else bias.requires_grad
     dtype = weight.dtype if bias is None else bias.dtype
     weighted.bias = nn.Parameter(shift.to(dtype), requires_grad)
-    # In place, so that lists and attributes that hold the layer have the replacement too.
-    norm.__class__ = type(pair.replacement)  # type: ignore[assignment]
-    norm.__dict__ = vars(pair.replacement)
 
 
 def _compare(number: int, before: list[Tensor], after: list[Tensor]) -> None:

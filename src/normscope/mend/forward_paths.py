@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import inspect
+import linecache
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from normscope.errors import InputError
 from normscope.mend.tensor_rank import ranks
+from normscope.user_models.norm_layers import recognize
 
 WEIGHTED = (_ConvNd, nn.Linear)
-FOLLOWED = (*WEIGHTED, _BatchNorm)
 MAX_PATHS = 32
-_isinstance = isinstance
+TRACING = threading.Lock()  # torch.fx patches nn.Module while it traces
 ERRORS = (ValueError, RuntimeError, AssertionError, NotImplementedError)
 SHAPE_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "layout", "is_cuda"}
 SHAPE_METHODS = {"size", "dim", "ndimension", "numel"}
@@ -58,7 +57,20 @@ class Path:
 
 def followed_layers(model: nn.Module) -> dict[str, nn.Module]:
     """{name: layer} of the layers that a path tells about, each once."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, FOLLOWED)}
+    followed = {}
+    for name, module in model.named_modules():
+        if isinstance(module, WEIGHTED) or is_batch_norm(module):
+            followed[name] = module
+    return followed
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module normalizes by statistics of a batch, whatever its class, and does not hold
+    the convolution itself.
+    """
+    layer = recognize(module)
+    holds_weights = any(isinstance(inner, WEIGHTED) for inner in module.modules())
+    return layer is not None and layer.kind == "batch" and not holds_weights
 
 
 def tensor_owners(model: nn.Module) -> dict[int, set[str]]:
@@ -104,17 +116,22 @@ def trace_all(model: nn.Module) -> Iterator[BranchTracer]:
     raise UntraceableError(f"its forward has more than {MAX_PATHS} ways through its branches")
 
 
-def _isinstance_of_tensors(value: Any, classes: Any) -> bool:
-    """isinstance, but a traced value is a tensor for whoever asks, except for PyTorch's own code.
+class _Proxy(fx.Proxy):
+    """A traced value that is a tensor for a model that asks by isinstance.
 
-    Without it a forward that asks would be traced along a way that it never takes. (A `__class__`
-    of the traced value's own would do, but PyTorch's C++ code believes it and crashes.)
+    Otherwise a forward that asks would be traced along a way that it never takes. Nobody else may
+    believe it: PyTorch's C++ code, which asks too, would crash.
     """
-    if type(value) is fx.Proxy:
-        asks = sys._getframe(1).f_globals.get("__name__", "")
-        if not asks.startswith("torch."):
-            return _isinstance(torch.empty(0), classes)
-    return _isinstance(value, classes)
+
+    @property
+    def __class__(self) -> type:
+        frame = sys._getframe(1)
+        code = frame.f_code
+        if not frame.f_globals.get("__name__", "").startswith("torch."):
+            line = linecache.getline(code.co_filename, frame.f_lineno)  # empty without a source
+            if "isinstance" in code.co_names and "isinstance" in (line or "isinstance"):
+                return torch.Tensor
+        return _Proxy
 
 
 class BranchTracer(fx.Tracer):
@@ -131,6 +148,11 @@ class BranchTracer(fx.Tracer):
         self.proxy_buffer_attributes = True
         self.model, self.decisions, self._next = model, list(decisions), 0
         self.hooked: set[fx.Node] = set()
+        self.layers = followed_layers(model)
+        self._followed = set(self.layers.values())
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def finishes(self) -> bool:
         """Trace; False if this way ends in an error of the model's.
@@ -141,10 +163,7 @@ class BranchTracer(fx.Tracer):
         parameters = inspect.signature(self.model.forward).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         try:
-            with (
-                mock.patch.object(builtins, "isinstance", _isinstance_of_tensors),
-                warnings.catch_warnings(),
-            ):
+            with TRACING, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of defaults that the graph does not check
                 self.graph = self.trace(self.model, defaults or None)
         except Exception as error:  # whatever the model's code does with a traced value
@@ -163,14 +182,14 @@ class BranchTracer(fx.Tracer):
         return self.decisions[self._next - 1]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, FOLLOWED):
+        if m in self._followed:
             return True
         changed = "forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks
         return not changed and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         result = super().call_module(m, forward, args, kwargs)
-        if (m._forward_hooks or m._forward_pre_hooks) and not isinstance(m, FOLLOWED):
+        if (m._forward_hooks or m._forward_pre_hooks) and m not in self._followed:
             map_aggregate(
                 (args, kwargs, result),
                 lambda value: self.hooked.add(value.node) if isinstance(value, fx.Proxy) else None,
@@ -187,8 +206,7 @@ def _raised_by_fx(error: BaseException) -> bool:
 
 
 def _path(tracer: BranchTracer, owners: dict[int, set[str]]) -> Path:
-    path, model = Path(), tracer.model
-    layers = followed_layers(model)
+    path, model, layers = Path(), tracer.model, tracer.layers
     known_ranks = ranks(tracer.graph, model)
     for node in tracer.graph.nodes:
         if node.op == "get_attr":
@@ -197,19 +215,17 @@ def _path(tracer: BranchTracer, owners: dict[int, set[str]]) -> Path:
         if node.op != "call_module" or name not in layers:
             continue
         path.calls[name] += 1
-        readers = set(readers_of(node))
-        if isinstance(layers[name], _BatchNorm):
-            source = node.all_input_nodes[0] if len(node.all_input_nodes) == 1 else None
-            if source is not None and source.op == "call_module":
-                weighted = str(source.target)
-                if isinstance(layers.get(weighted), WEIGHTED):
-                    path.sources[name] = weighted
+        if isinstance(layers[name], WEIGHTED):
+            readers = set(readers_of(node))
+            norms = [r for r in readers if r.op == "call_module" and str(r.target) in layers
+                     and not isinstance(layers[str(r.target)], WEIGHTED)]  # fmt: skip
+            path.others[name] += len(readers) - min(len(norms), 1) + (node in tracer.hooked)
+        elif len(node.all_input_nodes) == 1:
+            source = node.all_input_nodes[0]
+            if source.op == "call_module" and isinstance(layers.get(str(source.target)), WEIGHTED):
+                path.sources[name] = str(source.target)
             if source in known_ranks:
                 path.ranks[name] = known_ranks[source]
-        else:
-            path.others[name] += len([r for r in readers if not _is_norm(r, layers)])
-            path.others[name] += max(len([r for r in readers if _is_norm(r, layers)]) - 1, 0)
-            path.others[name] += node in tracer.hooked
     return path
 
 
@@ -221,10 +237,6 @@ def readers_of(node: fx.Node) -> Iterator[fx.Node]:
         )
         if not asks_shape:
             yield user
-
-
-def _is_norm(node: fx.Node, layers: dict[str, nn.Module]) -> bool:
-    return node.op == "call_module" and isinstance(layers.get(str(node.target)), _BatchNorm)
 
 
 def attribute(model: nn.Module, target: str) -> Any:

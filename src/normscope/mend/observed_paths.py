@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normscope.errors import InputError
-from normscope.mend.forward_paths import Path, followed_layers, tensor_owners
+from normscope.mend.forward_paths import WEIGHTED, Path, followed_layers, tensor_owners
 from normscope.user_models.batch_reader import Batch, tensors_in
 from normscope.user_models.state_guard import preserve_state
 
@@ -123,7 +122,7 @@ class _Observer(TorchDispatchMode):
 
     def _enter_with(self, name: str, layer: nn.Module, tensor: Tensor, inputs: int) -> None:
         weighted = self.outputs.get(id(tensor), ("",))[0]
-        if not isinstance(layer, _BatchNorm) or inputs != 1:
+        if isinstance(layer, WEIGHTED) or inputs != 1:
             self._note_reading(tensor)
             return
         if weighted and weighted in self.path.sources.values():
@@ -134,7 +133,7 @@ class _Observer(TorchDispatchMode):
 
     def _leave_layer(self, name: str, layer: nn.Module, args: Any, output: Any) -> None:
         self._inside -= 1
-        if not self._inside and not isinstance(layer, _BatchNorm):
+        if not self._inside and isinstance(layer, WEIGHTED):
             for tensor in tensors_in(output):
                 self.outputs[id(tensor)] = (name, tensor)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -27,26 +27,21 @@ BATCH_NORM = inspect.signature(F.batch_norm)
 @dataclass
 class _Sums:
     """Moments over batches in float64: merged pairwise (Chan et al., 1979), so that a large mean
-    cancels nothing.
+    cancels nothing. `squares` is the sum of squares around the mean, `variances` that of the
+    batches' unbiased variances.
     """
 
     count: int = 0
     batches: int = 0
-    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
-    squares: Tensor = field(
-        default_factory=lambda: torch.zeros(())
-    )  # sum of squares around the mean
-    variances: Tensor = field(
-        default_factory=lambda: torch.zeros(())
-    )  # sum of unbiased batch variances
+    mean: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    variances: Tensor | float = 0.0
 
     def add(self, x: Tensor) -> None:
         values = x.detach().double().transpose(0, 1).flatten(1)
         n = values.shape[1]
         mean = values.mean(1)
         squares = (values - mean[:, None]).square().sum(1)
-        if not self.count:
-            self.mean, self.squares, self.variances = (torch.zeros_like(mean) for _ in range(3))
         delta, total = mean - self.mean, self.count + n
         self.squares = self.squares + squares + delta.square() * (self.count * n / total)
         self.mean = self.mean + delta * (n / total)
@@ -96,7 +91,7 @@ def recalibrate(
         )
     sums = {name: _Sums() for name in layers}
     with preserve_state(model, batches), _measuring(model, layers, sums):
-        seen = 0
+        count = 0
         for number, batch in enumerate(each_batch(batches, model, limit)):
             try:
                 batch.forward(model)
@@ -104,8 +99,8 @@ def recalibrate(
                 raise InputError(
                     f"The model fails on batch {number}: {type(error).__name__}: {error}"
                 ) from error
-            seen += 1
-    if not seen:
+            count += 1
+    if not count:
         raise InputError("batches is empty: give at least one batch of inputs.")
     for name, layer in layers.items():
         if sums[name].count:
@@ -118,22 +113,21 @@ def _measuring(
     model: nn.Module, layers: dict[str, _BatchNorm], sums: dict[str, _Sums]
 ) -> Iterator[None]:
     model.eval()
-    own = {
-        name
-        for name, layer in layers.items()
-        if forward_override(layer) or "forward" in vars(layer)
-    }
-    handles = []
+    own = {name for name, layer in layers.items()
+           if forward_override(layer) or "forward" in vars(layer)}  # fmt: skip
     called: set[str] = set()
+
+    def note_call(name: str, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        called.add(name)
+        if name not in own:
+            sums[name].add(args[0] if args else kwargs["input"])
+
+    handles = []
     try:
         for name, layer in layers.items():
             layer.training = True
-            note = functools.partial(_call, called, name) if name in own else sums[name].add
-            handles.append(
-                layer.register_forward_pre_hook(
-                    functools.partial(_pass_input, note), with_kwargs=True
-                )
-            )
+            hook = functools.partial(note_call, name)
+            handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
         with _FunctionalBatchNorm({id(layers[name].running_mean): sums[name] for name in own}):
             yield
     finally:
@@ -145,16 +139,6 @@ def _measuring(
                 f"{name!r} ({type(layers[name]).__name__}) cannot be recalibrated: its own forward "
                 "does not normalize by F.batch_norm with the layer's running statistics."
             )
-
-
-def _call(called: set[str], name: str, x: Tensor) -> None:
-    called.add(name)
-
-
-def _pass_input(
-    note: Callable[[Tensor], None], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    note(args[0] if args else kwargs["input"])
 
 
 class _FunctionalBatchNorm(TorchFunctionMode):
