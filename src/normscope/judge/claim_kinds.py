@@ -1,17 +1,32 @@
-"""Claims that need a measurement made beside training, and claims about one network read twice."""
+"""Claims about accuracies, claims that need a measurement beside training, claims about one
+network read twice.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence, Group, runs_of
+from normscope.judge.evidence.quantities import accuracy_step
 from normscope.judge.verdicts import Verdict
 from normscope.records.run import WEIGHTS_NAME, RunRecord
 
 NAMED = 1
 """Runs that are named; of the others there is a count."""
+
+
+class AccuracyClaim(Claim):
+    """Base of the claims about a test accuracy, in percent."""
+
+    unit = "points"
+    higher_supports = True
+    margin = 0.5
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        return accuracy_step(runs)
 
 
 class MeasuredClaim(Claim):

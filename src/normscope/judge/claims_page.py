@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 from normscope.judge.claim import Claim
 from normscope.judge.claim_kinds import WithinRunClaim
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, SIGN_FLIP_FROM
@@ -82,7 +80,7 @@ def _entry(claim: Claim) -> str:
         f"- Source: {claim.source.title}, {claim.source.link}",
         f"- Quantity: {claim.quantity}."
         + ("" if claim.decides else f" {supports} {first} supports the claim."),
-        f"- Why this one: {' '.join((inspect.getdoc(claim) or '').split())}",
+        f"- Why this one: {claim.why}",
         f"- Needs: {needs}.",
         f"- {rule[bool(claim.decides)]}",
     ]

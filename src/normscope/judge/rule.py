@@ -7,15 +7,14 @@ gathered the rule is not asked.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from normscope.judge.docstrings import RuleText, kebab_case, rule_text
 from normscope.judge.findings import Finding, NotEvaluated, Severity
-from normscope.judge.rule_text import RuleText, parse
 from normscope.records.examination import (
     BATCH_KINDS,
     Examination,
@@ -62,7 +61,7 @@ KEYS = Need("keys", "a state_dict and its model", reported=False)
 class Rule:
     """A rule. It reads an Examination and nothing else: it runs no model and imports no torch.
 
-    Its docstring is what the page of rules shows: see `rule_text.parse`.
+    Its docstring is what the page of rules shows: see `docstrings.rule_text`.
     """
 
     registry: ClassVar[dict[str, type[Rule]]] = {}  # {code: the rule}
@@ -85,13 +84,13 @@ class Rule:
             cls.kinds = kinds
         if code:
             cls.code, cls.severity = code, severity
-            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+            cls.name = kebab_case(cls.__name__)
             Rule.registry[code] = cls
 
     @classmethod
     def text(cls) -> RuleText:
         """Return the parts of the docstring."""
-        return parse(cls.__doc__ or "")
+        return rule_text(cls.__doc__ or "")
 
     def results(self, exam: Examination) -> Results:
         """Yield the findings, or what is missing to decide; nothing if the rule does not apply."""

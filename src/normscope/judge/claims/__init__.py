@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from normscope.errors import InputError
-from normscope.judge.claim import REGISTERED, Claim
+from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence
 from normscope.judge.verdicts import Verdict
 from normscope.records.run import RunRecord
@@ -25,9 +25,8 @@ def claims() -> tuple[Claim, ...]:
     """Every claim of every file in this folder, in order of codes."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return tuple(
-        sorted((cls() for cls in REGISTERED), key=lambda claim: (len(claim.code), claim.code))
-    )
+    codes = sorted(Claim.registry, key=lambda code: (len(code), code))
+    return tuple(Claim.registry[code]() for code in codes)
 
 
 def judge_all(

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.claim import Claim, SecondaryMetric
 from normscope.judge.evidence.cells import GridCell, Group, knobs_of
 from normscope.judge.evidence.literature import BLOG, DE_SMITH_ON_RATES, RATES_TABLE
 from normscope.judge.evidence.quantities import accuracies, accuracy, learned_from
@@ -16,9 +16,7 @@ from normscope.records.run import RunRecord
 
 OVER = ("learning_rate",)
 POINTS = 2.0
-"""A rate is tolerated if a seed's accuracy there is within this many points of the arm's best mean
-accuracy.
-"""
+"""Of accuracy below the arm's best mean: a seed tolerates the rates at which it loses no more."""
 
 
 def stable_rates(cell: GridCell) -> list[float] | None:
@@ -43,9 +41,9 @@ def _around(best: float, rates: Sequence[float], good: Sequence[float]) -> list[
     """The unbroken stretch of good rates that contains the best one."""
     if best not in good:
         return []
-    place = rates.index(best)
-    low = next((k for k in range(place, -1, -1) if rates[k] not in good), -1) + 1
-    high = next((k for k in range(place, len(rates)) if rates[k] not in good), len(rates))
+    index = rates.index(best)
+    low = next((k for k in range(index, -1, -1) if rates[k] not in good), -1) + 1
+    high = next((k for k in range(index, len(rates)) if rates[k] not in good), len(rates))
     return list(rates[low:high])
 
 
@@ -64,8 +62,9 @@ def beyond_the_grid(groups: Sequence[Group]) -> tuple[str, ...]:
             for end, of in (("highest", max), ("lowest", min)):
                 reach = sum(of(rates) == of(grid) for rates, grid in found)
                 if reach:
+                    seeds = f"{reach} of {len(cells)} seeds"
                     notes.append(
-                        f"{arm}{group.where}: {reach} of {len(cells)} seeds tolerate the {end} rate of the study."
+                        f"{arm}{group.where}: {seeds} tolerate the {end} rate of the study."
                     )
     return tuple(notes)
 
@@ -103,20 +102,19 @@ class _Rates(Claim):
         return beyond_the_grid(groups)
 
 
-@register
-class ToleranceOfRates(_Rates):
-    """What a user feels: by how much the rate may be off. Decades, since rates are searched on a
+class ToleranceOfLearningRates(_Rates, code="C501"):
+    """With batch normalization the learning rate matters less: a wider range of rates does about as
+    well.
+
+    What a user feels: by how much the rate may be off. Decades, since rates are searched on a
     logarithmic grid; the grid's own step is the resolution. The arms may have different best
     accuracies: each is held to its own.
+
+    Quantity: decades of learning rates around the arm's best within 2 points of its best mean
+        accuracy
     """
 
-    code = "C501"
-    name = "tolerance-of-learning-rates"
-    statement = "With batch normalization the learning rate matters less: a wider range of rates does about as well."
     source = RATES_TABLE
-    quantity = (
-        "decades of learning rates around the arm's best within 2 points of its best mean accuracy"
-    )
     also = (SecondaryMetric("runs that diverge", "points", divergence),)
 
     def value(self, cell: GridCell) -> float | None:
@@ -126,41 +124,35 @@ class ToleranceOfRates(_Rates):
         return math.log10(rates[-1] / rates[0]) if rates else 0.0
 
 
-@register
-class HigherRates(_Rates):
-    """The end of the tolerated range, on the same scale. A seed that tolerates none counts as a
-    decade below the grid: leaving it out would judge the arm by its luckier seeds.
+class HigherLearningRates(_Rates, code="C502"):
+    """Batch normalization allows higher learning rates.
+
+    The end of the tolerated range, on the same scale. A seed that tolerates none counts as a decade
+    below the grid: leaving it out would judge the arm by its luckier seeds.
+
+    Quantity: highest learning rate within 2 points of the arm's best mean accuracy, unbroken from
+        the best, log10
     """
 
-    code = "C502"
-    name = "higher-learning-rates"
-    statement = "Batch normalization allows higher learning rates."
     source = BLOG
-    quantity = "highest learning rate within 2 points of the arm's best mean accuracy, unbroken from the best, log10"
 
     def value(self, cell: GridCell) -> float | None:
         rates = stable_rates(cell)
         if rates is None:
             return None
-        return (
-            math.log10(rates[-1])
-            if rates
-            else math.log10(min(run.learning_rate for run in cell.runs)) - 1.0
-        )
+        lowest = min(run.learning_rate for run in cell.runs)
+        return math.log10(rates[-1]) if rates else math.log10(lowest) - 1.0
 
 
-@register
-class HigherRatesInSmallBatches(HigherRates):
-    """C502 at the batch sizes for which it is disputed. De & Smith find that networks without
+class HigherLearningRatesInSmallBatches(HigherLearningRates, code="C503"):
+    """Batch normalization allows higher learning rates in batches of 16 or fewer images too.
+
+    C502 at the batch sizes for which it is disputed. De & Smith find that networks without
     normalization are held back by unstable training only where the best rate is large, which it is
     for large batches; Santurkar et al. and Bjorck et al. do not make that distinction.
+
     """
 
-    code = "C503"
-    name = "higher-learning-rates-in-small-batches"
-    statement = (
-        "Batch normalization allows higher learning rates in batches of 16 or fewer images too."
-    )
     source = DE_SMITH_ON_RATES
     needs = NEEDS + " in batches of 16 or fewer"
 
