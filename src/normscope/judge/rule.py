@@ -47,15 +47,18 @@ class Need:
 
     field: str
     words: str
+    option: str = ""  # of the command, or the argument of `check`, that gives it
     reported: bool = True  # a report on a model says that it is missing
 
 
-BATCHES = Need("forward", "a few batches")
-OPTIMIZER = Need("optimizer", "the optimizer")
-LOADER = Need("loader", "the training loader")
-HISTORY = Need("history", "a recording")
+BATCHES = Need("forward", "a few batches", "--data")
+OPTIMIZER = Need("optimizer", "the optimizer", "optimizer=")
+LOADER = Need("loader", "the training loader", "loader=")
+HISTORY = Need("history", "a recording", "recording=")
 OTHER = Need("pair", "another model or state_dict", reported=False)
 KEYS = Need("keys", "a state_dict and its model", reported=False)
+
+OPTIONS = {need.words: need.option for need in (BATCHES, OPTIMIZER, LOADER, HISTORY)}
 
 
 class Rule:

@@ -90,7 +90,6 @@ class DeadGain(Rule, code="NS403", severity="warning", kinds=EVERY_KIND):
     """
 
     TRAINED = 1000
-
     remedy = "Initialize the weight to 1, or let the optimizer train it."
     reference = "https://github.com/AlexHex7/Non-local_pytorch/issues/1"
 
@@ -164,7 +163,6 @@ class DropoutBeforeBatchNorm(PlaceRule, code="NS405", severity="warning"):
     """
 
     LIMIT = 1.2
-
     remedy = "Move the dropout behind the last batch normalization, lower p, or recalibrate."
     mend = "normscope.mend.recalibrate"
     reference = "https://arxiv.org/abs/1801.05134"
@@ -176,11 +174,13 @@ class DropoutBeforeBatchNorm(PlaceRule, code="NS405", severity="warning"):
             return
         if ratio is not None and max(ratio, 1 / max(ratio, 1e-9)) > self.LIMIT:
             message = "Dropout before the layer changes the variance of its input in training."
-            evidence = {"p": p, "variance_ratio": ratio, "limit": self.LIMIT}
+            evidence = {"dropout_p": p, "variance_ratio": ratio, "limit": self.LIMIT}
             yield self.finding(layer.name, message, evidence)
         else:
             message = "There is dropout before the layer."
-            yield self.finding(layer.name, message, {"p": p, "variance_ratio": ratio}, "info")
+            yield self.finding(
+                layer.name, message, {"dropout_p": p, "variance_ratio": ratio}, "info"
+            )
 
 
 class NormAfterNorm(PlaceRule, code="NS406", severity="info", kinds=("batch", "instance", "group")):

@@ -32,7 +32,6 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
     """
 
     MERGED = 0.3
-
     remedy = "Average or copy the buffers too (use_buffers=True, state_dict), or recalibrate."
     mend = "normscope.mend.recalibrate"
     reference = "https://github.com/CuriousAI/mean-teacher/issues/9"
@@ -65,10 +64,10 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
         elif mean > FAR_MEAN or var > FAR_LOG_VAR:
             message = "The two models' statistics are far apart."
             evidence = {
-                "means_apart": layer.mean_distance,
-                "limit": FAR_MEAN,
-                "log_var_apart": layer.var_distance,
-                "log_var_limit": FAR_LOG_VAR,
+                "means_apart_in_sd": layer.mean_distance,
+                "limit_in_sd": FAR_MEAN,
+                "log_variances_apart": layer.var_distance,
+                "log_variance_limit": FAR_LOG_VAR,
                 "weights_apart": weights,
             }
             yield self.finding(layer.name, message, evidence, "warning", cause="apart")
@@ -92,7 +91,6 @@ class ConvertedDifferently(PairRule, code="NS702", severity="warning"):
     """
 
     PLAIN = frozenset({"BatchNorm1d", "BatchNorm2d", "BatchNorm3d"})
-
     remedy = "Build both models with the same classes and settings."
     reference = "https://github.com/LabForComputationalVision/bias_free_denoising/issues/3"
 
@@ -134,7 +132,6 @@ class OutputsDisagree(PairRule, code="NS703", severity="error"):
     LIMIT = 1e-3
     SAME_WEIGHTS = 1e-6
     DEPENDENCE = 5e-3
-
     remedy = "Call eval() before converting; find the layer with `normscope diff`."
     mend = "normscope.mend.fold"
     reference = "https://github.com/microsoft/onnxruntime/issues/3873"
@@ -149,13 +146,13 @@ class OutputsDisagree(PairRule, code="NS703", severity="error"):
         others = pair.other_companions_difference
         if others is not None and others > self.DEPENDENCE and (here or 0.0) <= self.DEPENDENCE:
             message = "The other model's output depends on the batch, this model's does not."
-            evidence = {"change": others, "limit": self.DEPENDENCE}
+            evidence = {"relative_change": others, "limit": self.DEPENDENCE}
             yield self.finding("", message, evidence, cause="batch")
         weights = pair.weight_distance
         converted = weights is None or bool(pair.only_here) or weights < self.SAME_WEIGHTS
         if converted and pair.output_difference > self.LIMIT:
             message = "The two models compute different functions in eval mode."
-            evidence = {"difference": pair.output_difference, "limit": self.LIMIT}
+            evidence = {"relative_difference": pair.output_difference, "limit": self.LIMIT}
             yield self.finding("", message, evidence, cause="function")
 
 

@@ -163,7 +163,6 @@ class InitializationRemains(Rule, code="NS105", severity="warning", kinds=BATCH_
     """
 
     LIMIT = 0.05
-
     remedy = "Train longer, use a larger momentum, or recalibrate before evaluating."
     mend = "normscope.mend.recalibrate"
     reference = "https://github.com/chemprop/chemprop/issues/607"
@@ -175,7 +174,7 @@ class InitializationRemains(Rule, code="NS105", severity="warning", kinds=BATCH_
         rest = (1 - m) ** k
         if rest > self.LIMIT and np.nanmin(var) >= rest and not _came_another_way(layer, rest):
             message = "The statistics still hold much of their initial values."
-            evidence = {"remains": rest, "limit": self.LIMIT, "updates": k, "momentum": m}
+            evidence = {"initial_share": rest, "limit": self.LIMIT, "updates": k, "momentum": m}
             yield self.finding(layer.name, message, evidence)
 
 
@@ -223,7 +222,6 @@ class RunawayGain(Rule, code="NS106", severity="warning", kinds=BATCH_KINDS):
     """
 
     LIMIT = 100.0
-
     remedy = "Find out why the channel is constant (dead input, padding, pruning) and remove it."
     reference = "https://github.com/pytorch/pytorch/issues/5410"
 
@@ -258,7 +256,6 @@ class ExplodingVariance(Rule, code="NS107", severity="warning", kinds=BATCH_KIND
     """
 
     LIMIT = 1e4
-
     remedy = "Normalize the inputs, lower the learning rate or clip gradients."
     reference = "https://discuss.pytorch.org/t/batch-norm-instability/32159"
 
@@ -296,7 +293,6 @@ class OffsetDwarfsSpread(Rule, code="NS108", severity="warning", kinds=BATCH_KIN
     """
 
     LIMIT = 0.05
-
     remedy = "Center the inputs, remove what adds the offset, or normalize in higher precision."
     reference = "https://github.com/pytorch/pytorch/issues/5410"
 
@@ -320,7 +316,7 @@ class OffsetDwarfsSpread(Rule, code="NS108", severity="warning", kinds=BATCH_KIN
         if channels := count(lost):
             message = f"The {which} mean is so large that rounding spoils the normalized value."
             worst = float(np.nanmax(error[lost]))
-            evidence = {"channels": channels, "of": len(mean), "rounding": worst}
+            evidence = {"channels": channels, "of": len(mean), "rounding_error": worst}
             yield self.finding(layer.name, message, {**evidence, "limit": self.LIMIT}, cause=which)
 
 
@@ -369,7 +365,6 @@ class OutOfHalfRange(Rule, code="NS110", severity="error", kinds=EVERY_KIND):
 
     LARGEST = 65504.0
     SMALLEST = 2.0**-25  # half the smallest subnormal: this and what is below rounds to zero
-
     remedy = "Use eps >= 1e-5 and keep the layer in fp32."
     reference = "https://github.com/pytorch/pytorch/issues/41527"
 
