@@ -1,8 +1,8 @@
 """The claims, one subject a file, and `judge_all`, which judges each on the runs that are there.
 
-Codes: C1xx speed, C2xx accuracy, C3xx gradients, C4xx distributions, C5xx learning rates, C6xx initialization,
-C7xx activation functions, C8xx batch means, C9xx running statistics, C10xx loss landscape, C11xx covariate shift,
-C12xx residual branches, C13xx batch sizes, C14xx placement.
+Codes: C1xx speed, C2xx accuracy, C3xx gradients, C4xx distributions, C5xx learning rates, C6xx
+initialization, C7xx activation functions, C8xx batch means, C9xx running statistics, C10xx loss
+landscape, C11xx covariate shift, C12xx residual branches, C13xx batch sizes, C14xx placement.
 """
 
 from __future__ import annotations

@@ -28,11 +28,8 @@ NEEDS = "runs of `normscope study covariate-shift` with noisy-batch, {norm} and 
 class _Movement(MeasuredClaim):
     """Noisy batch normalization against the network without normalization."""
 
+    quantity = "movement from step to step"
     source = SANTURKAR
-    quantity = (
-        "movement from step to step of what leaves the normalization layers (or stands in their places), median over "
-        "channels"
-    )
     needs = NEEDS + " (measurement movement)"
     measurement = MOVEMENT
     of_weights = False  # it trains anew
@@ -55,12 +52,14 @@ class NoiseMovesDistributions(_Movement, code="C1101"):
     the standard deviation of a channel between two steps, in standard deviations of the channel;
     what another batch moves is part of it, in all arms.
 
+    Quantity: movement from step to step of what leaves the normalization layers (or stands in their
+        places), median over channels
     """
 
 
 class _Training(Claim):
     source = SANTURKAR
-    quantity = "accuracy on the training images in the last epoch, as it trains, in percent (diverged: guessing)"
+    quantity = "accuracy on the training images in the last epoch"
     needs = NEEDS
     unit = "points"
     higher_supports = True
@@ -95,6 +94,8 @@ class NotInternalCovariateShift(_Training, code="C1102"):
     they fit, not how well the network trained. It stands beside, as does that with the batch's
     statistics.
 
+    Quantity: accuracy on the training images in the last epoch, as it trains, in percent (diverged:
+        guessing)
     Decided by: three tests that must all hold: distributions move more with noise than without
         normalization (C1101); the accuracy with noise is at most 1 point below that without it (two
         one-sided tests; significantly above it will do as well); and it is higher than without

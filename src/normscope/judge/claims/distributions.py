@@ -10,7 +10,10 @@ from normscope.judge.evidence.literature import BLOG, NOTEBOOK
 from normscope.judge.evidence.quantities import captured
 from normscope.judge.evidence.wasserstein import between, to_normal
 
-NEEDS = "finished runs with {norm} and {reference} at equal settings, with activations captured at two epochs or more"
+NEEDS = (
+    "finished runs with {norm} and {reference} at equal settings, with activations captured at two "
+    "epochs or more"
+)
 
 
 def distance_to_normal(cell: GridCell, tensor: str) -> float | None:

@@ -1,14 +1,15 @@
 """C10xx: normalization makes the loss landscape smoother.
 
-Santurkar et al. move by multiples of the gradient, the same for all networks. An arm with larger gradients then moves
-further and sees more, whatever the landscape is like; an arm whose loss hardly moves looks smooth. The claims here are
-decided at equal distances in units of the weights' own norm, which is what a scale-invariant layer sees of a move.
-What the paper plots accompanies them.
+Santurkar et al. move by multiples of the gradient, the same for all networks. An arm with larger
+gradients then moves further and sees more, whatever the landscape is like; an arm whose loss hardly
+moves looks smooth. The claims here are decided at equal distances in units of the weights' own
+norm, which is what a scale-invariant layer sees of a move. What the paper plots accompanies them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -21,28 +22,20 @@ from normscope.records.measurement_names import LANDSCAPE
 
 Column = Callable[[str], np.ndarray]
 Points = Callable[[Column, str], np.ndarray]
-"""(reads an array of the measurement, kind of distances) -> one value for each point of the
-training.
-"""
+"""(column of the measurement, kind of distances) -> one value for each point of the training."""
 
 
-def over_training(points: Points, kind: str) -> Callable[[GridCell], float | None]:
-    """Reads the median over the points of the training; infinite where it diverges or most points
-    are not finite.
-    """
-
-    def value(cell: GridCell) -> float | None:
-        found = cell.run.measured.get(LANDSCAPE)
-        if not found or not len(found.get("gradient", ())):
-            return None
-        if len(found["gradient"]) < max(found.get("planned", ()), default=0):
-            return np.inf  # the training ended before
-        moved = found["gradient"] != 0  # without a gradient there is no direction to look into
-        with np.errstate(all="ignore"):
-            values = points(found.__getitem__, kind)[moved]
-        return float(np.median(np.where(np.isnan(values), np.inf, values))) if len(values) else None
-
-    return value
+def over_training(cell: GridCell, points: Points, kind: str) -> float | None:
+    """Median over the points of the training; infinite where it diverges or most are not finite."""
+    measured = cell.run.measured.get(LANDSCAPE)
+    if not measured or not len(measured.get("gradient", ())):
+        return None
+    if len(measured["gradient"]) < max(measured.get("planned", ()), default=0):
+        return np.inf  # the training ended before
+    moved = measured["gradient"] != 0  # without a gradient there is no direction to look into
+    with np.errstate(all="ignore"):
+        values = points(measured.__getitem__, kind)[moved]
+    return float(np.median(np.where(np.isnan(values), np.inf, values))) if len(values) else None
 
 
 def loss_range(column: Column, kind: str) -> np.ndarray:
@@ -87,7 +80,7 @@ class _Landscape(MeasuredClaim):
     points: ClassVar[Points]
 
     def value(self, cell: GridCell) -> float | None:
-        return over_training(type(self).points, "relative")(cell)
+        return over_training(cell, type(self).points, "relative")
 
 
 class LossChangesLessAlongTheGradient(_Landscape, code="C1001"):
@@ -105,7 +98,9 @@ class LossChangesLessAlongTheGradient(_Landscape, code="C1001"):
     points = staticmethod(loss_range)
     also = (
         SecondaryMetric(
-            "steps of 0.5 to 4 learning rates", "times", over_training(loss_range, "rate")
+            "steps of 0.5 to 4 learning rates",
+            "times",
+            partial(over_training, points=loss_range, kind="rate"),
         ),
     )
 
@@ -124,12 +119,14 @@ class GradientsMorePredictive(_Landscape, code="C1002"):
     points = staticmethod(share_of_gradient)
     also = (
         SecondaryMetric(
-            "steps of 0.5 to 4 learning rates", "times", over_training(share_of_gradient, "rate")
+            "steps of 0.5 to 4 learning rates",
+            "times",
+            partial(over_training, points=share_of_gradient, kind="rate"),
         ),
         SecondaryMetric(
             "the same in l2 distance, as in the paper",
             "times",
-            over_training(gradient_change, "rate"),
+            partial(over_training, points=gradient_change, kind="rate"),
         ),
     )
 
@@ -151,6 +148,6 @@ class EffectivelySmoother(_Landscape, code="C1003"):
         SecondaryMetric(
             "steps of 0.5 to 4 learning rates, as in the paper",
             "times",
-            over_training(beta, "rate"),
+            partial(over_training, points=beta, kind="rate"),
         ),
     )
