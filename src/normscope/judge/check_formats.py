@@ -94,7 +94,7 @@ def to_github(report: Findings) -> str:
 
 def to_html(report: Findings) -> str:
     """Return one self-contained fragment with a table of causes."""
-    rows = "".join(_row(group, report) for group in report.groups)
+    rows = "".join(_html_row(group, report) for group in report.groups)
     lacking = html.escape(_lacking(report))
     columns = ("severity", "rule", "found", "layers", "evidence", "remedy")
     heading = f"<tr>{''.join(f'<th>{column}</th>' for column in columns)}</tr>"
@@ -170,7 +170,7 @@ def _value(value: Any) -> str:
 
 
 def _lacking(report: Findings) -> str:
-    """What the rules that could not decide need, most often needed first; empty where none is."""
+    """A sentence on the needs of rules that could not decide, most frequent first; or nothing."""
     needs = sorted(_missing(report).items(), key=lambda entry: -len(entry[1]))
     if not needs:
         return ""
@@ -209,22 +209,16 @@ def _location(model: str, layer: str) -> dict[str, str]:
 
 def _escape(text: str, properties: bool = False) -> str:
     """GitHub's escapes: a newline or a percent sign would end or change the command."""
-    pairs = [("%", "%25"), ("\r", "%0D"), ("\n", "%0A")] + (
-        [(":", "%3A"), (",", "%2C")] if properties else []
-    )
-    for plain, escaped in pairs:
-        text = text.replace(plain, escaped)
+    for character in "%\r\n:," if properties else "%\r\n":
+        text = text.replace(character, f"%{ord(character):02X}")
     return text
 
 
-def _row(group: Group, report: Findings) -> str:
+def _html_row(group: Group, report: Findings) -> str:
     finding = group.first
-    cells = [
-        f'<td style="color:{COLORS[finding.severity]}">{finding.severity}</td>',
-        f"<td>{finding.code}<br>{html.escape(finding.name)}</td>",
-        f"<td>{html.escape(finding.message)}</td>",
-        f"<td>{html.escape(_layers(group, report))}</td>",
-        f"<td>{html.escape(_evidence(group.evidence).removeprefix('evidence: '))}</td>",
-        f"<td>{html.escape(finding.remedy)}</td>",
-    ]
-    return f"<tr>{''.join(cells)}</tr>"
+    evidence = _evidence(group.evidence).removeprefix("evidence: ")
+    rule = f"{finding.code} {finding.name}"
+    texts = (rule, finding.message, _layers(group, report), evidence, finding.remedy)
+    cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
+    color = COLORS[finding.severity]
+    return f'<tr><td style="color:{color}">{finding.severity}</td>{cells}</tr>'

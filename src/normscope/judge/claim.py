@@ -79,7 +79,7 @@ class Claim:
 
     @property
     def ratio(self) -> bool:
-        """Whether the arms are compared by value / value."""
+        """The arms are compared by value / value."""
         return self.unit == RATIO
 
     def value(self, cell: GridCell) -> float | None:
@@ -235,7 +235,6 @@ def _in_unit(
 
 
 def _finite(summary: Summary) -> str:
-    """What is needed where values are infinite."""
     if not summary.non_finite:
         return ""
     first, *others = summary.non_finite

@@ -46,7 +46,7 @@ class MeasuredClaim(Claim):
         return dataclasses.replace(verdict, needs="; ".join(filter(None, (lacking, verdict.needs))))
 
     def _lacking(self, evidence: Evidence) -> str:
-        """The finished runs that lack the measurement, and what would make it; empty where none does.
+        """The finished runs that lack the measurement, and what would make it; "" where none does.
 
         Of settings at which other runs have it, if there are such: elsewhere nobody asked for it.
         """
@@ -86,8 +86,8 @@ READING = "reading"
 
 
 class WithinRunClaim(Claim):
-    """Base of the claims about one network read in two ways: every run with the normalization stands
-    in both arms, and `cell.arm` is the way to read it.
+    """Base of the claims about one network read in two ways: every run with the normalization is in
+    both arms, and `cell.arm` is the way to read it.
     """
 
     readings: ClassVar[tuple[str, str]]

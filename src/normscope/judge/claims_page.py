@@ -51,7 +51,8 @@ training that diverged, is infinite, and leaves its claim open.
 
 NOT_JUDGED = """## Not judged
 
-- *Batch normalization does better on long-tailed data* (the blog post mentions it): there is no such data here.
+- *Batch normalization does better on long-tailed data* (the blog post mentions it): there is no
+  such data here.
 """
 
 

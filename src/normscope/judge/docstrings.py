@@ -40,10 +40,10 @@ def one_line(text: str) -> str:
 
 @dataclass(frozen=True)
 class RuleText:
-    """What a rule finds, why that is bad, and code with and without the fault."""
+    """The docstring of a rule in its parts."""
 
-    what: str
-    why: str
+    what: str  # it finds
+    why: str  # that is bad
     when_fine: str
     example: str  # code that shows the fault
     instead: str  # what to write instead; it goes on from the example

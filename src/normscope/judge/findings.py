@@ -45,7 +45,7 @@ class Group:
 
     @property
     def first(self) -> Finding:
-        """The one whose message and remedy are shown for all."""
+        """The finding whose message and remedy are shown for all."""
         return self.findings[0]
 
     @property

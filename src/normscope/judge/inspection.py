@@ -99,7 +99,7 @@ def moments(distribution: ChannelDistributions) -> tuple[np.ndarray, np.ndarray]
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Return the rows as comma-separated values with a header; six digits, an empty field for None."""
+    """Return the rows as comma-separated values with a header: six digits, None is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -105,7 +105,7 @@ class Rule:
             yield self.not_evaluated(self.needs.words)
 
     def applies(self, exam: Examination) -> bool:
-        """Whether the model has what the rule is about."""
+        """Tell whether the model has what the rule is about."""
         return not self.kinds or bool(exam.of_kind(*self.kinds))
 
     def check(self, exam: Examination) -> Results:
@@ -268,13 +268,13 @@ def high(values: np.ndarray | None, level: float = 0.95) -> float:
 
 
 def uses_batch_statistics(exam: Examination) -> bool:
-    """Whether a batch normalization of the model uses the batch's statistics in train mode."""
+    """Tell whether a batch normalization of the model uses batch statistics in train mode."""
     return any(layer.live for layer in exam.of_kind("batch"))
 
 
 def deliberately_frozen(layer: Layer, exam: Examination) -> bool:
-    """Whether the layer's statistics stand still by intention: in eval mode inside a model in train
-    mode, or fixed for good.
+    """Tell whether the layer's statistics stand still by intention: it is in eval mode inside a
+    model in train mode, or they are fixed for good.
     """
     return not layer.live or (bool(exam.training) and layer.training is False)
 

@@ -27,7 +27,7 @@ is as good.
 """
 
 MOST_SEEDS = 100
-"""Where more would be needed, saying how many would be a guess."""
+"""With more than these to go, saying how many would be a guess."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def holm_estimates(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def variation_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
-    """Return the 95% interval of a coefficient of variation: Vangel (1996), a modified McKay interval.
+    """Return the 95% interval of a coefficient of variation: Vangel's modified McKay one (1996).
 
     Made for normal values with a coefficient below about a third; beyond, the upper end may be
     infinite. None for fewer than 3 values or a mean that is not positive.

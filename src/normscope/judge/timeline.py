@@ -35,7 +35,7 @@ class Timeline:
 
     @property
     def end(self) -> float:
-        """Where the axis ends; it begins at 0."""
+        """The end of the axis, which begins at 0."""
         return float(len(self.starts) or self.steps)
 
     def at(self, steps: np.ndarray) -> np.ndarray:

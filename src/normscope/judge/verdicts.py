@@ -9,12 +9,10 @@ from typing import Any, Literal
 
 Outcome = Literal["supported", "contradicted", "no difference", "cannot tell"]
 
-OUTCOMES: tuple[Outcome, ...] = ("supported", "contradicted", "no difference", "cannot tell")
-
 
 @dataclass(frozen=True)
 class Source:
-    """Where a claim is made, or disputed."""
+    """A publication that makes a claim, or disputes it."""
 
     title: str
     link: str

@@ -22,7 +22,7 @@ from normscope.records.run import RunRecord
 
 @functools.cache
 def claims() -> tuple[Claim, ...]:
-    """Every claim of every file in this folder, in order of codes."""
+    """Return every claim of every file in this folder, in order of codes."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     codes = sorted(Claim.registry, key=lambda code: (len(code), code))
@@ -56,26 +56,21 @@ def compared(runs: Sequence[RunRecord]) -> tuple[str, str]:
     the next one.
     """
     norms = list(dict.fromkeys(run.norm for run in runs))
-    norm = (
-        "batch" if "batch" in norms else next((each for each in norms if each != "none"), "batch")
-    )
-    reference = (
-        "none" if "none" in norms else next((each for each in norms if each != norm), "none")
-    )
+    norm = next((norm for norm in ("batch", *norms) if norm in norms and norm != "none"), "batch")
+    reference = next((each for each in ("none", *norms) if each in norms and each != norm), "none")
     return norm, reference
 
 
 def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """The runs of each network, data set and number of epochs, by these in words."""
-    found: dict[tuple[str, str], list[RunRecord]] = {}
+    """Return the runs of each network, data set and number of epochs, by these in words."""
+    by_data: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
         epochs = run.spec["epochs"]
-        words = (
-            f"{run.spec['model']} on {run.spec['data']}, {epochs} epoch{'s' if epochs != 1 else ''}"
-        )
-        found.setdefault((words, str(run.spec.get("data_fingerprint"))), []).append(run)
-    names = Counter(words for words, _ in found)
+        trained = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+        words = f"{run.spec['model']} on {run.spec['data']}, {trained}"
+        by_data.setdefault((words, str(run.spec.get("data_fingerprint"))), []).append(run)
+    names = Counter(words for words, _ in by_data)
     return {
-        words if names[words] == 1 else f"{words}, data {fingerprint[:8]}": own
-        for (words, fingerprint), own in found.items()
+        words if names[words] == 1 else f"{words}, data {fingerprint[:8]}": same
+        for (words, fingerprint), same in by_data.items()
     }

@@ -16,7 +16,7 @@ from normscope.judge.statistics import restricted_time
 from normscope.records.run import RunRecord
 
 BETWEEN_EPOCHS = 0.25
-"""How far a straight line between two evaluations is trusted, in epochs."""
+"""Error of a straight line between two evaluations, in epochs."""
 
 
 def epochs_to_share(cell: GridCell, share: float) -> float | None:

@@ -18,8 +18,8 @@ NEEDS = (
 
 def distance_to_normal(cell: GridCell, tensor: str) -> float | None:
     """Mean over the captured epochs of the Wasserstein distance to N(0, 1)."""
-    found = captured(cell, tensor)
-    return None if found is None else float(np.mean([to_normal(seen) for seen in found]))
+    captures = captured(cell, tensor)
+    return float(np.mean([to_normal(each) for each in captures])) if captures else None
 
 
 class _Distribution(Claim):
@@ -89,10 +89,10 @@ class NoDrift(_Distribution, code="C403"):
 
 def drift(cell: GridCell, tensor: str) -> float | None:
     """Distance between the first and the last capture over the first one's standard deviation."""
-    found = captured(cell, tensor, least=2)
-    if found is None or found[0].std == 0:
+    captures = captured(cell, tensor, least=2)
+    if captures is None or captures[0].std == 0:
         return None
-    return between(found[0], found[-1]) / found[0].std
+    return between(captures[0], captures[-1]) / captures[0].std
 
 
 class NoWidening(_Distribution, code="C404"):
@@ -108,5 +108,5 @@ class NoWidening(_Distribution, code="C404"):
     source = NOTEBOOK
 
     def value(self, cell: GridCell) -> float | None:
-        found = captured(cell, "block_output", least=2)
-        return found[-1].std / found[0].std if found is not None and found[0].std > 0 else None
+        captures = captured(cell, "block_output", least=2)
+        return captures[-1].std / captures[0].std if captures and captures[0].std > 0 else None

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from normscope.judge.claim import Claim, SecondaryMetric
-from normscope.judge.evidence.cells import GridCell, Group, knobs_of
+from normscope.judge.evidence.cells import GridCell, Group
 from normscope.judge.evidence.literature import BLOG, DE_SMITH_ON_RATES, RATES_TABLE
 from normscope.judge.evidence.quantities import accuracies, accuracy, learned_from
 from normscope.records.run import RunRecord
@@ -20,21 +20,23 @@ POINTS = 2.0
 
 
 def stable_rates(cell: GridCell) -> list[float] | None:
-    """The rates around the arm's best one at which this seed does about as well; empty where the
-    arm never learns.
+    """Return the rates around the arm's best one at which this seed does about as well; none where
+    the arm never learns.
     """
     arm = list(cell.group.arms[cell.arm].values())
     means = accuracies(arm, OVER)
-    own = {knobs_of(run, OVER)[0]: accuracy(run) for run in cell.runs}
-    if not means or None in own.values():
+    by_rate = {run.learning_rate: accuracy(run) for run in cell.runs}
+    if not means or None in by_rate.values():
         return None
     best = max(means, key=lambda knobs: means[knobs])
     if means[best] < 100 * learned_from(cell.run):
         return []
     good = [
-        rate for rate, value in own.items() if value is not None and value >= means[best] - POINTS
+        rate
+        for rate, value in by_rate.items()
+        if value is not None and value >= means[best] - POINTS
     ]
-    return _around(best[0], sorted(own), good)
+    return _around(best[0], sorted(by_rate), good)
 
 
 def _around(best: float, rates: Sequence[float], good: Sequence[float]) -> list[float]:
@@ -48,19 +50,17 @@ def _around(best: float, rates: Sequence[float], good: Sequence[float]) -> list[
 
 
 def beyond_the_grid(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Arms whose range of rates ends only because the study does, for the notes: it may reach
-    further.
-    """
+    """Return notes on arms whose range of rates may reach further than the study does."""
     notes = []
     for group in groups:
         for arm, cells in group.arms.items():
-            found = [
+            stable = [
                 (rates, {run.learning_rate for run in cell.runs})
                 for cell in cells.values()
                 if (rates := stable_rates(cell))
             ]
             for end, of in (("highest", max), ("lowest", min)):
-                reach = sum(of(rates) == of(grid) for rates, grid in found)
+                reach = sum(of(rates) == of(grid) for rates, grid in stable)
                 if reach:
                     seeds = f"{reach} of {len(cells)} seeds"
                     notes.append(
@@ -70,7 +70,7 @@ def beyond_the_grid(groups: Sequence[Group]) -> tuple[str, ...]:
 
 
 def grid_step(runs: Sequence[RunRecord]) -> float:
-    """The widest step between neighbouring rates, in decades."""
+    """Return the widest step between neighbouring rates, in decades."""
     rates = sorted({run.learning_rate for run in runs})
     return max((math.log10(high / low) for low, high in pairwise(rates)), default=0.0)
 

@@ -1,4 +1,4 @@
-"""Where the claims are made and disputed."""
+"""The publications that make the claims, or dispute them."""
 
 from __future__ import annotations
 

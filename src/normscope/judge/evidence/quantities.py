@@ -13,25 +13,23 @@ from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import RunRecord
 
 LEARNED = 0.2
-"""An arm has learned something if its accuracy is this share of the way from guessing to 1, or
-more.
-"""
+"""Of the way from guessing to 1: an arm with this accuracy or more has learned something."""
 
 SMALL = 8
 """Batches of up to this many images are small."""
 
 GRADIENTS_NEED = "finished runs with {norm} and {reference} at equal settings, several epochs each"
-"""What claims about gradients need."""
+"""The needs of claims about gradients."""
 
 
 def chance(run: RunRecord) -> float:
-    """The accuracy of guessing."""
+    """Return the accuracy of guessing."""
     classes = run.spec.get("classes") or run.meta.get("data", {}).get("classes") or range(10)
     return 1 / len(classes)
 
 
 def learned_from(run: RunRecord) -> float:
-    """The accuracy from which on a network like this has learned something, a fraction."""
+    """Return the accuracy from which on such a network has learned something, a fraction."""
     return chance(run) + LEARNED * (1 - chance(run))
 
 
@@ -56,7 +54,7 @@ def has_learned(cells: Iterable[GridCell]) -> bool:
 
 
 def accuracy_step(runs: Iterable[RunRecord], images: str = "test_images") -> float:
-    """The accuracy of one image in percent, of the smallest data set; 0 where it is not recorded."""
+    """Return the accuracy of one image of the smallest data set, in percent; 0 if not recorded."""
     sizes = [size for run in runs if (size := run.meta.get("data", {}).get(images))]
     return 100 / min(sizes) if sizes else 0.0
 
@@ -85,7 +83,7 @@ def accuracy_at_the_choice_of_others(cell: GridCell, over: Sequence[str]) -> flo
 
 
 def captured(cell: GridCell, tensor: str, least: int = 1) -> list[Distribution] | None:
-    """The distributions of a tensor in order of epochs; None for fewer than `least`, or any that is
+    """Return the distributions of a tensor by epoch; None for fewer than `least`, or any that is
     not finite.
     """
     captures = [
@@ -138,5 +136,5 @@ def evaluated(run: RunRecord, statistics: str, batch_size: int = 0) -> float | N
 
 
 def evaluation_step(runs: Sequence[RunRecord]) -> float:
-    """The least difference of such accuracies, in percent: they are over 1,000 test images at most."""
+    """Return the least difference of such accuracies, in percent: of 1,000 images at most."""
     return max(accuracy_step(runs), 0.1)

@@ -51,7 +51,7 @@ class Summary:
     def estimate_of(
         self, group: Group, margin: float, resolution: float, tests: int = 1
     ) -> Estimate:
-        """Estimate the difference at one setting: paired where three seeds are shared, else Welch."""
+        """Estimate the difference at a setting: paired where three seeds are shared, else Welch."""
         first, second = self._values[group].values()
         if _is_unpaired(first, second):
             values = list(first.values()), list(second.values())
@@ -134,7 +134,7 @@ def settings_to_learn_at(groups: Sequence[Group], learners: dict[str, str]) -> s
 
 
 def _without_value(summary: Summary, group: Group) -> list[str]:
-    """Notes on seeds without a value: an arm that is judged by its survivors looks better than it is."""
+    """Notes on seeds without a value: an arm judged by its survivors looks better than it is."""
     notes = []
     for arm, seeds in summary.seeds(group).items():
         gone = [cell for seed, cell in group.arms[arm].items() if seed not in seeds]

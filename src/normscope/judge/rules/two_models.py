@@ -37,7 +37,7 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
     reference = "https://github.com/CuriousAI/mean-teacher/issues/9"
 
     def applies(self, exam: Examination) -> bool:
-        """Whether two models share layers with statistics."""
+        """Tell whether two models share layers with statistics."""
         return exam.pair is None or any(
             layer.statistics_equal is not None for layer in exam.pair.layers
         )
