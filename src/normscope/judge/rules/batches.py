@@ -281,9 +281,8 @@ class BatchesNotAlike(ForwardRule, code="NS504", severity="warning"):
         worst = max(medians, key=lambda name: np.nan_to_num(medians[name]))
         if medians[worst] > limit:
             message = "The batches differ from one another far more than chance allows."
-            yield self.finding(
-                worst, message, {"F": medians[worst], "limit": limit, "batches": batches}
-            )
+            evidence = {"F": medians[worst], "limit": limit, "batches": batches}
+            yield self.finding(worst, message, evidence)
 
     def _exceeded_by_chance(self, between: int, within: int) -> float:
         """The value of F that chance exceeds once in 10,000."""

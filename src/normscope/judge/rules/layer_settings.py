@@ -143,9 +143,8 @@ class EpsNotPositive(Rule, code="NS205", severity="error", kinds=EVERY_KIND):
         var, frozen = layer.running_var, layer.training is False
         safe = var is not None and frozen and bool(np.all(var > self.SAFE_VARIANCE))
         severity = "warning" if layer.eps == 0 and safe else "error"
-        yield self.finding(
-            layer.name, "eps is not above zero.", {"eps": layer.eps, "limit": 0}, severity
-        )
+        evidence = {"eps": layer.eps, "limit": 0}
+        yield self.finding(layer.name, "eps is not above zero.", evidence, severity)
 
 
 class EpsTooLarge(Rule, code="NS206", severity="error", kinds=EVERY_KIND):
@@ -251,9 +250,8 @@ class EpsDiffers(Rule, code="NS208", severity="info", kinds=EVERY_KIND):
             for layer in layers:
                 if layer.eps != usual:
                     message = f"eps is not that of the model's other {type_} layers."
-                    yield self.finding(
-                        layer.name, message, {"eps": layer.eps, "others": usual}, cause=type_
-                    )
+                    evidence = {"eps": layer.eps, "others": usual}
+                    yield self.finding(layer.name, message, evidence, cause=type_)
 
 
 class TrackedInstanceNorm(Rule, code="NS209", severity="warning", kinds=("instance",)):

@@ -143,9 +143,8 @@ class FreezeNotSticky(Rule, code="NS305", severity="warning", kinds=BATCH_KINDS)
         frozen = exam.training and layer.training is False and layer.live and layer.tracked
         if frozen and layer.training_after_train:
             message = "The layer is frozen in eval mode, but the next train() undoes it."
-            yield self.finding(
-                layer.name, message, {"training": False, "training_after_train": True}
-            )
+            evidence = {"training": False, "training_after_train": True}
+            yield self.finding(layer.name, message, evidence)
 
 
 class HalfFrozen(Rule, code="NS306", severity="info", kinds=BATCH_KINDS):

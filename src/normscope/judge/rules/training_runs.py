@@ -85,9 +85,8 @@ class MovedWithoutGradients(HistoryRule, code="NS802", severity="warning"):
         if layer.updates_without_grad:
             message = "Forwards without gradients moved the running statistics."
             updates, first = layer.updates_without_grad, layer.first_without_grad
-            yield self.finding(
-                layer.name, message, {"updates": updates, "first_step": first, "limit": 0}
-            )
+            evidence = {"updates": updates, "first_step": first, "limit": 0}
+            yield self.finding(layer.name, message, evidence)
 
 
 class TrainedInEvalMode(HistoryRule, code="NS803", severity="warning"):
@@ -156,9 +155,8 @@ class FrozenDrift(HistoryRule, code="NS804", severity="error"):
 
     def check_steps(self, layer: LayerHistory, history: History) -> Results:
         if layer.declared_frozen and layer.drifted_at is not None:
-            yield self.finding(
-                layer.name, "The frozen statistics moved.", {"step": layer.drifted_at}
-            )
+            evidence = {"step": layer.drifted_at}
+            yield self.finding(layer.name, "The frozen statistics moved.", evidence)
 
 
 class NonFiniteInTraining(HistoryRule, code="NS805", severity="error"):
@@ -188,9 +186,8 @@ class NonFiniteInTraining(HistoryRule, code="NS805", severity="error"):
             # In that step the layers are in the model's order, and the values spread along it.
             layer = history.layers[steps.index(min(hit))]
             message = "NaN or infinity appeared here first."
-            yield self.finding(
-                layer.name, message, {"step": min(hit), "layers_later": len(hit) - 1}
-            )
+            evidence = {"step": min(hit), "layers_later": len(hit) - 1}
+            yield self.finding(layer.name, message, evidence)
 
 
 class AccumulationIsNoBatch(HistoryRule, code="NS806", severity="info"):
@@ -225,9 +222,8 @@ class AccumulationIsNoBatch(HistoryRule, code="NS806", severity="info"):
         if batches > 1 and samples:
             message = "Gradients are accumulated over several batches, statistics are not."
             smallest = min(samples)
-            yield self.finding(
-                "", message, {"samples": smallest, "accumulated": smallest * batches}
-            )
+            evidence = {"samples": smallest, "accumulated": smallest * batches}
+            yield self.finding("", message, evidence)
 
 
 class RanksApart(HistoryRule, code="NS807", severity="warning"):

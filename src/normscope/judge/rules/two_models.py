@@ -53,9 +53,8 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
             new = "here" if layer.at_initialization else "in the other model"
             message = f"The statistics are those of a new layer {new}; the others are trained."
             evidence = {"updates": layer.updates, "other_updates": layer.other_updates}
-            yield self.finding(
-                layer.name, message, {**evidence, "weights_apart": weights}, cause=new
-            )
+            evidence = {**evidence, "weights_apart": weights}
+            yield self.finding(layer.name, message, evidence, cause=new)
         elif layer.statistics_equal:
             if weights is not None and weights > self.MERGED:
                 message = "The statistics equal the other model's; the weights are far from its."

@@ -136,9 +136,8 @@ class StatisticsStuck(Rule, code="NS104", severity="error", kinds=BATCH_KINDS):
     def check_layer(self, layer: Layer, exam: Examination) -> Results:
         if layer.at_initialization and layer.updates:
             message = "Updates were counted, but the statistics are those of a new layer."
-            yield self.finding(
-                layer.name, message, {"updates": layer.updates, "momentum": layer.momentum}
-            )
+            evidence = {"updates": layer.updates, "momentum": layer.momentum}
+            yield self.finding(layer.name, message, evidence)
 
 
 class InitializationRemains(Rule, code="NS105", severity="warning", kinds=BATCH_KINDS):
@@ -373,9 +372,8 @@ class OutOfHalfRange(Rule, code="NS110", severity="error", kinds=EVERY_KIND):
         half = "float16" in (layer.parameter_dtype, layer.statistics_dtype, dtype)
         if half and layer.eps is not None and 0 < layer.eps <= self.SMALLEST:
             message = "eps rounds to zero in fp16."
-            yield self.finding(
-                layer.name, message, {"eps": layer.eps, "limit": self.SMALLEST}, cause="eps"
-            )
+            evidence = {"eps": layer.eps, "limit": self.SMALLEST}
+            yield self.finding(layer.name, message, evidence, cause="eps")
         var = layer.running_var
         if var is None:
             return
@@ -384,6 +382,5 @@ class OutOfHalfRange(Rule, code="NS110", severity="error", kinds=EVERY_KIND):
             severity = "error" if half else "warning" if exam.export else "info"
             message = "A running variance is too large for fp16."
             evidence = {"channels": channels, "largest": float(var[large].max())}
-            yield self.finding(
-                layer.name, message, {**evidence, "limit": self.LARGEST}, severity, cause="variance"
-            )
+            evidence = {**evidence, "limit": self.LARGEST}
+            yield self.finding(layer.name, message, evidence, severity, cause="variance")
