@@ -175,7 +175,7 @@ def _eval_gap(forward: Forward | None) -> dict[str, Any]:
         return {}
     return {
         "share_of_other_classes": forward.disagreement, "limit": limit,
-        "output_change": forward.gap, "noise": noise, "samples": samples,
+        "output_change": forward.gap, "composition_noise": noise, "samples": samples,
     }  # fmt: skip
 
 
@@ -364,6 +364,6 @@ class NoisyComposition(ForwardRule, code="NS513", severity="warning"):
         size = max(forward.batch_sizes)
         trained = exam.training and any(layer.updates for layer in live)
         severity = "warning" if trained and size < 16 else "info"
-        message = "With batch statistics outputs depend on the other samples of the batch too much."
+        message = "With batch statistics outputs change by half their size with the other samples."
         evidence = {"relative_change": noise, "limit": self.LIMIT, "batch_size": size}
         yield self.finding("", message, evidence, severity)
