@@ -1,4 +1,4 @@
-"""Where an activation function passes gradients, and how much of a distribution lies there.
+"""The regions where activation functions pass gradients, and the share of values there.
 
 The **active region** of an activation is the set of values at which the magnitude of its derivative
 is above a quarter of its largest: x > 0 for ReLU, |x| < 2.63 for sigmoid, |x| < 1.32 for tanh. The
@@ -19,11 +19,11 @@ from normscope.records.recording_distribution import ChannelDistributions
 SHARE = 0.25
 """Of the largest derivative; where the derivative is above it, values are in the active region."""
 
-_SIGMOID_END, _TANH_END = math.log(7 + 4 * math.sqrt(3)), math.atanh(math.sqrt(0.75))
+_SIGMOID, _TANH = math.log(7 + 4 * math.sqrt(3)), math.atanh(math.sqrt(0.75))
 _EXACT = {
     "relu": ((0.0, math.inf),),
-    "sigmoid": ((-_SIGMOID_END, _SIGMOID_END),),
-    "tanh": ((-_TANH_END, _TANH_END),),
+    "sigmoid": ((-_SIGMOID, _SIGMOID),),
+    "tanh": ((-_TANH, _TANH),),
 }
 """Active regions whose ends are known in closed form."""
 
@@ -55,9 +55,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def inside(output: ChannelDistributions, *intervals: tuple[float, float]) -> np.ndarray:
-    """The fraction [C] of each channel's values inside some intervals; values are spread evenly
-    over their bins.
-    """
+    """Return the share [C] of each channel's values inside intervals, spread evenly over bins."""
     fractions = []
     for edges, counts in zip(output.edges, output.counts, strict=True):
         cumulative = np.concatenate([[0.0], np.cumsum(counts)])
@@ -68,9 +66,7 @@ def inside(output: ChannelDistributions, *intervals: tuple[float, float]) -> np.
 
 
 def mean_derivatives(output: ChannelDistributions, activation: str) -> np.ndarray:
-    """The mean derivative [C] over each channel's values: over a bin it is the activation's rise
-    over the width.
-    """
+    """Return the mean derivative [C] over each channel's values: in a bin, rise over width."""
     rises = np.diff(FUNCTIONS[activation](output.edges), axis=1) / np.diff(output.edges, axis=1)
     with np.errstate(invalid="ignore"):
         return (output.counts * rises).sum(1) / output.counts.sum(1)
@@ -78,7 +74,7 @@ def mean_derivatives(output: ChannelDistributions, activation: str) -> np.ndarra
 
 @functools.cache
 def active_region(activation: str) -> tuple[tuple[float, float], ...]:
-    """The intervals in which the magnitude of the derivative is above SHARE of its largest.
+    """Return the intervals in which the magnitude of the derivative is above SHARE of its largest.
 
     Where they are not known in closed form, to 1e-4 within [-20, 20]; an interval that reaches the
     end of that range goes on to infinity.
@@ -100,7 +96,7 @@ def active_region(activation: str) -> tuple[tuple[float, float], ...]:
 
 
 def interval_words(low: float, high: float) -> str:
-    """An interval as people write it: x > 0, x < 1, or −1 to 1."""
+    """Return an interval as people write it: x > 0, x < 1, or −1 to 1."""
     ends = [f"{end:.3g}".replace("-", "−") for end in (low, high)]
     if math.isinf(high):
         return f"x > {ends[0]}"
@@ -108,5 +104,5 @@ def interval_words(low: float, high: float) -> str:
 
 
 def active_words(activation: str) -> str:
-    """The active region of an activation in words, for ReLU "x > 0"."""
+    """Return the active region of an activation in words, for ReLU "x > 0"."""
     return " and ".join(interval_words(*interval) for interval in active_region(activation))

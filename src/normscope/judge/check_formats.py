@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from normscope.judge.findings import SEVERITIES, Findings, Group
-from normscope.judge.rule import Rule
+from normscope.judge.rule import OPTIONS, Rule
 
 WIDTH = 100
 SHOWN_LAYERS = 4
@@ -20,13 +20,11 @@ COLORS = {"error": "#b3261e", "warning": "#8a5a00", "info": "#3b5b8c"}
 
 
 def to_text(report: Findings) -> str:
-    """Return a paragraph per cause, the rules that could not decide, and the totals."""
-    parts = [_paragraph(group) for group in report.groups]
-    if report.not_evaluated:
-        lines = [f"  {missing}: {', '.join(codes)}" for missing, codes in _missing(report).items()]
-        wrapped = [textwrap.fill(line, WIDTH, subsequent_indent="    ") for line in lines]
-        parts.append("\n".join(["Not enough data to tell. Missing:", *wrapped]))
-    return "\n\n".join([*parts, _totals(report)])
+    """Return the totals, a paragraph per cause, and what the rules that could not decide lack."""
+    parts = [_totals(report), *(_paragraph(group, report) for group in report.groups)]
+    if lacking := _lacking(report):
+        parts.append(textwrap.fill(lacking, WIDTH, subsequent_indent="  "))
+    return "\n\n".join(parts)
 
 
 def to_json(report: Findings) -> str:
@@ -37,6 +35,8 @@ def to_json(report: Findings) -> str:
         "counts": {severity: len(report.of(severity)) for severity in SEVERITIES},
         "findings": [asdict(finding) for finding in report],
         "undecided": [asdict(entry) for entry in report.not_evaluated],
+        "rules": report.rules,
+        "layer_types": dict(report.layer_types),
         "versions": dict(report.versions),
     }
     return json.dumps(content, indent=2)
@@ -84,7 +84,9 @@ def to_github(report: Findings) -> str:
     lines = []
     for group in report.groups:
         finding = group.first
-        text = _joined(finding.message, _layers(group), _evidence(group.evidence), finding.remedy)
+        text = _joined(
+            finding.message, _layers(group, report), _evidence(group.evidence), finding.remedy
+        )
         title = _escape(f"{finding.code} {finding.name}", properties=True)
         lines.append(f"::{GITHUB_LEVELS[finding.severity]} title={title}::{_escape(text)}")
     return "\n".join(lines)
@@ -92,12 +94,8 @@ def to_github(report: Findings) -> str:
 
 def to_html(report: Findings) -> str:
     """Return one self-contained fragment with a table of causes."""
-    rows = "".join(_row(group) for group in report.groups)
-    missing = "".join(
-        f"<li>{html.escape(what)}: {html.escape(', '.join(codes))}</li>"
-        for what, codes in _missing(report).items()
-    )
-    undecided = f"<p>Not enough data to tell. Missing:</p><ul>{missing}</ul>" if missing else ""
+    rows = "".join(_html_row(group, report) for group in report.groups)
+    lacking = html.escape(_lacking(report))
     columns = ("severity", "rule", "found", "layers", "evidence", "remedy")
     heading = f"<tr>{''.join(f'<th>{column}</th>' for column in columns)}</tr>"
     table = f"<table>{heading}{rows}</table>" if rows else ""
@@ -107,7 +105,7 @@ def to_html(report: Findings) -> str:
         "{text-align:left;vertical-align:top;padding:.3em .7em .3em 0}</style>"
     )
     totals = f"<p>{html.escape(_totals(report))}</p>"
-    return f'{style}<div class="normscope-check">{totals}{table}{undecided}</div>'
+    return f'{style}<div class="normscope-check">{totals}{table}<p>{lacking}</p></div>'
 
 
 def to_rows(report: Findings) -> dict[str, Any]:
@@ -133,10 +131,10 @@ def to_rows(report: Findings) -> dict[str, Any]:
     }
 
 
-def _paragraph(group: Group) -> str:
+def _paragraph(group: Group, report: Findings) -> str:
     finding = group.first
     head = f"{finding.severity}: {finding.code} {finding.name}: {finding.message}"
-    details = [_layers(group), _evidence(group.evidence), f"remedy: {finding.remedy}"]
+    details = [_layers(group, report), _evidence(group.evidence), f"remedy: {finding.remedy}"]
     lines = [textwrap.fill(head, WIDTH, subsequent_indent="  ")]
     lines += [textwrap.indent(textwrap.fill(text, WIDTH - 2), "  ") for text in details if text]
     return "\n".join(lines)
@@ -146,12 +144,15 @@ def _joined(*texts: str) -> str:
     return " ".join(filter(None, texts))
 
 
-def _layers(group: Group) -> str:
+def _layers(group: Group, report: Findings) -> str:
     names = [name for name in group.layers if name]
     if not names:
         return ""
     more = f" and {len(names) - SHOWN_LAYERS} more" if len(names) > SHOWN_LAYERS else ""
-    return f"{'layers' if len(names) > 1 else 'layer'}: {', '.join(names[:SHOWN_LAYERS])}{more}"
+    types = dict.fromkeys(report.layer_types[name] for name in names if name in report.layer_types)
+    classes = f" ({', '.join(types)})" if types else ""
+    word = "layers" if len(names) > 1 else "layer"
+    return f"{word}: {', '.join(names[:SHOWN_LAYERS])}{more}{classes}"
 
 
 def _evidence(evidence: Mapping[str, Any]) -> str:
@@ -166,6 +167,18 @@ def _value(value: Any) -> str:
         numbers = len(value) == 2 and all(isinstance(entry, int | float) for entry in value)
         return (" to " if numbers else ", ").join(map(_value, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _lacking(report: Findings) -> str:
+    """A sentence on the needs of rules that could not decide, most frequent first; or nothing."""
+    needs = sorted(_missing(report).items(), key=lambda entry: -len(entry[1]))
+    if not needs:
+        return ""
+    number = len({entry.code for entry in report.not_evaluated})
+    of = f"{number} of {report.rules} rules need" if report.rules else f"{number} rules need"
+    options = {words: f" ({option})" for words, option in OPTIONS.items()}
+    shown = (f"{len(codes)} {words}{options.get(words, '')}" for words, codes in needs)
+    return f"{of} more: {'; '.join(shown)}."
 
 
 def _missing(report: Findings) -> dict[str, list[str]]:
@@ -196,22 +209,16 @@ def _location(model: str, layer: str) -> dict[str, str]:
 
 def _escape(text: str, properties: bool = False) -> str:
     """GitHub's escapes: a newline or a percent sign would end or change the command."""
-    pairs = [("%", "%25"), ("\r", "%0D"), ("\n", "%0A")] + (
-        [(":", "%3A"), (",", "%2C")] if properties else []
-    )
-    for plain, escaped in pairs:
-        text = text.replace(plain, escaped)
+    for character in "%\r\n:," if properties else "%\r\n":
+        text = text.replace(character, f"%{ord(character):02X}")
     return text
 
 
-def _row(group: Group) -> str:
+def _html_row(group: Group, report: Findings) -> str:
     finding = group.first
-    cells = [
-        f'<td style="color:{COLORS[finding.severity]}">{finding.severity}</td>',
-        f"<td>{finding.code}<br>{html.escape(finding.name)}</td>",
-        f"<td>{html.escape(finding.message)}</td>",
-        f"<td>{html.escape(_layers(group))}</td>",
-        f"<td>{html.escape(_evidence(group.evidence).removeprefix('evidence: '))}</td>",
-        f"<td>{html.escape(finding.remedy)}</td>",
-    ]
-    return f"<tr>{''.join(cells)}</tr>"
+    evidence = _evidence(group.evidence).removeprefix("evidence: ")
+    rule = f"{finding.code} {finding.name}"
+    texts = (rule, finding.message, _layers(group, report), evidence, finding.remedy)
+    cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
+    color = COLORS[finding.severity]
+    return f'<tr><td style="color:{color}">{finding.severity}</td>{cells}</tr>'

@@ -68,7 +68,8 @@ def judge(
     """
     findings: list[Finding] = []
     not_evaluated: list[NotEvaluated] = []
-    for rule in choose(select, ignore):
+    chosen = choose(select, ignore)
+    for rule in chosen:
         for result in rule.results(examination):
             if isinstance(result, Finding):
                 findings.append(result)
@@ -81,6 +82,8 @@ def judge(
         model=examination.model,
         layers=len(examination.layers),
         versions=examination.versions,
+        layer_types={layer.name: layer.type for layer in examination.layers if layer.type},
+        rules=len(chosen),
     )
 
 
@@ -98,6 +101,8 @@ def from_json(text: str, source: str) -> CheckReport:
             content["model"],
             content["normalization_layers"],
             dict(content["versions"]),
+            dict(content.get("layer_types", {})),  # not in files of earlier versions
+            content.get("rules", 0),
         )
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         report = None
@@ -114,14 +119,17 @@ def _finding(entry: dict[str, Any]) -> Finding:
 
 def _has_types(report: CheckReport) -> bool:
     """Whether the fields hold what they are for: the text may have been written by anybody."""
-    texts = [report.model, *report.versions, *report.versions.values()]
+    texts = [report.model]
+    for names in (report.versions, report.layer_types):
+        texts += [*names, *names.values()]
     for f in report.findings:
         texts += [f.code, f.name, f.layer, f.message, f.remedy, f.cause]
         if f.severity not in SEVERITIES or not all(map(_is_plain, f.evidence.values())):
             return False
     for entry in report.not_evaluated:
         texts += [entry.code, entry.name, entry.missing]
-    return all(isinstance(text, str) for text in texts) and type(report.layers) is int
+    numbers = all(type(number) is int for number in (report.layers, report.rules))
+    return numbers and all(isinstance(text, str) for text in texts)
 
 
 def _is_plain(value: Any) -> bool:

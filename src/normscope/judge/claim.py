@@ -1,4 +1,4 @@
-"""What a claim is: a statement, the quantity that measures it, and the test that decides, all fixed in its file."""
+"""The base of the claims: a statement, the quantity that measures it, and the test that decides."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from normscope.judge import statistics
+from normscope.judge.docstrings import kebab_case, one_line, sections
 from normscope.judge.evidence.cells import Evidence, GridCell, Group, runs_of
 from normscope.judge.evidence.quantities import has_learned
 from normscope.judge.evidence.summary import Summary, Value, idle, settings_to_learn_at, warnings_on
@@ -15,14 +16,11 @@ from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
 from normscope.judge.verdicts import EffectEstimate, Outcome, Source, Verdict
 from normscope.records.run import RunRecord
 
-REGISTERED: list[type[Claim]] = []
-"""The claims that are judged."""
+RATIO = "times"
+"""The unit of a ratio."""
 
-
-def register(claim: type[Claim]) -> type[Claim]:
-    """Add a class to the claims that are judged; one without this decorator is a part of others."""
-    REGISTERED.append(claim)
-    return claim
+SECTIONS = {"Quantity": "quantity", "Needs": "needs", "Decided by": "decides"}
+"""Of a claim's docstring, and the attributes that they set."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,14 @@ class SecondaryMetric:
     label: str
     unit: str
     value: Value
-    ratio: bool = False
 
 
 class Claim:
-    """Base of the claims. The docstring of a claim says why its quantity measures it; its
-    attributes say the rest.
+    """Base of the claims; a subclass with a code is judged, one without is a part of others.
+
+    The first paragraph of a claim's docstring is its statement, the next say why its quantity
+    measures it. The sections Quantity, Needs (which runs) and Decided by (where it is another rule
+    than that of one difference) follow; a section that is not there is that of the base class.
 
     The quantity has one value for each arm and seed at a setting. Values are paired by seed; over
     several settings a seed's differences are averaged, so that one test decides, and a setting that
@@ -45,92 +45,98 @@ class Claim:
     is infinite: an arm is not judged by the others. A claim reads records and imports no torch.
     """
 
-    code: ClassVar[str]
-    name: ClassVar[str]  # kebab case
-    statement: ClassVar[str]
-    source: ClassVar[Source]
+    registry: ClassVar[dict[str, type[Claim]]] = {}  # {code: the claim}
+
+    code: ClassVar[str] = ""
+    name: ClassVar[str] = ""  # that of the class, in kebab case
+    statement: ClassVar[str] = ""
+    why: ClassVar[str] = ""  # the quantity is the one to read
     quantity: ClassVar[str]
-    needs: ClassVar[str]  # which runs
-    unit: ClassVar[str]
+    needs: ClassVar[str]
+    decides: ClassVar[str] = ""
+    source: ClassVar[Source]
+    unit: ClassVar[str]  # RATIO: the arms are compared by value / value, else by their difference
     higher_supports: ClassVar[bool]  # whether a larger value of the first arm speaks for the claim
     margin: ClassVar[float]  # the largest difference that counts as none; of ratios the factor
-    ratio: ClassVar[bool] = False  # arms are compared by value / value
     over: ClassVar[tuple[str, ...]] = ()  # knobs that are varied inside one value
     least: ClassVar[int] = 1  # values of those knobs without which there is no quantity
-    across: ClassVar[
-        tuple[str, ...]
-    ] = ()  # knobs of other claims that may differ from setting to setting
+    across: ClassVar[tuple[str, ...]] = ()  # other claims' knobs that may differ between settings
     also: ClassVar[tuple[SecondaryMetric, ...]] = ()
-    where_both_learn: ClassVar[bool] = (
-        False  # whether settings and seeds at which an arm does not learn say nothing
-    )
+    where_both_learn: ClassVar[bool] = False  # settings and seeds without learning say nothing
     arm_field: ClassVar[str] = "norm"
-    decides: ClassVar[str] = (
-        ""  # for the page, where it is another rule than that of one difference
-    )
+
+    def __init_subclass__(cls, *, code: str = "") -> None:
+        """Read the docstring of a claim with a code, and register it."""
+        super().__init_subclass__()
+        if code:
+            text = sections(cls.__doc__ or "", *SECTIONS)
+            statement, _, why = text.pop("").partition("\n\n")
+            cls.code, cls.name = code, kebab_case(cls.__name__)
+            cls.statement, cls.why = one_line(statement), one_line(why)
+            for title, content in text.items():
+                setattr(cls, SECTIONS[title], one_line(content))
+            Claim.registry[code] = cls
+
+    @property
+    def ratio(self) -> bool:
+        """The arms are compared by value / value."""
+        return self.unit == RATIO
 
     def value(self, cell: GridCell) -> float | None:
-        """The quantity for one arm and seed at one setting; None where the records do not give it."""
+        """Return the quantity for one arm and seed at one setting; None where records lack it."""
         raise NotImplementedError
 
     def arms(self, evidence: Evidence) -> tuple[str, str]:
-        """The two arms, the one that the claim is about first."""
+        """Return the two arms, the one that the claim is about first."""
         return evidence.norm, evidence.reference
 
     def arm_of(self, run: RunRecord, evidence: Evidence) -> str | None:
-        """The arm that a run belongs to."""
+        """Return the arm that a run belongs to."""
         return run.norm
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
-        """The step in which the quantity is read on the runs of one setting, in its unit; 0 for a
-        continuous one.
+        """Return the step in which the quantity is read on the runs of one setting, in its unit; 0
+        for a continuous one.
         """
         return 0.0
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
-        """What a reader has to know of the settings that the verdict is on, beside what is said of
-        any.
-        """
+        """Return remarks on the settings of the verdict, beside those that every claim makes."""
         return ()
 
     def judge(self, evidence: Evidence) -> Verdict:
-        """The verdict on the runs of one network on one data set."""
+        """Return the verdict on the runs of one network on one data set."""
         arms = self.arms(evidence)
-        found, learners = self._groups(evidence, arms), self._learners(evidence)
-        dead = [group for group in found if self.where_both_learn and idle(group, learners)]
-        groups = [group for group in found if group not in dead]
+        every, learners = self._groups(evidence, arms), self._learners(evidence)
+        dead = [group for group in every if self.where_both_learn and idle(group, learners)]
+        groups = [group for group in every if group not in dead]
         resolution = max((self.resolution(runs_of(group)) for group in groups), default=0.0)
-        summary = Summary(
-            self._value_of_learners if self.where_both_learn else self.value,
-            groups,
-            arms,
-            self.ratio,
-        )
+        value = self._value_of_learners if self.where_both_learn else self.value
+        summary = Summary(value, groups, arms, self.ratio)
         if not summary.groups:
-            needs = (
-                settings_to_learn_at(found, learners)
-                if found and not groups
-                else self._missing(evidence)
-            )
+            needs = self.needs.format(norm=evidence.norm, reference=evidence.reference)
+            if every and not groups:
+                needs = settings_to_learn_at(every, learners)
             return self._verdict(evidence, "cannot tell", needs=_finite(summary) or needs)
         estimate = summary.estimate(self._margin, resolution)
         settings = self._settings(summary, resolution) if not summary.non_finite else ()
         outcome, needs = self._decide(estimate, settings, resolution)
         if summary.non_finite:
             outcome, needs = "cannot tell", _finite(summary)
+        shown = _in_unit(estimate, "", self.unit)
         return self._verdict(
             evidence,
             outcome,
-            effect=self._shown(estimate.effect),
-            interval=self._shown_interval(estimate.interval),
-            n=estimate.n,
-            p=estimate.p,
+            effect=shown.effect,
+            interval=shown.interval,
+            n=shown.n,
+            p=shown.p,
             test=estimate.test,
             improvement=summary.improvement(self.higher_supports),
             values=summary.values(),
             needs=needs,
             settings=settings if len(settings) > 1 else (),
-            also=tuple(self._secondary(item, summary.groups, arms) for item in self.also),
+            also=tuple(_secondary(item, summary.groups, arms) for item in self.also),
             notes=(*warnings_on(summary, groups, dead, learners), *self.notes(summary.groups)),
         )
 
@@ -138,7 +144,7 @@ class Claim:
         return self.value(cell) if has_learned([cell]) else None
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
-        """{arm: what to call it where its runs did not learn}."""
+        """{arm: its name in a sentence on runs that did not learn}."""
         return {arm: arm for arm in self.arms(evidence)}
 
     @property
@@ -163,18 +169,14 @@ class Claim:
         if outcome == "cannot tell":
             more = self._more_seeds(estimate)
             if more is None and resolution >= self._margin:
-                return (
-                    outcome,
-                    f"finer steps: it is read in steps of {resolution:.2g} {self.unit}, which is too coarse",
-                )
+                step = f"{resolution:.2g} {self.unit}"
+                return outcome, f"finer steps: it is read in steps of {step}, which is too coarse"
             return outcome, _seeds(more, estimate)
         opposite = {"supported": "contradicted", "contradicted": "supported"}.get(outcome)
-        against = [reading.label for reading in settings if reading.outcome == opposite]
+        against = [each.label for each in settings if each.outcome == opposite]
         if against:
-            return (
-                "cannot tell",
-                f"one setting to speak of: on average {outcome}, but {opposite} at {against[0]}",
-            )
+            both = f"on average {outcome}, but {opposite} at {against[0]}"
+            return "cannot tell", f"one setting to speak of: {both}"
         return outcome, ""
 
     def _more_seeds(self, estimate: Estimate) -> int | None:
@@ -188,55 +190,17 @@ class Claim:
         return "supported" if (estimate.effect > 0) == self.higher_supports else "contradicted"
 
     def _settings(self, summary: Summary, resolution: float) -> tuple[EffectEstimate, ...]:
-        many = len(summary.groups)
+        groups = summary.groups
         estimates = [
-            summary.estimate_of(group, self._margin, resolution, tests=many)
-            for group in summary.groups
+            summary.estimate_of(group, self._margin, resolution, tests=len(groups))
+            for group in groups
         ]
-        adjusted = statistics.holm_estimates(estimates)
         return tuple(
-            EffectEstimate(
-                group.label,
-                self.unit,
-                self._shown(estimate.effect),
-                self._shown_interval(estimate.interval),
-                estimate.n,
-                estimate.p,
-                self._outcome(estimate),
-            )
-            for group, estimate in zip(summary.groups, adjusted, strict=True)
+            _in_unit(estimate, group.label, self.unit, self._outcome(estimate))
+            for group, estimate in zip(groups, statistics.holm_estimates(estimates), strict=True)
         )
 
-    def _secondary(
-        self, item: SecondaryMetric, groups: Sequence[Group], arms: tuple[str, str]
-    ) -> EffectEstimate:
-        summary = Summary(item.value, groups, arms, item.ratio)
-        estimate = summary.estimate(0.0, 0.0)
-        effect, interval = estimate.effect, estimate.interval
-        if item.ratio:
-            effect, interval = (
-                math.exp(effect),
-                interval and (math.exp(interval[0]), math.exp(interval[1])),
-            )
-        known = math.isfinite(effect)
-        return EffectEstimate(
-            item.label, item.unit, effect if known else None, interval, estimate.n, estimate.p
-        )
-
-    def _shown(self, effect: float) -> float | None:
-        if not math.isfinite(effect):
-            return None
-        return math.exp(effect) if self.ratio else effect
-
-    def _shown_interval(self, interval: tuple[float, float] | None) -> tuple[float, float] | None:
-        if interval is None or not self.ratio:
-            return interval
-        return math.exp(interval[0]), math.exp(interval[1])
-
-    def _missing(self, evidence: Evidence) -> str:
-        return self.needs.format(norm=evidence.norm, reference=evidence.reference)
-
-    def _verdict(self, evidence: Evidence, outcome: Outcome, **found) -> Verdict:
+    def _verdict(self, evidence: Evidence, outcome: Outcome, **measured) -> Verdict:
         return Verdict(
             code=self.code,
             name=self.name,
@@ -249,12 +213,28 @@ class Claim:
             arms=self.arms(evidence),
             margin=self.margin,
             neutral=1.0 if self.ratio else 0.0,
-            **found,
+            **measured,
         )
 
 
+def _secondary(
+    item: SecondaryMetric, groups: Sequence[Group], arms: tuple[str, str]
+) -> EffectEstimate:
+    summary = Summary(item.value, groups, arms, item.unit == RATIO)
+    return _in_unit(summary.estimate(0.0, 0.0), item.label, item.unit)
+
+
+def _in_unit(
+    estimate: Estimate, label: str, unit: str, outcome: Outcome | None = None
+) -> EffectEstimate:
+    """An estimate in the unit of its quantity: of ratios it was made of logarithms."""
+    shown = math.exp if unit == RATIO else float
+    effect = shown(estimate.effect) if math.isfinite(estimate.effect) else None
+    interval = estimate.interval and (shown(estimate.interval[0]), shown(estimate.interval[1]))
+    return EffectEstimate(label, unit, effect, interval, estimate.n, estimate.p, outcome)
+
+
 def _finite(summary: Summary) -> str:
-    """What is needed where values are infinite."""
     if not summary.non_finite:
         return ""
     first, *others = summary.non_finite

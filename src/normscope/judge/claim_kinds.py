@@ -1,12 +1,17 @@
-"""Claims that need a measurement made beside training, and claims about one network read twice."""
+"""Claims about accuracies, claims that need a measurement beside training, claims about one
+network read twice.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence, Group, runs_of
+from normscope.judge.evidence.quantities import accuracy_step
 from normscope.judge.verdicts import Verdict
 from normscope.records.run import WEIGHTS_NAME, RunRecord
 
@@ -14,8 +19,19 @@ NAMED = 1
 """Runs that are named; of the others there is a count."""
 
 
+class AccuracyClaim(Claim):
+    """Base of the claims about a test accuracy, in percent."""
+
+    unit = "points"
+    higher_supports = True
+    margin = 0.5
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        return accuracy_step(runs)
+
+
 class MeasuredClaim(Claim):
-    """Base of such claims."""
+    """Base of the claims that need a measurement made beside training."""
 
     measurement: ClassVar[str]
     of_weights: ClassVar[bool] = True  # whether it needs the weights of the finished run
@@ -30,33 +46,28 @@ class MeasuredClaim(Claim):
         return dataclasses.replace(verdict, needs="; ".join(filter(None, (lacking, verdict.needs))))
 
     def _lacking(self, evidence: Evidence) -> str:
-        """Which finished runs lack the measurement, and what would make it; empty where none does.
+        """The finished runs that lack the measurement, and what would make it; "" where none does.
 
-        Of settings at which other runs have it, if there are such: at the others it was not asked
-        for.
+        Of settings at which other runs have it, if there are such: elsewhere nobody asked for it.
         """
         groups = [_finished(group) for group in self._groups(evidence, self.arms(evidence))]
         asked = [runs for runs in groups if any(self.measurement in run.measured for run in runs)]
         lacking = [
             run for runs in asked or groups for run in runs if self.measurement not in run.measured
         ]
-        there = [
-            run
-            for run in lacking
-            if not self.of_weights or (run.directory / WEIGHTS_NAME).is_file()
-        ]
-        gone = [run for run in lacking if run not in there]
+        can = [run for run in lacking if not self.of_weights or _weights(run).is_file()]
+        gone = [run for run in lacking if run not in can]
         parts = []
-        if there:
-            parts.append(
-                f"the measurement {self.measurement} of {_names(there)}: `normscope study` makes it, if asked to"
-            )
+        if can:
+            parts.append(f"{_names(can)}: `normscope study` makes it, if asked to")
         if gone:
-            parts.append(
-                f"the measurement {self.measurement} of {_names(gone)}, whose {WEIGHTS_NAME} is gone: without its "
-                "folder a run is trained again"
-            )
-        return "; ".join(parts)
+            lost = f"whose {WEIGHTS_NAME} is gone: without its folder a run is trained again"
+            parts.append(f"{_names(gone)}, {lost}")
+        return "; ".join(f"the measurement {self.measurement} of {part}" for part in parts)
+
+
+def _weights(run: RunRecord) -> Path:
+    return run.directory / WEIGHTS_NAME
 
 
 def _finished(group: Group) -> list[RunRecord]:
@@ -75,8 +86,8 @@ READING = "reading"
 
 
 class WithinRunClaim(Claim):
-    """Base of such claims. Every run with the normalization stands in both arms; `cell.arm` says
-    how to read it.
+    """Base of the claims about one network read in two ways: every run with the normalization is in
+    both arms, and `cell.arm` is the way to read it.
     """
 
     readings: ClassVar[tuple[str, str]]
@@ -95,9 +106,8 @@ class WithinRunClaim(Claim):
             if run.norm == evidence.norm
             for reading in self.readings
         ]
-        return super()._groups(
-            Evidence(runs, evidence.subject, evidence.norm, evidence.reference), arms
-        )
+        doubled = Evidence(runs, evidence.subject, evidence.norm, evidence.reference)
+        return super()._groups(doubled, arms)
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
         return {self.readings[0]: evidence.norm}

@@ -1,8 +1,6 @@
-"""docs/claims.md, from the claims themselves. `python -m normscope.judge.claims` prints it."""
+"""docs/claims.md, made from the claims. `python -m normscope.judge.claims` prints it."""
 
 from __future__ import annotations
-
-import inspect
 
 from normscope.judge.claim import Claim
 from normscope.judge.claim_kinds import WithinRunClaim
@@ -13,48 +11,53 @@ INTRODUCTION = f"""# Claims
 What batch normalization is said to do, and what decides here. This page is made from the claims in
 `src/normscope/judge/claims`; `normscope claims DIR` judges them on the runs that are there.
 
-A claim has one quantity, with one value for each arm and seed; some claims set two readings of the same runs against
-each other instead of two arms. Values are paired by seed. Where runs differ in other
-settings too, only runs with equal settings are compared, and a seed's differences are averaged over the settings, so
-that one test decides; the settings are listed beside it with Holm-adjusted p, and one that significantly says the
-opposite leaves the claim open. Initialization, activation function, block and batch size are varied for the claims
-about them; the other claims are judged at the default of these, or the most frequent value.
+A claim has one quantity, with one value for each arm and seed; some claims set two readings of the
+same runs against each other instead of two arms. Values are paired by seed. Where runs differ in
+other settings too, only runs with equal settings are compared, and a seed's differences are
+averaged over the settings, so that one test decides; the settings are listed beside it with
+Holm-adjusted p, and one that significantly says the opposite leaves the claim open. Initialization,
+activation function, block and batch size are varied for the claims about them; the other claims are
+judged at the default of these, or the most frequent value.
 
-The interval is the paired t interval (95%). The test is the exact sign-flip test from {SIGN_FLIP_FROM} seeds on; with
-fewer, no choice of signs has p < {LEVEL}, and it is the paired t test; Welch's where the arms share fewer than
-{LEAST_PAIRS} seeds. Under {LEAST_PAIRS} seeds there is no verdict.
+The interval is the paired t interval (95%). The test is the exact sign-flip test from
+{SIGN_FLIP_FROM} seeds on; with fewer, no choice of signs has p < {LEVEL}, and it is the paired t
+test; Welch's where the arms share fewer than {LEAST_PAIRS} seeds. Under {LEAST_PAIRS} seeds there
+is no verdict.
 
 - **supported**, **contradicted**: p < {LEVEL}, two-sided.
-- **no difference**: two one-sided tests put the difference inside the margin (p < {LEVEL}). This comes first: a
-  difference that is significant and inside the margin is none.
+- **no difference**: two one-sided tests put the difference inside the margin (p < {LEVEL}). This
+  comes first: a difference that is significant and inside the margin is none.
 - **cannot tell**: neither. The verdict says what would settle it.
 
-With some thirty claims judged at this level, one or two false verdicts among them are to be expected: read the
-intervals. And the level holds for a number of seeds that was decided beforehand. "5 more seeds" says what a study
-would take; whoever starts with three seeds where there is no difference and adds what is named until there is a
-verdict gets a false one in 15 to 20% of cases (simulated), not in {100 * LEVEL:g}%. To be sure, give the study other
-seeds, as many as were named, and judge those alone.
+With some thirty claims judged at this level, one or two false verdicts among them are to be
+expected: read the intervals. And the level holds for a number of seeds that was decided beforehand.
+"5 more seeds" says what a study would take; whoever starts with three seeds where there is no
+difference and adds what is named until there is a verdict gets a false one in 15 to 20% of cases
+(simulated), not in {100 * LEVEL:g}%. To be sure, give the study other seeds, as many as were named,
+and judge those alone.
 
-Tests and intervals of a mean difference take the differences for symmetric: between arms that do not differ at all they
-are. An arm that is a little better and fails in one run of ten may have the same mean, and most studies of few seeds
-see no failure and call it better (72% at 3 seeds, 60% at 5, if there is hardly any other noise): a rare failure takes
-many seeds to be judged.
+Tests and intervals of a mean difference take the differences for symmetric: between arms that do
+not differ at all they are. An arm that is a little better and fails in one run of ten may have the
+same mean, and most studies of few seeds see no failure and call it better (72% at 3 seeds, 60% at
+5, if there is hardly any other noise): a rare failure takes many seeds to be judged.
 
-A network that did not learn has gradients and distributions too, and they would outweigh everything: claims about these
-are judged at the settings at which both arms learned on average, on the runs that learned (a fifth of the way from
-guessing to 1); the others are named and counted. Accuracy counts them all. A value that is read in steps as wide as the
-margin, as a learning rate from a grid, is never found to make no difference. A loss along a line that is not finite, or
-of a training that diverged, is infinite, and leaves its claim open.
+A network that did not learn has gradients and distributions too, and they would outweigh
+everything: claims about these are judged at the settings at which both arms learned on average, on
+the runs that learned (a fifth of the way from guessing to 1); the others are named and counted.
+Accuracy counts them all. A value that is read in steps as wide as the margin, as a learning rate
+from a grid, is never found to make no difference. A loss along a line that is not finite, or of a
+training that diverged, is infinite, and leaves its claim open.
 """
 
 NOT_JUDGED = """## Not judged
 
-- *Batch normalization does better on long-tailed data* (the blog post mentions it): there is no such data here.
+- *Batch normalization does better on long-tailed data* (the blog post mentions it): there is no
+  such data here.
 """
 
 
 def catalogue(claims: tuple[Claim, ...]) -> str:
-    """The page, Markdown."""
+    """Return the page, Markdown."""
     return "\n".join([INTRODUCTION, *(_entry(claim) for claim in claims), NOT_JUDGED])
 
 
@@ -67,24 +70,22 @@ def _first(claim: Claim) -> str:
 
 def _entry(claim: Claim) -> str:
     margin = f"a factor of {claim.margin:g}" if claim.ratio else f"{claim.margin:g} {claim.unit}"
+    compared = "ratio" if claim.ratio else "difference"
     supports = "A larger" if claim.higher_supports else "A smaller"
-    first = f"value {_first(claim)}"
-    needs = claim.needs.format(norm="batch", reference="none")
-    rule = (
-        f"Compared by: {'ratio' if claim.ratio else 'difference'}; as no difference counts up to {margin}.",
-        f"Decided by: {claim.decides}.",
-    )
+    supports = f" {supports} value {_first(claim)} supports the claim."
+    rule = f"Compared by: {compared}; as no difference counts up to {margin}."
+    if claim.decides:
+        supports, rule = "", f"Decided by: {claim.decides}."
     lines = [
         f"## {claim.code} {claim.name}",
         "",
         f"> {claim.statement}",
         "",
         f"- Source: {claim.source.title}, {claim.source.link}",
-        f"- Quantity: {claim.quantity}."
-        + ("" if claim.decides else f" {supports} {first} supports the claim."),
-        f"- Why this one: {' '.join((inspect.getdoc(claim) or '').split())}",
-        f"- Needs: {needs}.",
-        f"- {rule[bool(claim.decides)]}",
+        f"- Quantity: {claim.quantity}.{supports}",
+        f"- Why this one: {claim.why}",
+        f"- Needs: {claim.needs.format(norm='batch', reference='none')}.",
+        f"- {rule}",
     ]
     if claim.also:
         lines.append(f"- Reported beside it: {'; '.join(item.label for item in claim.also)}.")

@@ -1,4 +1,4 @@
-"""What a comparison came to: every run, and every norm at every learning rate over its seeds."""
+"""The summary of a comparison: every run, and every norm at every learning rate over its seeds."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ class GroupSummary:
     threshold: float | None
     epochs_to_threshold: float | None
     reached_threshold: int
-    gradient_norm_variation: (
-        float | None
-    )  # mean over runs of the coefficient of variation over epochs
+    gradient_norm_variation: float | None  # coefficient of variation over epochs, mean over runs
 
 
 @dataclass(frozen=True)
@@ -71,72 +69,52 @@ class Comparison:
     versions: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON, with null for what is missing."""
-        return asdict(self) | {
-            "threshold": {str(rate): value for rate, value in self.threshold.items()}
-        }
+        """Return plain values for JSON, with null for what is missing."""
+        thresholds = {str(rate): value for rate, value in self.threshold.items()}
+        return asdict(self) | {"threshold": thresholds}
 
 
 def summarize(
     runs: Sequence[RunRecord], norms: Sequence[str], learning_rates: Sequence[float]
 ) -> Comparison:
-    """Summarize the runs of a grid, given in its order; the first norm is the one that sets the
-    threshold.
-    """
+    """Summarize the runs of a grid, in its order; the first norm sets the threshold."""
     thresholds = {rate: _threshold(runs, norms[0], rate) for rate in learning_rates}
     groups = tuple(
         _group(runs, norm, rate, thresholds[rate]) for rate in learning_rates for norm in norms
     )
-    described = next((run for run in runs if run.meta.get("data")), None)
-    meta = described.meta if described is not None else {}
-    spec = runs[0].spec
-    environment = meta.get("environment", {})
+    meta = next((run.meta for run in runs if run.meta.get("data")), {})
+    spec, environment = runs[0].spec, meta.get("environment", {})
+    data = {"name": spec["data"], "fingerprint": spec.get("data_fingerprint")}
+    parameters = {run.norm: run.meta["parameters"] for run in runs if "parameters" in run.meta}
+    model = {"name": spec["model"], "parameters": parameters}
     return Comparison(
         runs=tuple(_run(run, thresholds[run.learning_rate]) for run in runs),
         groups=groups,
         threshold=thresholds,
-        data={
-            "name": spec["data"],
-            "fingerprint": spec.get("data_fingerprint"),
-            **meta.get("data", {}),
-        },
-        model={
-            "name": spec["model"],
-            "parameters": {
-                run.norm: run.meta["parameters"] for run in runs if "parameters" in run.meta
-            },
-            **{key: spec.get(key) for key in _MODEL_FIELDS},
-        },
+        data=data | meta.get("data", {}),
+        model=model | {key: spec.get(key) for key in _MODEL_FIELDS},
         hardware=environment.get("hardware", {}) | {"precision": spec.get("precision")},
         versions=environment.get("versions", {}),
     )
 
 
 _MODEL_FIELDS = (
-    "activation",
-    "block",
-    "widths",
-    "blocks_per_stage",
-    "initialization",
-    "initialization_scale",
-)
+    "activation", "block", "widths", "blocks_per_stage", "initialization", "initialization_scale",
+)  # fmt: skip
 
 
 def epochs_to_reach(accuracy: np.ndarray, threshold: float | None) -> float | None:
-    """Epochs until the accuracy first reaches the threshold, linear between epochs; None if it
-    never does.
+    """Return the epochs until the accuracy first reaches the threshold, linear between epochs; None
+    if it never does.
 
     Args:
-        accuracy: test accuracy after each epoch, [epochs]. Before the first epoch nothing is known,
+        accuracy: test accuracy after each epoch, [epochs]. It is not known before the first epoch,
             so an arm that is there after one epoch took one.
         threshold: a fraction, or None where there is nothing to reach.
     """
-    if threshold is None:
+    if threshold is None or not (accuracy >= threshold).any():
         return None
-    there = np.flatnonzero(accuracy >= threshold)
-    if len(there) == 0:
-        return None
-    index = int(there[0])
+    index = int(np.argmax(accuracy >= threshold))
     if index == 0 or not np.isfinite(accuracy[index - 1]):
         return float(index + 1)
     before, after = accuracy[index - 1], accuracy[index]
@@ -144,8 +122,8 @@ def epochs_to_reach(accuracy: np.ndarray, threshold: float | None) -> float | No
 
 
 def gradient_variation(run: RunRecord) -> float | None:
-    """Coefficient of variation over epochs of the stem-gradient norm after each epoch's last step
-    (sample std).
+    """Return the coefficient of variation over epochs (sample std) of the stem-gradient norm after
+    each epoch's last step.
     """
     norms = run.column("stem_gradient")
     if len(norms) < 2 or not np.isfinite(norms).all() or norms.mean() == 0:
@@ -168,9 +146,7 @@ def _group(
     runs: Sequence[RunRecord], norm: str, rate: float, threshold: float | None
 ) -> GroupSummary:
     finished = _of(runs, norm, rate, "finished")
-    accuracies = [
-        accuracy for run in finished if (accuracy := run.final("test_accuracy")) is not None
-    ]
+    accuracies = [last for run in finished if (last := run.final("test_accuracy")) is not None]
     times = [epochs_to_reach(run.column("test_accuracy"), threshold) for run in finished]
     return GroupSummary(
         norm=norm,
@@ -188,7 +164,7 @@ def _group(
 
 
 def _run(run: RunRecord, threshold: float | None) -> RunSummary:
-    seconds = run.column("seconds")
+    seconds, finished = run.column("seconds"), run.status == "finished"
     return RunSummary(
         id=run.directory.name,
         norm=run.norm,
@@ -199,10 +175,8 @@ def _run(run: RunRecord, threshold: float | None) -> RunSummary:
         test_accuracy=run.final("test_accuracy"),
         train_loss=run.final("train_loss"),
         seconds=float(np.nansum(seconds)) if len(seconds) else None,
-        epochs_to_threshold=(
-            epochs_to_reach(run.column("test_accuracy"), threshold)
-            if run.status == "finished"
-            else None
+        epochs_to_threshold=epochs_to_reach(
+            run.column("test_accuracy"), threshold if finished else None
         ),
         diverged_step=run.meta.get("diverged_step"),
         error=run.meta.get("error"),
@@ -210,5 +184,5 @@ def _run(run: RunRecord, threshold: float | None) -> RunSummary:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None

@@ -1,4 +1,4 @@
-"""Where two models' normalization layers first differ: a table by layer, from a record of both."""
+"""The difference of two models: a table of their normalization layers, and the first to differ."""
 
 from __future__ import annotations
 
@@ -56,13 +56,12 @@ class Difference:
 
 
 def _differs(layer: PairedLayer) -> bool:
-    """Whether a layer's statistics, class or eps differ by more than `check` accepts."""
+    """Tell whether a layer's statistics, class or eps differ by more than `check` accepts."""
     far = (layer.mean_distance or 0) > FAR_MEAN or (layer.var_distance or 0) > FAR_LOG_VAR
-    # A distance that could not be taken, of values that are not equal, is one of NaN or of
-    # different widths.
+    # Without a distance, values that are not equal hold NaN or are of different widths.
     unknown = layer.statistics_equal is False and layer.mean_distance is None
-    known_types = bool(layer.type and layer.other_type) and layer.type != layer.other_type
-    return far or unknown or known_types or layer.eps != layer.other_eps
+    classes = bool(layer.type and layer.other_type) and layer.type != layer.other_type
+    return far or unknown or classes or layer.eps != layer.other_eps
 
 
 def _row(layer: PairedLayer, width: int) -> str:

@@ -45,7 +45,7 @@ class Group:
 
     @property
     def first(self) -> Finding:
-        """The one whose message and remedy are shown for all."""
+        """The finding whose message and remedy are shown for all."""
         return self.findings[0]
 
     @property
@@ -75,6 +75,8 @@ class Findings:
     model: str = ""
     layers: int = 0  # normalization layers of the model
     versions: Mapping[str, str] = field(default_factory=dict)
+    layer_types: Mapping[str, str] = field(default_factory=dict)  # {layer: its class}
+    rules: int = 0  # that were asked; 0 where that is not known
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)

@@ -1,4 +1,4 @@
-"""What a recording says of a training, as the facts that rules ask for."""
+"""The facts of a recorded training that rules ask for."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from normscope.records.recording import Recording
 
 TINY = 1e-12
 
+STATISTICS = ("running_mean", "running_var", "batch_mean", "batch_var", "values_per_channel",
+              "num_batches_tracked", "training", "weight", "weight_gradient")  # fmt: skip
 
-READ = ("running_mean", "running_var", "batch_mean", "batch_var", "values_per_channel",
-        "num_batches_tracked", "training", "weight", "weight_gradient")  # fmt: skip
-
-Read = dict[str, tuple[np.ndarray, np.ndarray]]  # {statistic: (steps [R], values [R, ...])}
+Series = dict[str, tuple[np.ndarray, np.ndarray]]  # {statistic: (steps [R], values [R, ...])}
 
 
 def read_history(recording: Any) -> History:
-    """The facts of a recording, of a watcher that has one, or of what a loop's observer has
-    counted.
+    """Return the facts of a recording, of a watcher that has one, or of a loop's observer.
 
     Raises:
         InputError: if it is none of them.
@@ -33,9 +31,8 @@ def read_history(recording: Any) -> History:
     if not isinstance(recording, Recording):
         recording = getattr(recording, "recording", recording)
     if not isinstance(recording, Recording):
-        raise InputError(
-            f"recording must be a normscope.Recording, not a {type(recording).__name__}."
-        )
+        kind = type(recording).__name__
+        raise InputError(f"recording must be a normscope.Recording, not a {kind}.")
     return GrowingHistory().update(recording)
 
 
@@ -47,10 +44,10 @@ class GrowingHistory:
         self._last = 0  # the last step that was read
 
     def update(self, recording: Recording) -> History:
-        """The facts up to now."""
+        """Return the facts up to now."""
         # Gradients of the last step may have come after its moments; `_Layer` knows what it has.
-        new = recording.snapshot(READ, after=self._last - 1)
-        broken: dict[str, int] = {}
+        new = recording.snapshot(STATISTICS, after=self._last - 1)
+        broken: dict[str, int] = {}  # {layer: its first step with NaN or infinity}
         for row in new.non_finite:
             if "gradient" not in str(row["statistic"]):  # those a scaler skips
                 broken.setdefault(row["layer"], int(row["step"]))
@@ -70,7 +67,7 @@ class GrowingHistory:
 
 
 class _Layer:
-    """What is known of one layer so far."""
+    """The facts of one layer so far."""
 
     def __init__(self):
         self.last: dict[str, int] = {}  # {statistic: the last step that was read}
@@ -82,9 +79,9 @@ class _Layer:
         self._lag_steps: list[int] = []
         self._lag: list[float] = []
 
-    def add(self, read: Read, eps: float) -> None:
+    def add(self, read: Series, eps: float) -> None:
         """Add what was recorded since."""
-        new = {}
+        new: Series = {}
         for name, (steps, values) in read.items():
             later = steps > self.last.get(name, -1)
             if later.any():
@@ -107,10 +104,10 @@ class _Layer:
         self._lag += lag
 
     def history(self, name: str, kind: str, non_finite: int | None, calls: int) -> LayerHistory:
-        """The layer's facts."""
+        """Return the layer's facts."""
         counts = {
-            statistic: (np.concatenate([s for s, _ in read]), np.concatenate([v for _, v in read]))
-            for statistic, read in self._counts.items()
+            name: tuple(np.concatenate(parts) for parts in zip(*series, strict=True))
+            for name, series in self._counts.items()
         }
         if "num_batches_tracked" in counts:
             steps, updates = _updates(counts)
@@ -143,25 +140,24 @@ class _Layer:
 
 
 def with_counts(recorded: History, counted: History) -> History:
-    """A recording's facts with what was counted on the host in place of what the recording only
-    samples.
-    """
-    own = {layer.name: layer for layer in counted.layers}
-    layers = [_with_counts(layer, own.pop(layer.name, None)) for layer in recorded.layers]
-    return replace(counted, layers=(*layers, *own.values()))
+    """Return a recording's facts, with what was counted on the host in place of its samples."""
+    counts = {layer.name: layer for layer in counted.layers}
+    layers = []
+    for layer in recorded.layers:
+        if count := counts.pop(layer.name, None):
+            layer = replace(layer, **{name: getattr(count, name) for name in COUNTED})
+        layers.append(layer)
+    return replace(counted, layers=(*layers, *counts.values()))
 
 
-COUNTED = ("steps", "updates", "calls", "updates_in_backward", "updates_without_grad", "first_without_grad",
-           "steps_in_eval", "first_in_eval", "declared_frozen", "drifted_at", "samples", "trainable")  # fmt: skip
+COUNTED = (
+    "steps", "updates", "calls", "updates_in_backward", "updates_without_grad",
+    "first_without_grad", "steps_in_eval", "first_in_eval", "declared_frozen", "drifted_at",
+    "samples", "trainable",
+)  # fmt: skip
 
 
-def _with_counts(recorded: LayerHistory, counted: LayerHistory | None) -> LayerHistory:
-    if counted is None:
-        return recorded
-    return replace(recorded, **{name: getattr(counted, name) for name in COUNTED})
-
-
-def _updates(read: Read) -> tuple[int, int | None]:
+def _updates(read: Series) -> tuple[int, int | None]:
     """(steps between the first and the last record, updates counted in them)."""
     steps, counts = read["num_batches_tracked"]
     if len(steps) < 2:
@@ -169,14 +165,12 @@ def _updates(read: Read) -> tuple[int, int | None]:
     return int(steps[-1] - steps[0]), int(counts[-1] - counts[0])
 
 
-def _modes(read: Read) -> tuple[int, int | None, bool, int | None]:
+def _modes(read: Series) -> tuple[int, int | None, bool, int | None]:
     """(steps in eval mode, scaled from those recorded; the first of them; whether it began so; when
     it then moved).
     """
-    if "training" not in read or "num_batches_tracked" not in read:
-        return 0, None, False, None
-    steps, training = read["training"]
-    if len(steps) < 2:
+    steps, training = read.get("training", (np.array([]), np.array([])))
+    if len(steps) < 2 or "num_batches_tracked" not in read:
         return 0, None, False, None
     total = int(steps[-1] - steps[0])
     # Records are dense at first and sparse later: each stands for the steps up to the next one.
@@ -190,7 +184,7 @@ def _modes(read: Read) -> tuple[int, int | None, bool, int | None]:
     return min(in_eval, total), first, frozen and bool(len(moved)), drifted
 
 
-def _lag(read: Read, eps: float) -> tuple[list[int], list[float]]:
+def _lag(read: Series, eps: float) -> tuple[list[int], list[float]]:
     """95% quantile over the channels of |running mean - batch mean| / sd, at every step that has
     both.
     """
@@ -212,8 +206,8 @@ def _rank_distance(recording: Recording, name: str) -> float | None:
     """The largest distance of a rank's last running mean from the first rank's, in standard
     deviations.
     """
-    known = recording.statistics(name)
-    if len(recording.ranks) < 2 or not {"running_mean", "running_var"} <= set(known):
+    statistics = set(recording.statistics(name))
+    if len(recording.ranks) < 2 or not {"running_mean", "running_var"} <= statistics:
         return None
     means = [recording.query(name, "running_mean", rank=rank)[1] for rank in recording.ranks]
     var = recording.query(name, "running_var", rank=recording.ranks[0])[1]

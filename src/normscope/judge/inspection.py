@@ -1,4 +1,4 @@
-"""What an inspection says in numbers: accuracies, activation regions, and a table of the chosen layers' channels."""
+"""An inspection in numbers: accuracies, activation regions, a table of the layers' channels."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from normscope.records.recording_distribution import ChannelDistributions
 from normscope.records.run import RunRecord
 
 COLUMNS = (
-    "layer", "channel", "input_mean", "input_std", "output_mean", "output_std", "running_mean", "running_var", "weight",
-    "bias", "active_share",
+    "layer", "channel", "input_mean", "input_std", "output_mean", "output_std", "running_mean",
+    "running_var", "weight", "bias", "active_share",
 )  # fmt: skip
 """Of the table: one row per channel. Input and output over the last epoch, parameters and buffers
 at its end, `active_share` of the output in the active region of the activation that follows.
@@ -30,7 +30,7 @@ Row = dict[str, float | int | str | None]
 
 
 def accuracies(run: RunRecord) -> dict[str, Any]:
-    """A run's last accuracies, as fractions; None where it did not finish."""
+    """Return a run's last accuracies, as fractions; None where it did not finish."""
     return {
         "norm": run.norm,
         "seed": run.seed,
@@ -43,49 +43,45 @@ def accuracies(run: RunRecord) -> dict[str, Any]:
 
 
 def regions_of(recordings: Mapping[str, Sequence[Recording]]) -> list[dict[str, Any]]:
-    """The activation regions of each layer that an activation follows, by norm, seed, and first and
-    last epoch.
+    """Measure the activation regions of each layer that an activation follows, by norm, seed, and
+    first and last epoch.
     """
     rows = []
-    for norm, own in recordings.items():
-        for seed, recording in enumerate(own):
-            timeline = Timeline.of(recording)
-            for layer in layers_before_activations(recording):
-                for epoch in dict.fromkeys((1, timeline.epochs)):
-                    regions = measure_regions(recording, layer, *timeline.span(epoch))
-                    numbers = {
-                        key: _plain(value) if isinstance(value, float) else value
-                        for key, value in dataclasses.asdict(regions).items()
-                    }
-                    rows.append({"norm": norm, "seed": seed, "epoch": epoch, **numbers})
+    seeds = ((norm, *each) for norm, of in recordings.items() for each in enumerate(of))
+    for norm, seed, recording in seeds:
+        timeline = Timeline.of(recording)
+        for layer in layers_before_activations(recording):
+            for epoch in dict.fromkeys((1, timeline.epochs)):
+                regions = dataclasses.asdict(
+                    measure_regions(recording, layer, *timeline.span(epoch))
+                )
+                numbers = {name: _plain(value) for name, value in regions.items()}
+                rows.append({"norm": norm, "seed": seed, "epoch": epoch, **numbers})
     return rows
 
 
 def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
-    """The rows of the table; a value that a layer has not got is None."""
+    """Return the rows of the table; a value that a layer lacks is None."""
     rows: list[Row] = []
     timeline = Timeline.of(recording)
     first, last = timeline.span(timeline.epochs)
+    before_activations = layers_before_activations(recording)
     for layer in layers:
-        known = recording.statistics(layer)
+        recorded = recording.statistics(layer)
         output = recording.distribution(layer, "output", bins=BINS, first=first, last=last)
-        channels = output.channels
-        own: dict[str, np.ndarray] = dict(
-            zip(("output_mean", "output_std"), moments(output), strict=True)
-        )
-        if "histogram" in known:
-            given = recording.distribution(layer, "input", bins=BINS, first=first, last=last)
-            own["input_mean"], own["input_std"] = moments(given)
-        for name in ("running_mean", "running_var", "weight", "bias"):
-            if name in known:
-                own[name] = recording.query(layer, name)[1][-1][channels]
-        if (
-            activation := recording.layers[layer].activation
-        ) and layer in layers_before_activations(recording):
-            own["active_share"] = inside(output, *active_region(activation))
-        for place, channel in enumerate(channels):
+        columns: dict[str, np.ndarray] = {}
+        columns["output_mean"], columns["output_std"] = moments(output)
+        if "histogram" in recorded:
+            input_ = recording.distribution(layer, "input", bins=BINS, first=first, last=last)
+            columns["input_mean"], columns["input_std"] = moments(input_)
+        for name in {"running_mean", "running_var", "weight", "bias"} & set(recorded):
+            columns[name] = recording.query(layer, name)[1][-1][output.channels]
+        activation = recording.layers[layer].activation
+        if activation and layer in before_activations:
+            columns["active_share"] = inside(output, *active_region(activation))
+        for index, channel in enumerate(output.channels):
             values = {
-                name: _plain(float(own[name][place])) if name in own else None
+                name: _plain(float(columns[name][index])) if name in columns else None
                 for name in COLUMNS[2:]
             }
             rows.append({"layer": layer, "channel": channel, **values})
@@ -93,9 +89,7 @@ def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
 
 
 def moments(distribution: ChannelDistributions) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [C] of the binned values, each taken as spread evenly over its
-    bin.
-    """
+    """Return mean and standard deviation [C] of binned values, spread evenly over each bin."""
     centres = (distribution.edges[:, 1:] + distribution.edges[:, :-1]) / 2
     widths = np.diff(distribution.edges, axis=1)
     with np.errstate(invalid="ignore"):
@@ -105,18 +99,15 @@ def moments(distribution: ChannelDistributions) -> tuple[np.ndarray, np.ndarray]
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """The table as comma-separated values with a header; six digits, an empty field for None."""
+    """Return the rows as comma-separated values with a header: six digits, None is empty."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
     for row in rows:
-        values = [row[name] for name in COLUMNS]
-        writer.writerow(
-            ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values]
-        )
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     return text.getvalue()
 
 
-def _plain(value: float) -> float | None:
-    """A number as JSON has it."""
-    return value if math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """None for a number that JSON has not."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What is measured of one watched layer: every measure with its definition.
+"""The measures of one watched layer, each with its definition.
 
 Terminal, figures, page, sinks and tables take their numbers from here, so that one word cannot have
 two meanings. A measure reads a recording and gives (steps [R], values [R]): one number per layer at
@@ -117,7 +117,7 @@ def positive_share(recording: Recording, layer: str) -> Series:
 
 @dataclass(frozen=True)
 class Regions:
-    """Where a layer's outputs lie for the activation behind it, all channels together.
+    """The shares of a layer's outputs by region of the activation behind it, of all channels.
 
     `named` is the fraction in the region that the blog post names (None where it names none),
     `active` that in the active region, `mean_derivative` the mean of the derivative over all
@@ -164,7 +164,7 @@ def measure_regions(
 
 
 def layers_before_activations(recording: Recording) -> list[str]:
-    """The layers whose output reaches a known activation, in the order of the model."""
+    """Return the layers whose output reaches a known activation, in the order of the model."""
     return [
         name
         for name, info in recording.layers.items()

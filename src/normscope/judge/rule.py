@@ -7,15 +7,14 @@ gathered the rule is not asked.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from normscope.judge.docstrings import RuleText, kebab_case, rule_text
 from normscope.judge.findings import Finding, NotEvaluated, Severity
-from normscope.judge.rule_text import RuleText, parse
 from normscope.records.examination import (
     BATCH_KINDS,
     Examination,
@@ -48,21 +47,24 @@ class Need:
 
     field: str
     words: str
+    option: str = ""  # of the command, or the argument of `check`, that gives it
     reported: bool = True  # a report on a model says that it is missing
 
 
-BATCHES = Need("forward", "a few batches")
-OPTIMIZER = Need("optimizer", "the optimizer")
-LOADER = Need("loader", "the training loader")
-HISTORY = Need("history", "a recording")
+BATCHES = Need("forward", "a few batches", "--data")
+OPTIMIZER = Need("optimizer", "the optimizer", "optimizer=")
+LOADER = Need("loader", "the training loader", "loader=")
+HISTORY = Need("history", "a recording", "recording=")
 OTHER = Need("pair", "another model or state_dict", reported=False)
 KEYS = Need("keys", "a state_dict and its model", reported=False)
+
+OPTIONS = {need.words: need.option for need in (BATCHES, OPTIMIZER, LOADER, HISTORY)}
 
 
 class Rule:
     """A rule. It reads an Examination and nothing else: it runs no model and imports no torch.
 
-    Its docstring is what the page of rules shows: see `rule_text.parse`.
+    Its docstring is what the page of rules shows: see `docstrings.rule_text`.
     """
 
     registry: ClassVar[dict[str, type[Rule]]] = {}  # {code: the rule}
@@ -85,13 +87,13 @@ class Rule:
             cls.kinds = kinds
         if code:
             cls.code, cls.severity = code, severity
-            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+            cls.name = kebab_case(cls.__name__)
             Rule.registry[code] = cls
 
     @classmethod
     def text(cls) -> RuleText:
         """Return the parts of the docstring."""
-        return parse(cls.__doc__ or "")
+        return rule_text(cls.__doc__ or "")
 
     def results(self, exam: Examination) -> Results:
         """Yield the findings, or what is missing to decide; nothing if the rule does not apply."""
@@ -103,7 +105,7 @@ class Rule:
             yield self.not_evaluated(self.needs.words)
 
     def applies(self, exam: Examination) -> bool:
-        """Whether the model has what the rule is about."""
+        """Tell whether the model has what the rule is about."""
         return not self.kinds or bool(exam.of_kind(*self.kinds))
 
     def check(self, exam: Examination) -> Results:
@@ -266,13 +268,13 @@ def high(values: np.ndarray | None, level: float = 0.95) -> float:
 
 
 def uses_batch_statistics(exam: Examination) -> bool:
-    """Whether a batch normalization of the model uses the batch's statistics in train mode."""
+    """Tell whether a batch normalization of the model uses batch statistics in train mode."""
     return any(layer.live for layer in exam.of_kind("batch"))
 
 
 def deliberately_frozen(layer: Layer, exam: Examination) -> bool:
-    """Whether the layer's statistics stand still by intention: in eval mode inside a model in train
-    mode, or fixed for good.
+    """Tell whether the layer's statistics stand still by intention: it is in eval mode inside a
+    model in train mode, or they are fixed for good.
     """
     return not layer.live or (bool(exam.training) and layer.training is False)
 

@@ -1,8 +1,9 @@
 """The statistics behind every verdict, and the only place of them.
 
-Runs of two arms are paired by seed, so that most quantities are differences within a seed. Small numbers of seeds are
-the rule: nothing here is a bootstrap (at n = 3 a 95% bootstrap interval covers about 79%). Distribution functions come
-from `scipy.special`, which loads quickly; the tests hold them against `scipy.stats`.
+Runs of two arms are paired by seed, so that most quantities are differences within a seed. Small
+numbers of seeds are the rule: nothing here is a bootstrap (at n = 3 a 95% bootstrap interval covers
+about 79%). Distribution functions come from `scipy.special`: `scipy.stats` takes two seconds to
+import. The tests compare them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ is as good.
 """
 
 MOST_SEEDS = 100
-"""Where more would be needed, saying how many would be a guess."""
+"""With more than these to go, saying how many would be a guess."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,9 @@ class Estimate:
     effect: float
     interval: tuple[float, float] | None  # of the mean, t distribution, covers 95%
     n: int  # pairs; without pairing, runs of the smaller arm
-    spread: (
-        float | None
-    )  # standard deviation of the differences; without pairing, that would give this interval
+    spread: float | None  # sd of the differences; without pairing, one that gives this interval
     p: float | None  # two-sided, of no difference
-    p_equivalent: (
-        float | None
-    )  # two one-sided tests, of a difference as large as the margin; None if too coarse
+    p_equivalent: float | None  # two one-sided tests, of one as large as the margin; None: coarse
     test: str
 
 
@@ -84,9 +81,7 @@ def paired(
 def welch(
     first: Sequence[float], second: Sequence[float], margin: float, *, resolution: float = 0.0
 ) -> Estimate:
-    """Estimate mean(first) - mean(second) of arms that share no seeds: Welch (1947), unequal
-    variances.
-    """
+    """Estimate mean(first) - mean(second) of arms without shared seeds: Welch (1947)."""
     arms = [np.asarray(values, dtype=np.float64) for values in (first, second)]
     n = min(len(values) for values in arms)
     effect = float(arms[0].mean() - arms[1].mean()) if n else math.nan
@@ -96,23 +91,16 @@ def welch(
     error = math.sqrt(sum(shares))
     if error == 0:
         return Estimate(effect, None, n, 0.0, None, None, "none: the values have no spread")
-    freedom = sum(shares) ** 2 / sum(
-        share**2 / (len(values) - 1) for share, values in zip(shares, arms, strict=True)
-    )
-    return Estimate(
-        effect,
-        _t_interval(effect, error, freedom),
-        n,
-        error * math.sqrt(n),
-        _t_p(effect, error, freedom),
-        _equivalence_p(effect, error, freedom, margin, resolution),
-        "Welch t",
-    )
+    losses = (share**2 / (len(arm) - 1) for share, arm in zip(shares, arms, strict=True))
+    freedom = sum(shares) ** 2 / sum(losses)
+    interval, p = _t_interval(effect, error, freedom), _t_p(effect, error, freedom)
+    equivalent = _equivalence_p(effect, error, freedom, margin, resolution)
+    return Estimate(effect, interval, n, error * math.sqrt(n), p, equivalent, "Welch t")
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
-    """Exact two-sided p of the mean: how many of all 2^n choices of signs give one as far from
-    zero.
+    """Return the exact two-sided p of the mean: the share of all 2^n choices of signs that give one
+    as far from zero.
 
     Valid for any distribution that is symmetric around zero when the arms do not differ (Fisher
     1935).
@@ -126,29 +114,27 @@ def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
 
 
 def smallest_sign_flip_p(n: int) -> float:
-    """The smallest p that `sign_flip` can give for n differences."""
+    """Return the smallest p that `sign_flip` can give for n differences."""
     return 2.0 ** (1 - n)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted p of several tests (Holm 1979): below the level, all such findings together are
-    false that rarely.
+    """Return the adjusted p of several tests (Holm 1979): any false finding below the level is then
+    as rare as that.
 
     A test that could not be made has None and counts for nothing.
     """
-    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    made = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     worst = 0.0
-    for rank, (p, place) in enumerate(known):
-        worst = max(worst, min(1.0, (len(known) - rank) * p))
-        adjusted[place] = worst
+    for rank, (p, index) in enumerate(made):
+        worst = max(worst, min(1.0, (len(made) - rank) * p))
+        adjusted[index] = worst
     return adjusted
 
 
 def holm_estimates(estimates: Sequence[Estimate]) -> list[Estimate]:
-    """The same estimates with adjusted p, of difference and of equivalence each as a family of its
-    own.
-    """
+    """Return the estimates with p adjusted: a family of differences, a family of equivalences."""
     differences = holm([estimate.p for estimate in estimates])
     equivalences = holm([estimate.p_equivalent for estimate in estimates])
     return [
@@ -158,7 +144,7 @@ def holm_estimates(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def variation_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
-    """95% interval for a coefficient of variation: Vangel (1996), a modified McKay interval.
+    """Return the 95% interval of a coefficient of variation: Vangel's modified McKay one (1996).
 
     Made for normal values with a coefficient below about a third; beyond, the upper end may be
     infinite. None for fewer than 3 values or a mean that is not positive.
@@ -177,8 +163,7 @@ def variation_interval(values: Sequence[float] | np.ndarray) -> tuple[float, flo
 
 
 def restricted_time(time: float | None, horizon: float) -> float:
-    """A time as far as it was watched: a run that had not got there by the horizon counts as the
-    horizon.
+    """Return a time as far as it was watched: that of a run that never got there is the horizon.
 
     Its mean is the restricted mean survival time (Royston & Parmar 2013): it is observed in full
     although the times beyond the horizon are not, so that its differences can be tested like any
@@ -188,8 +173,8 @@ def restricted_time(time: float | None, horizon: float) -> float:
 
 
 def probability_of_improvement(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Share of all pairs of runs in which the first arm's is larger, equal ones half (Agarwal et
-    al. 2021).
+    """Return the share of all pairs of runs in which the first arm's is larger, equal ones half
+    (Agarwal et al. 2021).
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if len(a) == 0 or len(b) == 0:
@@ -198,8 +183,7 @@ def probability_of_improvement(first: Sequence[float], second: Sequence[float]) 
 
 
 def more_seeds(estimate: Estimate, margin: float, *, apart_from: float = 0.0) -> int | None:
-    """How many more seeds would settle it if they went on like these; None for more than 100 in
-    all.
+    """Return how many more seeds like these would settle it; None for more than 100 in all.
 
     Settled means: the 95% interval leaves out zero and whatever is as near to it as `apart_from`,
     or two one-sided tests put the difference inside the margin.

@@ -12,16 +12,14 @@ from normscope.records.recording import Recording
 
 @dataclass(frozen=True)
 class Timeline:
-    """Turns steps into places on a figure's time axis. `starts` are the steps done before each
-    epoch; may be empty.
-    """
+    """Converter from steps to positions on a figure's time axis."""
 
-    starts: np.ndarray
+    starts: np.ndarray  # steps done before each epoch; may be empty
     steps: int
 
     @classmethod
     def of(cls, recording: Recording) -> Timeline:
-        """The recording's own."""
+        """Return that of a recording."""
         starts = sorted(recording.epochs.values())
         return cls(np.array(starts, np.float64), max(1, recording.cost.steps))
 
@@ -37,20 +35,20 @@ class Timeline:
 
     @property
     def end(self) -> float:
-        """Where the axis ends; it begins at 0."""
+        """The end of the axis, which begins at 0."""
         return float(len(self.starts) or self.steps)
 
     def at(self, steps: np.ndarray) -> np.ndarray:
-        """The places of steps, counted from 1: a whole number of epochs after the last step of an
-        epoch.
+        """Return the positions of steps, counted from 1; the last step of an epoch is at a whole
+        number.
         """
         if not len(self.starts):
             return steps.astype(np.float64)
         return np.interp(steps, [*self.starts, self.steps], np.arange(len(self.starts) + 1.0))
 
     def span(self, epoch: int) -> tuple[int, int]:
-        """(first, last) step of an epoch, counted from 1; of the whole recording where epochs were
-        not marked.
+        """Return the first and last step of an epoch, counted from 1; of the whole recording where
+        epochs were not marked.
 
         Raises:
             InputError: if there is no such epoch.
@@ -58,13 +56,12 @@ class Timeline:
         if not len(self.starts):
             return 1, self.steps
         if not 1 <= epoch <= len(self.starts):
-            raise InputError(
-                f"The recording has no epoch {epoch}; expected 1 to {len(self.starts)}."
-            )
+            last = len(self.starts)
+            raise InputError(f"The recording has no epoch {epoch}; expected 1 to {last}.")
         ends = [*self.starts[1:], self.steps]
         return int(self.starts[epoch - 1]) + 1, int(ends[epoch - 1])
 
 
 def evenly_spread(available: int, wanted: int) -> list[int]:
-    """At most that many indices of steps or channels, the first and the last among them."""
+    """Return at most that many indices of steps or channels, the first and the last among them."""
     return sorted({round(index) for index in np.linspace(0, available - 1, min(available, wanted))})

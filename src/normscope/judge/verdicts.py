@@ -1,20 +1,18 @@
-"""What a claim came to: the verdict, the numbers behind it, and what would settle it where it is open."""
+"""The verdict on a claim, the numbers behind it, and what would settle an open one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Outcome = Literal["supported", "contradicted", "no difference", "cannot tell"]
 
-OUTCOMES: tuple[Outcome, ...] = ("supported", "contradicted", "no difference", "cannot tell")
-
 
 @dataclass(frozen=True)
 class Source:
-    """Where a claim is made, or disputed."""
+    """A publication that makes a claim, or disputes it."""
 
     title: str
     link: str
@@ -34,33 +32,20 @@ class EffectEstimate:
     p: float | None  # of no difference, two-sided; adjusted where it is one of several
     outcome: Outcome | None = None  # None for a quantity that only accompanies
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, null for what is missing or infinite."""
-        return {
-            "label": self.label,
-            "unit": self.unit,
-            "effect": finite(self.effect),
-            "interval": _interval(self.interval),
-            "n": self.n,
-            "p": finite(self.p),
-            "verdict": self.outcome,
-        }
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A claim judged on the runs of one network on one data set."""
 
     code: str
     name: str
-    statement: str
-    source: Source
     subject: str  # which network on which data
+    statement: str
     outcome: Outcome
     quantity: str
-    unit: str
     arms: tuple[str, str]
     effect: float | None = None
+    unit: str
     interval: tuple[float, float] | None = None
     n: int = 0
     p: float | None = None
@@ -70,46 +55,24 @@ class Verdict:
     improvement: float | None = None  # probability that a run of the first arm is the better one
     values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # {arm: {seed: value}}
     needs: str = ""  # what would settle it
-    settings: tuple[
-        EffectEstimate, ...
-    ] = ()  # the same difference at each setting, where there are several
+    settings: tuple[EffectEstimate, ...] = ()  # the difference at each of several settings
     also: tuple[EffectEstimate, ...] = ()  # quantities that accompany the one that decides
     notes: tuple[str, ...] = ()
+    source: Source
 
     def to_json(self) -> dict[str, Any]:
-        """An entry of claims.json."""
-        return {
-            "code": self.code,
-            "name": self.name,
-            "subject": self.subject,
-            "statement": self.statement,
-            "verdict": self.outcome,
-            "quantity": self.quantity,
-            "arms": list(self.arms),
-            "effect": finite(self.effect),
-            "unit": self.unit,
-            "interval": _interval(self.interval),
-            "n": self.n,
-            "p": finite(self.p),
-            "test": self.test,
-            "margin": self.margin,
-            "probability_of_improvement": finite(self.improvement),
-            "values": {
-                arm: {str(seed): finite(value) for seed, value in seeds.items()}
-                for arm, seeds in self.values.items()
-            },
-            "needs": self.needs,
-            "settings": [reading.to_json() for reading in self.settings],
-            "also": [reading.to_json() for reading in self.also],
-            "notes": list(self.notes),
-            "source": {"title": self.source.title, "link": self.source.link},
-        }
+        """Return an entry of claims.json: plain values, null for what is missing or infinite."""
+        entry = _plain(asdict(self))
+        del entry["neutral"]
+        return entry
 
 
-def finite(value: float | None) -> float | None:
-    """The value, or None where JSON has no number for it."""
-    return value if value is not None and math.isfinite(value) else None
+JSON_NAMES = {"outcome": "verdict", "improvement": "probability_of_improvement"}
 
 
-def _interval(interval: tuple[float, float] | None) -> list[float | None] | None:
-    return None if interval is None else [finite(end) for end in interval]
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {JSON_NAMES.get(name, str(name)): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

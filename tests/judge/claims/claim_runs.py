@@ -39,15 +39,19 @@ def run(
     accuracy = final * (1 - np.exp(-speed * epoch)) / (1 - np.exp(-speed * EPOCHS))
     norms = gradient * np.exp(0.05 * rng.standard_normal(EPOCHS))
     columns = {
-        "epoch": epoch, "test_accuracy": accuracy, "train_loss": 1 - accuracy, "stem_gradient": norms,
-        "stem_gradient_mean": norms, "stem_gradient_std": noise * norms, "stem_gradient_min": 0.2 * norms,
+        "epoch": epoch, "test_accuracy": accuracy, "train_loss": 1 - accuracy,
+        "stem_gradient": norms,
+        "stem_gradient_mean": norms, "stem_gradient_std": noise * norms,
+        "stem_gradient_min": 0.2 * norms,
         "last_layer_gradient_mean": np.ones(EPOCHS),
     }  # fmt: skip
     if status == "diverged":
         columns = {name: values[:2] for name, values in columns.items()}
     settings = {
-        "norm": norm, "learning_rate": 0.1, "seed": seed, "epochs": EPOCHS, "data": "digits", "model": "small-resnet",
-        "data_fingerprint": "f00d", "classes": list("0123456789"), "activation": "relu", "block": None,
+        "norm": norm, "learning_rate": 0.1, "seed": seed, "epochs": EPOCHS, "data": "digits",
+        "model": "small-resnet",
+        "data_fingerprint": "f00d", "classes": list("0123456789"), "activation": "relu",
+        "block": None,
         "initialization": "default", "initialization_scale": 1.0, "batch_size": 128,
     }  # fmt: skip
     meta = {

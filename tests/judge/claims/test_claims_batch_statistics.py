@@ -1,4 +1,4 @@
-"""Claims on what batch normalization gets, gives and remembers: measured numbers against a slow reference, verdicts."""
+"""Claims on batch statistics: measured numbers against a slow reference, and verdicts."""
 
 import dataclasses
 import shutil
@@ -30,16 +30,19 @@ from normscope.studies.study import GridPlan
 from normscope.studies.study_measurements import measure
 
 SETTINGS = {
-    "data": "digits", "classes": ("3", "8"), "widths": (4, 8), "blocks_per_stage": 1, "epochs": 2, "seeds": 1,
+    "data": "digits", "classes": ("3", "8"), "widths": (4, 8), "blocks_per_stage": 1, "epochs": 2,
+    "seeds": 1,
     "learning_rates": (0.1,), "device": "cpu", "precision": "fp32", "fusion": "off",
 }  # fmt: skip
 
 
 ROUNDING = 2e-5
 """What float32 may change of a mean, or of the logarithm of a standard deviation, in standard
-deviations of the channel, in whatever order a processor adds: a sum of 36 products is off by at most
+deviations of the channel,
+in whatever order a processor adds: a sum of 36 products is off by at most
 36 x 2^-24 of the sum of their sizes (Higham 2002, section 3.1), which is 2 to 5 standard deviations
-in these layers, and their inputs are off by about half as much. The spreads are 250 times larger."""
+in these layers,
+and their inputs are off by about half as much. The spreads are 250 times larger."""
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +259,8 @@ def with_evaluation(seed, running, recalibrated, batch, **spec):
 
 def statistics(batch, none, running):
     return [one for seed in range(4) for one in (
-        with_statistics("batch", seed, batch, running), with_statistics("none", seed, none))]  # fmt: skip
+        with_statistics("batch", seed, batch, running),
+        with_statistics("none", seed, none))]  # fmt: skip
 
 
 def sizes(running, recalibrated):
@@ -298,7 +302,8 @@ def test_a_planted_measurement_is_found_and_so_is_its_opposite(code):
 def test_equal_readings_are_no_difference(code):
     runs = {
         "C801": statistics(0.02, 0.0201, 0.02), "C901": statistics(0.02, 0.02, 0.0202),
-        "C902": [with_evaluation(seed, 0.9, 0.9, 0.9) for seed in range(4)], "C1303": sizes(0.9, 0.9),
+        "C902": [with_evaluation(seed, 0.9, 0.9, 0.9) for seed in range(4)],
+        "C1303": sizes(0.9, 0.9),
     }[code]  # fmt: skip
     assert judged(code, runs).outcome == "no difference"
 

@@ -1,4 +1,4 @@
-"""`normscope study` and `normscope claims` on the command line: what is refused, in one line, and runs that fail."""
+"""`normscope study` and `normscope claims`: what is refused, in one line, and runs that fail."""
 
 import json
 
@@ -71,7 +71,8 @@ def run(*arguments):
 def test_bad_input_is_one_line_and_status_2(arguments, told, tmp_path, capsys):
     for name, text in {
         "empty": "", "unknown": "[settings]\nepoch = 3", "no-norm": "[settings]\nnorms = []",
-        "no-seed": "[settings]\nseeds = 0", "twice": "[settings]\nnorms = ['batch']\n[sweep]\nnorm = ['batch', 'none']",
+        "no-seed": "[settings]\nseeds = 0",
+        "twice": "[settings]\nnorms = ['batch']\n[sweep]\nnorm = ['batch', 'none']",
         "impossible": "[settings]\nmodel = 'bird-plane'\nblock = 'formula'\ndevice = 'cpu'",
     }.items():  # fmt: skip
         (tmp_path / f"{name}.toml").write_text(text)

@@ -1,6 +1,7 @@
-"""Identities of a convolution before batch normalization, in float64, on the package's own networks.
+"""Identities of a convolution before batch normalization, in float64, on our own networks.
 
-The layer does not see the scale of the weights. Each identity must fail without normalization, or nothing is tested.
+The layer does not see the scale of the weights. Each identity must fail without normalization, or
+nothing is tested.
 """
 
 import math

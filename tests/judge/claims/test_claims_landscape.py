@@ -1,4 +1,4 @@
-"""The loss landscape and noisy batch normalization: what is measured on real runs, and verdicts on planted ones."""
+"""The loss landscape and noisy batch norm: measured on real runs, judged on planted ones."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,8 @@ from normscope.training.plan import Batches
 from normscope.training.resume import ResumeState
 
 SETTINGS = {
-    "data": "digits", "classes": ("3", "8"), "widths": (4, 8), "blocks_per_stage": 1, "epochs": 2, "seeds": 1,
+    "data": "digits", "classes": ("3", "8"), "widths": (4, 8), "blocks_per_stage": 1, "epochs": 2,
+    "seeds": 1,
     "learning_rates": (0.1,), "batch_size": 32, "device": "cpu", "precision": "fp32",
     "norms": ("batch", "none", "noisy-batch"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Measurements beside training: against a slow computation, against theory, and as the claim reads them."""
+"""Measurements beside training: against a slow computation, theory, and as claims read them."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,8 @@ from normscope.studies.study import GridPlan
 from normscope.studies.study_measurements import MEASUREMENTS, measure
 
 PLAN = GridPlan(
-    {"data": "digits", "seeds": 1, "epochs": 1, "learning_rates": (0.01,), "block": "pre-activation",
+    {"data": "digits", "seeds": 1, "epochs": 1, "learning_rates": (0.01,),
+     "block": "pre-activation",
      "blocks_per_stage": 4, "device": "cpu", "classes": ("0", "1", "2", "3")},
     {"initialization": ("he",)},
 )  # fmt: skip
@@ -138,8 +139,11 @@ def test_the_claim_reads_them(code, initialization, batch, none, outcome):
     assert (found.outcome, found.n) == (outcome, 4)
     assert found.effect == pytest.approx(batch / none, rel=0.1)
     other_way = [
-        dataclasses.replace(one, spec=one.spec | {"initialization": {"he": "default", "default": "he"}[initialization]},
-                            measured={"propagation": {"skip": np.full(3, 9.0), "branch": np.full(3, 9.0)}})
+        dataclasses.replace(one,
+                            spec=one.spec | {"initialization": {"he": "default",
+                                                                "default": "he"}[initialization]},
+                            measured={"propagation": {"skip": np.full(3, 9.0),
+                                                      "branch": np.full(3, 9.0)}})
         for one in runs
     ]  # fmt: skip
     with_others = claim.judge(Evidence(runs + other_way))

@@ -1,4 +1,4 @@
-"""Every claim finds the effect that is planted in hand-made runs, its opposite, and says when it cannot tell."""
+"""Every claim finds an effect planted in hand-made runs, and its opposite, or cannot tell."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def verdict(code, runs, **options):
 
 
 def captured(seed, start, end, shift=0.0):
-    """Captures at two epochs: normal values of these spreads, through a ReLU for the block output."""
+    """Captures at two epochs: normal values of these spreads, a ReLU for the block output."""
     rng = np.random.default_rng(seed)
     found = {}
     for epoch, spread in ((1, start), (10, end)):
@@ -59,7 +59,8 @@ RATES = {0.01: 0.9, 0.1: 0.9, 1.0: 0.9}
 NARROW = {0.01: 0.6, 0.1: 0.9, 1.0: None}
 
 PLANTED = {  # code: runs for which it holds, runs for which it does not
-    "C101": (arms(batch={"speed": 2.0}, none={"speed": 0.3}), arms(batch={"speed": 0.3}, none={"speed": 2.0})),
+    "C101": (arms(batch={"speed": 2.0}, none={"speed": 0.3}),
+             arms(batch={"speed": 0.3}, none={"speed": 2.0})),
     "C201": (arms(batch={"final": 0.95}), arms(batch={"final": 0.80})),
     "C202": (
         over("learning_rate", {"batch": {0.1: 0.95, 1.0: 0.2}, "none": {0.1: 0.3, 1.0: 0.9}}),
@@ -70,11 +71,14 @@ PLANTED = {  # code: runs for which it holds, runs for which it does not
     "C403": (with_captures((1, 1.2), (1, 4)), with_captures((1, 4), (1, 1.2))),
     "C404": (with_captures((1, 1), (1, 4)), with_captures((1, 4), (1, 1))),
     "C601": (
-        over("initialization_scale", {"batch": {0.1: 0.9, 1.0: 0.91}, "none": {0.1: None, 1.0: 0.9}}),
-        over("initialization_scale", {"batch": {0.1: None, 1.0: 0.91}, "none": {0.1: 0.9, 1.0: 0.91}}),
+        over("initialization_scale",
+             {"batch": {0.1: 0.9, 1.0: 0.91}, "none": {0.1: None, 1.0: 0.9}}),
+        over("initialization_scale",
+             {"batch": {0.1: None, 1.0: 0.91}, "none": {0.1: 0.9, 1.0: 0.91}}),
     ),
     "C701": (
-        with_captures((1, 1), (5, 5), activation="tanh"), with_captures((5, 5), (1, 1), activation="tanh"),
+        with_captures((1, 1), (5, 5), activation="tanh"),
+        with_captures((5, 5), (1, 1), activation="tanh"),
     ),
     "C1301": (
         over("batch_size", {"batch": {2: 0.5, 128: 0.9}, "group": {2: 0.88, 128: 0.9}}),
@@ -110,7 +114,8 @@ def gradients(batch, none):
     ]
 
 
-PLANTED["C503"] = tuple([dataclasses.replace(one, spec=one.spec | {"batch_size": 16}) for one in runs]
+PLANTED["C503"] = tuple([dataclasses.replace(one,
+                                             spec=one.spec | {"batch_size": 16}) for one in runs]
                         for runs in PLANTED["C502"])  # fmt: skip
 PLANTED["C301"] = (
     gradients({"noise": 0.2}, {"noise": 0.6}),
@@ -124,7 +129,9 @@ PLANTED["C304"] = PLANTED["C702"] = (
 
 def with_column(runs, norm, **columns):
     return [
-        dataclasses.replace(one, epochs=one.epochs | {name: change(one) for name, change in columns.items()})
+        dataclasses.replace(one,
+                            epochs=one.epochs | {name: change(one) for name,
+                                                 change in columns.items()})
         if one.norm == norm else one
         for one in runs
     ]  # fmt: skip
@@ -306,7 +313,8 @@ def test_of_a_setting_at_which_both_learn_a_seed_that_did_not_is_counted_out():
     found = verdict("C702", runs)
     assert found.n == 4
     assert found.notes == (
-        "1 of 5 seeds of none give no value, 1 of them did not learn: the verdict is on the others.",
+        "1 of 5 seeds of none give no value, 1 of them did not learn: the verdict is on the "
+        "others.",
     )
     assert verdict("C201", runs).n == 5
 
@@ -341,7 +349,8 @@ def test_a_run_has_an_interval_of_its_own():
 def test_gradients_that_grow_small_with_the_loss_have_not_vanished():
     fitted = [
         dataclasses.replace(one, epochs=one.epochs | {
-            name: one.epochs[name] * np.geomspace(1, 1e-6, 10) for name in ("stem_gradient_mean", "stem_gradient_min")
+            name: one.epochs[name] * np.geomspace(1, 1e-6, 10) for name in ("stem_gradient_mean",
+                                                                            "stem_gradient_min")
         })
         for one in gradients({}, {})
     ]  # fmt: skip

@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Networks this small are slower on two threads, and far slower where other work has the cores."""
+    """Networks this small are slower on two threads, far slower where other work has the cores."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("normscope.studies.execution.usable_cores", lambda: 1)
         yield
@@ -202,7 +202,8 @@ def test_sweeps_are_read_in_the_type_of_their_knob():
         ["initialization_scale=0.1,1", "batch_size=16,128", "widths=8x16x32,4x8x8", "norm=batch"]
     )
     assert sweep == {
-        "initialization_scale": (0.1, 1.0), "batch_size": (16, 128), "widths": ((8, 16, 32), (4, 8, 8)),
+        "initialization_scale": (0.1, 1.0), "batch_size": (16, 128),
+        "widths": ((8, 16, 32), (4, 8, 8)),
         "norm": ("batch",),
     }  # fmt: skip
 

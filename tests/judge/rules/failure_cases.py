@@ -1,6 +1,7 @@
-"""The written-up failures that can run: each builds a sick model (or a healthy one that looks sick) and checks it.
+"""The written-up failures that can run: each builds and checks a sick model, or a healthy twin.
 
-Numbers are those of the cases. `found` names rules of which at least one must fire; `quiet` cases must give no error.
+Numbers are those of the cases. `found` names rules of which at least one must fire; `quiet` cases
+must give no error.
 """
 
 from __future__ import annotations
@@ -701,7 +702,7 @@ def batch_statistics_at_test_by_design():
 def in_a_loop(
     step: Callable[[nn.Module, Any, int], None], steps=6, model=None, train=True
 ) -> CheckReport:
-    """`step(model, optimizer, number)` is one step of somebody's loop, which is judged as it runs."""
+    """`step(model, optimizer, number)` is one step of a loop, which is judged as it runs."""
     model = (trained() if model is None else model).train(train)
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad] or model.parameters(), 0.01

@@ -1,4 +1,4 @@
-"""The rules as a set: complete, well formed, chosen by code, and the page that is made from them."""
+"""The rules as a set: complete, well formed, chosen by code, and the page made from them."""
 
 from __future__ import annotations
 

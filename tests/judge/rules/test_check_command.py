@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from toy import batches, network, trained
 from normscope.commands.check import CheckOptions, read_settings, run_check
 from normscope.commands.check import check as check_model
 from normscope.commands.diff import DiffOptions, run_diff
-from normscope.errors import CheckError, InputError
+from normscope.errors import CheckError, InputError, RecordError
+from normscope.judge.check_report import from_json
+from normscope.judge.rules import rules
 from normscope.testing import assert_normalization_ok
 
 MODULE = """
@@ -200,10 +203,42 @@ def test_formats_hold_every_finding(here: Path, tmp_path: Path):
     assert {rule["id"] for rule in sarif["runs"][0]["tool"]["driver"]["rules"]} == set(report.codes)
     assert report.github().startswith("::error title=NS206 eps-too-large::")
     assert report.html().count("<tr>") == len(report.groups) + 1
-    assert "Not enough data to tell" in report.text()
+    assert "layers: 1, 4 (BatchNorm2d)" in report.text()
     for name in ("json", "sarif", "html", "github"):
         assert run_check(CheckOptions("nets:sick", format=name, output=tmp_path / name)) == 1
         assert (tmp_path / name).stat().st_size > 100
+
+
+def test_the_text_begins_with_the_answer_and_ends_with_what_is_lacking():
+    model = network()
+    model[1].eps = 0.8
+    lines = check_model(model).text().split("\n\n")
+    assert lines[0] == "Sequential, 3 normalization layers: 1 error, 0 warnings, 1 info (2 causes)."
+    asked = len(rules())
+    assert re.match(rf"\d+ of {asked} rules need more: \d+ a few batches \(--data\); ", lines[-1])
+    lacking = {entry.code for entry in check_model(model, select=["NS401", "NS402"]).not_evaluated}
+    assert lacking == {"NS401", "NS402"}
+    text = check_model(model, select=["NS401", "NS402", "NS206"]).text()
+    assert text.endswith("2 of 3 rules need more: 2 the optimizer (optimizer=).")
+    complete = check_model(model, select=["NS206"]).text()
+    assert "rules need more" not in complete
+    assert "rules need more" not in check_model(model, select=["NS206"]).html()
+
+
+def test_train_mode_is_worth_a_word_only_of_a_model_that_was_trained():
+    assert "NS303" not in check_model(network().train()).codes
+    assert "NS303" in check_model(trained().train()).codes
+    assert "NS303" not in check_model(trained()).codes
+
+
+def test_a_report_of_an_earlier_version_is_read(tmp_path: Path):
+    content = json.loads(check_model(network()).json())
+    del content["rules"], content["layer_types"]
+    report = from_json(json.dumps(content), "check.json")
+    assert re.search(r"\n\d+ rules need more: ", report.text())
+    for name, value in (("rules", "70"), ("layer_types", {"1": 3}), ("layer_types", 4)):
+        with pytest.raises(RecordError, match=r"check.json is no result"):
+            from_json(json.dumps({**content, name: value}), "check.json")
 
 
 def test_reports_raise_for_errors_only():

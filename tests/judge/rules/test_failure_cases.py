@@ -1,4 +1,4 @@
-"""Every written-up failure that can run is found by a rule that is meant for it, and the false alarms stay quiet."""
+"""Every written-up failure that can run is found by its rule, and false alarms stay quiet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that shapes do not show, each beside a healthy network that looks alike: reshapes, branches, penalties."""
+"""Faults that shapes do not show, each beside a healthy network that looks alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rule against records written by hand: a sick one, a healthy one, and one to which it does not apply."""
+"""Every rule against records by hand: a sick one, a healthy one, one it does not apply to."""
 
 from __future__ import annotations
 
@@ -138,8 +138,10 @@ def seen(**changes) -> Examination:
 
 def pair(layer: PairedLayer | None = None, **changes) -> Examination:
     shared = layer or PairedLayer(
-        name="bn", type="BatchNorm2d", other_type="BatchNorm2d", statistics_equal=False, affine_equal=False,
-        mean_distance=0.01, var_distance=0.01, updates=10, other_updates=10, eps=1e-5, other_eps=1e-5,
+        name="bn", type="BatchNorm2d", other_type="BatchNorm2d", statistics_equal=False,
+        affine_equal=False,
+        mean_distance=0.01, var_distance=0.01, updates=10, other_updates=10, eps=1e-5,
+        other_eps=1e-5,
     )  # fmt: skip
     facts = {"layers": (shared,), "weight_distance": 0.01, "output_difference": 1e-6}
     return one(pair=Pair(**(facts | changes)))
@@ -222,7 +224,8 @@ TABLE: dict[str, list[Row]] = {
     "NS102": [Row(seen(running_var=RAMP - 0.6), "error", not_applicable=ONLY_LAYER_NORM)],
     "NS103": [
         Row(seen(**NEW, updates=0), "warning", seen(**UNTRAINED)),
-        Row(one(layers=(norm(), norm(name="b", **NEW, updates=0, place=Place())), forward=None), "error"),
+        Row(one(layers=(norm(), norm(name="b", **NEW, updates=0, place=Place())), forward=None),
+            "error"),
         Row(one(layers=(norm(), norm(name="b", **NEW, updates=0)),), "info"),
         Row(one(norm(**NEW, updates=0), training=True), "info"),
     ],
@@ -243,26 +246,32 @@ TABLE: dict[str, list[Row]] = {
         Row(seen(statistics_dtype="float16"), "info"),
     ],
     "NS110": [
-        Row(one(layer_norm(eps=1e-12, parameter_dtype="float16")), "error", one(layer_norm(eps=1e-12))),
+        Row(one(layer_norm(eps=1e-12, parameter_dtype="float16")), "error",
+            one(layer_norm(eps=1e-12))),
         Row(seen(running_var=RAMP * 1e5), "info"),
         Row(replace(seen(running_var=RAMP * 1e5), export=True), "warning"),
     ],
-    "NS201": [Row(seen(momentum=0.99), "warning"), Row(replace(seen(momentum=0.99), training=True), "info")],
-    "NS202": [Row(seen(momentum=1.5), "error", seen(momentum=1.0)), Row(seen(momentum=-0.1), "error")],
+    "NS201": [Row(seen(momentum=0.99), "warning"),
+              Row(replace(seen(momentum=0.99), training=True), "info")],
+    "NS202": [Row(seen(momentum=1.5), "error", seen(momentum=1.0)),
+              Row(seen(momentum=-0.1), "error")],
     "NS203": [Row(seen(momentum=0.0, training=True), "warning", seen(momentum=0.0))],
-    "NS204": [Row(seen(momentum=None, cumulative=True, training=True), "info", seen(momentum=None, cumulative=True))],
+    "NS204": [Row(seen(momentum=None, cumulative=True, training=True), "info",
+                  seen(momentum=None, cumulative=True))],
     "NS205": [
         Row(one(layer_norm(eps=0.0)), "error"),
         Row(seen(eps=0.0), "warning"),
         Row(seen(eps=-1e-5), "error"),
         Row(seen(eps=0.0, training=True), "error"),
     ],
-    "NS206": [Row(seen(eps=0.8), "error", seen(eps=1e-3)), Row(one(layer_norm(eps=0.02)), "warning")],
+    "NS206": [Row(seen(eps=0.8), "error", seen(eps=1e-3)),
+              Row(one(layer_norm(eps=0.02)), "warning")],
     "NS207": [
         Row(seen(running_var=RAMP * 1e-6), "warning", seen(running_var=RAMP * 1e-3)),
         Row(seen(running_var=RAMP * 5e-5), "info"),
         Row(one(layer_norm(measured=measured(set_var=(1e-7, 1e-6, 1e-5)))), "info"),
-        Row(one(layer_norm(bias=np.arange(64), measured=measured(set_var=(1e-7, 1e-6, 1e-5)))), "warning"),
+        Row(one(layer_norm(bias=np.arange(64), measured=measured(set_var=(1e-7, 1e-6, 1e-5)))),
+            "warning"),
     ],
     "NS208": [Row(one(layers=(norm(), norm(name="b"), norm(name="c", eps=1e-3))), "info")],
     "NS209": [
@@ -270,7 +279,8 @@ TABLE: dict[str, list[Row]] = {
             one(norm(kind="instance", tracks=False, running_mean=None, running_var=None)), HEALTHY)
     ],
     "NS210": [
-        Row(seen(running_mean=None, running_var=None, tracks=False), "warning", not_applicable=ONLY_LAYER_NORM),
+        Row(seen(running_mean=None, running_var=None, tracks=False), "warning",
+            not_applicable=ONLY_LAYER_NORM),
         Row(seen(running_mean=None, running_var=None, tracks=False, training=True), "info"),
     ],
     "NS211": [
@@ -282,14 +292,16 @@ TABLE: dict[str, list[Row]] = {
         Row(one(layer_norm(features=1)), "error"),
         Row(one(layer_norm(measured=measured(values=4))), "warning"),
         Row(one(layer_norm(measured=measured(values=12))), "info"),
-        Row(one(layer_norm(kind="rms", features=2)), "warning", one(layer_norm(kind="rms", features=16))),
+        Row(one(layer_norm(kind="rms", features=2)), "warning",
+            one(layer_norm(kind="rms", features=16))),
     ],
     "NS301": [
         Row(seen(training_after_eval=True), "error"),
         Row(replace(NO_NORM, forward=forward(functional_batch_norm=("head",))), "error"),
     ],
     "NS302": [Row(seen(training=True), "warning", replace(seen(training=True), training=True))],
-    "NS303": [Row(replace(seen(training=True), training=True), "info", not_applicable=ONLY_LAYER_NORM)],
+    "NS303": [Row(replace(seen(training=True), training=True), "info",
+                  not_applicable=ONLY_LAYER_NORM)],
     "NS304": [
         Row(seen(training=True, trainable=False, scope_trainable=False), "warning",
             seen(training=False, trainable=False, scope_trainable=False)),
@@ -297,13 +309,18 @@ TABLE: dict[str, list[Row]] = {
             seen(training=True, trainable=False, scope_trainable=True)),
     ],
     "NS305": [
-        Row(replace(seen(), training=True), "warning", replace(seen(training_after_train=False), training=True)),
+        Row(replace(seen(), training=True), "warning",
+            replace(seen(training_after_train=False), training=True)),
     ],
-    "NS306": [Row(replace(seen(), training=True), "info", replace(seen(trainable=False), training=True))],
+    "NS306": [Row(replace(seen(), training=True), "info",
+                  replace(seen(trainable=False), training=True))],
     "NS401": [
-        Row(replace(seen(optimized=False, scope_optimized=True), optimizer=Optimizer(type="SGD", holds=9)), "warning",
-            replace(seen(optimized=True, scope_optimized=True), optimizer=Optimizer(type="SGD", holds=9))),
-        Row(replace(seen(optimized=False, scope_optimized=False), optimizer=Optimizer(type="SGD", holds=9)), "info"),
+        Row(replace(seen(optimized=False, scope_optimized=True),
+                    optimizer=Optimizer(type="SGD", holds=9)), "warning",
+            replace(seen(optimized=True, scope_optimized=True),
+                    optimizer=Optimizer(type="SGD", holds=9))),
+        Row(replace(seen(optimized=False, scope_optimized=False),
+                    optimizer=Optimizer(type="SGD", holds=9)), "info"),
         Row(replace(HEALTHY, optimizer=Optimizer(type="SGD", holds=0)), "error"),
     ],
     "NS402": [
@@ -311,7 +328,8 @@ TABLE: dict[str, list[Row]] = {
             replace(seen(weight_decay=0.0), optimizer=Optimizer(type="SGD", holds=9)))
     ],
     "NS403": [
-        Row(seen(weight=ZERO, updates=2000), "warning", seen(weight=ZERO, place=Place(added_to_a_shortcut=True))),
+        Row(seen(weight=ZERO, updates=2000), "warning",
+            seen(weight=ZERO, place=Place(added_to_a_shortcut=True))),
         Row(seen(weight=ZERO, updates=10), "warning"),
         Row(one(layer_norm(weight=np.zeros(64), place=Place())), "warning",
             one(layer_norm(weight=np.zeros(64), foreign=True, place=Place()))),
@@ -328,7 +346,8 @@ TABLE: dict[str, list[Row]] = {
         Row(seen(place=Place(dropout_before=0.1), measured=measured(dropout_ratio=1.05)), "info"),
     ],
     "NS406": [
-        Row(one(layers=(norm(name="a"), norm(place=Place(fed_by="norm", fed_by_module="a")))), "info",
+        Row(one(layers=(norm(name="a"), norm(place=Place(fed_by="norm", fed_by_module="a")))),
+            "info",
             one(layers=(layer_norm(name="a"), norm(place=Place(fed_by="norm", fed_by_module="a")))))
     ],
     "NS501": [
@@ -344,10 +363,12 @@ TABLE: dict[str, list[Row]] = {
             one(forward=forward(only_batch_correct=200, only_eval_correct=190)), ONLY_LAYER_NORM),
         Row(one(forward=forward(only_batch_correct=60)), "warning"),
         Row(one(forward=forward(has_targets=False, disagreement=0.5, gap=0.9)), "warning",
-            one(forward=forward(has_targets=False, disagreement=0.5, gap=0.9, composition_disagreement=0.5))),
+            one(forward=forward(has_targets=False, disagreement=0.5, gap=0.9,
+                                composition_disagreement=0.5))),
     ],
     "NS503": [
-        Row(replace(seen(measured=measured(alone_output=0.2)), forward=forward(companions_difference=0.1)), "error",
+        Row(replace(seen(measured=measured(alone_output=0.2)),
+                    forward=forward(companions_difference=0.1)), "error",
             one(forward=forward(companions_difference=1e-3, reduced_precision=True))),
         Row(one(forward=forward(companions_difference=0.1)), "warning",
             one(forward=forward(companions_difference=0.1, repeat_difference=0.1))),
@@ -358,7 +379,8 @@ TABLE: dict[str, list[Row]] = {
     ],
     "NS505": [
         Row(one(forward=forward(only_given_correct=5, only_remixed_correct=200)), "warning",
-            one(forward=forward(only_given_correct=200, only_remixed_correct=200)), ONLY_LAYER_NORM),
+            one(forward=forward(only_given_correct=200, only_remixed_correct=200)),
+            ONLY_LAYER_NORM),
         Row(one(forward=forward(only_given_correct=200)), "warning"),
     ],
     "NS506": [
@@ -367,10 +389,12 @@ TABLE: dict[str, list[Row]] = {
         Row(seen(training=True, measured=measured(values=2, samples=2)), "error"),
         Row(seen(training=True, measured=measured(values=400, samples=4)), "warning"),
         Row(seen(measured=measured(values=400, samples=4)), "info"),
-        Row(seen(training=True, place=Place(pooled_next=True), measured=measured(values=64, samples=1)), "error"),
+        Row(seen(training=True, place=Place(pooled_next=True),
+                 measured=measured(values=64, samples=1)), "error"),
     ],
     "NS507": [
-        Row(seen(measured=measured(var=ZERO)), "warning", seen(weight=ZERO, measured=measured(var=ZERO))),
+        Row(seen(measured=measured(var=ZERO)), "warning",
+            seen(weight=ZERO, measured=measured(var=ZERO))),
         Row(seen(measured=measured(var=np.where(np.arange(C) == 2, 0, RAMP))), "info"),
     ],
     "NS508": [
@@ -386,20 +410,28 @@ TABLE: dict[str, list[Row]] = {
             seen(measured=measured(padding=0.4, padding_effect=0.01)))
     ],
     "NS511": [
-        Row(seen(measured=measured(call_mean=np.stack([ONE, -ONE]), call_var=np.stack([ONE, ONE]))), "warning",
+        Row(seen(measured=measured(call_mean=np.stack([ONE, -ONE]), call_var=np.stack([ONE, ONE]))),
+            "warning",
             seen(measured=measured(call_mean=np.stack([ONE, ONE]), call_var=np.stack([ONE, ONE])))),
-        Row(seen(measured=measured(call_mean=np.stack([ONE, ONE]), call_var=np.stack([ONE, 4 * ONE]))), "warning"),
+        Row(seen(measured=measured(call_mean=np.stack([ONE, ONE]),
+                                   call_var=np.stack([ONE, 4 * ONE]))), "warning"),
     ],
     "NS512": [
-        Row(seen(place=Place(fed_by="linear", features_last=True, input_shape=(4, 8, 8))), "warning",
-            seen(place=Place(fed_by="conv", input_shape=(4, 8, 8)), measured=measured(axis_spread=(8.0, 1.2)))),
-        Row(seen(place=Place(input_shape=(4, 8, 8)), measured=measured(axis_spread=(1.2, 8.0))), "warning"),
-        Row(seen(place=Place(fed_by="conv", features_scattered=True, input_shape=(64, C))), "warning"),
+        Row(seen(place=Place(fed_by="linear", features_last=True, input_shape=(4, 8, 8))),
+            "warning",
+            seen(place=Place(fed_by="conv", input_shape=(4, 8, 8)),
+                 measured=measured(axis_spread=(8.0, 1.2)))),
+        Row(seen(place=Place(input_shape=(4, 8, 8)), measured=measured(axis_spread=(1.2, 8.0))),
+            "warning"),
+        Row(seen(place=Place(fed_by="conv", features_scattered=True, input_shape=(64, C))),
+            "warning"),
         Row(one(layer_norm(place=Place(fed_by="conv", input_shape=(4, 8, 64, 64)))), "warning",
-            one(layer_norm(place=Place(fed_by="conv", axes_moved=True, input_shape=(4, 64, 64, 8))))),
+            one(layer_norm(place=Place(fed_by="conv", axes_moved=True,
+                                       input_shape=(4, 64, 64, 8))))),
     ],
     "NS513": [
-        Row(replace(one(norm(training=True), forward=forward(composition_noise=0.9, batch_sizes=(2,) * 16)),
+        Row(replace(one(norm(training=True),
+                        forward=forward(composition_noise=0.9, batch_sizes=(2,) * 16)),
                     training=True), "warning", not_applicable=ONLY_LAYER_NORM),
         Row(one(forward=forward(composition_noise=0.9)), "info"),
     ],
@@ -411,8 +443,10 @@ TABLE: dict[str, list[Row]] = {
     ],
     "NS602": [
         Row(one(world_size=8, loader=loader(batch_size=4).loader), "warning",
-            one(world_size=8, loader=loader(batch_size=32).loader), one(loader=loader(batch_size=4).loader)),
-        Row(one(world_size=8, forward=forward(batch_sizes=(4, 4))), "warning", one(norm(sync=True), world_size=8)),
+            one(world_size=8, loader=loader(batch_size=32).loader),
+            one(loader=loader(batch_size=4).loader)),
+        Row(one(world_size=8, forward=forward(batch_sizes=(4, 4))), "warning",
+            one(norm(sync=True), world_size=8)),
     ],
     "NS603": [
         Row(one(norm(sync=True, place=Place(unused_children=("act",))), world_size=2), "error",
@@ -420,14 +454,16 @@ TABLE: dict[str, list[Row]] = {
         Row(one(norm(sync=True)), "info"),
     ],
     "NS604": [
-        Row(one(forward=forward(labels_in_batches=20.0)), "warning", not_applicable=ONLY_LAYER_NORM),
+        Row(one(forward=forward(labels_in_batches=20.0)), "warning",
+            not_applicable=ONLY_LAYER_NORM),
         Row(loader(shuffles=False, labels_in_batches=20.0, label_runs=80.0), "warning",
             loader(shuffles=False, labels_in_batches=1.0, label_runs=1.0)),
     ],
     "NS605": [Row(loader(shuffles=False), "info", loader(), ONLY_LAYER_NORM)],
     "NS606": [
         Row(replace(history(updates=200), broadcasts_buffers=True), "error",
-            replace(history(updates=200, batches=200), broadcasts_buffers=True), history(updates=200)),
+            replace(history(updates=200, batches=200), broadcasts_buffers=True),
+            history(updates=200)),
     ],
     "NS701": [
         Row(pair(paired(at_initialization=True)), "error", pair()),
@@ -436,7 +472,8 @@ TABLE: dict[str, list[Row]] = {
             pair(paired(statistics_equal=True), weight_distance=0.01)),
     ],
     "NS702": [
-        Row(pair(paired(other_type="BiasFree")), "warning", pair(paired(other_type="SyncBatchNorm"))),
+        Row(pair(paired(other_type="BiasFree")), "warning",
+            pair(paired(other_type="SyncBatchNorm"))),
         Row(pair(paired(other_eps=1e-3)), "warning"),
     ],
     "NS703": [
@@ -451,7 +488,8 @@ TABLE: dict[str, list[Row]] = {
     ],
     "NS705": [
         Row(seen(running_mean=None), "error"),
-        Row(one(layers=(norm(name="a"), norm(name="b"))), "warning", one(layers=(norm(name="a"), norm(
+        Row(one(layers=(norm(name="a"), norm(name="b"))), "warning",
+            one(layers=(norm(name="a"), norm(
             name="b", running_mean=RAMP)))),
     ],
     "NS801": [
@@ -460,26 +498,34 @@ TABLE: dict[str, list[Row]] = {
         Row(history(updates=200, updates_in_backward=100), "warning", history()),
     ],
     "NS802": [Row(history(updates_without_grad=3, first_without_grad=7), "warning", history())],
-    "NS803": [Row(history(steps_in_eval=60), "warning", history(steps_in_eval=60, declared_frozen=True))],
-    "NS804": [Row(history(declared_frozen=True, drifted_at=30), "error", history(declared_frozen=True))],
+    "NS803": [Row(history(steps_in_eval=60), "warning",
+                  history(steps_in_eval=60, declared_frozen=True))],
+    "NS804": [Row(history(declared_frozen=True, drifted_at=30), "error",
+                  history(declared_frozen=True))],
     "NS805": [
-        Row(history(first_non_finite=9, others=(LayerHistory(name="b", first_non_finite=12),)), "error", history())
+        Row(history(first_non_finite=9, others=(LayerHistory(name="b", first_non_finite=12),)),
+            "error", history())
     ],
     "NS806": [
         Row(history(accumulation=4, samples=8), "info", history(samples=8)),
     ],
     "NS807": [Row(history(rank_distance=0.6), "warning", history(rank_distance=0.05))],
-    "NS808": [Row(history(lag=(1.0, *(0.1,) * 20, *(0.9,) * 10)), "warning", history(lag=(*(1.0,) * 8, *(0.4,) * 24)))],
+    "NS808": [Row(history(lag=(1.0, *(0.1,) * 20, *(0.9,) * 10)), "warning",
+                  history(lag=(*(1.0,) * 8, *(0.4,) * 24)))],
     "NS607": [
-        Row(seen(sync=True, measured=measured(batches=11)), "error", seen(sync=True), ONLY_LAYER_NORM),
+        Row(seen(sync=True, measured=measured(batches=11)), "error", seen(sync=True),
+            ONLY_LAYER_NORM),
     ],
-    "NS810": [Row(history(penalties=100), "warning", history(penalties=5), replace(HEALTHY, history=None))],
+    "NS810": [Row(history(penalties=100), "warning", history(penalties=5),
+                  replace(HEALTHY, history=None))],
     "NS809": [
-        Row(history(weight_moved=False, others=(LayerHistory(name="b", weight_moved=True),)), "warning",
+        Row(history(weight_moved=False, others=(LayerHistory(name="b", weight_moved=True),)),
+            "warning",
             history(weight_moved=False)),
     ],
     "NS706": [
-        Row(replace(seen(training=True), export=True), "error", replace(HEALTHY, export=True), seen(training=True)),
+        Row(replace(seen(training=True), export=True), "error", replace(HEALTHY, export=True),
+            seen(training=True)),
         Row(replace(seen(running_mean=None, running_var=None), export=True), "error"),
     ],
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A small network on synthetic images of ten classes, trained in a second: what the written-up failures start from."""
+"""A small network on synthetic images of ten classes, trained in a second."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The claims, one subject a file, and `judge_all`, which judges each on the runs that are there.
 
-Codes: C1xx speed, C2xx accuracy, C3xx gradients, C4xx distributions, C5xx learning rates, C6xx initialization,
-C7xx activation functions, C8xx batch means, C9xx running statistics, C10xx loss landscape, C11xx covariate shift,
-C12xx residual branches, C13xx batch sizes, C14xx placement.
+Codes: C1xx speed, C2xx accuracy, C3xx gradients, C4xx distributions, C5xx learning rates, C6xx
+initialization, C7xx activation functions, C8xx batch means, C9xx running statistics, C10xx loss
+landscape, C11xx covariate shift, C12xx residual branches, C13xx batch sizes, C14xx placement.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from normscope.errors import InputError
-from normscope.judge.claim import REGISTERED, Claim
+from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence
 from normscope.judge.verdicts import Verdict
 from normscope.records.run import RunRecord
@@ -22,12 +22,11 @@ from normscope.records.run import RunRecord
 
 @functools.cache
 def claims() -> tuple[Claim, ...]:
-    """Every claim of every file in this folder, in order of codes."""
+    """Return every claim of every file in this folder, in order of codes."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return tuple(
-        sorted((cls() for cls in REGISTERED), key=lambda claim: (len(claim.code), claim.code))
-    )
+    codes = sorted(Claim.registry, key=lambda code: (len(code), code))
+    return tuple(Claim.registry[code]() for code in codes)
 
 
 def judge_all(
@@ -57,26 +56,21 @@ def compared(runs: Sequence[RunRecord]) -> tuple[str, str]:
     the next one.
     """
     norms = list(dict.fromkeys(run.norm for run in runs))
-    norm = (
-        "batch" if "batch" in norms else next((each for each in norms if each != "none"), "batch")
-    )
-    reference = (
-        "none" if "none" in norms else next((each for each in norms if each != norm), "none")
-    )
+    norm = next((norm for norm in ("batch", *norms) if norm in norms and norm != "none"), "batch")
+    reference = next((each for each in ("none", *norms) if each in norms and each != norm), "none")
     return norm, reference
 
 
 def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """The runs of each network, data set and number of epochs, by these in words."""
-    found: dict[tuple[str, str], list[RunRecord]] = {}
+    """Return the runs of each network, data set and number of epochs, by these in words."""
+    by_data: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
         epochs = run.spec["epochs"]
-        words = (
-            f"{run.spec['model']} on {run.spec['data']}, {epochs} epoch{'s' if epochs != 1 else ''}"
-        )
-        found.setdefault((words, str(run.spec.get("data_fingerprint"))), []).append(run)
-    names = Counter(words for words, _ in found)
+        trained = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+        words = f"{run.spec['model']} on {run.spec['data']}, {trained}"
+        by_data.setdefault((words, str(run.spec.get("data_fingerprint"))), []).append(run)
+    names = Counter(words for words, _ in by_data)
     return {
-        words if names[words] == 1 else f"{words}, data {fingerprint[:8]}": own
-        for (words, fingerprint), own in found.items()
+        words if names[words] == 1 else f"{words}, data {fingerprint[:8]}": same
+        for (words, fingerprint), same in by_data.items()
     }

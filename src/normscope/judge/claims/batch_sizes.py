@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from normscope.judge.claim import Claim, SecondaryMetric, register
-from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
+from normscope.judge.claim import SecondaryMetric
+from normscope.judge.claim_kinds import AccuracyClaim, MeasuredClaim, WithinRunClaim
 from normscope.judge.evidence.cells import Evidence, GridCell, Group
 from normscope.judge.evidence.literature import WU_HE, WU_JOHNSON
-from normscope.judge.evidence.quantities import (
-    SMALL,
-    accuracy,
-    accuracy_step,
-    evaluated,
-    evaluation_step,
-)
+from normscope.judge.evidence.quantities import SMALL, accuracy, evaluated, evaluation_step
 from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import RunRecord
 
@@ -32,14 +26,14 @@ def accuracy_drop(cell: GridCell, read: Callable[[RunRecord], float | None]) -> 
 
 
 def sizes_of(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Which batch sizes the verdict is about, for its notes."""
-    found = {
-        tuple(cell.runs[place].spec["batch_size"] for place in (0, -1))
+    """Return the notes that name the batch sizes of the verdict."""
+    sizes = {
+        tuple(run.spec["batch_size"] for run in (cell.runs[0], cell.runs[-1]))
         for group in groups
         for cells in group.arms.values()
         for cell in cells.values()
     }
-    return tuple(f"Batch sizes: {small} against {large}." for small, large in sorted(found))
+    return tuple(f"Batch sizes: {small} against {large}." for small, large in sorted(sizes))
 
 
 def _drop_with(statistics: str) -> Callable[[GridCell], float | None]:
@@ -55,27 +49,20 @@ def _drop_with(statistics: str) -> Callable[[GridCell], float | None]:
     return lambda cell: accuracy_drop(cell, read)
 
 
-@register
-class SuffersFromSmallBatches(Claim):
-    """Small batches change the optimization of any network; what they do to batch normalization is
+class SuffersFromSmallBatches(AccuracyClaim, code="C1301"):
+    """Batch normalization loses more accuracy at small batch sizes than group normalization.
+
+    Small batches change the optimization of any network; what they do to batch normalization is
     what it loses more than a normalization that does not see the batch, at the same learning rates.
     Tested with running statistics; with those of test batches of the training's size, and with
     recalibrated ones, beside it.
+
+    Quantity: final test accuracy at the largest minus that at the smallest batch size, in percent
+    Needs: runs with {norm} and group at several batch sizes, one of 8 or less (--sweep
+        batch_size=2,8,128)
     """
 
-    code = "C1301"
-    name = "suffers-from-small-batches"
-    statement = (
-        "Batch normalization loses more accuracy at small batch sizes than group normalization."
-    )
     source = WU_HE
-    quantity = (
-        "final test accuracy at the largest minus that at the smallest batch size, in percent"
-    )
-    needs = "runs with {norm} and group at several batch sizes, one of 8 or less (--sweep batch_size=2,8,128)"
-    unit = "points"
-    higher_supports = True
-    margin = 0.5
     over = ("batch_size",)
     least = 2
     also = (
@@ -90,45 +77,40 @@ class SuffersFromSmallBatches(Claim):
     def value(self, cell: GridCell) -> float | None:
         return accuracy_drop(cell, accuracy)
 
-    def resolution(self, runs: Sequence[RunRecord]) -> float:
-        return accuracy_step(runs)
-
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
         return sizes_of(groups)
 
 
-@register
-class SuffersMoreThanLayer(SuffersFromSmallBatches):
-    """The same against layer normalization, which does not see the batch either and has one group
+class SuffersMoreThanLayer(SuffersFromSmallBatches, code="C1302"):
+    """Batch normalization loses more accuracy at small batch sizes than layer normalization.
+
+    The same against layer normalization, which does not see the batch either and has one group
     instead of several: what both find is of the batch and not of the groups.
+
+    Needs: runs with {norm} and layer at several batch sizes, one of 8 or less (--sweep
+        batch_size=2,8,128)
     """
 
-    code = "C1302"
-    name = "suffers-more-than-layer"
-    statement = (
-        "Batch normalization loses more accuracy at small batch sizes than layer normalization."
-    )
-    needs = "runs with {norm} and layer at several batch sizes, one of 8 or less (--sweep batch_size=2,8,128)"
     other = "layer"
 
 
 RUNNING, RECALIBRATED = "running statistics", "recalibrated"
 
 
-@register
-class RunningStatisticsSuffer(MeasuredClaim, WithinRunClaim):
-    """Two things are noisy at small batch sizes: the normalization in training, and the running
+class RunningStatisticsSuffer(MeasuredClaim, WithinRunClaim, code="C1303"):
+    """Part of what batch normalization loses at small batch sizes is due to its running statistics.
+
+    Two things are noisy at small batch sizes: the normalization in training, and the running
     statistics that it leaves. Statistics made anew from 16 training batches of 128 take the second
     away and leave the weights alone, so that the difference is the running statistics' share of the
     loss. Both accuracies are of the same test images.
+
+    Quantity: test accuracy at the largest minus that at the smallest batch size, in percent
+    Needs: finished runs of `normscope study` with {norm} at several batch sizes, one of 8 or less
+        (evaluation)
     """
 
-    code = "C1303"
-    name = "running-statistics-suffer"
-    statement = "Part of what batch normalization loses at small batch sizes is due to its running statistics."
     source = WU_JOHNSON
-    quantity = "test accuracy at the largest minus that at the smallest batch size, in percent"
-    needs = "finished runs of `normscope study` with {norm} at several batch sizes, one of 8 or less (evaluation)"
     measurement = EVALUATION
     readings = (RUNNING, RECALIBRATED)
     unit = "points"

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.claim import Claim, SecondaryMetric
 from normscope.judge.comparison import epochs_to_reach
 from normscope.judge.evidence.cells import GridCell, Group
 from normscope.judge.evidence.literature import NOTEBOOK
@@ -16,7 +16,7 @@ from normscope.judge.statistics import restricted_time
 from normscope.records.run import RunRecord
 
 BETWEEN_EPOCHS = 0.25
-"""How far a straight line between two evaluations is trusted, in epochs."""
+"""Error of a straight line between two evaluations, in epochs."""
 
 
 def epochs_to_share(cell: GridCell, share: float) -> float | None:
@@ -30,11 +30,8 @@ def epochs_to_share(cell: GridCell, share: float) -> float | None:
     if target is None:
         return None
     run = cell.run
-    reached = (
-        epochs_to_reach(run.column("test_accuracy"), share * target)
-        if run.status == "finished"
-        else None
-    )
+    curve = run.column("test_accuracy")
+    reached = epochs_to_reach(curve, share * target) if run.status == "finished" else None
     return restricted_time(reached, float(run.spec["epochs"]))
 
 
@@ -54,34 +51,26 @@ def reference_accuracy(group: Group) -> float | None:
     learn.
     """
     _, reference = group.arms
-    finals = [
-        run.final("test_accuracy") for cell in group.arms[reference].values() for run in cell.runs
-    ]
-    known = [final for final in finals if final is not None]
-    if not known:
-        return None
-    some = next(iter(group.arms[reference].values())).run
-    mean = float(np.mean(known))
-    return mean if mean >= learned_from(some) else None
+    runs = [run for cell in group.arms[reference].values() for run in cell.runs]
+    finals = [final for run in runs if (final := run.final("test_accuracy")) is not None]
+    mean = float(np.mean(finals)) if finals else 0.0
+    return mean if finals and mean >= learned_from(runs[0]) else None
 
 
-@register
-class FasterConvergence(Claim):
-    """Epochs to a threshold say how long one has to wait; a loss is not comparable between networks
+class FasterConvergence(Claim, code="C101"):
+    """With batch normalization the network needs fewer epochs to become as good as without.
+
+    Epochs to a threshold say how long one has to wait; a loss is not comparable between networks
     that regularize differently. The threshold is what the network without normalization ends with,
     so that both arms can get there. A run that gets there and diverges later has not got there.
+
+    Quantity: epochs to 90% of the reference arm's mean final test accuracy (never there: all
+        epochs)
+    Needs: runs with {norm} and {reference} at equal settings, {reference} having learned something
+        there
     """
 
-    code = "C101"
-    name = "faster-convergence"
-    statement = (
-        "With batch normalization the network needs fewer epochs to become as good as without."
-    )
     source = NOTEBOOK
-    quantity = (
-        "epochs to 90% of the reference arm's mean final test accuracy (never there: all epochs)"
-    )
-    needs = "runs with {norm} and {reference} at equal settings, {reference} having learned something there"
     unit = "epochs"
     higher_supports = False
     margin = 0.5

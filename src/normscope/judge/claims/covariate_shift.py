@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 
 from normscope.judge import statistics
-from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.claim import Claim, SecondaryMetric
 from normscope.judge.claim_kinds import MeasuredClaim
 from normscope.judge.evidence.cells import Evidence, GridCell
 from normscope.judge.evidence.literature import SANTURKAR
 from normscope.judge.evidence.quantities import (
     accuracy,
+    accuracy_step,
     evaluated,
     median_over_channels,
-    training_accuracy,
 )
 from normscope.judge.statistics import LEVEL, Estimate
 from normscope.judge.verdicts import EffectEstimate, Outcome, Verdict
@@ -28,19 +28,14 @@ NEEDS = "runs of `normscope study covariate-shift` with noisy-batch, {norm} and 
 class _Movement(MeasuredClaim):
     """Noisy batch normalization against the network without normalization."""
 
-    statement = "With noise behind batch normalization distributions move more than without any normalization."
+    quantity = "movement from step to step"
     source = SANTURKAR
-    quantity = (
-        "movement from step to step of what leaves the normalization layers (or stands in their places), median over "
-        "channels"
-    )
     needs = NEEDS + " (measurement movement)"
     measurement = MOVEMENT
     of_weights = False  # it trains anew
     unit = "times"
     higher_supports = True
     margin = 1.25
-    ratio = True
 
     def arms(self, evidence: Evidence) -> tuple[str, str]:
         return NOISY, evidence.reference
@@ -49,54 +44,48 @@ class _Movement(MeasuredClaim):
         return median_over_channels(cell.run, MOVEMENT, "movement")
 
 
-@register
-class NoiseMoves(_Movement):
-    """Whether the noise does what it is there for: if what the next layers are given moved no more
+class NoiseMovesDistributions(_Movement, code="C1101"):
+    """With noise behind batch normalization distributions move more than without any normalization.
+
+    Whether the noise does what it is there for: if what the next layers are given moved no more
     than in a network without normalization, C1102 would say nothing. A movement of the mean and of
     the standard deviation of a channel between two steps, in standard deviations of the channel;
     what another batch moves is part of it, in all arms.
-    """
 
-    code = "C1101"
-    name = "noise-moves-distributions"
+    Quantity: movement from step to step of what leaves the normalization layers (or stands in their
+        places), median over channels
+    """
 
 
 class _Training(Claim):
     source = SANTURKAR
-    quantity = "accuracy on the training images in the last epoch, as it trains, in percent (diverged: guessing)"
+    quantity = "accuracy on the training images in the last epoch"
     needs = NEEDS
     unit = "points"
     higher_supports = True
     margin = 1.0
 
     def value(self, cell: GridCell) -> float | None:
-        return training_accuracy(cell.run)
+        return accuracy(cell.run, "train_accuracy")
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
-        sizes = [size for run in runs if (size := run.meta.get("data", {}).get("train_images"))]
-        return 100 / min(sizes) if sizes else 0.0
+        return accuracy_step(runs, "train_images")
 
 
-class _MovesDistributions(_Movement):
-    code, name = "C1102", "moves-distributions"
-
-
-class _MovesMoreThanNorm(_MovesDistributions):
+class _MovesMoreThanNorm(_Movement):
     def arms(self, evidence: Evidence) -> tuple[str, str]:
         return NOISY, evidence.norm
 
 
 class _BetterThanReference(_Training):
-    code, name = "C1102", "better-than-none"
-    statement = "With noise behind batch normalization the network trains better than without any normalization."
-
     def arms(self, evidence: Evidence) -> tuple[str, str]:
         return NOISY, evidence.reference
 
 
-@register
-class NotCovariateShift(_Training):
-    """If batch normalization helped by keeping distributions where they are, it would not help with
+class NotInternalCovariateShift(_Training, code="C1102"):
+    """With distributions that move at every step batch normalization still trains about as well.
+
+    If batch normalization helped by keeping distributions where they are, it would not help with
     noise behind it that moves them at every step. All parts must hold, so that each is tested at
     5%. It is contradicted where distributions move more and the accuracy is lower by more than a
     point (95% interval). Where normalization is no help there is nothing to explain. It is about
@@ -104,18 +93,15 @@ class NotCovariateShift(_Training):
     none, while the running statistics are those of noisy activations: accuracy there says how well
     they fit, not how well the network trained. It stands beside, as does that with the batch's
     statistics.
+
+    Quantity: accuracy on the training images in the last epoch, as it trains, in percent (diverged:
+        guessing)
+    Decided by: three tests that must all hold: distributions move more with noise than without
+        normalization (C1101); the accuracy with noise is at most 1 point below that without it (two
+        one-sided tests; significantly above it will do as well); and it is higher than without
+        normalization
     """
 
-    code = "C1102"
-    name = "not-internal-covariate-shift"
-    statement = (
-        "With distributions that move at every step batch normalization still trains about as well."
-    )
-    decides = (
-        "three tests that must all hold: distributions move more with noise than without normalization (C1101); the "
-        "accuracy with noise is at most 1 point below that without it (two one-sided tests; significantly above it "
-        "will do as well); and it is higher than without normalization"
-    )
     also = (
         SecondaryMetric(
             "test accuracy without eval(), noise on, batches of 128",
@@ -134,10 +120,7 @@ class NotCovariateShift(_Training):
         verdict = super().judge(evidence)
         if not verdict.n:
             return verdict
-        moves, better = (
-            _MovesDistributions().judge(evidence),
-            _BetterThanReference().judge(evidence),
-        )
+        moves, better = _Movement().judge(evidence), _BetterThanReference().judge(evidence)
         outcome, needs = _together(verdict, moves, better)
         parts = (
             _reading(f"movement, {NOISY} over {evidence.reference}", moves),

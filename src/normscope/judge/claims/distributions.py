@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.claim import Claim, SecondaryMetric, register
+from normscope.judge.claim import Claim, SecondaryMetric
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import BLOG, NOTEBOOK
 from normscope.judge.evidence.quantities import captured
 from normscope.judge.evidence.wasserstein import between, to_normal
 
-NEEDS = "finished runs with {norm} and {reference} at equal settings, with activations captured at two epochs or more"
+NEEDS = (
+    "finished runs with {norm} and {reference} at equal settings, with activations captured at two "
+    "epochs or more"
+)
 
 
 def distance_to_normal(cell: GridCell, tensor: str) -> float | None:
     """Mean over the captured epochs of the Wasserstein distance to N(0, 1)."""
-    found = captured(cell, tensor)
-    return None if found is None else float(np.mean([to_normal(seen) for seen in found]))
+    captures = captured(cell, tensor)
+    return float(np.mean([to_normal(each) for each in captures])) if captures else None
 
 
 class _Distribution(Claim):
@@ -25,70 +28,58 @@ class _Distribution(Claim):
     needs = NEEDS
     where_both_learn = True
     margin = 1.25
-    ratio = True
 
 
-@register
-class NormalizedNearNormal(_Distribution):
-    """This is the tensor that the layer makes; "near N(0, 1)" can only be meant of it. It is
-    measured after the layer's weight and bias, in eval mode, on test images. Without normalization,
-    the tensor at the same place. How near is near is for the reader: the distances of both arms are
+class NormalizedTensorNearNormal(_Distribution, code="C401"):
+    """What a batch normalization layer puts out stays nearer to N(0, 1) than without it.
+
+    This is the tensor that the layer makes; "near N(0, 1)" can only be meant of it. It is measured
+    after the layer's weight and bias, in eval mode, on test images. Without normalization, the
+    tensor at the same place. How near is near is for the reader: the distances of both arms are
     shown. As a ratio, since the distance has no upper end and one seed that is far off would hide
     the others in a difference.
+
+    Quantity: Wasserstein distance of the first normalized tensor of the first stage to N(0, 1), in
+        its standard deviations, mean over captures
     """
 
-    code = "C401"
-    name = "normalized-tensor-near-normal"
-    statement = "What a batch normalization layer puts out stays nearer to N(0, 1) than without it."
     source = BLOG
-    quantity = (
-        "Wasserstein distance of the first normalized tensor of the first stage to N(0, 1), in its standard "
-        "deviations, mean over captures"
-    )
 
     def value(self, cell: GridCell) -> float | None:
         return distance_to_normal(cell, "normalized")
 
 
-@register
-class BlockOutputNearNormal(_Distribution):
-    """The notebook says it of the output of its first stage. That tensor follows a ReLU and cannot
-    be negative, so that the distance cannot be zero: the verdict is only about which arm is nearer.
+class BlockOutputNearNormal(_Distribution, code="C402"):
+    """With batch normalization the output of the first stage of blocks stays nearer to N(0, 1).
+
+    The notebook says it of the output of its first stage. That tensor follows a ReLU and cannot be
+    negative, so that the distance cannot be zero: the verdict is only about which arm is nearer.
+
+    Quantity: Wasserstein distance of the first stage's output (after its ReLU) to N(0, 1), in its
+        standard deviations, mean over captures
     """
 
-    code = "C402"
-    name = "block-output-near-normal"
-    statement = (
-        "With batch normalization the output of the first stage of blocks stays nearer to N(0, 1)."
-    )
     source = NOTEBOOK
-    quantity = (
-        "Wasserstein distance of the first stage's output (after its ReLU) to N(0, 1), in its standard deviations, "
-        "mean over captures"
-    )
 
     def value(self, cell: GridCell) -> float | None:
         return distance_to_normal(cell, "block_output")
 
 
-@register
-class NoDrift(_Distribution):
-    """How far values move between the first and the last captured epoch, as a multiple of their
-    spread at the first: without a unit, or the arm with the smaller activations would win by their
-    size.
+class NoDrift(_Distribution, code="C403"):
+    """With batch normalization the distribution of the first stage's output drifts less during
+    training.
+
+    How far values move between the first and the last captured epoch, as a multiple of their spread
+    at the first: without a unit, or the arm with the smaller activations would win by their size.
+
+    Quantity: Wasserstein distance of the block output between first and last capture, over its
+        first spread
     """
 
-    code = "C403"
-    name = "no-drift"
-    statement = "With batch normalization the distribution of the first stage's output drifts less during training."
     source = NOTEBOOK
-    quantity = "Wasserstein distance of the block output between first and last capture, over its first spread"
     also = (
         SecondaryMetric(
-            "the same of the normalized tensor",
-            "times",
-            lambda cell: drift(cell, "normalized"),
-            ratio=True,
+            "the same of the normalized tensor", "times", lambda cell: drift(cell, "normalized")
         ),
     )
 
@@ -98,24 +89,24 @@ class NoDrift(_Distribution):
 
 def drift(cell: GridCell, tensor: str) -> float | None:
     """Distance between the first and the last capture over the first one's standard deviation."""
-    found = captured(cell, tensor, least=2)
-    if found is None or found[0].std == 0:
+    captures = captured(cell, tensor, least=2)
+    if captures is None or captures[0].std == 0:
         return None
-    return between(found[0], found[-1]) / found[0].std
+    return between(captures[0], captures[-1]) / captures[0].std
 
 
-@register
-class NoWidening(_Distribution):
-    """The last captured spread over the first one. Both may shrink: whether one widens is in the
+class NoWidening(_Distribution, code="C404"):
+    """With batch normalization the distribution of the first stage's output widens less during
+    training.
+
+    The last captured spread over the first one. Both may shrink: whether one widens is in the
     values of the arms.
+
+    Quantity: standard deviation of the block output at the last capture over that at the first
     """
 
-    code = "C404"
-    name = "no-widening"
-    statement = "With batch normalization the distribution of the first stage's output widens less during training."
     source = NOTEBOOK
-    quantity = "standard deviation of the block output at the last capture over that at the first"
 
     def value(self, cell: GridCell) -> float | None:
-        found = captured(cell, "block_output", least=2)
-        return found[-1].std / found[0].std if found is not None and found[0].std > 0 else None
+        captures = captured(cell, "block_output", least=2)
+        return captures[-1].std / captures[0].std if captures and captures[0].std > 0 else None

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from normscope.judge.claim import Claim, register
+from normscope.judge.claim_kinds import AccuracyClaim
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import BLOG
-from normscope.judge.evidence.quantities import accuracies, accuracy, accuracy_step, learned_from
-from normscope.records.run import RunRecord
+from normscope.judge.evidence.quantities import accuracies, accuracy, learned_from
 
 
-@register
-class LessDependentOnInitialization(Claim):
-    """The same seed draws the same numbers under every scale, so that the range over
-    initializations is theirs alone. Best minus worst, since one bad initialization is what a user
-    meets. An arm that learns from none of them has no range: it would be zero, and look
-    independent.
+class LessDependentOnInitialization(AccuracyClaim, code="C601"):
+    """With batch normalization the result depends less on how the weights are initialized.
+
+    The same seed draws the same numbers under every scale, so that the range over initializations
+    is theirs alone. Best minus worst, since one bad initialization is what a user meets. An arm
+    that learns from none of them has no range: it would be zero, and look independent.
+
+    Quantity: best minus worst final test accuracy over schemes and scales of initialization
+        (diverged: guessing)
+    Needs: runs with {norm} and {reference} at several --sweep initialization_scale or
+        initialization, each arm learning from one of them
     """
 
-    code = "C601"
-    name = "less-dependent-on-initialization"
-    statement = (
-        "With batch normalization the result depends less on how the weights are initialized."
-    )
     source = BLOG
-    quantity = "best minus worst final test accuracy over schemes and scales of initialization (diverged: guessing)"
-    needs = (
-        "runs with {norm} and {reference} at several --sweep initialization_scale or initialization, each arm learning "
-        "from one of them"
-    )
-    unit = "points"
     higher_supports = False
-    margin = 0.5
     over = ("initialization", "initialization_scale")
     least = 2
 
@@ -43,6 +33,3 @@ class LessDependentOnInitialization(Claim):
         values = [accuracy(run) for run in cell.runs]
         known = [value for value in values if value is not None]
         return max(known) - min(known) if len(known) == len(values) else None
-
-    def resolution(self, runs: Sequence[RunRecord]) -> float:
-        return accuracy_step(runs)

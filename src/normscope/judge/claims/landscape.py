@@ -1,19 +1,20 @@
 """C10xx: normalization makes the loss landscape smoother.
 
-Santurkar et al. move by multiples of the gradient, the same for all networks. An arm with larger gradients then moves
-further and sees more, whatever the landscape is like; an arm whose loss hardly moves looks smooth. The claims here are
-decided at equal distances in units of the weights' own norm, which is what a scale-invariant layer sees of a move.
-What the paper plots accompanies them.
+Santurkar et al. move by multiples of the gradient, the same for all networks. An arm with larger
+gradients then moves further and sees more, whatever the landscape is like; an arm whose loss hardly
+moves looks smooth. The claims here are decided at equal distances in units of the weights' own
+norm, which is what a scale-invariant layer sees of a move. What the paper plots accompanies them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from normscope.judge.claim import SecondaryMetric, register
+from normscope.judge.claim import SecondaryMetric
 from normscope.judge.claim_kinds import MeasuredClaim
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import SANTURKAR
@@ -21,28 +22,20 @@ from normscope.records.measurement_names import LANDSCAPE
 
 Column = Callable[[str], np.ndarray]
 Points = Callable[[Column, str], np.ndarray]
-"""(reads an array of the measurement, kind of distances) -> one value for each point of the
-training.
-"""
+"""(column of the measurement, kind of distances) -> one value for each point of the training."""
 
 
-def over_training(points: Points, kind: str) -> Callable[[GridCell], float | None]:
-    """Reads the median over the points of the training; infinite where it diverges or most points
-    are not finite.
-    """
-
-    def value(cell: GridCell) -> float | None:
-        found = cell.run.measured.get(LANDSCAPE)
-        if not found or not len(found.get("gradient", ())):
-            return None
-        if len(found["gradient"]) < max(found.get("planned", ()), default=0):
-            return np.inf  # the training ended before
-        moved = found["gradient"] != 0  # without a gradient there is no direction to look into
-        with np.errstate(all="ignore"):
-            values = points(found.__getitem__, kind)[moved]
-        return float(np.median(np.where(np.isnan(values), np.inf, values))) if len(values) else None
-
-    return value
+def over_training(cell: GridCell, points: Points, kind: str) -> float | None:
+    """Median over the points of the training; infinite where it diverges or most are not finite."""
+    measured = cell.run.measured.get(LANDSCAPE)
+    if not measured or not len(measured.get("gradient", ())):
+        return None
+    if len(measured["gradient"]) < max(measured.get("planned", ()), default=0):
+        return np.inf  # the training ended before
+    moved = measured["gradient"] != 0  # without a gradient there is no direction to look into
+    with np.errstate(all="ignore"):
+        values = points(measured.__getitem__, kind)[moved]
+    return float(np.median(np.where(np.isnan(values), np.inf, values))) if len(values) else None
 
 
 def loss_range(column: Column, kind: str) -> np.ndarray:
@@ -83,89 +76,78 @@ class _Landscape(MeasuredClaim):
     unit = "times"
     higher_supports = False
     margin = 1.25
-    ratio = True
     where_both_learn = True
     points: ClassVar[Points]
 
     def value(self, cell: GridCell) -> float | None:
-        return over_training(type(self).points, "relative")(cell)
+        return over_training(cell, type(self).points, "relative")
 
 
-@register
-class LossChangesLess(_Landscape):
-    """How much the loss varies along the gradient's direction, up to 3% of the weights' norm, on
-    one batch in train mode (statistics of the batch), at the start of a training and at 12 points
-    on its way. In nats in both arms. A network on a plateau has next to nothing to vary: where an
-    arm does not learn, nothing is judged.
+class LossChangesLessAlongTheGradient(_Landscape, code="C1001"):
+    """With batch normalization the loss varies less along the direction of its gradient.
+
+    How much the loss varies along the gradient's direction, up to 3% of the weights' norm, on one
+    batch in train mode (statistics of the batch), at the start of a training and at 12 points on
+    its way. In nats in both arms. A network on a plateau has next to nothing to vary: where an arm
+    does not learn, nothing is judged.
+
+    Quantity: range of the loss along the negative gradient up to 0.03 weight norms, median over
+        points of training
     """
 
-    code = "C1001"
-    name = "loss-changes-less-along-the-gradient"
-    statement = "With batch normalization the loss varies less along the direction of its gradient."
-    quantity = "range of the loss along the negative gradient up to 0.03 weight norms, median over points of training"
     points = staticmethod(loss_range)
     also = (
         SecondaryMetric(
             "steps of 0.5 to 4 learning rates",
             "times",
-            over_training(loss_range, "rate"),
-            ratio=True,
+            partial(over_training, points=loss_range, kind="rate"),
         ),
     )
 
 
-@register
-class GradientsPredict(_Landscape):
-    """Gradient predictiveness. The paper plots the distance itself, which is smaller for a smaller
+class GradientsMorePredictive(_Landscape, code="C1002"):
+    """With batch normalization the gradient changes less along its own direction.
+
+    Gradient predictiveness. The paper plots the distance itself, which is smaller for a smaller
     gradient; how far a gradient can be trusted is the share of it that changes on the way, and that
     decides.
+
+    Quantity: largest change of the gradient along its negative up to 0.03 weight norms, as a share
+        of its norm, median over points of training
     """
 
-    code = "C1002"
-    name = "gradients-more-predictive"
-    statement = "With batch normalization the gradient changes less along its own direction."
-    quantity = (
-        "largest change of the gradient along its negative up to 0.03 weight norms, as a share of its norm, median "
-        "over points of training"
-    )
     points = staticmethod(share_of_gradient)
     also = (
         SecondaryMetric(
             "steps of 0.5 to 4 learning rates",
             "times",
-            over_training(share_of_gradient, "rate"),
-            ratio=True,
+            partial(over_training, points=share_of_gradient, kind="rate"),
         ),
         SecondaryMetric(
             "the same in l2 distance, as in the paper",
             "times",
-            over_training(gradient_change, "rate"),
-            ratio=True,
+            partial(over_training, points=gradient_change, kind="rate"),
         ),
     )
 
 
-@register
-class EffectivelySmoother(_Landscape):
-    """Effective beta-smoothness is a change of the gradient over a distance, hence per square of
-    the weights' scale: weights before batch normalization that are twice as large have a quarter of
-    it, and the same network. Times the squared norm of the weights it is the same for both, and
-    that decides.
+class EffectivelySmoother(_Landscape, code="C1003"):
+    """With batch normalization the landscape is effectively smoother along the gradient.
+
+    Effective beta-smoothness is a change of the gradient over a distance, hence per square of the
+    weights' scale: weights before batch normalization that are twice as large have a quarter of it,
+    and the same network. Times the squared norm of the weights it is the same for both, and that
+    decides.
+
+    Quantity: largest change of the gradient over the distance moved, along its negative up to 0.03
+        weight norms, times the squared weight norm, median over points of training
     """
 
-    code = "C1003"
-    name = "effectively-smoother"
-    statement = "With batch normalization the landscape is effectively smoother along the gradient."
-    quantity = (
-        "largest change of the gradient over the distance moved, along its negative up to 0.03 weight norms, times the "
-        "squared weight norm, median over points of training"
-    )
     points = staticmethod(relative_beta)
     also = (
         SecondaryMetric(
             "steps of 0.5 to 4 learning rates, as in the paper",
             "times",
-            over_training(beta, "rate"),
-            ratio=True,
+            partial(over_training, points=beta, kind="rate"),
         ),
     )

@@ -8,70 +8,69 @@ from itertools import pairwise
 
 import numpy as np
 
-from normscope.judge.claim import Claim, SecondaryMetric, register
-from normscope.judge.evidence.cells import GridCell, Group, knobs_of
+from normscope.judge.claim import Claim, SecondaryMetric
+from normscope.judge.evidence.cells import GridCell, Group
 from normscope.judge.evidence.literature import BLOG, DE_SMITH_ON_RATES, RATES_TABLE
 from normscope.judge.evidence.quantities import accuracies, accuracy, learned_from
 from normscope.records.run import RunRecord
 
 OVER = ("learning_rate",)
 POINTS = 2.0
-"""A rate is tolerated if a seed's accuracy there is within this many points of the arm's best mean
-accuracy.
-"""
+"""Of accuracy below the arm's best mean: a seed tolerates the rates at which it loses no more."""
 
 
 def stable_rates(cell: GridCell) -> list[float] | None:
-    """The rates around the arm's best one at which this seed does about as well; empty where the
-    arm never learns.
+    """Return the rates around the arm's best one at which this seed does about as well; none where
+    the arm never learns.
     """
     arm = list(cell.group.arms[cell.arm].values())
     means = accuracies(arm, OVER)
-    own = {knobs_of(run, OVER)[0]: accuracy(run) for run in cell.runs}
-    if not means or None in own.values():
+    by_rate = {run.learning_rate: accuracy(run) for run in cell.runs}
+    if not means or None in by_rate.values():
         return None
     best = max(means, key=lambda knobs: means[knobs])
     if means[best] < 100 * learned_from(cell.run):
         return []
     good = [
-        rate for rate, value in own.items() if value is not None and value >= means[best] - POINTS
+        rate
+        for rate, value in by_rate.items()
+        if value is not None and value >= means[best] - POINTS
     ]
-    return _around(best[0], sorted(own), good)
+    return _around(best[0], sorted(by_rate), good)
 
 
 def _around(best: float, rates: Sequence[float], good: Sequence[float]) -> list[float]:
     """The unbroken stretch of good rates that contains the best one."""
     if best not in good:
         return []
-    place = rates.index(best)
-    low = next((k for k in range(place, -1, -1) if rates[k] not in good), -1) + 1
-    high = next((k for k in range(place, len(rates)) if rates[k] not in good), len(rates))
+    index = rates.index(best)
+    low = next((k for k in range(index, -1, -1) if rates[k] not in good), -1) + 1
+    high = next((k for k in range(index, len(rates)) if rates[k] not in good), len(rates))
     return list(rates[low:high])
 
 
 def beyond_the_grid(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Arms whose range of rates ends only because the study does, for the notes: it may reach
-    further.
-    """
+    """Return notes on arms whose range of rates may reach further than the study does."""
     notes = []
     for group in groups:
         for arm, cells in group.arms.items():
-            found = [
+            stable = [
                 (rates, {run.learning_rate for run in cell.runs})
                 for cell in cells.values()
                 if (rates := stable_rates(cell))
             ]
             for end, of in (("highest", max), ("lowest", min)):
-                reach = sum(of(rates) == of(grid) for rates, grid in found)
+                reach = sum(of(rates) == of(grid) for rates, grid in stable)
                 if reach:
+                    seeds = f"{reach} of {len(cells)} seeds"
                     notes.append(
-                        f"{arm}{group.where}: {reach} of {len(cells)} seeds tolerate the {end} rate of the study."
+                        f"{arm}{group.where}: {seeds} tolerate the {end} rate of the study."
                     )
     return tuple(notes)
 
 
 def grid_step(runs: Sequence[RunRecord]) -> float:
-    """The widest step between neighbouring rates, in decades."""
+    """Return the widest step between neighbouring rates, in decades."""
     rates = sorted({run.learning_rate for run in runs})
     return max((math.log10(high / low) for low, high in pairwise(rates)), default=0.0)
 
@@ -103,20 +102,19 @@ class _Rates(Claim):
         return beyond_the_grid(groups)
 
 
-@register
-class ToleranceOfRates(_Rates):
-    """What a user feels: by how much the rate may be off. Decades, since rates are searched on a
+class ToleranceOfLearningRates(_Rates, code="C501"):
+    """With batch normalization the learning rate matters less: a wider range of rates does about as
+    well.
+
+    What a user feels: by how much the rate may be off. Decades, since rates are searched on a
     logarithmic grid; the grid's own step is the resolution. The arms may have different best
     accuracies: each is held to its own.
+
+    Quantity: decades of learning rates around the arm's best within 2 points of its best mean
+        accuracy
     """
 
-    code = "C501"
-    name = "tolerance-of-learning-rates"
-    statement = "With batch normalization the learning rate matters less: a wider range of rates does about as well."
     source = RATES_TABLE
-    quantity = (
-        "decades of learning rates around the arm's best within 2 points of its best mean accuracy"
-    )
     also = (SecondaryMetric("runs that diverge", "points", divergence),)
 
     def value(self, cell: GridCell) -> float | None:
@@ -126,41 +124,35 @@ class ToleranceOfRates(_Rates):
         return math.log10(rates[-1] / rates[0]) if rates else 0.0
 
 
-@register
-class HigherRates(_Rates):
-    """The end of the tolerated range, on the same scale. A seed that tolerates none counts as a
-    decade below the grid: leaving it out would judge the arm by its luckier seeds.
+class HigherLearningRates(_Rates, code="C502"):
+    """Batch normalization allows higher learning rates.
+
+    The end of the tolerated range, on the same scale. A seed that tolerates none counts as a decade
+    below the grid: leaving it out would judge the arm by its luckier seeds.
+
+    Quantity: highest learning rate within 2 points of the arm's best mean accuracy, unbroken from
+        the best, log10
     """
 
-    code = "C502"
-    name = "higher-learning-rates"
-    statement = "Batch normalization allows higher learning rates."
     source = BLOG
-    quantity = "highest learning rate within 2 points of the arm's best mean accuracy, unbroken from the best, log10"
 
     def value(self, cell: GridCell) -> float | None:
         rates = stable_rates(cell)
         if rates is None:
             return None
-        return (
-            math.log10(rates[-1])
-            if rates
-            else math.log10(min(run.learning_rate for run in cell.runs)) - 1.0
-        )
+        lowest = min(run.learning_rate for run in cell.runs)
+        return math.log10(rates[-1]) if rates else math.log10(lowest) - 1.0
 
 
-@register
-class HigherRatesInSmallBatches(HigherRates):
-    """C502 at the batch sizes for which it is disputed. De & Smith find that networks without
+class HigherLearningRatesInSmallBatches(HigherLearningRates, code="C503"):
+    """Batch normalization allows higher learning rates in batches of 16 or fewer images too.
+
+    C502 at the batch sizes for which it is disputed. De & Smith find that networks without
     normalization are held back by unstable training only where the best rate is large, which it is
     for large batches; Santurkar et al. and Bjorck et al. do not make that distinction.
+
     """
 
-    code = "C503"
-    name = "higher-learning-rates-in-small-batches"
-    statement = (
-        "Batch normalization allows higher learning rates in batches of 16 or fewer images too."
-    )
     source = DE_SMITH_ON_RATES
     needs = NEEDS + " in batches of 16 or fewer"
 

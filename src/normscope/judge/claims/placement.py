@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from normscope.judge.claim import Claim, register
+from normscope.judge.claim_kinds import AccuracyClaim
 from normscope.judge.evidence.cells import DEFAULT_BLOCK, Evidence, GridCell, value_of
 from normscope.judge.evidence.literature import IDENTITY_MAPPINGS
-from normscope.judge.evidence.quantities import accuracy_at_the_choice_of_others, accuracy_step
+from normscope.judge.evidence.quantities import accuracy_at_the_choice_of_others
 from normscope.records.run import RunRecord
 
 OTHERS = "other placements"
 
 
-@register
-class AfterEachConvolution(Claim):
-    """The notebook's order is the post-activation block: convolution, normalization, then the
+class AfterEachConvolution(AccuracyClaim, code="C1401"):
+    """Batch normalization belongs after each convolution and before the non-linearity.
+
+    The notebook's order is the post-activation block: convolution, normalization, then the
     non-linearity. It is set against the best of the other blocks, chosen on other seeds. Widths,
     depth and number of activations are the same; normalizations are not quite: the formula block
     has one less, the pre-activation network none on its projections and one at its end. The
     after-activation block has as many, those of its branch behind their non-linearities.
+
+    Quantity: final test accuracy of the post-activation block against the other block that was best
+        for other seeds
+    Needs: runs with {norm} in several blocks, two seeds or more (--sweep
+        block=post-activation,after-activation)
     """
 
-    code = "C1401"
-    name = "after-each-convolution"
-    statement = "Batch normalization belongs after each convolution and before the non-linearity."
     source = IDENTITY_MAPPINGS
-    quantity = "final test accuracy of the post-activation block against the other block that was best for other seeds"
-    needs = "runs with {norm} in several blocks, two seeds or more (--sweep block=post-activation,after-activation)"
-    unit = "points"
-    higher_supports = True
-    margin = 0.5
     over = ("block",)
     arm_field = "block"
 
@@ -44,6 +40,3 @@ class AfterEachConvolution(Claim):
 
     def value(self, cell: GridCell) -> float | None:
         return accuracy_at_the_choice_of_others(cell, self.over)
-
-    def resolution(self, runs: Sequence[RunRecord]) -> float:
-        return accuracy_step(runs)

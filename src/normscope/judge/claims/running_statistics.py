@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
-from normscope.judge.claim import SecondaryMetric, register
+from normscope.judge.claim import SecondaryMetric
 from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import IOFFE_SZEGEDY
@@ -21,23 +22,18 @@ RUNNING, BATCH = "running statistics", "batch statistics"
 WITH_EVAL, WITHOUT_EVAL = "with eval()", "without eval()"
 
 
-def distance_of_mean(cell: GridCell) -> float | None:
-    """Distance from the mean of all batches, in standard deviations of the channel."""
-    return median_over_channels(
-        cell.run, BATCH_STATISTICS, "running_mean" if cell.arm == RUNNING else "batch_mean"
-    )
+def distance(cell: GridCell, statistic: str) -> float | None:
+    """Distance from all batches: of a "mean" in standard deviations of the channel, of an "sd" as
+    |log| of their ratio.
+    """
+    arm = "running" if cell.arm == RUNNING else "batch"
+    return median_over_channels(cell.run, BATCH_STATISTICS, f"{arm}_{statistic}")
 
 
-def distance_of_sd(cell: GridCell) -> float | None:
-    """|log| of the standard deviation over that of all batches."""
-    return median_over_channels(
-        cell.run, BATCH_STATISTICS, "running_sd" if cell.arm == RUNNING else "batch_sd"
-    )
+class RunningStatisticsNearTheData(MeasuredClaim, WithinRunClaim, code="C901"):
+    """Running statistics are nearer to the statistics of all training data than those of a batch.
 
-
-@register
-class NearTheData(MeasuredClaim, WithinRunClaim):
-    """What a batch is normalized by in training is one sample of the data's statistics; what
+    What a batch is normalized by in training is one sample of the data's statistics; what
     evaluation uses in its place is an average over the last few batches, taken while the weights
     still moved. It stands for the data if it is nearer to the statistics of all training batches
     than a batch is. With PyTorch's momentum of 0.1 and weights that stand still the ratio would be
@@ -45,72 +41,62 @@ class NearTheData(MeasuredClaim, WithinRunClaim):
     batches that stand for all (0.18). A single batch's distance is the median over those batches,
     as the running statistics are one draw of many: medians of both, or a running mean as bad as a
     batch would look better than it.
+
+    Quantity: distance of the mean from that of 32 training batches, in their standard deviations,
+        median over channels
+    Needs: finished runs of `normscope study` with {norm} (measurement batch-statistics)
     """
 
-    code = "C901"
-    name = "running-statistics-near-the-data"
-    statement = "Running statistics are nearer to the statistics of all training data than those of a batch."
     source = IOFFE_SZEGEDY
-    quantity = "distance of the mean from that of 32 training batches, in their standard deviations, median over channels"
-    needs = "finished runs of `normscope study` with {norm} (measurement batch-statistics)"
     measurement = BATCH_STATISTICS
     readings = (RUNNING, BATCH)
     unit = "times"
     higher_supports = False
     margin = 1.25
-    ratio = True
     also = (
         SecondaryMetric(
             "distance of the logarithm of the standard deviation",
             "times",
-            distance_of_sd,
-            ratio=True,
+            partial(distance, statistic="sd"),
         ),
     )
 
     def value(self, cell: GridCell) -> float | None:
-        return distance_of_mean(cell)
+        return distance(cell, "mean")
 
 
-def accuracy_at(batch_size: int) -> Callable[[GridCell], float | None]:
-    """Reads the accuracy with eval(), and without it in test batches of a size, in percent."""
-
-    def value(cell: GridCell) -> float | None:
-        return (
-            evaluated(cell.run, "running")
-            if cell.arm == WITH_EVAL
-            else evaluated(cell.run, "batch", batch_size)
-        )
-
-    return value
+def accuracy_at(cell: GridCell, size: int) -> float | None:
+    """Accuracy with eval(), or without it in test batches of a size, in percent."""
+    running = cell.arm == WITH_EVAL
+    return evaluated(cell.run, "running") if running else evaluated(cell.run, "batch", size)
 
 
-@register
-class EvalMatters(MeasuredClaim, WithinRunClaim):
-    """The use of running statistics: the same trained network on the same test images, in eval
-    mode, and in train mode, where each test batch is normalized by itself. Batches of 8 decide:
-    with fewer images the answer is known (alone in its batch an image loses what tells it from
-    others), with 128 there may be nothing to see.
+class EvalMatters(MeasuredClaim, WithinRunClaim, code="C902"):
+    """With running statistics a trained network is more accurate on small batches than with the
+    batch's own.
+
+    The use of running statistics: the same trained network on the same test images, in eval mode,
+    and in train mode, where each test batch is normalized by itself. Batches of 8 decide: with
+    fewer images the answer is known (alone in its batch an image loses what tells it from others),
+    with 128 there may be nothing to see.
+
+    Quantity: test accuracy of the trained network, without eval() in batches of 8, in percent
+    Needs: finished runs of `normscope study` with {norm} (measurement evaluation)
     """
 
-    code = "C902"
-    name = "eval-matters"
-    statement = "With running statistics a trained network is more accurate on small batches than with the batch's own."
     source = IOFFE_SZEGEDY
-    quantity = "test accuracy of the trained network, without eval() in batches of 8, in percent"
-    needs = "finished runs of `normscope study` with {norm} (measurement evaluation)"
     measurement = EVALUATION
     readings = (WITH_EVAL, WITHOUT_EVAL)
     unit = "points"
     higher_supports = True
     margin = 0.5
     also = tuple(
-        SecondaryMetric(f"test batches of {size}", "points", accuracy_at(size))
+        SecondaryMetric(f"test batches of {size}", "points", partial(accuracy_at, size=size))
         for size in (1, 2, 128)
     )
 
     def value(self, cell: GridCell) -> float | None:
-        return accuracy_at(SMALL)(cell)
+        return accuracy_at(cell, SMALL)
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
         return evaluation_step(runs)

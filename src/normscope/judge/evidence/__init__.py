@@ -1,1 +1,1 @@
-"""What claims read of runs: settings, quantities, and how they differ."""
+"""The evidence of claims: settings, quantities and their differences, read from runs."""

@@ -1,4 +1,4 @@
-"""The runs of a study in order for claims: arms, settings and seeds."""
+"""The runs of a study as claims read them: by setting, arm and seed."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ ArmOf = Callable[[RunRecord], str | None]
 
 @dataclass(frozen=True, eq=False)
 class GridCell:
-    """The runs of one arm and one seed at one setting: one, or one for each value of the knobs that
-    a claim is over.
+    """The runs of one arm and one seed at one setting: one for each value of the knobs that a claim
+    is over.
     """
 
     arm: str
@@ -46,7 +46,7 @@ class GridCell:
         return self.runs[0]
 
     def others(self) -> list[GridCell]:
-        """The cells of the same arm at the same setting with other seeds."""
+        """Return the cells of the same arm at the same setting with other seeds."""
         return [cell for seed, cell in self.group.arms[self.arm].items() if seed != self.seed]
 
 
@@ -56,9 +56,7 @@ class Group:
 
     setting: dict[str, Any]
     label: str
-    held: tuple[
-        str, ...
-    ] = ()  # knobs that other runs of the study vary, at the value that was kept
+    held: tuple[str, ...] = ()  # knobs that other runs vary, at the value that was kept
     arms: dict[str, dict[int, GridCell]] = field(default_factory=dict)  # {arm: {seed: cell}}
 
     @property
@@ -68,7 +66,7 @@ class Group:
 
 
 class Evidence:
-    """The runs of one network on one data set, and the two arms that claims set against each other."""
+    """The runs of one network on one data set, and the two arms that claims compare."""
 
     def __init__(
         self,
@@ -82,10 +80,8 @@ class Evidence:
 
     @cached_property
     def ended(self) -> tuple[RunRecord, ...]:
-        """The runs that have their result, finished or diverged, in an order that does not depend
-        on how they came.
-        """
-        return tuple(sorted((run for run in self.runs if run.status in ENDED), key=_place))
+        """The finished and the diverged runs, whatever their order was in one of their own."""
+        return tuple(sorted((run for run in self.runs if run.status in ENDED), key=_order))
 
     def groups(
         self,
@@ -95,12 +91,12 @@ class Evidence:
         across: Sequence[str] = (),
         arm_field: str = "norm",
     ) -> list[Group]:
-        """The ended runs by setting. Of cells over knobs only those are kept that have every value.
+        """Return the ended runs by setting; of cells over knobs only those that have every value.
 
-        Values that one arm alone has are left out, unless the arms are told apart by that knob.
+        Values that one arm alone has are left out, unless that knob is what tells the arms apart.
 
         Args:
-            arm_of: the arm that a run belongs to; None leaves it out.
+            arm_of: returns the arm that a run belongs to; None leaves it out.
             arms: the two that are compared.
             over: fields of a spec that are varied inside a cell.
             across: knobs of USUAL that may differ from setting to setting; of the others one value
@@ -121,42 +117,35 @@ class Evidence:
             by_setting.setdefault(key, []).append((arm, run))
         settings = {key: json.loads(key) for key in by_setting}
         labels = _labels(settings.values())
-        return [
-            _filled(
-                Group(settings[key], label, tuple(held)),
-                of,
-                arms,
-                over,
-                same_knobs=arm_field not in over,
-            )
-            for (key, of), label in zip(by_setting.items(), labels, strict=True)
-        ]
+        groups = []
+        for (key, of), label in zip(by_setting.items(), labels, strict=True):
+            group = Group(settings[key], label, tuple(held))
+            groups.append(_filled(group, of, arms, over, same_knobs=arm_field not in over))
+        return groups
 
 
 def runs_of(group: Group) -> list[RunRecord]:
-    """All runs at a setting."""
+    """Return all runs at a setting."""
     return [run for cells in group.arms.values() for cell in cells.values() for run in cell.runs]
 
 
 def value_of(run: RunRecord, knob: str) -> Any:
-    """A field of a run's spec, a default by its name."""
+    """Return a field of a run's spec, a default by its name."""
     value = run.spec.get(knob)
     return DEFAULT_BLOCK if knob == "block" and value is None else value
 
 
 def knobs_of(run: RunRecord, over: Sequence[str]) -> tuple[Any, ...]:
-    """The values of several fields."""
+    """Return the values of several fields."""
     return tuple(value_of(run, knob) for knob in over)
 
 
-def _place(run: RunRecord) -> tuple[Any, ...]:
-    """Where a run stands among others: by learning rate, then by its other settings and its seed."""
-    values = [
-        value for knob, value in sorted(run.spec.items()) if knob not in ("learning_rate", "seed")
-    ]
+def _order(run: RunRecord) -> tuple[Any, ...]:
+    """A key to sort by: the learning rate, then the other settings, then the seed."""
     sortable = [
         (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
-        for value in values
+        for knob, value in sorted(run.spec.items())
+        if knob not in ("learning_rate", "seed")
     ]
     return run.learning_rate, sortable, run.seed
 
@@ -164,7 +153,7 @@ def _place(run: RunRecord) -> tuple[Any, ...]:
 def _at_its_usual_value(
     members: list[tuple[str, RunRecord]], knob: str
 ) -> list[tuple[str, RunRecord]]:
-    """Those with the default of a knob; where there are none, those with its most frequent value."""
+    """The members with the default of a knob; where there is none, with its most frequent value."""
     counts = Counter(value_of(run, knob) for _, run in members)
     if len(counts) < 2:
         return members
@@ -181,8 +170,8 @@ def _labels(settings: Iterable[dict[str, Any]]) -> list[str]:
     """Each setting by what tells it from the others."""
     every = list(settings)
     knobs = list(dict.fromkeys(knob for setting in every for knob in setting if knob != "norm"))
-    told = [knob for knob in knobs if len({json.dumps(setting.get(knob)) for setting in every}) > 1]
-    return [", ".join(_words(knob, setting.get(knob)) for knob in told) for setting in every]
+    varied = [knob for knob in knobs if len({json.dumps(each.get(knob)) for each in every}) > 1]
+    return [", ".join(_words(knob, each.get(knob)) for knob in varied) for each in every]
 
 
 def _words(knob: str, value: Any) -> str:
@@ -209,8 +198,8 @@ def _filled(
         wanted = dict.fromkeys(arms, shared)
     for arm in arms:
         group.arms[arm] = {
-            seed: GridCell(arm, seed, tuple(found[knobs] for knobs in sorted(wanted[arm])), group)
-            for seed, found in sorted(runs[arm].items())
-            if wanted[arm] and wanted[arm] <= set(found)
+            seed: GridCell(arm, seed, tuple(of_seed[knobs] for knobs in sorted(wanted[arm])), group)
+            for seed, of_seed in sorted(runs[arm].items())
+            if wanted[arm] and wanted[arm] <= set(of_seed)
         }
     return group

@@ -1,4 +1,4 @@
-"""The values of one quantity by setting, arm and seed, the differences between them, and what a reader is warned of."""
+"""The values of one quantity by setting, arm and seed, their differences, and what to warn of."""
 
 from __future__ import annotations
 
@@ -20,82 +20,61 @@ class Summary:
 
     def __init__(self, value: Value, groups: Sequence[Group], arms: tuple[str, str], ratio: bool):
         self._arms, self._ratio = arms, ratio
-        read = [
-            (
-                group,
-                {
-                    arm: {seed: value(cell) for seed, cell in group.arms[arm].items()}
-                    for arm in arms
-                },
-            )
-            for group in groups
-        ]
-        found = [
-            (group, {arm: _known(values, ratio) for arm, values in of.items()})
-            for group, of in read
-        ]
-        self._found = [(group, of) for group, of in found if of[arms[0]] and of[arms[1]]]
-        self.non_finite: tuple[str, ...] = _non_finite_runs(read)
+        self._values: dict[Group, dict[str, dict[int, float]]] = {}  # {setting: {arm: {seed: x}}}
+        every: list[tuple[Group, dict[str, dict[int, float | None]]]] = []
+        for group in groups:
+            cells = {arm: group.arms[arm].items() for arm in arms}
+            of = {arm: {seed: value(cell) for seed, cell in cells[arm]} for arm in arms}
+            finite = {arm: _finite(values, ratio) for arm, values in of.items()}
+            every.append((group, of))
+            if all(finite.values()):
+                self._values[group] = finite
+        self.non_finite: tuple[str, ...] = _non_finite_runs(every)
         """Runs whose value is infinite, in words."""
         self._seeds = self._common_seeds()
 
     @property
     def groups(self) -> list[Group]:
         """The settings at which both arms have a value."""
-        return [group for group, _ in self._found]
+        return list(self._values)
 
     def estimate(self, margin: float, resolution: float) -> Estimate:
-        """The mean difference over the settings, paired by seed; without seeds in common, of arms
-        at one setting.
+        """Estimate the mean difference over the settings, paired by seed; at one setting without
+        seeds in common, that of the arms.
         """
-        if len(self._found) == 1:
-            return self.estimate_of(self._found[0][0], margin, resolution)
-        differences = [
-            self._mean(self._arms[0], seed) - self._mean(self._arms[1], seed)
-            for seed in self._seeds
-        ]
+        if len(self._values) == 1:
+            return self.estimate_of(self.groups[0], margin, resolution)
+        first, second = self._arms
+        differences = [self._mean(first, seed) - self._mean(second, seed) for seed in self._seeds]
         return statistics.paired(differences, margin, resolution=resolution)
 
     def estimate_of(
         self, group: Group, margin: float, resolution: float, tests: int = 1
     ) -> Estimate:
-        """The difference at one setting: paired where three seeds are shared, else Welch."""
-        first, second = (
-            next(of for other, of in self._found if other is group)[arm] for arm in self._arms
-        )
-        seeds = sorted(set(first) & set(second))
+        """Estimate the difference at a setting: paired where three seeds are shared, else Welch."""
+        first, second = self._values[group].values()
         if _is_unpaired(first, second):
-            return statistics.welch(
-                list(first.values()), list(second.values()), margin, resolution=resolution
-            )
-        differences = [first[seed] - second[seed] for seed in seeds]
+            values = list(first.values()), list(second.values())
+            return statistics.welch(*values, margin, resolution=resolution)
+        differences = [first[seed] - second[seed] for seed in sorted(set(first) & set(second))]
         return statistics.paired(differences, margin, resolution=resolution, tests=tests)
 
     def values(self) -> dict[str, dict[int, float]]:
-        """{arm: {seed: mean over the settings}} of what the estimate is made of, without
-        logarithms.
-        """
+        """Return {arm: {seed: mean over the settings}} of the estimate, without logarithms."""
         shown = math.exp if self._ratio else float
-        if len(self._found) == 1 and (_is_unpaired(*self._found[0][1].values()) or not self._seeds):
-            return {
-                arm: {seed: shown(x) for seed, x in self._found[0][1][arm].items()}
-                for arm in self._arms
-            }
+        single = next(iter(self._values.values())) if len(self._values) == 1 else None
+        if single and (_is_unpaired(*single.values()) or not self._seeds):
+            return {arm: {seed: shown(x) for seed, x in of.items()} for arm, of in single.items()}
         return {
             arm: {seed: shown(self._mean(arm, seed)) for seed in self._seeds} for arm in self._arms
         }
 
-    def known(self, group: Group) -> dict[str, set[int]]:
-        """{arm: seeds that have a value at a setting}."""
-        return {
-            arm: set(values)
-            for other, of in self._found
-            if other is group
-            for arm, values in of.items()
-        }
+    def seeds(self, group: Group) -> dict[str, set[int]]:
+        """Return {arm: seeds that have a value at a setting}."""
+        return {arm: set(values) for arm, values in self._values[group].items()}
 
     def improvement(self, higher_is_better: bool) -> float | None:
-        """Probability that a run of the first arm is better than one of the second."""
+        """Return the probability that a run of the first arm is better than one of the second."""
         first, second = (list(seeds.values()) for seeds in self.values().values())
         if not higher_is_better:
             first, second = second, first
@@ -103,39 +82,36 @@ class Summary:
 
     def _common_seeds(self) -> list[int]:
         """Seeds that both arms have at every setting, of the settings that were not just begun."""
-        pairs = [set(of[self._arms[0]]) & set(of[self._arms[1]]) for _, of in self._found]
-        enough = min(LEAST_PAIRS, max((len(seeds) for seeds in pairs), default=0))
-        kept = [place for place, seeds in enumerate(pairs) if len(seeds) >= max(enough, 1)]
+        pairs = {
+            group: set.intersection(*map(set, of.values())) for group, of in self._values.items()
+        }
+        enough = min(LEAST_PAIRS, max((len(seeds) for seeds in pairs.values()), default=0))
+        kept = {group: seeds for group, seeds in pairs.items() if len(seeds) >= max(enough, 1)}
         if kept:
-            self._found = [self._found[place] for place in kept]
-        return sorted(set.intersection(*(pairs[place] for place in kept))) if kept else []
+            self._values = {group: self._values[group] for group in kept}
+        return sorted(set.intersection(*kept.values())) if kept else []
 
     def _mean(self, arm: str, seed: int) -> float:
-        return float(np.mean([of[arm][seed] for _, of in self._found]))
+        return float(np.mean([of[arm][seed] for of in self._values.values()]))
 
 
 def warnings_on(
     summary: Summary, groups: Sequence[Group], dead: Sequence[Group], learners: dict[str, str]
 ) -> tuple[str, ...]:
-    """Settings that do not count, those for which an arm is dead among them, and arms that did not
-    learn at others.
+    """Return notes on the settings that do not count, among them those at which an arm is dead, and
+    on arms that did not learn at others.
     """
-    held = summary.groups[0].held
-    notes = (
-        [f"Judged at {', '.join(held)} only; other values are in this study for other claims."]
-        if held
-        else []
-    )
+    notes = []
+    if held := ", ".join(summary.groups[0].held):
+        notes.append(f"Judged at {held} only; other values are in this study for other claims.")
     if dead:
         named = (f"{group.label} ({', '.join(idle(group, learners))})" for group in dead)
         notes.append(f"Left out, as the network did not learn there: {'; '.join(named)}.")
-    short = [
-        group.label for group in groups if group not in summary.groups and any(group.arms.values())
-    ]
-    if short:
-        notes.append(
-            f"Left out, as too few runs of both arms give the quantity there: {'; '.join(short)}."
-        )
+    judged = summary.groups
+    few = [group.label for group in groups if group not in judged and any(group.arms.values())]
+    if few:
+        reason = "as too few runs of both arms give the quantity there"
+        notes.append(f"Left out, {reason}: {'; '.join(few)}.")
     for group in summary.groups:
         if not summary.non_finite:
             notes += _without_value(summary, group)
@@ -147,47 +123,44 @@ def warnings_on(
 
 
 def idle(group: Group, learners: dict[str, str]) -> list[str]:
-    """Arms that did not learn at a setting, in the words that {arm: words} has for them."""
+    """Return the arms that did not learn at a setting, in the words of {arm: words}."""
     return [words for arm, words in learners.items() if not has_learned(group.arms[arm].values())]
 
 
 def settings_to_learn_at(groups: Sequence[Group], learners: dict[str, str]) -> str:
-    """What is needed where no setting is left."""
+    """Say what is needed where no setting is left."""
     where = [f"{' and '.join(idle(group, learners))} not{group.where}" for group in groups]
     return f"a setting at which {' and '.join(learners.values())} learn: here {'; '.join(where)}"
 
 
 def _without_value(summary: Summary, group: Group) -> list[str]:
-    """Seeds that are left out for want of a value: an arm that is judged by its survivors looks
-    better than it is.
-    """
+    """Notes on seeds without a value: an arm judged by its survivors looks better than it is."""
     notes = []
-    for arm, known in summary.known(group).items():
-        gone = [cell for seed, cell in group.arms[arm].items() if seed not in known]
+    for arm, seeds in summary.seeds(group).items():
+        gone = [cell for seed, cell in group.arms[arm].items() if seed not in seeds]
         diverged = [cell for cell in gone if any(run.status == "diverged" for run in cell.runs)]
         untaught = [cell for cell in gone if cell not in diverged and not has_learned([cell])]
         if gone:
-            seeds = (
-                f"{len(gone)} of {len(group.arms[arm])} seeds of {arm}{group.where} give no value"
-            )
-            told = f", {len(diverged)} of them diverged" if diverged else ""
-            told += f", {len(untaught)} of them did not learn" if untaught else ""
-            notes.append(f"{seeds}{told}: the verdict is on the others.")
+            note = f"{len(gone)} of {len(group.arms[arm])} seeds of {arm}{group.where}"
+            note += " give no value"
+            note += f", {len(diverged)} of them diverged" if diverged else ""
+            note += f", {len(untaught)} of them did not learn" if untaught else ""
+            notes.append(f"{note}: the verdict is on the others.")
     return notes
 
 
-def _known(values: dict[int, float | None], ratio: bool) -> dict[int, float]:
-    known = {seed: x for seed, x in values.items() if x is not None and math.isfinite(x)}
-    return {seed: math.log(x) for seed, x in known.items() if x > 0} if ratio else known
+def _finite(values: dict[int, float | None], ratio: bool) -> dict[int, float]:
+    finite = {seed: x for seed, x in values.items() if x is not None and math.isfinite(x)}
+    return {seed: math.log(x) for seed, x in finite.items() if x > 0} if ratio else finite
 
 
 def _non_finite_runs(
-    read: Sequence[tuple[Group, dict[str, dict[int, float | None]]]],
+    every: Sequence[tuple[Group, dict[str, dict[int, float | None]]]],
 ) -> tuple[str, ...]:
-    """The runs whose value is known to be beyond any number, at settings that both arms have."""
+    """The runs whose value is beyond any number, at settings that both arms have."""
     return tuple(
         f"{arm} seed {seed}{group.where}"
-        for group, of in read
+        for group, of in every
         if all(of.values())
         for arm, values in of.items()
         for seed, x in values.items()
@@ -196,7 +169,5 @@ def _non_finite_runs(
 
 
 def _is_unpaired(first: dict[int, float], second: dict[int, float]) -> bool:
-    """Whether two arms are compared as independent samples: they share too few seeds and have
-    enough of their own.
-    """
+    """Whether arms are compared as independent samples: too few shared seeds, enough of each."""
     return len(set(first) & set(second)) < LEAST_PAIRS <= min(len(first), len(second))

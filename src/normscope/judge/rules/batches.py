@@ -47,7 +47,6 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
 
     MEAN_LARGE, VAR_LARGE = 0.75, 1.0
     NOISE_FACTOR = 5.0
-
     remedy = "Recalibrate: reset, momentum=None, and 50 to 200 training batches."
     mend = "normscope.mend.recalibrate"
     reference = "https://arxiv.org/abs/2105.07576"
@@ -83,10 +82,10 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
         worse = large and exam.training is not True and bool(_eval_gap(exam.forward))
         message = "The running statistics are not those of the batches given."
         evidence = {
-            "mean_off": mean_off,
-            "mean_limit": mean_limit,
-            "log_var_off": var_off,
-            "log_var_limit": var_limit,
+            "means_apart_in_sd": mean_off,
+            "limit_in_sd": mean_limit,
+            "log_variances_apart": var_off,
+            "log_variance_limit": var_limit,
         }
         yield self.finding(layer.name, message, evidence, "error" if worse else "warning")
 
@@ -128,7 +127,6 @@ class TrainEvalGap(ForwardRule, code="NS502", severity="error"):
 
     DISAGREEMENT, NOISE_FACTOR = 0.05, 2.0
     POINTS_WARNING, POINTS_ERROR = 0.03, 0.10
-
     remedy = "Recalibrate; if the gap remains, batches are too small or not alike."
     mend = "normscope.mend.recalibrate"
     reference = "https://github.com/chemprop/chemprop/issues/607"
@@ -144,7 +142,7 @@ class TrainEvalGap(ForwardRule, code="NS502", severity="error"):
         elif forward.disagreement is None:
             yield self.not_evaluated("class scores as outputs, or a metric of your own")
         elif gap := _eval_gap(forward):
-            severe = gap["points"] > self.POINTS_ERROR and exam.training is not True
+            severe = gap.get("share_lost", 0.0) > self.POINTS_ERROR and exam.training is not True
             cause, message = "classes", "Eval mode predicts other classes than batch statistics do."
             if forward.has_targets:
                 cause = "targets"
@@ -162,11 +160,11 @@ def _eval_gap(forward: Forward | None) -> dict[str, Any]:
         points = (lost - won) / max(samples, 1)
         if points <= rule.POINTS_WARNING or _sign_test(lost, won) >= CHANCE:
             return {}
-        remixed, given = forward.remixed_correct, forward.batch_correct
+        remixed, as_they_came = forward.remixed_correct, forward.batch_correct
         return {
-            "eval_correct": forward.eval_correct,
-            "batch_correct": given if remixed is None else remixed,
-            "points": points, "limit": rule.POINTS_WARNING, "samples": samples,
+            "share_right_in_eval_mode": forward.eval_correct,
+            "with_batch_statistics": as_they_came if remixed is None else remixed,
+            "share_lost": points, "limit": rule.POINTS_WARNING, "samples": samples,
         }  # fmt: skip
     noise, base = forward.composition_noise, forward.composition_disagreement
     if noise is None or base is None:
@@ -176,8 +174,8 @@ def _eval_gap(forward: Forward | None) -> dict[str, Any]:
     if forward.disagreement <= limit or forward.gap <= rule.NOISE_FACTOR * noise:
         return {}
     return {
-        "disagreement": forward.disagreement, "limit": limit, "gap": forward.gap, "noise": noise,
-        "points": 0.0, "samples": samples,
+        "share_of_other_classes": forward.disagreement, "limit": limit,
+        "output_change": forward.gap, "composition_noise": noise, "samples": samples,
     }  # fmt: skip
 
 
@@ -204,7 +202,6 @@ class EvalDependsOnBatch(ForwardRule, code="NS503", severity="error", kinds=()):
     """
 
     LIMIT, LIMIT_REDUCED = 1e-4, 5e-3
-
     remedy = "Find the layer that is named: it uses batch statistics in eval mode."
     reference = "https://github.com/pytorch/pytorch/pull/115715"
 
@@ -229,7 +226,10 @@ class EvalDependsOnBatch(ForwardRule, code="NS503", severity="error", kinds=()):
             where = "but no normalization layer is the cause."
         message = f"In eval mode a sample's output depends on its batch, {where}"
         yield self.finding(
-            first.name if first else "", message, {"change": change, "limit": limit}, severity
+            first.name if first else "",
+            message,
+            {"relative_change": change, "limit": limit},
+            severity,
         )
 
 
@@ -261,7 +261,6 @@ class BatchesNotAlike(ForwardRule, code="NS504", severity="warning"):
     """
 
     LIMIT, CHANCE = 3.0, 1e-4
-
     remedy = "Shuffle; mix domains within each batch, or give each its own statistics."
     reference = "https://github.com/scikit-adaptation/skada/issues/252"
 
@@ -282,9 +281,8 @@ class BatchesNotAlike(ForwardRule, code="NS504", severity="warning"):
         worst = max(medians, key=lambda name: np.nan_to_num(medians[name]))
         if medians[worst] > limit:
             message = "The batches differ from one another far more than chance allows."
-            yield self.finding(
-                worst, message, {"F": medians[worst], "limit": limit, "batches": batches}
-            )
+            evidence = {"F": medians[worst], "limit": limit, "batches": batches}
+            yield self.finding(worst, message, evidence)
 
     def _exceeded_by_chance(self, between: int, within: int) -> float:
         """The value of F that chance exceeds once in 10,000."""
@@ -312,7 +310,6 @@ class CompositionMatters(ForwardRule, code="NS505", severity="warning"):
     """
 
     LIMIT = 0.03
-
     remedy = "Shuffle, and evaluate in eval mode; in contrastive training mix before the keys."
     reference = "https://github.com/facebookresearch/moco/issues/137"
 
@@ -330,8 +327,11 @@ class CompositionMatters(ForwardRule, code="NS505", severity="warning"):
         if abs(points) > self.LIMIT and chance < CHANCE:
             better = "more" if points > 0 else "fewer"
             message = f"The batches given get {better} samples right than the same samples mixed."
-            given, mixed = forward.batch_correct, forward.remixed_correct
-            evidence = {"given_correct": given, "mixed_correct": mixed, "limit": self.LIMIT}
+            evidence = {
+                "share_right_as_given": forward.batch_correct,
+                "share_right_mixed": forward.remixed_correct,
+                "limit": self.LIMIT,
+            }
             yield self.finding("", message, evidence, cause=better)
 
 
@@ -352,7 +352,6 @@ class NoisyComposition(ForwardRule, code="NS513", severity="warning"):
     """
 
     LIMIT = 0.5
-
     remedy = "A larger batch, SyncBatchNorm, or a normalization of single samples."
     mend = "normscope.mend.convert"
     reference = "https://arxiv.org/abs/1803.08494"
@@ -365,9 +364,6 @@ class NoisyComposition(ForwardRule, code="NS513", severity="warning"):
         size = max(forward.batch_sizes)
         trained = exam.training and any(layer.updates for layer in live)
         severity = "warning" if trained and size < 16 else "info"
-        message = (
-            "Outputs with batch statistics depend on the other samples more than on their own."
-        )
-        yield self.finding(
-            "", message, {"noise": noise, "limit": self.LIMIT, "batch": size}, severity
-        )
+        message = "With batch statistics outputs change by half their size with the other samples."
+        evidence = {"relative_change": noise, "limit": self.LIMIT, "batch_size": size}
+        yield self.finding("", message, evidence, severity)

@@ -36,7 +36,6 @@ class BatchTooSmall(MeasuredRule, code="NS506", severity="error"):
     """
 
     VALUES, SAMPLES = 16, 8
-
     remedy = "Use a larger batch, SyncBatchNorm, group normalization, or drop_last=True."
     mend = "normscope.mend.convert"
     reference = "https://arxiv.org/abs/1803.08494"
@@ -60,7 +59,8 @@ class BatchTooSmall(MeasuredRule, code="NS506", severity="error"):
         severe = values <= 2 or pooled
         uses_batch = layer.training or not layer.tracked
         severity = ("error" if severe else "warning") if uses_batch else "info"
-        evidence = {"values": values, "samples": samples, "limit": f"{self.VALUES}, {self.SAMPLES}"}
+        limit = f"{self.VALUES} values, {self.SAMPLES} samples"
+        evidence = {"values": values, "samples": samples, "limit": limit}
         yield self.finding(layer.name, message, evidence, severity, cause=cause)
 
 
@@ -82,7 +82,6 @@ class ConstantChannels(MeasuredRule, code="NS507", severity="warning"):
     """
 
     CONSTANT, SHARE = 1e-10, 0.25
-
     remedy = "Look at what feeds the layer: dead ReLUs, a zero branch, an empty input channel."
     reference = "https://github.com/pytorch/pytorch/issues/5410"
 
@@ -124,7 +123,6 @@ class VanishedOutput(MeasuredRule, code="NS508", severity="error", kinds=EVERY_K
     """
 
     LIMIT = 1e-3
-
     remedy = "Look at the size of the normalized sets, at eps, and at the running variance."
     reference = "https://github.com/pytorch/pytorch/issues/19250"
 
@@ -134,7 +132,7 @@ class VanishedOutput(MeasuredRule, code="NS508", severity="error", kinds=EVERY_K
             return
         if output < self.LIMIT < input_:
             message = "The input varies, the normalized value does not."
-            evidence = {"output_spread": output, "input_spread": input_, "limit": self.LIMIT}
+            evidence = {"output_std": output, "input_std": input_, "limit": self.LIMIT}
             yield self.finding(layer.name, message, evidence)
 
 
@@ -167,10 +165,10 @@ class NonFiniteForward(Rule, code="NS509", severity="error", kinds=()):
             received = layer.measured.input_non_finite if layer.measured is not None else 0
             made = layer.measured.output_non_finite if layer.measured is not None else 0
             if received:
-                message = "The first layer that receives NaN or infinity."
+                message = "First layer that receives NaN or infinity."
                 yield self.finding(layer.name, message, {"values": received}, cause="input")
             elif made:
-                message = "The first layer that turns finite input into NaN or infinity."
+                message = "First layer that turns finite input into NaN or infinity."
                 yield self.finding(layer.name, message, {"values": made}, cause="output")
             if received or made:
                 return
@@ -197,7 +195,6 @@ class PaddingInStatistics(MeasuredRule, code="NS510", severity="warning", kinds=
     """
 
     SHARE, EFFECT = 0.05, 0.1
-
     remedy = "Use masked statistics, bucket by length, or a normalization per position (LayerNorm)."
     mend = "normscope.mend.convert"
     reference = "https://github.com/SeanNaren/deepspeech.pytorch/issues/312"
@@ -208,7 +205,11 @@ class PaddingInStatistics(MeasuredRule, code="NS510", severity="warning", kinds=
             return
         if padding > self.SHARE and effect > self.EFFECT:
             message = "Padding is counted in the statistics and changes them."
-            evidence = {"padding": padding, "log_var": effect, "limit": self.EFFECT}
+            evidence = {
+                "padding_share": padding,
+                "log_variance_change": effect,
+                "limit": self.EFFECT,
+            }
             yield self.finding(layer.name, message, evidence)
 
 
@@ -234,7 +235,6 @@ class SharedLayer(MeasuredRule, code="NS511", severity="warning"):
     """
 
     Z_LIMIT, LOG_LIMIT = 1.0, 0.7
-
     remedy = "Give each use its own layer (weight and bias may be shared), or join the inputs."
     reference = "https://github.com/keras-team/keras/issues/8794"
 
@@ -247,8 +247,13 @@ class SharedLayer(MeasuredRule, code="NS511", severity="warning"):
         log = high(np.ptp(np.log(var), axis=0), 0.75)
         if z > self.Z_LIMIT or log > self.LOG_LIMIT:
             message = "The layer runs on several inputs whose statistics differ."
-            limit, calls = self.LOG_LIMIT, len(mean)
-            evidence = {"calls": calls, "mean_apart": z, "log_var_apart": log, "limit": limit}
+            evidence = {
+                "calls": len(mean),
+                "means_apart_in_sd": z,
+                "limit_in_sd": self.Z_LIMIT,
+                "log_variances_apart": log,
+                "log_variance_limit": self.LOG_LIMIT,
+            }
             yield self.finding(layer.name, message, evidence)
 
 
@@ -273,7 +278,6 @@ class WrongAxis(PlaceRule, code="NS512", severity="warning", kinds=(*BATCH_KINDS
     """
 
     FLAT, VARIED = 2.0, 5.0
-
     remedy = "Transpose to [N, C, L] around the layer; before a LayerNorm move channels last."
     reference = (
         "https://github.com/xieyulai/"

@@ -47,7 +47,11 @@ class LastBatchOfOne(LoaderRule, code="NS601", severity="error"):
             if layer.live
         )
         message = "A batch, or a device's share of it, has a single sample."
-        evidence: dict[str, Any] = {"samples": loader.samples, "batch_size": size, "rest": rest}
+        evidence: dict[str, Any] = {
+            "samples": loader.samples,
+            "batch_size": size,
+            "last_batch": rest,
+        }
         severity = "error" if raises else "warning"
         yield self.finding("", message, {**evidence, "devices": exam.devices}, severity)
 
@@ -73,7 +77,6 @@ class PerDeviceStatistics(Rule, code="NS602", severity="warning"):
     """
 
     LIMIT, SMALL = 16, 8
-
     remedy = "Use SyncBatchNorm.convert_sync_batchnorm, group normalization or frozen statistics."
     mend = "normscope.mend.convert"
     reference = "https://github.com/fundamentalvision/BEVFormer/issues/136"
@@ -148,7 +151,6 @@ class ClassOrderedBatches(LoaderRule, code="NS604", severity="warning"):
     """
 
     LIMIT, RUNS, CHANCE = 3.0, 3.0, 1e-4
-
     remedy = "Use shuffle=True; in evaluation, eval mode."
     reference = "https://github.com/ArdhenduBehera/cap/issues/8"
     needs = None  # labels are in the batches or in the loader
@@ -159,13 +161,13 @@ class ClassOrderedBatches(LoaderRule, code="NS604", severity="warning"):
             limit = max(self.LIMIT, self._exceeded_by_chance(forward.label_freedom))
             if forward.labels_in_batches > limit:
                 message = "The labels are not shuffled over the batches."
-                evidence = {"ratio": forward.labels_in_batches, "limit": limit}
+                evidence = {"unevenness": forward.labels_in_batches, "limit": limit}
                 yield self.finding("", message, evidence, cause="batches")
         elif loader and loader.shuffles is False and loader.labels_in_batches is not None:
             ratio, runs = loader.labels_in_batches, loader.label_runs or 0
             if ratio > self.LIMIT and runs > self.RUNS:
                 message = "The loader does not shuffle, and the dataset is sorted by label."
-                evidence = {"ratio": ratio, "run_length": runs, "limit": self.LIMIT}
+                evidence = {"unevenness": ratio, "run_length": runs, "limit": self.LIMIT}
                 yield self.finding("", message, evidence, cause="loader")
         elif forward is None and (loader is None or loader.shuffles is False):
             yield self.not_evaluated(
@@ -221,7 +223,6 @@ class BuffersBroadcast(Rule, code="NS606", severity="error"):
     """
 
     LIMIT = 1.5
-
     remedy = "Join the inputs in one forward, use SyncBatchNorm, or broadcast_buffers=False."
     mend = "normscope.mend.convert"
     reference = "https://github.com/pytorch/pytorch/issues/175024"

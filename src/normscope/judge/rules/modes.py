@@ -70,7 +70,8 @@ class BatchStatisticsInUse(Rule, code="NS303", severity="info", kinds=BATCH_KIND
 
     Why is this bad: it is right in training. A model that is evaluated, attacked, measured or
         exported must be in eval mode.
-    When it is fine: in training, and where batch statistics at test time are the design.
+    When it is fine: in training, and where batch statistics at test time are the design. A model
+        that was not trained yet is not reported.
     Example:
         model = trained().train()
     Use instead:
@@ -86,7 +87,7 @@ class BatchStatisticsInUse(Rule, code="NS303", severity="info", kinds=BATCH_KIND
             for layer in exam.of_kind(*self.kinds)
             if layer.live and layer.training and layer.tracked
         ]
-        if exam.training and layers and not exam.export:
+        if exam.training and layers and not exam.export and not exam.untrained:
             message = "In train mode outputs depend on the batch, and forwards move the statistics."
             yield self.finding("", message, {"layers": len(layers)})
 
@@ -142,7 +143,8 @@ class FreezeNotSticky(Rule, code="NS305", severity="warning", kinds=BATCH_KINDS)
         frozen = exam.training and layer.training is False and layer.live and layer.tracked
         if frozen and layer.training_after_train:
             message = "The layer is frozen in eval mode, but the next train() undoes it."
-            yield self.finding(layer.name, message, {"training": False, "after_train": True})
+            evidence = {"training": False, "training_after_train": True}
+            yield self.finding(layer.name, message, evidence)
 
 
 class HalfFrozen(Rule, code="NS306", severity="info", kinds=BATCH_KINDS):

@@ -43,9 +43,8 @@ class NeverTrained(OptimizerRule, code="NS401", severity="warning"):
         if layer.scope_optimized:
             severity, others = "warning", "which trains the weights around it."
         message = f"Its parameters need gradients but are not in the optimizer, {others}"
-        yield self.finding(
-            layer.name, message, {"parameters": ", ".join(layer.affine_names)}, severity
-        )
+        evidence = {"parameters": ", ".join(layer.affine_names)}
+        yield self.finding(layer.name, message, evidence, severity)
 
 
 class DecayedNorm(OptimizerRule, code="NS402", severity="info"):
@@ -90,7 +89,6 @@ class DeadGain(Rule, code="NS403", severity="warning", kinds=EVERY_KIND):
     """
 
     TRAINED = 1000
-
     remedy = "Initialize the weight to 1, or let the optimizer train it."
     reference = "https://github.com/AlexHex7/Non-local_pytorch/issues/1"
 
@@ -103,18 +101,16 @@ class DeadGain(Rule, code="NS403", severity="warning", kinds=EVERY_KIND):
             steps = exam.optimizer.steps
         if (steps or 0) > self.TRAINED:
             message = "Every weight is exactly zero although the model was trained."
-            yield self.finding(
-                layer.name, message, {"updates": steps, "limit": self.TRAINED}, cause="trained"
-            )
+            evidence = {"updates": steps, "limit": self.TRAINED}
+            yield self.finding(layer.name, message, evidence, cause="trained")
         elif layer.place is None:
             yield self.not_evaluated(
                 "a few batches: whether the zero weight is on a residual branch"
             )
         elif not layer.place.added_to_a_shortcut:
             message = "Every weight is zero and no shortcut passes by: nothing gets through."
-            yield self.finding(
-                layer.name, message, {"updates": steps or 0, "limit": 0}, cause="no shortcut"
-            )
+            evidence = {"updates": steps or 0, "limit": 0}
+            yield self.finding(layer.name, message, evidence, cause="no shortcut")
 
 
 class RedundantBias(PlaceRule, code="NS404", severity="info", kinds=("batch", "instance", "group")):
@@ -141,9 +137,8 @@ class RedundantBias(PlaceRule, code="NS404", severity="info", kinds=("batch", "i
         cancels = layer.live and (layer.kind != "group" or layer.groups == layer.features)
         if place.bias_before and place.sole_consumer and cancels:
             message = "The bias of the layer before has no effect: the normalization subtracts it."
-            yield self.finding(
-                layer.name, message, {"bias_of": place.fed_by_module or place.fed_by}
-            )
+            evidence = {"bias_of": place.fed_by_module or place.fed_by}
+            yield self.finding(layer.name, message, evidence)
 
 
 class DropoutBeforeBatchNorm(PlaceRule, code="NS405", severity="warning"):
@@ -164,7 +159,6 @@ class DropoutBeforeBatchNorm(PlaceRule, code="NS405", severity="warning"):
     """
 
     LIMIT = 1.2
-
     remedy = "Move the dropout behind the last batch normalization, lower p, or recalibrate."
     mend = "normscope.mend.recalibrate"
     reference = "https://arxiv.org/abs/1801.05134"
@@ -176,11 +170,12 @@ class DropoutBeforeBatchNorm(PlaceRule, code="NS405", severity="warning"):
             return
         if ratio is not None and max(ratio, 1 / max(ratio, 1e-9)) > self.LIMIT:
             message = "Dropout before the layer changes the variance of its input in training."
-            evidence = {"p": p, "variance_ratio": ratio, "limit": self.LIMIT}
+            evidence = {"dropout_p": p, "variance_ratio": ratio, "limit": self.LIMIT}
             yield self.finding(layer.name, message, evidence)
         else:
             message = "There is dropout before the layer."
-            yield self.finding(layer.name, message, {"p": p, "variance_ratio": ratio}, "info")
+            evidence = {"dropout_p": p, "variance_ratio": ratio}
+            yield self.finding(layer.name, message, evidence, "info")
 
 
 class NormAfterNorm(PlaceRule, code="NS406", severity="info", kinds=("batch", "instance", "group")):

@@ -32,13 +32,12 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
     """
 
     MERGED = 0.3
-
     remedy = "Average or copy the buffers too (use_buffers=True, state_dict), or recalibrate."
     mend = "normscope.mend.recalibrate"
     reference = "https://github.com/CuriousAI/mean-teacher/issues/9"
 
     def applies(self, exam: Examination) -> bool:
-        """Whether two models share layers with statistics."""
+        """Tell whether two models share layers with statistics."""
         return exam.pair is None or any(
             layer.statistics_equal is not None for layer in exam.pair.layers
         )
@@ -54,9 +53,8 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
             new = "here" if layer.at_initialization else "in the other model"
             message = f"The statistics are those of a new layer {new}; the others are trained."
             evidence = {"updates": layer.updates, "other_updates": layer.other_updates}
-            yield self.finding(
-                layer.name, message, {**evidence, "weights_apart": weights}, cause=new
-            )
+            evidence = {**evidence, "weights_apart": weights}
+            yield self.finding(layer.name, message, evidence, cause=new)
         elif layer.statistics_equal:
             if weights is not None and weights > self.MERGED:
                 message = "The statistics equal the other model's; the weights are far from its."
@@ -65,10 +63,10 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
         elif mean > FAR_MEAN or var > FAR_LOG_VAR:
             message = "The two models' statistics are far apart."
             evidence = {
-                "means_apart": layer.mean_distance,
-                "limit": FAR_MEAN,
-                "log_var_apart": layer.var_distance,
-                "log_var_limit": FAR_LOG_VAR,
+                "means_apart_in_sd": layer.mean_distance,
+                "limit_in_sd": FAR_MEAN,
+                "log_variances_apart": layer.var_distance,
+                "log_variance_limit": FAR_LOG_VAR,
                 "weights_apart": weights,
             }
             yield self.finding(layer.name, message, evidence, "warning", cause="apart")
@@ -92,7 +90,6 @@ class ConvertedDifferently(PairRule, code="NS702", severity="warning"):
     """
 
     PLAIN = frozenset({"BatchNorm1d", "BatchNorm2d", "BatchNorm3d"})
-
     remedy = "Build both models with the same classes and settings."
     reference = "https://github.com/LabForComputationalVision/bias_free_denoising/issues/3"
 
@@ -134,7 +131,6 @@ class OutputsDisagree(PairRule, code="NS703", severity="error"):
     LIMIT = 1e-3
     SAME_WEIGHTS = 1e-6
     DEPENDENCE = 5e-3
-
     remedy = "Call eval() before converting; find the layer with `normscope diff`."
     mend = "normscope.mend.fold"
     reference = "https://github.com/microsoft/onnxruntime/issues/3873"
@@ -149,13 +145,13 @@ class OutputsDisagree(PairRule, code="NS703", severity="error"):
         others = pair.other_companions_difference
         if others is not None and others > self.DEPENDENCE and (here or 0.0) <= self.DEPENDENCE:
             message = "The other model's output depends on the batch, this model's does not."
-            evidence = {"change": others, "limit": self.DEPENDENCE}
+            evidence = {"relative_change": others, "limit": self.DEPENDENCE}
             yield self.finding("", message, evidence, cause="batch")
         weights = pair.weight_distance
         converted = weights is None or bool(pair.only_here) or weights < self.SAME_WEIGHTS
         if converted and pair.output_difference > self.LIMIT:
             message = "The two models compute different functions in eval mode."
-            evidence = {"difference": pair.output_difference, "limit": self.LIMIT}
+            evidence = {"relative_difference": pair.output_difference, "limit": self.LIMIT}
             yield self.finding("", message, evidence, cause="function")
 
 

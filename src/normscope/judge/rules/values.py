@@ -136,9 +136,8 @@ class StatisticsStuck(Rule, code="NS104", severity="error", kinds=BATCH_KINDS):
     def check_layer(self, layer: Layer, exam: Examination) -> Results:
         if layer.at_initialization and layer.updates:
             message = "Updates were counted, but the statistics are those of a new layer."
-            yield self.finding(
-                layer.name, message, {"updates": layer.updates, "momentum": layer.momentum}
-            )
+            evidence = {"updates": layer.updates, "momentum": layer.momentum}
+            yield self.finding(layer.name, message, evidence)
 
 
 class InitializationRemains(Rule, code="NS105", severity="warning", kinds=BATCH_KINDS):
@@ -163,7 +162,6 @@ class InitializationRemains(Rule, code="NS105", severity="warning", kinds=BATCH_
     """
 
     LIMIT = 0.05
-
     remedy = "Train longer, use a larger momentum, or recalibrate before evaluating."
     mend = "normscope.mend.recalibrate"
     reference = "https://github.com/chemprop/chemprop/issues/607"
@@ -175,7 +173,7 @@ class InitializationRemains(Rule, code="NS105", severity="warning", kinds=BATCH_
         rest = (1 - m) ** k
         if rest > self.LIMIT and np.nanmin(var) >= rest and not _came_another_way(layer, rest):
             message = "The statistics still hold much of their initial values."
-            evidence = {"remains": rest, "limit": self.LIMIT, "updates": k, "momentum": m}
+            evidence = {"initial_share": rest, "limit": self.LIMIT, "updates": k, "momentum": m}
             yield self.finding(layer.name, message, evidence)
 
 
@@ -223,7 +221,6 @@ class RunawayGain(Rule, code="NS106", severity="warning", kinds=BATCH_KINDS):
     """
 
     LIMIT = 100.0
-
     remedy = "Find out why the channel is constant (dead input, padding, pruning) and remove it."
     reference = "https://github.com/pytorch/pytorch/issues/5410"
 
@@ -258,7 +255,6 @@ class ExplodingVariance(Rule, code="NS107", severity="warning", kinds=BATCH_KIND
     """
 
     LIMIT = 1e4
-
     remedy = "Normalize the inputs, lower the learning rate or clip gradients."
     reference = "https://discuss.pytorch.org/t/batch-norm-instability/32159"
 
@@ -296,7 +292,6 @@ class OffsetDwarfsSpread(Rule, code="NS108", severity="warning", kinds=BATCH_KIN
     """
 
     LIMIT = 0.05
-
     remedy = "Center the inputs, remove what adds the offset, or normalize in higher precision."
     reference = "https://github.com/pytorch/pytorch/issues/5410"
 
@@ -320,7 +315,7 @@ class OffsetDwarfsSpread(Rule, code="NS108", severity="warning", kinds=BATCH_KIN
         if channels := count(lost):
             message = f"The {which} mean is so large that rounding spoils the normalized value."
             worst = float(np.nanmax(error[lost]))
-            evidence = {"channels": channels, "of": len(mean), "rounding": worst}
+            evidence = {"channels": channels, "of": len(mean), "rounding_error": worst}
             yield self.finding(layer.name, message, {**evidence, "limit": self.LIMIT}, cause=which)
 
 
@@ -369,7 +364,6 @@ class OutOfHalfRange(Rule, code="NS110", severity="error", kinds=EVERY_KIND):
 
     LARGEST = 65504.0
     SMALLEST = 2.0**-25  # half the smallest subnormal: this and what is below rounds to zero
-
     remedy = "Use eps >= 1e-5 and keep the layer in fp32."
     reference = "https://github.com/pytorch/pytorch/issues/41527"
 
@@ -378,9 +372,8 @@ class OutOfHalfRange(Rule, code="NS110", severity="error", kinds=EVERY_KIND):
         half = "float16" in (layer.parameter_dtype, layer.statistics_dtype, dtype)
         if half and layer.eps is not None and 0 < layer.eps <= self.SMALLEST:
             message = "eps rounds to zero in fp16."
-            yield self.finding(
-                layer.name, message, {"eps": layer.eps, "limit": self.SMALLEST}, cause="eps"
-            )
+            evidence = {"eps": layer.eps, "limit": self.SMALLEST}
+            yield self.finding(layer.name, message, evidence, cause="eps")
         var = layer.running_var
         if var is None:
             return
@@ -389,6 +382,5 @@ class OutOfHalfRange(Rule, code="NS110", severity="error", kinds=EVERY_KIND):
             severity = "error" if half else "warning" if exam.export else "info"
             message = "A running variance is too large for fp16."
             evidence = {"channels": channels, "largest": float(var[large].max())}
-            yield self.finding(
-                layer.name, message, {**evidence, "limit": self.LARGEST}, severity, cause="variance"
-            )
+            evidence = {**evidence, "limit": self.LARGEST}
+            yield self.finding(layer.name, message, evidence, severity, cause="variance")

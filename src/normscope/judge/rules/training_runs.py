@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.rule import HistoryRule, Results
+from normscope.judge.rule import FAR_MEAN, HistoryRule, Results
 from normscope.records.examination import History, LayerHistory
 
 
@@ -37,7 +37,6 @@ class UpdatedMoreThanOnce(HistoryRule, code="NS801", severity="warning"):
 
     LIMIT = 1.5
     FEWEST_STEPS = 5  # so that a trial forward or two before the training do not count
-
     remedy = "Divide the momentum (1 - (1 - m)^(1/k)), or skip the update in the extra forwards."
     reference = "https://github.com/pytorch/pytorch/issues/96136"
 
@@ -49,7 +48,7 @@ class UpdatedMoreThanOnce(HistoryRule, code="NS801", severity="warning"):
         if layer.updates_in_backward:
             message = "Activation checkpointing repeats the forward in backward: it counts twice."
             repeated = layer.updates_in_backward / layer.steps
-            evidence = {"updates_per_step": per_step, "repeated": repeated, "limit": 1}
+            evidence = {"updates_per_step": per_step, "in_backward_per_step": repeated, "limit": 1}
             yield self.finding(layer.name, message, evidence, cause="checkpointing")
         elif per_step / expected >= self.LIMIT:
             message = "The statistics are updated several times per optimizer step."
@@ -86,9 +85,8 @@ class MovedWithoutGradients(HistoryRule, code="NS802", severity="warning"):
         if layer.updates_without_grad:
             message = "Forwards without gradients moved the running statistics."
             updates, first = layer.updates_without_grad, layer.first_without_grad
-            yield self.finding(
-                layer.name, message, {"updates": updates, "first_step": first, "limit": 0}
-            )
+            evidence = {"updates": updates, "first_step": first, "limit": 0}
+            yield self.finding(layer.name, message, evidence)
 
 
 class TrainedInEvalMode(HistoryRule, code="NS803", severity="warning"):
@@ -111,7 +109,6 @@ class TrainedInEvalMode(HistoryRule, code="NS803", severity="warning"):
     """
 
     LIMIT = 0.05
-
     remedy = "Call model.train() after every validation, or restore the mode that was there."
     reference = "https://github.com/wkentaro/pytorch-fcn/pull/56"
 
@@ -120,7 +117,12 @@ class TrainedInEvalMode(HistoryRule, code="NS803", severity="warning"):
         if share > self.LIMIT and layer.trainable is not False and not layer.declared_frozen:
             message = "The layer is trained in eval mode."
             first, steps = layer.first_in_eval, layer.steps
-            evidence = {"share": share, "limit": self.LIMIT, "steps": steps, "first_step": first}
+            evidence = {
+                "share_of_steps": share,
+                "limit": self.LIMIT,
+                "steps": steps,
+                "first_step": first,
+            }
             yield self.finding(layer.name, message, evidence)
 
 
@@ -153,9 +155,8 @@ class FrozenDrift(HistoryRule, code="NS804", severity="error"):
 
     def check_steps(self, layer: LayerHistory, history: History) -> Results:
         if layer.declared_frozen and layer.drifted_at is not None:
-            yield self.finding(
-                layer.name, "The frozen statistics moved.", {"step": layer.drifted_at}
-            )
+            evidence = {"step": layer.drifted_at}
+            yield self.finding(layer.name, "The frozen statistics moved.", evidence)
 
 
 class NonFiniteInTraining(HistoryRule, code="NS805", severity="error"):
@@ -185,9 +186,8 @@ class NonFiniteInTraining(HistoryRule, code="NS805", severity="error"):
             # In that step the layers are in the model's order, and the values spread along it.
             layer = history.layers[steps.index(min(hit))]
             message = "NaN or infinity appeared here first."
-            yield self.finding(
-                layer.name, message, {"step": min(hit), "layers_later": len(hit) - 1}
-            )
+            evidence = {"step": min(hit), "layers_later": len(hit) - 1}
+            yield self.finding(layer.name, message, evidence)
 
 
 class AccumulationIsNoBatch(HistoryRule, code="NS806", severity="info"):
@@ -222,9 +222,8 @@ class AccumulationIsNoBatch(HistoryRule, code="NS806", severity="info"):
         if batches > 1 and samples:
             message = "Gradients are accumulated over several batches, statistics are not."
             smallest = min(samples)
-            yield self.finding(
-                "", message, {"samples": smallest, "accumulated": smallest * batches}
-            )
+            evidence = {"samples": smallest, "accumulated": smallest * batches}
+            yield self.finding("", message, evidence)
 
 
 class RanksApart(HistoryRule, code="NS807", severity="warning"):
@@ -240,17 +239,15 @@ class RanksApart(HistoryRule, code="NS807", severity="warning"):
         share = images[order[rank::world_size]]
     """
 
-    LIMIT = 0.25
-
     remedy = "Share the data out at random, use SyncBatchNorm, or recalibrate on all of it."
     mend = "normscope.mend.recalibrate"
     reference = "https://github.com/facebookresearch/detectron2/issues/5398"
 
     def check_steps(self, layer: LayerHistory, history: History) -> Results:
         apart = layer.rank_distance
-        if apart is not None and apart > self.LIMIT:
+        if apart is not None and apart > FAR_MEAN:
             message = "The processes' running statistics are apart."
-            yield self.finding(layer.name, message, {"means_apart": apart, "limit": self.LIMIT})
+            yield self.finding(layer.name, message, {"means_apart_in_sd": apart, "limit": FAR_MEAN})
 
 
 class StatisticsLag(HistoryRule, code="NS808", severity="warning"):
@@ -275,7 +272,6 @@ class StatisticsLag(HistoryRule, code="NS808", severity="warning"):
 
     RECORDS = 16
     LIMIT, GROWTH = 0.5, 3.0
-
     remedy = "Lower the learning rate, raise the momentum, or recalibrate before evaluating."
     mend = "normscope.mend.recalibrate"
     reference = "https://discuss.pytorch.org/t/batch-norm-instability/32159"
@@ -289,7 +285,7 @@ class StatisticsLag(HistoryRule, code="NS808", severity="warning"):
         if late > self.LIMIT and late > self.GROWTH * earlier:
             message = "The running statistics fall further and further behind the batches'."
             step = layer.lag_steps[-1] if layer.lag_steps else None
-            evidence = {"lag": late, "earlier": earlier, "limit": self.LIMIT, "step": step}
+            evidence = {"lag_in_sd": late, "earlier": earlier, "limit": self.LIMIT, "step": step}
             yield self.finding(layer.name, message, evidence)
 
 
@@ -313,7 +309,6 @@ class GainNeverMoves(HistoryRule, code="NS809", severity="warning"):
     """
 
     FEWEST_STEPS = 50
-
     remedy = "Check the optimizer's parameters, and what follows the layer."
     reference = "https://github.com/official-stockfish/nnue-pytorch/pull/91"
 
@@ -354,7 +349,6 @@ class PenaltyThroughBatchStatistics(HistoryRule, code="NS810", severity="warning
     """
 
     LIMIT = 0.1
-
     remedy = "Group, layer or instance normalization in that network, or none."
     mend = "normscope.mend.convert"
     reference = "https://arxiv.org/abs/1704.00028"

@@ -26,7 +26,6 @@ class InvertedMomentum(Rule, code="NS201", severity="warning", kinds=BATCH_KINDS
 
     LIMIT = 0.5
     DECAYS = (0.9, 0.95, 0.99, 0.995, 0.997, 0.999, 0.9997, 0.9999)  # usual in TensorFlow
-
     remedy = "Use 1 - momentum: TensorFlow's 0.99 is PyTorch's 0.01."
     reference = "https://github.com/pytorch/vision/pull/8312"
 
@@ -37,7 +36,8 @@ class InvertedMomentum(Rule, code="NS201", severity="warning", kinds=BATCH_KINDS
         severity = "info" if deliberately_frozen(layer, exam) else "warning"
         if any(abs(m - decay) < 1e-9 for decay in self.DECAYS):
             message = (
-                f"momentum={m:g} follows TensorFlow; in PyTorch that is the new batch's weight."
+                f"momentum={m:g} follows TensorFlow. In PyTorch it is the weight of the new batch: "
+                f"use {1 - m:.4g}."
             )
         else:
             message = f"momentum={m:g} keeps little more than the statistics of the last batch."
@@ -134,7 +134,6 @@ class EpsNotPositive(Rule, code="NS205", severity="error", kinds=EVERY_KIND):
     """
 
     SAFE_VARIANCE = 1e-6
-
     remedy = "Use eps=1e-5, torch's default, unless the weights were trained with another."
     reference = "https://github.com/facebookresearch/detectron2/pull/3160"
 
@@ -144,9 +143,8 @@ class EpsNotPositive(Rule, code="NS205", severity="error", kinds=EVERY_KIND):
         var, frozen = layer.running_var, layer.training is False
         safe = var is not None and frozen and bool(np.all(var > self.SAFE_VARIANCE))
         severity = "warning" if layer.eps == 0 and safe else "error"
-        yield self.finding(
-            layer.name, "eps is not above zero.", {"eps": layer.eps, "limit": 0}, severity
-        )
+        evidence = {"eps": layer.eps, "limit": 0}
+        yield self.finding(layer.name, "eps is not above zero.", evidence, severity)
 
 
 class EpsTooLarge(Rule, code="NS206", severity="error", kinds=EVERY_KIND):
@@ -164,7 +162,6 @@ class EpsTooLarge(Rule, code="NS206", severity="error", kinds=EVERY_KIND):
     """
 
     WARNING, ERROR = 1e-2, 0.1
-
     remedy = "Name the argument: BatchNorm2d(128, momentum=0.2). Leave eps at 1e-5."
     reference = "https://github.com/eriklindernoren/PyTorch-GAN/issues/116"
 
@@ -200,7 +197,6 @@ class EpsDominates(Rule, code="NS207", severity="warning", kinds=EVERY_KIND):
     """
 
     WARNING, INFO = 1.0, 0.1
-
     remedy = "Before training, use a smaller eps; else find out why the input is so small."
     reference = "https://github.com/gzuidhof/nn-transfer/pull/3"
 
@@ -214,7 +210,7 @@ class EpsDominates(Rule, code="NS207", severity="warning", kinds=EVERY_KIND):
             trained = layer.affine_trained or layer.tracked
             severity = "warning" if ratio > self.WARNING and trained else "info"
             message = "eps is not small against the variance that it is added to."
-            evidence = {"ratio": ratio, "limit": self.INFO, "eps": eps, "variance": var}
+            evidence = {"eps_over_variance": ratio, "limit": self.INFO, "eps": eps, "variance": var}
             yield self.finding(layer.name, message, evidence, severity)
 
     def _variance(self, layer: Layer) -> float | None:
@@ -254,9 +250,8 @@ class EpsDiffers(Rule, code="NS208", severity="info", kinds=EVERY_KIND):
             for layer in layers:
                 if layer.eps != usual:
                     message = f"eps is not that of the model's other {type_} layers."
-                    yield self.finding(
-                        layer.name, message, {"eps": layer.eps, "others": usual}, cause=type_
-                    )
+                    evidence = {"eps": layer.eps, "others": usual}
+                    yield self.finding(layer.name, message, evidence, cause=type_)
 
 
 class TrackedInstanceNorm(Rule, code="NS209", severity="warning", kinds=("instance",)):
@@ -353,7 +348,6 @@ class TooFewValues(Rule, code="NS212", severity="error", kinds=SAMPLE_KINDS):
     """
 
     LOST_WARNING, LOST_INFO = 0.25, 0.125
-
     remedy = "Use fewer groups, or normalize before the map becomes that small."
     reference = "https://github.com/pytorch/pytorch/issues/19250"
 
@@ -364,7 +358,7 @@ class TooFewValues(Rule, code="NS212", severity="error", kinds=SAMPLE_KINDS):
         if values < 1 or (layer.kind == "instance" and layer.tracked):
             return
         lost = min((1 if layer.kind == "rms" else 2) / values, 1.0)
-        evidence = {"values": values, "lost": lost, "limit": self.LOST_WARNING}
+        evidence = {"values": values, "share_lost": lost, "limit": self.LOST_WARNING}
         if lost >= 1:
             message = "Each statistic comes from so few values that nothing of them is left."
             yield self.finding(layer.name, message, evidence, "error")
