@@ -70,11 +70,23 @@ class Verdict:
     improvement: float | None = None  # probability that a run of the first arm is the better one
     values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # {arm: {seed: value}}
     needs: str = ""  # what would settle it
+    more_seeds: int | None = None  # how many more seeds probably would, where seeds are what lacks
     settings: tuple[
         EffectEstimate, ...
     ] = ()  # the same difference at each setting, where there are several
     also: tuple[EffectEstimate, ...] = ()  # quantities that accompany the one that decides
     notes: tuple[str, ...] = ()
+
+    @property
+    def averaged(self) -> str:
+        """Over which settings the effect is a mean, in words; empty where there is but one."""
+        labels = [reading.label for reading in self.settings]
+        if not labels:
+            return ""
+        if all(label.startswith("lr ") and "," not in label for label in labels):
+            rates = ", ".join(label.removeprefix("lr ") for label in labels)
+            return f"mean over learning rates {rates}"
+        return f"mean over {len(labels)} settings: {'; '.join(labels)}"
 
     def to_json(self) -> dict[str, Any]:
         """An entry of claims.json."""
@@ -104,6 +116,21 @@ class Verdict:
             "notes": list(self.notes),
             "source": {"title": self.source.title, "link": self.source.link},
         }
+
+
+def effect_text(
+    effect: float | None, unit: str, interval: tuple[float, float] | None = None
+) -> str:
+    """An effect with its unit and interval; of a ratio with a multiplication sign; a dash where
+    there is none.
+    """
+    if effect is None:
+        return "–"
+    if unit == "times":
+        ends = f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
+        return f"×{effect:.3g}{ends}"
+    ends = f" [{interval[0]:+.3g}, {interval[1]:+.3g}]" if interval else ""
+    return f"{effect:+.3g}{ends} {unit}"
 
 
 def finite(value: float | None) -> float | None:

@@ -147,7 +147,7 @@ class NotCovariateShift(_Training):
             _reading(f"training accuracy, {NOISY} minus {evidence.reference}", better),
         )
         return dataclasses.replace(
-            verdict, outcome=outcome, needs=needs, also=(*parts, *verdict.also)
+            verdict, outcome=outcome, needs=needs, more_seeds=None, also=(*parts, *verdict.also)
         )
 
     def _outcome(self, estimate: Estimate) -> Outcome:
