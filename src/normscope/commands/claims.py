@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from normscope.errors import InputError, RecordError, StorageError, one_of
 from normscope.studies.options import Folder
@@ -16,11 +16,14 @@ from normscope.studies.options import Folder
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from normscope.judge.headline import Conclusions
     from normscope.judge.verdicts import Verdict
     from normscope.records.run import RunRecord
     from normscope.studies.directory import StudyDirectory
 
 FIGURES = "claims"
+
+_COMPARED = "(default: what was compared, batch against none where there are such runs)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +36,10 @@ class ClaimsOptions:
     directories: Positional[tuple[Path, ...]]
     """Folders of studies; the runs of several are judged together."""
 
-    norm: str = "batch"
+    norm: Annotated[str | None, arg(metavar="STR", help_behavior_hint=_COMPARED)] = None
     """The normalization that claims are about."""
 
-    reference: str = "none"
+    reference: Annotated[str | None, arg(metavar="STR", help_behavior_hint=_COMPARED)] = None
     """The one that it is set against."""
 
     out: Folder = None
@@ -45,7 +48,7 @@ class ClaimsOptions:
     def __post_init__(self) -> None:
         if not self.directories:
             raise InputError("No folder was given; expected the folder of a study.")
-        if self.norm == self.reference:
+        if self.norm is not None and self.norm == (self.reference or "none"):
             raise InputError(
                 f"--norm and --reference are both {self.norm!r}; expected two normalizations."
             )
@@ -60,10 +63,12 @@ class ClaimsResult:
     directory: Path
     runs: tuple[RunRecord, ...]
     verdicts: tuple[Verdict, ...]
+    conclusions: Conclusions
 
     def to_json(self) -> dict[str, Any]:
         """Return what claims.json holds."""
-        return {"claims": [verdict.to_json() for verdict in self.verdicts]}
+        claims = [verdict.to_json() for verdict in self.verdicts]
+        return self.conclusions.to_json() | {"claims": claims}
 
     @property
     def failed(self) -> tuple[RunRecord, ...]:
@@ -83,14 +88,15 @@ class ClaimsResult:
 
 def run_claims(options: ClaimsOptions) -> int:
     """Run `normscope claims` and return its exit status."""
-    judge_directories(options)
+    result = judge_directories(options)
+    print(f"Open {result.directory / 'claims.md'}")
     return 0
 
 
 def claims(
     *directories: str | Path,
-    norm: str = "batch",
-    reference: str = "none",
+    norm: str | None = None,
+    reference: str | None = None,
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> ClaimsResult:
@@ -99,8 +105,9 @@ def claims(
 
     Args:
         directories: folders of studies.
-        norm: the normalization that claims are about.
-        reference: the one that it is set against.
+        norm: the normalization that claims are about; None: the one that was compared, batch norm
+            where there is one.
+        reference: the one that it is set against; None: no normalization where there is such a run.
         out: where claims.json, claims.md and the figures go; None puts them into the first folder.
         console: where to print; None prints to standard output.
 
@@ -128,9 +135,8 @@ def judge_directories(options: ClaimsOptions, console: Console | None = None) ->
     if not runs:
         folders = ", ".join(str(path) for path in options.directories)
         raise InputError(f"There is no run in {folders}.")
-    _check_norms(options, sorted({run.norm for run in runs}))
-    out = options.out or options.directories[0]
-    return judge_runs(runs, out, console or Console(), options.norm, options.reference)
+    arms = _arms(options, runs)
+    return judge_runs(runs, options.out or options.directories[0], console or Console(), arms)
 
 
 def load_runs(study: StudyDirectory, names: set[str] | None = None) -> list[RunRecord]:
@@ -153,11 +159,7 @@ def load_runs(study: StudyDirectory, names: set[str] | None = None) -> list[RunR
 
 
 def judge_runs(
-    runs: Sequence[RunRecord],
-    out: Path,
-    console: Console,
-    norm: str = "batch",
-    reference: str = "none",
+    runs: Sequence[RunRecord], out: Path, console: Console, arms: tuple[str, str] | None = None
 ) -> ClaimsResult:
     """Judge the claims on these runs, print the verdicts, and write them and their figures.
 
@@ -165,39 +167,45 @@ def judge_runs(
         runs: the runs; one that is there twice counts once.
         out: the folder to write to.
         console: where to print.
-        norm: the normalization that claims are about.
-        reference: the one that it is set against.
+        arms: the normalization that claims are about and the one that it is set against; None:
+            those that were compared.
 
     Raises:
         StorageError: if the results cannot be written.
     """
-    from normscope.judge.claims import judge_all
+    from normscope.judge.claims import compared, judge_all
+    from normscope.judge.headline import conclude
     from normscope.show.terminal import say
-    from normscope.show.verdict_text import open_questions, verdict_table
+    from normscope.show.verdict_text import open_questions, say_conclusions, verdict_table
 
     runs = _once(runs)
-    verdicts = tuple(judge_all(runs, norm, reference))
-    result = ClaimsResult(out, runs, verdicts)
+    arms = arms or compared(runs)
+    verdicts = tuple(judge_all(runs, *arms))
+    result = ClaimsResult(out, runs, verdicts, conclude(runs, verdicts, arms))
     for subject in dict.fromkeys(verdict.subject for verdict in verdicts):
         of_subject = [verdict for verdict in verdicts if verdict.subject == subject]
         console.print(verdict_table(of_subject))
         say(console, open_questions(of_subject), style="dim")
     _write(result)
+    say_conclusions(console, result.conclusions)
     say(console, f"Written to {out}: claims.json, claims.md, figures in {FIGURES}/")
     return result
 
 
-def _check_norms(options: ClaimsOptions, known: Sequence[str]) -> None:
-    """Refuse a normalization that was asked for and that no run has; the usual ones may be missing.
+def _arms(options: ClaimsOptions, runs: Sequence[RunRecord]) -> tuple[str, str]:
+    """Return the two normalizations that are judged: as asked for, else those that were compared.
 
     Raises:
-        InputError: for such a one.
+        InputError: for one that was asked for and that no run has.
     """
-    for name in ("norm", "reference"):
-        asked = getattr(options, name)
-        if asked != getattr(ClaimsOptions, name) and asked not in known:
+    from normscope.judge.claims import compared
+
+    known = sorted({run.norm for run in runs})
+    for asked in filter(None, (options.norm, options.reference)):
+        if asked not in known:
             unknown = one_of("normalization", asked, known)
             raise InputError(f"{unknown} These are the ones that the runs have.")
+    return compared(runs, options.norm, options.reference)
 
 
 def _once(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:

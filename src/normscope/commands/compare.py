@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from normscope.judge.comparison import Comparison
+    from normscope.judge.headline import Conclusions
     from normscope.records.run import RunRecord
     from normscope.studies.grid import Grid
     from normscope.studies.pipeline import Training
@@ -88,6 +89,7 @@ def compare(
     """
     from rich.console import Console
 
+    from normscope.show.verdict_text import say_conclusions
     from normscope.studies.grid import lay_out
     from normscope.studies.pipeline import open_study
 
@@ -99,9 +101,10 @@ def compare(
     with open_study(options.directory, options, console or Console()) as training:
         training.say_set_up(grid)
         _train(training, grid, options)
-        runs, summary = _summarize(training, grid)
+        runs, summary, conclusions = _summarize(training, grid)
         figures = _draw(training.study.path, runs, summary)
         _say_result(training.console, grid, summary)
+        say_conclusions(training.console, conclusions)
         training.written([*figures, "summary.json"])
     return ComparisonResult(training.study.path, runs, summary)
 
@@ -121,14 +124,19 @@ def _train(training: Training, grid: Grid, options: CompareOptions) -> None:
         raise
 
 
-def _summarize(training: Training, grid: Grid) -> tuple[tuple[RunRecord, ...], Comparison]:
+def _summarize(
+    training: Training, grid: Grid
+) -> tuple[tuple[RunRecord, ...], Comparison, Conclusions]:
     from normscope.judge.comparison import summarize
+    from normscope.judge.headline import conclude
     from normscope.records.files import write_json
 
     runs = training.runs(grid)
     summary = summarize(runs, grid.norms, grid.learning_rates)
-    write_json(training.study.path / "summary.json", summary.to_json())
-    return runs, summary
+    conclusions = conclude(runs)
+    content = conclusions.to_json() | summary.to_json()
+    write_json(training.study.path / "summary.json", content)
+    return runs, summary, conclusions
 
 
 def _draw(folder: Path, runs: tuple[RunRecord, ...], summary: Comparison) -> list[str]:

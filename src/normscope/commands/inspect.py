@@ -149,7 +149,9 @@ def inspect(
     """
     from rich.console import Console
 
+    from normscope.judge.headline import conclude, passing
     from normscope.show.inspection_text import show
+    from normscope.show.verdict_text import say_conclusions
     from normscope.studies.grid import lay_out
     from normscope.studies.pipeline import open_study
 
@@ -161,9 +163,11 @@ def inspect(
         training.train(grid, options.study)
         runs = training.runs(grid)
         recordings = _recordings(grid, training, runs)
-        numbers = _numbers(runs, recordings, layers)
+        conclusions = conclude(runs, observed=passing(recordings, layers[0]))
+        numbers = _numbers(runs, recordings, layers) | conclusions.to_json()
         files = _write(training.study.path, layers, runs, recordings, numbers)
         show(numbers, recordings[grid.norms[0]][0], layers, training.console)
+        say_conclusions(training.console, conclusions)
         training.written(files)
     return InspectionResult(training.study.path, layers, runs, recordings, numbers)
 

@@ -180,7 +180,7 @@ def train_study(
         names = ", ".join(run.directory.name for run in result.failed)
         say(console, f"Failed, and in no verdict: {names}. The same command tries them again.")
     if (page := report_after(folder)) is not None:
-        say(console, f"Everything on one page: {page}")
+        say(console, f"Open {page}")
     return result
 
 

@@ -135,6 +135,7 @@ class Claim:
             improvement=summary.improvement(self.higher_supports),
             values=summary.values(),
             needs=needs,
+            more_seeds=self._seeds_left(estimate, summary),
             settings=settings if len(settings) > 1 else (),
             also=tuple(_secondary(item, summary.groups, arms) for item in self.also),
             notes=(*warnings_on(summary, groups, dead, learners), *self.notes(summary.groups)),
@@ -181,6 +182,11 @@ class Claim:
 
     def _more_seeds(self, estimate: Estimate) -> int | None:
         return statistics.more_seeds(estimate, self._margin)
+
+    def _seeds_left(self, estimate: Estimate, summary: Summary) -> int | None:
+        if summary.non_finite or self._outcome(estimate) != "cannot tell":
+            return None
+        return self._more_seeds(estimate)
 
     def _outcome(self, estimate: Estimate) -> Outcome:
         if estimate.p_equivalent is not None and estimate.p_equivalent < LEVEL:

@@ -55,10 +55,22 @@ class Verdict:
     improvement: float | None = None  # probability that a run of the first arm is the better one
     values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # {arm: {seed: value}}
     needs: str = ""  # what would settle it
+    more_seeds: int | None = None  # how many more would probably do, where only seeds lack
     settings: tuple[EffectEstimate, ...] = ()  # the difference at each of several settings
     also: tuple[EffectEstimate, ...] = ()  # quantities that accompany the one that decides
     notes: tuple[str, ...] = ()
     source: Source
+
+    @property
+    def averaged(self) -> str:
+        """Over which settings the effect is a mean, in words; empty where there is but one."""
+        labels = [reading.label for reading in self.settings]
+        if not labels:
+            return ""
+        if all(label.startswith("lr ") and "," not in label for label in labels):
+            rates = ", ".join(label.removeprefix("lr ") for label in labels)
+            return f"mean over learning rates {rates}"
+        return f"mean over {len(labels)} settings: {'; '.join(labels)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return an entry of claims.json: plain values, null for what is missing or infinite."""
@@ -68,6 +80,21 @@ class Verdict:
 
 
 JSON_NAMES = {"outcome": "verdict", "improvement": "probability_of_improvement"}
+
+
+def effect_text(
+    effect: float | None, unit: str, interval: tuple[float, float] | None = None
+) -> str:
+    """An effect with its unit and interval; of a ratio with a multiplication sign; a dash where
+    there is none.
+    """
+    if effect is None:
+        return "–"
+    if unit == "times":
+        ends = f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
+        return f"×{effect:.3g}{ends}"
+    ends = f" [{interval[0]:+.3g}, {interval[1]:+.3g}]" if interval else ""
+    return f"{effect:+.3g}{ends} {unit}"
 
 
 def _plain(value: Any) -> Any:

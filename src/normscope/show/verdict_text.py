@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from normscope.judge.verdicts import EffectEstimate, Verdict
+from normscope.judge.headline import Conclusions, counts_text
+from normscope.judge.verdicts import EffectEstimate, Verdict, effect_text
 
 STYLES = {
     "supported": "green",
@@ -18,19 +20,16 @@ STYLES = {
 }
 
 
-def effect_text(
-    effect: float | None, unit: str, interval: tuple[float, float] | None = None
-) -> str:
-    """An effect with its unit and interval; of a ratio with a multiplication sign; a dash where
-    there is none.
-    """
-    if effect is None:
-        return "–"
-    if unit == "times":
-        ends = f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
-        return f"×{effect:.3g}{ends}"
-    ends = f" [{interval[0]:+.3g}, {interval[1]:+.3g}]" if interval else ""
-    return f"{effect:+.3g}{ends} {unit}"
+def say_conclusions(console: Console, conclusions: Conclusions) -> None:
+    """Print the headlines and the counts of verdicts, wrapped between words."""
+    for paragraph in conclusions.paragraphs():
+        console.print()
+        console.print(Text(paragraph, style="bold"))
+    if conclusions.counts:
+        console.print(Text(f"Claims: {counts_text(conclusions.counts)}"))
+    if note := next((each.note for each in conclusions.headlines if each.note), ""):
+        console.print(Text(note, style="dim"))
+    console.print()
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:

@@ -84,6 +84,7 @@ def write_recording(
     channels: int = 4,
     steps: int = 30,
     output_only=False,
+    counted: int | None = None,
 ) -> Path:
     """A recording whose channel c has batch mean c, and whose running mean lags by half a standard
     deviation.
@@ -102,6 +103,7 @@ def write_recording(
         for name in layers
     ]
     header = Header("Net", "optimizer step", {}, infos, {"torch": "2.13.0"}, "cpu", complete=True)
+    header.cost.steps = steps if counted is None else counted
     part = FilePart(path, header)
     at = np.arange(1, steps + 1)
     c = np.tile(np.arange(channels, dtype="<f4"), (steps, 1))

@@ -49,15 +49,21 @@ def judge_all(
     return [claim.judge(evidence) for evidence in every for claim in claims()]
 
 
-def compared(runs: Sequence[RunRecord]) -> tuple[str, str]:
+def compared(
+    runs: Sequence[RunRecord], norm: str | None = None, reference: str | None = None
+) -> tuple[str, str]:
     """Return the normalization that a study's claims are about, and what it is set against.
 
     Batch norm against none where the study has them; else its first normalization, against none or
-    the next one.
+    the next one. One or both may be chosen already.
     """
     norms = list(dict.fromkeys(run.norm for run in runs))
-    norm = next((norm for norm in ("batch", *norms) if norm in norms and norm != "none"), "batch")
-    reference = next((each for each in ("none", *norms) if each in norms and each != norm), "none")
+    if norm is None:
+        others = [each for each in norms if each not in ("none", reference)]
+        norm = "batch" if "batch" in others or not others else others[0]
+    if reference is None:
+        others = [each for each in norms if each != norm]
+        reference = "none" if "none" in others or not others else others[0]
     return norm, reference
 
 

@@ -106,12 +106,14 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
 
 def _head(data: ReportData) -> dict[str, Any]:
     """What the page shows beside the views, as plain values."""
+    judged = headline.judge_studies(data)
     return {
         "title": data.title,
         "problems": list(data.problems),
+        "conclusion": headline.conclusion(data, judged),
         "summary": headline.summary_rows(data),
         "summary_note": headline.summary_note(data),
-        "verdicts": headline.verdict_rows(data),
+        "verdicts": headline.verdict_rows(data, judged),
         "findings": [to_rows(check) for check in data.checks],
         "made_by": headline.made_by(data),
         "runs": headline.run_rows(data),

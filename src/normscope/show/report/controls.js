@@ -78,7 +78,7 @@ function runControls() {
   const options = [...rates.map((rate) => [String(rate), number(rate)]), ["all", "all"]];
   const made = [choices("Arms", page.arms.map((arm, key) => ({ key, label: arm.label, picture: swatch(arm) })), state.hiddenArms)];
   if (seeds.length > 1) made.push(choices("Seeds", seeds.map((key) => ({ key, label: String(key) })), state.hiddenSeeds));
-  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("sweeps", "curves", "activations"); }));
+  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("curves", "activations"); }));
   return element("div", { class: "toolbar", role: "group", "aria-label": "Runs shown" }, ...made, selection);
 }
 

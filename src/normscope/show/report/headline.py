@@ -9,11 +9,13 @@ import numpy as np
 
 from normscope.judge.claims import compared, judge_all
 from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
+from normscope.judge.headline import counts, counts_text, headlines, passing
+from normscope.judge.verdicts import Verdict, effect_text
+from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
 from normscope.show.figures.provenance import unfinished
 from normscope.show.report.report_data import ReportData, Study
 from normscope.show.terminal import accuracy_text, percent, threshold_text, variation_text
-from normscope.show.verdict_text import effect_text
 
 Row = list[str]
 
@@ -44,15 +46,42 @@ def summary_note(data: ReportData) -> str:
     )
 
 
-def verdict_rows(data: ReportData) -> list[dict[str, Any]]:
+Judged = list[tuple[Study, tuple[str, str], list[Verdict]]]
+
+
+def judge_studies(data: ReportData) -> Judged:
+    """Return [(study, the two arms that were compared in it, the verdicts on them)]."""
+    arms = [(study, compared(study.runs)) for study in data.studies]
+    return [(study, norms, judge_all(study.runs, *norms)) for study, norms in arms]
+
+
+def conclusion(data: ReportData, judged: Judged) -> dict[str, Any]:
+    """What was found, in the words that the commands end with, and the counts of verdicts."""
+    found = []
+    for study, norms, verdicts in judged:
+        observed = passing(_inspected(data, study), study.layer) if study.layer else ""
+        for headline in headlines(study.runs, verdicts, norms, observed):
+            named = f"{study.name}: {headline.subject}" if len(judged) > 1 else headline.subject
+            found.append(headline.to_json() | {"subject": named, "note": headline.note})
+    counted = counts(verdict for _, _, verdicts in judged for verdict in verdicts)
+    words = {outcome: counts_text({outcome: count}) for outcome, count in counted.items() if count}
+    return {"headlines": found, "counts": words}
+
+
+def _inspected(data: ReportData, study: Study) -> dict[str, list[Recording]]:
+    """{norm: its recordings in order of seeds}."""
+    runs = data.runs
+    found: dict[str, list[Recording]] = {}
+    for item in data.watched:
+        if item.run is not None and (run := runs[item.run]) in study.runs:
+            found.setdefault(run.norm, []).append(item.recording)
+    return found
+
+
+def verdict_rows(data: ReportData, judged: Judged) -> list[dict[str, Any]]:
     """The claims on which the runs say something, study by study; open ones with what would settle
     them.
     """
-    judged = [
-        (study, compared(study.runs), verdict)
-        for study in data.studies
-        for verdict in judge_all(study.runs, *compared(study.runs))
-    ]
     return [
         {
             "claim": f"{verdict.code} {verdict.name}",
@@ -61,13 +90,19 @@ def verdict_rows(data: ReportData) -> list[dict[str, Any]]:
             + verdict.subject
             + ("" if norms == ("batch", "none") else f", {norms[0]} against {norms[1]}"),
             "verdict": verdict.outcome,
-            "quantity": verdict.quantity,
+            "quantity": "; ".join(filter(None, (verdict.quantity, verdict.averaged))),
+            "settings": [
+                f"{reading.label}: {effect_text(reading.effect, reading.unit, reading.interval)}, "
+                f"{reading.outcome}"
+                for reading in verdict.settings
+            ],
             "effect": effect_text(verdict.effect, verdict.unit, verdict.interval),
             "n": verdict.n,
             "values": [_arm_values(arm, seeds) for arm, seeds in verdict.values.items()],
             "needs": verdict.needs,
         }
-        for study, norms, verdict in judged
+        for study, norms, verdicts in judged
+        for verdict in verdicts
         if verdict.values
     ]
 

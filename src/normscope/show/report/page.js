@@ -30,7 +30,13 @@ function madeBy() {
   const rows = page.made_by.map(([what, value]) => element("tr", {}, element("th", { text: what, scope: "row" }), element("td", { text: value, class: "long" })));
   return element("section", { id: "made-by", "aria-labelledby": "made-by-title" },
     element("h2", { id: "made-by-title", text: "How this was made" }),
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of how this was made" }, element("table", {}, element("tbody", {}, ...rows))));
+    element("details", {}, element("summary", { text: `Command, hardware, versions and settings (${rows.length})` }),
+      element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of how this was made" }, element("table", {}, element("tbody", {}, ...rows)))));
+}
+
+/** A print has room for what is folded. */
+for (const [event, open] of [["beforeprint", true], ["afterprint", false]]) {
+  addEventListener(event, () => { document.querySelector("#made-by details").open = open; });
 }
 
 function contents() {
@@ -69,7 +75,7 @@ function section({ name, title, note }) {
 
 /** Bring every region up to date with `page`; charts draw themselves. */
 function compose() {
-  renew(regions.headline, [page.problems, page.summary, page.summary_note, page.runs, page.arms, page.recordings.length], () => [headline()]);
+  renew(regions.headline, [page.conclusion, page.problems, page.summary, page.summary_note, page.runs, page.arms, page.recordings.length], () => [headline()]);
   renew(regions.findings, page.findings, () => page.findings.map(findings));
   renew(regions.claims, page.verdicts, () => (page.verdicts.length ? [claims()] : []));
   renew(regions.runs, [page.runs.map(({ rate, seed }) => [rate, seed]), page.arms], () => (page.runs.length ? [runControls()] : []));

@@ -27,6 +27,16 @@ class Study:
     runs: tuple[RunRecord, ...]
 
     @cached_property
+    def layer(self) -> str | None:
+        """The layer that was inspected in this folder, if any."""
+        try:
+            folder = self.runs[0].directory.parent.parent
+            text = (folder / "inspection.json").read_text(encoding="utf-8")
+            return str(json.loads(text)["layers"][0])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+
+    @cached_property
     def settings(self) -> Settings:
         """What the runs differ in beside norm, learning rate and seed."""
         return Settings(self.runs)

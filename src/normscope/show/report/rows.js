@@ -127,9 +127,8 @@ const SHAPES = {
   rates(view) {
     const { columns, length, levels } = tableOf(view);
     const over = (k) => (columns.level ? levels[columns.level[k]] : page.runs[columns.run[k]].rate);
-    const at = state.rate ?? page.first_rate; // of other settings than the learning rate, one rate is shown
     const rows = [];
-    const places = range(length).filter((k) => shown(columns.run[k], true, columns.line?.[k]) && (!columns.level || page.runs[columns.run[k]].rate === at));
+    const places = range(length).filter((k) => shown(columns.run[k], true, columns.line?.[k]));
     for (const k of places) {
       const run = columns.run[k];
       const { label: name, status } = page.runs[run];
@@ -145,7 +144,7 @@ const SHAPES = {
       const y = mean(own.map((row) => row.y));
       rows.push({ x, y, arm, kind: "mean", series: arm, key: series, colour, dash: dashes(dash), name: `${label}, mean of ${own.length}` });
     }
-    const label = columns.level ? `learning rate ${number(at)}` : undefined;
+    const label = columns.level ? `at learning rate ${number(page.runs[columns.run[0]].rate)}` : undefined;
     return [{ key: "all", label, rows: rows.sort((a, b) => (a.x < b.x ? -1 : a.x > b.x ? 1 : a.arm - b.arm)), narrow: true }];
   },
 

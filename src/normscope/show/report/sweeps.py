@@ -19,9 +19,12 @@ SWEPT = (
 """The knobs of a run that have a view where a study varies them."""
 
 
+Row = tuple[int, Any, int, float]  # run, level, line, accuracy in percent
+
+
 def over(knob: str) -> Callable[[ReportData], Table | None]:
     """The query of one knob: a point for each ended run that differs from the usual setting in that
-    knob at most.
+    knob at most, at the learning rate at which most values of the knob were trained.
 
     The column `level` is a place in the table's `levels`, `line` is the arm of the run's norm at
     the usual setting.
@@ -29,7 +32,7 @@ def over(knob: str) -> Callable[[ReportData], Table | None]:
 
     def query(data: ReportData) -> Table | None:
         arms = {label: place for place, label in enumerate(data.arms)}
-        rows: list[tuple[int, Any, int, float]] = []
+        rows: list[Row] = []
         number = -1
         for study in data.studies:
             for run in study.runs:
@@ -48,6 +51,7 @@ def over(knob: str) -> Callable[[ReportData], Table | None]:
                         np.nan if final is None else 100 * final,
                     )
                 )
+        rows = _at_one_rate(rows, data)
         levels = sorted(
             {level for _, level, _, _ in rows}, key=lambda level: (isinstance(level, str), level)
         )
@@ -62,6 +66,18 @@ def over(knob: str) -> Callable[[ReportData], Table | None]:
         return Table(columns, levels=tuple(levels))
 
     return query
+
+
+def _at_one_rate(rows: list[Row], data: ReportData) -> list[Row]:
+    """The rows at the learning rate with most levels; of several, with most runs, the lowest."""
+    by_rate: dict[float, list[Row]] = {}
+    for row in rows:
+        by_rate.setdefault(data.runs[row[0]].learning_rate, []).append(row)
+    return max(
+        (by_rate[rate] for rate in sorted(by_rate)),
+        key=lambda own: (len({level for _, level, _, _ in own}), len(own)),
+        default=[],
+    )
 
 
 def _level(value: Any) -> float | str:

@@ -61,8 +61,9 @@ SECTIONS = {
     ),
     "sweeps": (
         "Accuracy over other settings",
-        "What the study varies, one setting at a time: the others are at their usual value, the learning rate is the "
-        "one chosen above. Every finished run is a point; the line joins the means.",
+        "What the study varies, one setting at a time: the others are at their usual value, the "
+        "learning rate is the one at which most values were trained. Every finished run is a "
+        "point; the line joins the means.",
     ),
     "curves": (
         "Over the epochs",
@@ -162,12 +163,12 @@ VIEWS = (
     ),
     _curve("train_loss", "Training loss", "cross-entropy (nats)"),
     _curve("test_accuracy", "Test accuracy", "accuracy (%)", scale=100, may_be_log=False),
-    _curve("stem_gradient_mean", "Stem gradient, mean of the epoch's steps", "L2 norm"),
-    _curve("learning_rate", "Learning rate", "learning rate"),
     _curve("test_loss", "Test loss", "cross-entropy (nats)"),
     _curve("train_accuracy", "Training accuracy", "accuracy (%)", scale=100, may_be_log=False),
-    _curve("stem_gradient", "Stem gradient, the epoch's last step", "L2 norm"),
+    _curve("stem_gradient_mean", "Stem gradient, mean of the epoch's steps", "L2 norm"),
     _curve("last_layer_gradient_mean", "Classifier gradient, mean of the epoch's steps", "L2 norm"),
+    _curve("stem_gradient", "Stem gradient, the epoch's last step", "L2 norm"),
+    _curve("learning_rate", "Learning rate", "learning rate"),
     _activation("block_output", "Output of the first stage of blocks", "", near_normal=False),
     _activation(
         "before_activation", "The tensor that enters the last activation of that stage", "Dashed: N(0, 1).",

@@ -29,8 +29,28 @@ function summaryTable() {
     element("table", { id: "summary" }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
 }
 
+/** What was found on each network and data set, and how many claims came out how. */
+function conclusion() {
+  const { headlines, counts } = page.conclusion;
+  const made = headlines.map(({ subject, sentences: [first, ...rest], settle }) => element("div", { class: "finding" },
+    ...(headlines.length > 1 ? [element("h2", { text: subject })] : []),
+    element("p", { class: "lead" }, ...inParts(first ?? "")),
+    ...(rest.length ? [element("p", { text: rest.join(" ") })] : []),
+    ...(settle ? [element("p", { class: "settle", text: settle })] : [])));
+  const pills = Object.entries(counts).map(([outcome, text]) => element("li", { class: `pill ${outcome.replace(" ", "-")}`, text }));
+  if (pills.length) made.push(element("ul", { class: "counts", "aria-label": "Claims by verdict" }, element("li", { text: "Claims:" }), ...pills));
+  const note = headlines.find((one) => one.note)?.note;
+  if (note) made.push(element("p", { class: "note", text: note }));
+  return made;
+}
+
+/** A sentence, what stands in parentheses lighter: how sure it is, beside what was found. */
+function inParts(text) {
+  return text.split(/(\([^()]*\))/).map((part, k) => element("span", { class: k % 2 ? "sure" : "", text: part }));
+}
+
 function headline() {
-  const made = page.problems.map((text) => element("p", { class: "problem", text: `Not shown: ${text}` }));
+  const made = [...conclusion(), ...page.problems.map((text) => element("p", { class: "problem", text: `Not shown: ${text}` }))];
   if (!page.summary.length && !page.recordings.length && !page.findings.length) made.push(element("p", { text: "There is no run to show so far." }));
   if (page.summary.length) {
     const keys = ["label", "status", "epochs", "test_accuracy", "train_loss", "seconds", "error", "id"];
@@ -45,16 +65,17 @@ const MARKS = { supported: "✓", contradicted: "✗", "no difference": "=", "ca
 
 /** The claims with their verdicts: what was measured, its effect with an interval, every seed's value. */
 function claims() {
-  const header = ["claim", "verdict", "effect [95%]", "n", "every seed"];
+  const header = ["verdict", "claim", "effect [95%]", "n", "every seed"];
   const subjects = new Set(page.verdicts.map((row) => row.subject));
   const rows = page.verdicts.map((row) => {
     const words = [row.claim, ...(subjects.size > 1 ? [row.subject] : [])];
     const claim = element("td", { class: "claim" }, element("div", {}, element("strong", { text: words.join(" · ") }), ` ${row.statement}`),
-      element("div", { class: "quantity", text: `Measured: ${row.quantity}` }));
-    const verdict = element("td", { class: "verdict" }, element("div", { class: "short", text: `${MARKS[row.verdict]} ${row.verdict}` }),
+      element("div", { class: "quantity", text: `Measured: ${row.quantity}` }),
+      ...row.settings.map((text) => element("div", { class: "quantity", text })));
+    const verdict = element("td", { class: "verdict" }, element("div", { class: `pill ${row.verdict.replace(" ", "-")}`, text: `${MARKS[row.verdict]} ${row.verdict}` }),
       ...(row.needs ? [element("div", { class: "quantity", text: `To settle it: ${row.needs}` })] : []));
     const seeds = element("td", { class: "values" }, ...row.values.map((text) => element("div", { text })));
-    return element("tr", {}, claim, verdict, element("td", { class: "effect", text: row.effect }), element("td", { class: "number", text: String(row.n) }), seeds);
+    return element("tr", {}, verdict, claim, element("td", { class: "effect", text: row.effect }), element("td", { class: "number", text: String(row.n) }), seeds);
   });
   return element("section", { id: "claims", "aria-labelledby": "claims-title" },
     element("h2", { id: "claims-title", text: "Claims, judged from these runs" }),

@@ -1,0 +1,138 @@
+"""The first screen: what was found, how sure it is, and at which rate a swept setting is shown."""
+
+import json
+
+import numpy as np
+import pytest
+from report_pages import column, payload_of
+from report_records import write_recording, write_run, write_study
+
+from normscope.judge.claims import judge_all
+from normscope.judge.headline import conclude, counts, passing
+from normscope.records.recording import Recording
+from normscope.records.run import RECORDING_NAME
+from normscope.show.report.pages import report
+from normscope.show.report.report_data import load_report_data
+
+
+def test_the_page_says_what_the_commands_say(study, tmp_path):
+    data = load_report_data([study])
+    found = payload_of(report(study, out=tmp_path / "report.html"))["conclusion"]
+    assert [each["text"] for each in found["headlines"]] == conclude(data.runs).paragraphs()
+    assert found["headlines"][0]["sentences"][0].startswith("At its own best rate each")
+    assert found["headlines"][0]["note"]
+    assert list(found["counts"].values()) == [
+        f"{count} {'open' if outcome == 'cannot tell' else outcome}"
+        for outcome, count in counts(judge_all(data.runs)).items()
+        if count
+    ]
+
+
+def test_each_of_several_studies_has_its_headline(study, tmp_path):
+    other = write_study(tmp_path / "other", norms=("group", "layer"), seeds=(0, 1, 2, 3))
+    found = payload_of(report(study, other, out=tmp_path / "report.html"))["conclusion"]
+    first, second = found["headlines"]
+    assert first["subject"].startswith("study: small-resnet on digits")
+    assert second["subject"].startswith("other: small-resnet on digits")
+    assert "with group norm" in second["text"]
+    assert "with batch norm" in first["text"]
+
+
+def test_a_folder_without_runs_and_a_recording_have_none(tmp_path):
+    path = write_recording(tmp_path / "r.sqlite")
+    conclusion = payload_of(report(path))["conclusion"]
+    assert conclusion == {"headlines": [], "counts": {}}
+
+
+class TestInspected:
+    @pytest.fixture
+    def inspected(self, tmp_path):
+        """A watched run of each norm; the second layer is the one that was inspected."""
+        folder = write_study(tmp_path / "inspected", seeds=(0,))
+        for number in (0, 1):
+            write_recording(folder / "runs" / f"run{number}" / RECORDING_NAME)
+        (folder / "inspection.json").write_text(json.dumps({"layers": ["layer1.bn"]}))
+        return folder
+
+    def test_the_share_that_passes_is_said_of_the_chosen_layer(self, inspected):
+        page = payload_of(report(inspected))
+        (headline,) = page["conclusion"]["headlines"]
+        recordings = {
+            norm: [Recording.load(inspected / "runs" / f"run{k}" / RECORDING_NAME)]
+            for k, norm in enumerate(("batch", "none"))
+        }
+        sentence = passing(recordings, "layer1.bn")
+        assert sentence in headline["sentences"]
+        (view,) = (view for view in page["views"] if view["name"] == "overview_active")
+        assert view["table"]
+        share = float(sentence.split("%")[0].split()[-1])
+        assert 0 < share < 100
+        assert (
+            f"{share:.1f}% of the values of layer1.bn pass the ReLU with batch norm, " in sentence
+        )
+        assert f"{share:.1f}% without (0.0 points; 1 seed, too few for an interval)." in sentence
+
+    @pytest.mark.parametrize(
+        "text", ["", "[]", "{}", '{"layers": []}', '{"layers": 3}', "[" * 9999]
+    )
+    def test_a_damaged_file_of_the_inspection_is_left_out(self, inspected, text):
+        (inspected / "inspection.json").write_text(text)
+        (headline,) = payload_of(report(inspected))["conclusion"]["headlines"]
+        assert "ReLU" not in headline["text"]
+
+    def test_an_epoch_without_outputs_has_no_share(self, tmp_path):
+        path = write_recording(tmp_path / "r.sqlite", counted=20)  # the third epoch begins
+        recording = Recording.load(path)
+        assert passing({"batch": [recording], "none": [recording]}) == ""
+
+    def test_only_where_it_can_be_measured(self, inspected):
+        recording = Recording.load(inspected / "runs" / "run0" / RECORDING_NAME)
+        assert passing({"batch": [recording]}) == ""
+        assert passing({"batch": [recording], "none": []}) == ""
+        assert "stem.bn" in passing({"batch": [recording], "none": [recording]}, "no.such.layer")
+
+
+def test_a_swept_setting_is_shown_at_the_rate_that_has_most_of_its_values(tmp_path):
+    folder = write_study(tmp_path / "study", rates=(0.01, 0.1), seeds=(0, 1), batch_size=128)
+    for number, (size, rate) in enumerate(((8, 0.01), (16, 0.01), (8, 0.1))):
+        write_run(folder / "runs" / f"more{number}", "batch", rate, 0, batch_size=size)
+    for number, name in enumerate(("tanh", "gelu")):
+        write_run(
+            folder / "runs" / f"act{number}", "batch", 0.1, 0, batch_size=128, activation=name
+        )
+    page = payload_of(report(folder))
+    views = {view["name"]: view for view in page["views"]}
+
+    def shown(name):
+        view = views[name]
+        return {page["runs"][run]["rate"] for run in column(view, "run")}, view["table"]["levels"]
+
+    assert shown("sweep_batch_size") == ({0.01}, [8, 16, 128])
+    rates, levels = shown("sweep_activation")
+    assert rates == {0.1}
+    assert {"tanh", "gelu"} <= set(levels)
+
+
+def test_an_effect_over_several_rates_says_so(study, tmp_path):
+    data = load_report_data([study])
+    (verdict,) = (each for each in judge_all(data.runs) if each.code == "C201")
+    rows = payload_of(report(study, out=tmp_path / "report.html"))["verdicts"]
+    (row,) = (row for row in rows if row["claim"].startswith("C201"))
+    assert row["quantity"].endswith("; mean over learning rates 0.01, 0.1")
+    assert [text.split(":")[0] for text in row["settings"]] == ["lr 0.01", "lr 0.1"]
+    assert np.isclose(np.mean([each.effect for each in verdict.settings]), verdict.effect)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_headline_is_above_everything_else(study, tmp_path, open_page, width):
+    path = report(study, out=tmp_path / "report.html")
+    page = open_page(path, width)
+    lead = page.locator("#headline .lead")
+    first = payload_of(path)["conclusion"]["headlines"][0]["sentences"][0]
+    assert lead.inner_text() == first
+    assert lead.bounding_box()["y"] < 260
+    assert lead.bounding_box()["y"] < page.locator("#summary").bounding_box()["y"]
+    assert page.locator("#headline .counts .pill").count() == 1
+    assert not page.locator("#made-by table").is_visible()
+    page.locator("#made-by summary").click()
+    assert page.locator("#made-by table").is_visible()
