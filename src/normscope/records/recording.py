@@ -190,10 +190,9 @@ class Recording:
             steps, values = self._pooled(layer, statistic)
         else:
             steps, values = _read(self._part(rank), layer, statistic)
-        keep = (steps >= (first if first is not None else steps.min(initial=0))) & (
-            steps <= (last if last is not None else steps.max(initial=0))
-        )
-        return steps[keep], values[keep]
+        start = 0 if first is None else np.searchsorted(steps, first)
+        end = None if last is None else np.searchsorted(steps, last, "right")
+        return steps[start:end].copy(), values[start:end].copy()
 
     def distribution(
         self,
@@ -322,8 +321,12 @@ def _read(part: Part, layer: str, statistic: str) -> tuple[np.ndarray, np.ndarra
     if len({values.shape[1:] for _, values in blocks}) > 1:
         newest = blocks[-1][1].shape[1:]  # the layer changed its shape on the way
         blocks = [block for block in blocks if block[1].shape[1:] == newest]
-    steps = np.concatenate([steps for steps, _ in blocks])
-    values = np.concatenate([values for _, values in blocks])
+    if len(blocks) == 1:
+        steps, values = blocks[0]
+    else:
+        steps, values = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
+    if (steps[1:] >= steps[:-1]).all():
+        return steps, values
     order = np.argsort(steps, kind="stable")
     return steps[order], values[order]
 

@@ -176,7 +176,7 @@ class FilePart:
         self.path = path
         self._state: tuple[int, ...] | None = None
         self._kept: MemoryPart
-        self._statistics: dict[str, list[str]] = {}
+        self._statistics: dict[str, list[str]] | None = None  # None: not read
         self._passes: dict[bool, MemoryPart] = {}  # {whether of histograms: what was read}
         if header is not None:
             writer(path, "recording", header=header.to_json(), non_finite=[]).close()
@@ -210,6 +210,12 @@ class FilePart:
     def statistics(self) -> Mapping[str, Collection[str]]:
         """{layer: the names of what was recorded of it}."""
         self._described()
+        if self._statistics is None:
+            with reader(self.path, "recording") as store:
+                names = store.block_names()
+            self._statistics = {}
+            for layer, statistic in names:
+                self._statistics.setdefault(layer, []).append(statistic)
         return self._statistics
 
     def blocks(self, layer: str, statistic: str) -> list[Block]:
@@ -218,10 +224,9 @@ class FilePart:
         Raises:
             RecordError: if one of the file's blocks has another shape than its statistic.
         """
-        self._described()
-        histograms = _is_histogram(statistic)
+        recorded, histograms = self.statistics(), _is_histogram(statistic)
         if histograms not in self._passes:
-            names = {name for table in self._statistics.values() for name in table}
+            names = {name for table in recorded.values() for name in table}
             wanted = {name for name in names if _is_histogram(name) == histograms}
             self._passes[histograms] = self.snapshot(wanted)
         return self._passes[histograms].blocks(layer, statistic)
@@ -240,15 +245,12 @@ class FilePart:
         return held
 
     def _described(self) -> MemoryPart:
-        """Header, events and names, read again where the file may have changed."""
+        """Header and events, read again where the file may have changed."""
         state = _state(self.path)
         if state is None or state != self._state:
             with reader(self.path, "recording") as store, store.at_one_moment():
                 self._kept = self._description(store)
-                names = store.block_names()
-            self._statistics, self._passes, self._state = {}, {}, state
-            for layer, statistic in names:
-                self._statistics.setdefault(layer, []).append(statistic)
+            self._statistics, self._passes, self._state = None, {}, state
         return self._kept
 
     def _description(self, store: Store) -> MemoryPart:

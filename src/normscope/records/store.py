@@ -95,9 +95,9 @@ class Store:
         rows = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
         self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
-    def meta(self) -> dict[str, Any]:
-        """Every key with its decoded value."""
-        rows = self._query("SELECT key, value FROM meta")
+    def meta(self, key: str | None = None) -> dict[str, Any]:
+        """Every key with its decoded value, or one key."""
+        rows = self._query("SELECT key, value FROM meta WHERE ?1 IS NULL OR key = ?1", (key,))
         try:
             return {key: json.loads(value) for key, value in rows}
         except (TypeError, ValueError, RecursionError) as error:
@@ -182,15 +182,17 @@ class Store:
         if statistics is not None:
             chosen = f" AND statistic IN ({', '.join('?' * len(statistics))})"
         rows = self._query(
-            "SELECT layer, statistic, steps, dtype, shape, data "
+            "SELECT layer, statistic, block, steps, dtype, shape, data "
             "FROM arrays JOIN blocks ON blocks.id = arrays.block "
             f"WHERE last_step > ?{chosen} ORDER BY arrays.id",
             (after, *(statistics or ())),
         )
-        for layer, statistic, data, dtype, shape, values in rows:
-            count = len(data) // 8 if isinstance(data, bytes) else 0
-            steps = unpack("<i8", json.dumps([count]), data)
-            array = unpack(dtype, shape, values)
+        axes: dict[int, np.ndarray] = {}
+        for layer, statistic, block, data, dtype, shape, values in rows:
+            if block not in axes:
+                count = len(data) // 8 if isinstance(data, bytes) else 0
+                axes[block] = unpack("<i8", f"[{count}]", data)
+            steps, array = axes[block], unpack(dtype, shape, values)
             if array.ndim == 0 or len(array) != len(steps):
                 raise RecordError(
                     f"{self.path} is damaged: a block has {len(steps)} steps and other values."
@@ -466,9 +468,9 @@ def _check(store: Store, kind: str | None) -> None:
     expected = dict.fromkeys(("meta", "epochs", "blocks", "arrays", "events", "resume"), "table")
     if any(tables.get(name) != form for name, form in expected.items()):
         raise RecordError(f"{store.path} is damaged: its tables are not those of a record.")
-    found = store.meta().get("kind")
-    if kind is not None and found != kind:
-        raise RecordError(f"{store.path} is a record of a {found}, not of a {kind}.")
+    actual = store.meta("kind").get("kind")
+    if kind is not None and actual != kind:
+        raise RecordError(f"{store.path} is a record of a {actual}, not of a {kind}.")
 
 
 def _finite(value: float | None) -> float | None:
