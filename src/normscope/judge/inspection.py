@@ -15,7 +15,6 @@ from normscope.judge.activation_regions import active_region, inside
 from normscope.judge.layer_measures import BINS, layers_before_activations, measure_regions
 from normscope.judge.timeline import Timeline
 from normscope.records.recording import Recording
-from normscope.records.recording_distribution import ChannelDistributions
 from normscope.records.run import RunRecord
 
 COLUMNS = (
@@ -71,11 +70,11 @@ def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
         output = recording.distribution(layer, "output", bins=BINS, first=first, last=last)
         channels = output.channels
         own: dict[str, np.ndarray] = dict(
-            zip(("output_mean", "output_std"), moments(output), strict=True)
+            zip(("output_mean", "output_std"), output.moments, strict=True)
         )
         if "histogram" in known:
             given = recording.distribution(layer, "input", bins=BINS, first=first, last=last)
-            own["input_mean"], own["input_std"] = moments(given)
+            own["input_mean"], own["input_std"] = given.moments
         for name in ("running_mean", "running_var", "weight", "bias"):
             if name in known:
                 own[name] = recording.query(layer, name)[1][-1][channels]
@@ -90,18 +89,6 @@ def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
             }
             rows.append({"layer": layer, "channel": channel, **values})
     return rows
-
-
-def moments(distribution: ChannelDistributions) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [C] of the binned values, each taken as spread evenly over its
-    bin.
-    """
-    centres = (distribution.edges[:, 1:] + distribution.edges[:, :-1]) / 2
-    widths = np.diff(distribution.edges, axis=1)
-    with np.errstate(invalid="ignore"):
-        share = distribution.counts / distribution.counts.sum(1, keepdims=True)
-    mean = (share * centres).sum(1)
-    return mean, np.sqrt((share * ((centres - mean[:, None]) ** 2 + widths**2 / 12)).sum(1))
 
 
 def to_csv(rows: Sequence[Row]) -> str:

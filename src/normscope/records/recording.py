@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from normscope.errors import InputError, RecordError, lookup, one_of
-from normscope.records.recording_distribution import ChannelDistributions, merge
+from normscope.records.histogram import ChannelHistograms
+from normscope.records.recording_distribution import merge
 from normscope.records.recording_header import Cost, Header, LayerInfo
 from normscope.records.recording_parts import FilePart, Part
 
@@ -203,7 +204,7 @@ class Recording:
         first: int | None = None,
         last: int | None = None,
         limits: np.ndarray | None = None,
-    ) -> ChannelDistributions:
+    ) -> ChannelHistograms:
         """The distribution of a layer's input or output per channel, merged over steps (and ranks)
         in its own units.
 
@@ -236,7 +237,9 @@ class Recording:
             )
         edges, merged = merge(counts, frame.astype(np.float64), side, bins, limits)
         channels = self.layers[layer].histogram_channels or list(range(counts.shape[1]))
-        return ChannelDistributions(channels, np.unique(steps), edges, merged)
+        return ChannelHistograms(
+            edges=edges, counts=merged, channels=channels, steps=np.unique(steps)
+        )
 
     def to_dataframe(self, layer: str | None = None, statistic: str | None = None) -> pd.DataFrame:
         """A long pandas table with the columns step, layer, statistic, channel and value;

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from normscope.records.recording_header import FRAME, bin_edges
@@ -13,30 +11,6 @@ POINT = 1e-4
 """A bin narrower than this share of a bin of the result is counted at one point."""
 NOTHING = 1e-9
 """A smaller share of a channel's values in a bin is rounding, and none."""
-
-
-@dataclass(frozen=True)
-class ChannelDistributions:
-    """Per channel a histogram over its own range: edges [C, B + 1] in the tensor's units, counts
-    [C, B].
-
-    `steps` are the steps that were merged. Values inside a bin of the record are taken as spread
-    evenly over it.
-    """
-
-    channels: list[int]
-    steps: np.ndarray
-    edges: np.ndarray
-    counts: np.ndarray
-
-    @property
-    def density(self) -> np.ndarray:
-        """The counts as a density [C, B], which integrates to 1 over each channel's range; NaN
-        where there are none.
-        """
-        total = self.counts.sum(1, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.counts / total / np.diff(self.edges, axis=1)
 
 
 def physical_edges(frame: np.ndarray, side: str) -> np.ndarray:

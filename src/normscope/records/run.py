@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from normscope.errors import RecordError
-from normscope.records.captures import Distribution, load_distributions
+from normscope.records.captures import load_captures
+from normscope.records.histogram import Histogram
 from normscope.records.knobs import ADDED_KNOBS
 from normscope.records.measurements import load_measurements
 from normscope.records.store import reader
@@ -70,7 +71,7 @@ class RunRecord:
     spec: dict[str, Any]
     status: str
     epochs: dict[str, np.ndarray]
-    captures: dict[tuple[str, int], Distribution] = field(default_factory=dict)
+    captures: dict[tuple[str, int], Histogram] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
@@ -133,7 +134,7 @@ def load_run(directory: Path) -> RunRecord:
         RecordError: if the record is damaged, of another version, or no run's.
     """
     with reader(directory / RECORD_NAME, "run") as store:
-        meta, epochs, captures = store.meta(), store.epochs(), load_distributions(store)
+        meta, epochs, captures = store.meta(), store.epochs(), load_captures(store)
         measured = load_measurements(store)
     spec: Any = meta.get("spec")
     status = meta.get("status", "interrupted")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from normscope.records.captures import LEVELS, Distribution, store_distribution
+from normscope.records.captures import LEVELS, capture_edges, store_capture
+from normscope.records.histogram import Histogram
 from normscope.records.measurements import store_measurement
 from normscope.records.recording_header import BINS, SAMPLE_MOMENTS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
@@ -37,10 +38,11 @@ def write_run(
                     epoch, {"train_loss": value, "step": epoch * 7, "of_a_newer_version": 0.5}
                 )
             counts = np.arange(12)
-            captured = Distribution(
-                counts, int(counts.sum()), 1, 0.1, 1 / 3, 0.25, np.linspace(-9, 9, len(LEVELS))
-            )
-            store_distribution(store, norm, captured, step=7, epoch=1)
+            captured = Histogram(
+                edges=capture_edges(10), counts=counts, mean=0.1, std=1 / 3, zeros=0.25,
+                quantiles=np.linspace(-9, 9, len(LEVELS)), non_finite=1,
+            )  # fmt: skip
+            store_capture(store, norm, captured, step=7, epoch=1)
         store_measurement(
             store,
             "propagation",

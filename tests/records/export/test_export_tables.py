@@ -102,7 +102,8 @@ def test_names_and_numbers_read_back(kind, name, tmp_path_factory):
     ] == captured.quantiles.tolist()
     bins = read(folder / "out", "capture_bins", kind)
     assert [row["count"] for row in bins] == captured.counts.tolist()
-    assert [row["low"] for row in bins] == [-math.inf, *captured.edges]
+    assert [row["low"] for row in bins] == [-math.inf, *range(-5, 6)]
+    assert [row["high"] for row in bins] == [*range(-5, 6), math.inf]
     assert {row["tensor"] for row in bins} == {name}
 
     assert [(r["statistic"], r["index"], r["value"]) for r in read(folder / "out", "measurements", kind)] == [

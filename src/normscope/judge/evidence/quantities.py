@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from normscope.judge.evidence.cells import GridCell, knobs_of
-from normscope.records.captures import Distribution
+from normscope.records.histogram import Histogram
 from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import RunRecord
 
@@ -100,7 +100,7 @@ def accuracy_at_the_choice_of_others(cell: GridCell, over: Sequence[str]) -> flo
     return own.get(max(means, key=lambda knobs: means[knobs]))
 
 
-def captured(cell: GridCell, tensor: str, least: int = 1) -> list[Distribution] | None:
+def captured(cell: GridCell, tensor: str, least: int = 1) -> list[Histogram] | None:
     """The distributions of a tensor in order of epochs; None for fewer than `least`, or any that is
     not finite.
     """

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from normscope.errors import RecordError
-from normscope.records.captures import LEVELS, LIMIT, Distribution
+from normscope.records.captures import LEVELS, LIMIT
 from normscope.records.export.schema import NUMBER, TEXT, WHOLE, Column, Table, column_of, repeated
+from normscope.records.histogram import Histogram
 from normscope.records.run import EPOCH_COLUMNS, RunRecord, load_run
 
 RUN = Column("run", TEXT, "the run: the name of its folder, which ends with its id")
@@ -147,8 +148,8 @@ def run_batches(runs: Sequence[RunRecord]) -> Iterator[tuple[Table, pa.RecordBat
             yield epochs, epochs.batch(_epochs(run))
         if run.captures:
             yield CAPTURES, CAPTURES.batch(_captures(run))
-            for key, distribution in run.captures.items():
-                yield CAPTURE_BINS, CAPTURE_BINS.batch(_bins(run, *key, distribution))
+            for key, captured in run.captures.items():
+                yield CAPTURE_BINS, CAPTURE_BINS.batch(_bins(run, *key, captured))
         for measurement, arrays in run.measured.items():
             for statistic, array in arrays.items():
                 if array.size:
@@ -212,31 +213,31 @@ def _whole(name: str, values: np.ndarray) -> list[int | None]:
 
 
 def _captures(run: RunRecord) -> dict[str, object]:
-    keys, distributions = zip(*run.captures.items(), strict=True)
-    quantiles = np.stack([each.quantiles for each in distributions])
+    keys, captured = zip(*run.captures.items(), strict=True)
+    quantiles = np.stack([each.quantiles for each in captured])
     return {
         "run": repeated(run.directory.name, len(keys)),
         "tensor": [tensor for tensor, _ in keys],
         "epoch": [epoch for _, epoch in keys],
-        "values": [each.n for each in distributions],
+        "values": [each.n for each in captured],
         **{
-            name: [getattr(each, name) for each in distributions]
-            for name in ("non_finite", "mean", "std", "zero_fraction")
+            name: [getattr(each, name) for each in captured]
+            for name in ("non_finite", "mean", "std")
         },
+        "zero_fraction": [each.zeros for each in captured],
         **{name: quantiles[:, place] for place, name in enumerate(QUANTILES)},
     }
 
 
-def _bins(run: RunRecord, tensor: str, epoch: int, distribution: Distribution) -> dict[str, object]:
-    ends = np.concatenate([[-np.inf], distribution.edges, [np.inf]])
-    length = len(distribution.counts)
+def _bins(run: RunRecord, tensor: str, epoch: int, captured: Histogram) -> dict[str, object]:
+    length = len(captured.counts)
     return {
         "run": repeated(run.directory.name, length),
         "epoch": repeated(epoch, length),
         "tensor": repeated(tensor, length),
-        "low": ends[:-1],
-        "high": ends[1:],
-        "count": distribution.counts,
+        "low": captured.edges[:-1],
+        "high": captured.edges[1:],
+        "count": captured.counts,
     }
 
 
