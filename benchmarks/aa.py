@@ -2,10 +2,11 @@
 
 python benchmarks/aa.py [--out DIR] [--runs 40] [--splits 1000]
 
-Trains a pool of runs of one arm (batch normalization on the digits; only the seeds differ), draws two groups from it at
-random again and again, calls one of them the reference, and judges every claim. Whatever is `supported` or
-`contradicted` then is a false verdict; each test is made to give one in 20 at most. The runs are kept in DIR: the same
-command goes on where it was interrupted, and does not train what is there.
+Trains a pool of runs of one arm (batch normalization on the digits; only the seeds differ), draws
+two groups from it at random again and again, calls one of them the reference, and judges every
+claim. Whatever is `supported` or `contradicted` then is a false verdict; each test is made to give
+one in 20 at most. The runs are kept in DIR: the same command goes on where it was interrupted, and
+does not train what is there.
 """
 
 from __future__ import annotations
@@ -144,13 +145,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.runs < 2 * max(SIZES):
         parser.error(
-            f"--runs is {options.runs}; expected {2 * max(SIZES)} or more, for two groups of {max(SIZES)}"
+            f"--runs is {options.runs}; expected {2 * max(SIZES)} or more, for two groups of "
+            f"{max(SIZES)}"
         )
     load = load_average()
     runs = pool(options.out, options.runs)
     final = [100 * (run.final("test_accuracy") or 0) for run in runs]
-    print(f"\n{hardware_line('cpu')}\nPool: {len(runs)} runs, final test accuracy {np.mean(final):.2f}% "
-          f"± {np.std(final, ddof=1):.2f} (standard deviation)\n")  # fmt: skip
+    accuracy = f"{np.mean(final):.2f}% ± {np.std(final, ddof=1):.2f} (standard deviation)"
+    print(f"\n{hardware_line('cpu')}\nPool: {len(runs)} runs, final test accuracy {accuracy}\n")
     for paired in (False, True):
         for size in SIZES:
             made = table(runs, size, options.splits, paired=paired)

@@ -1,4 +1,4 @@
-"""What `check` is measured by: healthy networks, the written-up failures, and its speed.
+"""Measures `check`: healthy networks, the written-up failures, and its speed.
 
 python benchmarks/checking.py healthy   train the healthy networks and store their examinations
 python benchmarks/checking.py cases     every written-up failure: which rule finds it
@@ -49,7 +49,8 @@ def healthy(names: list[str]) -> None:
         serious = [text for text in found if not text.startswith("info")]
         infos = sorted({finding.code for finding in report.infos})
         print(
-            f"{network.name:32} {time.perf_counter() - start:5.1f} s  correct {correct}  infos {infos}"
+            f"{network.name:32} {time.perf_counter() - start:5.1f} s  correct {correct}  infos "
+            f"{infos}"
         )
         for text in serious:
             print("   ", text)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they ran, turns in one process, ratios with their ranges, tables and files."""
+"""Shared by the benchmarks: the machine, turns in one process, ratios with ranges, tables, files."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def say(what: str) -> None:
 def interleave(
     contenders: Mapping[str, Callable[[], float]], rounds: int, *, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """What each contender returns, once a round, in an order that turns from round to round;
-    warm-up rounds dropped.
+    """Return each contender's results, one a round, in an order that turns from round to round;
+    warm-up rounds are dropped.
     """
     names = list(contenders)
     measured: dict[str, list[float]] = {name: [] for name in names}
@@ -76,9 +76,7 @@ def interleave(
 
 @dataclass(frozen=True)
 class Table:
-    """What one part of a benchmark found, for people (header, rows, notes) and for programs
-    (values).
-    """
+    """The result of a part, for people (header, rows, notes) and for programs (values)."""
 
     title: str
     header: tuple[str, ...]
@@ -117,7 +115,8 @@ def warn_if_busy() -> float | None:
     load = load_average()
     if load is not None and load > BUSY:
         print(
-            f"The load average is {load:.2f}, above {BUSY}: something else is running (or was, a minute ago). "
+            f"The load average is {load:.2f}, above {BUSY}: something else is running (or was, a "
+            "minute ago). "
             "These numbers are not to be published.",
             file=sys.stderr,
         )

@@ -1,7 +1,8 @@
-"""Healthy networks of many kinds, trained for a few seconds on scikit-learn's digits or on made-up sequences.
+"""Healthy networks of many kinds, trained for a few seconds on scikit-learn's digits or on made-up
+sequences.
 
-`check` must find no error in any of them and a warning in at most one of ten. Their examinations are stored in
-tests/rules/healthy by `python benchmarks/checking.py healthy`.
+`check` must find no error in any of them and a warning in at most one of ten. Their examinations
+are stored in tests/rules/healthy by `python benchmarks/checking.py healthy`.
 """
 
 from __future__ import annotations
@@ -148,8 +149,10 @@ def resnet(
     width=8, norm: Callable[[int], nn.Module] = nn.BatchNorm2d, pre=False, zero=False, drop=0.0
 ) -> nn.Sequential:
     model = nn.Sequential(
-        conv(1, width), norm(width), nn.ReLU(), Residual(width, norm, pre), conv(width, 2 * width, 2), norm(2 * width),
-        nn.ReLU(), Residual(2 * width, norm, pre), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop),
+        conv(1, width), norm(width), nn.ReLU(), Residual(width, norm, pre),
+        conv(width, 2 * width, 2), norm(2 * width),
+        nn.ReLU(), Residual(2 * width, norm, pre), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Dropout(drop),
         nn.Linear(2 * width, 10),
     )  # fmt: skip
     if zero:
@@ -170,7 +173,8 @@ class Inverted(nn.Module):
             return nn.BatchNorm2d(n, eps=eps, momentum=momentum)
 
         self.body = nn.Sequential(
-            conv(width, wide, size=1), norm(wide), nn.SiLU(), conv(wide, wide, groups=wide), norm(wide), nn.SiLU(),
+            conv(width, wide, size=1), norm(wide), nn.SiLU(), conv(wide, wide, groups=wide),
+            norm(wide), nn.SiLU(),
             conv(wide, width, size=1), norm(width),
         )  # fmt: skip
 
@@ -180,7 +184,8 @@ class Inverted(nn.Module):
 
 def mobile() -> nn.Sequential:
     return nn.Sequential(
-        conv(1, 8), nn.BatchNorm2d(8, eps=1e-3, momentum=0.01), nn.SiLU(), Inverted(8), nn.AvgPool2d(2), Inverted(8),
+        conv(1, 8), nn.BatchNorm2d(8, eps=1e-3, momentum=0.01), nn.SiLU(), Inverted(8),
+        nn.AvgPool2d(2), Inverted(8),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
     )  # fmt: skip
 
@@ -205,7 +210,8 @@ class Dense(nn.Module):
 
 def densenet() -> nn.Sequential:
     return nn.Sequential(
-        conv(1, 8), Dense(8), nn.AvgPool2d(2), nn.BatchNorm2d(20), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        conv(1, 8), Dense(8), nn.AvgPool2d(2), nn.BatchNorm2d(20), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(20, 10),
     )  # fmt: skip
 
@@ -233,7 +239,8 @@ def perceptron(
     norm: Callable[[int], nn.Module] = nn.BatchNorm1d, bias: bool = True
 ) -> nn.Sequential:
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 32, bias=bias), norm(32), nn.ReLU(), nn.Linear(32, 32, bias=bias), norm(32),
+        nn.Flatten(), nn.Linear(64, 32, bias=bias), norm(32), nn.ReLU(),
+        nn.Linear(32, 32, bias=bias), norm(32),
         nn.ReLU(), nn.Linear(32, 10),
     )  # fmt: skip
 
@@ -326,7 +333,7 @@ class Recurrent(nn.Module):
 
 
 class TokenConvolution(nn.Module):
-    """One-dimensional convolutions with batch normalization on [N, C, L], transposed as it must be."""
+    """One-dimensional convolutions with batch normalization on [N, C, L], rightly transposed."""
 
     def __init__(self):
         super().__init__()
@@ -368,7 +375,8 @@ class Generator(nn.Module):
             nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2), conv(8, 16, 2), nn.BatchNorm2d(16)
         )
         self.decoder = nn.Sequential(
-            nn.LeakyReLU(0.2), nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.LeakyReLU(0.2), nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8),
+            nn.ReLU(),
             nn.ConvTranspose2d(8, 1, 4, 2, 1), nn.Tanh(),
         )  # fmt: skip
         for module in self.modules():
@@ -380,7 +388,7 @@ class Generator(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """As language models write it."""
+    """RMS normalization as language models write it."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -1,9 +1,11 @@
-"""Measures the report in a real browser: size, seconds to write, to the first view, and milliseconds per slider step.
+"""Measures the report in a real browser: size, seconds to write, to the first view, and
+milliseconds per slider step.
 
     python benchmarks/report.py [--chromium /usr/bin/chromium]
 
-Two studies, made up from random numbers: 6 runs of 30 epochs, each watched (20 layers, 700 channels, 120 moments, 12
-histograms), and 200 runs of 30 epochs. Needs playwright and a chromium. Times are medians of `--repeats`.
+Two studies, made up from random numbers: 6 runs of 30 epochs, each watched (20 layers, 700
+channels, 120 moments, 12 histograms), and 200 runs of 30 epochs. Needs playwright and a chromium.
+Times are medians of `--repeats`.
 """
 
 from __future__ import annotations
@@ -105,8 +107,11 @@ def slider_steps(browser: Browser, path: Path, name: str, last: int) -> float | 
         return None
     slider.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
-    times = page.evaluate(f"(places) => {{ const input = document.querySelector('input[aria-label={name}]'); "
-                          f"return ({STEP})(places); }}", [*range(last), *range(last)])  # fmt: skip
+    times = page.evaluate(
+        f"(places) => {{ const input = document.querySelector('input[aria-label={name}]'); "
+        f"return ({STEP})(places); }}",
+        [*range(last), *range(last)],
+    )
     page.close()
     return statistics.median(times)
 
@@ -126,8 +131,10 @@ def main() -> None:
             written = time.perf_counter() - begin
             views = [first_view(browser, path) for _ in range(options.repeats)]
             print(
-                f"{label}: {path.stat().st_size / 1e6:.2f} MB, written in {written:.2f} s, first view "
-                f"{statistics.median(views):.2f} s (n = {options.repeats}), all views drawn; epoch step "
+                f"{label}: {path.stat().st_size / 1e6:.2f} MB, written in {written:.2f} s, first "
+                "view "
+                f"{statistics.median(views):.2f} s (n = {options.repeats}), all views drawn; "
+                "epoch step "
                 f"{slider_steps(browser, path, 'Epoch', 2):.0f} ms"
                 + (
                     f", layer step {slider_steps(browser, path, 'Step', 8):.0f} ms" if watch else ""

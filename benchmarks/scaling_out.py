@@ -1,11 +1,11 @@
-"""What it costs to hand runs to Ray: start-up, time per run, and growth with the number of runs.
+"""Measures the cost of handing runs to Ray: start-up, time per run, and growth with the number of runs.
 
 python benchmarks/scaling_out.py [--runs 8 16 32 64] [--rounds 3] [--out DIR]
 
-Every study is trained in a fresh process: by this machine's own worker processes, by a Ray that is started for it, and
-by the same with records that travel through Ray, as where the folder is not shared. The runs are small (digits, three
-epochs of a narrow network), so that what is seen is the overhead. On one machine Ray has the same cores as the
-processes: nothing here is a speed-up.
+Every study is trained in a fresh process: by this machine's own worker processes, by a Ray that is
+started for it, and by the same with records that travel through Ray, as where the folder is not
+shared. The runs are small (digits, three epochs of a narrow network), so that what is seen is the
+overhead. On one machine Ray has the same cores as the processes: nothing here is a speed-up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def measure(way: str, count: int) -> dict[str, float]:
     from normscope.studies.spec import Recipe
 
     options = GridOptions(
-        norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu", precision="fp32", fusion="off",
+        norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu", precision="fp32",
+        fusion="off",
         recipe=Recipe(widths=(4, 8, 8), blocks_per_stage=1),
     )  # fmt: skip
     spec = lay_out(options).specs[0]
@@ -121,7 +122,7 @@ def growth(counts: list[int], rounds: int) -> Table:
 
 
 def _slopes(totals: dict[str, list[float]], counts: list[int]) -> list[str]:
-    """What a further run costs, by the medians of the smallest and the largest study."""
+    """Return the cost of a further run, by the medians of the smallest and the largest study."""
     low, high = min(counts), max(counts)
     if low == high:
         return []

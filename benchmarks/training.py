@@ -1,20 +1,23 @@
-"""The comparison that normscope exists for, beside the notebook's way of making it, and what its speed is made of.
+"""The comparison that normscope exists for, beside the notebook's way of making it, and what its
+speed is made of.
 
-    python benchmarks/training.py [--parts job jobs fusion scaling ceilings profile memory gpu] [--quick]
+    python benchmarks/training.py [--quick]
+        [--parts job jobs fusion scaling ceilings profile memory gpu]
 
 Parts:
-    job       whole job and training throughput, the notebook's way and normscope's, in turns (about 7 minutes on two
-              cores; with --batches 391, which is whole epochs, 11)
+    job       whole job and training throughput, the notebook's way and normscope's, in turns (about
+              7 minutes on two cores; with --batches 391, which is whole epochs, 11)
     jobs      one run at a time on all cores, against one per core
     fusion    fused normalization on and off, with and without batch normalization, bf16 and fp32
     scaling   images per second against batch size, width and depth
     ceilings  matrix products and copies, and the share of them that training reaches
     profile   where the time of a step goes
     memory    peak resident memory of a run
-    gpu       with --device cuda: steps captured in a CUDA graph and not, and 1 to 8 runs at once on one GPU
-The parts from jobs to memory take about 7 minutes together. What is measured next is told on standard error.
-Run it with nothing else on the machine. Every part prints a Markdown table and appends a line of JSON to
-<results>/<part>.jsonl. See docs/performance.md for the method.
+    gpu       with --device cuda: steps captured in a CUDA graph and not, and 1 to 8 runs at once on
+              one GPU
+The parts from jobs to memory take about 7 minutes together. Standard error says what is measured
+next. Run it with nothing else on the machine. Every part prints a Markdown table and appends a line
+of JSON to <results>/<part>.jsonl. See docs/performance.md for the method.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ class Options:
     """
 
     parts: tuple[Part, ...] = ("job",)
-    """What to measure."""
+    """The parts to measure."""
 
     epochs: int = 2
     """Epochs of the job that are measured, each way in turns."""
@@ -81,7 +84,7 @@ class Options:
     """
 
     device: str = "auto"
-    """Where the parts job and gpu train: auto, cpu or cuda. The other parts are about the CPU."""
+    """Device of the parts job and gpu: auto, cpu or cuda. The other parts are about the CPU."""
 
     results: Path = Path("normscope-runs") / "benchmarks"
     """Folder for the JSON."""
@@ -94,7 +97,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything is measured."""
+    """Fewer measurements of everything."""
 
     batches: int | None  # of an epoch of the job
     second: int  # batches of the notebook's second training

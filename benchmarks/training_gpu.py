@@ -1,4 +1,6 @@
-"""One GPU: steps captured in a CUDA graph and not, and several runs at once, each in a process of its own."""
+"""One GPU: steps captured in a CUDA graph and not, and several runs at once, each in a process of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +77,10 @@ def gpu(
             for name in seconds
         ],
         notes=[
-            f"Runs with batch normalization: a command of {epochs[1]} epochs minus one of {epochs[0]}, extrapolated to "
-            f"{COMMAND_EPOCHS}; evaluation and records are in it, imports and captures of activations are not. n = "
+            f"Runs with batch normalization: a command of {epochs[1]} epochs minus one of "
+            f"{epochs[0]}, extrapolated to "
+            f"{COMMAND_EPOCHS}; evaluation and records are in it, imports and captures of "
+            "activations are not. n = "
             "pairs of commands."
         ],
         values={"seconds_per_run": seconds, "images_per_second": rates, "not_captured": captured},
@@ -84,4 +88,5 @@ def gpu(
 
 
 def _name(graph: str, jobs: int) -> str:
-    return f"{jobs} run{'s' if jobs > 1 else ''} at once, {'from Python' if graph == 'off' else 'CUDA graph'}"
+    way = "from Python" if graph == "off" else "CUDA graph"
+    return f"{jobs} run{'s' if jobs > 1 else ''} at once, {way}"

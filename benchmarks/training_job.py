@@ -1,4 +1,6 @@
-"""The whole job both ways: two networks with their curves and captures, the notebook's way and normscope's."""
+"""The whole job both ways: two networks with their curves and captures, the notebook's way and
+normscope's.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +141,8 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
     unit = "epoch" if rounds == 1 else "epochs"
     whole = "" if device == "cpu" else " (normscope: not extrapolated)"
     return Table(
-        title=f"Whole job: 30 epochs of SmallResNet with and without batch normalization on CIFAR-10 ({device})",
+        title="Whole job: 30 epochs of SmallResNet with and without batch normalization on "
+        f"CIFAR-10 ({device})",
         header=("", "notebook's way", "normscope", "ratio"),
         rows=[
             (
@@ -157,9 +160,12 @@ def job(data: Data, rounds: int, second_batches: int, device: str) -> Table:
             ),
         ],
         notes=[
-            f"An epoch here is {share}; n counts epochs of both arms. The notebook's second training was run for "
-            f"{second_batches} batches of each arm. Left out of its time: imports and figures; of normscope's: "
-            f"nothing. normscope chose {', '.join(f'{name} {value}' for name, value in ours.set_up.items())}; of arms "
+            f"An epoch here is {share}; n counts epochs of both arms. The notebook's second "
+            "training was run for "
+            f"{second_batches} batches of each arm. Left out of its time: imports and figures; "
+            "of normscope's: "
+            "nothing. normscope chose "
+            f"{', '.join(f'{name} {value}' for name, value in ours.set_up.items())}; of arms "
             "side by side the slower one counts."
         ],
         values={
@@ -185,7 +191,7 @@ def _ways(notebook: Notebook, ours: Normscope) -> dict[str, Notebook | Normscope
 
 
 def jobs(data: Data, rounds: int, cores: int) -> Table:
-    """As many runs with batch normalization as cores: one after the other on all cores, or side by
+    """Measure as many runs with batch normalization as cores: one after the other on all cores, or side by
     side on one each.
     """
     seconds: dict[int, list[float]] = {1: [], cores: []}
@@ -215,14 +221,16 @@ def jobs(data: Data, rounds: int, cores: int) -> Table:
         header=("", "images/s, all runs together", "against one run at a time"),
         rows=[
             (
-                f"{count} job{'s' if count > 1 else ''} x {threads[count]} thread{'s' if threads[count] > 1 else ''}",
+                f"{count} job{'s' if count > 1 else ''} x {threads[count]} "
+                f"thread{'s' if threads[count] > 1 else ''}",
                 Spread.of(rates[count]).text(),
                 ratio(seconds[1], seconds[count]).text(".2f"),
             )
             for count in seconds
         ],
         notes=[
-            f"{cores} runs with batch normalization, an epoch of {images // cores:,} images each; n = commands."
+            f"{cores} runs with batch normalization, an epoch of {images // cores:,} images "
+            "each; n = commands."
         ],
         values={
             "images_per_second": rates,
@@ -252,8 +260,10 @@ def memory(data: Data) -> Table:
             for case, peak in peaks.items()
         ],
         notes=[
-            "n = 1 command each: imports, data, training, captures and figures. The images are mapped from a file "
-            f"and count as far as they are used ({data.dataset.train_images.nbytes / 1e6:,.0f} MB here); "
+            "n = 1 command each: imports, data, training, captures and figures. The images are "
+            "mapped from a file "
+            f"and count as far as they are used ({data.dataset.train_images.nbytes / 1e6:,.0f} "
+            "MB here); "
             "processes share them."
         ],
         values={"peak_bytes": peaks},

@@ -1,9 +1,11 @@
-"""The notebook's way of comparing a network with and without batch normalization, written anew as it stands there.
+"""The notebook's way of comparing a network with and without batch normalization, written anew as
+it stands there.
 
-Every image on its own through Pillow and four transforms, in a loader with two workers; eager float32 in PyTorch's
-default layout; the loss and the correct answers brought to the host at every step; a whole second training of each
-network for its activations. The transforms do what torchvision's do (RandomCrop, RandomHorizontalFlip, ToTensor,
-Normalize), kernel by kernel, without depending on it.
+Every image on its own through Pillow and four transforms, in a loader with two workers; eager
+float32 in PyTorch's default layout; the loss and the correct answers brought to the host at every
+step; a whole second training of each network for its activations. The transforms do what
+torchvision's do (RandomCrop, RandomHorizontalFlip, ToTensor, Normalize), kernel by kernel, without
+depending on it.
 """
 
 from __future__ import annotations

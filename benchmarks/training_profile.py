@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, by PyTorch's profiler."""
+"""Time of a training step by category, from PyTorch's profiler."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ CATEGORIES = {
     "addition, and sums of gradients": ("aten::add", "aten::add_"),
     "changes of type and layout": ("aten::to", "aten::contiguous", "ToCopyBackward"),
 }
-"""What a range or operator is counted as: the first category that names it or something around it.
-"""
+"""A range or operator is of the first category that names it or something around it."""
 
 OTHER, OUTSIDE = (
     "everything else: pooling, classifier, loss, totals",
@@ -125,7 +124,8 @@ def where_time_goes(dataset: Dataset, images: int) -> Table:
     categories = sorted((*CATEGORIES, OTHER, OUTSIDE), key=lambda category: -leading[category])
 
     def cell(seconds: dict[str, float], category: str) -> str:
-        return f"{1e3 * seconds[category] / steps:.2f} ({seconds[category] / sum(seconds.values()):.0%})"
+        share = seconds[category] / sum(seconds.values())
+        return f"{1e3 * seconds[category] / steps:.2f} ({share:.0%})"
 
     return Table(
         title="Where the time of a step goes",
@@ -141,7 +141,8 @@ def where_time_goes(dataset: Dataset, images: int) -> Table:
             ),
         ],
         notes=[
-            f"One thread, batch size 128; n = one turn of {steps:.0f} steps under PyTorch's profiler, which itself "
+            f"One thread, batch size 128; n = one turn of {steps:.0f} steps under PyTorch's "
+            "profiler, which itself "
             "takes some time of small operators."
         ],
         values={

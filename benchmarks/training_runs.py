@@ -1,4 +1,6 @@
-"""Runs of normscope for the benchmark of training: the command as a user gives it, in a process of its own."""
+"""Runs of normscope for the benchmark of training: the command as a user gives it, in a process of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ class Data:
 
     @property
     def factor(self) -> float:
-        """How many times as many images the whole data set has."""
+        """Return the images of the whole data set over those that are used."""
         return WHOLE / len(self.dataset.train_labels)
 
 
@@ -166,7 +168,8 @@ status = subprocess.call(sys.argv[2:])
 seconds = time.perf_counter() - begin
 try:
     import resource
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
 except ImportError:
     peak = None
 with open(sys.argv[1], "w") as file:

@@ -1,7 +1,8 @@
-"""Training steps of normscope's own loop in this process, on one thread: the setting of a run beside others.
+"""Training steps of normscope's own loop in this process, on one thread: the setting of a run
+beside others.
 
-Each measurement is an epoch of a few batches through `training.loop.train`: augmentation, forward, loss, backward,
-optimizer. Contenders take turns.
+Each measurement is an epoch of a few batches through `training.loop.train`: augmentation, forward,
+loss, backward, optimizer. Contenders take turns.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from normscope.training.precision import resolve_precision
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained: one contender."""
+    """The training of one contender."""
 
     norm: str = "batch"
     precision: str = field(default_factory=lambda: resolve_precision("auto", "cpu"))
@@ -135,7 +136,7 @@ def _name(norm: str, precision: str, on: bool) -> str:
 
 
 def scaling(dataset: Dataset, rounds: int, images: int) -> Table:
-    """Images per second against batch size, width and depth, with and without batch normalization."""
+    """Images per second by batch size, width and depth, with and without batch normalization."""
     varied = {
         **{
             f"batch size {size}": ({"batch_size": size}, 4 * images)
@@ -169,8 +170,10 @@ def scaling(dataset: Dataset, rounds: int, images: int) -> Table:
             for case in varied
         ],
         notes=[
-            f"One thread; the rest as by default (batch size 128, widths 16 32 64, 2 blocks per stage). n = turns of "
-            f"{4 * images} images for batch sizes (at least one batch), {images} for widths and depths."
+            "One thread; the rest as by default (batch size 128, widths 16 32 64, 2 blocks per "
+            "stage). n = turns of "
+            f"{4 * images} images for batch sizes (at least one batch), {images} for widths and "
+            "depths."
         ],
         values={"images_per_second": rates},
     )
@@ -231,7 +234,7 @@ def bytes_per_image(model: Network, width: int) -> float:
 
 
 def ceilings(dataset: Dataset, rounds: int, images: int, cores: int) -> Table:
-    """What the machine can do at most, and how much of it a training step uses."""
+    """Measure the machine's ceilings, and the share of them that a training step uses."""
     rows, values = [], {}
     for threads in sorted({1, cores}):
         torch.set_num_threads(threads)
@@ -273,10 +276,14 @@ def ceilings(dataset: Dataset, rounds: int, images: int, cores: int) -> Table:
         header=("", "bf16 products, TFLOP/s", "fp32 products, TFLOP/s", "memory, GB/s"),
         rows=rows,
         notes=[
-            "Ceilings: the best of 5 products of 2048 x 2048 matrices and of 5 copies of 256 MB (read and written). "
-            "Training: FLOP of convolutions and the linear layer, forward and backward; its memory traffic is "
-            "an estimate, each input and output of a convolution or normalization once forward and twice backward "
-            "(caches keep some of it; ReLU and additions are left out). In parentheses: share of the ceiling on one "
+            "Ceilings: the best of 5 products of 2048 x 2048 matrices and of 5 copies of 256 MB "
+            "(read and written). "
+            "Training: FLOP of convolutions and the linear layer, forward and backward; its "
+            "memory traffic is "
+            "an estimate, each input and output of a convolution or normalization once forward "
+            "and twice backward "
+            "(caches keep some of it; ReLU and additions are left out). In parentheses: share of "
+            "the ceiling on one "
             "thread. " + " ".join(notes)
         ],
         values=values,

@@ -1,13 +1,16 @@
-"""What watching costs: steps with and without it, interleaved in one process.
+"""Measures the cost of watching: steps with and without it, interleaved in one process.
 
-python benchmarks/watching.py [--tasks small-resnet resnet-50 transformer] [--steps 100] [--rivals] [--device cuda]
+python benchmarks/watching.py [--tasks small-resnet resnet-50 transformer] [--steps 100] [--rivals]
+[--device cuda]
 
-Every contender has a network and an optimizer of its own. In each round all of them take one step, one after the other,
-in an order that turns from round to round, so that whatever else slows the machine slows all alike. Run it with nothing
-else on the machine. The defaults are measured in the middle of a run; at its start they record more.
+Every contender has a network and an optimizer of its own. In each round all of them take one step,
+one after the other, in an order that turns from round to round, so that whatever else slows the
+machine slows all alike. Run it with nothing else on the machine. The defaults are measured in the
+middle of a run; at its start they record more.
 
-The table: median, 95th percentile and mean of a step, and what the median and the mean are above those of no watcher.
-A watcher that works at every tenth step shows in the mean and the percentile, not in the median.
+The table: median, 95th percentile and mean of a step, and what the median and the mean are above
+those of no watcher. A watcher that works at every tenth step shows in the mean and the percentile,
+not in the median.
 """
 
 from __future__ import annotations
@@ -119,7 +122,7 @@ def _p95(seconds: list[float]) -> float:
 
 
 def hardware(device: str) -> str:
-    """Where this was measured."""
+    """Describe the machine."""
     name = (
         torch.cuda.get_device_name()
         if device == "cuda"

@@ -1,4 +1,4 @@
-"""Who watches in benchmarks/watching.py: normscope, and other tools where they are installed."""
+"""The watchers of benchmarks/watching.py: normscope, and other tools where they are installed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ INTERVALS = (1, 10, 100)
 
 @dataclass
 class Attached:
-    """What a watcher wants to be told, and how it comes off. `own_seconds` is its cost by its own
-    account.
-    """
+    """A watcher's callbacks, and how it comes off. `own_seconds` is its cost by its own account."""
 
     close: Callable[[], Any]
     before_step: Callable[[int], Any] = lambda step: None
@@ -137,11 +135,15 @@ _RIVALS = {
 
 RECORDS = {
     "normscope, moments": "batch mean and variance, running statistics, weight, bias, per channel",
-    "normscope, everything": "the same, histograms of input and output per channel, gradients per channel and norms",
-    "wandb.watch(log='all')": "histograms of parameters and their gradients, whole tensors; no buffers, no activations",
-    "torchexplorer.watch": "histograms of input, output, their gradients, parameters, whole tensors, without the most "
+    "normscope, everything": "the same, histograms of input and output per channel, gradients "
+    "per channel and norms",
+    "wandb.watch(log='all')": "histograms of parameters and their gradients, whole tensors; no "
+    "buffers, no activations",
+    "torchexplorer.watch": "histograms of input, output, their gradients, parameters, whole "
+    "tensors, without the most "
     "extreme tenth; draws from the global random generator",
-    "fastai ActivationStats": "mean, std, share near zero and a histogram of the output, over [0, 10] alone",
+    "fastai ActivationStats": "mean, std, share near zero and a histogram of the output, over "
+    "[0, 10] alone",
 }
 
 

@@ -40,8 +40,8 @@ class Forgotten:
     images: int  # test images that every accuracy is over, always the same ones
     eval_accuracy: float  # of those, in eval mode
     batch_sizes: tuple[int, ...]
-    # float64 [ORDERS, batch sizes, repeats], NaN where not measured: in train mode, and in eval mode
-    # after that pass, which has moved the running statistics
+    # float64 [ORDERS, batch sizes, repeats], NaN where not measured: in train mode, and in eval
+    # mode after that pass, which has moved the running statistics
     during: np.ndarray
     afterwards: np.ndarray
 

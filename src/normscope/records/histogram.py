@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Histogram:
-    """How many values lie in each bin, of one tensor or, with a leading axis, of several channels.
+    """Numbers of values per bin, of one tensor or, with a leading axis, of several channels.
 
     A histogram whose outermost edges are infinite counts there what lies beyond all other bins.
     A number that was not measured is NaN, and then follows from the bins as nearly as they tell.

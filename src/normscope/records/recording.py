@@ -31,7 +31,7 @@ def rank_path(path: Path, rank: int) -> Path:
 
 
 class Recording:
-    """What was recorded by the processes that trained one model. Reading it needs numpy alone.
+    """A recording by all processes that trained one model. Reading it needs numpy alone.
 
     `normscope.Recording` is this and can show itself. `Recording.load(path)` reads a file and,
     beside it, those of the other ranks; `watcher.recording` is what a watcher has so far.
@@ -98,12 +98,12 @@ class Recording:
 
     @property
     def cost(self) -> Cost:
-        """What watching took on the first rank."""
+        """The cost of watching on the first rank."""
         return self.header.cost
 
     @property
     def complete(self) -> bool:
-        """Whether the watchers were closed: a recording can be read while it is written, and after
+        """True if the watchers were closed: a recording can be read while it is written, and after
         a crash.
         """
         return all(part.header.complete for part in self.parts)
@@ -128,7 +128,7 @@ class Recording:
 
     @property
     def notes(self) -> list[str]:
-        """What could not be recorded, and why; what was thinned; why a recording stopped."""
+        """Notes: on what could not be recorded, what was thinned, why a recording stopped."""
         kinds = ("note", "thinned", "stopped")
         return [
             str(e["detail"]) for part in self.parts for e in part.events() if e["kind"] in kinds

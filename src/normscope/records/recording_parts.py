@@ -1,4 +1,4 @@
-"""Where the blocks of one watching process are kept: in a record's file, or in memory."""
+"""The blocks of one watching process: in a record's file, or in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Name = tuple[str, str]  # (layer, statistic)
 
 @dataclass
 class Batch:
-    """What is written at once: blocks of equal steps, events as `Store.add_event` takes them, and
+    """The content of one write: blocks of equal steps, events as `Store.add_event` takes them, and
     the newest header.
     """
 
@@ -34,7 +34,7 @@ class Batch:
 
 
 class Part(Protocol):
-    """What one process recorded."""
+    """The recording of one process."""
 
     @property
     def header(self) -> Header:
@@ -47,7 +47,7 @@ class Part(Protocol):
         ...
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened on the way: {step, epoch, kind, layer, detail}."""
+        """The events of the recording: {step, epoch, kind, layer, detail}."""
         ...
 
     def statistics(self) -> Mapping[str, Collection[str]]:
@@ -265,8 +265,8 @@ def _is_histogram(statistic: str) -> bool:
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes with a file's content; None where the file may change without a sign of it: it
-    was written so lately that the next write may have the same time.
+    """Return what changes with a file's content; None for a file that was written so lately that
+    the next write may have the same time.
 
     The file is not opened: closing it would drop the locks with which SQLite writes it in this
     process.

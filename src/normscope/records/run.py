@@ -1,4 +1,6 @@
-"""A run as everything that judges or shows it reads it: its spec, how it ended, its epochs and its captures."""
+"""A run as everything that judges or shows it reads it: its spec, how it ended, its epochs and its
+captures.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ EPOCH_COLUMNS = {
     "first_non_finite_step": "step of the first loss that was not finite; null where all were",
     **_gradient("last_layer_gradient", "the classifier's"),
 }
-"""What a run's record holds per epoch, with units. The stem is the network's first layer."""
+"""The columns of a run's epochs, with units. The stem is the network's first layer."""
 
 DURATIONS = ("train_seconds", "seconds", "images_per_second")
 """The columns in which two runs of one spec differ."""
@@ -173,7 +175,7 @@ class _Environment(msgspec.Struct):
 
 
 class _Description(msgspec.Struct):
-    """What a record says of its data and of the machine, where it says anything."""
+    """A record's description of its data and of the machine, where it has any."""
 
     data: _Data = msgspec.field(default_factory=_Data)
     environment: _Environment = msgspec.field(default_factory=_Environment)

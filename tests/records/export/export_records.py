@@ -23,14 +23,16 @@ def write_run(
     folder: Path, norm: str = "batch", *, status: str = "finished", error: str | None = None
 ) -> Path:
     spec = {
-        "norm": norm, "learning_rate": 0.1, "seed": 3, "epochs": len(AWKWARD), "data": "digits", "model": "small",
+        "norm": norm, "learning_rate": 0.1, "seed": 3, "epochs": len(AWKWARD), "data": "digits",
+        "model": "small",
         "classes": [norm, 'a,"b"'], "widths": None, "fusion": False,
     }  # fmt: skip
     folder.mkdir(parents=True)
     with writer(folder / RECORD_NAME, "run") as store:
         with store.transaction():
             store.set_meta(
-                spec=spec, status=status, error=error, threads=1, parameters=10, data={"source": norm},
+                spec=spec, status=status, error=error, threads=1, parameters=10,
+                data={"source": norm},
                 environment={"hardware": {"device_name": "a CPU"}, "versions": {"torch": "2.13.0"}},
             )  # fmt: skip
             for epoch, value in enumerate(AWKWARD, 1):
@@ -60,7 +62,7 @@ def write_study(folder: Path, *names: str) -> Path:
 
 
 def write_recording(path: Path, layer: str = "bn", label: str = "a") -> Path:
-    """Two channels, three steps, among the values one that is not finite; histograms at one step."""
+    """Two channels, three steps, one value that is not finite; histograms at one step."""
     info = LayerInfo(
         layer, "BatchNorm2d", "batch", 2, eps=1e-5, momentum=0.1, affine=True, tracks=True
     )

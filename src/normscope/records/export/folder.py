@@ -1,4 +1,6 @@
-"""The folder of an export: files written aside and renamed, and a list of them by which they are known again."""
+"""The folder of an export: files written aside and renamed, and a list of them by which they are
+known again.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +155,8 @@ def _known(folder: Path) -> dict[str, list[str]]:
 def _refuse_foreign(path: Path, known: dict[str, list[str]]) -> None:
     if path.exists() and (not path.is_file() or _checksum(path) not in known.get(path.name, [])):
         raise InputError(
-            f"{path} was not written by normscope export, or has changed since; it was left as it is. "
+            f"{path} was not written by normscope export, or has changed since; it was left as "
+            "it is. "
             "Move it away, or give another folder (--out)."
         )
 

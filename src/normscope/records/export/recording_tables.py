@@ -1,4 +1,6 @@
-"""Tables of recordings: what was watched, statistics per layer, step and channel, histograms, events."""
+"""Tables of recordings: what was watched, statistics per layer, step and channel, histograms,
+events.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,8 @@ STATISTICS = Table(
 
 HISTOGRAMS = Table(
     "histograms",
-    f"a channel's histogram at a step: {BINS} bins of the normalized value from -{BIN_LIMIT:g} to {BIN_LIMIT:g}",
+    f"a channel's histogram at a step: {BINS} bins of the normalized value from -{BIN_LIMIT:g} "
+    f"to {BIN_LIMIT:g}",
     (
         RECORDING,
         RANK,

@@ -36,7 +36,8 @@ QUANTILES = {f"quantile_{level:.2f}": level for level in LEVELS}
 
 RUNS = Table(
     "runs",
-    "a run; a column for each of its settings follows these, named as in spec.json: `norm`, `seed` and so on",
+    "a run; a column for each of its settings follows these, named as in spec.json: `norm`, "
+    "`seed` and so on",
     (
         RUN,
         Column("status", TEXT, "finished, diverged, failed or interrupted"),
@@ -117,7 +118,8 @@ MEASUREMENTS = Table(
         Column(
             "index",
             WHOLE,
-            "its place in the measured array, counted from 0 in C order; for propagation, the residual block",
+            "its place in the measured array, counted from 0 in C order; for propagation, the "
+            "residual block",
         ),
         Column("value", NUMBER, "the number"),
     ),

@@ -1,4 +1,4 @@
-"""What a table and its columns are: names, types, units and what they mean, kept with the data in parquet."""
+"""Tables and columns: names, types, units and meanings, kept with the data in parquet."""
 
 from __future__ import annotations
 

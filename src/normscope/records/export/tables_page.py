@@ -1,5 +1,5 @@
-"""The tables and their columns as a page: `python -m normscope.records.export.tables_page` prints that part of
-docs/exporting.md.
+"""The tables and their columns as a page: `python -m normscope.records.export.tables_page` prints
+that part of docs/exporting.md.
 """
 
 from __future__ import annotations
