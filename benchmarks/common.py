@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: the machine, turns in one process, ratios with ranges, tables, files."""
+"""Shared by the benchmarks: the machine, turns in one process, ratios with ranges, tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures the cost of handing runs to Ray: start-up, time per run, and growth with the number of runs.
+"""Measures the cost of handing runs to Ray: start-up, time per run, growth with their number.
 
 python benchmarks/scaling_out.py [--runs 8 16 32 64] [--rounds 3] [--out DIR]
 

@@ -97,7 +97,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Fewer measurements of everything."""
+    """The amounts that are measured."""
 
     batches: int | None  # of an epoch of the job
     second: int  # batches of the notebook's second training

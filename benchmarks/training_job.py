@@ -191,8 +191,8 @@ def _ways(notebook: Notebook, ours: Normscope) -> dict[str, Notebook | Normscope
 
 
 def jobs(data: Data, rounds: int, cores: int) -> Table:
-    """Measure as many runs with batch normalization as cores: one after the other on all cores, or side by
-    side on one each.
+    """Measure as many runs with batch normalization as cores: one after the other on all cores, or
+    side by side on one each.
     """
     seconds: dict[int, list[float]] = {1: [], cores: []}
     threads: dict[int, int] = {}

@@ -29,7 +29,8 @@ how many points there are unless the training diverges.
 """
 
 MOVEMENT = "movement"
-"""Movement of the normalization layers' outputs from step to step: "place", "movement", float64 [channels of all places].
+"""Movement of the normalization layers' outputs from step to step: "place", "movement", float64
+[channels of all places].
 """
 
 KNOWN = (PROPAGATION, BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT)

@@ -1,4 +1,4 @@
-"""The two official layouts of CIFAR-10: five training files and a test file, 3,072 bytes an image."""
+"""CIFAR-10's two official layouts: five training files and a test file, 3,072 bytes an image."""
 
 from __future__ import annotations
 
