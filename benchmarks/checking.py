@@ -1,4 +1,4 @@
-"""What `check` is measured by: healthy networks, the written-up failures, and its speed.
+"""Measures `check`: healthy networks, the written-up failures, and its speed.
 
 python benchmarks/checking.py healthy   train the healthy networks and store their examinations
 python benchmarks/checking.py cases     every written-up failure: which rule finds it

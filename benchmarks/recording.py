@@ -3,30 +3,34 @@
     python benchmarks/recording.py [--parts times sizes] [--before OTHER/src] [--rounds 3]
 
 Times: synthetic recordings, written as a watcher writes them (the default intervals, a write every
-250 steps, no budget), are read in a fresh process for each measurement, by these sources and, with
---before, by others, in turns. Importing and a first small report are not in the times. Sizes: a
+250 steps, no budget), are read in a fresh process for each round, by these sources and, with
+--before, by others, in turns. Importing and a first small recording are not in the times. Sizes: a
 network of batch norms is watched for as many steps; steps that record nothing are skipped.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from common import Spread, Table, hardware_line, interleave, keep, load_average, ratio, warn_if_busy
+from common import Spread, Table, hardware_line, keep, load_average, ratio, say, warn_if_busy
 
 HERE = Path(__file__).parents[1] / "src"
 LAYERS, STEPS = (15, 60, 240), (100, 1_000, 10_000)
 NETWORKS = ((15, 500), (20, 560), (53, 26_560), (80, 45_000))  # layers, channels of all of them
 SIZE_STEPS = (200, 1_000, 10_000)
 CHANNELS, WRITE_EVERY = 32, 250
+MOMENTS = ("batch_mean", "batch_var", "running_mean", "running_var", "weight", "bias")
+LIMIT, SLOW = 60, 10  # seconds of a process; and of one that is not repeated
 OPERATIONS = ("load", "summary", "read_history", "report")
 
 
@@ -55,8 +59,7 @@ def write(path: Path, layers: int, steps: int) -> None:
         blocks = {kind: {} for kind in at}
         for info in infos:
             for kind, names in (
-                ("moments", ("batch_mean", "batch_var", "running_mean", "running_var",
-                             "weight", "bias")),
+                ("moments", MOMENTS),
                 ("gradients", ("weight_gradient", "bias_gradient")),
             ):  # fmt: skip
                 for name in names:
@@ -78,67 +81,93 @@ def write(path: Path, layers: int, steps: int) -> None:
         part.write(Batch(header, [(at[k], arrays) for k, arrays in blocks.items() if len(at[k])]))
 
 
-def once(operation: str, path: Path, small: Path) -> float:
-    """Seconds of one operation on a recording, in this process."""
+def once(path: Path, small: Path, operations: Sequence[str]) -> None:
+    """Print the seconds of operations on a recording, each as it is done, in this process."""
     from normscope import Recording
     from normscope.judge.history import read_history
 
-    recording = Recording.load(small)
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        recording.summary()
-        read_history(recording)
-        if operation == "report":
-            recording.report(page)
-        begin = time.perf_counter()
-        recording = Recording.load(path)
-        if operation == "summary":
-            recording.summary()
-        elif operation == "read_history":
-            read_history(recording)
-        elif operation == "report":
-            recording.report(page)
-        return time.perf_counter() - begin
+        calls = {
+            "load": lambda recording: None,
+            "summary": lambda recording: recording.summary(),
+            "read_history": read_history,
+            "report": lambda recording: recording.report(page),
+        }
+        for operation in operations:
+            calls[operation](Recording.load(small))
+            begin = time.perf_counter()
+            calls[operation](Recording.load(path))
+            print(time.perf_counter() - begin, flush=True)
 
 
-def child(source: Path, operation: str, path: Path, small: Path) -> float:
-    """Seconds of one operation in a fresh process with these sources."""
-    command = [sys.executable, __file__, "--once", operation, str(path), str(small)]
+def child(source: Path, path: Path, small: Path, operations: Sequence[str]) -> list[float]:
+    """Seconds of the operations in a fresh process with these sources; of fewer where all together
+    take more than LIMIT.
+    """
+    command = [sys.executable, __file__, "--once", str(path), str(small), *operations]
     paths = os.pathsep.join([str(source), str(HERE.parent / "benchmarks")])
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, check=True, timeout=LIMIT
+        )
+        out = done.stdout
+    except subprocess.TimeoutExpired as late:
+        out = late.stdout or b""
+    return [float(line) for line in out.split()]
+
+
+def turns(
+    sources: dict[str, Path], path: Path, small: Path, options: argparse.Namespace
+) -> dict[str, list[list[float]]]:
+    """{side: the seconds of the operations in each round}; rounds end early for a slow side."""
+    taken: dict[str, list[list[float]]] = {side: [] for side in sources}
+    for number in range(options.rounds):
+        for side in sorted(sources, reverse=bool(number % 2)):
+            if not taken[side] or sum(taken[side][0]) < SLOW:
+                taken[side].append(child(sources[side], path, small, options.operations))
+    return taken
 
 
 def times(options: argparse.Namespace) -> Table:
-    """The table of seconds."""
-    header = ("recording", "operation", "after, s")
-    header += ("before, s", "before / after") if options.before else ()
+    """The table of seconds; each row is printed when it is measured."""
+    sources = {"after": HERE, **({"before": options.before} if options.before else {})}
+    header = ("recording", "operation", *(f"{side}, s" for side in sources))
+    header += ("before / after",) if options.before else ()
     rows, values = [], {}
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.sqlite"
         write(small, 2, 10)
-        for layers in options.layers:
-            for steps in options.steps:
-                path = Path(folder) / f"{layers}x{steps}.sqlite"
-                write(path, layers, steps)
-                name = f"{layers} layers x {steps:,} steps, {path.stat().st_size / 1e6:.1f} MB"
-                for operation in options.operations:
-                    sources = {"after": HERE}
-                    if options.before:
-                        sources["before"] = options.before
-                    calls = {
-                        side: lambda s=source, o=operation, p=path: child(s, o, p, small)
-                        for side, source in sources.items()
-                    }
-                    found = interleave(calls, options.rounds, warm_up=0)
-                    cells = [Spread.of(found[side]).text(".3f") for side in sources]
-                    if options.before:
-                        cells.append(ratio(found["before"], found["after"]).text(".1f"))
-                    rows.append((name, operation, *cells))
-                    values[f"{layers}x{steps} {operation}"] = found
-    notes = [f"{CHANNELS} channels a layer. {hardware_line('cpu')}."]
+        for layers, steps in itertools.product(options.layers, options.steps):
+            path = Path(folder) / f"{layers}x{steps}.sqlite"
+            write(path, layers, steps)
+            name = f"{layers} layers x {steps:,} steps, {path.stat().st_size / 1e6:.1f} MB"
+            taken = turns(sources, path, small, options)
+            path.unlink()
+            for index, operation in enumerate(options.operations):
+                seconds = {
+                    side: [each[index] for each in rounds if len(each) > index]
+                    for side, rounds in taken.items()
+                }
+                rows.append(row((name, operation), seconds))
+                values[f"{layers}x{steps} {operation}"] = seconds
+    notes = [
+        f"{CHANNELS} channels a layer. The operations of a process that took more than {LIMIT} s "
+        f"in all are left out. {hardware_line('cpu')}."
+    ]
     return Table("Reading a recording", header, rows, notes, values)
+
+
+def row(names: tuple[str, ...], seconds: dict[str, list[float]]) -> tuple[str, ...]:
+    """The cells of an operation; prints them."""
+    cells = [Spread.of(each).text(".3f") if each else "-" for each in seconds.values()]
+    if "before" in seconds:
+        pairs = min(map(len, seconds.values()))
+        ratios = [seconds[side][:pairs] for side in ("before", "after")]
+        cells.append(ratio(*ratios).text(".1f") if pairs else "-")
+    say(" | ".join((*names, *cells)))
+    return (*names, *cells)
 
 
 def size(path: Path, layers: int, channels: int, steps: int, budget: float | None) -> int:
@@ -180,6 +209,7 @@ def sizes(options: argparse.Namespace) -> Table:
                 cells.append(f"{found / 1e6:.1f}")
                 values[f"{layers}x{channels}x{steps} {budget}"] = found
             rows.append((f"{layers} layers, {channels:,} channels", f"{steps:,}", *cells))
+            say(" | ".join(rows[-1]))
     header = ("network", "steps", *(f"budget {budget}, MB" for budget in budgets))
     return Table("Size of a recording", header, rows, [hardware_line("cpu")], values)
 
@@ -196,11 +226,11 @@ def main() -> None:
     parser.add_argument("--operations", nargs="+", default=OPERATIONS, choices=OPERATIONS)
     parser.add_argument("--unlimited", action="store_true", help="sizes without a budget, too")
     parser.add_argument("--out", type=Path, help="a folder for the numbers as JSON lines")
-    parser.add_argument("--once", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--once", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.once:
-        operation, path, small = options.once
-        print(once(operation, Path(path), Path(small)))
+        path, small, *operations = options.once
+        once(Path(path), Path(small), operations)
         return
     warn_if_busy()
     for part in options.parts:

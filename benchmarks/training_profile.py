@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, by PyTorch's profiler."""
+"""Time of a training step by category, from PyTorch's profiler."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ CATEGORIES = {
     "addition, and sums of gradients": ("aten::add", "aten::add_"),
     "changes of type and layout": ("aten::to", "aten::contiguous", "ToCopyBackward"),
 }
-"""What a range or operator is counted as: the first category that names it or something around it.
-"""
+"""A range or operator is of the first category that names it or something around it."""
 
 OTHER, OUTSIDE = (
     "everything else: pooling, classifier, loss, totals",

@@ -43,7 +43,7 @@ class Data:
 
     @property
     def factor(self) -> float:
-        """How many times as many images the whole data set has."""
+        """Return the images of the whole data set over those that are used."""
         return WHOLE / len(self.dataset.train_labels)
 
 

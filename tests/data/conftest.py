@@ -1,4 +1,6 @@
-"""One tiny data set with the classes of CIFAR-10, and how it is written in every layout that can be read."""
+"""One tiny data set with the classes of CIFAR-10, and how it is written in every layout that can be
+read.
+"""
 
 from __future__ import annotations
 

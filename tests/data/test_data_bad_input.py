@@ -1,4 +1,6 @@
-"""Directories, archives, parquet files and images that cannot be used: each one line that names what is wrong."""
+"""Directories, archives, parquet files and images that cannot be used: each one line that names
+what is wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Batches against slow, per-image references: what is shown, how often, where it is cut, and what depends on what."""
+"""Batches against slow, per-image references: what is shown, how often, where it is cut, and what
+depends on what.
+"""
 
 from __future__ import annotations
 

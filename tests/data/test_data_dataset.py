@@ -1,4 +1,6 @@
-"""The parts of a data set: selected classes, exact constants, fingerprints, and the embedded digits."""
+"""The parts of a data set: selected classes, exact constants, fingerprints, and the embedded
+digits.
+"""
 
 from __future__ import annotations
 

@@ -347,6 +347,7 @@ def test_reading_needs_no_torch(path):
 
     code = (
         "import sys; from normscope import Recording; "
-        f"r = Recording.load({str(path)!r}); r.summary(); r.query('bn', 'weight'); assert 'torch' not in sys.modules"
+        f"r = Recording.load({str(path)!r}); r.summary(); r.query('bn', 'weight'); assert "
+        "'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -38,7 +38,8 @@ def test_everything_that_is_written_is_read(path):
         assert [layer for layer, *_ in store.arrays(statistic="mean")] == ["bn1", "bn2", "bn1"]
         (event,) = store.events("first_non_finite")
         assert event == {
-            "step": 12, "epoch": 2, "kind": "first_non_finite", "layer": "bn1", "detail": {"tensor": "output"},
+            "step": 12, "epoch": 2, "kind": "first_non_finite", "layer": "bn1",
+            "detail": {"tensor": "output"},
         }  # fmt: skip
         assert store.resume_state() == (2, b"state")
 

@@ -1,4 +1,4 @@
-"""`watch(check=True)` from end to end: each fault of a loop, said once, with its step; or raised behind it."""
+"""`watch(check=True)` from end to end: each fault of a loop, said once, with its step; or raised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import normscope
+from normscope.commands import loop_check
 from normscope.errors import CheckError, NormscopeWarning
+from normscope.judge.check_report import judge
 
 
 def net(**norm) -> nn.Sequential:
@@ -365,3 +367,28 @@ def test_a_resumed_training_gets_nothing(tmp_path):
         assert watcher.findings == []
     assert said == []
     assert watcher.step == 40
+
+
+# -- what judging costs
+
+
+def test_steps_that_cannot_be_afforded_are_judged_at_the_end(monkeypatch):
+    monkeypatch.setattr(loop_check, "SHARE", 1e-9)  # the first judging pays for no other
+    judged = []
+    monkeypatch.setattr(
+        loop_check, "judge", lambda exam, **chosen: judged.append(exam) or judge(exam, **chosen)
+    )
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    with warnings.catch_warnings(), loop_check.LoopCheck(model, optimizer) as loop:
+        warnings.simplefilter("ignore")
+        for number in range(1, 31):
+            learn(model, optimizer, number)
+            if number == 20:
+                in_eval_no_grad(model)
+        assert loop.findings == []
+    assert [exam.history.steps for exam in judged] == [*range(2, 11), 30]
+    assert [(finding.code, finding.layer) for finding in loop.findings] == [
+        ("NS802", "1"),
+        ("NS802", "4"),
+    ]

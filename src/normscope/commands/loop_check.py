@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from normscope.errors import CheckError, NormscopeWarning
@@ -23,20 +24,24 @@ if TYPE_CHECKING:
 
 
 SHARE = 0.01
-"""Of the training's time that reading its recording may take."""
+"""Of the training's time that judging it, and reading its recording, may take."""
+
+ALWAYS = 10
+"""Steps at the start that are judged whatever it takes."""
 
 
 class LoopCheck:
     """Judges a training loop as it runs: each fault once, as a NormscopeWarning, and all in
     `findings`.
 
-    What the host knows (modes, forwards, steps) is judged behind every optimizer step of the first
-    hundred and every hundredth after; nothing is read from a device. `also(history)` judges what a
-    recording adds, at its flushes.
+    What the host knows (modes, forwards, steps) is judged behind the optimizer steps of the first
+    hundred, behind every hundredth after and at the end; nothing is read from a device.
+    `also(history)` judges what a recording adds, at its flushes.
 
     With a watcher it is one of its listeners: what the recording adds is judged at its flushes, and
-    raised behind the next step, or when the watcher is closed. Each flush reads only what is new;
-    those that would take it above SHARE of the training's time are left to the next one.
+    raised behind the next step, or when the watcher is closed. Each flush reads only what is new.
+    After the first ALWAYS steps, steps and flushes that would take judging above SHARE of the
+    training's time are left to the next one.
 
     Args:
         model: the model that is trained.
@@ -66,23 +71,27 @@ class LoopCheck:
         self._pending: list[Finding] = []  # to be raised
         self._layers = 0  # the most that a history told of
         self._history = GrowingHistory()
-        self._read_again = 0.0  # not before this time, of time.perf_counter
+        self._judge_again = 0.0  # not before this time, of time.perf_counter
+        self._judged = 0  # steps that were judged
         self._observer = LoopObserver(model, optimizer, watcher=watcher, stepped=self._look)
 
     def __enter__(self) -> LoopCheck:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            self._pending.clear()  # the body's own error is what the user must see
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._observer.close()  # the body's own error is what the user must see
 
     def close(self) -> None:
-        """Take off every hook.
+        """Judge the steps since the last that was judged, and take off every hook.
 
         Raises:
             CheckError: for what there was no step to raise behind.
         """
+        if self._observer.steps > max(self._judged, 1):
+            self._judge_steps()
         self._observer.close()
         self._raise()
 
@@ -95,23 +104,38 @@ class LoopCheck:
 
     def flushed(self, recording: Recording) -> None:
         """Judge what a watcher's recording adds. Called by the watcher."""
-        start = time.perf_counter()
-        if start < self._read_again and not recording.complete:
-            return
-        self._judge(with_counts(self._history.update(recording), self._observer.history()))
-        end = time.perf_counter()
-        self._read_again = max(self._read_again, start) + (end - start) / SHARE
+        if self._affordable or recording.complete:
+            with self._accounted():
+                counted = self._observer.history()
+                self._judge(with_counts(self._history.update(recording), counted))
 
     def _look(self) -> None:
         steps = self._observer.steps
-        if steps >= 2 and (steps <= 100 or steps % 100 == 0):
-            try:
-                self._judge(self._observer.history())
-            except Exception as error:  # a fault of ours; the training must go on
-                self._observer.close()
-                text = f"The training is judged no more. {type(error).__name__}: {error}"
-                warnings.warn(text, NormscopeWarning, stacklevel=4)
+        due = 2 <= steps <= ALWAYS or steps % 100 == 0
+        if due or (2 < steps < 100 and self._affordable):
+            self._judge_steps()
         self._raise()
+
+    def _judge_steps(self) -> None:
+        try:
+            with self._accounted():
+                self._judge(self._observer.history())
+        except Exception as error:  # a fault of ours; the training must go on
+            self._observer.close()
+            text = f"The training is judged no more. {type(error).__name__}: {error}"
+            warnings.warn(text, NormscopeWarning, stacklevel=5)
+
+    @property
+    def _affordable(self) -> bool:
+        return time.perf_counter() >= self._judge_again
+
+    @contextmanager
+    def _accounted(self) -> Iterator[None]:
+        """Put off the next judging for as long as the training needs to make up for this one."""
+        self._judged, start = self._observer.steps, time.perf_counter()
+        yield
+        cost = time.perf_counter() - start
+        self._judge_again = max(self._judge_again, start) + cost / SHARE
 
     def _raise(self) -> None:
         if self._pending:

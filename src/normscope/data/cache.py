@@ -1,8 +1,10 @@
-"""Decoded once: the splits of a layout as memory-mapped uint8 .npy files, in a folder named by a checksum.
+"""Decoded once: the splits of a layout as memory-mapped uint8 .npy files, in a folder named by a
+checksum.
 
-Decoding 60,000 images takes from several to tens of seconds, mapping them 4 ms, and processes that map the same file
-share its memory. An entry is written aside and renamed, so it is whole or not there; a lock keeps two processes from
-decoding the same images, and the operating system lets it go when its holder dies.
+Decoding 60,000 images takes from several to tens of seconds, mapping them 4 ms, and processes that
+map the same file share its memory. An entry is written aside and renamed, so it is whole or not
+there; a lock keeps two processes from decoding the same images, and the operating system lets it go
+when its holder dies.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ ARRAYS = tuple(field.name for field in fields(Splits) if field.name != "classes"
 
 
 def cache_directory(given: Path | None = None) -> Path:
-    """Return where decoded images and downloads are kept: `given`, else normscope's cache folder."""
+    """Return the folder of decoded images and downloads: `given`, else normscope's cache."""
     return cache_folder() if given is None else given
 
 
@@ -49,15 +51,14 @@ def cached(layout: Layout, cache_dir: Path | None = None) -> Splits:
             splits = _open(entry)
     if splits is None:
         raise StorageError(
-            f"The decoded images in {entry} cannot be read back. Set NORMSCOPE_CACHE to another folder."
+            f"The decoded images in {entry} cannot be read back. Set NORMSCOPE_CACHE to another "
+            "folder."
         )
     return splits
 
 
 def checksum(layout: Layout) -> str:
-    """What decides the decoded splits: the files, how they are read, and the class names that are
-    known.
-    """
+    """Hash what decides the decoded splits: the files, how they are read, and the class names."""
     digest = hashlib.sha256(json.dumps([VERSION, layout.phrase, layout.classes]).encode())
     if not layout.by_content:
         digest.update(bytes(layout.directory.resolve()))
@@ -103,7 +104,8 @@ def storing(folder: Path) -> Iterator[None]:
             else error.strerror or str(error)
         )
         raise StorageError(
-            f"Cannot write the image cache {folder}: {reason}. Set NORMSCOPE_CACHE to a folder with room."
+            f"Cannot write the image cache {folder}: {reason}. Set NORMSCOPE_CACHE to a folder "
+            "with room."
         ) from error
 
 

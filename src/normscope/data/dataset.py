@@ -1,4 +1,4 @@
-"""What a data set is once it has been read: uint8 images and labels, their classes, constants and fingerprint."""
+"""A data set in memory: uint8 images and labels, their classes, constants and fingerprint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK = 1024  # images: bounds the memory of a pass over a memory-mapped split
 
 @dataclass(frozen=True)
 class Recipe:
-    """What training on this data uses unless told otherwise."""
+    """The defaults of training on this data."""
 
     epochs: int
     learning_rates: tuple[float, ...]

@@ -1,8 +1,9 @@
-"""Batches on the device: whole batches are gathered, cropped, flipped and normalized at once, every image for itself.
+"""Batches on the device: whole batches are gathered, cropped, flipped and normalized at once, every
+image for itself.
 
-The images go to the device once, as uint8. What an epoch does with them (order, offsets, flips) is drawn ahead for the
-whole epoch on the CPU, from the seed and the epoch alone, so it is the same on every device and an interrupted run
-that resumes at an epoch needs no generator state.
+The images go to the device once, as uint8. What an epoch does with them (order, offsets, flips) is
+drawn ahead for the whole epoch on the CPU, from the seed and the epoch alone, so it is the same on
+every device and an interrupted run that resumes at an epoch needs no generator state.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from normscope.data.dataset import Dataset
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What one epoch does: entry i is about the i-th image that is shown. All int64 [N], `flips`
-    bool [N].
+    """The plan of one epoch: entry i is about the i-th image shown. All int64 [N], `flips` bool.
 
     Attributes:
         order: which image of the training split.

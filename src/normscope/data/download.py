@@ -78,7 +78,8 @@ def fetch(archive: Archive, cache_dir: Path | None = None) -> Path:
             ValueError
         ) as error:  # pooch's word for a checksum that does not match; it has removed the file
             raise InputError(
-                f"What arrived from {archive.url} does not have the checksum md5:{archive.md5}; nothing was kept. "
+                f"What arrived from {archive.url} does not have the checksum md5:{archive.md5}; "
+                "nothing was kept. "
                 f"Try again. {by_hand}"
             ) from error
     return Path(path)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Bar(Protocol):
-    """What `progress` gives: a bar on a terminal, or nothing at all."""
+    """The result of `progress`: a bar on a terminal, or nothing at all."""
 
     def advance(self, amount: int) -> None:
         """So many more items are done; negative takes some back."""

@@ -1,7 +1,7 @@
 """The data sets by name, and `load`, which finds, reads, checks and describes one.
 
-Reading is lazy in every sense: torch is not needed, and scikit-learn, pyarrow and Pillow are imported by the layout
-that uses them.
+Reading is lazy in every sense: torch is not needed, and scikit-learn, pyarrow and Pillow are
+imported by the layout that uses them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def read_digits(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, 
     """
     if data_dir is not None:
         raise InputError(
-            f"The data 'digits' is embedded and reads no directory; {data_dir} was given. Leave it out."
+            f"The data 'digits' is embedded and reads no directory; {data_dir} was given. Leave "
+            "it out."
         )
     return digits.read(), "embedded in scikit-learn"
 
@@ -81,7 +82,8 @@ def read_cifar10(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits,
     if splits.train_images.shape[1:] != official.SHAPE or strange:
         shape = "x".join(map(str, splits.train_images.shape[1:]))
         raise InputError(
-            f"{data_dir} holds {shape} images of {', '.join(splits.classes[:4])}, ...: that is not CIFAR-10. "
+            f"{data_dir} holds {shape} images of {', '.join(splits.classes[:4])}, ...: that is "
+            "not CIFAR-10. "
             "For images of your own, use the data 'images'."
         )
     return splits, layout
@@ -125,9 +127,13 @@ def _read_directory(
     raise InputError(f"The data directory {directory} {held}. Expected: {expected}.")
 
 
-IMAGE_LAYOUTS = "class folders in train/ and test/, or parquet files train* and test* with an image and a label column"
+IMAGE_LAYOUTS = (
+    "class folders in train/ and test/, or parquet files train* and test* with an image and a "
+    "label column"
+)
 CIFAR10_LAYOUTS = (
-    f"CIFAR-10 as data_batch_1.bin ... test_batch.bin, as data_batch_1 ... test_batch, as {binary.CIFAR10.file_name}, "
+    "CIFAR-10 as data_batch_1.bin ... test_batch.bin, as data_batch_1 ... test_batch, as "
+    f"{binary.CIFAR10.file_name}, "
     f"as {IMAGE_LAYOUTS}"
 )
 CIFAR10_RECIPE = Recipe(epochs=30, learning_rates=(0.1,), crop_padding=4, horizontal_flip=True)

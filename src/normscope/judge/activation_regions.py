@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from normscope.records.recording_distribution import ChannelDistributions
+from normscope.records.histogram import Histogram
 
 SHARE = 0.25
 """Of the largest derivative; where the derivative is above it, values are in the active region."""
@@ -54,7 +54,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """The activations by name, with PyTorch's default parameters."""
 
 
-def inside(output: ChannelDistributions, *intervals: tuple[float, float]) -> np.ndarray:
+def inside(output: Histogram, *intervals: tuple[float, float]) -> np.ndarray:
     """Return the share [C] of each channel's values inside intervals, spread evenly over bins."""
     fractions = []
     for edges, counts in zip(output.edges, output.counts, strict=True):
@@ -65,7 +65,7 @@ def inside(output: ChannelDistributions, *intervals: tuple[float, float]) -> np.
     return np.array(fractions)
 
 
-def mean_derivatives(output: ChannelDistributions, activation: str) -> np.ndarray:
+def mean_derivatives(output: Histogram, activation: str) -> np.ndarray:
     """Return the mean derivative [C] over each channel's values: in a bin, rise over width."""
     rises = np.diff(FUNCTIONS[activation](output.edges), axis=1) / np.diff(output.edges, axis=1)
     with np.errstate(invalid="ignore"):

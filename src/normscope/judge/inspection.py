@@ -15,7 +15,6 @@ from normscope.judge.activation_regions import active_region, inside
 from normscope.judge.layer_measures import BINS, layers_before_activations, measure_regions
 from normscope.judge.timeline import Timeline
 from normscope.records.recording import Recording
-from normscope.records.recording_distribution import ChannelDistributions
 from normscope.records.run import RunRecord
 
 COLUMNS = (
@@ -70,10 +69,10 @@ def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
         recorded = recording.statistics(layer)
         output = recording.distribution(layer, "output", bins=BINS, first=first, last=last)
         columns: dict[str, np.ndarray] = {}
-        columns["output_mean"], columns["output_std"] = moments(output)
+        columns["output_mean"], columns["output_std"] = output.moments
         if "histogram" in recorded:
             input_ = recording.distribution(layer, "input", bins=BINS, first=first, last=last)
-            columns["input_mean"], columns["input_std"] = moments(input_)
+            columns["input_mean"], columns["input_std"] = input_.moments
         for name in {"running_mean", "running_var", "weight", "bias"} & set(recorded):
             columns[name] = recording.query(layer, name)[1][-1][output.channels]
         activation = recording.layers[layer].activation
@@ -86,16 +85,6 @@ def channel_table(recording: Recording, layers: Sequence[str]) -> list[Row]:
             }
             rows.append({"layer": layer, "channel": channel, **values})
     return rows
-
-
-def moments(distribution: ChannelDistributions) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation [C] of binned values, spread evenly over each bin."""
-    centres = (distribution.edges[:, 1:] + distribution.edges[:, :-1]) / 2
-    widths = np.diff(distribution.edges, axis=1)
-    with np.errstate(invalid="ignore"):
-        share = distribution.counts / distribution.counts.sum(1, keepdims=True)
-    mean = (share * centres).sum(1)
-    return mean, np.sqrt((share * ((centres - mean[:, None]) ** 2 + widths**2 / 12)).sum(1))
 
 
 def to_csv(rows: Sequence[Row]) -> str:

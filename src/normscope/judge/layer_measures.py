@@ -23,7 +23,7 @@ from normscope.judge.activation_regions import (
     mean_derivatives,
 )
 from normscope.records.recording import Recording
-from normscope.records.recording_distribution import physical_edges
+from normscope.records.recording_distribution import physical_edges, physical_extremes
 from normscope.records.recording_header import CONSTANT_STD, FRAME
 
 BINS = 400
@@ -70,7 +70,8 @@ def constant_channels(recording: Recording, layer: str) -> Series:
 
     def share(var: np.ndarray) -> np.ndarray:
         std = np.sqrt(var)
-        limit = CONSTANT_STD * np.nanmedian(std, axis=1, keepdims=True)
+        median = np.nanmedian if np.isnan(std).any() else np.median  # three times as fast
+        limit = CONSTANT_STD * median(std, axis=1, keepdims=True)
         return _mean_of_known(np.where(np.isfinite(std), std <= limit, np.nan))
 
     return _of(recording, layer, share, "batch_var")
@@ -86,15 +87,16 @@ def channel_is_dead(recording: Recording, layer: str) -> Series:
     """Tell for each channel [R, C] whether none of its sampled outputs at a step lies in the active
     region of the activation that follows the layer: 1 or 0, NaN where outputs are not finite.
     """
-    outputs = _outputs(recording, layer)
     activation = recording.layers[layer].activation
-    if outputs is None or activation not in FUNCTIONS:
+    if activation not in FUNCTIONS or (read := _histograms(recording, layer)) is None:
         return NOTHING
-    low, high = outputs.edges[..., 0].min(0), outputs.edges[..., -1].max(0)
+    steps, _, frames = read
+    ends = np.stack([physical_extremes(frame, "output") for frame in frames])
+    low, high = ends[..., 0].min(0), ends[..., 1].max(0)
     alive = np.zeros(low.shape, dtype=bool)
     for start, end in active_region(activation):
         alive |= (high > start) & (low < end)
-    return outputs.steps, np.where(np.isfinite(low) & np.isfinite(high), ~alive, np.nan)
+    return steps, np.where(np.isfinite(low) & np.isfinite(high), ~alive, np.nan)
 
 
 def active_share(recording: Recording, layer: str) -> Series:
@@ -189,22 +191,19 @@ def _of(
 def aligned(series: Sequence[Series]) -> list[np.ndarray]:
     """[steps that all series have, the values of each at these]."""
     steps = series[0][0]
+    if all(np.array_equal(steps, other) for other, _ in series[1:]):
+        return [steps, *(values for _, values in series)]
     for other, _ in series[1:]:
         steps = np.intersect1d(steps, other)
     return [steps, *(values[np.searchsorted(at, steps)] for at, values in series)]
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """Histograms of a layer's outputs in its own units, of K processes."""
-
-    steps: np.ndarray  # int64 [R]
-    edges: np.ndarray  # float64 [K, R, C, B + 1], rising; from the smallest to the largest sample
-    counts: np.ndarray  # float64 [K, R, C, B]
-
-
-def _outputs(recording: Recording, layer: str) -> _Outputs | None:
-    """Read the outputs of all processes at the steps that all of them recorded."""
+def _histograms(
+    recording: Recording, layer: str
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]] | None:
+    """Read the histograms that tell of a layer's outputs, at the steps that all processes recorded:
+    (steps [R], counts [R, C, B] of each process, float64 frames [R, 6, C] of each).
+    """
     known = recording.statistics(layer)
     name = "output_histogram" if "output_histogram" in known else "histogram"
     if not {name, f"{name}_frame"} <= set(known):
@@ -218,31 +217,30 @@ def _outputs(recording: Recording, layer: str) -> _Outputs | None:
     if not len(steps):
         return None
     ranks = len(recording.ranks)
-    counts, frames = (np.stack(of).astype(np.float64) for of in (arrays[:ranks], arrays[ranks:]))
-    turned = frames[:, :, FRAME.index("weight"), :, None] < 0
-    return _Outputs(
-        steps,
-        np.stack([physical_edges(frame, "output") for frame in frames]),
-        np.where(turned, counts[..., ::-1], counts),
-    )
+    return steps, arrays[:ranks], [frame.astype(np.float64) for frame in arrays[ranks:]]
 
 
 def _share(recording: Recording, layer: str, intervals: Sequence[tuple[float, float]]) -> Series:
     """Share of the outputs inside the intervals; values are spread evenly over their bins."""
-    outputs = _outputs(recording, layer)
-    if outputs is None:
+    if (read := _histograms(recording, layer)) is None:
         return NOTHING
-    left, right = outputs.edges[..., :-1], outputs.edges[..., 1:]
+    steps, counted, frames = read
+    edges = np.stack([physical_edges(frame, "output") for frame in frames])
+    counts = np.stack(counted).astype(np.float64)
+    turned = np.stack(frames)[:, :, FRAME.index("weight"), :, None] < 0
+    counts = np.where(turned, counts[..., ::-1], counts) if turned.any() else counts
+    left, right, total = edges[..., :-1], edges[..., 1:], counts.sum((0, 3))
+    finite = np.isfinite(edges).all()
 
     def below(limit: float) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            part = np.where(right > left, (limit - left) / (right - left), limit >= left)
-            return (outputs.counts * np.clip(part, 0, 1)).sum((0, 3))
+        if limit == math.inf and finite:
+            return total
+        part = np.where(right > left, (limit - left) / (right - left), limit >= left)
+        return (counts * np.clip(part, 0, 1)).sum((0, 3))
 
     with np.errstate(all="ignore"):
-        share = sum(below(high) - below(low) for low, high in intervals)
-        share = share / outputs.counts.sum((0, 3))
-    return outputs.steps, _mean_of_known(share)
+        share = sum(below(high) - below(low) for low, high in intervals) / total
+    return steps, _mean_of_known(share)
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:

@@ -64,4 +64,5 @@ class Timeline:
 
 def evenly_spread(available: int, wanted: int) -> list[int]:
     """Return at most that many indices of steps or channels, the first and the last among them."""
-    return sorted({round(index) for index in np.linspace(0, available - 1, min(available, wanted))})
+    spread = np.linspace(0, available - 1, min(available, wanted))
+    return np.unique(spread.round().astype(int)).tolist()

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normscope.records.captures import LEVELS, LIMIT, Distribution
+from normscope.records.captures import LEVELS, LIMIT, capture_edges
+from normscope.records.histogram import Histogram
 
 BINS = 80
 
@@ -54,8 +55,8 @@ def capture(
     forward: Callable[[Tensor], Tensor],
     images: Iterable[Tensor],
     taps: Mapping[str, tuple[nn.Module, str]],
-) -> dict[str, Distribution]:
-    """{name: distribution} of the tapped tensors over all batches. The caller decides the mode of
+) -> dict[str, Histogram]:
+    """{name: histogram} of the tapped tensors over all batches. The caller decides the mode of
     the network.
     """
     collected: dict[str, list[np.ndarray]] = {name: [] for name in taps}
@@ -68,7 +69,7 @@ def capture(
     return {name: describe(np.concatenate(parts)) for name, parts in collected.items() if parts}
 
 
-def describe(values: np.ndarray) -> Distribution:
+def describe(values: np.ndarray) -> Histogram:
     """The distribution of float32 values [n]. Values that are not finite are counted and left out
     of the rest.
     """
@@ -77,13 +78,13 @@ def describe(values: np.ndarray) -> Distribution:
     counts, _ = np.histogram(inside, bins=BINS, range=(-LIMIT, LIMIT))
     under, over = np.count_nonzero(finite < -LIMIT), np.count_nonzero(finite > LIMIT)
     empty = len(finite) == 0
-    return Distribution(
+    return Histogram(
+        edges=capture_edges(BINS),
         counts=np.concatenate([[under], counts, [over]]).astype(np.int64),
-        n=len(finite),
         non_finite=len(values) - len(finite),
         mean=float("nan") if empty else float(finite.mean(dtype=np.float64)),
         std=float("nan") if empty else float(finite.std(dtype=np.float64)),
-        zero_fraction=float("nan") if empty else float(np.mean(finite == 0)),
+        zeros=float("nan") if empty else float(np.mean(finite == 0)),
         quantiles=np.full(len(LEVELS), np.nan)
         if empty
         else np.quantile(finite, LEVELS).astype(np.float64),

@@ -1,3 +1,1 @@
-"""The one format between collecting and showing: SQLite files of scalars and arrays. Never torch; export alone needs
-more than numpy.
-"""
+"""The format between collecting and showing: SQLite files of scalars and arrays. Never torch."""

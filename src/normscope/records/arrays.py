@@ -1,7 +1,8 @@
-"""Arrays as blobs: little-endian bytes with a dtype and a shape, checked before anything is allocated."""
+"""Arrays as blobs: little-endian bytes with a dtype and a shape, checked before allocating."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 
@@ -41,6 +42,18 @@ def unpack(dtype: str, shape: str, data: bytes) -> np.ndarray:
         raise RecordError(f"The record holds an array of unknown dtype {str(dtype)[:40]!r}.")
     if not isinstance(data, bytes):
         raise RecordError("The record holds an array whose data is not a blob.")
+    sizes = _sizes(shape)
+    expected = math.prod(sizes) * np.dtype(dtype).itemsize
+    if expected != len(data):
+        raise RecordError(
+            f"The record holds an array of {len(data)} bytes where its dtype {dtype} and shape "
+            f"{list(sizes)} ask for {expected}."
+        )
+    return np.frombuffer(data, dtype=dtype).reshape(sizes)
+
+
+@functools.lru_cache  # a recording has thousands of arrays of few shapes
+def _sizes(shape: str) -> tuple[int, ...]:
     try:
         sizes = json.loads(shape)
     except (TypeError, ValueError, RecursionError):
@@ -53,10 +66,4 @@ def unpack(dtype: str, shape: str, data: bytes) -> np.ndarray:
         raise RecordError(
             f"The record holds an array with an unreadable shape {str(shape)[:40]!r}."
         )
-    expected = math.prod(sizes) * np.dtype(dtype).itemsize
-    if expected != len(data):
-        raise RecordError(
-            f"The record holds an array of {len(data)} bytes where its dtype {dtype} and shape {sizes} "
-            f"ask for {expected}."
-        )
-    return np.frombuffer(data, dtype=dtype).reshape(sizes)
+    return tuple(sizes)

@@ -1,72 +1,44 @@
-"""Distributions of activations as a run's record holds them."""
+"""Histograms of captured activations as a run's record holds them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from normscope.errors import RecordError
+from normscope.records.histogram import Histogram
 from normscope.records.store import Store
 
 LIMIT = 5.0
 """Histograms cover [-LIMIT, LIMIT]; what lies beyond is counted in the first and the last entry."""
 
 LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-"""Levels of the quantiles that are stored; the first and the last are the minimum and the maximum.
-"""
+"""Levels of the stored quantiles; the first and the last are the minimum and the maximum."""
 
 
-@dataclass(frozen=True, eq=False)
-class Distribution:
-    """The distribution of one tensor's values over some batches."""
-
-    counts: np.ndarray  # int64 [bins + 2]: below -LIMIT, the bins, above LIMIT
-    n: int  # finite values
-    non_finite: int
-    mean: float
-    std: float  # the population's
-    zero_fraction: float  # exact zeros: what a ReLU cut off
-    quantiles: np.ndarray  # float64 [len(LEVELS)]
-
-    @property
-    def edges(self) -> np.ndarray:
-        """Edges of the bins inside the limits, float64 [bins + 1]."""
-        return np.linspace(-LIMIT, LIMIT, len(self.counts) - 1)
-
-    @property
-    def density(self) -> np.ndarray:
-        """Share of all finite values per unit, float64 [bins]; its integral is what lies inside the
-        limits.
-        """
-        width = 2 * LIMIT / (len(self.counts) - 2)
-        return self.counts[1:-1] / (max(self.n, 1) * width)
+def capture_edges(bins: int) -> np.ndarray:
+    """Return the edges [bins + 3] of a captured histogram: bins over [-LIMIT, LIMIT], and one on
+    either side for what lies beyond.
+    """
+    return np.concatenate([[-np.inf], np.linspace(-LIMIT, LIMIT, bins + 1), [np.inf]])
 
 
-def store_distribution(
-    store: Store, tensor: str, distribution: Distribution, *, step: int, epoch: int
-) -> None:
-    """Write one captured distribution. Call inside the epoch's transaction."""
-    moments = [
-        distribution.n,
-        distribution.non_finite,
-        distribution.mean,
-        distribution.std,
-        distribution.zero_fraction,
-    ]
+def store_capture(store: Store, tensor: str, captured: Histogram, *, step: int, epoch: int) -> None:
+    """Write one captured histogram. Call inside the epoch's transaction."""
+    moments = [captured.n, captured.non_finite, captured.mean, captured.std, captured.zeros]
     parts: dict[str, Any] = {
-        "histogram": distribution.counts,
+        "histogram": captured.counts,
         "moments": np.array(moments, dtype=np.float64),
-        "quantiles": distribution.quantiles,
+        "quantiles": captured.quantiles,
     }
     for statistic, array in parts.items():
         store.add_array(f"capture:{tensor}", statistic, array, first_step=step, epoch=epoch)
 
 
-def load_distributions(store: Store) -> dict[tuple[str, int], Distribution]:
-    """{(tensor, epoch): distribution} of everything that was captured."""
+def load_captures(store: Store) -> dict[tuple[str, int], Histogram]:
+    """Read {(tensor, epoch): histogram} of everything that was captured."""
     parts: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for layer, statistic, _, _, epoch, array in store.arrays():
         if layer.startswith("capture:") and epoch is not None:
@@ -74,7 +46,7 @@ def load_distributions(store: Store) -> dict[tuple[str, int], Distribution]:
     return {key: _assemble(store, arrays) for key, arrays in parts.items()}
 
 
-def _assemble(store: Store, arrays: dict[str, np.ndarray]) -> Distribution:
+def _assemble(store: Store, arrays: dict[str, np.ndarray]) -> Histogram:
     counts, moments, quantiles = (
         arrays.get(name) for name in ("histogram", "moments", "quantiles")
     )
@@ -82,8 +54,11 @@ def _assemble(store: Store, arrays: dict[str, np.ndarray]) -> Distribution:
         counts is None or moments is None or quantiles is None
         or counts.ndim != 1 or len(counts) < 3
         or moments.shape != (5,) or quantiles.shape != (len(LEVELS),)
-        or not all(math.isfinite(value) for value in moments[:2])
+        or not math.isfinite(moments[1]) or moments[0] != counts.sum()
     ):  # fmt: skip
         raise RecordError(f"{store.path} is damaged: a captured distribution is incomplete.")
-    n, non_finite, mean, std, zero_fraction = moments.tolist()
-    return Distribution(counts, int(n), int(non_finite), mean, std, zero_fraction, quantiles)
+    _, non_finite, mean, std, zeros = moments.tolist()
+    return Histogram(
+        edges=capture_edges(len(counts) - 2), counts=counts, mean=mean, std=std, zeros=zeros,
+        quantiles=quantiles, non_finite=int(non_finite),
+    )  # fmt: skip

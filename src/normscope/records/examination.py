@@ -1,7 +1,7 @@
-"""What examining a model found: the record between running a model and judging it. Plain values and numpy only.
+"""Examinations: the record between running a model and judging it. Plain values and numpy only.
 
-Channels are numbered by C, batches by K, samples by N. Every fact that was not measured is None, an empty tuple or an
-empty string, and a rule that needs it says so instead of guessing.
+Channels are numbered by C, batches by K, samples by N. Every fact that was not measured is None, an
+empty tuple or an empty string, and a rule that needs it says so instead of guessing.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ BATCH_KINDS = ("batch", "instance")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Place:
-    """Where one normalization layer stands in the network, as one real forward showed it."""
+    """The position of a normalization layer in the network, as one real forward showed it."""
 
     calls: int = 1  # times the layer ran in one forward
-    fed_by: str = ""  # the operation that made its input: "conv", "linear", "norm", "dropout", "add", "relu", ...
+    fed_by: str = ""  # the operation that made its input: "conv", "linear", "norm", "add", ...
     fed_by_module: str = ""  # the module in which that operation ran
     bias_before: bool = False  # that operation adds a bias per channel
     sole_consumer: bool = False  # nothing but this layer reads that operation's output
@@ -55,7 +55,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Measured:
-    """What a few batches showed at one normalization layer."""
+    """Measurements of a few batches at one normalization layer."""
 
     batches: int = 0  # K
     samples: int = 0  # N of the smallest batch
@@ -177,7 +177,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """What a data loader does, without running it."""
+    """The settings of a data loader, read without running it."""
 
     type: str
     batch_size: int | None = None
@@ -193,9 +193,7 @@ class Loader:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Forward:
-    """What the outputs of a model did on a few batches. "eval" is eval mode; "batch" is batch
-    statistics.
-    """
+    """A model's outputs on a few batches. "eval" is eval mode; "batch" is batch statistics."""
 
     batch_sizes: tuple[int, ...] = ()
     device: str = ""
@@ -274,7 +272,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Keys:
-    """How a state_dict compares to the model that it is for."""
+    """The differences between the keys of a state_dict and those of the model that it is for."""
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
@@ -283,7 +281,7 @@ class Keys:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerHistory:
-    """What a recording or a training loop showed of one layer over time."""
+    """One layer over time, as a recording or a training loop showed it."""
 
     name: str
     kind: str = "batch"
@@ -309,7 +307,7 @@ class LayerHistory:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """What a recording showed."""
+    """A training over time, as a recording or a loop showed it."""
 
     layers: tuple[LayerHistory, ...] = ()
     steps: int = 0

@@ -1,12 +1,12 @@
-"""What `normscope explain` measured: one batch normalization layer on one batch, and accuracies without eval().
+"""Explanations: one batch normalization layer on one batch, and accuracies without eval().
 
-The record holds the layer's whole input and its vectors; everything else that is shown follows from them by the
-layer's own arithmetic (`Channel`), in float64.
+The record holds the layer's whole input and its vectors; everything else that is shown follows from
+them by the layer's own arithmetic (`Channel`), in float64.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,13 +22,12 @@ EXPLANATION_NAME = "explanation.sqlite"
 KIND = "explanation"
 
 ORDERS = ("shuffled", "class-ordered")
-"""How the test images were put into batches: at random, or sorted by class (at random within one).
-"""
+"""Orders of the test images in batches: at random, or sorted by class (at random within one)."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunningStatistics:
-    """What the layer remembers, float64 [C] each; its variance is the unbiased one."""
+    """The layer's running statistics, float64 [C] each; its variance is the unbiased one."""
 
     mean: np.ndarray
     var: np.ndarray
@@ -41,12 +40,10 @@ class Forgotten:
     images: int  # test images that every accuracy is over, always the same ones
     eval_accuracy: float  # of those, in eval mode
     batch_sizes: tuple[int, ...]
-    during: (
-        np.ndarray
-    )  # float64 [ORDERS, batch sizes, repeats]: in train mode; NaN where not measured
-    afterwards: (
-        np.ndarray
-    )  # the same shape: in eval mode after that pass, which has moved the running statistics
+    # float64 [ORDERS, batch sizes, repeats], NaN where not measured: in train mode, and in eval
+    # mode after that pass, which has moved the running statistics
+    during: np.ndarray
+    afterwards: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +60,8 @@ class Channel:
     weight: float  # 1 where the layer has none
     bias: float  # 0 where the layer has none
     eps: float
-    running_before: (
-        tuple[float, float] | None
-    )  # mean and variance; None where the layer remembers nothing
+    # mean and variance; None where the layer keeps none
+    running_before: tuple[float, float] | None
     running_after: tuple[float, float] | None
 
     @property
@@ -75,9 +71,7 @@ class Channel:
 
     @property
     def eval_moments(self) -> tuple[float, float]:
-        """What eval mode takes for mean and variance: the running statistics, or the batch's where
-        there are none.
-        """
+        """Mean and variance in eval mode: the running ones, or the batch's where there are none."""
         return self.running_before or (self.mean, self.var)
 
     @cached_property
@@ -92,9 +86,7 @@ class Channel:
 
     @cached_property
     def eval_output(self) -> np.ndarray:
-        """What eval mode makes of the same values, with the running statistics from before the
-        batch.
-        """
+        """The output in eval mode, with the running statistics from before the batch."""
         mean, var = self.eval_moments
         return self.weight * (self.x - mean) / np.sqrt(var + self.eps) + self.bias
 
@@ -119,11 +111,10 @@ class Explanation:
     bias: np.ndarray | None
     running_before: RunningStatistics | None
     running_after: RunningStatistics | None
-    disagreement: float  # largest difference between this arithmetic and PyTorch's own layer: outputs, buffers
+    disagreement: float  # largest difference from PyTorch's own layer, in outputs and buffers
     forgotten: Forgotten
-    meta: dict[
-        str, Any
-    ]  # run, spec, data, environment, test_accuracy, other_layers; as a run's record has them
+    # run, spec, data, environment, test_accuracy, other_layers; as a run's record has them
+    meta: dict[str, Any]
 
     @property
     def count(self) -> int:
@@ -137,7 +128,10 @@ class Explanation:
 
     def channel(self, index: int) -> Channel:
         """The arithmetic of one channel."""
-        before, after = self.running_before, self.running_after
+        before, after = (
+            None if each is None else (float(each.mean[index]), float(each.var[index]))
+            for each in (self.running_before, self.running_after)
+        )
         return Channel(
             index=index,
             x=self.x[:, index].astype(np.float64),
@@ -147,12 +141,8 @@ class Explanation:
             weight=1.0 if self.weight is None else float(self.weight[index]),
             bias=0.0 if self.bias is None else float(self.bias[index]),
             eps=self.eps,
-            running_before=None
-            if before is None
-            else (float(before.mean[index]), float(before.var[index])),
-            running_after=None
-            if after is None
-            else (float(after.mean[index]), float(after.var[index])),
+            running_before=before,
+            running_after=after,
         )
 
 
@@ -186,7 +176,7 @@ class _Layer(msgspec.Struct):
 
 
 class _Description(_Layer):
-    """What a record says beside its arrays; there may be more."""
+    """The description beside the arrays; there may be more."""
 
     run: str
     other_layers: list
@@ -197,7 +187,6 @@ class _Description(_Layer):
 
 
 _META = _Layer.__struct_fields__
-_LAYER_ARRAYS = ("x", "labels", "images", "mean", "var", "unbiased_var", "weight", "bias")
 _AFFINE = ("weight", "bias")
 _RUNNING = ("running_before", "running_after")
 
@@ -208,17 +197,16 @@ def store_explanation(explanation: Explanation, path: Path) -> None:
     Raises:
         StorageError: if it cannot be written.
     """
-    arrays = {("layer", name): getattr(explanation, name) for name in _LAYER_ARRAYS}
-    for name in _RUNNING:
-        running = getattr(explanation, name)
-        if running is not None:
-            arrays |= {(name, "mean"): running.mean, (name, "var"): running.var}
     forgotten = explanation.forgotten
-    arrays |= {
-        ("forgotten", "batch_sizes"): np.array(forgotten.batch_sizes, dtype=np.int64),
-        ("forgotten", "during"): forgotten.during,
-        ("forgotten", "afterwards"): forgotten.afterwards,
+    parts = {"layer": explanation, "forgotten": forgotten}
+    parts |= {name: getattr(explanation, name) for name in _RUNNING}
+    arrays = {
+        (part, field.name): value
+        for part, values in parts.items()
+        for field in (fields(values) if values is not None else ())
+        if isinstance(value := getattr(values, field.name), np.ndarray)
     }
+    arrays["forgotten", "batch_sizes"] = np.array(forgotten.batch_sizes, dtype=np.int64)
     with written_aside(path) as aside, writer(aside, KIND) as store, store.transaction():
         store.set_meta(
             **{name: getattr(explanation, name) for name in _META},
@@ -226,8 +214,7 @@ def store_explanation(explanation: Explanation, path: Path) -> None:
             **explanation.meta,
         )
         for (layer, statistic), array in arrays.items():
-            if array is not None:
-                store.add_array(layer, statistic, array, first_step=explanation.batches_before + 1)
+            store.add_array(layer, statistic, array, first_step=explanation.batches_before + 1)
 
 
 def load_explanation(path: Path) -> Explanation:
@@ -266,28 +253,19 @@ def load_if_there(path: Path) -> Explanation | None:
 
 
 def _assemble(meta: dict[str, Any], arrays: dict[tuple[str, str], np.ndarray]) -> Explanation:
-    def running(name: str) -> RunningStatistics | None:
-        return (
-            RunningStatistics(arrays[name, "mean"], arrays[name, "var"])
-            if (name, "mean") in arrays
-            else None
-        )
-
-    own = {*_META, "forgotten", "kind"}
-    fields: dict[str, Any] = {name: meta[name] for name in _META}
-    fields |= {name: arrays["layer", name] for name in _LAYER_ARRAYS if name not in _AFFINE}
-    fields |= {name: arrays.get(("layer", name)) for name in _AFFINE}
+    parts: dict[str, dict[str, Any]] = {}
+    for (part, name), array in arrays.items():
+        parts.setdefault(part, {})[name] = array
+    forgotten = parts["forgotten"] | meta["forgotten"]
+    forgotten["batch_sizes"] = tuple(forgotten["batch_sizes"].tolist())
+    optional: dict[str, Any] = dict.fromkeys((*_AFFINE, *_RUNNING))
+    running = {name: RunningStatistics(**parts[name]) for name in _RUNNING if name in parts}
+    stored = {*_META, "forgotten", "kind"}
     return Explanation(
-        **fields,
-        running_before=running("running_before"),
-        running_after=running("running_after"),
-        forgotten=Forgotten(
-            **meta["forgotten"],
-            batch_sizes=tuple(arrays["forgotten", "batch_sizes"].tolist()),
-            during=arrays["forgotten", "during"],
-            afterwards=arrays["forgotten", "afterwards"],
-        ),
-        meta={key: value for key, value in meta.items() if key not in own},
+        **{name: meta[name] for name in _META},
+        **(optional | parts["layer"] | running),
+        forgotten=Forgotten(**forgotten),
+        meta={key: value for key, value in meta.items() if key not in stored},
     )
 
 

@@ -19,7 +19,8 @@ FIRST_KNOBS: dict[str, Any] = {
     "norm_code": "",
     "engine": 1,
 }
-"""{knob: its default in the first version}. Never changed, also where a default is or a knob goes."""
+"""{knob: its default in the first version}. Never changed, also where a default is or a knob goes.
+"""
 
 ADDED_KNOBS: dict[str, Any] = {"threads": 1}
 """{knob that came later: the value that the runs before it had}.

@@ -1,4 +1,4 @@
-"""What may be measured beside training, by name: in a run's record, and in a study's `measure`. Imports nothing."""
+"""Names of the measurements beside training, in a run's record and in a study's `measure`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ PROPAGATION = "propagation"
 """
 
 BATCH_STATISTICS = "batch-statistics"
-"""What normalization layers get and give from batch to batch in the trained network, and what they
-remember of it: "place", "before", "after", "before_in_eval", "after_in_eval", "batch_mean",
+"""Inputs and outputs of normalization layers from batch to batch in the trained network, and their
+running statistics: "place", "before", "after", "before_in_eval", "after_in_eval", "batch_mean",
 "batch_sd", with running statistics also "running_mean" and "running_sd"; float64 [channels of all
 places].
 """
@@ -29,8 +29,8 @@ how many points there are unless the training diverges.
 """
 
 MOVEMENT = "movement"
-"""How far what leaves the normalization layers moves from step to step: "place", "movement",
-float64 [channels of all places].
+"""Movement of the normalization layers' outputs from step to step: "place", "movement", float64
+[channels of all places].
 """
 
 KNOWN = (PROPAGATION, BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT)

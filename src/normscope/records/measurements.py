@@ -1,4 +1,4 @@
-"""What is measured beside training, once for a run, and kept in its record under a name of its own."""
+"""Measurements beside training: made once for a run and kept in its record by name."""
 
 from __future__ import annotations
 

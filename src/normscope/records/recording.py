@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from normscope.errors import InputError, RecordError, lookup, one_of
-from normscope.records.recording_distribution import ChannelDistributions, merge
+from normscope.records.histogram import ChannelHistograms
+from normscope.records.recording_distribution import merge
 from normscope.records.recording_header import Cost, Header, LayerInfo
 from normscope.records.recording_parts import FilePart, Part
 
@@ -30,7 +31,7 @@ def rank_path(path: Path, rank: int) -> Path:
 
 
 class Recording:
-    """What was recorded by the processes that trained one model. Reading it needs numpy alone.
+    """A recording by all processes that trained one model. Reading it needs numpy alone.
 
     `normscope.Recording` is this and can show itself. `Recording.load(path)` reads a file and,
     beside it, those of the other ranks; `watcher.recording` is what a watcher has so far.
@@ -97,12 +98,12 @@ class Recording:
 
     @property
     def cost(self) -> Cost:
-        """What watching took on the first rank."""
+        """The cost of watching on the first rank."""
         return self.header.cost
 
     @property
     def complete(self) -> bool:
-        """Whether the watchers were closed: a recording can be read while it is written, and after
+        """True if the watchers were closed: a recording can be read while it is written, and after
         a crash.
         """
         return all(part.header.complete for part in self.parts)
@@ -127,7 +128,7 @@ class Recording:
 
     @property
     def notes(self) -> list[str]:
-        """What could not be recorded, and why; what was thinned; why a recording stopped."""
+        """Notes: on what could not be recorded, what was thinned, why a recording stopped."""
         kinds = ("note", "thinned", "stopped")
         return [
             str(e["detail"]) for part in self.parts for e in part.events() if e["kind"] in kinds
@@ -190,10 +191,9 @@ class Recording:
             steps, values = self._pooled(layer, statistic)
         else:
             steps, values = _read(self._part(rank), layer, statistic)
-        keep = (steps >= (first if first is not None else steps.min(initial=0))) & (
-            steps <= (last if last is not None else steps.max(initial=0))
-        )
-        return steps[keep], values[keep]
+        start = 0 if first is None else np.searchsorted(steps, first)
+        end = None if last is None else np.searchsorted(steps, last, "right")
+        return steps[start:end].copy(), values[start:end].copy()
 
     def distribution(
         self,
@@ -204,7 +204,7 @@ class Recording:
         first: int | None = None,
         last: int | None = None,
         limits: np.ndarray | None = None,
-    ) -> ChannelDistributions:
+    ) -> ChannelHistograms:
         """The distribution of a layer's input or output per channel, merged over steps (and ranks)
         in its own units.
 
@@ -237,7 +237,9 @@ class Recording:
             )
         edges, merged = merge(counts, frame.astype(np.float64), side, bins, limits)
         channels = self.layers[layer].histogram_channels or list(range(counts.shape[1]))
-        return ChannelDistributions(channels, np.unique(steps), edges, merged)
+        return ChannelHistograms(
+            edges=edges, counts=merged, channels=channels, steps=np.unique(steps)
+        )
 
     def to_dataframe(self, layer: str | None = None, statistic: str | None = None) -> pd.DataFrame:
         """A long pandas table with the columns step, layer, statistic, channel and value;
@@ -322,8 +324,12 @@ def _read(part: Part, layer: str, statistic: str) -> tuple[np.ndarray, np.ndarra
     if len({values.shape[1:] for _, values in blocks}) > 1:
         newest = blocks[-1][1].shape[1:]  # the layer changed its shape on the way
         blocks = [block for block in blocks if block[1].shape[1:] == newest]
-    steps = np.concatenate([steps for steps, _ in blocks])
-    values = np.concatenate([values for _, values in blocks])
+    if len(blocks) == 1:
+        steps, values = blocks[0]
+    else:
+        steps, values = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
+    if (steps[1:] >= steps[:-1]).all():
+        return steps, values
     order = np.argsort(steps, kind="stable")
     return steps[order], values[order]
 

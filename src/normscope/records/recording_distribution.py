@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from normscope.records.recording_header import FRAME, bin_edges
@@ -15,30 +13,6 @@ NOTHING = 1e-9
 """A smaller share of a channel's values in a bin is rounding, and none."""
 
 
-@dataclass(frozen=True)
-class ChannelDistributions:
-    """Per channel a histogram over its own range: edges [C, B + 1] in the tensor's units, counts
-    [C, B].
-
-    `steps` are the steps that were merged. Values inside a bin of the record are taken as spread
-    evenly over it.
-    """
-
-    channels: list[int]
-    steps: np.ndarray
-    edges: np.ndarray
-    counts: np.ndarray
-
-    @property
-    def density(self) -> np.ndarray:
-        """The counts as a density [C, B], which integrates to 1 over each channel's range; NaN
-        where there are none.
-        """
-        total = self.counts.sum(1, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.counts / total / np.diff(self.edges, axis=1)
-
-
 def physical_edges(frame: np.ndarray, side: str) -> np.ndarray:
     """The edges of all bins, under- and overflow among them, in physical units: [R, C, BINS + 3],
     rising.
@@ -48,20 +22,30 @@ def physical_edges(frame: np.ndarray, side: str) -> np.ndarray:
             normalized.
         side: "input" (mean + std z) or "output" (weight z + bias).
     """
-    mean, std, weight, bias, minimum, maximum = (
-        frame[:, index, :, None] for index in range(len(FRAME))
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        lowest, highest = (
-            np.nan_to_num((minimum - mean) / std),
-            np.nan_to_num((maximum - mean) / std),
-        )
+    lowest, highest = _normalized_extremes(frame)
     body = np.clip(bin_edges(), lowest, highest)  # nothing lies beyond the extremes of the sample
-    normalized = np.concatenate([lowest, body, highest], axis=2)
-    scale, offset = (std, mean) if side == "input" else (weight, bias)
+    return _in_units(np.concatenate([lowest, body, highest], axis=2), frame, side)
+
+
+def physical_extremes(frame: np.ndarray, side: str) -> np.ndarray:
+    """The first and the last of `physical_edges`: [R, C, 2]."""
+    return _in_units(np.concatenate(_normalized_extremes(frame), axis=2), frame, side)
+
+
+def _normalized_extremes(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean, std, _, _, minimum, maximum = (frame[:, row, :, None] for row in range(len(FRAME)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nan_to_num((minimum - mean) / std), np.nan_to_num((maximum - mean) / std)
+
+
+def _in_units(normalized: np.ndarray, frame: np.ndarray, side: str) -> np.ndarray:
+    """Turn rising normalized values [R, C, ...] into rising ones in the units of a side."""
+    names = ("std", "mean") if side == "input" else ("weight", "bias")
+    scale, offset = (frame[:, FRAME.index(name), :, None] for name in names)
     with np.errstate(invalid="ignore", over="ignore"):
-        edges = offset + scale * normalized
-    return np.where(scale < 0, edges[:, :, ::-1], edges)  # a negative weight turns them round
+        values = offset + scale * normalized
+    turned = scale < 0  # by a negative weight
+    return np.where(turned, values[:, :, ::-1], values) if turned.any() else values
 
 
 def merge(

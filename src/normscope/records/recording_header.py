@@ -1,4 +1,4 @@
-"""What a recording says about itself: the watched layers, the intervals, the bins, the cost."""
+"""The description of a recording: the watched layers, the intervals, the bins, the cost."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ class LayerInfo:
 
 @dataclass
 class Cost:
-    """What watching took: seconds inside the hooks, of the seconds between the first and the last
-    hook.
-    """
+    """Seconds inside the hooks, of the seconds between the first and the last hook."""
 
     seconds: float = 0.0
     elapsed: float = 0.0

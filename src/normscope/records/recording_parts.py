@@ -1,4 +1,4 @@
-"""Where the blocks of one watching process are kept: in a record's file, or in memory."""
+"""The blocks of one watching process: in a record's file, or in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Name = tuple[str, str]  # (layer, statistic)
 
 @dataclass
 class Batch:
-    """What is written at once: blocks of equal steps, events as `Store.add_event` takes them, and
+    """The content of one write: blocks of equal steps, events as `Store.add_event` takes them, and
     the newest header.
     """
 
@@ -34,7 +34,7 @@ class Batch:
 
 
 class Part(Protocol):
-    """What one process recorded."""
+    """The recording of one process."""
 
     @property
     def header(self) -> Header:
@@ -47,7 +47,7 @@ class Part(Protocol):
         ...
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened on the way: {step, epoch, kind, layer, detail}."""
+        """The events of the recording: {step, epoch, kind, layer, detail}."""
         ...
 
     def statistics(self) -> Mapping[str, Collection[str]]:
@@ -176,7 +176,7 @@ class FilePart:
         self.path = path
         self._state: tuple[int, ...] | None = None
         self._kept: MemoryPart
-        self._statistics: dict[str, list[str]] = {}
+        self._statistics: dict[str, list[str]] | None = None  # None: not read
         self._passes: dict[bool, MemoryPart] = {}  # {whether of histograms: what was read}
         if header is not None:
             writer(path, "recording", header=header.to_json(), non_finite=[]).close()
@@ -210,6 +210,12 @@ class FilePart:
     def statistics(self) -> Mapping[str, Collection[str]]:
         """{layer: the names of what was recorded of it}."""
         self._described()
+        if self._statistics is None:
+            with reader(self.path, "recording") as store:
+                names = store.block_names()
+            self._statistics = {}
+            for layer, statistic in names:
+                self._statistics.setdefault(layer, []).append(statistic)
         return self._statistics
 
     def blocks(self, layer: str, statistic: str) -> list[Block]:
@@ -218,10 +224,9 @@ class FilePart:
         Raises:
             RecordError: if one of the file's blocks has another shape than its statistic.
         """
-        self._described()
-        histograms = _is_histogram(statistic)
+        recorded, histograms = self.statistics(), _is_histogram(statistic)
         if histograms not in self._passes:
-            names = {name for table in self._statistics.values() for name in table}
+            names = {name for table in recorded.values() for name in table}
             wanted = {name for name in names if _is_histogram(name) == histograms}
             self._passes[histograms] = self.snapshot(wanted)
         return self._passes[histograms].blocks(layer, statistic)
@@ -240,15 +245,12 @@ class FilePart:
         return held
 
     def _described(self) -> MemoryPart:
-        """Header, events and names, read again where the file may have changed."""
+        """Header and events, read again where the file may have changed."""
         state = _state(self.path)
         if state is None or state != self._state:
             with reader(self.path, "recording") as store, store.at_one_moment():
                 self._kept = self._description(store)
-                names = store.block_names()
-            self._statistics, self._passes, self._state = {}, {}, state
-            for layer, statistic in names:
-                self._statistics.setdefault(layer, []).append(statistic)
+            self._statistics, self._passes, self._state = None, {}, state
         return self._kept
 
     def _description(self, store: Store) -> MemoryPart:
@@ -263,8 +265,8 @@ def _is_histogram(statistic: str) -> bool:
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes with a file's content; None where the file may change without a sign of it: it
-    was written so lately that the next write may have the same time.
+    """Return what changes with a file's content; None for a file that was written so lately that
+    the next write may have the same time.
 
     The file is not opened: closing it would drop the locks with which SQLite writes it in this
     process.

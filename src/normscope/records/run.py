@@ -1,4 +1,6 @@
-"""A run as everything that judges or shows it reads it: its spec, how it ended, its epochs and its captures."""
+"""A run as everything that judges or shows it reads it: its spec, how it ended, its epochs and its
+captures.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import msgspec
 import numpy as np
 
 from normscope.errors import RecordError
-from normscope.records.captures import Distribution, load_distributions
+from normscope.records.captures import load_captures
+from normscope.records.histogram import Histogram
 from normscope.records.knobs import ADDED_KNOBS
 from normscope.records.measurements import load_measurements
 from normscope.records.store import reader
@@ -52,7 +55,7 @@ EPOCH_COLUMNS = {
     "first_non_finite_step": "step of the first loss that was not finite; null where all were",
     **_gradient("last_layer_gradient", "the classifier's"),
 }
-"""What a run's record holds per epoch, with units. The stem is the network's first layer."""
+"""The columns of a run's epochs, with units. The stem is the network's first layer."""
 
 DURATIONS = ("train_seconds", "seconds", "images_per_second")
 """The columns in which two runs of one spec differ."""
@@ -70,7 +73,7 @@ class RunRecord:
     spec: dict[str, Any]
     status: str
     epochs: dict[str, np.ndarray]
-    captures: dict[tuple[str, int], Distribution] = field(default_factory=dict)
+    captures: dict[tuple[str, int], Histogram] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
@@ -133,7 +136,7 @@ def load_run(directory: Path) -> RunRecord:
         RecordError: if the record is damaged, of another version, or no run's.
     """
     with reader(directory / RECORD_NAME, "run") as store:
-        meta, epochs, captures = store.meta(), store.epochs(), load_distributions(store)
+        meta, epochs, captures = store.meta(), store.epochs(), load_captures(store)
         measured = load_measurements(store)
     spec: Any = meta.get("spec")
     status = meta.get("status", "interrupted")
@@ -172,7 +175,7 @@ class _Environment(msgspec.Struct):
 
 
 class _Description(msgspec.Struct):
-    """What a record says of its data and of the machine, where it says anything."""
+    """A record's description of its data and of the machine, where it has any."""
 
     data: _Data = msgspec.field(default_factory=_Data)
     environment: _Environment = msgspec.field(default_factory=_Environment)

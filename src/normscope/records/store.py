@@ -1,8 +1,9 @@
 """One record, one SQLite file: the tables, and how they are opened for writing and for reading.
 
-A record is written by one process at a time and read by any number, also while it is written. Everything that
-belongs to one epoch (or one flushed block) goes into one transaction, so a kill at any moment leaves whole epochs.
-The journal is SQLite's rollback journal and not WAL: records live on shared folders, where WAL does not work.
+A record is written by one process at a time and read by any number, also while it is written.
+Everything that belongs to one epoch (or one flushed block) goes into one transaction, so a kill at
+any moment leaves whole epochs. The journal is SQLite's rollback journal and not WAL: records live
+on shared folders, where WAL does not work.
 """
 
 from __future__ import annotations
@@ -41,9 +42,12 @@ CREATE TABLE arrays (
 CREATE INDEX arrays_by_name ON arrays (layer, statistic, first_step);
 CREATE TABLE events (
     id INTEGER PRIMARY KEY,
-    step INTEGER NOT NULL, epoch INTEGER, kind TEXT NOT NULL, layer TEXT NOT NULL, detail TEXT NOT NULL
+    step INTEGER NOT NULL, epoch INTEGER, kind TEXT NOT NULL, layer TEXT NOT NULL,
+    detail TEXT NOT NULL
 );
-CREATE TABLE resume (id INTEGER PRIMARY KEY CHECK (id = 0), epoch INTEGER NOT NULL, state BLOB NOT NULL);
+CREATE TABLE resume (
+    id INTEGER PRIMARY KEY CHECK (id = 0), epoch INTEGER NOT NULL, state BLOB NOT NULL
+);
 """
 
 
@@ -95,9 +99,9 @@ class Store:
         rows = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
         self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
-    def meta(self) -> dict[str, Any]:
-        """Every key with its decoded value."""
-        rows = self._query("SELECT key, value FROM meta")
+    def meta(self, key: str | None = None) -> dict[str, Any]:
+        """Every key with its decoded value, or one key."""
+        rows = self._query("SELECT key, value FROM meta WHERE ?1 IS NULL OR key = ?1", (key,))
         try:
             return {key: json.loads(value) for key, value in rows}
         except (TypeError, ValueError, RecursionError) as error:
@@ -148,7 +152,8 @@ class Store:
         """
         last = first_step if last_step is None else last_step
         self.connection.execute(
-            "INSERT INTO arrays (layer, statistic, first_step, last_step, epoch, dtype, shape, data) "
+            "INSERT INTO arrays (layer, statistic, first_step, last_step, epoch, dtype, shape, "
+            "data) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (layer, statistic, first_step, last, epoch, *pack(array)),
         )
@@ -167,7 +172,8 @@ class Store:
             (*name, first, last, block.lastrowid, *pack(array)) for name, array in arrays.items()
         ]
         self.connection.executemany(
-            "INSERT INTO arrays (layer, statistic, first_step, last_step, block, dtype, shape, data) "
+            "INSERT INTO arrays (layer, statistic, first_step, last_step, block, dtype, shape, "
+            "data) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
@@ -182,15 +188,17 @@ class Store:
         if statistics is not None:
             chosen = f" AND statistic IN ({', '.join('?' * len(statistics))})"
         rows = self._query(
-            "SELECT layer, statistic, steps, dtype, shape, data "
+            "SELECT layer, statistic, block, steps, dtype, shape, data "
             "FROM arrays JOIN blocks ON blocks.id = arrays.block "
             f"WHERE last_step > ?{chosen} ORDER BY arrays.id",
             (after, *(statistics or ())),
         )
-        for layer, statistic, data, dtype, shape, values in rows:
-            count = len(data) // 8 if isinstance(data, bytes) else 0
-            steps = unpack("<i8", json.dumps([count]), data)
-            array = unpack(dtype, shape, values)
+        axes: dict[int, np.ndarray] = {}
+        for layer, statistic, block, data, dtype, shape, values in rows:
+            if block not in axes:
+                count = len(data) // 8 if isinstance(data, bytes) else 0
+                axes[block] = unpack("<i8", f"[{count}]", data)
+            steps, array = axes[block], unpack(dtype, shape, values)
             if array.ndim == 0 or len(array) != len(steps):
                 raise RecordError(
                     f"{self.path} is damaged: a block has {len(steps)} steps and other values."
@@ -219,7 +227,8 @@ class Store:
         """
         rows = self._query(
             "SELECT layer, statistic, first_step, last_step, epoch, dtype, shape, data FROM arrays "
-            "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) ORDER BY first_step, id",
+            "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) ORDER BY "
+            "first_step, id",
             (layer, statistic),
         )
         for name, quantity, first, last, epoch, dtype, shape, data in rows:
@@ -243,7 +252,8 @@ class Store:
         stored.
         """
         rows = self._query(
-            "SELECT step, epoch, kind, layer, detail FROM events WHERE (?1 IS NULL OR kind = ?1) ORDER BY id",
+            "SELECT step, epoch, kind, layer, detail FROM events WHERE (?1 IS NULL OR kind = ?1) "
+            "ORDER BY id",
             (kind,),
         )
         names = ("step", "epoch", "kind", "layer")
@@ -294,7 +304,7 @@ class Store:
         self.connection.execute("DELETE FROM resume")
 
     def compact(self) -> None:
-        """Give the space of what was deleted back to the file system. Call outside a transaction."""
+        """Give freed space back to the file system. Call outside a transaction."""
         try:
             self.connection.execute("VACUUM")
         except sqlite3.Error as error:
@@ -461,14 +471,15 @@ def _check(store: Store, kind: str | None) -> None:
         raise RecordError(f"{store.path} is a SQLite file, but not a normscope record.")
     if version != FORMAT_VERSION:
         raise RecordError(
-            f"{store.path} is a record of format {version}; this normscope reads format {FORMAT_VERSION}."
+            f"{store.path} is a record of format {version}; this normscope reads format "
+            f"{FORMAT_VERSION}."
         )
     expected = dict.fromkeys(("meta", "epochs", "blocks", "arrays", "events", "resume"), "table")
     if any(tables.get(name) != form for name, form in expected.items()):
         raise RecordError(f"{store.path} is damaged: its tables are not those of a record.")
-    found = store.meta().get("kind")
-    if kind is not None and found != kind:
-        raise RecordError(f"{store.path} is a record of a {found}, not of a {kind}.")
+    actual = store.meta("kind").get("kind")
+    if kind is not None and actual != kind:
+        raise RecordError(f"{store.path} is a record of a {actual}, not of a {kind}.")
 
 
 def _finite(value: float | None) -> float | None:

@@ -22,7 +22,7 @@ from normscope.errors import InputError, NormscopeError, RecordError, StorageErr
 from normscope.measuring.capture import capture
 from normscope.models.fusing import using
 from normscope.models.landmarks import Network
-from normscope.records.captures import store_distribution
+from normscope.records.captures import store_capture
 from normscope.records.files import write_text, written_aside
 from normscope.records.run import ENDED
 from normscope.records.store import Store, writer
@@ -303,14 +303,12 @@ class StoreEpochs(Callback):
 
     def on_epoch(self, epoch: Epoch) -> None:
         ended = epoch.scalars["first_non_finite_step"] is not None
-        captured = epoch.number in self._spec.capture_epochs and not ended
-        distributions = self._capture() if captured else {}
+        capturing = epoch.number in self._spec.capture_epochs and not ended
+        captures = self._capture() if capturing else {}
         with self._store.transaction():
             self._store.add_epoch(epoch.number, epoch.scalars)
-            for tensor, distribution in distributions.items():
-                store_distribution(
-                    self._store, tensor, distribution, step=epoch.step, epoch=epoch.number
-                )
+            for tensor, captured in captures.items():
+                store_capture(self._store, tensor, captured, step=epoch.step, epoch=epoch.number)
             self._store.set_resume_state(epoch.number, epoch.state.to_bytes())
 
     def _capture(self):

@@ -17,8 +17,7 @@ from normscope.judge.activation_regions import (
     inside,
     mean_derivatives,
 )
-from normscope.judge.inspection import moments
-from normscope.records.recording_distribution import ChannelDistributions
+from normscope.records.histogram import Histogram
 from normscope.watching import active_regions as regions
 
 
@@ -70,12 +69,12 @@ def test_regions_of_a_histogram_are_those_of_its_values(name, mean, std, seed):
     counts = np.array(
         [np.histogram(row, bins=own)[0] for row, own in zip(values, edges, strict=True)]
     )
-    histogram = ChannelDistributions([0, 1], np.array([1]), edges, counts)
+    histogram = Histogram(edges=edges, counts=counts)
     for low, high in [(0.0, 1.0), (-1.0, 1.0), *active_region(name)]:
         exact = np.mean((values >= low) & (values <= high), axis=1)
         assert np.allclose(inside(histogram, (low, high)), exact, atol=3e-3)
     exact = [regions.mean_derivative(name, torch.from_numpy(row)).item() for row in values]
     assert np.allclose(mean_derivatives(histogram, name), exact, atol=3e-3)
-    found_mean, found_std = moments(histogram)
+    found_mean, found_std = histogram.moments
     assert np.allclose(found_mean, values.mean(1), atol=2e-3 * std)
     assert np.allclose(found_std, values.std(1), rtol=1e-3)

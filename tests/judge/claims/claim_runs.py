@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from normscope.records.captures import LEVELS, LIMIT, Distribution
+from normscope.records.captures import LEVELS, LIMIT, capture_edges
+from normscope.records.histogram import Histogram
 from normscope.records.run import RunRecord
 
 EPOCHS = 10
 
 
-def describe(values: np.ndarray) -> Distribution:
+def describe(values: np.ndarray) -> Histogram:
     counts, _ = np.histogram(values[np.abs(values) <= LIMIT], bins=80, range=(-LIMIT, LIMIT))
-    return Distribution(
-        np.concatenate([[np.sum(values < -LIMIT)], counts, [np.sum(values > LIMIT)]]),
-        len(values), 0, float(values.mean()), float(values.std()), float(np.mean(values == 0)),
-        np.quantile(values, LEVELS),
+    return Histogram(
+        edges=capture_edges(80), mean=float(values.mean()), std=float(values.std()),
+        counts=np.concatenate([[np.sum(values < -LIMIT)], counts, [np.sum(values > LIMIT)]]),
+        zeros=float(np.mean(values == 0)), quantiles=np.quantile(values, LEVELS),
     )  # fmt: skip
 
 

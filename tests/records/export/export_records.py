@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from normscope.records.captures import LEVELS, Distribution, store_distribution
+from normscope.records.captures import LEVELS, capture_edges, store_capture
+from normscope.records.histogram import Histogram
 from normscope.records.measurements import store_measurement
 from normscope.records.recording_header import BINS, SAMPLE_MOMENTS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
@@ -22,14 +23,16 @@ def write_run(
     folder: Path, norm: str = "batch", *, status: str = "finished", error: str | None = None
 ) -> Path:
     spec = {
-        "norm": norm, "learning_rate": 0.1, "seed": 3, "epochs": len(AWKWARD), "data": "digits", "model": "small",
+        "norm": norm, "learning_rate": 0.1, "seed": 3, "epochs": len(AWKWARD), "data": "digits",
+        "model": "small",
         "classes": [norm, 'a,"b"'], "widths": None, "fusion": False,
     }  # fmt: skip
     folder.mkdir(parents=True)
     with writer(folder / RECORD_NAME, "run") as store:
         with store.transaction():
             store.set_meta(
-                spec=spec, status=status, error=error, threads=1, parameters=10, data={"source": norm},
+                spec=spec, status=status, error=error, threads=1, parameters=10,
+                data={"source": norm},
                 environment={"hardware": {"device_name": "a CPU"}, "versions": {"torch": "2.13.0"}},
             )  # fmt: skip
             for epoch, value in enumerate(AWKWARD, 1):
@@ -37,10 +40,11 @@ def write_run(
                     epoch, {"train_loss": value, "step": epoch * 7, "of_a_newer_version": 0.5}
                 )
             counts = np.arange(12)
-            captured = Distribution(
-                counts, int(counts.sum()), 1, 0.1, 1 / 3, 0.25, np.linspace(-9, 9, len(LEVELS))
-            )
-            store_distribution(store, norm, captured, step=7, epoch=1)
+            captured = Histogram(
+                edges=capture_edges(10), counts=counts, mean=0.1, std=1 / 3, zeros=0.25,
+                quantiles=np.linspace(-9, 9, len(LEVELS)), non_finite=1,
+            )  # fmt: skip
+            store_capture(store, norm, captured, step=7, epoch=1)
         store_measurement(
             store,
             "propagation",
@@ -58,7 +62,7 @@ def write_study(folder: Path, *names: str) -> Path:
 
 
 def write_recording(path: Path, layer: str = "bn", label: str = "a") -> Path:
-    """Two channels, three steps, among the values one that is not finite; histograms at one step."""
+    """Two channels, three steps, one value that is not finite; histograms at one step."""
     info = LayerInfo(
         layer, "BatchNorm2d", "batch", 2, eps=1e-5, momentum=0.1, affine=True, tracks=True
     )

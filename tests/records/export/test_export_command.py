@@ -1,4 +1,6 @@
-"""`normscope export`: damage is named and the rest exported; what is not normscope's is never overwritten."""
+"""`normscope export`: damage is named and the rest exported; what is not normscope's is never
+overwritten.
+"""
 
 import json
 import sqlite3
@@ -40,7 +42,8 @@ def test_a_recording_is_exported_beside_itself(tmp_path):
     assert run(write_recording(tmp_path / "mine.sqlite")) == 0
     names = {path.name for path in (tmp_path / "mine.export").iterdir()}
     assert names == {
-        "recordings.parquet", "layers.parquet", "events.parquet", "statistics.parquet", "histograms.parquet",
+        "recordings.parquet", "layers.parquet", "events.parquet", "statistics.parquet",
+        "histograms.parquet",
         "normscope-export.json",
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What is exported reads back as what was recorded, to the bit, in both formats and whatever things are called."""
+"""Exports read back as what was recorded, to the bit, in both formats, whatever the names."""
 
 import csv
 import json
@@ -102,10 +102,12 @@ def test_names_and_numbers_read_back(kind, name, tmp_path_factory):
     ] == captured.quantiles.tolist()
     bins = read(folder / "out", "capture_bins", kind)
     assert [row["count"] for row in bins] == captured.counts.tolist()
-    assert [row["low"] for row in bins] == [-math.inf, *captured.edges]
+    assert [row["low"] for row in bins] == [-math.inf, *range(-5, 6)]
+    assert [row["high"] for row in bins] == [*range(-5, 6), math.inf]
     assert {row["tensor"] for row in bins} == {name}
 
-    assert [(r["statistic"], r["index"], r["value"]) for r in read(folder / "out", "measurements", kind)] == [
+    measured = read(folder / "out", "measurements", kind)
+    assert [(r["statistic"], r["index"], r["value"]) for r in measured] == [
         ("skip", 0, 0.1), ("skip", 1, 2.0), ("branch", 0, 1 / 3), ("branch", 1, math.inf),
     ]  # fmt: skip
     same_as_recorded(recording, name, lambda table: read(folder / "out", table, kind))

@@ -7,22 +7,26 @@ from pathlib import Path
 import numpy as np
 
 from normscope.judge.comparison import Comparison, summarize
-from normscope.records.captures import LEVELS, LIMIT, Distribution
+from normscope.records.captures import LEVELS, LIMIT, capture_edges
+from normscope.records.histogram import Histogram
 from normscope.records.run import RunRecord
 
 TENSORS = ("block_output", "before_activation", "normalized")
 FINAL = {"batch": 0.97, "none": 0.62, "group": 0.93}
 
 
-def describe(values: np.ndarray) -> Distribution:
+def describe(values: np.ndarray) -> Histogram:
     finite = values[np.isfinite(values)]
     counts, _ = np.histogram(finite[np.abs(finite) <= LIMIT], bins=80, range=(-LIMIT, LIMIT))
     outer = [np.sum(finite < -LIMIT)], counts, [np.sum(finite > LIMIT)]
     empty = len(finite) == 0
-    return Distribution(
-        np.concatenate(outer), len(finite), len(values) - len(finite),
-        *(3 * [np.nan] if empty else [finite.mean(), finite.std(), float(np.mean(finite == 0))]),
-        np.full(len(LEVELS), np.nan) if empty else np.quantile(finite, LEVELS),
+    mean, std, zeros = (
+        3 * [np.nan] if empty else [finite.mean(), finite.std(), float(np.mean(finite == 0))]
+    )
+    return Histogram(
+        edges=capture_edges(80), counts=np.concatenate(outer), mean=mean, std=std, zeros=zeros,
+        quantiles=np.full(len(LEVELS), np.nan) if empty else np.quantile(finite, LEVELS),
+        non_finite=len(values) - len(finite),
     )  # fmt: skip
 
 

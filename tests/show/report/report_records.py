@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from normscope.records.captures import LEVELS, Distribution, store_distribution
+from normscope.records.captures import LEVELS, capture_edges, store_capture
+from normscope.records.histogram import Histogram
 from normscope.records.recording_header import BINS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
 from normscope.records.run import RECORD_NAME
@@ -47,22 +48,18 @@ def write_run(
             store.add_epoch(epoch, values)
             if epoch in (1, epochs):
                 for tensor in ("block_output", "before_activation", "normalized"):
-                    store_distribution(store, tensor, distribution(draw), step=epoch, epoch=epoch)
+                    store_capture(store, tensor, captured(draw), step=epoch, epoch=epoch)
     return folder
 
 
-def distribution(draw: np.random.Generator) -> Distribution:
+def captured(draw: np.random.Generator) -> Histogram:
     values = np.maximum(draw.normal(size=2000), 0)
     counts, _ = np.histogram(values, np.linspace(-5, 5, 81))
     counts = np.concatenate([[0], counts, [0]])
-    moments = (
-        len(values),
-        0,
-        float(values.mean()),
-        float(values.std()),
-        float((values == 0).mean()),
-    )
-    return Distribution(counts, *moments, np.quantile(values, LEVELS))
+    return Histogram(
+        edges=capture_edges(80), counts=counts, mean=values.mean(), std=values.std(),
+        zeros=(values == 0).mean(), quantiles=np.quantile(values, LEVELS),
+    )  # fmt: skip
 
 
 def write_study(

@@ -8,7 +8,8 @@ from sink_readers import scalars, tensorboard, wandb_records, wandb_rows
 
 from normscope import TensorBoard, WandB
 from normscope.errors import InputError
-from normscope.records.captures import LEVELS, Distribution, store_distribution
+from normscope.records.captures import LEVELS, capture_edges, store_capture
+from normscope.records.histogram import Histogram
 from normscope.records.run import RECORD_NAME, load_run
 from normscope.records.store import writer
 from normscope.show.sinks.runs import StudyLogs
@@ -37,8 +38,11 @@ def train_epochs(study, run, epochs, *, status="interrupted"):
                 if epoch % 2 == 0:
                     counts = np.array([3, *range(10), 0])
                     quantiles = np.linspace(-7, 5, len(LEVELS))
-                    captured = Distribution(counts, int(counts.sum()), 0, 0.5, 2.0, 0.25, quantiles)
-                    store_distribution(store, "normalized", captured, step=epoch, epoch=epoch)
+                    captured = Histogram(
+                        edges=capture_edges(10), counts=counts, mean=0.5, std=2.0, zeros=0.25,
+                        quantiles=quantiles,
+                    )  # fmt: skip
+                    store_capture(store, "normalized", captured, step=epoch, epoch=epoch)
 
 
 def test_epochs_and_distributions_are_those_of_the_record(tmp_path):

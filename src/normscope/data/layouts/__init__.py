@@ -1,1 +1,1 @@
-"""One file per layout in which images lie on a disk: each finds itself in a directory, and reads it as `Splits`."""
+"""One file per layout of images on a disk: each recognizes a directory and reads it as `Splits`."""

@@ -1,7 +1,9 @@
-"""The official binary layout of CIFAR-10, unpacked or in its archive: records of one label byte and one image.
+"""The official binary layout of CIFAR-10, unpacked or in its archive: records of one label byte and
+one image.
 
-Krizhevsky (2009), https://www.cs.toronto.edu/~kriz/cifar.html. It is the layout that is downloaded, as it holds
-nothing but bytes. The archive is read where it lies; nothing is unpacked, so no path in it is ever written to.
+Krizhevsky (2009), https://www.cs.toronto.edu/~kriz/cifar.html. It is the layout that is downloaded,
+as it holds nothing but bytes. The archive is read where it lies; nothing is unpacked, so no path in
+it is ever written to.
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ def records(data: bytes, where: str) -> official.Batch:
     """
     if not data or len(data) % RECORD_BYTES:
         raise InputError(
-            f"{where} has {len(data)} bytes, not a multiple of {RECORD_BYTES} (a label and an image): it is truncated."
+            f"{where} has {len(data)} bytes, not a multiple of {RECORD_BYTES} (a label and an "
+            "image): it is truncated."
         )
     table = np.frombuffer(data, np.uint8).reshape(-1, RECORD_BYTES)
     return table[:, 1:], table[:, 0].astype(np.int64)

@@ -1,4 +1,6 @@
-"""Encoded images (PNG, JPEG, ...) to one uint8 array, with Pillow, in threads: it releases the interpreter lock."""
+"""Encoded images (PNG, JPEG, ...) to one uint8 array, with Pillow, in threads: it releases the
+interpreter lock.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,8 @@ def _decode_one(
     with _opened(name, read()) as image:
         if size is not None and (image.height, image.width) != size:
             raise InputError(
-                f"{name} is {image.width}x{image.height} pixels but {size_of} is {size[1]}x{size[0]}: "
+                f"{name} is {image.width}x{image.height} pixels but {size_of} is "
+                f"{size[1]}x{size[0]}: "
                 "all images must have the same size; resize them first."
             )
         if image.mode in DEEP:

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that come inside scikit-learn: real images, 8x8, without a network."""
+"""The 1,797 handwritten digits, 8x8, that come inside scikit-learn: no network is needed."""
 
 from __future__ import annotations
 

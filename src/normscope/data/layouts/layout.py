@@ -1,4 +1,4 @@
-"""What a layout says once it has found itself in a directory, before anything large is read."""
+"""A layout that was recognized in a directory, before anything large is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the two official layouts of CIFAR-10 share: five training files and a test file, 3,072 bytes an image."""
+"""CIFAR-10's two official layouts: five training files and a test file, 3,072 bytes an image."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def assemble(batches: Mapping[str, Batch], where: Path) -> Splits:
     smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     if sizes[smallest] != sizes[largest]:
         raise InputError(
-            f"In {where}, {smallest} holds {sizes[smallest]} images but {largest} holds {sizes[largest]}: "
+            f"In {where}, {smallest} holds {sizes[smallest]} images but {largest} holds "
+            f"{sizes[largest]}: "
             "it is truncated; the files of CIFAR-10 hold equally many."
         )
     images = [

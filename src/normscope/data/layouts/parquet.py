@@ -1,4 +1,6 @@
-"""The Hugging Face parquet layout: files of rows with an encoded image and a label, the split in their names."""
+"""The Hugging Face parquet layout: files of rows with an encoded image and a label, the split in
+their names.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ def find(directory: Path, known: tuple[str, ...] = ()) -> Layout | None:
     if not train or test_name is None:
         names = ", ".join(path.name for path in paths[:4])
         raise InputError(
-            f"{directory} needs parquet files named train* and test* (or validation*); it holds {names}."
+            f"{directory} needs parquet files named train* and test* (or validation*); it holds "
+            f"{names}."
         )
     for part in (train, splits[test_name]):
         _check_shards(part)
@@ -69,7 +72,7 @@ def find(directory: Path, known: tuple[str, ...] = ()) -> Layout | None:
 
 
 def _encoding(table: Table) -> str:
-    """What the first image is encoded as: accuracies on JPEG images are not those on lossless ones."""
+    """The encoding of the first image: JPEG images give other accuracies than lossless ones."""
     import pyarrow.parquet as pq
 
     from normscope.data.layouts.decode import format_of
@@ -88,7 +91,8 @@ def _check_shards(paths: Sequence[Path]) -> None:
     shard = SHARD.search(paths[0].stem)
     if shard and int(shard[2]) != len(paths):
         raise InputError(
-            f"{paths[0].name} says that there are {int(shard[2])} such files; {len(paths)} are there."
+            f"{paths[0].name} says that there are {int(shard[2])} such files; {len(paths)} are "
+            "there."
         )
 
 

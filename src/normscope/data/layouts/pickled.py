@@ -1,8 +1,9 @@
 """The Python layout of CIFAR-10, read without letting a pickle run anything.
 
-A pickle is a program that may name any importable object and call it. The unpickler here knows seven names and gives
-stand-ins for all of them, which only keep what they are given; whatever else a file names ends the reading before
-anything is imported. The bytes that are kept are looked at afterwards, like those of any other file.
+A pickle is a program that may name any importable object and call it. The unpickler here knows
+seven names and gives stand-ins for all of them, which only keep what they are given; whatever else
+a file names ends the reading before anything is imported. The bytes that are kept are looked at
+afterwards, like those of any other file.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class RestrictedUnpickler(pickle.Unpickler):
             return STAND_INS[module_name, global_name]
         except KeyError:
             raise InputError(
-                f"{self.where} is a pickle that asks for {module_name}.{global_name}, which image data does not need; "
+                f"{self.where} is a pickle that asks for {module_name}.{global_name}, which "
+                "image data does not need; "
                 "it was not run."
             ) from None
 
@@ -131,7 +133,8 @@ def read_batch(path: Path) -> official.Batch:
         or len(array.data) != len(labels) * official.IMAGE_BYTES
     ):
         raise InputError(
-            f"{path} does not hold {official.IMAGE_BYTES} bytes of data for each of {len(labels)} labels."
+            f"{path} does not hold {official.IMAGE_BYTES} bytes of data for each of "
+            f"{len(labels)} labels."
         )
     return np.frombuffer(array.data, np.uint8).reshape(-1, official.IMAGE_BYTES), np.array(
         labels, np.int64

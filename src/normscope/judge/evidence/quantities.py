@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from normscope.judge.evidence.cells import GridCell, knobs_of
-from normscope.records.captures import Distribution
+from normscope.records.histogram import Histogram
 from normscope.records.measurement_names import EVALUATION
 from normscope.records.run import RunRecord
 
@@ -82,7 +82,7 @@ def accuracy_at_the_choice_of_others(cell: GridCell, over: Sequence[str]) -> flo
     return accuracy_at.get(max(means, key=lambda knobs: means[knobs])) if means else None
 
 
-def captured(cell: GridCell, tensor: str, least: int = 1) -> list[Distribution] | None:
+def captured(cell: GridCell, tensor: str, least: int = 1) -> list[Histogram] | None:
     """Return the distributions of a tensor by epoch; None for fewer than `least`, or any that is
     not finite.
     """

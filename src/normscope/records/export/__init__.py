@@ -1,1 +1,1 @@
-"""Records as tidy tables: what `normscope export` writes to parquet or CSV. Needs pyarrow, never torch."""
+"""Records as tidy tables in parquet or CSV. Needs pyarrow, never torch."""

@@ -1,4 +1,6 @@
-"""The folder of an export: files written aside and renamed, and a list of them by which they are known again."""
+"""The folder of an export: files written aside and renamed, and a list of them by which they are
+known again.
+"""
 
 from __future__ import annotations
 
@@ -114,18 +116,18 @@ class _CsvFile:
     """CSV as RFC 4180 has it: text always in quotes, null empty, lists as JSON text."""
 
     def __init__(self, path: Path, schema: pa.Schema):
-        self._lists = [place for place, field in enumerate(schema) if pa.types.is_list(field.type)]
-        for place in self._lists:
-            schema = schema.set(place, pa.field(schema.field(place).name, TEXT))
+        self._lists = [index for index, field in enumerate(schema) if pa.types.is_list(field.type)]
+        for index in self._lists:
+            schema = schema.set(index, pa.field(schema.field(index).name, TEXT))
         self._schema = schema
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
         self._file = pyarrow.csv.CSVWriter(path, schema, write_options=options)
 
     def write_table(self, table: pa.Table) -> None:
-        for place in self._lists:
-            name = self._schema.field(place).name
+        for index in self._lists:
+            name = self._schema.field(index).name
             table = table.set_column(
-                place, name, [[_as_json(value) for value in table.column(place).to_pylist()]]
+                index, name, [[_as_json(value) for value in table.column(index).to_pylist()]]
             )
         self._file.write_table(table.cast(self._schema))
 
@@ -153,7 +155,8 @@ def _known(folder: Path) -> dict[str, list[str]]:
 def _refuse_foreign(path: Path, known: dict[str, list[str]]) -> None:
     if path.exists() and (not path.is_file() or _checksum(path) not in known.get(path.name, [])):
         raise InputError(
-            f"{path} was not written by normscope export, or has changed since; it was left as it is. "
+            f"{path} was not written by normscope export, or has changed since; it was left as "
+            "it is. "
             "Move it away, or give another folder (--out)."
         )
 

@@ -1,4 +1,6 @@
-"""Tables of recordings: what was watched, statistics per layer, step and channel, histograms, events."""
+"""Tables of recordings: what was watched, statistics per layer, step and channel, histograms,
+events.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ from normscope.records.export.schema import (
     TEXT,
     WHOLE,
     WHOLES,
-    Column,
     Table,
+    column,
     repeated,
 )
 from normscope.records.recording import Recording
@@ -35,15 +37,15 @@ from normscope.records.recording_header import (
 from normscope.records.recording_parts import Part
 from normscope.records.recording_shapes import Block
 
-RECORDING = Column(
+RECORDING = column(
     "recording", TEXT, "the run that was watched, or the name of the recording's file"
 )
-RANK = Column("rank", WHOLE, "the process that recorded it, 0 without DistributedDataParallel")
-LAYER = Column(
+RANK = column("rank", WHOLE, "the process that recorded it, 0 without DistributedDataParallel")
+LAYER = column(
     "layer", TEXT, "the layer's name in the model; name#2 is its second call in one forward"
 )
-STEP = Column("step", WHOLE, "the step, counted from 1", "steps")
-CHANNEL = Column(
+STEP = column("step", WHOLE, "the step, counted from 1", "steps")
+CHANNEL = column(
     "channel", WHOLE, "channel or group, counted from 0; null for what a layer has one of"
 )
 
@@ -63,16 +65,16 @@ RECORDINGS = Table(
     (
         RECORDING,
         RANK,
-        Column("model", TEXT, "class of the model"),
-        Column("step_is", TEXT, "what a step is: an optimizer step or a forward"),
-        Column("device", TEXT, "where the model was"),
-        Column("world_size", WHOLE, "processes of the training"),
-        Column("complete", FLAG, "whether the watcher was closed"),
-        Column("steps", WHOLE, "steps that were seen", "steps"),
-        Column("watching_seconds", NUMBER, "what watching took", "s"),
-        Column("elapsed_seconds", NUMBER, "from the first hook to the last", "s"),
-        Column("intervals", TEXT, "when what was recorded, as JSON"),
-        Column("versions", TEXT, "versions of torch and normscope, as JSON"),
+        column("model", TEXT, "class of the model"),
+        column("step_is", TEXT, "what a step is: an optimizer step or a forward"),
+        column("device", TEXT, "where the model was"),
+        column("world_size", WHOLE, "processes of the training"),
+        column("complete", FLAG, "whether the watcher was closed"),
+        column("steps", WHOLE, "steps that were seen", "steps"),
+        column("watching_seconds", NUMBER, "what watching took", "s"),
+        column("elapsed_seconds", NUMBER, "from the first hook to the last", "s"),
+        column("intervals", TEXT, "when what was recorded, as JSON"),
+        column("versions", TEXT, "versions of torch and normscope, as JSON"),
     ),
 )
 
@@ -83,18 +85,18 @@ LAYERS = Table(
         RECORDING,
         RANK,
         LAYER,
-        Column("type", TEXT, "its class"),
-        Column(
+        column("type", TEXT, "its class"),
+        column(
             "kind", TEXT, "batch, instance, group, layer, rms, or activation for any other module"
         ),
-        Column("channels", WHOLE, "channels"),
-        Column("groups", WHOLE, "groups of a group norm"),
-        Column("eps", NUMBER, "what is added to the variance", "the squared input's"),
-        Column("momentum", NUMBER, "weight of a batch in the running statistics"),
-        Column("affine", FLAG, "whether it has a weight and a bias"),
-        Column("tracks", FLAG, "whether it keeps running statistics"),
-        Column("call", WHOLE, "which call of the layer in one forward"),
-        Column("activation", TEXT, "the activation that reads its output"),
+        column("channels", WHOLE, "channels"),
+        column("groups", WHOLE, "groups of a group norm"),
+        column("eps", NUMBER, "what is added to the variance", "the squared input's"),
+        column("momentum", NUMBER, "weight of a batch in the running statistics"),
+        column("affine", FLAG, "whether it has a weight and a bias"),
+        column("tracks", FLAG, "whether it keeps running statistics"),
+        column("call", WHOLE, "which call of the layer in one forward"),
+        column("activation", TEXT, "the activation that reads its output"),
     ),
 )
 
@@ -105,19 +107,19 @@ STATISTICS = Table(
         RECORDING,
         RANK,
         LAYER,
-        Column(
+        column(
             "statistic",
             TEXT,
             "batch_mean, batch_var, running_mean, running_var, weight, bias, gradients, ...",
         ),
         STEP,
         CHANNEL,
-        Column(
+        column(
             "row",
             TEXT,
             "of sample_mean and sample_std: which number of the distribution over the samples",
         ),
-        Column(
+        column(
             "value", NUMBER, "the number", "the layer's input for means, its square for variances"
         ),
     ),
@@ -125,12 +127,13 @@ STATISTICS = Table(
 
 HISTOGRAMS = Table(
     "histograms",
-    f"a channel's histogram at a step: {BINS} bins of the normalized value from -{BIN_LIMIT:g} to {BIN_LIMIT:g}",
+    f"a channel's histogram at a step: {BINS} bins of the normalized value from -{BIN_LIMIT:g} "
+    f"to {BIN_LIMIT:g}",
     (
         RECORDING,
         RANK,
         LAYER,
-        Column(
+        column(
             "statistic",
             TEXT,
             "histogram (input and output follow from it), or output_histogram (output alone)",
@@ -138,7 +141,7 @@ HISTOGRAMS = Table(
         STEP,
         CHANNEL,
         *(
-            Column(name, SINGLE, meaning, unit)
+            column(name, SINGLE, meaning, unit)
             for name, (meaning, unit) in zip(
                 FRAME,
                 (
@@ -152,7 +155,7 @@ HISTOGRAMS = Table(
                 strict=True,
             )
         ),
-        Column(
+        column(
             "counts", WHOLES, f"below -{BIN_LIMIT:g}, the {BINS} bins, above {BIN_LIMIT:g}; values"
         ),
     ),
@@ -164,10 +167,10 @@ EVENTS = Table(
     (
         RECORDING,
         RANK,
-        Column("step", WHOLE, "steps done before it", "steps"),
-        Column("kind", TEXT, "mark, note, thinned, stopped or non_finite"),
+        column("step", WHOLE, "steps done before it", "steps"),
+        column("kind", TEXT, "mark, note, thinned, stopped or non_finite"),
         LAYER,
-        Column("detail", TEXT, "a mark's labels, or what happened, as JSON"),
+        column("detail", TEXT, "a mark's labels, or what happened, as JSON"),
     ),
 )
 
@@ -334,6 +337,6 @@ def _histograms(part: Part, layer: str, statistic: str) -> Iterator[dict[str, An
             yield {
                 "step": np.full(len(count), step),
                 "channel": chosen if len(chosen) == len(count) else np.arange(len(count)),
-                **{name: frame[place] for place, name in enumerate(FRAME)},
+                **{name: frame[index] for index, name in enumerate(FRAME)},
                 "counts": list(count.astype(np.int64)),
             }

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from normscope.errors import RecordError
-from normscope.records.captures import LEVELS, LIMIT, Distribution
-from normscope.records.export.schema import NUMBER, TEXT, WHOLE, Column, Table, column_of, repeated
+from normscope.records.captures import LEVELS, LIMIT
+from normscope.records.export.schema import NUMBER, TEXT, WHOLE, Table, column, column_of, repeated
+from normscope.records.histogram import Histogram
 from normscope.records.run import EPOCH_COLUMNS, RunRecord, load_run
 
-RUN = Column("run", TEXT, "the run: the name of its folder, which ends with its id")
-EPOCH = Column("epoch", WHOLE, "the epoch, counted from 1")
-TENSOR = Column(
+RUN = column("run", TEXT, "the run: the name of its folder, which ends with its id")
+EPOCH = column("epoch", WHOLE, "the epoch, counted from 1")
+TENSOR = column(
     "tensor",
     TEXT,
     "block_output, before_activation or normalized: tensors of the network's first stage",
@@ -35,20 +36,21 @@ QUANTILES = {f"quantile_{level:.2f}": level for level in LEVELS}
 
 RUNS = Table(
     "runs",
-    "a run; a column for each of its settings follows these, named as in spec.json: `norm`, `seed` and so on",
+    "a run; a column for each of its settings follows these, named as in spec.json: `norm`, "
+    "`seed` and so on",
     (
         RUN,
-        Column("status", TEXT, "finished, diverged, failed or interrupted"),
-        Column("error", TEXT, "why it failed"),
-        Column("diverged_step", WHOLE, "the first step whose loss was not finite", "steps"),
-        Column("parameters", WHOLE, "numbers that are trained"),
-        Column("source", TEXT, "where the images came from"),
-        Column("train_images", WHOLE, "training images"),
-        Column("test_images", WHOLE, "test images"),
-        Column("device_name", TEXT, "the accelerator or processor"),
-        Column("threads", WHOLE, "threads that torch used"),
-        Column("torch", TEXT, "version of torch"),
-        Column("normscope", TEXT, "version of normscope"),
+        column("status", TEXT, "finished, diverged, failed or interrupted"),
+        column("error", TEXT, "why it failed"),
+        column("diverged_step", WHOLE, "the first step whose loss was not finite", "steps"),
+        column("parameters", WHOLE, "numbers that are trained"),
+        column("source", TEXT, "where the images came from"),
+        column("train_images", WHOLE, "training images"),
+        column("test_images", WHOLE, "test images"),
+        column("device_name", TEXT, "the accelerator or processor"),
+        column("threads", WHOLE, "threads that torch used"),
+        column("torch", TEXT, "version of torch"),
+        column("normscope", TEXT, "version of normscope"),
     ),
 )
 """Followed by the run's settings, in whatever the runs of the study have."""
@@ -60,7 +62,7 @@ EPOCHS = Table(
         RUN,
         EPOCH,
         *(
-            Column(name, WHOLE if name in WHOLE_SCALARS else NUMBER, meaning, UNITS.get(name, ""))
+            column(name, WHOLE if name in WHOLE_SCALARS else NUMBER, meaning, UNITS.get(name, ""))
             for name, meaning in EPOCH_COLUMNS.items()
         ),
     ),
@@ -73,13 +75,13 @@ CAPTURES = Table(
         RUN,
         EPOCH,
         TENSOR,
-        Column("values", WHOLE, "finite values"),
-        Column("non_finite", WHOLE, "values that are not finite"),
-        Column("mean", NUMBER, "their mean", "the tensor's"),
-        Column("std", NUMBER, "their standard deviation (population)", "the tensor's"),
-        Column("zero_fraction", NUMBER, "exact zeros: what a ReLU cut off", "share"),
+        column("values", WHOLE, "finite values"),
+        column("non_finite", WHOLE, "values that are not finite"),
+        column("mean", NUMBER, "their mean", "the tensor's"),
+        column("std", NUMBER, "their standard deviation (population)", "the tensor's"),
+        column("zero_fraction", NUMBER, "exact zeros: what a ReLU cut off", "share"),
         *(
-            Column(name, NUMBER, f"the {level:.0%} quantile", "the tensor's")
+            column(name, NUMBER, f"the {level:.0%} quantile", "the tensor's")
             for name, level in QUANTILES.items()
         ),
     ),
@@ -92,9 +94,9 @@ CAPTURE_BINS = Table(
         RUN,
         EPOCH,
         TENSOR,
-        Column("low", NUMBER, "lower end of the bin", "the tensor's"),
-        Column("high", NUMBER, "upper end of the bin", "the tensor's"),
-        Column("count", WHOLE, "values in it"),
+        column("low", NUMBER, "lower end of the bin", "the tensor's"),
+        column("high", NUMBER, "upper end of the bin", "the tensor's"),
+        column("count", WHOLE, "values in it"),
     ),
 )
 
@@ -103,22 +105,23 @@ MEASUREMENTS = Table(
     "a number that was measured once for a run, for a claim",
     (
         RUN,
-        Column(
+        column(
             "measurement",
             TEXT,
             "what was measured, for example propagation (variances at initialization)",
         ),
-        Column(
+        column(
             "statistic",
             TEXT,
             "which quantity of it, for example branch: the variance of a residual branch",
         ),
-        Column(
+        column(
             "index",
             WHOLE,
-            "its place in the measured array, counted from 0 in C order; for propagation, the residual block",
+            "its place in the measured array, counted from 0 in C order; for propagation, the "
+            "residual block",
         ),
-        Column("value", NUMBER, "the number"),
+        column("value", NUMBER, "the number"),
     ),
 )
 
@@ -141,14 +144,14 @@ def run_batches(runs: Sequence[RunRecord]) -> Iterator[tuple[Table, pa.RecordBat
         return
     yield _runs(runs)
     extra = [name for name in _scalars(runs) if name not in EPOCHS.schema.names]
-    epochs = EPOCHS.with_columns([Column(name, NUMBER, "a scalar of the epoch") for name in extra])
+    epochs = EPOCHS.with_columns([column(name, NUMBER, "a scalar of the epoch") for name in extra])
     for run in runs:
         if len(run.epochs["epoch"]):
             yield epochs, epochs.batch(_epochs(run))
         if run.captures:
             yield CAPTURES, CAPTURES.batch(_captures(run))
-            for key, distribution in run.captures.items():
-                yield CAPTURE_BINS, CAPTURE_BINS.batch(_bins(run, *key, distribution))
+            for key, captured in run.captures.items():
+                yield CAPTURE_BINS, CAPTURE_BINS.batch(_bins(run, *key, captured))
         for measurement, arrays in run.measured.items():
             for statistic, array in arrays.items():
                 if array.size:
@@ -182,10 +185,10 @@ def _runs(runs: Sequence[RunRecord]) -> tuple[Table, pa.RecordBatch]:
     for name in dict.fromkeys(name for run in runs for name in run.spec):
         own = f"spec_{name}" if name in values else name
         settings = [run.spec.get(name) for run in runs]
-        column, values[own] = column_of(
+        field, values[own] = column_of(
             own, settings, "a setting of the run: see `normscope compare --help`"
         )
-        columns.append(column)
+        columns.append(field)
     table = RUNS.with_columns(columns)
     return table, table.batch(values)
 
@@ -212,31 +215,31 @@ def _whole(name: str, values: np.ndarray) -> list[int | None]:
 
 
 def _captures(run: RunRecord) -> dict[str, object]:
-    keys, distributions = zip(*run.captures.items(), strict=True)
-    quantiles = np.stack([each.quantiles for each in distributions])
+    keys, captured = zip(*run.captures.items(), strict=True)
+    quantiles = np.stack([each.quantiles for each in captured])
     return {
         "run": repeated(run.directory.name, len(keys)),
         "tensor": [tensor for tensor, _ in keys],
         "epoch": [epoch for _, epoch in keys],
-        "values": [each.n for each in distributions],
+        "values": [each.n for each in captured],
         **{
-            name: [getattr(each, name) for each in distributions]
-            for name in ("non_finite", "mean", "std", "zero_fraction")
+            name: [getattr(each, name) for each in captured]
+            for name in ("non_finite", "mean", "std")
         },
-        **{name: quantiles[:, place] for place, name in enumerate(QUANTILES)},
+        "zero_fraction": [each.zeros for each in captured],
+        **{name: quantiles[:, index] for index, name in enumerate(QUANTILES)},
     }
 
 
-def _bins(run: RunRecord, tensor: str, epoch: int, distribution: Distribution) -> dict[str, object]:
-    ends = np.concatenate([[-np.inf], distribution.edges, [np.inf]])
-    length = len(distribution.counts)
+def _bins(run: RunRecord, tensor: str, epoch: int, captured: Histogram) -> dict[str, object]:
+    length = len(captured.counts)
     return {
         "run": repeated(run.directory.name, length),
         "epoch": repeated(epoch, length),
         "tensor": repeated(tensor, length),
-        "low": ends[:-1],
-        "high": ends[1:],
-        "count": distribution.counts,
+        "low": captured.edges[:-1],
+        "high": captured.edges[1:],
+        "count": captured.counts,
     }
 
 

@@ -1,4 +1,4 @@
-"""What a table and its columns are: names, types, units and what they mean, kept with the data in parquet."""
+"""Tables and columns: names, types, units and meanings, kept with the data in parquet."""
 
 from __future__ import annotations
 
@@ -15,14 +15,9 @@ TEXT, WHOLE, NUMBER, SINGLE, FLAG = pa.string(), pa.int64(), pa.float64(), pa.fl
 WHOLES, TEXTS = pa.list_(WHOLE), pa.list_(TEXT)
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column. `unit` is empty for names and plain counts."""
-
-    name: str
-    type: pa.DataType
-    meaning: str
-    unit: str = ""
+def column(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
+    """Return a column whose metadata say what it means. `unit` is empty for names and counts."""
+    return pa.field(name, kind, metadata={"description": meaning, "unit": unit})
 
 
 @dataclass(frozen=True)
@@ -31,22 +26,15 @@ class Table:
 
     name: str
     row: str
-    columns: tuple[Column, ...]
+    columns: tuple[pa.Field, ...]
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns as pyarrow has them, meaning and unit in their metadata."""
-        fields = [
-            pa.field(
-                column.name,
-                column.type,
-                metadata={"description": column.meaning, "unit": column.unit},
-            )
-            for column in self.columns
-        ]
-        return pa.schema(fields, metadata={"normscope.table": self.name, "normscope.row": self.row})
+        """The columns, with the name of the table in the metadata."""
+        metadata = {"normscope.table": self.name, "normscope.row": self.row}
+        return pa.schema(self.columns, metadata=metadata)
 
-    def with_columns(self, columns: Sequence[Column]) -> Table:
+    def with_columns(self, columns: Sequence[pa.Field]) -> Table:
         """The same table with further columns at its end."""
         return replace(self, columns=(*self.columns, *columns))
 
@@ -74,7 +62,7 @@ def repeated(value: str | int | None, length: int) -> Any:
 
 def column_of(
     name: str, values: Sequence[Any], meaning: str, unit: str = ""
-) -> tuple[Column, list[Any]]:
+) -> tuple[pa.Field, list[Any]]:
     """The column that JSON values make: values and lists of one kind as they are, anything else as
     JSON text.
     """
@@ -83,20 +71,20 @@ def column_of(
         next((kind for kind, fits in _FITS if all(map(fits, present))), None) if present else TEXT
     )
     if kind is not None:
-        return Column(name, kind, meaning, unit), list(values)
-    return Column(name, TEXT, f"{meaning}, as JSON", unit), [
+        return column(name, kind, meaning, unit), list(values)
+    return column(name, TEXT, f"{meaning}, as JSON", unit), [
         None if v is None else json.dumps(v) for v in values
     ]
 
 
-def _array(values: Any, column: Column) -> pa.Array:
+def _array(values: Any, field: pa.Field) -> pa.Array:
     try:
         if isinstance(values, pa.Array):
-            return values.cast(column.type)
-        return pa.array(values, column.type)
+            return values.cast(field.type)
+        return pa.array(values, field.type)
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError) as error:
         raise RecordError(
-            f"{column.name} holds a value that is no {column.type}: {str(error)[:80]}."
+            f"{field.name} holds a value that is no {field.type}: {str(error)[:80]}."
         ) from error
 
 

@@ -1,5 +1,5 @@
-"""The tables and their columns as a page: `python -m normscope.records.export.tables_page` prints that part of
-docs/exporting.md.
+"""The tables and their columns as a page: `python -m normscope.records.export.tables_page` prints
+that part of docs/exporting.md.
 """
 
 from __future__ import annotations
@@ -42,12 +42,10 @@ def _section(table: Table) -> str:
         "| column | type | unit | meaning |",
         "|---|---|---|---|",
     ]
-    for column in table.columns:
-        lines.append(
-            f"| `{column.name}` | {column.type} | {column.unit} | {column.meaning} |".replace(
-                "<", "&lt;"
-            )
-        )
+    for field in table.schema:
+        unit, meaning = (field.metadata[key].decode() for key in (b"unit", b"description"))
+        line = f"| `{field.name}` | {field.type} | {unit} | {meaning} |"
+        lines.append(line.replace("<", "&lt;"))
     return "\n".join([*lines, ""])
 
 

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from normscope.judge.timeline import evenly_spread
-from normscope.records.captures import LIMIT, Distribution
+from normscope.records.captures import LIMIT
+from normscope.records.histogram import Histogram
 from normscope.records.run import RunRecord
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import footer, subject
@@ -213,19 +214,16 @@ def _draw_row(
     axes[0].set_ylabel("density")
 
 
-def without_zeros(distribution: Distribution) -> np.ndarray:
+def without_zeros(captured: Histogram) -> np.ndarray:
     """The density [bins] of the values that are not exactly zero; its integral leaves the zeros'
     share out.
     """
-    density = distribution.density.copy()
-    edges = distribution.edges
-    density[np.searchsorted(edges, 0.0, side="right") - 1] -= distribution.zero_fraction / (
-        edges[1] - edges[0]
-    )
+    density, edges = captured.density[1:-1], captured.edges[1:-1]
+    density[np.searchsorted(edges, 0.0, side="right") - 1] -= captured.zeros / (edges[1] - edges[0])
     return np.maximum(density, 0)
 
 
-def _density_limit(distributions: Sequence[Distribution], tensor: _Tensor) -> float:
+def _density_limit(distributions: Sequence[Histogram], tensor: _Tensor) -> float:
     peaks = [
         without_zeros(distribution).max() for distribution in distributions if distribution.n > 0
     ]
@@ -235,9 +233,9 @@ def _density_limit(distributions: Sequence[Distribution], tensor: _Tensor) -> fl
 
 
 def _draw_distributions(
-    axis: Axes, distributions: Sequence[Distribution], style: NormStyle, top: float
+    axis: Axes, distributions: Sequence[Histogram], style: NormStyle, top: float
 ) -> None:
-    edges = distributions[0].edges
+    edges = distributions[0].edges[1:-1]
     for distribution in distributions:
         axis.stairs(
             without_zeros(distribution),
@@ -249,7 +247,7 @@ def _draw_distributions(
         )
     mean = np.mean([without_zeros(distribution) for distribution in distributions], axis=0)
     axis.stairs(mean, edges, fill=True, color=style.colour, alpha=0.3, linewidth=0, gid="mean")
-    zeros = float(np.mean([distribution.zero_fraction for distribution in distributions]))
+    zeros = float(np.mean([distribution.zeros for distribution in distributions]))
     if zeros == 0:
         return
     density = zeros / (edges[1] - edges[0])
@@ -267,7 +265,7 @@ def _draw_distributions(
 
 
 def _caption(
-    heading: str, measured: Sequence[Distribution], captured: Sequence[Distribution], runs: int
+    heading: str, measured: Sequence[Histogram], captured: Sequence[Histogram], runs: int
 ) -> str:
     """Two lines: what it is and how many runs it is of; then the moments and what lies beyond the
     limits.

@@ -14,8 +14,8 @@ from matplotlib.patches import Patch
 from normscope.judge.activation_regions import FUNCTIONS, active_region, active_words, inside
 from normscope.judge.layer_measures import BINS
 from normscope.judge.timeline import Timeline, evenly_spread
+from normscope.records.histogram import ChannelHistograms
 from normscope.records.recording import Recording
-from normscope.records.recording_distribution import ChannelDistributions
 from normscope.records.recording_header import LayerInfo
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import recorded
@@ -42,9 +42,9 @@ class _Side:
     name: str
     colour: str
     limits: tuple[float, float]
-    whole: ChannelDistributions  # of the shown epoch, tails and all
-    shown: ChannelDistributions
-    first: ChannelDistributions | None
+    whole: ChannelHistograms  # of the shown epoch, tails and all
+    shown: ChannelHistograms
+    first: ChannelHistograms | None
 
 
 @house_style()
@@ -107,7 +107,7 @@ def _sides(recording: Recording, layer: str, timeline: Timeline, epoch: int) -> 
     return sides
 
 
-def _limits(distributions: list[ChannelDistributions]) -> tuple[float, float]:
+def _limits(distributions: list[ChannelHistograms]) -> tuple[float, float]:
     """The range that holds all but the tails of every channel."""
     lows, highs = [], []
     for distribution in distributions:

@@ -13,7 +13,6 @@ import numpy as np
 from normscope.judge import layer_measures as measures
 from normscope.judge.activation_regions import SHARE
 from normscope.judge.timeline import evenly_spread
-from normscope.records.recording import Recording
 from normscope.records.recording_header import BIN_LIMIT, BINS, CONSTANT_STD, FRAME
 from normscope.show.report.report_data import ReportData, Watched
 from normscope.show.report.tables import Table, exact, quantised, whole
@@ -146,9 +145,9 @@ def trajectories(statistic: str) -> Query:
             chosen = _stretched(len(steps), points)
             axis = axes.setdefault(tuple(steps[chosen].tolist()), len(axes))
             numbers = item.recording.layers[layer].channel_numbers(values.shape[1])
-            for channel in evenly_spread(values.shape[1], channels):
-                keys.append((number, layer_place, int(numbers[channel]), axis))
-                curves.append(values[chosen, channel])
+            shown = evenly_spread(values.shape[1], channels)
+            keys += [(number, layer_place, int(numbers[channel]), axis) for channel in shown]
+            curves.append(values[np.ix_(chosen, shown)].T.ravel())
         if not keys:
             return None
         names = ("recording", "layer", "channel", "axis")
@@ -173,16 +172,21 @@ def ridges(data: ReportData) -> Table | None:
         for name in ("histogram", "output_histogram"):
             if f"{name}_frame" not in known or name not in known:
                 continue
-            steps, density, limits = _normalized(item.recording, layer, name)
+            histograms = [item.recording.query(layer, part) for part in (name, f"{name}_frame")]
+            steps, counts, frame = measures.aligned(histograms)
+            numbers = item.recording.layers[layer].histogram_channels or range(counts.shape[1])
+            rows, chosen = (
+                evenly_spread(len(steps), frames),
+                evenly_spread(counts.shape[1], channels),
+            )
+            keys += [
+                (number, layer_place, numbers[k], step) for step in steps[rows] for k in chosen
+            ]
+            density, limits = _normalized(counts[np.ix_(rows, chosen)], frame[rows][:, :, chosen])
             if apart:
-                limits[:, 2:] = np.nan if name == "histogram" else limits[:, 2:]
-                limits[:, :2] = np.nan if name == "output_histogram" else limits[:, :2]
-            numbers = item.recording.layers[layer].histogram_channels or range(density.shape[1])
-            chosen = evenly_spread(density.shape[1], channels)
-            for row in evenly_spread(len(steps), frames):
-                keys += [(number, layer_place, numbers[channel], steps[row]) for channel in chosen]
-                curves.append(density[row, chosen])
-                ends.append(limits[row][:, chosen])
+                limits[:, slice(2, 4) if name == "histogram" else slice(2)] = np.nan
+            curves.append(density.reshape(-1, RIDGE_BINS))
+            ends += list(limits)
     if not keys:
         return None
     names = ("recording", "layer", "channel", "step")
@@ -195,17 +199,13 @@ def ridges(data: ReportData) -> Table | None:
     return Table(columns, quantised(np.concatenate(curves).ravel(), 1), RIDGE_BINS)
 
 
-def _normalized(
-    recording: Recording, layer: str, name: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(steps [R], density [R, C, RIDGE_BINS], ends [R, 4, C]) of the normalized values of a layer.
+def _normalized(counts: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(density [R, C, RIDGE_BINS], ends [R, 4, C]) of the normalized values that were counted.
 
     The density is scaled to a peak of 1 and covers BIN_LIMIT standard deviations on either side;
     the ends are where that lies: low and high of the input, low and high of the output (turned
     round where the weight is negative).
     """
-    histograms = [recording.query(layer, part) for part in (name, f"{name}_frame")]
-    steps, counts, frame = measures.aligned(histograms)
     frame = frame.astype(np.float64)
     inner = counts[:, :, 1:-1].reshape(*counts.shape[:2], RIDGE_BINS, -1).sum(3).astype(np.float64)
     density = inner / np.maximum(inner.max(2, keepdims=True), 1)
@@ -218,7 +218,7 @@ def _normalized(
         bias - BIN_LIMIT * weight,
         bias + BIN_LIMIT * weight,
     ]
-    return steps, density, np.stack(ends, axis=1)
+    return density, np.stack(ends, axis=1)
 
 
 def _layers(data: ReportData) -> Iterator[tuple[int, int, Watched, str]]:

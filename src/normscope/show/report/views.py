@@ -128,7 +128,7 @@ def _activation(tensor: str, title: str, note: str, *, near_normal: bool) -> Vie
             "epoch": whole([epoch for _, epoch, _ in rows]),
             "mean": exact([d.mean for _, _, d in rows]),
             "std": exact([d.std for _, _, d in rows]),
-            "zeros": exact([d.zero_fraction for _, _, d in rows]),
+            "zeros": exact([d.zeros for _, _, d in rows]),
             "beyond": exact(beyond),
             "low": exact(np.full(len(rows), -LIMIT)),
             "high": exact(np.full(len(rows), LIMIT)),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from normscope.errors import RecordError
-from normscope.records.captures import Distribution
+from normscope.records.histogram import Histogram
 from normscope.records.run import RUNS, RunRecord, load_run, status_of
-from normscope.show.sinks.sink import Histogram, Log, Sink
+from normscope.show.sinks.sink import Log, Sink
 
 FIGURES = "figures"
 """The log that holds a study's figures."""
@@ -137,9 +138,8 @@ def write_epochs(run: RunRecord, log: Log) -> None:
         }
         captured = {tensor: each for (tensor, at), each in run.captures.items() if at == epoch}
         for tensor, each in captured.items():
-            scalars |= {
-                f"{part}/{tensor}": getattr(each, part) for part in ("mean", "std", "zero_fraction")
-            }
+            scalars |= {f"mean/{tensor}": each.mean, f"std/{tensor}": each.std}
+            scalars[f"zero_fraction/{tensor}"] = each.zeros
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
         log.write(
             epoch,
@@ -148,13 +148,12 @@ def write_epochs(run: RunRecord, log: Log) -> None:
         )
 
 
-def _histogram(captured: Distribution) -> Histogram:
-    """The captured bins; what lies beyond them makes a bin of its own, as far as the extremes."""
-    edges, counts = captured.edges, captured.counts.astype(np.float64)
-    low, high = float(captured.quantiles[0]), float(captured.quantiles[-1])
-    below, above = counts[0] > 0 and low < edges[0], counts[-1] > 0 and high > edges[-1]
-    edges = np.concatenate([[low] if below else [], edges, [high] if above else []])
-    counts = np.concatenate(
-        [counts[:1] if below else [], counts[1:-1], counts[-1:] if above else []]
-    )
-    return Histogram(edges, counts, captured.mean, captured.std)
+def _histogram(captured: Histogram) -> Histogram:
+    """Return the captured bins with the extremes in place of the infinite edges, and without an
+    outermost bin that is empty.
+    """
+    edges, counts = captured.edges.copy(), captured.counts.astype(np.float64)
+    edges[[0, -1]] = captured.quantiles[[0, -1]]
+    first = 0 if counts[0] > 0 and edges[0] < edges[1] else 1
+    last = len(counts) if counts[-1] > 0 and edges[-1] > edges[-2] else len(counts) - 1
+    return replace(captured, edges=edges[first : last + 1], counts=counts[first:last])

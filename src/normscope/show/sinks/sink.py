@@ -1,45 +1,12 @@
-"""What a sink is: a place with a log for each run; a log takes scalars, histograms with their bins, and figures."""
+"""What a sink is: a place with a log for each run, which takes scalars, histograms and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-
-@dataclass(frozen=True, eq=False)
-class Histogram:
-    """A histogram whose bins are counted already.
-
-    Attributes:
-        edges: rising, float64 [B + 1].
-        counts: float64 [B]; parts of a count come from bins that were merged.
-        mean: of the values, where it is known better than from the bins.
-        std: the same of their standard deviation (population).
-    """
-
-    edges: np.ndarray
-    counts: np.ndarray
-    mean: float | None = None
-    std: float | None = None
-
-    @property
-    def n(self) -> float:
-        """Number of values."""
-        return float(self.counts.sum())
-
-    @property
-    def sums(self) -> tuple[float, float]:
-        """Sum of the values and of their squares; from the middles of the bins where mean and std
-        are not known.
-        """
-        if self.mean is not None and self.std is not None:
-            return self.n * self.mean, self.n * (self.std**2 + self.mean**2)
-        middles = (self.edges[1:] + self.edges[:-1]) / 2
-        return float((self.counts * middles).sum()), float((self.counts * middles**2).sum())
+from normscope.records.histogram import Histogram
 
 
 class Log(Protocol):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from normscope.errors import InputError
+from normscope.records.histogram import Histogram
 from normscope.records.recording import Recording
-from normscope.show.sinks.sink import Histogram, Log
+from normscope.show.sinks.sink import Log
 from normscope.show.sinks.watched import WatcherSink
 
 SUFFIX = ".normscope"
@@ -150,13 +151,13 @@ def _last_step(folder: Path) -> int:
 
 
 def _proto(histogram: Histogram) -> Any:
-    total, squares = histogram.sums
+    mean, std = histogram.moments
     return _messages("summary").HistogramProto(
         min=histogram.edges[0],
         max=histogram.edges[-1],
         num=histogram.n,
-        sum=total,
-        sum_squares=squares,
+        sum=histogram.n * mean,
+        sum_squares=histogram.n * (std**2 + mean**2),
         bucket_limit=histogram.edges[1:].tolist(),
         bucket=histogram.counts.tolist(),
     )

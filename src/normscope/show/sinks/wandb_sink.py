@@ -12,9 +12,10 @@ from typing import Any
 
 from normscope.errors import InputError
 from normscope.records.files import write_json
+from normscope.records.histogram import Histogram
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import FilePart
-from normscope.show.sinks.sink import Histogram, Log
+from normscope.show.sinks.sink import Log
 from normscope.show.sinks.watched import WatcherSink
 
 LEDGER = "normscope-runs.json"

@@ -10,8 +10,9 @@ import numpy as np
 
 from normscope.errors import InputError
 from normscope.judge import layer_measures as measures
+from normscope.records.histogram import Histogram
 from normscope.records.recording import Recording
-from normscope.show.sinks.sink import Histogram, Log
+from normscope.show.sinks.sink import Log
 
 SCALARS = {
     "input_mean": measures.input_mean,
@@ -124,7 +125,7 @@ def _histograms(recording: Recording, layer: str) -> list[tuple[int, str, Histog
                     (
                         int(steps[-1]),
                         name,
-                        Histogram(edges, counts, float(finite.mean()), float(finite.std())),
+                        Histogram(edges=edges, counts=counts, mean=finite.mean(), std=finite.std()),
                     )
                 )
     for side in ("input", "output"):
@@ -146,7 +147,7 @@ def _passed(recording: Recording, layer: str, side: str, step: int) -> Histogram
         return None
     shared = np.tile(limits, (len(own.edges), 1))
     pooled = recording.distribution(layer, side, first=step, last=step, bins=BINS, limits=shared)
-    return Histogram(pooled.edges[0], pooled.counts.sum(0))
+    return Histogram(edges=pooled.edges[0], counts=pooled.counts.sum(0))
 
 
 def _config(recording: Recording) -> dict[str, Any]:
