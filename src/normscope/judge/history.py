@@ -106,8 +106,8 @@ class _Layer:
     def history(self, name: str, kind: str, non_finite: int | None, calls: int) -> LayerHistory:
         """Return the layer's facts."""
         counts = {
-            name: tuple(np.concatenate(parts) for parts in zip(*series, strict=True))
-            for name, series in self._counts.items()
+            name: (np.concatenate([s for s, _ in read]), np.concatenate([v for _, v in read]))
+            for name, read in self._counts.items()
         }
         if "num_batches_tracked" in counts:
             steps, updates = _updates(counts)

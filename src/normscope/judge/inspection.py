@@ -17,7 +17,7 @@ from normscope.judge.timeline import Timeline
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "layer", "channel", "input_mean", "input_std", "output_mean", "output_std", "running_mean",
     "running_var", "weight", "bias", "active_share",
 )  # fmt: skip
