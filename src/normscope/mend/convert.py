@@ -141,13 +141,6 @@ def _group(old: nn.Module) -> nn.Module:
     return nn.GroupNorm(groups, width, **_settings(old))
 
 
-def _instance(old: nn.Module) -> nn.Module:
-    """Group normalization with one channel a group: instance normalization for any number of
-    dimensions.
-    """
-    return nn.GroupNorm(_width(old), _width(old), **_settings(old))
-
-
 def _sync(old: nn.Module) -> nn.Module:
     new = nn.SyncBatchNorm(
         _width(old),
@@ -159,13 +152,9 @@ def _sync(old: nn.Module) -> nn.Module:
     return new
 
 
-def _batch_2d(old: nn.Module) -> nn.Module:
-    return nn.BatchNorm2d(_width(old), momentum=getattr(old, "momentum", 0.1), **_settings(old))
-
-
 def _tracked(old: nn.Module) -> nn.Module:
-    """The same class of PyTorch's with running statistics, those of a new layer where it had none:
-    recalibrate afterwards.
+    """A layer of PyTorch's class with running statistics, the old ones or, where there were none,
+    those of a new layer: recalibrate afterwards.
     """
     cls = next((cls for cls in TRACKING if isinstance(old, cls)), None)
     if cls is None:
@@ -176,8 +165,11 @@ def _tracked(old: nn.Module) -> nn.Module:
 
 TARGETS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "group": _group,
-    "instance": _instance,
+    # for any number of dimensions
+    "instance": lambda old: nn.GroupNorm(_width(old), _width(old), **_settings(old)),
     "sync": _sync,
-    "batch2d": _batch_2d,
+    "batch2d": lambda old: nn.BatchNorm2d(
+        _width(old), momentum=getattr(old, "momentum", 0.1), **_settings(old)
+    ),
     "tracked": _tracked,
 }

@@ -147,7 +147,7 @@ def _source(name: str, paths: list[Path]) -> str:
 
 
 def _refuse_altered(model: nn.Module, *names: str) -> None:
-    """Hold that nothing was done to these layers that their classes do not show."""
+    """Make sure that nothing was done to these layers that their classes do not show."""
     for name in names:
         layer = model.get_submodule(name)
         reason = alteration(layer)
@@ -158,7 +158,7 @@ def _refuse_altered(model: nn.Module, *names: str) -> None:
 
 
 def _why_it_stays(name: str, norm: nn.Module, weighted: str, paths: list[Path]) -> str:
-    """Why a normalization cannot be folded whatever its class; empty if it can."""
+    """Return why a normalization stays, whatever its class; empty if it can be folded."""
     if not any(path.calls[name] for path in paths):
         return "the forward does not call it"
     if not weighted:
@@ -195,7 +195,7 @@ def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
 
 
 def _check_axis(name: str, norm: nn.Module, weighted: nn.Module, ranks: set[int | None]) -> None:
-    """Hold that axis 1, which is normalized, is the axis of the weighted layer's outputs."""
+    """Make sure that axis 1, which is normalized, is that of the weighted layer's outputs."""
     if isinstance(weighted, nn.Linear):
         width, allowed = weighted.out_features, {2}
         why = "behind a linear layer it can be folded only for inputs [N, C], and not for [N, L, C]"
@@ -237,7 +237,7 @@ def _scale(weighted: nn.Module, norm: Any) -> None:
 
 
 def _compare(number: int, before: list[Tensor], after: list[Tensor]) -> None:
-    """Hold that the outputs of one batch agree within the square root of their type's epsilon.
+    """Make sure that outputs agree within the square root of their type's epsilon.
 
     Raises:
         InputError: if they do not, or there is nothing to compare.

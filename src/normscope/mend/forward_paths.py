@@ -37,12 +37,12 @@ class UntraceableError(InputError):
 
 @dataclass
 class Path:
-    """What one way through a forward does with the layers that are followed, each by its name.
+    """One way through a forward: what it does with the layers that are followed, each by its name.
 
     Attributes:
         calls: how often each layer is called.
         sources: {normalization: the convolution or linear layer whose output it gets}.
-        ranks: {normalization: the number of dimensions of what it gets}, where that is known.
+        ranks: {normalization: the number of dimensions of what it gets}, where that is certain.
         others: {convolution or linear layer: how often its output is read, but for the
             normalization behind it}.
         read: layers with a weight or statistic that is read elsewhere than in their own forward.
@@ -65,8 +65,9 @@ def followed_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module normalizes by statistics of a batch, whatever its class, and does not hold
-    the convolution itself.
+    """Tell whether a module normalizes by statistics of a batch, whatever its class.
+
+    One that holds a convolution itself is no layer, but a part of the model.
     """
     layer = recognize(module)
     holds_weights = any(isinstance(inner, WEIGHTED) for inner in module.modules())

@@ -104,7 +104,7 @@ def unfreeze(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _normalizes_by_the_batch(norm: nn.Module) -> bool:
-    """Whether in eval mode the outputs of two samples change with the samples beside them."""
+    """Tell whether in eval mode two samples' outputs change with the samples beside them."""
     norm = copy.deepcopy(norm).eval()
     generator = torch.Generator().manual_seed(0)
     for dims in range(4):  # of whatever number of dimensions the layer takes

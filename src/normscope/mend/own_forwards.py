@@ -43,7 +43,7 @@ def keeps_function(
     replacement: nn.Module,
     fold: Callable[[nn.Module, nn.Module], None],
 ) -> bool:
-    """Whether the folded layer and the replacement compute what layer and normalization do.
+    """Tell whether the folded layer and the replacement compute what layer and normalization do.
 
     They are tried on copies in float64 with random weights and statistics, so that nothing is
     equal by chance, on random inputs of even and odd sizes and of scales from 0.001 to a million.

@@ -1,4 +1,4 @@
-"""How many dimensions a traced value has, where the operations before it fix that."""
+"""The number of dimensions of a traced value, where the operations before it fix that."""
 
 from __future__ import annotations
 

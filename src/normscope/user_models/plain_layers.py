@@ -1,4 +1,4 @@
-"""Whether calling a module runs PyTorch's own forward, with the weights that it holds.
+"""Tells whether calling a module runs PyTorch's own forward, with the weights that it holds.
 
 A class says what a module is, not what calling it does: a subclass may add an activation, a hook or
 a parametrization may compute the weights anew.
@@ -22,7 +22,7 @@ HOOKS = (
 
 
 def runs_torch_forward(module: nn.Module, *classes: type[nn.Module]) -> bool:
-    """Whether the module is of one of these classes and a call runs nothing but PyTorch's forward.
+    """Tell whether a module is of these classes and a call runs nothing but PyTorch's forward.
 
     Subclasses that override neither the forward nor what it uses count: their forward is PyTorch's.
     """
@@ -30,7 +30,7 @@ def runs_torch_forward(module: nn.Module, *classes: type[nn.Module]) -> bool:
 
 
 def alteration(module: nn.Module) -> str:
-    """What was done to this one module, as the end of a sentence; an empty string if nothing was.
+    """Name what was done to this one module, as the end of a sentence; "" if nothing was.
 
     Looked for are parametrizations, hooks, methods replaced on the instance, weights that are
     computed tensors (the older weight_norm and spectral_norm), and lazy layers without weights yet.
@@ -54,7 +54,7 @@ def alteration(module: nn.Module) -> str:
 
 
 def forward_override(module: nn.Module) -> str:
-    """What of PyTorch's forward the module's class overrides, as the end of a sentence; an empty
+    """Name what the class overrides of PyTorch's forward, as the end of a sentence; an empty
     string if nothing is.
     """
     cls = type(module)
