@@ -86,6 +86,29 @@ def test_the_same_command_again_trains_nothing(study, capsys):
     }
 
 
+def test_it_ends_with_what_was_found_in_the_same_words_everywhere(study, tmp_path, capsys):
+    run("compare", *QUICK, "--learning-rates", "0.1", "1e30", "--out", str(study))
+    said = " ".join(capsys.readouterr().out.split())
+    summary = json.loads((study / "summary.json").read_text())
+    (found,) = summary["headline"]
+    assert found["text"].startswith("At its own best rate each: ")
+    assert "% accuracy with batch norm, " in found["text"]
+    assert "2 seeds, too few for an interval" in found["text"]
+    assert found["text"].endswith("To settle it, train with --seeds 3.")
+    assert found["text"] in said
+    assert said.endswith(f"Open {study / 'report.html'}")
+    page = (study / "report.html").read_text()
+    assert all(f'"{sentence}"' in page for sentence in [*found["sentences"], found["settle"]])
+    run("claims", str(study), "--out", str(tmp_path))
+    said = " ".join(capsys.readouterr().out.split())
+    judged = json.loads((tmp_path / "claims.json").read_text())
+    assert judged["headline"] == summary["headline"]
+    assert judged["counts"] == summary["counts"]
+    assert found["text"] in said
+    assert f"Claims: {summary['counts']['cannot tell']} open" in said
+    assert said.endswith(f"Open {tmp_path / 'claims.md'}")
+
+
 def test_one_more_seed_trains_only_what_is_new_and_the_summary_covers_what_was_asked(study, capsys):
     arguments = [
         "compare",
@@ -115,29 +138,6 @@ def test_the_terminal_says_what_is_compared_and_what_came_out(study, capsys):
     for words in ("Device", "2 classes", "small-resnet, parameters:", "Batches", "batch", "none", "diverged", "±",
                   "Written to"):  # fmt: skip
         assert words in out
-
-
-def test_it_ends_with_what_was_found_in_the_same_words_everywhere(study, tmp_path, capsys):
-    run("compare", *QUICK, "--learning-rates", "0.1", "1e30", "--out", str(study))
-    said = " ".join(capsys.readouterr().out.split())
-    summary = json.loads((study / "summary.json").read_text())
-    (found,) = summary["headline"]
-    assert found["text"].startswith("At its own best rate each: ")
-    assert "% accuracy with batch norm, " in found["text"]
-    assert "2 seeds, too few for an interval" in found["text"]
-    assert found["text"].endswith("To settle it, train with --seeds 3.")
-    assert found["text"] in said
-    assert said.endswith(f"Open {study / 'report.html'}")
-    page = (study / "report.html").read_text()
-    assert all(f'"{sentence}"' in page for sentence in [*found["sentences"], found["settle"]])
-    run("claims", str(study), "--out", str(tmp_path))
-    said = " ".join(capsys.readouterr().out.split())
-    judged = json.loads((tmp_path / "claims.json").read_text())
-    assert judged["headline"] == summary["headline"]
-    assert judged["counts"] == summary["counts"]
-    assert found["text"] in said
-    assert f"Claims: {summary['counts']['cannot tell']} open" in said
-    assert said.endswith(f"Open {tmp_path / 'claims.md'}")
 
 
 def test_python_takes_the_same_names_and_returns_the_runs(study):

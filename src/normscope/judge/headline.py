@@ -130,7 +130,7 @@ def headlines(
     for subject, own in by_subject(runs).items():
         by_code = {verdict.code: verdict for verdict in verdicts if verdict.subject == subject}
         case = _Case(Evidence(own, subject, *arms), by_code)
-        sentences = (case.accuracies(), case.rates(), observed, case.contrary())
+        sentences = (case.accuracies(), case.other_arms(), case.rates(), observed, case.contrary())
         made.append(Headline(subject, tuple(filter(None, sentences)), case.settle()))
     return made
 
@@ -285,7 +285,7 @@ class _Case:
                 f"{value:.1f}% accuracy {_with(arm)} at its best rate, {rate:g} ({_seeds(n)}); no run "
                 f"{_with(missing[0])} has ended, so that nothing is compared."
             )
-        return " ".join(filter(None, (self._pair(), self._other_arms())))
+        return self._pair()
 
     def _only_diverged(self, missing: Sequence[str]) -> str:
         arms = [arm for arm in self.arms if arm not in missing]
@@ -324,7 +324,10 @@ class _Case:
             return ""
         return f"neither learns, guessing is {100 * chance(run):.0f}%"
 
-    def _other_arms(self) -> str:
+    def other_arms(self) -> str:
+        """What the arms reach that are not judged: each, or of many the best and the last."""
+        if not all(self.runs[arm] for arm in self.arms):
+            return ""
         others = [norm for norm in self.norms if norm not in self.arms and self.runs[norm]]
         found = {arm: verdict for arm in others if (verdict := self._accuracy_of(arm))}
         if len(others) + 2 > MOST_ARMS:

@@ -168,7 +168,7 @@ class TestBadInput:
         payload = payload_of(report(study))
         assert {run["status"] for run in payload["runs"]} == {"interrupted"}
         assert payload["summary"][0]["seeds"] == ["0: epoch 1 of 2", "1: epoch 1 of 2"]
-        assert "interrupted" in payload["summary_note"]
+        assert "2 interrupted or still training of 2 runs" in payload["summary_note"]
 
     def test_a_study_without_a_run(self, tmp_path):
         study = write_study(tmp_path / "study", norms=())

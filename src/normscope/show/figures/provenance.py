@@ -42,6 +42,9 @@ def epochs_of(count: int) -> str:
     return f"{count} epoch{'s' if count != 1 else ''}"
 
 
+_WORDS = {"interrupted": "interrupted or still training"}  # a record cannot tell which
+
+
 def unfinished(runs: Sequence[RunRecord], except_for: Sequence[str] = ()) -> str:
     """Which runs of each norm did not finish, and that means leave them out; empty where all did.
 
@@ -51,7 +54,7 @@ def unfinished(runs: Sequence[RunRecord], except_for: Sequence[str] = ()) -> str
     for norm in dict.fromkeys(run.norm for run in runs):
         statuses = Counter(run.status for run in runs if run.norm == norm)
         others = [
-            f"{count} {status}"
+            f"{count} {_WORDS.get(status, status)}"
             for status, count in statuses.items()
             if status not in ("finished", *except_for)
         ]
