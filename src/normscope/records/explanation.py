@@ -258,12 +258,12 @@ def _assemble(meta: dict[str, Any], arrays: dict[tuple[str, str], np.ndarray]) -
         parts.setdefault(part, {})[name] = array
     forgotten = parts["forgotten"] | meta["forgotten"]
     forgotten["batch_sizes"] = tuple(forgotten["batch_sizes"].tolist())
-    optional: dict[str, Any] = dict.fromkeys((*_AFFINE, *_RUNNING))
-    running = {name: RunningStatistics(**parts[name]) for name in _RUNNING if name in parts}
+    layer: dict[str, Any] = dict.fromkeys((*_AFFINE, *_RUNNING)) | parts["layer"]
+    layer |= {name: RunningStatistics(**parts[name]) for name in _RUNNING if name in parts}
     stored = {*_META, "forgotten", "kind"}
     return Explanation(
         **{name: meta[name] for name in _META},
-        **(optional | parts["layer"] | running),
+        **layer,
         forgotten=Forgotten(**forgotten),
         meta={key: value for key, value in meta.items() if key not in stored},
     )

@@ -110,6 +110,20 @@ def test_a_new_export_replaces_all_of_the_old_one(tmp_path):
     assert pq.read_table(study / "export" / "runs.parquet").num_rows == 2
 
 
+def test_a_changed_table_without_rows_is_kept(tmp_path):
+    study = write_study(tmp_path / "study", "batch")
+    recording = write_recording(study / "runs" / "batch" / "recording.sqlite")
+    export(study, "csv")
+    with (study / "export" / "events.csv").open("a") as file:
+        file.write("a line of mine\n")
+    recording.unlink()
+    export(study, "csv")
+    export(study, "csv")
+    names = {path.name for path in (study / "export").iterdir()}
+    assert "events.csv" in names
+    assert "statistics.csv" not in names
+
+
 def test_a_full_disk_leaves_the_earlier_export(tmp_path, monkeypatch):
     study = write_study(tmp_path / "study", "batch")
     export(study)

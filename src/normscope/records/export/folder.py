@@ -1,15 +1,13 @@
-"""The folder of an export: files written aside and renamed, and a list of them by which they are
-known again.
-"""
+"""The folder of an export: files written aside and renamed, and a list to recognize them by."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -28,11 +26,6 @@ ROWS_AT_ONCE = 100_000
 """Rows that are collected before they are written: one row group in parquet."""
 
 
-class _File(Protocol):
-    def write_table(self, table: pa.Table) -> None: ...
-    def close(self) -> None: ...
-
-
 def write_tables(
     folder: Path, kind: str, rows: Iterable[tuple[Table, pa.RecordBatch]]
 ) -> list[Path]:
@@ -48,13 +41,13 @@ def write_tables(
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; expected a folder for the tables (--out).")
-    known = _known(folder)
+    earlier = _earlier(folder)
     with contextlib.ExitStack() as stack:
         files: dict[str, _Buffered] = {}
         for table, batch in rows:
             if table.name not in files:
                 path = folder / f"{table.name}.{kind}"
-                _refuse_foreign(path, known)
+                _refuse_foreign(path, earlier)
                 _make(folder)
                 files[table.name] = stack.enter_context(
                     contextlib.closing(_Buffered(stack, path, kind, table))
@@ -63,16 +56,12 @@ def write_tables(
         for file in files.values():
             file.close()
         sums = {file.path.name: _checksum(file.aside) for file in files.values()}
-        # both old and new sums until all are renamed: a kill between leaves no file that nobody
-        # wrote
-        _write_manifest(
-            folder, {**known, **{name: [*known.get(name, []), new] for name, new in sums.items()}}
-        )
-    gone = _stale(folder, kind, known, set(sums))
-    _write_manifest(
-        folder,
-        {**{k: v for k, v in known.items() if k not in gone}, **{k: [v] for k, v in sums.items()}},
-    )
+        # old and new sums until all are renamed: after a kill between, both are recognized
+        either = {name: [*earlier.get(name, []), new] for name, new in sums.items()}
+        _write_manifest(folder, earlier | either)
+    _remove_stale(folder, kind, earlier, sums)
+    kept = {name: old for name, old in earlier.items() if not name.endswith(f".{kind}")}
+    _write_manifest(folder, kept | {name: [new] for name, new in sums.items()})
     return [file.path for file in files.values()]
 
 
@@ -86,7 +75,6 @@ class _Buffered:
         self._file = _open(self.aside, kind, table.schema)
         self._batches: list[pa.RecordBatch] = []
         self._waiting = 0
-        self._closed = False
 
     def add(self, batch: pa.RecordBatch) -> None:
         self._batches.append(batch)
@@ -95,10 +83,9 @@ class _Buffered:
             self._flush()
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._flush()
-            self._file.close()
+        """Write what waits. Closing twice does nothing."""
+        self._flush()
+        self._file.close()
 
     def _flush(self) -> None:
         if self._waiting:
@@ -106,7 +93,7 @@ class _Buffered:
         self._batches, self._waiting = [], 0
 
 
-def _open(path: Path, kind: str, schema: pa.Schema) -> _File:
+def _open(path: Path, kind: str, schema: pa.Schema) -> pyarrow.parquet.ParquetWriter | _CsvFile:
     if kind == "parquet":
         return pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
     return _CsvFile(path, schema)
@@ -139,8 +126,8 @@ def _as_json(value: list[Any] | None) -> str | None:
     return None if value is None else json.dumps(value)
 
 
-def _known(folder: Path) -> dict[str, list[str]]:
-    """{file: checksums} of what exports have written into a folder."""
+def _earlier(folder: Path) -> dict[str, list[str]]:
+    """Read {file: checksums} of what exports have written into a folder."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {str(name): [str(each) for each in sums] for name, sums in files.items()}
@@ -152,8 +139,8 @@ def _known(folder: Path) -> dict[str, list[str]]:
         ) from error
 
 
-def _refuse_foreign(path: Path, known: dict[str, list[str]]) -> None:
-    if path.exists() and (not path.is_file() or _checksum(path) not in known.get(path.name, [])):
+def _refuse_foreign(path: Path, earlier: dict[str, list[str]]) -> None:
+    if path.exists() and not _is_ours(path, earlier):
         raise InputError(
             f"{path} was not written by normscope export, or has changed since; it was left as "
             "it is. "
@@ -161,16 +148,20 @@ def _refuse_foreign(path: Path, known: dict[str, list[str]]) -> None:
         )
 
 
-def _stale(folder: Path, kind: str, known: dict[str, list[str]], written: set[str]) -> set[str]:
+def _remove_stale(
+    folder: Path, kind: str, earlier: dict[str, list[str]], written: Collection[str]
+) -> None:
     """Remove the tables of an earlier export in this format that have no rows any more, if nobody
     changed them.
     """
-    gone = {name for name in known if name.endswith(f".{kind}") and name not in written}
-    for name in gone:
+    for name in earlier:
         path = folder / Path(name).name
-        if path.is_file() and _checksum(path) in known[name]:
+        if name.endswith(f".{kind}") and name not in written and _is_ours(path, earlier):
             path.unlink(missing_ok=True)
-    return gone
+
+
+def _is_ours(path: Path, earlier: dict[str, list[str]]) -> bool:
+    return path.is_file() and _checksum(path) in earlier.get(path.name, [])
 
 
 def _write_manifest(folder: Path, files: dict[str, list[str]]) -> None:

@@ -147,7 +147,7 @@ def trajectories(statistic: str) -> Query:
             numbers = item.recording.layers[layer].channel_numbers(values.shape[1])
             shown = evenly_spread(values.shape[1], channels)
             keys += [(number, layer_place, int(numbers[channel]), axis) for channel in shown]
-            curves.append(values[np.ix_(chosen, shown)].T.ravel())
+            curves.append(values[chosen][:, shown].T.ravel())
         if not keys:
             return None
         names = ("recording", "layer", "channel", "axis")
@@ -182,7 +182,7 @@ def ridges(data: ReportData) -> Table | None:
             keys += [
                 (number, layer_place, numbers[k], step) for step in steps[rows] for k in chosen
             ]
-            density, limits = _normalized(counts[np.ix_(rows, chosen)], frame[rows][:, :, chosen])
+            density, limits = _normalized(counts[rows][:, chosen], frame[rows][:, :, chosen])
             if apart:
                 limits[:, slice(2, 4) if name == "histogram" else slice(2)] = np.nan
             curves.append(density.reshape(-1, RIDGE_BINS))
