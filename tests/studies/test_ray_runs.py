@@ -19,11 +19,11 @@ from normscope.records.store import reader
 from normscope.studies.directory import RunDirectory
 from normscope.studies.execution import execute_all
 from normscope.studies.executors import ray as ray_executor
-from normscope.studies.executors.local import SerialExecutor
 from normscope.studies.executors.ray import RayExecutor
 from normscope.studies.grid import lay_out
 from normscope.studies.run_recording import is_recorded
 from normscope.studies.runner import RunResult, RunTask
+from training_here import TrainsHere
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
 
@@ -79,7 +79,7 @@ def spec(cluster):
 def trained_here(spec, tmp_path_factory):
     """Three runs as this process trains them."""
     place = tmp_path_factory.mktemp("here")
-    list(SerialExecutor().run(tasks_of(spec, place), ignore))
+    list(TrainsHere().run(tasks_of(spec, place), ignore))
     return place
 
 
@@ -174,7 +174,7 @@ def test_a_killed_worker_is_replaced_by_one_that_goes_on(
         RayExecutor(cluster, seconds_between_copies=0), [RunTask(dying, tmp_path / "ray" / "run")]
     )
     assert (markers / "died").exists(), "nobody was killed"
-    list(SerialExecutor().run([RunTask(dying, tmp_path / "here" / "run")], ignore))
+    list(TrainsHere().run([RunTask(dying, tmp_path / "here" / "run")], ignore))
     assert ended == {"run": RunResult("finished", note="1 worker died on the way, others went on")}
     assert_same_bits(tmp_path / "ray" / "run", tmp_path / "here" / "run")
     assert capfd.readouterr() == ("", "")
@@ -331,7 +331,7 @@ def trained_waiting(spec, markers, monkeypatch, tmp_path):
     """The run that waits once, as this process trains it when somebody has waited."""
     monkeypatch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
     (markers / "waits").touch()
-    list(SerialExecutor().run([RunTask(with_norm(spec, "waits_once"), tmp_path / "here")], ignore))
+    list(TrainsHere().run([RunTask(with_norm(spec, "waits_once"), tmp_path / "here")], ignore))
     return tmp_path / "here"
 
 

@@ -18,9 +18,10 @@ from normscope.records.run import EPOCH_COLUMNS, load_run, status_of
 from normscope.studies import runner
 from normscope.studies.directory import RunDirectory
 from normscope.studies.execution import execute_all
-from normscope.studies.executors.local import ProcessExecutor, SerialExecutor
+from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import lay_out
 from normscope.studies.runner import RunResult, RunTask, execute
+from training_here import TrainsHere
 
 
 @pytest.fixture(scope="module")
@@ -257,9 +258,7 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_finished(
     tasks = [RunTask(spec, finished), RunTask(spec, tmp_path / "a"), RunTask(spec, tmp_path / "b")]
     ended = []
     with pytest.raises(StorageError, match="disk is full"):
-        execute_all(
-            tasks, SerialExecutor(), ignore, lambda task, result: ended.append(result.status)
-        )
+        execute_all(tasks, TrainsHere(), ignore, lambda task, result: ended.append(result.status))
     assert ended == ["finished"]
     assert not (tmp_path / "b").exists()
     assert load_run(finished).status == "finished"

@@ -22,8 +22,9 @@ from normscope.show.sinks.runs import StudyLogs
 from normscope.show.terminal import StudyProgress, percent, say
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name, usable_cores
-from normscope.studies.execution import default_jobs, execute_all, local_executor
+from normscope.studies.execution import default_jobs, execute_all
 from normscope.studies.executors import Executor
+from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import Grid
 from normscope.studies.labels import run_labels
 from normscope.studies.options import GridOptions
@@ -81,14 +82,15 @@ class Training:
         jobs = _jobs(grid, options)
         if tasks and self.executor is None:
             self._say_idle_cores(grid, jobs)
+            count = min(jobs, len(tasks))
+            say(self.console, f"Starting {count} worker process{'es' if count > 1 else ''}…")
         labels, results = run_labels(grid.specs), dict[str, RunResult]()
         left = {task.directory.name for task in tasks}
         for name in labels:
             self.logs.update(name, ended=name not in left)
         done = len(labels) - len(tasks)
-        with StudyProgress(
-            self.console, labels, grid.specs[0].epochs, already_done=done
-        ) as progress:
+        epochs = {spec.name: spec.epochs for spec in grid.specs}
+        with StudyProgress(self.console, labels, epochs, already_done=done) as progress:
 
             def report(message: Progress) -> None:
                 progress.report(message)
@@ -102,7 +104,7 @@ class Training:
                 outcome = "; ".join(filter(None, (_outcome(task, result), result.note)))
                 progress.ended(name, outcome, good=result.status == "finished")
 
-            execute_all(tasks, self.executor or local_executor(jobs), report, ended)
+            execute_all(tasks, self.executor or ProcessExecutor(jobs), report, ended)
         return results
 
     def runs(self, grid: Grid) -> tuple[RunRecord, ...]:

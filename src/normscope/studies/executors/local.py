@@ -1,4 +1,4 @@
-"""Runs on this machine: one after the other in this process, or several at once in processes."""
+"""Runs on this machine, in worker processes."""
 
 from __future__ import annotations
 
@@ -29,21 +29,13 @@ SECONDS_TO_END = 30.0
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows knows but one way
 
 
-class SerialExecutor:
-    """One run at a time, in this process."""
-
-    def run(self, tasks: Sequence[RunTask], report: Report) -> Iterator[tuple[RunTask, RunResult]]:
-        """See `Executor.run`."""
-        for task in tasks:
-            yield task, execute(task, report)
-
-
 class ProcessExecutor:
-    """Several runs at once, each in a worker process (loky's, which need no
-    `if __name__ == "__main__"` in scripts).
+    """Trains `jobs` runs at once, each in a worker process, a single one too: a native library that
+    crashes ends the worker, not the command.
 
-    A run whose process dies is given to a new one, and goes on after its last whole epoch. One that
-    loses MOST_DEATHS of them without finishing an epoch has failed, and the others go on.
+    The processes are loky's, which need no `if __name__ == "__main__"` in scripts. A run whose
+    process dies is given to a new one, which resumes it after its last whole epoch. One that loses
+    MOST_DEATHS of them without finishing an epoch has failed, and the others go on.
     """
 
     def __init__(self, jobs: int):
