@@ -70,6 +70,8 @@ def _run(arguments: list[str]) -> int:
         command = arguments[0]
         kind = _with_whole_lines(_options(command))
         options = tyro.cli(kind, prog=f"normscope {command}", args=arguments[1:])
+        if command in RESUMED and "torch" not in sys.modules:
+            print("Loading PyTorch…", flush=True)
         return getattr(_module(command), f"run_{command}")(options)
     subcommand_cli_from_dict(  # prints the help, or what is wrong, and ends
         {command: _options(command) for command in COMMANDS},

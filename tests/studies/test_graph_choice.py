@@ -10,7 +10,7 @@ from normscope.commands.study import StudyOptions
 from normscope.errors import InputError, NormscopeError
 from normscope.records.run import load_run
 from normscope.studies import grid, runner
-from normscope.studies.grid import check_graph, graph_obstacle, lay_out
+from normscope.studies.grid import check_graph, graph_unavailable_reason, lay_out
 from normscope.studies.options import GridOptions
 from normscope.studies.runner import RunResult, RunTask, execute
 from normscope.studies.spec import Recipe
@@ -49,7 +49,7 @@ def test_a_graph_that_cannot_be_had_is_refused_in_one_line(capsys):
     ],
 )
 def test_what_stands_against_a_graph(choice, device, norm, watch, reason):
-    found = graph_obstacle(choice, device, norm, watch)
+    found = graph_unavailable_reason(choice, device, norm, watch)
     assert found is None if reason is None else reason in found
 
 
@@ -93,8 +93,8 @@ def on_cuda(monkeypatch, tmp_path, outcome, **task):
     monkeypatch.setattr(runner, "train", train)
     monkeypatch.setattr(
         runner,
-        "graph_obstacle",
-        lambda choice, _, *rest: grid.graph_obstacle(choice, "cuda", *rest),
+        "graph_unavailable_reason",
+        lambda choice, _, *rest: grid.graph_unavailable_reason(choice, "cuda", *rest),
     )
     return execute(RunTask(spec, tmp_path, **task), lambda _: None), told
 

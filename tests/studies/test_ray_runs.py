@@ -102,10 +102,10 @@ def run_all(executor, tasks):
 
 def unseen(monkeypatch):
     """Have every worker look for a token that is not there, as where the folder is not shared."""
-    original = ray_executor.Order
+    original = ray_executor.RunRequest
     monkeypatch.setattr(
         ray_executor,
-        "Order",
+        "RunRequest",
         lambda task, token, *rest: original(task, token.with_name("not here"), *rest),
     )
 
@@ -262,7 +262,7 @@ def test_what_cannot_be_stored_here_stops_the_study_and_its_workers(
     def full(*_):
         raise StorageError("Cannot write record.sqlite: database or disk is full.")
 
-    monkeypatch.setattr(ray_executor, "keep_files", full)
+    monkeypatch.setattr(ray_executor, "write_files", full)
     with pytest.raises(StorageError, match="disk is full"):
         run_all(RayExecutor(cluster, seconds_between_copies=0), tasks_of(spec, tmp_path))
     nothing_is_left(tmp_path)

@@ -140,7 +140,7 @@ def test_a_run_that_is_too_short_says_so(monkeypatch):
 
 def test_batches_of_another_size_are_never_replayed():
     sizes = []
-    repeated = graphs.Repeated(sizes.append, 4, None)
+    repeated = graphs.GraphReplay(sizes.append, 4, None)
     for _ in range(10):
         repeated(3)
     assert sizes == [3] * 10

@@ -174,7 +174,7 @@ def explain(
         if known is not None and all(known.meta[name] == meta[name] for name in same):
             forgotten = known.forgotten
         else:
-            forgotten = _forget_eval(model, grid.dataset, spec, training.console)
+            forgotten = _accuracies_without_eval(model, grid.dataset, spec, training.console)
         explanation = explain_layer(
             model,
             choice,
@@ -235,13 +235,15 @@ def _write_page(study: StudyDirectory, spec: RunSpec, dataset: Dataset) -> None:
     write_page(page, study.path / PAGE_NAME)
 
 
-def _forget_eval(model: Network, dataset: Dataset, spec: RunSpec, console: Console) -> Forgotten:
+def _accuracies_without_eval(
+    model: Network, dataset: Dataset, spec: RunSpec, console: Console
+) -> Forgotten:
     """Measure accuracies without eval(), and say meanwhile how far it is."""
     from normscope.studies.environment import using_threads
-    from normscope.studies.train_mode_evaluation import forget_eval
+    from normscope.studies.train_mode_evaluation import accuracies_without_eval
 
     with console.status("Forgetting eval()") as status, using_threads(spec.threads):
-        return forget_eval(
+        return accuracies_without_eval(
             model,
             dataset,
             spec,

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,22 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
     )
 
 
+def merged_by_data(grids: Sequence[Grid]) -> list[Grid]:
+    """Return the runs of several grids as one grid for each data set, each run in it once, seed
+    after seed: whatever is stopped early has whole seeds.
+    """
+    merged: dict[str, Grid] = {}
+    for grid in grids:
+        key = grid.specs[0].data_fingerprint
+        before = merged[key].specs if key in merged else ()
+        specs = dict.fromkeys((*before, *grid.specs))
+        merged[key] = replace(merged.get(key, grid), specs=tuple(specs))
+    return [
+        replace(grid, specs=tuple(sorted(grid.specs, key=lambda spec: spec.seed)))
+        for grid in merged.values()
+    ]
+
+
 def _spec(choices: dict[str, Any], capture_epochs: tuple[int, ...] | None) -> RunSpec:
     captured = (
         default_capture_epochs(choices["epochs"]) if capture_epochs is None else capture_epochs
@@ -132,13 +148,13 @@ def resolve_fusion(choice: str, device: str) -> bool:
     """
     if choice == "off":
         return False
-    reason = fusion_obstacle(device)
+    reason = fusion_unavailable_reason(device)
     if choice == "on" and reason is not None:
         raise InputError(f"Fusion cannot be had here: {reason} (--fusion).")
     return reason is None
 
 
-def fusion_obstacle(device: str) -> str | None:
+def fusion_unavailable_reason(device: str) -> str | None:
     """Why normalization cannot be fused on a device, in one phrase; None where it can."""
     return fused.availability() if device == "cpu" else f"it is made for the CPU, not for {device}"
 
@@ -152,12 +168,12 @@ def check_graph(choice: str, device: str, watch: bool) -> None:
     """
     if choice not in GRAPHS:
         raise InputError(one_of("graph", choice, GRAPHS))
-    reason = graph_obstacle(choice, device, "", watch)
+    reason = graph_unavailable_reason(choice, device, "", watch)
     if choice == "on" and reason is not None:
         raise InputError(f"A CUDA graph cannot be had here: {reason} (--graph).")
 
 
-def graph_obstacle(choice: str, device: str, norm: str, watch: bool) -> str | None:
+def graph_unavailable_reason(choice: str, device: str, norm: str, watch: bool) -> str | None:
     """Why training steps are not to be captured in a CUDA graph, in one phrase; None where they
     are.
     """

@@ -28,7 +28,12 @@ from normscope.records.run import ENDED
 from normscope.records.store import Store, writer
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import describe_environment
-from normscope.studies.grid import build_for, count_parameters, fusion_obstacle, graph_obstacle
+from normscope.studies.grid import (
+    build_for,
+    count_parameters,
+    fusion_unavailable_reason,
+    graph_unavailable_reason,
+)
 from normscope.studies.progress import ProgressCallback, Report
 from normscope.studies.run_recording import (
     WatchedTraining,
@@ -40,7 +45,7 @@ from normscope.studies.run_recording import (
 from normscope.studies.spec import RunSpec
 from normscope.training.gradient_norms import GradientNorms
 from normscope.training.loop import Callback, Epoch, Outcome, train
-from normscope.training.plan import Batches, Plan
+from normscope.training.plan import Batches
 from normscope.training.precision import autocast
 from normscope.training.resume import ResumeState
 
@@ -190,7 +195,7 @@ class _Prepared:
 def _prepare(task: RunTask) -> _Prepared:
     """Check that the run can be trained here, and build its parts."""
     spec = task.spec
-    obstacle = fusion_obstacle(spec.device) if spec.fusion else None
+    obstacle = fusion_unavailable_reason(spec.device) if spec.fusion else None
     if obstacle is not None:
         raise InputError(
             f"The run was laid out with fused normalization, which cannot be had here: {obstacle}."
@@ -222,13 +227,13 @@ def _train_with(
 ) -> Outcome:
     """Train, and end the recording, where there is one, however the training ends."""
     spec = task.spec
-    obstacle = graph_obstacle(task.graph, spec.device, spec.norm, watched is not None)
+    obstacle = graph_unavailable_reason(task.graph, spec.device, spec.norm, watched is not None)
     try:
         with using(fused.normalize if spec.fusion else None):
             return train(
                 prepared.model,
                 prepared.batches,
-                plan_of(spec),
+                spec,
                 callbacks=callbacks,
                 resume=resume,
                 not_captured=obstacle,
@@ -288,11 +293,6 @@ def _note(task: RunTask, outcome: Outcome, watched: WatchedTraining | None) -> s
     if task.graph == "on" and outcome.not_captured:
         return f"not captured in a CUDA graph: {outcome.not_captured}"
     return ""
-
-
-def plan_of(spec: RunSpec) -> Plan:
-    """The part of a spec that the training loop reads."""
-    return Plan(**{name: getattr(spec, name) for name in Plan.__dataclass_fields__})
 
 
 class StoreEpochs(Callback):
@@ -368,7 +368,9 @@ def _describe(
     """Write what the run is and what it runs on, before its first epoch or after going on."""
     with store.transaction():
         store.set_meta(
-            not_fused=None if spec.fusion else (fusion_obstacle(spec.device) or "switched off"),
+            not_fused=None
+            if spec.fusion
+            else (fusion_unavailable_reason(spec.device) or "switched off"),
             data={
                 "source": dataset.source,
                 "classes": list(dataset.classes),

@@ -24,7 +24,7 @@ from normscope.studies.measurements.evaluation_measurement import evaluation, is
 from normscope.studies.measurements.landscape_measurement import landscape
 from normscope.studies.measurements.movement_measurement import movement
 from normscope.studies.measurements.propagation_measurement import has_paths, propagation
-from normscope.studies.measurements.run_context import Arrays, Subject
+from normscope.studies.measurements.run_context import Arrays, RunContext
 from normscope.studies.spec import RunSpec
 
 Say = Callable[[str], None]
@@ -36,7 +36,7 @@ class Measurement:
     """One kind of measurement: a row in MEASUREMENTS, its name in `records/measurement_names.py`."""
 
     name: str  # as in the record, and in a study's `measure`
-    measure: Callable[[Subject], Arrays]
+    measure: Callable[[RunContext], Arrays]
     applies: Callable[[RunSpec], bool]
     trained: bool  # whether it needs the weights of a finished run
     by_default: bool = (
@@ -104,9 +104,9 @@ def measure(
         def advance(share: float, place: str = place) -> None:
             say(f"{place}, {100 * share:.0f}%")
 
-        subject = Subject(spec, dataset, run, advance)
+        context = RunContext(spec, dataset, run, advance)
         with using_threads(spec.threads):
-            _measure(subject, row, found)
+            _measure(context, row, found)
     return found
 
 
@@ -124,8 +124,8 @@ def _lacking(run: RunDirectory, spec: RunSpec, names: Collection[str]) -> list[M
         ]
 
 
-def _measure(subject: Subject, row: Measurement, found: Measured) -> None:
-    run = subject.run
+def _measure(context: RunContext, row: Measurement, found: Measured) -> None:
+    run = context.run
     with run.locked() as ours:
         if not ours:
             return
@@ -133,7 +133,7 @@ def _measure(subject: Subject, row: Measurement, found: Measured) -> None:
             if measured_in(store, row.name):
                 return
             try:
-                arrays = row.measure(subject)
+                arrays = row.measure(context)
             except (
                 RecordError
             ) as error:  # its weights are gone: the claim says so, and the others go on

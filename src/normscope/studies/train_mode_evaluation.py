@@ -28,7 +28,7 @@ Advance = Callable[[int, int], None]
 """Called with the passes that are done and their number."""
 
 
-class EvaluatedNetwork:
+class AccuracyMeter:
     """A trained network on test images, measured on a copy whose buffers are put back before every
     pass.
     """
@@ -112,7 +112,7 @@ class EvaluatedNetwork:
         return min(sizes)
 
 
-def forget_eval(
+def accuracies_without_eval(
     model: Network, dataset: Dataset, spec: RunSpec, advance: Advance | None = None
 ) -> Forgotten:
     """Test accuracy in eval mode, and in train mode by batch size and order.
@@ -127,7 +127,7 @@ def forget_eval(
         spec: device, precision and seed.
         advance: told how far it is.
     """
-    subject = EvaluatedNetwork(model, dataset, spec)
+    subject = AccuracyMeter(model, dataset, spec)
     eval_accuracy = subject.eval_accuracy()
     during = np.full((len(ORDERS), len(BATCH_SIZES), REPEATS), np.nan)
     afterwards = during.copy()

@@ -32,7 +32,7 @@ the process.
 """
 
 
-class Repeated:
+class GraphReplay:
     """Work on batches of one size, done over and over; batches of another size are done from Python
     every time.
 
@@ -105,26 +105,31 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
+SYNCHRONIZES = ("called a synchronizing CUDA operation", "break CUDA graph capture")
+"""In PyTorch's warnings about work that waits for the device."""
+
+DEBUG_MODE = "Synchronization debug mode is a prototype"
+"""In the warning that asking for those warnings gives."""
+
+
 def waits_for_device(work: Callable[[], None]) -> bool:
-    """Do the work, and tell whether the host waited for the device in it, which a graph cannot
+    """Do the work, and return whether the host waited for the device in it, which a graph cannot
     hold.
 
-    A failed capture leaves PyTorch in a state that nobody vouches for, so it is better not to try.
+    Nothing is known of PyTorch's state after a capture that failed, so it is better not to try.
     """
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
             work()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    of_mode = [one for one in told if "ynchroniz" in str(one.message)]
-    for one in told:
-        if one not in of_mode:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    waits = ("called a synchronizing CUDA operation", "break CUDA graph capture")
-    return any(one in str(warning.message) for warning in of_mode for one in waits)
+    for each in caught:
+        if not any(text in str(each.message) for text in (*SYNCHRONIZES, DEBUG_MODE)):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    return any(text in str(each.message) for each in caught for text in SYNCHRONIZES)
 
 
 @functools.cache

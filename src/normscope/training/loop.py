@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.training.clock import Clock
-from normscope.training.graphs import Repeated, own_stream
+from normscope.training.graphs import GraphReplay, own_stream
 from normscope.training.passes import TestPass, TrainingPass
 from normscope.training.plan import Batches, Plan
 from normscope.training.precision import repeatable
@@ -167,8 +167,8 @@ class _Epochs:
             model, optimizer, batches, plan, [each.on_backward for each in callbacks]
         )
         self._testing = TestPass(model, batches, plan)
-        self._train_step = Repeated(self._training.step, batches.train_size(0), not_captured)
-        self._test_step = Repeated(self._testing.step, batches.test_size(0), not_captured)
+        self._train_step = GraphReplay(self._training.step, batches.train_size(0), not_captured)
+        self._test_step = GraphReplay(self._testing.step, batches.test_size(0), not_captured)
 
     @property
     def not_captured(self) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -47,15 +46,22 @@ class Batches(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the loop needs to know of a run."""
+class Plan(Protocol):
+    """What the loop reads of a run's settings: a `RunSpec` has it, among the rest."""
 
-    epochs: int
-    seed: int
-    learning_rate: float
-    schedule: str
-    momentum: float
-    weight_decay: float
-    device: str
-    precision: str
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...

@@ -17,7 +17,7 @@ NAMES = (SPEC_NAME, RECORDING_NAME, WEIGHTS_NAME, RECORD_NAME)
 """
 
 
-def files_of(directory: Path) -> Files:
+def read_files(directory: Path) -> Files:
     """What is there of a run, between two transactions. Call as the run's only writer.
 
     Raises:
@@ -38,7 +38,7 @@ def files_of(directory: Path) -> Files:
     return found
 
 
-def keep_files(files: Files, directory: Path) -> None:
+def write_files(files: Files, directory: Path) -> None:
     """Put a run's files in place, each written aside and renamed. Call as the run's only writer.
 
     Raises:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normscope.measuring.batch_moments import BatchMoments, batch_moments
 from normscope.models.landmarks import Network
 from normscope.studies.grid import build_for
-from normscope.studies.measurements.run_context import Arrays, Subject
+from normscope.studies.measurements.run_context import Arrays, RunContext
 
 BATCHES = 32
 """Training batches of the run's size. A mean over them is known to 1/sqrt(32) = 0.18 of the spread
@@ -21,7 +21,7 @@ of batch means.
 """
 
 
-def batch_statistics(subject: Subject) -> Arrays:
+def batch_statistics(context: RunContext) -> Arrays:
     """Per channel of all places, joined in the order of the forward pass, in fp32 on the CPU;
     float64 [channels].
 
@@ -38,11 +38,11 @@ def batch_statistics(subject: Subject) -> Arrays:
       values are the training batches', each layer normalizing by the batch, as in training and as
       `mend.recalibrate` takes them.
     """
-    model, names = subject.trained(), places(subject)
+    model, names = context.trained(), normalization_names(context)
     layers = {name: model.get_submodule(name) for name in names}
-    in_training = batch_moments(model, _images(subject), layers, training=True)
-    subject.advance(0.5)
-    in_eval = batch_moments(model, _images(subject), layers, training=False)
+    in_training = batch_moments(model, _images(context), layers, training=True)
+    context.progress(0.5)
+    in_eval = batch_moments(model, _images(context), layers, training=False)
     order = list(in_training)
     before, after = ([in_training[name][side] for name in order] for side in (0, 1))
     of_a_batch = [_of_a_batch(moments) for moments in before]
@@ -58,20 +58,20 @@ def batch_statistics(subject: Subject) -> Arrays:
     }
 
 
-def places(subject: Subject) -> list[str]:
+def normalization_names(context: RunContext) -> list[str]:
     """Names of the layers that normalize in the batch-normalized network; all norms go by these
     names.
     """
-    twin = dataclasses.replace(subject.spec, norm="batch", norm_code="")
-    modules = build_for(subject.dataset, twin).named_modules()
+    twin = dataclasses.replace(context.spec, norm="batch", norm_code="")
+    modules = build_for(context.dataset, twin).named_modules()
     return [name for name, module in modules if isinstance(module, _BatchNorm)]
 
 
-def _images(subject: Subject) -> Iterator[Tensor]:
+def _images(context: RunContext) -> Iterator[Tensor]:
     """Training images in whole batches, augmented as in training, the same at every call."""
-    batches = subject.batches(augmented=True)
-    size = min(subject.spec.batch_size, len(subject.dataset.train_labels))
-    epochs = (batches.train(subject.spec.seed, epoch) for epoch in range(1, BATCHES + 1))
+    batches = context.batches(augmented=True)
+    size = min(context.spec.batch_size, len(context.dataset.train_labels))
+    epochs = (batches.train(context.spec.seed, epoch) for epoch in range(1, BATCHES + 1))
     whole = (images for epoch in epochs for images, _ in epoch if len(images) == size)
     return islice(whole, BATCHES)
 
