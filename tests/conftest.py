@@ -102,7 +102,7 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def cifar10_directory() -> Path:
-    """The folder of CIFAR-10 images that NORMSCOPE_CIFAR10 names; the test is skipped without one."""
+    """Return the folder of CIFAR-10 images in NORMSCOPE_CIFAR10; skip the test without one."""
     directory = os.environ.get("NORMSCOPE_CIFAR10")
     if not directory:
         pytest.skip("NORMSCOPE_CIFAR10 is not set: it names a folder with the CIFAR-10 images")

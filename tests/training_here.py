@@ -1,4 +1,4 @@
-"""An executor for the suite: a worker process takes seconds to start, and most tests ask for results."""
+"""An executor for the suite: a worker process takes seconds to start."""
 
 from normscope.studies.runner import execute
 

@@ -19,7 +19,8 @@ from normscope.records.run import load_run
 from normscope.records.store import reader
 from normscope.studies.grid import code_checksum
 
-QUICK = ["--classes", "3", "8", "--widths", "4", "8", "8", "--blocks-per-stage", "1", "--seeds", "2", "--epochs", "2",
+QUICK = ["--classes", "3", "8", "--widths", "4", "8", "8", "--blocks-per-stage", "1", "--seeds",
+         "2", "--epochs", "2",
          "--jobs", "1", "--device", "cpu"]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("blank_figures")  # those of the study are drawn
@@ -112,14 +113,16 @@ def test_one_more_seed_trains_only_what_is_new_and_the_summary_covers_what_was_a
 def test_the_terminal_says_what_is_compared_and_what_came_out(study, capsys):
     run("compare", *QUICK, "--learning-rates", "0.1", "1e30", "--out", str(study))
     out = capsys.readouterr().out
-    for words in ("Device", "2 classes", "small-resnet, parameters:", "Batches", "batch", "none", "diverged", "±",
+    for words in ("Device", "2 classes", "small-resnet, parameters:", "Batches", "batch", "none",
+                  "diverged", "±",
                   "Written to"):  # fmt: skip
         assert words in out
 
 
 def test_python_takes_the_same_names_and_returns_the_runs(study):
     result = normscope.compare(
-        classes=["3", "8"], widths=[4, 8, 8], blocks_per_stage=1, seeds=2, epochs=2, jobs=1, device="cpu",
+        classes=["3", "8"], widths=[4, 8, 8], blocks_per_stage=1, seeds=2, epochs=2, jobs=1,
+        device="cpu",
         learning_rates=[0.1], norms=["batch", "none"], out=str(study), console=Console(quiet=True),
     )  # fmt: skip
     assert [run.status for run in result.runs] == ["finished"] * 4
@@ -134,7 +137,8 @@ def test_a_norm_of_the_users_own_that_fails_in_training_ends_with_status_1_and_t
         "import torch\n"
         "class Broken(torch.nn.BatchNorm2d):\n"
         "    def forward(self, x):\n"
-        "        if self.training and self.num_batches_tracked > 2: raise RuntimeError('it broke')\n"
+        "        if self.training and self.num_batches_tracked > 2:\n"
+        "            raise RuntimeError('it broke')\n"
         "        return super().forward(x)\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -163,7 +167,8 @@ def test_a_norm_that_fails_before_training_is_a_failed_run_and_the_others_finish
     (tmp_path / "late_norms.py").write_text(
         "import sys, torch\n"
         "def norm(channels):\n"
-        "    if 'loky' in sys.modules and any('popen' in a for a in sys.orig_argv): raise RuntimeError('only here')\n"
+        "    if 'loky' in sys.modules and any('popen' in a for a in sys.orig_argv):\n"
+        "        raise RuntimeError('only here')\n"
         "    return torch.nn.BatchNorm2d(channels)\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -242,7 +247,8 @@ def _a_file(path):
         (["--precision", "fp8"], "Unknown precision 'fp8'"),
         (["--epochs", "0"], "number of epochs is 0; expected 1 or more"),
         (["--learning-rates", "-0.1"], "-0.1; expected a positive number"),
-        (["--epochs", "3", "--capture-epochs", "4"], "Epoch 4 cannot be captured: the run has epochs 1 to 3"),
+        (["--epochs", "3", "--capture-epochs", "4"],
+         "Epoch 4 cannot be captured: the run has epochs 1 to 3"),
         (["--data", "images"], "data"),
         (["--data", "cifar10", "--data-dir", "nowhere"], "nowhere"),
         (["--block", "bottleneck"], "bottleneck"),
@@ -326,7 +332,7 @@ def test_ctrl_c_leaves_everything_resumable_and_says_so(tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert error.strip().splitlines() == [
-        "normscope: interrupted; finished epochs are kept, the same command goes on from there."
+        "normscope: interrupted; finished epochs are kept, and the same command resumes."
     ]
     summary = json.loads((tmp_path / "study" / "summary.json").read_text())
     assert [entry["status"] for entry in summary["runs"]] == ["interrupted"]

@@ -1,4 +1,4 @@
-"""Runs that are killed at chosen moments and then resumed: as a script it kills them, `kill_and_resume` starts it."""
+"""Kills runs at chosen moments, as a script that `kill_and_resume` starts, and resumes them."""
 
 import os
 import signal
@@ -25,7 +25,8 @@ def kill_and_resume(spec, moments, directory, watch=False):
     """
     (directory / "spec.json").write_text(spec.to_json())
     killed = subprocess.run(
-        [sys.executable, __file__, directory / "spec.json", directory, str(int(watch)), *moments.values()],
+        [sys.executable, __file__, directory / "spec.json", directory, str(int(watch)),
+         *moments.values()],
         capture_output=True, text=True, check=False, timeout=400,
     )  # fmt: skip
     assert killed.returncode == 0, killed.stderr

@@ -17,7 +17,8 @@ from normscope.studies.spec import Recipe
 from normscope.training.loop import Outcome
 
 OPTIONS = GridOptions(
-    classes=("3", "8"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=1, device="cpu", precision="fp32",
+    classes=("3", "8"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=1, device="cpu",
+    precision="fp32",
     fusion="off", capture_epochs=(), recipe=Recipe(widths=(4, 8, 8), blocks_per_stage=1),
 )  # fmt: skip
 HERE = "it is made for cuda, not for cpu"
@@ -44,7 +45,7 @@ def test_a_graph_that_cannot_be_had_is_refused_in_one_line(capsys):
         ("auto", "cpu", "batch", False, HERE),
         ("auto", "mps", "batch", False, "not for mps"),
         ("auto", "cuda", "batch", True, "watched"),
-        ("auto", "cuda", "my:norm", False, "what Python does in my:norm"),
+        ("auto", "cuda", "my:norm", False, "Python code in my:norm"),
         ("on", "cuda", "my:norm", False, None),
     ],
 )

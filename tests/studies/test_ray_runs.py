@@ -1,4 +1,4 @@
-"""Runs on a real Ray: two nodes on this machine, with a CPU each. Runs are those of run_cases, a moment each."""
+"""Runs of run_cases on a real Ray: two nodes on this machine, with a CPU each."""
 
 import contextlib
 import dataclasses
@@ -213,8 +213,10 @@ def test_a_run_that_was_begun_here_is_finished_elsewhere(
         "def killing(self, epoch, state):\n"
         "    original(self, epoch, state)\n"
         "    if epoch == 2:\n"
-        "        self.connection.execute('PRAGMA cache_spill = 1'); self.connection.execute('PRAGMA cache_size = 1')\n"
-        "        self.connection.execute('INSERT INTO meta VALUES (\"filler\", zeroblob(100000))')\n"
+        "        self.connection.execute('PRAGMA cache_spill = 1')\n"
+        "        self.connection.execute('PRAGMA cache_size = 1')\n"
+        "        filler = 'INSERT INTO meta VALUES (\"filler\", zeroblob(100000))'\n"
+        "        self.connection.execute(filler)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "runner.Store.set_resume_state = killing\n"
         "spec = RunSpec.from_json(Path(sys.argv[1]).read_text())\n"
@@ -239,8 +241,10 @@ def test_a_run_that_another_process_trains_is_left_to_it(cluster, spec, tmp_path
     unseen(monkeypatch)
     (task,) = tasks_of(spec, tmp_path, seeds=1)
     script = (
-        "import sys; from pathlib import Path; from normscope.studies.directory import RunDirectory\n"
-        "with RunDirectory(Path(sys.argv[1])).locked(): print('locked', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path\n"
+        "from normscope.studies.directory import RunDirectory\n"
+        "with RunDirectory(Path(sys.argv[1])).locked():\n"
+        "    print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, task.directory],

@@ -1,4 +1,4 @@
-"""What travels to a worker that does not see the study's folder, and where it trains. Nothing here needs Ray."""
+"""Runs of a worker that does not see the study's folder. Nothing here needs Ray."""
 
 import os
 import sqlite3

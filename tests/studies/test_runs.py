@@ -1,4 +1,4 @@
-"""Runs from their specs: on the real digits, three classes and a narrow network, so that an epoch takes a moment."""
+"""Runs from their specs, on three digits and a narrow network: an epoch takes a moment."""
 
 import dataclasses
 import json
@@ -114,7 +114,8 @@ def test_a_finished_run_is_not_trained_again(finished, spec, monkeypatch):
 def test_a_locked_run_is_busy(spec, tmp_path):
     with RunDirectory(tmp_path).locked() as ours:
         assert ours
-        script = "import sys; from pathlib import Path; from normscope.studies.directory import RunDirectory\n"
+        script = "import sys; from pathlib import Path\n"
+        script += "from normscope.studies.directory import RunDirectory\n"
         script += "with RunDirectory(Path(sys.argv[1])).locked() as ours: print(ours)"
         told = subprocess.run(
             [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Replayed steps have the bits of steps from Python. On the CPU a list of operators stands in for the graph."""
+"""Replayed steps have the bits of steps from Python; on the CPU recorded operators are replayed."""
 
 import dataclasses
 import warnings

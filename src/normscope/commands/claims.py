@@ -53,9 +53,7 @@ class ClaimsOptions:
 
 @dataclass(frozen=True, eq=False)
 class ClaimsResult:
-    """What was judged: the folder with the results, the runs, and a verdict for each claim and
-    subject.
-    """
+    """The result of `claims`: the folder, the runs, and a verdict for each claim and subject."""
 
     directory: Path
     runs: tuple[RunRecord, ...]

@@ -26,8 +26,8 @@ class CompareOptions(GridOptions):
     by side.
 
     With no arguments: the embedded digits, with and without batch normalization, at three learning
-    rates, three seeds each (18 runs, about a minute on two cores). The same command again goes on
-    where it was interrupted.
+    rates, three seeds each (18 runs, about a minute on two cores). The same command resumes where
+    it was interrupted.
     """
 
     @property
@@ -38,8 +38,8 @@ class CompareOptions(GridOptions):
 
 @dataclass(frozen=True, eq=False)
 class ComparisonResult:
-    """What `compare` made: the folder, the runs as they are in it, and the summary of the grid that
-    was asked for.
+    """The result of `compare`: the folder, its runs, and the summary of the grid that was asked
+    for.
     """
 
     directory: Path
@@ -69,7 +69,7 @@ def compare(
 
     Takes the names of the command line (`normscope compare --help`), for example
     `compare(data="digits", norms=("batch", "none"), seeds=5, epochs=10, out="my-study")`. Runs that
-    are finished in the folder are not trained again; interrupted ones go on from their last whole
+    are finished in the folder are not trained again; interrupted ones resume after their last whole
     epoch.
 
     Args:
@@ -165,8 +165,9 @@ def _say_result(console: Console, grid: Grid, summary: Comparison) -> None:
     console.print(comparison_table(summary, grid.specs[0].epochs))
     say(
         console,
-        "Accuracy: mean ± standard deviation of n finished runs after the last epoch, on "
-        f"{summary.data.get('source')}. Threshold: 95% of {grid.norms[0]}'s mean final accuracy at "
-        "that rate. Variation: standard deviation over mean of the stem-gradient norm over epochs.",
+        "Accuracy after the last epoch (not the best epoch): mean ± standard deviation of n "
+        f"finished runs, on {summary.data.get('source')}. Threshold: 95% of {grid.norms[0]}'s mean "
+        "final accuracy at that rate. Variation: standard deviation over mean of the stem-gradient "
+        "norm over epochs.",
         style="dim",
     )

@@ -1,4 +1,4 @@
-"""`normscope explain`: trains a network or finds it trained, measures one layer, writes the record, and shows it."""
+"""`normscope explain`: one batch normalization layer of a trained network, on one real batch."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class ExplainOptions(MachineOptions, NetworkOptions):
 
     @property
     def study(self) -> GridOptions:
-        """The same as a grid of one run, with the first seed.
+        """A grid of one run, with the first seed.
 
         Nothing is fused: building the kernels, the first time on a machine, would take longer than
         these few epochs.
@@ -117,7 +117,7 @@ class ExplainOptions(MachineOptions, NetworkOptions):
 
 @dataclass(frozen=True, eq=False)
 class ExplanationResult:
-    """What `explain` made: the folder, and the record that the text and the figure were made from."""
+    """The result of `explain`: the folder, and the record behind the text and the figure."""
 
     directory: Path
     explanation: Explanation

@@ -1,4 +1,4 @@
-"""`normscope inspect`: a network with a normalization and without, trained watched, and what its layers did."""
+"""`normscope inspect`: a network with and without normalization, and what its layers do."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
 
     @property
     def study(self) -> GridOptions:
-        """The same as a grid of watched runs, with the normalization and without.
+        """A grid of watched runs, with the normalization and without.
 
         Normalization is not fused: the gradient at a layer's output exists where the layer is an
         operation of its own.
@@ -107,8 +107,8 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
 
 @dataclass(frozen=True, eq=False)
 class InspectionResult:
-    """What `inspect` made: the folder, the layers that were shown, the runs, and the recordings by
-    norm and seed.
+    """The result of `inspect`: the folder, the layers shown, the runs, and recordings by norm and
+    seed.
     """
 
     directory: Path
@@ -186,8 +186,8 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
     layers = tuple(layer.name for layer in found if is_norm(layer.module))
     if not layers:
         raise InputError(
-            f"{found[0].name} is a {found[0].info.type}, not a normalization layer; expected one of "
-            f"{', '.join(layer.name for layer in every)} (--layer)."
+            f"{found[0].name} is a {found[0].info.type}, not a normalization layer; expected one "
+            f"of {', '.join(layer.name for layer in every)} (--layer)."
         )
     return layers
 

@@ -38,7 +38,7 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
     """Train a grid of runs and judge the usual claims about normalization on it.
 
     Built in: quick, notebook, blog, learning-rates, initialization, activation-functions,
-    batch-size, placement, propagation, landscape, covariate-shift. The same command again goes on
+    batch-size, placement, propagation, landscape, covariate-shift. The same command resumes
     where it was interrupted; with more seeds it trains only what is new.
     """
 
@@ -200,7 +200,7 @@ def _executor(options: StudyOptions) -> Iterator[Any]:
 
 
 def _measure(training: Training, grid: Grid, wanted: Mapping[str, Collection[str]]) -> None:
-    """Make the measurements that these runs lack, and say which were made and which could not be."""
+    """Make the measurements that these runs lack, and say which those are."""
     from normscope.show.terminal import say, telling
     from normscope.studies.study_measurements import measure
 

@@ -1,4 +1,4 @@
-"""Watching: the public `watch`, which composes the watcher with a check that judges as it goes, and with sinks."""
+"""The public `watch`: a watcher with a check of the loop, and with sinks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Batch normalization, residual addition and ReLU as one step of training on a CPU.
 
-`normalize` takes over what it can do faster with the same result up to rounding, and leaves the rest to the caller.
-The modules keep their parameters and buffers: to state dicts, optimizers and checks nothing has changed.
+`normalize` takes over what it can do faster with the same result up to rounding, and leaves the
+rest to the caller. The modules keep their parameters and buffers: to state dicts, optimizers and
+checks nothing has changed.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _batch_norm(
 
 
 def _suits(x: Tensor, residual: Tensor | None) -> bool:
-    """Whether the tensors are dense matrices [N * H * W, C] of a known type, in a forward with
+    """Return whether the tensors are dense [N * H * W, C] of a known type, in a forward with
     gradients.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor:
@@ -120,7 +121,7 @@ def _suits(x: Tensor, residual: Tensor | None) -> bool:
 
 
 def _is_trained(norm: nn.BatchNorm2d) -> bool:
-    """Whether it is in training mode, with parameters and running statistics in float32 on the CPU."""
+    """Return whether it is in train mode, with float32 parameters and statistics on the CPU."""
     if not norm.training:
         return False
     vectors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
@@ -143,7 +144,7 @@ def _is_hooked(module: nn.Module) -> bool:
 
 
 def _only_statistics(norm: nn.BatchNorm2d) -> bool:
-    """Whether no hook is there but forward hooks that read statistics only."""
+    """Return whether all its hooks are forward hooks that only read statistics."""
     if norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks:
         return False
     return all(getattr(hook, STATISTICS_ONLY, False) for hook in norm._forward_hooks.values())

@@ -15,8 +15,8 @@ NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 
 class _Plain:
-    """What a node's `_raw_saved_...` is for a tensor that no saved-tensor hook packed: reading it
-    runs no code.
+    """Stands in for a node's `_raw_saved_...` of a tensor that no saved-tensor hook packed: reading
+    it runs no code.
     """
 
     unpack_hook = None

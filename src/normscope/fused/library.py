@@ -1,7 +1,7 @@
-"""The compiled kernels: built once per machine with the C++ compiler at hand, kept in the user's cache, and loaded.
+"""The compiled kernels: built once per machine with its C++ compiler, and kept in the user's cache.
 
-A build takes about two seconds, loading one from the cache about a millisecond. Nothing is built at installation, so
-that the code is made for the very processor that it runs on.
+A build takes about two seconds, loading one from the cache about a millisecond. Nothing is built at
+installation, so that the code is made for the processor that it runs on.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Parameters(ctypes.Structure):
 
 
 class Unavailable(Exception):  # noqa: N818 - a state of this machine, not a fault
-    """Why the kernels cannot be had on this machine, in one phrase."""
+    """The reason why the kernels cannot be used on this machine, in one phrase."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Library:
 
     functions: ctypes.CDLL
     parallel: bool
-    """Whether they run on as many threads as they are told, or on one."""
+    """True if they use several threads."""
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def find_compiler() -> str | None:
 
 
 def cache_directory() -> Path:
-    """Where built kernels are kept: in the folder that NORMSCOPE_CACHE names, else in the
+    """Return the folder of built kernels: below the folder that NORMSCOPE_CACHE names, else in the
     platform's for caches.
     """
     return cache_folder() / "kernels"

@@ -1,8 +1,9 @@
-"""Batch normalization, defined in plain tensor arithmetic: each step of it, running statistics, and the backward pass.
+"""Batch normalization in plain tensor arithmetic: each step, running statistics, backward pass.
 
-Source: Ioffe and Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
-Shift" (arXiv 1502.03167), called the paper below. Where PyTorch goes beyond it (momentum, the cumulative average) its
-meaning is kept. Nothing here is fast: it is what torch.nn.BatchNorm1d, 2d and 3d are explained by and compared with.
+Source: Ioffe and Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing
+Internal Covariate Shift" (arXiv 1502.03167), called the paper below. Where PyTorch goes beyond it
+(momentum, the cumulative average) its meaning is kept. Nothing here is fast: torch.nn.BatchNorm1d,
+2d and 3d are explained by it and compared with it.
 The arithmetic is done in the type of the tensors. A (C,) tensor has one entry per channel.
 """
 
@@ -20,7 +21,7 @@ from normscope.errors import InputError
 
 @dataclass(frozen=True)
 class RunningStatistics:
-    """What a layer remembers of its batches, for eval mode."""
+    """A layer's running statistics, for eval mode."""
 
     mean: Tensor
     """(C,) Average of batch means."""
@@ -61,8 +62,8 @@ class BatchNormSteps:
     """x: (N, C, *), with any dimensions after the channels."""
 
     uses_batch_statistics: bool
-    """Whether `mean` and `var` are the batch's own (train mode, or nothing remembered), or the
-    running statistics.
+    """True if `mean` and `var` are the batch's (train mode, or no running statistics), False if
+    they are the running statistics.
     """
 
     mean: Tensor
@@ -81,14 +82,14 @@ class BatchNormSteps:
     """Added to the variance."""
 
     running_before: RunningStatistics | None
-    """What the layer remembered before this batch."""
+    """Running statistics before this batch."""
 
     running_after: RunningStatistics | None
-    """What it remembers after it: the same in eval mode."""
+    """Running statistics after it: the same in eval mode."""
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The dimensions of x that one statistic pools: all but the channels (paper, section 3.2)."""
+        """The dimensions of x that a statistic pools: all but the channels (paper, section 3.2)."""
         return pooled_axes(self.input)
 
     @property
@@ -174,7 +175,7 @@ def batch_norm(
     """
     if x.dim() < 2:
         raise InputError(
-            f"Batch normalization was given a tensor of shape {tuple(x.shape)}; expected (N, C, ...)."
+            f"Batch normalization got a tensor of shape {tuple(x.shape)}; expected (N, C, ...)."
         )
     after = running
     if training or running is None:
@@ -238,8 +239,8 @@ def batch_norm_backward(steps: BatchNormSteps, grad_output: Tensor) -> BatchNorm
 
 
 def steps_of(layer: _BatchNorm, x: Tensor, *, training: bool | None = None) -> BatchNormSteps:
-    """What `layer` does to `x`, in its own mode or in the given one; the layer itself is neither
-    run nor changed.
+    """Compute what `layer` does to `x`, in its mode or another; the layer itself is neither run nor
+    changed.
 
     The steps hold copies of the layer's tensors, so that they stay true while the layer is trained
     on.

@@ -1,8 +1,8 @@
 """The seam at which a faster way of normalizing may take over from the modules.
 
-The networks call `normalize` where a normalization, an addition and an activation follow one another. By default that
-is what it says, module by module; inside `using(implementation)` an implementation is asked first. The networks know
-none of the implementations.
+The networks call `normalize` where a normalization, an addition and an activation follow one
+another. By default that is done module by module; inside `using(implementation)` an implementation
+is asked first. The networks know none of the implementations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a network says of itself: where the quantities that it is compared by are found, and what images it takes."""
+"""Names of the layers that a run measures, and the images that a network takes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Landmarks:
 
 
 class Network(nn.Module):
-    """A network for images (N, C, H, W) -> logits (N, classes) that says where its landmarks are."""
+    """A network for images (N, C, H, W) -> logits (N, classes), with its landmarks."""
 
     landmarks: Landmarks
 
@@ -51,5 +51,6 @@ class Network(nn.Module):
         least = self.minimum_image_size
         if size < least:
             raise InputError(
-                f"Images of {size}x{size} pixels are too small for a {type(self).__name__}: at least {least}x{least}."
+                f"Images of {size}x{size} pixels are too small for a {type(self).__name__}: "
+                f"at least {least}x{least}."
             )

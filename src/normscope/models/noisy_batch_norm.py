@@ -1,4 +1,4 @@
-"""Batch normalization followed by noise that shifts and widens the distribution anew at every step."""
+"""Batch normalization followed by noise that moves the distribution anew at every step."""
 
 from __future__ import annotations
 

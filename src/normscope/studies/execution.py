@@ -1,4 +1,4 @@
-"""A whole study: hands its runs to an executor until each has ended, also beside other commands on the same folder."""
+"""All runs of a study, handed to an executor until each has ended, also beside other commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One batch normalization layer of a trained network on the training batch that would come next, worked through."""
+"""One batch normalization layer of a trained network, worked through on the next training batch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
     norms = {name: module for name, module in model.named_modules() if is_norm(module)}
     if not norms:
         raise InputError(
-            f"The network has no normalization layer, as its norm is {norm!r}; expected batch normalization (--norm)."
+            f"The network has no normalization layer: its norm is {norm!r}; expected batch "
+            "normalization (--norm)."
         )
     found = {
         layer.name: layer.module
@@ -68,28 +69,35 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
             else f"This network has none: its norm is {norm!r} (--norm)"
         )
         raise InputError(
-            f"Layer {name!r} is a {type(module).__name__}; expected a torch.nn.BatchNorm2d, whose forward a subclass "
-            f"may not change. {those}."
+            f"Layer {name!r} is a {type(module).__name__}; expected a torch.nn.BatchNorm2d, whose "
+            f"forward a subclass may not change. {those}."
         )
     (name, layer), *others = explained
     if channel is not None and channel >= layer.num_features:
         raise InputError(
-            f"Channel {channel} does not exist: {name} has the channels 0 to {layer.num_features - 1} (--channel)."
+            f"Channel {channel} does not exist: {name} has the channels 0 to "
+            f"{layer.num_features - 1} (--channel)."
         )
     return Choice(name, tuple(name for name, _ in others))
 
 
 def _is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether it computes what `models.batch_norm` defines: a subclass may have a forward of its
-    own.
+    """Return whether it computes what `models.batch_norm` defines: a subclass may have another
+    forward.
     """
     return isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward
 
 
 def explain_layer(
-    model: Network, choice: Choice, dataset: Dataset, spec: RunSpec, *, channel: int | None, forgotten: Forgotten,
+    model: Network,
+    choice: Choice,
+    dataset: Dataset,
+    spec: RunSpec,
+    *,
+    channel: int | None,
+    forgotten: Forgotten,
     meta: Mapping[str, object],
-) -> Explanation:  # fmt: skip
+) -> Explanation:
     """Run the layer in train mode on the first batch of the epoch after the last, on the CPU in
     float32.
 
@@ -148,7 +156,7 @@ def explain_layer(
 
 @torch.no_grad()
 def _input_of(model: Network, layer: str, images: Tensor) -> Tensor:
-    """What the layer is given when the network runs in train mode, float32 [N, C, H, W]: of the
+    """Return the layer's input when the network runs in train mode, float32 [N, C, H, W], at its
     first call.
     """
     running = copy.deepcopy(model).train()
@@ -170,17 +178,10 @@ def _disagreement(
     """Largest difference between the steps and the layer itself, in both modes' outputs and the
     updated buffers.
     """
-    own = copy.deepcopy(layer)
-    pairs = [(own.eval()(x), in_eval_mode.output), (own.train()(x), steps.output)]
-    if (
-        own.running_mean is not None
-        and own.running_var is not None
-        and steps.running_after is not None
-    ):
-        pairs += [
-            (own.running_mean, steps.running_after.mean),
-            (own.running_var, steps.running_after.var),
-        ]
+    layer, after = copy.deepcopy(layer), steps.running_after
+    pairs = [(layer.eval()(x), in_eval_mode.output), (layer.train()(x), steps.output)]
+    if layer.running_mean is not None and layer.running_var is not None and after is not None:
+        pairs += [(layer.running_mean, after.mean), (layer.running_var, after.var)]
     return max(float((one.double() - other).abs().max()) for one, other in pairs)
 
 

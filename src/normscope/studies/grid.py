@@ -27,7 +27,7 @@ WATCHED = "a watched run looks into its steps from Python"
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs that were asked for, in the order of the table that will show them, and their data."""
+    """The runs that were asked for, in the order of the table of results, and their data."""
 
     specs: tuple[RunSpec, ...]
     dataset: Dataset
@@ -137,11 +137,11 @@ _NETWORK = (
     "initialization",
     "initialization_scale",
 )
-"""What a network is built from, beside its norm and its seed."""
+"""Fields of a spec that decide the network, beside its norm and its seed."""
 
 
 def resolve_fusion(choice: str, device: str) -> bool:
-    """Whether to fuse: for "auto" where it can be done.
+    """Return whether to fuse: for "auto" where it can be done.
 
     Raises:
         InputError: if fusion is asked for where it cannot be had, with the reason.
@@ -155,7 +155,7 @@ def resolve_fusion(choice: str, device: str) -> bool:
 
 
 def fusion_unavailable_reason(device: str) -> str | None:
-    """Why normalization cannot be fused on a device, in one phrase; None where it can."""
+    """Return in one phrase why normalization cannot be fused on a device; None where it can."""
     return fused.availability() if device == "cpu" else f"it is made for the CPU, not for {device}"
 
 
@@ -174,7 +174,7 @@ def check_graph(choice: str, device: str, watch: bool) -> None:
 
 
 def graph_unavailable_reason(choice: str, device: str, norm: str, watch: bool) -> str | None:
-    """Why training steps are not to be captured in a CUDA graph, in one phrase; None where they
+    """Return in one phrase why training steps are not captured in a CUDA graph; None where they
     are.
     """
     if choice == "off":
@@ -184,7 +184,7 @@ def graph_unavailable_reason(choice: str, device: str, norm: str, watch: bool) -
     if watch:
         return WATCHED
     if choice == "auto" and is_code(norm):
-        return f"what Python does in {norm} would be done once only (--graph on captures it all the same)"
+        return f"Python code in {norm} would run only once (--graph on captures it all the same)"
     return None
 
 

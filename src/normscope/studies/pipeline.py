@@ -1,4 +1,4 @@
-"""What compare, study, inspect and explain share: a folder, the runs that are left, training, what is written."""
+"""The steps of compare, study, inspect and explain: open the folder, train what is left, report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LARGE_ENOUGH_FOR_THREADS = 16
 """Pixels of an image's side from which a second thread makes a run faster."""
 
 DECIDED_HERE = ("data_fingerprint", "norm_code", "engine", "device", "precision", "fusion")
-"""What a user need not have typed: it follows from the data, the code, the machine, the version."""
+"""Settings that follow from the data, the code, the machine and the version."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Training:
         return results
 
     def runs(self, grid: Grid) -> tuple[RunRecord, ...]:
-        """Return the runs of a grid as they are in the folder; one without a record is interrupted."""
+        """Return the runs of a grid as recorded; one without a record is interrupted."""
         return tuple(self._run(spec) for spec in grid.specs)
 
     def written(self, files: Sequence[str], *, page: bool = True) -> None:
@@ -162,8 +162,8 @@ class Training:
         if count := sum(meta.get("threads", spec.threads) != spec.threads for spec, meta in pairs):
             say(
                 self.console,
-                f"{count} of {len(specs)} runs were begun by an earlier version with another number "
-                "of threads; they keep it, and so differ in bits from runs with --threads "
+                f"{count} of {len(specs)} runs were begun by an earlier version with another "
+                "number of threads; they keep it, and so differ in bits from runs with --threads "
                 f"{specs[0].threads}.",
             )
 
@@ -174,8 +174,8 @@ class Training:
             which = "1 run is" if count == 1 else f"{count} runs are"
             say(
                 self.console,
-                f"{which} in the folder with the same settings, but for another {fields}: kept, and "
-                "trained anew as asked for now.",
+                f"{which} in the folder with the same settings, but for another {fields}: kept, "
+                "and trained anew as asked for now.",
             )
 
     def _difference(self, spec: RunSpec) -> str | None:
@@ -197,8 +197,8 @@ class Training:
         if spec.device == "cpu" and large and 2 * jobs * spec.threads <= cores:
             say(
                 self.console,
-                f"{jobs * spec.threads} of {cores} cores are in use; --threads {cores // jobs} uses "
-                "them all, and makes other runs, as threads are part of a run's identity.",
+                f"{jobs * spec.threads} of {cores} cores are in use; --threads {cores // jobs} "
+                "uses them all, and makes other runs, as threads are part of a run's id.",
             )
 
 

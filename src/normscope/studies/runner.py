@@ -1,4 +1,4 @@
-"""One run from its spec to its record: builds the parts, hangs the callbacks into the loop, survives being killed."""
+"""One run from its spec to its record: trained and stored epoch by epoch, resumed if killed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class RunTask:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How an execution ended: a run's status, or "busy" while another process trains it."""
+    """The result of an execution: a run's status, or "busy" while another process trains it."""
 
     status: str
     error: str | None = None
@@ -140,7 +140,7 @@ def _begin(spec: RunSpec, directory: RunDirectory, store: Store) -> None:
 
 
 def record_failure(task: RunTask, error: str) -> RunResult:
-    """Record that a run failed where it could not say so itself. The caller holds the run's lock."""
+    """Record that a run failed whose process ended. The caller holds the run's lock."""
     directory = RunDirectory(task.directory)
     try:
         with writer(directory.record, "run") as store, store.transaction():
@@ -167,7 +167,7 @@ def _recorded(
         progress = ProgressCallback(task.directory.name, prepared.batches.train_batches, report)
         _train_with(prepared, task, [watched, progress], watched)
         if others := differing(prepared.model.state_dict(), directory.weights):
-            note = f"not recorded: trained again here, it ends with other weights ({others[0]}), and so would mislead"
+            note = f"not recorded: trained again here, it ends with other weights ({others[0]})"
             return replace(result, note=note)
         if not is_recorded(again):
             return replace(result, note="not recorded: the recording stopped on the way")
@@ -184,7 +184,7 @@ def _recorded(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a training needs, made from a task."""
+    """The parts of a training, built from a task."""
 
     dataset: Dataset
     batches: data_batches.Batches
@@ -203,7 +203,7 @@ def _prepare(task: RunTask) -> _Prepared:
     dataset = _dataset(spec.data, task.data_dir, spec.classes, spec.data_fingerprint)
     if dataset.fingerprint != spec.data_fingerprint:
         raise InputError(
-            "The data changed since the study was laid out; give the same --data-dir, or another --out."
+            "The data changed since the study began; give the same --data-dir, or another --out."
         )
     device = torch.device(spec.device)
     batches = data_batches.Batches(
@@ -279,7 +279,7 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
-    """The same dict with its tensors on the CPU, so that weights of a GPU load where there is none."""
+    """Move the tensors of a state to the CPU, so that they load on a machine without a GPU."""
     for name, value in state.items():
         if isinstance(value, Tensor):  # a normalization of one's own may keep other things
             state[name] = value.cpu()
@@ -287,7 +287,7 @@ def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _note(task: RunTask, outcome: Outcome, watched: WatchedTraining | None) -> str:
-    """What the user asked for and did not get."""
+    """Return what the user asked for and did not get."""
     if watched is not None and watched.stopped:
         return "not recorded: the recording stopped on the way"
     if task.graph == "on" and outcome.not_captured:
@@ -296,7 +296,7 @@ def _note(task: RunTask, outcome: Outcome, watched: WatchedTraining | None) -> s
 
 
 class StoreEpochs(Callback):
-    """Writes each epoch, with its captures and the state to go on from, in one transaction."""
+    """Store each epoch, its captures and the state to resume from in one transaction."""
 
     def __init__(self, store: Store, spec: RunSpec, model: Network, batches: Batches):
         self._store, self._spec, self._model, self._batches = store, spec, model, batches
@@ -390,5 +390,5 @@ def _describe(
 def _dataset(
     name: str, data_dir: Path | None, classes: tuple[str, ...], fingerprint: str
 ) -> Dataset:
-    """The data set, kept from run to run in a process as long as the runs ask for the same content."""
+    """Load a data set, or return the one of the process's last run if it is the same."""
     return sources.load(name, data_dir=data_dir, classes=classes)

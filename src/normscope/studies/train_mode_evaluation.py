@@ -1,4 +1,4 @@
-"""What a trained network's accuracy is when eval() is forgotten: in train mode every batch is normalized by itself."""
+"""Accuracy of a trained network in train mode, where each batch is normalized by itself."""
 
 from __future__ import annotations
 
@@ -24,13 +24,10 @@ REPEATS = 5
 MAX_IMAGES = 1000
 """Test images at most, drawn once: a batch size of 1 takes a forward pass for each."""
 
-Advance = Callable[[int, int], None]
-"""Called with the passes that are done and their number."""
-
 
 class AccuracyMeter:
-    """A trained network on test images, measured on a copy whose buffers are put back before every
-    pass.
+    """Measures a trained network's accuracy on test images: a copy's, whose buffers are restored
+    before every pass.
     """
 
     def __init__(self, model: Network, dataset: Dataset, spec: RunSpec):
@@ -78,8 +75,8 @@ class AccuracyMeter:
         return self._accuracy(torch.arange(len(self.labels), device=self._device), max(BATCH_SIZES))
 
     def refuses(self, batch_size: int) -> bool:
-        """Whether PyTorch ends such a pass with an error, as some batch has one value per channel
-        in some layer.
+        """Return whether such a pass is an error in PyTorch: a batch with one value per channel in
+        some layer.
         """
         last = len(self.labels) % batch_size or batch_size
         return min(last, batch_size) * self.values_per_image == 1
@@ -113,7 +110,10 @@ class AccuracyMeter:
 
 
 def accuracies_without_eval(
-    model: Network, dataset: Dataset, spec: RunSpec, advance: Advance | None = None
+    model: Network,
+    dataset: Dataset,
+    spec: RunSpec,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Forgotten:
     """Test accuracy in eval mode, and in train mode by batch size and order.
 
@@ -125,7 +125,7 @@ def accuracies_without_eval(
             touched.
         dataset: at most MAX_IMAGES of its test images are used.
         spec: device, precision and seed.
-        advance: told how far it is.
+        progress: called with the passes that are done and their number.
     """
     subject = AccuracyMeter(model, dataset, spec)
     eval_accuracy = subject.eval_accuracy()
@@ -141,13 +141,12 @@ def accuracies_without_eval(
                 during[cell], afterwards[cell] = subject.pass_without_eval(
                     order.to(subject.labels.device), batch_size
                 )
-        if advance is not None:
-            advance(done + 1, len(ORDERS) * REPEATS)
+        progress(done + 1, len(ORDERS) * REPEATS)
     return Forgotten(len(labels), eval_accuracy, BATCH_SIZES, during, afterwards)
 
 
 def _orders(labels: Tensor, seed: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """((index into ORDERS, repeat), the images' order): a random one, and the same sorted by class."""
+    """Yield ((index into ORDERS, repeat), order of the images): random, and sorted by class."""
     for repeat in range(REPEATS):
         shuffled = torch.from_numpy(np.random.default_rng([seed, repeat]).permutation(len(labels)))
         for place, name in enumerate(ORDERS):

@@ -1,10 +1,10 @@
-"""Work on a GPU that is done over and over: captured in a CUDA graph, and from then on replayed without the host.
+"""Repeated work on a GPU, captured in a CUDA graph and from then on replayed without Python.
 
-A step of a small network is some hundred kernels of a few microseconds each, and launching them from Python takes
-longer than they do. One graph launches all of them.
+A step of a small network is some hundred kernels of a few microseconds each, and launching them
+from Python takes longer than they do. One graph launches all of them.
 
-Whether work is captured changes no bit of it, so the choice is no part of a run's identity: nothing but the way in
-which the same kernels are launched differs.
+Capturing changes no bit of the results, so the choice is no part of a run's identity: the same
+kernels are launched in another way.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class GraphReplay:
 
 
 def capture(work: Callable[[], None]) -> Callable[[], None]:
-    """What replays the work, which is recorded and not done. The current stream must not be the
-    default one.
+    """Record the work without doing it, and return what replays it. The current stream must not be
+    the default one.
 
     Its memory is a pool of its own, which lives as long as what is returned.
 
@@ -100,7 +100,8 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
     except RuntimeError as error:
         _abandoned.append(graph)
         raise NormscopeError(
-            f"A step cannot be captured in a CUDA graph ({first_line(error)}); train with --graph off."
+            f"A step cannot be captured in a CUDA graph ({first_line(error)}); train with --graph "
+            "off."
         ) from error
     return graph.replay
 
@@ -134,7 +135,7 @@ def waits_for_device(work: Callable[[], None]) -> bool:
 
 @functools.cache
 def _side_stream() -> torch.cuda.Stream:
-    """One for all runs of a process: libraries keep workspace for every stream that they have seen."""
+    """Return one stream for all runs of a process: libraries keep workspace for every stream."""
     return torch.cuda.Stream()
 
 

@@ -1,7 +1,7 @@
-"""The training loop. It is closed: what is measured, stored and shown on the way arrives as callbacks.
+"""The training loop. It is closed: what is measured, stored and shown on the way is in callbacks.
 
-Everything an epoch measures stays on the device until its end, where one transfer brings it to the host: on a GPU that
-is the epoch's only synchronization.
+Everything an epoch measures stays on the device until its end, where one transfer brings it to the
+host: on a GPU that is the epoch's only synchronization.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from normscope.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch: its scalars (None where one is not finite) and the state to go on from."""
+    """One finished epoch: its scalars (None where not finite) and the state to resume from."""
 
     number: int
     step: int  # optimizer steps since the start of the run
@@ -34,7 +34,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: "finished", or "diverged" with the step of the first loss that was not
+    """The end of a training: "finished", or "diverged" with the step of the first loss that was not
     finite.
     """
 
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Callback:
-    """What may be hung into the loop. Each method does nothing here; override what is needed.
+    """Base of callbacks of the loop. Each method does nothing here; override what is needed.
 
     Attributes:
         not_captured: why steps cannot be replayed from a CUDA graph while this callback is there,
@@ -150,7 +150,7 @@ def _train(
 
 
 class _Epochs:
-    """Trains and evaluates one epoch after the other."""
+    """Train and evaluate one epoch after the other."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class _Epochs:
 
     @property
     def not_captured(self) -> str | None:
-        """Why training steps were not replayed; None where they were."""
+        """The reason why training steps were not replayed; None where they were."""
         if self._train_step.captured:
             return None
         return self._train_step.obstacle or "it ended within the steps that come before a capture"

@@ -1,4 +1,4 @@
-"""What the loop is given: a run's settings, and where its images come from."""
+"""Arguments of the loop: a run's settings, and where its images come from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Batches(Protocol):
-    """Where images and labels come from: [N, C, H, W] in the network's floating type, int64 [N], on
+    """Source of images and labels: [N, C, H, W] in the network's floating type, int64 [N], on
     the device.
 
     A batch is asked for by its number on the device, so that a step is the same work every time and
@@ -30,7 +30,7 @@ class Batches(Protocol):
         ...
 
     def train_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """A batch of the epoch that was begun, by its number int64 [1] on the device, and its size."""
+        """Return a batch of the epoch, by its number int64 [1] on the device, and its size."""
         ...
 
     def test_size(self, index: int) -> int:
@@ -47,7 +47,7 @@ class Batches(Protocol):
 
 
 class Plan(Protocol):
-    """What the loop reads of a run's settings: a `RunSpec` has it, among the rest."""
+    """The settings of a run that the loop reads; a `RunSpec` has them, among others."""
 
     @property
     def epochs(self) -> int: ...

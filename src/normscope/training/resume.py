@@ -1,4 +1,4 @@
-"""The state from which a run goes on, as bytes: plain tensors and numbers, read back without unpickling code."""
+"""The state from which a run resumes, as bytes: tensors and numbers, read without running code."""
 
 from __future__ import annotations
 

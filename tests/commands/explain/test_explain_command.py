@@ -1,4 +1,4 @@
-"""`normscope explain` as a user runs it: what it writes and prints, what it does not do twice, and bad input."""
+"""`normscope explain` as a user runs it: files, text, nothing done twice, bad input."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ def test_the_text_is_plain_and_teaches_step_by_step(explained):
     assert headings == ["1", "2", "3", "4", "5", "6"]
     n, channels, height, width = explained.explanation.x.shape
     for words in (
-        f"[N, C, H, W] = [{n}, {channels}, {height}, {width}]", f"{explained.explanation.count:,} values",
-        "running mean", "unbiased", "output in eval mode", "class-ordered", "momentum 0.1", "Written to",
+        f"[N, C, H, W] = [{n}, {channels}, {height}, {width}]",
+        f"{explained.explanation.count:,} values",
+        "running mean", "unbiased", "output in eval mode", "class-ordered", "momentum 0.1",
+        "Written to",
         f"In eval mode: {100 * explained.explanation.forgotten.eval_accuracy:.1f}%",
     ):  # fmt: skip
         assert words in text, words
@@ -95,7 +97,7 @@ def test_another_seed_is_another_network_in_the_same_folder(explained, again):
             {"layer": "layer1.0.conv1"},
             "'layer1.0.conv1' is a Conv2d; expected a torch.nn.BatchNorm2d",
         ),
-        ({"norm": "none"}, "has no normalization layer, as its norm is 'none'"),
+        ({"norm": "none"}, "has no normalization layer: its norm is 'none'"),
         (
             {"norm": "group", "recipe": Recipe(widths=(8,))},
             "is a GroupNorm; expected a torch.nn.BatchNorm2d",

@@ -30,8 +30,8 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows knows but one way
 
 
 class ProcessExecutor:
-    """Trains `jobs` runs at once, each in a worker process, a single one too: a native library that
-    crashes ends the worker, not the command.
+    """An executor for `jobs` runs at once, each in a worker process, a single one too: a native
+    library that crashes ends the worker, not the command.
 
     The processes are loky's, which need no `if __name__ == "__main__"` in scripts. A run whose
     process dies is given to a new one, which resumes it after its last whole epoch. One that loses

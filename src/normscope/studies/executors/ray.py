@@ -26,9 +26,7 @@ MOST_DEATHS = 3
 """Workers that a run may lose without finishing an epoch; with the last of them it has failed."""
 
 SECONDS_BETWEEN_COPIES = 10.0
-"""What a run that is trained elsewhere loses at most, beside its unfinished epoch, when its worker
-dies.
-"""
+"""Work that a run in a temporary folder loses at most, beside its epoch, when its worker dies."""
 
 SECONDS_TO_LET_GO = 60.0
 """For a shared folder to notice that the holder of a lock is dead; a file server may take that
@@ -36,11 +34,11 @@ long.
 """
 
 SECONDS_BETWEEN_COUNTS = 10.0
-"""How often the cluster is asked for its size, which may change."""
+"""Between questions for the cluster's size, which may change."""
 
 
 class RayExecutor:
-    """Trains runs on a Ray cluster.
+    """An executor on a Ray cluster.
 
     Where a worker sees the study's folder, it trains there, under the run's lock, as a process of
     this machine would. Where one does not, the run's files travel through Ray, and this process
@@ -247,7 +245,7 @@ def _room(size: dict[str, float], needs: dict[str, float]) -> int:
 
 
 def _how_it_died(error: Exception) -> str:
-    """What Ray knows of a worker's end: not by which signal."""
+    """Return what Ray says of a worker's end: not by which signal."""
     kind = type(error).__name__
     return {
         "OutOfMemoryError": "ended by Ray for want of memory",

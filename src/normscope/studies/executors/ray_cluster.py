@@ -114,7 +114,7 @@ def _check_that_ray_answers(address: str) -> None:
     Raises:
         InputError: with Ray's own last line, if it does not let us in.
     """
-    code = f"import logging, ray; ray.init(address={address!r}, log_to_driver=False, logging_level=logging.ERROR)"
+    code = f"import ray; ray.init(address={address!r}, **{_QUIET})"
     try:
         tried = subprocess.run(
             [sys.executable, "-c", code],
@@ -131,8 +131,8 @@ def _check_that_ray_answers(address: str) -> None:
         return
     if address == "auto":
         raise InputError(
-            "No Ray runs on this machine; start one with `ray start --head`, name one with --address HOST:PORT, "
-            "or give --address local to have one for this command alone."
+            "No Ray runs on this machine; start one with `ray start --head`, name one with "
+            "--address HOST:PORT, or give --address local to have one for this command alone."
         )
     lines = tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"]
     raise InputError(f"The Ray at {address} cannot be used: {lines[-1][:300]}")

@@ -1,7 +1,8 @@
-"""What a Ray worker does: train one run, and say how far it is. Nothing here imports Ray.
+"""The work of a Ray worker: train one run, and report its progress. Nothing here imports Ray.
 
-The run is trained in the study's folder where the worker sees it. Where it does not, the run's files come with the
-request, it is trained in a folder of the worker's own, and its files go back after whole epochs and at the end.
+The run is trained in the study's folder if the worker sees it. If not, the run's files come with
+the request, it is trained in a temporary folder, and its files are sent back after whole epochs and
+at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SECONDS_BETWEEN_TRIES = 0.2
 """To take the lock of a run whose worker died."""
 
 FOLDERS = "normscope-ray-"
-"""How the names of workers' own folders begin."""
+"""Prefix of the names of workers' temporary folders."""
 
 SECONDS_TO_LOCK = 60.0
 """A folder that is younger may be somebody's who is about to lock it."""
@@ -39,13 +40,9 @@ class RunRequest:
 
     task: RunTask
     token: Path  # a file in the study's folder, made for this: whoever sees it shares the folder
-    files: Files | None = (
-        None  # what is there of the run, where it is to be trained elsewhere; None: in its own folder
-    )
+    files: Files | None = None  # of the run, for a temporary folder; None: in the study's folder
     seconds_between_copies: float = 0.0
-    patience: float = (
-        0.0  # seconds to wait for the run's lock, which a worker that died may not have let go yet
-    )
+    patience: float = 0.0  # seconds to wait for the run's lock, if a worker that died still has it
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 class _SnapshotSender:
-    """Passes progress on, and after a whole epoch the run's files, if the last copy is old enough."""
+    """Send progress, and after a whole epoch the run's files, unless that was done recently."""
 
     def __init__(self, directory: Path, seconds_between: float, send: Send):
         self._directory, self._seconds, self._send = directory, seconds_between, send
@@ -130,9 +127,7 @@ class _SnapshotSender:
 
 
 def _streamed(work: Callable[[Send], RunResult]) -> Iterator[Message]:
-    """What `work` sends, when it sends it, and then what it returns. The work is done in a thread
-    of its own.
-    """
+    """Yield what `work` sends, at once, and then what it returns. It runs in another thread."""
     messages: SimpleQueue[Message | BaseException] = SimpleQueue()
 
     def do() -> None:

@@ -1,4 +1,4 @@
-"""What normalization layers get and give from batch to batch in the trained network, and what they remember of it."""
+"""Inputs and outputs of normalization layers over batches, and how well running statistics fit."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _of_a_batch(moments: BatchMoments) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _running(model: Network, given: dict[str, BatchMoments]) -> Arrays:
-    """Distances of the running statistics from those of the batches; empty where a place has none."""
+    """Distances of running statistics from those of the batches; {} if a layer has none."""
     found = []
     for name, moments in given.items():
         layer = model.get_submodule(name)

@@ -1,4 +1,4 @@
-"""Test accuracy of the trained network with each of the statistics that batch normalization may be evaluated with."""
+"""Test accuracy of the trained network with running, recalibrated and batch statistics."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ the training are.
 
 
 def is_batch_normalized(spec: RunSpec) -> bool:
-    """Whether there are statistics of a batch and running ones: of the norms that have a name, only
-    there.
-    """
+    """Return whether the norm has statistics of a batch and running ones."""
     return spec.norm in ("batch", "noisy-batch")
 
 
@@ -44,10 +42,10 @@ def evaluation(context: RunContext) -> Arrays:
     network.recalibrate(_training_batches(context))
     recalibrated = network.eval_accuracy()
     batch = np.full(len(sizes), np.nan)
-    for place, size in enumerate(sizes):
-        context.progress((place + 1) / (len(sizes) + 1))
+    for index, size in enumerate(sizes):
+        context.progress((index + 1) / (len(sizes) + 1))
         if not network.refuses(size):
-            batch[place] = network.accuracy_without_eval(order.to(network.labels.device), size)
+            batch[index] = network.accuracy_without_eval(order.to(network.labels.device), size)
     return {
         "running": np.array([running]),
         "recalibrated": np.array([recalibrated]),

@@ -45,7 +45,7 @@ def landscape(context: RunContext) -> Arrays:
 
 
 class _Looking(Callback):
-    """Looks around before the first step and after some of them."""
+    """Evaluates the loss around the weights, before the first step and after some."""
 
     def __init__(self, context: RunContext, model: nn.Module, batch: tuple[Tensor, Tensor]):
         self._model, self._batch, self._rate = model, batch, context.spec.learning_rate
@@ -57,18 +57,16 @@ class _Looking(Callback):
         self._lines: dict[str, list[Descent]] = {"rate": [], "relative": []}
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """As in `Callback`."""
         model.train()
         self._look(0)
 
     def on_step(self, epoch: int, index: int) -> None:
-        """As in `Callback`."""
         step = (epoch - 1) * self._steps_of_epoch + index + 1
         if step in self._wanted:
             self._look(step)
 
     def arrays(self) -> Arrays:
-        """What was seen, as it stands in the record."""
+        """Return the measurements as they stand in the record."""
         starts = {
             name: [getattr(start, name) for start in self._starts]
             for name in ("loss", "gradient", "weights")

@@ -1,4 +1,4 @@
-"""How far what leaves the normalization layers moves from step to step while a run trains."""
+"""Movement of the normalization layers' outputs from step to step while a run trains."""
 
 from __future__ import annotations
 

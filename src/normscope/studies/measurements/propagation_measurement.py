@@ -1,4 +1,4 @@
-"""How the variance of skip paths and branches grows from block to block before the first step."""
+"""Growth of the variance of skip paths and branches from block to block before the first step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BATCH_SIZE = 128
 
 
 def has_paths(spec: RunSpec) -> bool:
-    """Whether blocks end with the addition, so that the paths are found again in their output."""
+    """Return whether blocks end with the addition, so that their output shows both paths."""
     return spec.block in BLOCKS and BLOCKS[spec.block].branch_end is not None
 
 
