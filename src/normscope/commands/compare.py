@@ -38,9 +38,7 @@ class CompareOptions(GridOptions):
 
 @dataclass(frozen=True, eq=False)
 class ComparisonResult:
-    """The result of `compare`: the folder, its runs, and the summary of the grid that was asked
-    for.
-    """
+    """The result of `compare`: the folder, its runs, and the summary of the grid asked for."""
 
     directory: Path
     runs: tuple[RunRecord, ...]
@@ -132,9 +130,7 @@ def _summarize(training: Training, grid: Grid) -> tuple[tuple[RunRecord, ...], C
 
 
 def _draw(folder: Path, runs: tuple[RunRecord, ...], summary: Comparison) -> list[str]:
-    """Draw what this grid has figures for, remove those of an earlier grid, and return the names of
-    what is there.
-    """
+    """Draw this grid's figures, remove those of an earlier grid, and return the names."""
     from normscope.show.figures import (
         activation_distributions,
         comparison_figure,

@@ -98,9 +98,7 @@ def run_export(options: ExportOptions) -> int:
 
 
 def _pass_on(options: ExportOptions) -> int:
-    """Give a dashboard what it lacks of a study or a recording; 1 if something could not be read or
-    given.
-    """
+    """Give a dashboard what it lacks; return 1 if something could not be read or given."""
     from normscope.show.report.pages import sorted_paths
     from normscope.show.sinks.replay import chosen_sinks, pass_on_recording, pass_on_study
 
@@ -172,9 +170,7 @@ class _ExportData:
 
 
 def _read(path: Path) -> _ExportData:
-    """Everything at a path, each record read once, so that damage is found before anything is
-    written.
-    """
+    """Read everything at a path, once, so that damage is found before anything is written."""
     from normscope.records.run import RECORDING_NAME, run_folders
     from normscope.show.report.pages import sorted_paths
 

@@ -107,9 +107,7 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
 
 @dataclass(frozen=True, eq=False)
 class InspectionResult:
-    """The result of `inspect`: the folder, the layers shown, the runs, and recordings by norm and
-    seed.
-    """
+    """The result of `inspect`: folder, layers shown, runs, recordings by norm and seed."""
 
     directory: Path
     layers: tuple[str, ...]

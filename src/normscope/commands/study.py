@@ -93,9 +93,7 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
         return self.out if self.out is not None else STUDIES / Path(self.study).stem
 
     def overrides(self) -> dict[str, Any]:
-        """Return what the user decided, as settings of a grid; a setting that was left alone is the
-        study's.
-        """
+        """Return what the user decided, as settings of a grid; the others are the study's."""
         shared = {field.name for field in dataclasses.fields(GridOptions)}
         values = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
         return {

@@ -48,9 +48,7 @@ class RunningStatistics:
         )
 
     def update_share(self, momentum: float | None) -> float:
-        """Share of the next batch: `momentum`, or with None the 1 / batches of the plain average
-        over all batches.
-        """
+        """Share of the next batch: `momentum`, or with None 1 / batches: the plain average."""
         return 1 / (self.batches + 1) if momentum is None else momentum
 
 
@@ -62,9 +60,7 @@ class BatchNormSteps:
     """x: (N, C, *), with any dimensions after the channels."""
 
     uses_batch_statistics: bool
-    """True if `mean` and `var` are the batch's (train mode, or no running statistics), False if
-    they are the running statistics.
-    """
+    """True if `mean` and `var` are the batch's, False if they are running statistics."""
 
     mean: Tensor
     """(C,) What is subtracted."""
@@ -114,9 +110,7 @@ class BatchNormSteps:
 
     @cached_property
     def output(self) -> Tensor:
-        """Weight * normalized + bias, shaped like x: algorithm 1, last line (in eval mode algorithm
-        2, step 11).
-        """
+        """Weight * normalized + bias, shaped like x (algorithm 1, last line; 2, step 11)."""
         scaled = (
             self.normalized
             if self.weight is None
@@ -126,9 +120,7 @@ class BatchNormSteps:
 
     @cached_property
     def unbiased_var(self) -> Tensor | None:
-        """m / (m - 1) var, (C,): what goes into the running variance (algorithm 2, step 10). None
-        of running ones.
-        """
+        """m / (m - 1) var, (C,), for the running variance (algorithm 2, step 10)."""
         return unbiased(self.var, self.count) if self.uses_batch_statistics else None
 
 
@@ -286,9 +278,7 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unbiased(var: Tensor, count: int) -> Tensor:
-    """The unbiased variance, sum / (m - 1), from the biased one of `count` values: algorithm 2,
-    step 10.
-    """
+    """The unbiased variance, sum / (m - 1), from the biased one of `count` values (step 10)."""
     return var * (count / (count - 1))
 
 

@@ -84,9 +84,7 @@ Scheme = tuple[Draw, Draw]
 
 
 def _uniform(shape: torch.Size, fan_in: int, generator: Generator) -> Tensor:
-    """PyTorch's default for weights, kaiming_uniform_(a=sqrt(5)), and for biases: uniform in
-    +-1/sqrt(fan_in).
-    """
+    """PyTorch's default, kaiming_uniform_(a=sqrt(5)): uniform in +-1/sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 

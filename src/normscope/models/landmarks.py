@@ -33,9 +33,7 @@ class Landmarks:
     """Last activation inside the first stage. Its input is the captured pre-activation."""
 
     first_normalization: str
-    """First normalization layer inside the first stage; an nn.Identity of that name where nothing
-    is normalized.
-    """
+    """First normalization layer of the first stage; an nn.Identity where there is none."""
 
 
 class Network(nn.Module):

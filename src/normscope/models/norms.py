@@ -45,9 +45,7 @@ NORMS: dict[str, NormFactory] = {
     "instance": _instance,
     "noisy-batch": NoisyBatchNorm2d,
 }
-"""The named factories. `none` keeps the layer's name with an identity, so that both arms of a
-comparison share it.
-"""
+"""The named factories. `none` is an identity: layers keep their names."""
 
 
 def is_code(name: str) -> bool:

@@ -28,9 +28,7 @@ class Parts:
 
 
 class PostActivationBlock(nn.Module):
-    """y = act(norm(conv(act(norm(conv x)))) + shortcut x): He et al. 2016a, and the code of the
-    source notebook.
-    """
+    """y = act(norm(conv(act(norm(conv x)))) + shortcut x): He et al. 2016a, the notebook's code."""
 
     last_activation: ClassVar[str] = "activation2"
     branch_end: ClassVar[str | None] = None
@@ -161,9 +159,7 @@ BLOCKS: dict[str, type[Block]] = {
 
 
 class ParameterFreeShortcut(nn.Module):
-    """Every stride-th pixel, and zeros for the channels that are new: option A of He et al. 2016a,
-    section 3.3.
-    """
+    """Every stride-th pixel, and zeros for new channels: He et al. 2016a, option A."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()

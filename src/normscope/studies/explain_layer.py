@@ -32,9 +32,7 @@ LISTED = 8
 
 @dataclass(frozen=True)
 class Choice:
-    """The layer that is explained, and the other batch normalizations that the same pattern
-    matches.
-    """
+    """The layer that is explained, and the other batch normalizations that match the pattern."""
 
     name: str
     others: tuple[str, ...]
@@ -82,9 +80,7 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
 
 
 def _is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Return whether it computes what `models.batch_norm` defines: a subclass may have another
-    forward.
-    """
+    """Return whether it computes what `models.batch_norm` defines: a subclass may not."""
     return isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward
 
 
@@ -156,9 +152,7 @@ def explain_layer(
 
 @torch.no_grad()
 def _input_of(model: Network, layer: str, images: Tensor) -> Tensor:
-    """Return the layer's input when the network runs in train mode, float32 [N, C, H, W], at its
-    first call.
-    """
+    """Return the layer's input at its first call in train mode, float32 [N, C, H, W]."""
     running = copy.deepcopy(model).train()
     inputs: list[Tensor] = []
     handle = running.get_submodule(layer).register_forward_pre_hook(
@@ -175,9 +169,7 @@ def _input_of(model: Network, layer: str, images: Tensor) -> Tensor:
 def _disagreement(
     layer: _BatchNorm, x: Tensor, steps: BatchNormSteps, in_eval_mode: BatchNormSteps
 ) -> float:
-    """Largest difference between the steps and the layer itself, in both modes' outputs and the
-    updated buffers.
-    """
+    """Return the largest difference between the steps and the layer, in outputs and buffers."""
     layer, after = copy.deepcopy(layer), steps.running_after
     pairs = [(layer.eval()(x), in_eval_mode.output), (layer.train()(x), steps.output)]
     if layer.running_mean is not None and layer.running_var is not None and after is not None:

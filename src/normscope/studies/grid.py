@@ -114,9 +114,7 @@ def _spec(choices: dict[str, Any], capture_epochs: tuple[int, ...] | None) -> Ru
 
 
 def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
-    """{norm: number of parameters of the first of its networks}. Every network of the grid is built
-    once.
-    """
+    """Return {norm: parameters of the first of its networks}. Every network is built once."""
     counts: dict[str, int] = {}
     built = set()
     for spec in specs:
@@ -174,9 +172,7 @@ def check_graph(choice: str, device: str, watch: bool) -> None:
 
 
 def graph_unavailable_reason(choice: str, device: str, norm: str, watch: bool) -> str | None:
-    """Return in one phrase why training steps are not captured in a CUDA graph; None where they
-    are.
-    """
+    """Return in one phrase why steps are not captured in a CUDA graph, None where they are."""
     if choice == "off":
         return "switched off"
     if device != "cuda":
@@ -210,9 +206,7 @@ def count_parameters(model: Network) -> int:
 
 
 def build_for(dataset: Dataset, spec: RunSpec) -> Network:
-    """The network of a spec, for the images and classes of a data set, with the weights of the
-    spec's seed.
-    """
+    """Build the network of a spec for a data set, with the weights of the spec's seed."""
     return registry.build(
         spec.model,
         norm=spec.norm,

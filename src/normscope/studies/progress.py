@@ -11,9 +11,7 @@ from normscope.training.loop import Callback, Epoch
 
 @dataclass(frozen=True)
 class Progress:
-    """One run's progress. `epochs_done` may have a fraction; the scalars are those of the last
-    whole epoch.
-    """
+    """One run's progress. `epochs_done` may have a fraction; the scalars are of the last epoch."""
 
     run: str
     epochs_done: float

@@ -28,9 +28,7 @@ HISTOGRAMS_PER_EPOCH = 1
 GRADIENTS_PER_EPOCH = 10
 
 MOMENT_BYTES = 8 << 20
-"""Bytes of the file for moments, running statistics, weights and biases; a record of them takes 24
-per channel.
-"""
+"""Bytes for moments, running statistics, weights, biases: 24 per channel and record."""
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,7 @@ def execute(task: RunTask, report: Report) -> RunResult:
 
 
 def _set_threads(task: RunTask, store: Store) -> None:
-    """Give the run the threads of its spec. One that was begun before specs named them keeps those
-    that it was begun with.
-    """
+    """Give the run the threads of its spec; an older one those that it began with."""
     torch.set_num_threads(store.meta().get("threads", task.spec.threads))
 
 
@@ -125,9 +123,7 @@ def _execute_recorded(
 
 
 def _begin(spec: RunSpec, directory: RunDirectory, store: Store) -> None:
-    """Say which run this is before anything can go wrong, and clear away what a killed process left
-    half written.
-    """
+    """Record which run this is before anything can go wrong; remove what a killed process left."""
     for leftover in directory.path.glob(f".{directory.weights.stem}-*"):
         leftover.unlink(missing_ok=True)
     if not directory.spec.exists():
@@ -353,9 +349,7 @@ def _resume_state(store: Store) -> ResumeState | None:
 
 
 def _divergence(store: Store) -> Outcome | None:
-    """The outcome of a run that was killed after the epoch in which it diverged, before it could
-    say so.
-    """
+    """Return the outcome of a run that was killed after it diverged, before that was recorded."""
     steps = store.epochs().get("first_non_finite_step", np.array([]))
     if not len(steps) or not np.isfinite(steps[-1]):
         return None

@@ -25,9 +25,7 @@ from normscope.errors import InputError, RecordError, one_of
 from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS
 
 ENGINE_REVISION = 1
-"""Raised whenever the engine's arithmetic changes, so that runs of two engines are never taken for
-one another.
-"""
+"""Raised with every change of the engine's arithmetic: runs of two engines are different runs."""
 
 PRECISIONS = ("bf16", "fp32")
 
@@ -89,9 +87,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(Recipe):
-    """One run with every choice made. Two runs with equal specs have equal results on one kind of
-    device.
-    """
+    """One run with every choice made. Equal specs give equal results on one kind of device."""
 
     data: str
     """Name of the data set."""
@@ -133,9 +129,7 @@ class RunSpec(Recipe):
     """Arithmetic of convolutions and linear layers: bf16 (autocast) or fp32."""
 
     fusion: bool
-    """True to compute batch normalization, addition and ReLU in one step, with the same result up
-    to rounding.
-    """
+    """True to compute batch normalization, addition and ReLU in one step."""
 
     engine: int = ENGINE_REVISION
     """Revision of the training engine."""

@@ -63,9 +63,7 @@ class StudyPlan:
     grids: tuple[GridPlan, ...]
 
     def swept(self, sweep: Mapping[str, tuple[Any, ...]]) -> StudyPlan:
-        """Return the study with these settings varied in every grid, in place of what a grid says
-        of them.
-        """
+        """Return the study with these settings varied in every grid, in place of the grid's own."""
         grids = tuple(
             dataclasses.replace(grid, sweep={**grid.sweep, **sweep}) for grid in self.grids
         )

@@ -26,9 +26,7 @@ MAX_IMAGES = 1000
 
 
 class AccuracyMeter:
-    """Measures a trained network's accuracy on test images: a copy's, whose buffers are restored
-    before every pass.
-    """
+    """Measures accuracies on test images, of a copy with its buffers restored each time."""
 
     def __init__(self, model: Network, dataset: Dataset, spec: RunSpec):
         self._device = torch.device(spec.device)
@@ -49,23 +47,17 @@ class AccuracyMeter:
         return int(correct) / len(order)
 
     def pass_without_eval(self, order: Tensor, batch_size: int) -> tuple[float, float]:
-        """Accuracy in train mode, then in eval mode with the running statistics that this has left
-        behind.
-        """
+        """Accuracy in train mode, then in eval mode with the running statistics left behind."""
         return self.accuracy_without_eval(order, batch_size), self.eval_accuracy()
 
     def accuracy_without_eval(self, order: Tensor, batch_size: int) -> float:
-        """Accuracy in train mode, over the images in this order; the running statistics move
-        meanwhile.
-        """
+        """Accuracy in train mode, over the images in this order; running statistics move."""
         self._restore()
         self._model.train()
         return self._accuracy(order, batch_size)
 
     def recalibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Put the statistics of these batches in the place of the running ones, until the next pass
-        without eval.
-        """
+        """Replace the running statistics until the next pass without eval."""
         with repeatable(self._device.type), autocast(self._precision, self._device.type):
             recalibrate(self._model, batches, limit=None)
 
@@ -75,9 +67,7 @@ class AccuracyMeter:
         return self._accuracy(torch.arange(len(self.labels), device=self._device), max(BATCH_SIZES))
 
     def refuses(self, batch_size: int) -> bool:
-        """Return whether such a pass is an error in PyTorch: a batch with one value per channel in
-        some layer.
-        """
+        """Return whether PyTorch refuses such a pass: some batch has one value per channel."""
         last = len(self.labels) % batch_size or batch_size
         return min(last, batch_size) * self.values_per_image == 1
 
@@ -155,9 +145,7 @@ def _orders(labels: Tensor, seed: int) -> Iterator[tuple[tuple[int, int], Tensor
 
 
 def _test_images(dataset: Dataset, spec: RunSpec, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalized test images [T, C, H, W] and labels [T] on the device: all, or MAX_IMAGES drawn at
-    random.
-    """
+    """Return normalized test images [T, C, H, W] and labels [T]: all, or MAX_IMAGES drawn."""
     count = len(dataset.test_labels)
     drawn = np.sort(np.random.default_rng([spec.seed, 0]).permutation(count)[:MAX_IMAGES])
     part = dataclasses.replace(

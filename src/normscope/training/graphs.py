@@ -27,9 +27,7 @@ back.
 GRAPHS = ("auto", "on", "off")
 
 _abandoned: list[torch.cuda.CUDAGraph] = []
-"""Graphs whose capture failed. PyTorch's allocator may still refer to them, so they live as long as
-the process.
-"""
+"""Graphs whose capture failed. PyTorch's allocator may still refer to them, so they are kept."""
 
 
 class GraphReplay:

@@ -34,9 +34,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a training: "finished", or "diverged" with the step of the first loss that was not
-    finite.
-    """
+    """The end of a training: "finished", or "diverged" with the first non-finite step."""
 
     status: str
     diverged_step: int | None = None
@@ -56,9 +54,7 @@ class Callback:
     not_captured: str | None = None
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Before the first epoch that is trained, when the network and its optimizer are as it will
-        find them.
-        """
+        """Before the first epoch that is trained; network and optimizer are ready for it."""
 
     def on_epoch_start(self, epoch: int) -> None:
         """Before the first step of an epoch."""
@@ -75,9 +71,7 @@ class Callback:
         """Step `index` of the epoch is done, or on its way to a GPU. Must not synchronize."""
 
     def scalars(self) -> dict[str, Tensor]:
-        """0-dim tensors on the device that belong to the epoch which ends; the loop brings them to
-        the host.
-        """
+        """0-dim tensors on the device for the ending epoch; the loop brings them to the host."""
         return {}
 
     def on_epoch(self, epoch: Epoch) -> None:

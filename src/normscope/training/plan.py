@@ -20,9 +20,7 @@ class Batches(Protocol):
     test_batches: int
 
     def begin(self, seed: int, epoch: int) -> None:
-        """Lay out one epoch, which depends on (seed, epoch) alone, for `train_at`, in memory that
-        stays in place.
-        """
+        """Lay out one epoch for `train_at`, from (seed, epoch) alone, in memory that stays."""
         ...
 
     def train_size(self, index: int) -> int:

@@ -55,9 +55,7 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def has_bf16(device: str) -> bool:
-    """Return whether the hardware multiplies bf16 natively (AVX512-BF16 or AMX on a CPU; CUDA from
-    Ampere on).
-    """
+    """Return whether the hardware multiplies bf16 (AVX512-BF16 or AMX; CUDA from Ampere on)."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu":

@@ -116,9 +116,7 @@ class _Worker:
             return record_failure(self.task, error) if ours else RunResult("busy")
 
     def stop(self, patience: float = 0.0) -> int:
-        """End the process, unless it ends by itself within `patience` seconds; returns its exit
-        code, 0 without a process.
-        """
+        """End the process after `patience` seconds; returns its exit code, 0 without one."""
         process, self._process = self._process, None
         if process is None or process.pid is None:
             return 0
@@ -131,9 +129,7 @@ class _Worker:
 
 
 def _work(connection: Any, parent: int) -> None:
-    """Train what comes through the connection until it ends, as it does when the command is
-    killed.
-    """
+    """Train what comes through the connection until it ends, also when the command is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     keep_freed_memory()  # a worker trains and ends
 

@@ -29,9 +29,7 @@ SECONDS_BETWEEN_COPIES = 10.0
 """Work that a run in a temporary folder loses at most, beside its epoch, when its worker dies."""
 
 SECONDS_TO_LET_GO = 60.0
-"""For a shared folder to notice that the holder of a lock is dead; a file server may take that
-long.
-"""
+"""For a shared folder to notice that the holder of a lock is dead, which may take that long."""
 
 SECONDS_BETWEEN_COUNTS = 10.0
 """Between questions for the cluster's size, which may change."""
@@ -91,9 +89,7 @@ class RayExecutor:
                         yield self._finish(run, active), result
 
     def close(self) -> None:
-        """Leave the cluster, unless this process was in it before; one that was started for this
-        ends.
-        """
+        """Leave the cluster, unless this process was in it before; end one started for it."""
         if self._ours:
             self._ray.shutdown()
 
@@ -170,9 +166,7 @@ class RayExecutor:
         return run.task
 
     def _most_at_once(self, needs: dict[str, float]) -> int:
-        """Runs to be in the air: twice what the cluster has room for, so that no worker waits for
-        this process.
-        """
+        """Return how many runs to start: twice what has room, so that no worker waits."""
         if self._jobs is not None:
             return self._jobs
         if time.monotonic() - self._counted >= SECONDS_BETWEEN_COUNTS:

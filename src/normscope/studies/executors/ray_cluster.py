@@ -17,14 +17,10 @@ SECONDS_TO_ANSWER = 5.0
 """For a machine to take a connection."""
 
 SECONDS_TO_CONNECT = 30.0
-"""For Ray to let a driver in. Left alone, it tries for more than five minutes, and then ends the
-process.
-"""
+"""For Ray to let a driver in: by itself it tries for more than five minutes."""
 
 OBJECT_STORE_BYTES = 256 << 20
-"""Shared memory for a Ray that is started here. What travels is messages and, at most, runs'
-records.
-"""
+"""Shared memory for a Ray started here. It holds messages and, at most, runs' records."""
 
 DEFAULT_PORT = 6379
 

@@ -94,9 +94,7 @@ def _train_elsewhere(request: RunRequest, send: Send) -> RunResult:
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """A temporary folder, locked while it is used. Those that killed workers of this machine left
-    are removed first.
-    """
+    """Yield a locked temporary folder. Those of killed workers here are removed first."""
     for left in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
         if os.access(left, os.W_OK) and time.time() - left.stat().st_mtime > SECONDS_TO_LOCK:
             with RunDirectory(left).locked() as nobodys:

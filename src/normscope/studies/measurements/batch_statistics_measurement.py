@@ -16,9 +16,7 @@ from normscope.studies.grid import build_for
 from normscope.studies.measurements.run_context import Arrays, RunContext
 
 BATCHES = 32
-"""Training batches of the run's size. A mean over them is known to 1/sqrt(32) = 0.18 of the spread
-of batch means.
-"""
+"""Training batches of the run's size. Their mean is known to 1/sqrt(32) = 0.18 of their spread."""
 
 
 def batch_statistics(context: RunContext) -> Arrays:
@@ -59,9 +57,7 @@ def batch_statistics(context: RunContext) -> Arrays:
 
 
 def normalization_names(context: RunContext) -> list[str]:
-    """Names of the layers that normalize in the batch-normalized network; all norms go by these
-    names.
-    """
+    """Return the names of the batch-normalized network's norms; all networks go by these names."""
     twin = dataclasses.replace(context.spec, norm="batch", norm_code="")
     modules = build_for(context.dataset, twin).named_modules()
     return [name for name, module in modules if isinstance(module, _BatchNorm)]
@@ -79,9 +75,7 @@ def _images(context: RunContext) -> Iterator[Tensor]:
 def _distances(
     mean: np.ndarray, var: np.ndarray, of: BatchMoments
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of means and variances, [..., channels], from those of all values: in deviations, and |log|
-    of deviations.
-    """
+    """Return the distances of means and variances from those of all values, as in the record."""
     their_mean, their_var = of.pooled()
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.abs(mean - their_mean) / np.sqrt(their_var), np.abs(0.5 * np.log(var / their_var))

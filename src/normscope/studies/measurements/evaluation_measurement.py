@@ -14,9 +14,7 @@ from normscope.studies.spec import RunSpec
 from normscope.studies.train_mode_evaluation import BATCH_SIZES, AccuracyMeter
 
 BATCHES, BATCH_SIZE = 16, 128
-"""Training batches that running statistics are made anew from, of one size, however small those of
-the training are.
-"""
+"""Training batches for new running statistics, and their size, whatever that of the training is."""
 
 
 def is_batch_normalized(spec: RunSpec) -> bool:

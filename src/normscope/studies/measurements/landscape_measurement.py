@@ -19,9 +19,7 @@ POINTS = 12
 """
 
 RATES = (0.5, 1.0, 2.0, 4.0)
-"""Distances of the paper's kind: steps of plain gradient descent with these multiples of the run's
-learning rate.
-"""
+"""Distances of the paper's kind: gradient descent steps at these multiples of the run's rate."""
 
 SHARES = (0.001, 0.003, 0.01, 0.03)
 """Distances that do not depend on the gradient: in l2 norms of the weights."""

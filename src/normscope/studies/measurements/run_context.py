@@ -44,9 +44,7 @@ class RunContext:
         return trained_network(self.run, self.spec, self.dataset)
 
     def batches(self, batch_size: int | None = None, *, augmented: bool = False) -> Batches:
-        """The run's data in batches on the CPU, of its own batch size or another; as they are, or
-        as it is trained.
-        """
+        """Return the run's data in batches on the CPU, as it is or augmented as in training."""
         return Batches(
             self.dataset,
             batch_size or self.spec.batch_size,
@@ -56,9 +54,7 @@ class RunContext:
         )
 
     def retrain(self, model: Network, *callbacks: Callback) -> None:
-        """Train a network from `fresh` once more, with the run's settings and images, in fp32 on
-        the CPU.
-        """
+        """Train a network from `fresh` with the run's settings and images, in fp32 on the CPU."""
         spec = replace(self.spec, device="cpu", precision="fp32")
         batches = self.batches(augmented=True)
         train(model, batches, spec, callbacks=[_EpochProgress(self), *callbacks])
