@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normscope.commands.results import RunsResult
 from normscope.errors import NormscopeError, StorageError
 from normscope.studies.options import STUDIES, GridOptions, options_from
 
@@ -37,22 +38,10 @@ class CompareOptions(GridOptions):
 
 
 @dataclass(frozen=True, eq=False)
-class ComparisonResult:
+class ComparisonResult(RunsResult):
     """The result of `compare`: the folder, its runs, and the summary of the grid asked for."""
 
-    directory: Path
-    runs: tuple[RunRecord, ...]
     summary: Comparison
-
-    @property
-    def failed(self) -> tuple[RunRecord, ...]:
-        """The runs that ended with an error."""
-        return tuple(run for run in self.runs if run.status == "failed")
-
-    def _repr_html_(self) -> str:
-        from normscope.show.report.pages import runs_html
-
-        return runs_html(self.runs, self.directory)
 
 
 def run_compare(options: CompareOptions) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from normscope.commands.results import RunsResult
 from normscope.errors import InputError, NormscopeError
 from normscope.studies.options import (
     STUDIES,
@@ -106,19 +107,12 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
 
 
 @dataclass(frozen=True, eq=False)
-class InspectionResult:
+class InspectionResult(RunsResult):
     """The result of `inspect`: folder, layers shown, runs, recordings by norm and seed."""
 
-    directory: Path
     layers: tuple[str, ...]
-    runs: tuple[RunRecord, ...]
     recordings: Mapping[str, Sequence[Recording]]
     numbers: dict[str, Any]
-
-    def _repr_html_(self) -> str:
-        from normscope.show.report.pages import runs_html
-
-        return runs_html(self.runs, self.directory)
 
 
 def run_inspect(options: InspectOptions) -> int:
@@ -163,7 +157,7 @@ def inspect(
         files = _write(training.study.path, layers, runs, recordings, numbers)
         show(numbers, recordings[grid.norms[0]][0], layers, training.console)
         training.written(files)
-    return InspectionResult(training.study.path, layers, runs, recordings, numbers)
+    return InspectionResult(training.study.path, runs, layers, recordings, numbers)
 
 
 def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope.data.dataset import Dataset
-from normscope.data.device_batches import Batches
 from normscope.errors import InputError
 from normscope.models.batch_norm import BatchNormSteps, steps_of, unbiased
 from normscope.models.batch_norm import RunningStatistics as Running
 from normscope.models.landmarks import Network
 from normscope.records.explanation import Explanation, Forgotten, RunningStatistics
+from normscope.studies.grid import batches_for
 from normscope.studies.spec import RunSpec
 from normscope.user_models.norm_layers import is_norm
 from normscope.watching.watched_layers import find_layers
@@ -112,14 +112,7 @@ def explain_layer(
     Raises:
         InputError: if the batch has one value per channel.
     """
-    batches = Batches(
-        dataset,
-        spec.batch_size,
-        torch.device("cpu"),
-        crop_padding=spec.crop_padding,
-        horizontal_flip=spec.horizontal_flip,
-    )
-    images, labels = next(iter(batches.train(spec.seed, spec.epochs + 1)))
+    images, labels = next(iter(batches_for(dataset, spec).train(spec.seed, spec.epochs + 1)))
     layer = copy.deepcopy(model.get_submodule(choice.name))
     assert isinstance(layer, _BatchNorm)
     x = _input_of(model, choice.name, images)

@@ -10,9 +10,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
+from normscope.data.device_batches import Batches
 from normscope.errors import InputError, one_of
 from normscope.models import registry
 from normscope.models.landmarks import Network
@@ -220,4 +223,22 @@ def build_for(dataset: Dataset, spec: RunSpec) -> Network:
         initialization=spec.initialization,
         initialization_scale=spec.initialization_scale,
         seed=spec.seed,
+    )
+
+
+def batches_for(
+    dataset: Dataset,
+    spec: RunSpec,
+    device: str | torch.device = "cpu",
+    *,
+    batch_size: int | None = None,
+    augmented: bool = True,
+) -> Batches:
+    """Return a data set in batches of the spec's size or another, augmented or not."""
+    return Batches(
+        dataset,
+        batch_size or spec.batch_size,
+        torch.device(device),
+        crop_padding=spec.crop_padding if augmented else 0,
+        horizontal_flip=spec.horizontal_flip and augmented,
     )

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from normscope import fused
-from normscope.data import device_batches as data_batches
 from normscope.data import sources
 from normscope.data.dataset import Dataset
 from normscope.errors import InputError, NormscopeError, RecordError, StorageError, one_line
@@ -29,6 +28,7 @@ from normscope.records.store import Store, writer
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import describe_environment
 from normscope.studies.grid import (
+    batches_for,
     build_for,
     count_parameters,
     fusion_unavailable_reason,
@@ -60,9 +60,7 @@ class RunTask:
     spec: RunSpec
     directory: Path
     data_dir: Path | None = None
-    watch: bool = (
-        False  # whether a recording is made; no part of the run's identity, for it changes nothing
-    )
+    watch: bool = False  # whether a recording is made; no part of the run's identity
     graph: str = "auto"  # whether steps are captured in a CUDA graph: auto, on or off; as `watch`
 
 
@@ -159,7 +157,7 @@ def _recorded(
     again = directory.path / ".recording-again.sqlite"
     try:
         prepared = _prepare(task)
-        watched = WatchedTraining(again, prepared.watching)
+        watched = WatchedTraining(again, prepared.watch_plan(task.spec))
         progress = ProgressCallback(task.directory.name, prepared.batches.train_batches, report)
         _train_with(prepared, task, [watched, progress], watched)
         if others := differing(prepared.model.state_dict(), directory.weights):
@@ -169,10 +167,8 @@ def _recorded(
             return replace(result, note="not recorded: the recording stopped on the way")
         again.replace(directory.recording)
         return replace(result, note="trained again to the same weights for its recording")
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the run has its result, whatever becomes of its recording
+    except (Exception, SystemExit) as error:
+        # the run has its result, whatever becomes of its recording
         return replace(result, note=f"not recorded: {one_line(error)}")
     finally:
         again.unlink(missing_ok=True)
@@ -183,9 +179,11 @@ class _Prepared:
     """The parts of a training, built from a task."""
 
     dataset: Dataset
-    batches: data_batches.Batches
+    batches: Batches
     model: Network
-    watching: WatchPlan
+
+    def watch_plan(self, spec: RunSpec) -> WatchPlan:
+        return plan_watching(self.dataset, spec, self.batches.train_batches)
 
 
 def _prepare(task: RunTask) -> _Prepared:
@@ -201,17 +199,10 @@ def _prepare(task: RunTask) -> _Prepared:
         raise InputError(
             "The data changed since the study began; give the same --data-dir, or another --out."
         )
-    device = torch.device(spec.device)
-    batches = data_batches.Batches(
-        dataset,
-        spec.batch_size,
-        device,
-        crop_padding=spec.crop_padding,
-        horizontal_flip=spec.horizontal_flip,
-    )
-    model = build_for(dataset, spec).to(device)
+    batches = batches_for(dataset, spec, spec.device)
+    model = build_for(dataset, spec).to(spec.device)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: missing from torch's stubs
-    return _Prepared(dataset, batches, model, plan_watching(dataset, spec, batches.train_batches))
+    return _Prepared(dataset, batches, model)
 
 
 def _train_with(
@@ -247,15 +238,15 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     _describe(store, spec, prepared.dataset, batches, model)
 
     done, step = (resume.epoch, resume.step) if resume is not None else (0, 0)
-    watched = WatchedTraining(directory.recording, prepared.watching, step) if task.watch else None
     callbacks: list[Callback] = [
-        *(
-            [watched] if watched is not None else []
-        ),  # first: a whole epoch is recorded before it is stored
         GradientNorms(_watched_weights(model), batches.train_batches),
         StoreEpochs(store, spec, model, batches),
         ProgressCallback(task.directory.name, batches.train_batches, report, done),
     ]
+    watched = None
+    if task.watch:
+        watched = WatchedTraining(directory.recording, prepared.watch_plan(spec), step)
+        callbacks.insert(0, watched)  # first: a whole epoch is recorded before it is stored
     outcome = _divergence(store) or _train_with(prepared, task, callbacks, watched, resume)
 
     buffer = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError

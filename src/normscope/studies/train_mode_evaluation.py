@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope.data.dataset import Dataset
-from normscope.data.device_batches import Batches
 from normscope.mend.recalibrate import recalibrate
 from normscope.models.landmarks import Network
 from normscope.records.explanation import ORDERS, Forgotten
+from normscope.studies.grid import batches_for
 from normscope.studies.spec import RunSpec
 from normscope.training.precision import autocast, repeatable
 
@@ -151,6 +151,6 @@ def _test_images(dataset: Dataset, spec: RunSpec, device: torch.device) -> tuple
     part = dataclasses.replace(
         dataset, test_images=dataset.test_images[drawn], test_labels=dataset.test_labels[drawn]
     )
-    batches = Batches(part, max(BATCH_SIZES), device, crop_padding=0, horizontal_flip=False)
+    batches = batches_for(part, spec, device, batch_size=max(BATCH_SIZES), augmented=False)
     images, labels = zip(*batches.test(), strict=True)
     return torch.cat(images), torch.cat(labels)

@@ -21,8 +21,8 @@ def read() -> Splits:
     for testing.
     """
     pixels, target = _pixels_and_labels()
-    images = np.rint(np.asarray(pixels) * (255 / LARGEST)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    labels = np.asarray(target, np.int64)
+    images = np.rint(pixels * (255 / LARGEST)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = target.astype(np.int64)
     test = np.zeros(len(labels), bool)
     for label in range(10):
         test[np.flatnonzero(labels == label)[TEST_EVERY - 1 :: TEST_EVERY]] = True
@@ -42,4 +42,5 @@ def _pixels_and_labels() -> tuple[np.ndarray, np.ndarray]:
             return table[:, :-1], table[:, -1]
     from sklearn.datasets import load_digits
 
-    return load_digits(return_X_y=True)
+    pixels, target = load_digits(return_X_y=True)
+    return np.asarray(pixels), np.asarray(target)

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from normscope.data.dataset import Dataset
 from normscope.data.device_batches import Batches
 from normscope.models.landmarks import Network
 from normscope.studies.directory import RunDirectory
-from normscope.studies.grid import build_for
+from normscope.studies.grid import batches_for, build_for
 from normscope.studies.spec import RunSpec
 from normscope.studies.trained import trained_network
 from normscope.training.loop import Callback, train
@@ -45,13 +44,7 @@ class RunContext:
 
     def batches(self, batch_size: int | None = None, *, augmented: bool = False) -> Batches:
         """Return the run's data in batches on the CPU, as it is or augmented as in training."""
-        return Batches(
-            self.dataset,
-            batch_size or self.spec.batch_size,
-            torch.device("cpu"),
-            crop_padding=self.spec.crop_padding if augmented else 0,
-            horizontal_flip=self.spec.horizontal_flip and augmented,
-        )
+        return batches_for(self.dataset, self.spec, batch_size=batch_size, augmented=augmented)
 
     def retrain(self, model: Network, *callbacks: Callback) -> None:
         """Train a network from `fresh` with the run's settings and images, in fp32 on the CPU."""
