@@ -72,7 +72,7 @@ def _run(arguments: list[str]) -> int:
         kind = _with_whole_lines(_options(command))
         options = tyro.cli(kind, prog=f"normscope {command}", args=arguments[1:])
         if command in RESUMED and "torch" not in sys.modules:
-            print("Loading PyTorch…", flush=True)
+            print("Loading PyTorch ...", flush=True)
         return getattr(_module(command), f"run_{command}")(options)
     subcommand_cli_from_dict(  # prints the help, or what is wrong, and ends
         {command: _options(command) for command in COMMANDS},

@@ -70,7 +70,7 @@ def test_ctrl_c_promises_to_go_on_only_where_that_is_so(command, resumed, monkey
 def test_a_command_that_trains_says_at_once_that_pytorch_is_loading():
     command = [sys.executable, "-m", "normscope.cli", "compare", "--data", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "Loading PyTorch…\n"), done.stderr
+    assert (done.returncode, done.stdout) == (2, "Loading PyTorch ...\n"), done.stderr
 
 
 def test_every_command_has_its_options_and_what_runs_it():

@@ -83,7 +83,7 @@ class Training:
         if tasks and self.executor is None:
             self._say_idle_cores(grid, jobs)
             count = min(jobs, len(tasks))
-            say(self.console, f"Starting {count} worker{'s' if count > 1 else ''}…")
+            say(self.console, f"Starting {count} worker{'s' if count > 1 else ''} ...")
         labels, results = run_labels(grid.specs), dict[str, RunResult]()
         left = {task.directory.name for task in tasks}
         for name in labels:
