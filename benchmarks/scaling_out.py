@@ -33,7 +33,7 @@ WAYS = {
 def measure(way: str, count: int) -> dict[str, float]:
     """Train a study in this process; returns seconds by stage."""
     from normscope.studies.environment import usable_cores
-    from normscope.studies.execution import local_executor
+    from normscope.studies.executors.local import ProcessExecutor
     from normscope.studies.executors.ray import RayExecutor
     from normscope.studies.grid import lay_out
     from normscope.studies.options import GridOptions
@@ -51,7 +51,7 @@ def measure(way: str, count: int) -> dict[str, float]:
         tasks = [RunTask(each, Path(folder) / "runs" / each.name) for each in specs]
         begin = time.perf_counter()
         executor = (
-            local_executor(usable_cores())
+            ProcessExecutor(usable_cores())
             if way == "local"
             else RayExecutor("local", shared=way == "ray")
         )

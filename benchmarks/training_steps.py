@@ -25,7 +25,6 @@ from normscope.models import registry
 from normscope.models.fusing import using
 from normscope.models.landmarks import Network
 from normscope.training.loop import Callback, Epoch, train
-from normscope.training.plan import Plan
 from normscope.training.precision import resolve_precision
 
 
@@ -54,6 +53,19 @@ class Setting:
         return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
+@dataclass(frozen=True)
+class _Plan:
+    precision: str
+    epochs: int = 1
+    seed: int = 0
+    # small: the networks without normalization are to stay finite, and arithmetic does not ask
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    device: str = "cpu"
+
+
 class Trainer(Callback):
     """Trains one contender a few batches at a time; called, it returns images per second."""
 
@@ -69,9 +81,7 @@ class Trainer(Callback):
             horizontal_flip=True,
         )
         self._rate = 0.0
-        # a small rate: the networks without normalization are to stay finite, and arithmetic does
-        # not ask
-        self.plan = Plan(1, 0, 1e-3, "constant", 0.9, 1e-4, "cpu", setting.precision)
+        self.plan = _Plan(precision=setting.precision)
 
     def __call__(self) -> float:
         with using(fused.normalize if self.setting.fusion else None):

@@ -72,6 +72,24 @@ def no_hook_survives(monkeypatch: pytest.MonkeyPatch):
     assert not left, f"hooks survived the test: {left}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def training_here():
+    """Have commands that a test calls train in its process; `worker_processes` undoes it."""
+    from training_here import TrainsHere
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("normscope.studies.pipeline.ProcessExecutor", TrainsHere)
+        yield
+
+
+@pytest.fixture
+def worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have commands train in worker processes, as they do for a user."""
+    from normscope.studies.executors.local import ProcessExecutor
+
+    monkeypatch.setattr("normscope.studies.pipeline.ProcessExecutor", ProcessExecutor)
+
+
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save a dot in place of each figure, which is made as ever: drawing it is most of the time."""
@@ -84,7 +102,7 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def cifar10_directory() -> Path:
-    """The folder of CIFAR-10 images that NORMSCOPE_CIFAR10 names; the test is skipped without one."""
+    """Return the folder of CIFAR-10 images in NORMSCOPE_CIFAR10; skip the test without one."""
     directory = os.environ.get("NORMSCOPE_CIFAR10")
     if not directory:
         pytest.skip("NORMSCOPE_CIFAR10 is not set: it names a folder with the CIFAR-10 images")

@@ -1,4 +1,4 @@
-"""What a user names as module:name, imported. Its module's code is run."""
+"""Imports by module:name, as users give them. The module's code is run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from normscope.errors import InputError, one_line
 
 
 def import_named(text: str, what: str) -> Any:
-    """Return what module:name stands for; the name may have points.
+    """Import module:name and return the object; the name may have points.
 
     Args:
         text: module:name, as the user wrote it.

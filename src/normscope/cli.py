@@ -1,4 +1,4 @@
-"""The command line. `normscope --help` teaches; whatever is slow to import waits until a command needs it."""
+"""The command line. Modules that are slow to import wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ which one this is.
 """
 
 COMMANDS = (
-    "compare", "inspect", "explain", "study", "claims", "check", "diff", "report", "export", "serve",
+    "compare", "inspect", "explain", "study", "claims",
+    "check", "diff", "report", "export", "serve",
 )  # fmt: skip
 """Each is a module of `commands` with its options, `<Command>Options`, and `run_<command>`, which
 returns the exit status.
 """
 
 RESUMED = ("compare", "inspect", "explain", "study")
-"""The commands that go on from where they were interrupted."""
+"""The commands that train, and resume where they were interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except KeyboardInterrupt:
-        kept = "; finished epochs are kept, the same command goes on from there"
+        kept = "; finished epochs are kept, and the same command resumes"
         resumed = arguments and arguments[0] in RESUMED
         print(f"normscope: interrupted{kept if resumed else ''}.", file=sys.stderr)
         status = 130
@@ -70,6 +71,8 @@ def _run(arguments: list[str]) -> int:
         command = arguments[0]
         kind = _with_whole_lines(_options(command))
         options = tyro.cli(kind, prog=f"normscope {command}", args=arguments[1:])
+        if command in RESUMED and "torch" not in sys.modules:
+            print("Loading PyTorch ...", flush=True)
         return getattr(_module(command), f"run_{command}")(options)
     subcommand_cli_from_dict(  # prints the help, or what is wrong, and ends
         {command: _options(command) for command in COMMANDS},

@@ -1,4 +1,4 @@
-"""The errors a user is meant to read. Any room may import this module; it imports nothing of ours."""
+"""Errors for users to read. Any module may import this one; it imports nothing of ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line itself: what it says without a command, on Ctrl-C, and what it imports for --help."""
+"""The command line itself: without a command, on Ctrl-C, and its imports for --help."""
 
 import itertools
 import subprocess
@@ -35,7 +35,8 @@ def test_the_help_of_a_command_imports_nothing_slow(command):
     script = (
         f"import sys\nfrom normscope.cli import main\ntry: main([{command!r}, '--help'])\n"
         "except SystemExit as end: code = end.code\n"
-        "slow = {'torch', 'numpy', 'sklearn', 'pyarrow', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "slow = {'torch', 'numpy', 'sklearn', 'pyarrow', 'matplotlib', 'scipy'}\n"
+        "slow &= set(sys.modules)\n"
         "sys.exit(f'{slow} imported' if slow else code)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -63,7 +64,13 @@ def test_ctrl_c_promises_to_go_on_only_where_that_is_so(command, resumed, monkey
     assert run(command, *([] if resumed else ["somewhere"])) == 130
     error = capsys.readouterr().err
     assert error.startswith("normscope: interrupted")
-    assert ("the same command goes on" in error) == resumed
+    assert ("the same command resumes" in error) == resumed
+
+
+def test_a_command_that_trains_says_at_once_that_pytorch_is_loading():
+    command = [sys.executable, "-m", "normscope.cli", "compare", "--data", "nothing"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "Loading PyTorch ...\n"), done.stderr
 
 
 def test_every_command_has_its_options_and_what_runs_it():

@@ -1,4 +1,4 @@
-"""Runs in a folder that are those asked for, or not: of an earlier version, of other threads, of another machine."""
+"""Runs in a folder that are those asked for, or of another version, machine or thread count."""
 
 import io
 import json
@@ -19,7 +19,8 @@ from normscope.studies import pipeline
 from normscope.studies.spec import Recipe
 
 TINY = {
-    "classes": ("3", "8"), "norms": ("batch",), "learning_rates": (0.1,), "seeds": 1, "epochs": 2, "jobs": 1,
+    "classes": ("3", "8"), "norms": ("batch",), "learning_rates": (0.1,), "seeds": 1, "epochs": 2,
+    "jobs": 1,
     "device": "cpu", "precision": "fp32", "fusion": "off", "capture_epochs": (),
     "recipe": Recipe(widths=(8, 8), blocks_per_stage=1),
 }  # fmt: skip
@@ -162,9 +163,12 @@ def test_ctrl_c_is_not_hidden_by_a_summary_that_cannot_be_written(tmp_path, monk
     monkeypatch.setattr(pipeline, "execute_all", damaged_and_interrupted)
     with pytest.raises(SystemExit) as end:
         main(
-            ["compare", "--classes", "3", "8", "--norms", "batch", "--learning-rates", "0.1", "--seeds", "1",
-             "--epochs", "2", "--jobs", "1", "--device", "cpu", "--precision", "fp32", "--fusion", "off",
-             "--capture-epochs", "--widths", "8", "8", "--blocks-per-stage", "1", "--out", str(tmp_path / "study")]
+            ["compare", "--classes", "3", "8", "--norms", "batch", "--learning-rates", "0.1",
+             "--seeds", "1",
+             "--epochs", "2", "--jobs", "1", "--device", "cpu", "--precision", "fp32", "--fusion",
+             "off",
+             "--capture-epochs", "--widths", "8", "8", "--blocks-per-stage", "1", "--out",
+             str(tmp_path / "study")]
         )  # fmt: skip
     assert end.value.code == 130
     error = capsys.readouterr().err

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from normscope.data.dataset import Splits, channel_statistics, check, fingerprint, select_classes
+from normscope.data.layouts import digits as layout
 from normscope.data.sources import load
 from normscope.errors import InputError
 
@@ -112,6 +113,19 @@ def test_digits_are_split_in_the_same_stratified_way_every_time():
     assert digits.fingerprint == load("digits").fingerprint
     assert digits.classes == tuple("0123456789")
     assert digits.recipe.epochs == 20
+
+
+def test_digits_are_those_of_scikit_learn_with_its_file_or_without(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    monkeypatch.setattr(layout, "find_spec", lambda name: None)
+    through_sklearn = layout.read()
+    monkeypatch.undo()
+    digits = layout.read()
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        assert np.array_equal(getattr(digits, name), getattr(through_sklearn, name)), name
+    labels = np.r_[digits.train_labels, digits.test_labels]
+    assert sorted(labels) == sorted(load_digits().target)
 
 
 def test_the_constants_are_those_of_the_subset():

@@ -1,4 +1,4 @@
-"""The layers that are fused are told apart by size: here the small ones of the tests are fused as well."""
+"""Only layers of a certain size are fused: here the small ones of the tests are, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers the fused functions take over, what hooks see of them, and what happens without a compiler."""
+"""Layers that the fused functions take over, what hooks see of them, and no compiler."""
 
 from __future__ import annotations
 
@@ -229,7 +229,8 @@ def fresh(monkeypatch, tmp_path):
 def test_a_compiler_that_fails_is_told_in_one_line(fresh, monkeypatch):
     broken = fresh / "c++"
     broken.write_text(
-        "#!/bin/sh\necho first >&2\necho 'kernels.cpp:1: error: no' >&2\necho more error >&2\nexit 1\n"
+        "#!/bin/sh\necho first >&2\necho 'kernels.cpp:1: error: no' >&2\n"
+        "echo more error >&2\nexit 1\n"
     )
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))

@@ -141,7 +141,8 @@ def test_outputs_and_gradients_are_those_of_float64(shape, dtype, relu, add):
 def test_odd_shapes_agree_with_float64(shape, dtype, relu, add, affine, eps, seed):
     rows = shape[0] * shape[2] * shape[3]
     if rows < 4:
-        return  # two values are +1 and -1 after normalization: nothing but rounding is left of their gradient
+        # two values are +1 and -1 after normalization: of their gradient only rounding is left
+        return
     norm = batch_norm(shape[1], seed, affine=affine, eps=eps)
     x, residual = images(shape, dtype, seed), images(shape, dtype, seed + 1) if add else None
     check_against_reference(norm, relu, x, residual, images(shape, dtype, seed + 2), condition=8.0)
@@ -204,7 +205,8 @@ def test_three_steps_agree_with_the_modules(dtype, add, options):
         for actual, expected in pairs:
             if dtype is torch.float32:
                 torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5)
-            else:  # the modules round twice where a residual is added, and a few signs near zero come out otherwise
+            else:
+                # the modules round twice where a residual is added: a few signs near zero differ
                 assert (actual.float() - expected.float()).norm() <= (
                     0.1 if add else 0.01
                 ) * expected.float().norm()

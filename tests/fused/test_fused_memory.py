@@ -13,7 +13,8 @@ import resource, torch
 from normscope.fused.memory import keep_freed_memory
 assert {keep} is False or keep_freed_memory()
 def step():
-    kept = [torch.ones(10 << 20) for _ in range(2)]  # 40 MB each: more than glibc ever keeps by itself
+    # 40 MB each: more than glibc ever keeps by itself
+    kept = [torch.ones(10 << 20) for _ in range(2)]
 for _ in range(10):  # the first ones grow the heap
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

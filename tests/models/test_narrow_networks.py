@@ -1,4 +1,4 @@
-"""Gradients of networks with few channels, for which oneDNN has a kernel that writes past its memory.
+"""Gradients of networks with few channels, for which a oneDNN kernel writes past its memory.
 
 See `Projection` in normscope/models/residual_blocks.py.
 """

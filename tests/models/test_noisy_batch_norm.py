@@ -1,4 +1,4 @@
-"""Noise behind batch normalization: its law, where its numbers come from, and what it leaves alone."""
+"""Noise behind batch normalization: its distribution, its seed, and what it leaves alone."""
 
 import copy
 

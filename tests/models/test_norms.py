@@ -34,12 +34,12 @@ def returns_a_class(channels):
 
 @pytest.fixture(autouse=True)
 def user_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "user_norms_of_the_test.py").write_text(USER_MODULE)
-    (tmp_path / "broken_norms_of_the_test.py").write_text("raise RuntimeError('broken\\nmodule')")
-    (tmp_path / "needy_norms_of_the_test.py").write_text("import no_such_module_anywhere")
+    (tmp_path / "user_test_norms.py").write_text(USER_MODULE)
+    (tmp_path / "broken_test_norms.py").write_text("raise RuntimeError('broken\\nmodule')")
+    (tmp_path / "needy_test_norms.py").write_text("import no_such_module")
     monkeypatch.syspath_prepend(tmp_path)
     yield
-    sys.modules.pop("user_norms_of_the_test", None)
+    sys.modules.pop("user_test_norms", None)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def user_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("layer", nn.GroupNorm(1, 16)),
         ("instance", nn.InstanceNorm2d(16, affine=True)),
         ("noisy-batch", NoisyBatchNorm2d(16)),
-        ("user_norms_of_the_test:good", nn.GroupNorm(4, 16)),
-        ("user_norms_of_the_test:Holder.norm", nn.BatchNorm2d(16)),
+        ("user_test_norms:good", nn.GroupNorm(4, 16)),
+        ("user_test_norms:Holder.norm", nn.BatchNorm2d(16)),
         ("torch.nn:LocalResponseNorm", nn.LocalResponseNorm(16)),
     ],
 )
@@ -72,48 +72,51 @@ def test_a_factory_stands_for_itself():
     [
         (
             "bach",
-            "Unknown normalization 'bach'. Did you mean 'batch'? Known: batch, none, group, layer, instance, "
-            "noisy-batch. Or your own as module:callable.",
+            "Unknown normalization 'bach'. Did you mean 'batch'? Known: batch, none, group, "
+            "layer, instance, noisy-batch. Or your own as module:callable.",
         ),
         (":good", "Normalization ':good' is not of the form module:callable."),
         (
-            "user_norms_of_the_test:",
-            "Normalization 'user_norms_of_the_test:' is not of the form module:callable.",
+            "user_test_norms:",
+            "Normalization 'user_test_norms:' is not of the form module:callable.",
         ),
         (
-            "no_such_module_anywhere:make",
-            "Normalization 'no_such_module_anywhere:make': importing 'no_such_module_anywhere' failed: "
-            "ModuleNotFoundError: No module named 'no_such_module_anywhere'.",
+            "no_such_module:make",
+            "Normalization 'no_such_module:make': importing 'no_such_module' failed: "
+            "ModuleNotFoundError: No module named 'no_such_module'.",
         ),
         (
-            "needy_norms_of_the_test:make",
-            "Normalization 'needy_norms_of_the_test:make': importing 'needy_norms_of_the_test' failed: "
-            "ModuleNotFoundError: No module named 'no_such_module_anywhere'.",
+            "needy_test_norms:make",
+            "Normalization 'needy_test_norms:make': importing 'needy_test_norms' failed: "
+            "ModuleNotFoundError: No module named 'no_such_module'.",
         ),
         (
-            "broken_norms_of_the_test:make",
-            "Normalization 'broken_norms_of_the_test:make': importing 'broken_norms_of_the_test' failed: "
+            "broken_test_norms:make",
+            "Normalization 'broken_test_norms:make': importing 'broken_test_norms' failed: "
             "RuntimeError: broken.",
         ),
         (
-            "user_norms_of_the_test:gone",
-            "Normalization 'user_norms_of_the_test:gone': module 'user_norms_of_the_test' has no attribute 'gone'.",
+            "user_test_norms:gone",
+            "Normalization 'user_test_norms:gone': module 'user_test_norms' has no "
+            "attribute 'gone'.",
         ),
         (
-            "user_norms_of_the_test:number",
-            "Normalization 'user_norms_of_the_test:number' is of type int; expected a callable.",
+            "user_test_norms:number",
+            "Normalization 'user_test_norms:number' is of type int; expected a callable.",
         ),
         (
-            "user_norms_of_the_test:fails",
-            "Normalization 'user_norms_of_the_test:fails' failed for 16 channels: ValueError: two.",
+            "user_test_norms:fails",
+            "Normalization 'user_test_norms:fails' failed for 16 channels: ValueError: two.",
         ),
         (
-            "user_norms_of_the_test:returns_none",
-            "Normalization 'user_norms_of_the_test:returns_none' returned a NoneType; expected an nn.Module.",
+            "user_test_norms:returns_none",
+            "Normalization 'user_test_norms:returns_none' returned a NoneType; "
+            "expected an nn.Module.",
         ),
         (
-            "user_norms_of_the_test:returns_a_class",
-            "Normalization 'user_norms_of_the_test:returns_a_class' returned a type; expected an nn.Module.",
+            "user_test_norms:returns_a_class",
+            "Normalization 'user_test_norms:returns_a_class' returned a type; "
+            "expected an nn.Module.",
         ),
     ],
 )

@@ -47,10 +47,10 @@ def zero_gamma(channels):
 
 @pytest.fixture
 def user_norms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "registry_norms_of_the_test.py").write_text(USER_MODULE)
+    (tmp_path / "registry_test_norms.py").write_text(USER_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    yield "registry_norms_of_the_test"
-    sys.modules.pop("registry_norms_of_the_test", None)
+    yield "registry_test_norms"
+    sys.modules.pop("registry_test_norms", None)
 
 
 @pytest.mark.parametrize(("name", "norm", "block"), ARMS)

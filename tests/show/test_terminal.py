@@ -68,7 +68,9 @@ def test_percentages():
 
 def test_progress_shows_loss_and_accuracy_and_the_end_of_each_run():
     def use(console):
-        with StudyProgress(console, {"a": "batch  lr 0.1", "b": "[red]none"}, epochs=4) as progress:
+        with StudyProgress(
+            console, {"a": "batch  lr 0.1", "b": "[red]none"}, epochs={"a": 4, "b": 4}
+        ) as progress:
             progress.report(Message("a", 2.0, 0.5, 0.75, 1234.0))
             progress.report(Message("b", 0.5))
             progress.ended("a", "test 80.0%")

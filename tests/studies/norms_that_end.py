@@ -31,11 +31,6 @@ class _DiesOnce(_Watched):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Dies(_Watched):
-    def at_step(self, step):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 class _Crashes(_Watched):
     def at_step(self, step):
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -49,11 +44,6 @@ class _CrashesOnce(_Watched):
         if step == STEPS_PER_EPOCH + 2 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGABRT)
-
-
-class _Exits(_Watched):
-    def at_step(self, step):
-        os._exit(3)
 
 
 class _Leaves(_Watched):
@@ -76,5 +66,14 @@ class _WaitsOnce(_Watched):
             time.sleep(600)
 
 
-dies_once, dies, raises, waits_once = _DiesOnce, _Dies, _Raises, _WaitsOnce
-crashes, crashes_once, exits, leaves = _Crashes, _CrashesOnce, _Exits, _Leaves
+def dies(channels):
+    """Ends its process before a step is made, and before torch has loaded all that steps take."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exits(channels):
+    os._exit(3)
+
+
+dies_once, raises, waits_once = _DiesOnce, _Raises, _WaitsOnce
+crashes, crashes_once, leaves = _Crashes, _CrashesOnce, _Leaves

@@ -1,4 +1,4 @@
-"""A run that takes a moment, on the real digits: three classes and a narrow network; and how two runs are compared."""
+"""A run of a moment, three digits and a narrow network, and the comparison of two runs."""
 
 import torch
 
@@ -8,7 +8,8 @@ from normscope.studies.options import GridOptions
 from normscope.studies.spec import Recipe
 
 OPTIONS = GridOptions(
-    classes=("3", "8", "9"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu",
+    classes=("3", "8", "9"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=3,
+    device="cpu",
     precision="fp32", recipe=Recipe(widths=(4, 8, 8), blocks_per_stage=1),
 )  # fmt: skip
 

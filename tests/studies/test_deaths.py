@@ -8,15 +8,16 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 from run_cases import OPTIONS, assert_same_bits, ignore
 
+from normscope.commands.compare import CompareOptions, compare
 from normscope.records.run import load_run
-from normscope.studies.execution import execute_all
 from normscope.studies.executors import local
-from normscope.studies.executors.local import ProcessExecutor, SerialExecutor
+from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.executors.losses import how_it_ended
 from normscope.studies.grid import lay_out
-from normscope.studies.runner import RunResult, RunTask
+from normscope.studies.runner import RunResult, RunTask, execute
 
 CRASHED = "crashed with {}: a fault of a native library, and no matter of memory"
 
@@ -31,17 +32,6 @@ def tasks_of(spec, directory, *norms):
     specs = {norm: dataclasses.replace(spec, norm=f"norms_that_end:{norm}") for norm in norms}
     specs["good"] = spec
     return [RunTask(each, directory / name) for name, each in specs.items()]
-
-
-def run_all(tasks, jobs=2):
-    ended = {}
-    execute_all(
-        tasks,
-        ProcessExecutor(jobs),
-        ignore,
-        lambda task, result: ended.update({task.directory.name: result}),
-    )
-    return ended
 
 
 @pytest.mark.parametrize(
@@ -62,44 +52,41 @@ def test_who_is_killed_is_told_how_to_go_on():
     assert "signal 64" in how_it_ended(-64) or "SIGRTMAX" in how_it_ended(-64)
 
 
-def test_runs_that_end_their_process_fail_and_say_how_and_the_others_finish(
+def test_runs_that_end_their_process_twice_fail_and_say_how_and_the_others_finish(
     spec, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(local, "MOST_DEATHS", 1)
-    ended = run_all(tasks_of(spec, tmp_path, "crashes", "dies", "exits", "leaves"))
-    assert ended["good"] == RunResult("finished")
-    assert CRASHED.format("SIGSEGV, Segmentation fault") in ended["crashes"].error
-    assert "killed with SIGKILL" in ended["dies"].error
-    assert "exit status 3" in ended["exits"].error
-    assert ended["leaves"] == RunResult("failed", "SystemExit: the norm had enough")
-    for name in ("crashes", "dies", "exits", "leaves"):
-        failed = load_run(tmp_path / name)
-        assert (failed.status, failed.meta["error"]) == ("failed", ended[name].error)
-
-
-def test_one_crash_is_survived_and_a_second_at_the_same_place_is_a_failure(
-    spec, tmp_path, monkeypatch
-):
+    """One worker, so that all of them pass through it: the command outlives each."""
     monkeypatch.setenv("NORMSCOPE_TEST_MARKERS", str(tmp_path))
-    ended = run_all(tasks_of(spec, tmp_path / "runs", "crashes_once", "crashes"))
+    runs = tmp_path / "runs"
+    tasks = tasks_of(spec, runs, "crashes_once", "crashes", "dies", "exits", "leaves")
+    ended = {task.directory.name: result for task, result in ProcessExecutor(1).run(tasks, ignore)}
     assert (tmp_path / "crashed").exists(), "nobody crashed"
     assert ended["crashes_once"] == RunResult(
         "finished", note="1 worker died on the way, others went on"
     )
-    assert ended["crashes"].error == (
-        f"its process {CRASHED.format('SIGSEGV, Segmentation fault')} (2 times at the same place)"
-    )
+    crash = CRASHED.format("SIGSEGV, Segmentation fault")
+    assert ended["crashes"].error == f"its process {crash} (2 times at the same place)"
+    assert "killed with SIGKILL" in ended["dies"].error
+    assert "exit status 3" in ended["exits"].error
+    assert ended["leaves"] == RunResult("failed", "SystemExit: the norm had enough")
     assert ended["good"] == RunResult("finished")
-    once = tasks_of(spec, tmp_path / "here", "crashes_once")[:1]
-    assert [result.status for _, result in SerialExecutor().run(once, ignore)] == ["finished"]
-    assert_same_bits(tmp_path / "runs" / "crashes_once", tmp_path / "here" / "crashes_once")
+    for name in ("crashes", "dies", "exits", "leaves"):
+        failed = load_run(runs / name)
+        assert (failed.status, failed.meta["error"]) == ("failed", ended[name].error)
+    (once, *_) = tasks_of(spec, tmp_path / "here", "crashes_once")
+    assert execute(once, ignore) == RunResult("finished")
+    assert_same_bits(runs / "crashes_once", tmp_path / "here" / "crashes_once")
 
 
-def test_sys_exit_in_a_norm_does_not_end_the_command(spec, tmp_path):
-    (leaving, _) = tasks_of(spec, tmp_path, "leaves")
-    assert list(SerialExecutor().run([leaving], ignore)) == [
-        (leaving, RunResult("failed", "SystemExit: the norm had enough"))
-    ]
+def test_a_command_with_one_job_survives_a_crash_and_records_it(
+    tmp_path, worker_processes, monkeypatch, blank_figures
+):
+    monkeypatch.setattr(local, "MOST_DEATHS", 1)
+    options = dataclasses.replace(OPTIONS, norms=("norms_that_end:crashes", "batch"), jobs=1)
+    asked = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
+    result = compare(CompareOptions(**asked | {"out": tmp_path}), console=Console(quiet=True))
+    assert [run.status for run in result.runs] == ["failed", "finished"]
+    assert "crashed with SIGSEGV" in result.runs[0].meta["error"]
 
 
 COMMAND = """
@@ -109,11 +96,13 @@ from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.runner import RunTask
 from normscope.studies.spec import RunSpec
 spec = RunSpec.from_json(Path(sys.argv[1]).read_text())
-tasks = [RunTask(spec, Path(sys.argv[2]) / name) for name in ("one", "two")]
-for _ in ProcessExecutor(2).run(tasks, lambda message: None):
+
+def end(message):
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     print(children, flush=True)
     os.kill(os.getpid(), 9)
+
+list(ProcessExecutor(1).run([RunTask(spec, Path(sys.argv[2]))], end))
 """
 
 
@@ -124,7 +113,7 @@ def test_a_command_that_is_killed_leaves_no_worker_behind(spec, tmp_path):
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == -signal.SIGKILL, told.stderr
     workers = told.stdout.split()
-    assert len(workers) >= 2
+    assert workers
     deadline = time.monotonic() + 30
     while left := [pid for pid in workers if os.path.exists(f"/proc/{pid}")]:  # noqa: PTH110
         assert time.monotonic() < deadline, f"{left} are still there"

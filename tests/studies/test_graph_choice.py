@@ -10,14 +10,15 @@ from normscope.commands.study import StudyOptions
 from normscope.errors import InputError, NormscopeError
 from normscope.records.run import load_run
 from normscope.studies import grid, runner
-from normscope.studies.grid import check_graph, graph_obstacle, lay_out
+from normscope.studies.grid import check_graph, graph_unavailable_reason, lay_out
 from normscope.studies.options import GridOptions
 from normscope.studies.runner import RunResult, RunTask, execute
 from normscope.studies.spec import Recipe
 from normscope.training.loop import Outcome
 
 OPTIONS = GridOptions(
-    classes=("3", "8"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=1, device="cpu", precision="fp32",
+    classes=("3", "8"), norms=("batch",), learning_rates=(0.1,), seeds=1, epochs=1, device="cpu",
+    precision="fp32",
     fusion="off", capture_epochs=(), recipe=Recipe(widths=(4, 8, 8), blocks_per_stage=1),
 )  # fmt: skip
 HERE = "it is made for cuda, not for cpu"
@@ -44,12 +45,12 @@ def test_a_graph_that_cannot_be_had_is_refused_in_one_line(capsys):
         ("auto", "cpu", "batch", False, HERE),
         ("auto", "mps", "batch", False, "not for mps"),
         ("auto", "cuda", "batch", True, "watched"),
-        ("auto", "cuda", "my:norm", False, "what Python does in my:norm"),
+        ("auto", "cuda", "my:norm", False, "Python code in my:norm"),
         ("on", "cuda", "my:norm", False, None),
     ],
 )
 def test_what_stands_against_a_graph(choice, device, norm, watch, reason):
-    found = graph_obstacle(choice, device, norm, watch)
+    found = graph_unavailable_reason(choice, device, norm, watch)
     assert found is None if reason is None else reason in found
 
 
@@ -93,8 +94,8 @@ def on_cuda(monkeypatch, tmp_path, outcome, **task):
     monkeypatch.setattr(runner, "train", train)
     monkeypatch.setattr(
         runner,
-        "graph_obstacle",
-        lambda choice, _, *rest: grid.graph_obstacle(choice, "cuda", *rest),
+        "graph_unavailable_reason",
+        lambda choice, _, *rest: grid.graph_unavailable_reason(choice, "cuda", *rest),
     )
     return execute(RunTask(spec, tmp_path, **task), lambda _: None), told
 

@@ -1,4 +1,4 @@
-"""Runs on a real Ray: two nodes on this machine, with a CPU each. Runs are those of run_cases, a moment each."""
+"""Runs of run_cases on a real Ray: two nodes on this machine, with a CPU each."""
 
 import contextlib
 import dataclasses
@@ -19,11 +19,11 @@ from normscope.records.store import reader
 from normscope.studies.directory import RunDirectory
 from normscope.studies.execution import execute_all
 from normscope.studies.executors import ray as ray_executor
-from normscope.studies.executors.local import SerialExecutor
 from normscope.studies.executors.ray import RayExecutor
 from normscope.studies.grid import lay_out
 from normscope.studies.run_recording import is_recorded
 from normscope.studies.runner import RunResult, RunTask
+from training_here import TrainsHere
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
 
@@ -79,7 +79,7 @@ def spec(cluster):
 def trained_here(spec, tmp_path_factory):
     """Three runs as this process trains them."""
     place = tmp_path_factory.mktemp("here")
-    list(SerialExecutor().run(tasks_of(spec, place), ignore))
+    list(TrainsHere().run(tasks_of(spec, place), ignore))
     return place
 
 
@@ -102,10 +102,10 @@ def run_all(executor, tasks):
 
 def unseen(monkeypatch):
     """Have every worker look for a token that is not there, as where the folder is not shared."""
-    original = ray_executor.Order
+    original = ray_executor.RunRequest
     monkeypatch.setattr(
         ray_executor,
-        "Order",
+        "RunRequest",
         lambda task, token, *rest: original(task, token.with_name("not here"), *rest),
     )
 
@@ -174,7 +174,7 @@ def test_a_killed_worker_is_replaced_by_one_that_goes_on(
         RayExecutor(cluster, seconds_between_copies=0), [RunTask(dying, tmp_path / "ray" / "run")]
     )
     assert (markers / "died").exists(), "nobody was killed"
-    list(SerialExecutor().run([RunTask(dying, tmp_path / "here" / "run")], ignore))
+    list(TrainsHere().run([RunTask(dying, tmp_path / "here" / "run")], ignore))
     assert ended == {"run": RunResult("finished", note="1 worker died on the way, others went on")}
     assert_same_bits(tmp_path / "ray" / "run", tmp_path / "here" / "run")
     assert capfd.readouterr() == ("", "")
@@ -213,8 +213,10 @@ def test_a_run_that_was_begun_here_is_finished_elsewhere(
         "def killing(self, epoch, state):\n"
         "    original(self, epoch, state)\n"
         "    if epoch == 2:\n"
-        "        self.connection.execute('PRAGMA cache_spill = 1'); self.connection.execute('PRAGMA cache_size = 1')\n"
-        "        self.connection.execute('INSERT INTO meta VALUES (\"filler\", zeroblob(100000))')\n"
+        "        self.connection.execute('PRAGMA cache_spill = 1')\n"
+        "        self.connection.execute('PRAGMA cache_size = 1')\n"
+        "        filler = 'INSERT INTO meta VALUES (\"filler\", zeroblob(100000))'\n"
+        "        self.connection.execute(filler)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "runner.Store.set_resume_state = killing\n"
         "spec = RunSpec.from_json(Path(sys.argv[1]).read_text())\n"
@@ -239,8 +241,10 @@ def test_a_run_that_another_process_trains_is_left_to_it(cluster, spec, tmp_path
     unseen(monkeypatch)
     (task,) = tasks_of(spec, tmp_path, seeds=1)
     script = (
-        "import sys; from pathlib import Path; from normscope.studies.directory import RunDirectory\n"
-        "with RunDirectory(Path(sys.argv[1])).locked(): print('locked', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path\n"
+        "from normscope.studies.directory import RunDirectory\n"
+        "with RunDirectory(Path(sys.argv[1])).locked():\n"
+        "    print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, task.directory],
@@ -262,7 +266,7 @@ def test_what_cannot_be_stored_here_stops_the_study_and_its_workers(
     def full(*_):
         raise StorageError("Cannot write record.sqlite: database or disk is full.")
 
-    monkeypatch.setattr(ray_executor, "keep_files", full)
+    monkeypatch.setattr(ray_executor, "write_files", full)
     with pytest.raises(StorageError, match="disk is full"):
         run_all(RayExecutor(cluster, seconds_between_copies=0), tasks_of(spec, tmp_path))
     nothing_is_left(tmp_path)
@@ -331,7 +335,7 @@ def trained_waiting(spec, markers, monkeypatch, tmp_path):
     """The run that waits once, as this process trains it when somebody has waited."""
     monkeypatch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
     (markers / "waits").touch()
-    list(SerialExecutor().run([RunTask(with_norm(spec, "waits_once"), tmp_path / "here")], ignore))
+    list(TrainsHere().run([RunTask(with_norm(spec, "waits_once"), tmp_path / "here")], ignore))
     return tmp_path / "here"
 
 

@@ -1,4 +1,4 @@
-"""What travels to a worker that does not see the study's folder, and where it trains. Nothing here needs Ray."""
+"""Runs of a worker that does not see the study's folder. Nothing here needs Ray."""
 
 import os
 import sqlite3
@@ -13,8 +13,8 @@ from normscope.errors import StorageError
 from normscope.records.run import load_run
 from normscope.studies.directory import RunDirectory
 from normscope.studies.executors import ray_worker, run_files
-from normscope.studies.executors.ray_worker import NotShared, Order, perform
-from normscope.studies.executors.run_files import files_of, keep_files
+from normscope.studies.executors.ray_worker import FolderNotShared, RunRequest, perform
+from normscope.studies.executors.run_files import read_files, write_files
 from normscope.studies.grid import lay_out
 from normscope.studies.runner import RunResult, RunTask, execute, record_failure
 
@@ -26,7 +26,7 @@ def spec():
 
 def test_a_worker_that_does_not_see_the_token_does_nothing(spec, tmp_path):
     task = RunTask(spec, tmp_path / "runs" / "run")
-    assert list(perform(Order(task, tmp_path / "token"))) == [NotShared()]
+    assert list(perform(RunRequest(task, tmp_path / "token"))) == [FolderNotShared()]
     assert not task.directory.exists()
 
 
@@ -37,7 +37,7 @@ def test_an_error_outside_of_the_run_reaches_whoever_listens(spec, tmp_path, mon
     monkeypatch.setattr(ray_worker, "execute", broken)
     (tmp_path / "token").touch()
     with pytest.raises(MemoryError, match="none left"):
-        list(perform(Order(RunTask(spec, tmp_path / "run"), tmp_path / "token")))
+        list(perform(RunRequest(RunTask(spec, tmp_path / "run"), tmp_path / "token")))
 
 
 def test_a_worker_waits_for_a_lock_that_is_about_to_be_let_go(spec, tmp_path, monkeypatch):
@@ -45,8 +45,8 @@ def test_a_worker_waits_for_a_lock_that_is_about_to_be_let_go(spec, tmp_path, mo
     results = iter([RunResult("busy"), RunResult("busy"), RunResult("finished")])
     monkeypatch.setattr(ray_worker, "execute", lambda *_: next(results))
     monkeypatch.setattr(ray_worker, "SECONDS_BETWEEN_TRIES", 0.001)
-    order = Order(RunTask(spec, tmp_path / "run"), tmp_path / "token", patience=10.0)
-    assert list(perform(order)) == [RunResult("finished")]
+    request = RunRequest(RunTask(spec, tmp_path / "run"), tmp_path / "token", patience=10.0)
+    assert list(perform(request)) == [RunResult("finished")]
 
 
 def test_a_full_disk_of_a_worker_is_not_the_studys(spec, tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_a_full_disk_of_a_worker_is_not_the_studys(spec, tmp_path, monkeypatch):
         "failed", "Cannot write record.sqlite: database or disk is full.", storage_failed=True
     )
     monkeypatch.setattr(ray_worker, "execute", lambda *_: full)
-    *_, result = perform(Order(RunTask(spec, tmp_path / "run"), tmp_path / "token", files={}))
+    *_, result = perform(RunRequest(RunTask(spec, tmp_path / "run"), tmp_path / "token", files={}))
     assert (result.status, result.error, result.storage_failed) == ("failed", full.error, False)
 
 
@@ -68,7 +68,7 @@ def test_the_journal_of_a_killed_writer_is_not_rolled_back_into_what_comes(tmp_p
     (tmp_path / "here" / "record.sqlite-journal").write_bytes(
         b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(504)
     )
-    keep_files(files_of(tmp_path / "there"), tmp_path / "here")
+    write_files(read_files(tmp_path / "there"), tmp_path / "here")
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["record.sqlite"]
     with sqlite3.connect(tmp_path / "here" / "record.sqlite") as connection:
         assert connection.execute("SELECT v FROM t").fetchall() == [("new",)]
@@ -78,7 +78,7 @@ def test_the_journal_of_a_killed_writer_is_not_rolled_back_into_what_comes(tmp_p
 def test_what_came_back_and_cannot_be_kept_is_a_storage_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="Cannot write to"):
-        keep_files({"spec.json": b"{}"}, tmp_path / "file" / "run")
+        write_files({"spec.json": b"{}"}, tmp_path / "file" / "run")
 
 
 def test_the_record_is_written_last(tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_the_record_is_written_last(tmp_path, monkeypatch):
     monkeypatch.setattr(
         run_files, "written_aside", lambda path: written.append(path.name) or original(path)
     )
-    keep_files(
+    write_files(
         {"record.sqlite": b"r", "weights.pt": b"w", "spec.json": b"s", "../evil": b"e"},
         tmp_path / "run",
     )
@@ -102,7 +102,10 @@ def test_folders_of_killed_workers_are_removed_and_others_are_left(tmp_path, mon
             pass
     for name in ("old", "used"):
         os.utime(tmp_path / f"normscope-ray-{name}", (time.time() - 100,) * 2)
-    with RunDirectory(tmp_path / "normscope-ray-used").locked(), ray_worker._own_folder() as folder:
+    with (
+        RunDirectory(tmp_path / "normscope-ray-used").locked(),
+        ray_worker._temporary_folder() as folder,
+    ):
         assert folder.is_dir()
         assert {path.name for path in tmp_path.iterdir()} == {
             "normscope-ray-used", "normscope-ray-young", folder.name,

@@ -1,4 +1,4 @@
-"""Runs from their specs: on the real digits, three classes and a narrow network, so that an epoch takes a moment."""
+"""Runs from their specs, on three digits and a narrow network: an epoch takes a moment."""
 
 import dataclasses
 import json
@@ -18,9 +18,10 @@ from normscope.records.run import EPOCH_COLUMNS, load_run, status_of
 from normscope.studies import runner
 from normscope.studies.directory import RunDirectory
 from normscope.studies.execution import execute_all
-from normscope.studies.executors.local import ProcessExecutor, SerialExecutor
+from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import lay_out
 from normscope.studies.runner import RunResult, RunTask, execute
+from training_here import TrainsHere
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,8 @@ def test_a_finished_run_is_not_trained_again(finished, spec, monkeypatch):
 def test_a_locked_run_is_busy(spec, tmp_path):
     with RunDirectory(tmp_path).locked() as ours:
         assert ours
-        script = "import sys; from pathlib import Path; from normscope.studies.directory import RunDirectory\n"
+        script = "import sys; from pathlib import Path\n"
+        script += "from normscope.studies.directory import RunDirectory\n"
         script += "with RunDirectory(Path(sys.argv[1])).locked() as ours: print(ours)"
         told = subprocess.run(
             [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
@@ -257,9 +259,7 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_finished(
     tasks = [RunTask(spec, finished), RunTask(spec, tmp_path / "a"), RunTask(spec, tmp_path / "b")]
     ended = []
     with pytest.raises(StorageError, match="disk is full"):
-        execute_all(
-            tasks, SerialExecutor(), ignore, lambda task, result: ended.append(result.status)
-        )
+        execute_all(tasks, TrainsHere(), ignore, lambda task, result: ended.append(result.status))
     assert ended == ["finished"]
     assert not (tmp_path / "b").exists()
     assert load_run(finished).status == "finished"

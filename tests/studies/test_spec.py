@@ -16,8 +16,10 @@ from normscope.studies.spec import Recipe, RunSpec, default_capture_epochs
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 FIELDS = {
-    "data": "digits", "data_fingerprint": "f00d", "classes": ("0", "1"), "norm": "batch", "learning_rate": 0.1,
-    "seed": 0, "epochs": 3, "capture_epochs": (1, 3), "crop_padding": 1, "horizontal_flip": False, "device": "cpu",
+    "data": "digits", "data_fingerprint": "f00d", "classes": ("0", "1"), "norm": "batch",
+    "learning_rate": 0.1,
+    "seed": 0, "epochs": 3, "capture_epochs": (1, 3), "crop_padding": 1, "horizontal_flip": False,
+    "device": "cpu",
     "precision": "fp32", "fusion": False,
 }  # fmt: skip
 
@@ -185,7 +187,8 @@ def test_a_folder_name_is_always_a_plain_file_name(norm):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "nonsense", json.dumps(dataclasses.asdict(RunSpec(**FIELDS)) | {"optimizer": "adam"}),
+    ["", "[]", "{}", "nonsense",
+     json.dumps(dataclasses.asdict(RunSpec(**FIELDS)) | {"optimizer": "adam"}),
      json.dumps(dataclasses.asdict(RunSpec(**FIELDS)) | {"epochs": "3"})],
 )  # fmt: skip
 def test_a_spec_that_is_none_is_refused(text):

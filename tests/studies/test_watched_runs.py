@@ -1,4 +1,4 @@
-"""Runs that are watched: the same bits, and one recording whatever happens to the process on the way."""
+"""Watched runs: the same bits, and one whole recording even if the process is killed."""
 
 import dataclasses
 import io
@@ -20,8 +20,10 @@ from normscope.studies.runner import RunTask, execute
 from normscope.studies.spec import Recipe
 
 OPTIONS = CompareOptions(
-    classes=("3", "8"), norms=("batch", "none", "group"), learning_rates=(0.1,), seeds=1, epochs=3, device="cpu",
-    precision="fp32", fusion="off", recipe=Recipe(widths=(8, 8, 8), blocks_per_stage=1, batch_size=64),
+    classes=("3", "8"), norms=("batch", "none", "group"), learning_rates=(0.1,), seeds=1, epochs=3,
+    device="cpu",
+    precision="fp32", fusion="off", recipe=Recipe(widths=(8, 8, 8), blocks_per_stage=1,
+                                                  batch_size=64),
 )  # fmt: skip
 STEPS = 5  # of an epoch: 287 images
 

@@ -1,6 +1,7 @@
-"""A CUDA graph's stand-in on the CPU: what is captured is a list of operators on tensors, done again without Python.
+"""A CUDA graph's stand-in on the CPU: a list of operators on tensors, done again without Python.
 
-As in a graph, numbers that Python computed are frozen, tensors are what their memory holds, and a value cannot be
+As in a graph, numbers that Python computed are frozen, tensors are what their memory holds, and a
+value cannot be
 brought to the host.
 """
 

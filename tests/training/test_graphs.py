@@ -1,4 +1,4 @@
-"""Replayed steps have the bits of steps from Python. On the CPU a list of operators stands in for the graph."""
+"""Replayed steps have the bits of steps from Python; on the CPU recorded operators are replayed."""
 
 import dataclasses
 import warnings
@@ -140,7 +140,7 @@ def test_a_run_that_is_too_short_says_so(monkeypatch):
 
 def test_batches_of_another_size_are_never_replayed():
     sizes = []
-    repeated = graphs.Repeated(sizes.append, 4, None)
+    repeated = graphs.GraphReplay(sizes.append, 4, None)
     for _ in range(10):
         repeated(3)
     assert sizes == [3] * 10

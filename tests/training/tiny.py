@@ -1,10 +1,11 @@
 """The smallest training that has everything: uneven batches, batch normalization, a schedule."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
 from normscope.training.loop import Callback
-from normscope.training.plan import Plan
 
 
 class TinyBatches:
@@ -59,10 +60,19 @@ def tiny_network(seed=0):
         )
 
 
-PLAN = Plan(
-    epochs=4, seed=3, learning_rate=0.1, schedule="cosine", momentum=0.9, weight_decay=1e-4, device="cpu",
-    precision="fp32",
-)  # fmt: skip
+@dataclass(frozen=True)
+class Settings:
+    epochs: int = 4
+    seed: int = 3
+    learning_rate: float = 0.1
+    schedule: str = "cosine"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    device: str = "cpu"
+    precision: str = "fp32"
+
+
+PLAN = Settings()
 
 
 class Keep(Callback):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
-    """What pyproject.toml may hold, too."""
+    """Settings that pyproject.toml may hold, too."""
 
     data: str | None = None
     """Batches: a data set (digits, cifar10, images) in training batches, as `normscope compare`
@@ -125,7 +125,7 @@ def _write(report: CheckReport, options: CheckOptions) -> None:
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
-    """Return [tool.normscope.check] of the nearest pyproject.toml above a directory; {} without one.
+    """Return [tool.normscope.check] of the nearest pyproject.toml; {} without one.
 
     Raises:
         InputError: if it is no TOML, or holds a setting that is not known or of another type.
@@ -171,7 +171,8 @@ def _report(options: CheckOptions) -> CheckReport:
     if is_checkpoint(options.model):
         if options.data or options.checkpoint:
             raise InputError(
-                "A checkpoint alone cannot be run: give the model as module:factory, and --checkpoint."
+                "A checkpoint alone cannot be run: give the model as module:factory, and "
+                "--checkpoint."
             )
         return check_state_dict(load_checkpoint(Path(options.model)), **chosen)
     model = make_model(options.model)

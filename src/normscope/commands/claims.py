@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from normscope.commands.results import RunsResult
 from normscope.errors import InputError, RecordError, StorageError, one_of
 from normscope.studies.options import Folder
 
@@ -55,13 +56,9 @@ class ClaimsOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class ClaimsResult:
-    """What was judged: the folder with the results, the runs, and a verdict for each claim and
-    subject.
-    """
+class ClaimsResult(RunsResult):
+    """The result of `claims`: the folder, the runs, and a verdict for each claim and subject."""
 
-    directory: Path
-    runs: tuple[RunRecord, ...]
     verdicts: tuple[Verdict, ...]
     conclusions: Conclusions
 
@@ -71,19 +68,9 @@ class ClaimsResult:
         return self.conclusions.to_json() | {"claims": claims}
 
     @property
-    def failed(self) -> tuple[RunRecord, ...]:
-        """The runs that ended with an error."""
-        return tuple(run for run in self.runs if run.status == "failed")
-
-    @property
     def figures(self) -> list[Path]:
         """The figures of the claims, in order."""
         return sorted((self.directory / FIGURES).glob("*.png"))
-
-    def _repr_html_(self) -> str:
-        from normscope.show.report.pages import runs_html
-
-        return runs_html(self.runs, self.directory)
 
 
 def run_claims(options: ClaimsOptions) -> int:

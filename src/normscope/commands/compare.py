@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normscope.commands.results import RunsResult
 from normscope.errors import NormscopeError, StorageError
 from normscope.studies.options import STUDIES, GridOptions, options_from
 
@@ -27,8 +28,8 @@ class CompareOptions(GridOptions):
     by side.
 
     With no arguments: the embedded digits, with and without batch normalization, at three learning
-    rates, three seeds each (18 runs, about a minute on two cores). The same command again goes on
-    where it was interrupted.
+    rates, three seeds each (18 runs, about a minute on two cores). The same command resumes where
+    it was interrupted.
     """
 
     @property
@@ -38,24 +39,10 @@ class CompareOptions(GridOptions):
 
 
 @dataclass(frozen=True, eq=False)
-class ComparisonResult:
-    """What `compare` made: the folder, the runs as they are in it, and the summary of the grid that
-    was asked for.
-    """
+class ComparisonResult(RunsResult):
+    """The result of `compare`: the folder, its runs, and the summary of the grid asked for."""
 
-    directory: Path
-    runs: tuple[RunRecord, ...]
     summary: Comparison
-
-    @property
-    def failed(self) -> tuple[RunRecord, ...]:
-        """The runs that ended with an error."""
-        return tuple(run for run in self.runs if run.status == "failed")
-
-    def _repr_html_(self) -> str:
-        from normscope.show.report.pages import runs_html
-
-        return runs_html(self.runs, self.directory)
 
 
 def run_compare(options: CompareOptions) -> int:
@@ -70,7 +57,7 @@ def compare(
 
     Takes the names of the command line (`normscope compare --help`), for example
     `compare(data="digits", norms=("batch", "none"), seeds=5, epochs=10, out="my-study")`. Runs that
-    are finished in the folder are not trained again; interrupted ones go on from their last whole
+    are finished in the folder are not trained again; interrupted ones resume after their last whole
     epoch.
 
     Args:
@@ -140,9 +127,7 @@ def _summarize(
 
 
 def _draw(folder: Path, runs: tuple[RunRecord, ...], summary: Comparison) -> list[str]:
-    """Draw what this grid has figures for, remove those of an earlier grid, and return the names of
-    what is there.
-    """
+    """Draw this grid's figures, remove those of an earlier grid, and return the names."""
     from normscope.show.figures import (
         activation_distributions,
         comparison_figure,
@@ -173,8 +158,9 @@ def _say_result(console: Console, grid: Grid, summary: Comparison) -> None:
     console.print(comparison_table(summary, grid.specs[0].epochs))
     say(
         console,
-        "Accuracy: mean ± standard deviation of n finished runs after the last epoch, on "
-        f"{summary.data.get('source')}. Threshold: 95% of {grid.norms[0]}'s mean final accuracy at "
-        "that rate. Variation: standard deviation over mean of the stem-gradient norm over epochs.",
+        "Accuracy after the last epoch (not the best epoch): mean ± standard deviation of n "
+        f"finished runs, on {summary.data.get('source')}. Threshold: 95% of {grid.norms[0]}'s mean "
+        "final accuracy at that rate. Variation: standard deviation over mean of the stem-gradient "
+        "norm over epochs.",
         style="dim",
     )

@@ -1,4 +1,4 @@
-"""`normscope explain`: trains a network or finds it trained, measures one layer, writes the record, and shows it."""
+"""`normscope explain`: one batch normalization layer of a trained network, on one real batch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from normscope.studies.spec import Recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from normscope.data.dataset import Dataset
     from normscope.models.landmarks import Network
     from normscope.records.explanation import Explanation, Forgotten
-    from normscope.studies.directory import RunDirectory
+    from normscope.studies.directory import RunDirectory, StudyDirectory
     from normscope.studies.grid import Grid
     from normscope.studies.pipeline import Training
     from normscope.studies.spec import RunSpec
@@ -82,7 +83,7 @@ class ExplainOptions(MachineOptions, NetworkOptions):
 
     @property
     def study(self) -> GridOptions:
-        """The same as a grid of one run, with the first seed.
+        """A grid of one run, with the first seed.
 
         Nothing is fused: building the kernels, the first time on a machine, would take longer than
         these few epochs.
@@ -116,7 +117,7 @@ class ExplainOptions(MachineOptions, NetworkOptions):
 
 @dataclass(frozen=True, eq=False)
 class ExplanationResult:
-    """What `explain` made: the folder, and the record that the text and the figure were made from."""
+    """The result of `explain`: the folder, and the record behind the text and the figure."""
 
     directory: Path
     explanation: Explanation
@@ -158,21 +159,22 @@ def explain(
     from normscope.studies.trained import trained_network
 
     options = options or ExplainOptions()
-    grid = _with_seed(lay_out(options.study), options.seed)
-    (spec,) = grid.specs
+    grid = lay_out(options.study)
+    grids = [grid, lay_out(options.page_study)]
+    spec, page_spec = (dataclasses.replace(each.specs[0], seed=options.seed) for each in grids)
+    grid = dataclasses.replace(grid, specs=(spec, page_spec))
     choice = choose_layer(build_for(grid.dataset, spec), options.layer, spec.norm, options.channel)
     with open_study(options.directory, options.study, console or Console()) as training:
         folder, run = training.study.path, training.study.run(spec)
         known = load_if_there(folder / EXPLANATION_NAME)
         _train(training, grid, options.study)
-        _write_page(training, options)
         model = trained_network(run, spec, grid.dataset)
         meta = _describe(spec, run, choice.others)
         same = ("run", "environment")
         if known is not None and all(known.meta[name] == meta[name] for name in same):
             forgotten = known.forgotten
         else:
-            forgotten = _forget_eval(model, grid, training.console)
+            forgotten = _accuracies_without_eval(model, grid.dataset, spec, training.console)
         explanation = explain_layer(
             model,
             choice,
@@ -185,79 +187,65 @@ def explain(
         store_explanation(explanation, folder / EXPLANATION_NAME)
         explanation_poster.draw(explanation, folder / FIGURE_NAME)
         show(explanation, training.console)
+        _write_page(training.study, page_spec, grid.dataset)
         training.written([PAGE_NAME, FIGURE_NAME, EXPLANATION_NAME], page=False)
         say(training.console, f"Open {folder / PAGE_NAME} in a browser.")
     return ExplanationResult(folder, explanation)
 
 
 def _train(training: Training, grid: Grid, options: GridOptions) -> None:
-    """Bring the run to its end.
+    """Train the network and that of the page, both at once where there are two cores.
 
     Raises:
-        NormscopeError: if it failed or diverged: there is no layer to explain then.
+        NormscopeError: if one failed or diverged: there is no layer to explain then.
     """
-    from normscope.records.run import ENDED
-    from normscope.show.terminal import say
     from normscope.studies.pipeline import known_meta
 
-    (spec,) = grid.specs
-    status = known_meta(training.study.run(spec)).get("status")
-    if status in ENDED:
-        say(training.console, f"{spec.model} on {spec.data}, seed {spec.seed}: trained already.")
-    else:
-        result = training.train(grid, options)[spec.name]
+    for result in training.train(grid, options).values():
         if result.status == "failed":
             raise NormscopeError(f"The training failed: {result.error}")
-        status = result.status
-    if status == "diverged":
-        raise NormscopeError(
-            f"The training diverged at learning rate {spec.learning_rate:g}: its layers hold no "
-            "finite numbers to explain. Try a smaller --learning-rate."
-        )
+    for spec in grid.specs:
+        if known_meta(training.study.run(spec)).get("status") == "diverged":
+            raise NormscopeError(
+                f"The training diverged at learning rate {spec.learning_rate:g}: its layers hold "
+                "no finite numbers to explain. Try a smaller --learning-rate."
+            )
 
 
-def _with_seed(grid: Grid, seed: int) -> Grid:
-    """Return a grid of one run with another seed."""
-    return dataclasses.replace(grid, specs=(dataclasses.replace(grid.specs[0], seed=seed),))
-
-
-def _write_page(training: Training, options: ExplainOptions) -> None:
-    """Train the page's network, unless the folder holds it trained, and write the page."""
+def _write_page(study: StudyDirectory, spec: RunSpec, dataset: Dataset) -> None:
+    """Write the page, in which a trained network runs."""
     from normscope.models.tiny_cnn import TinyCNN
     from normscope.records.run import load_run
     from normscope.show.explanation_page.build import write_page
     from normscope.show.terminal import percent
-    from normscope.studies.grid import lay_out
     from normscope.studies.page_network import page_network
     from normscope.studies.trained import trained_network
 
-    grid = _with_seed(lay_out(options.page_study), options.seed)
-    (spec,) = grid.specs
-    _train(training, grid, options.page_study)
-    run = training.study.run(spec)
-    model = trained_network(run, spec, grid.dataset)
+    run = study.run(spec)
+    model = trained_network(run, spec, dataset)
     assert isinstance(model, TinyCNN)
     accuracy = percent(load_run(run.path).final("test_accuracy"))
     made = {
-        "Data": grid.dataset.source,
+        "Data": dataset.source,
         "Training": f"{spec.epochs} epochs of SGD at {spec.learning_rate:g}, seed {spec.seed}",
-        "Test accuracy": f"{accuracy} on all {len(grid.dataset.test_labels):,} test images",
+        "Test accuracy": f"{accuracy} on all {len(dataset.test_labels):,} test images",
         "Run": run.path.name,
     }
-    page = page_network(model, grid.dataset, seed=spec.seed, source=grid.dataset.source, made=made)
-    write_page(page, training.study.path / PAGE_NAME)
+    page = page_network(model, dataset, seed=spec.seed, source=dataset.source, made=made)
+    write_page(page, study.path / PAGE_NAME)
 
 
-def _forget_eval(model: Network, grid: Grid, console: Console) -> Forgotten:
+def _accuracies_without_eval(
+    model: Network, dataset: Dataset, spec: RunSpec, console: Console
+) -> Forgotten:
     """Measure accuracies without eval(), and say meanwhile how far it is."""
     from normscope.studies.environment import using_threads
-    from normscope.studies.train_mode_evaluation import forget_eval
+    from normscope.studies.train_mode_evaluation import accuracies_without_eval
 
-    (spec,) = grid.specs
     with console.status("Forgetting eval()") as status, using_threads(spec.threads):
-        return forget_eval(
+        return accuracies_without_eval(
             model,
-            grid.dataset,
+            dataset,
             spec,
             lambda done, total: status.update(
                 f"Forgetting eval(): {done} of {total} orders of the images"

@@ -1,4 +1,4 @@
-"""`normscope export`: a study or a recording as tidy tables, for whatever else people analyse with."""
+"""`normscope export`: a study or a recording as tidy tables."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported: the files, and what could not be read."""
+    """The result of `export`: the files, and what could not be read."""
 
     files: tuple[Path, ...]
     problems: tuple[str, ...]
@@ -73,15 +73,15 @@ def export(path: str | Path, to: Format = "parquet", out: str | Path | None = No
 
     if to not in ("parquet", "csv"):
         raise InputError(f"Unknown format {to!r} of an export. Known: parquet, csv.")
-    material = _read(Path(path))
-    if not material.runs and not material.recordings:
+    data = _read(Path(path))
+    if not data.runs and not data.recordings:
         raise (
-            RecordError(material.problems[0])
-            if material.problems
+            RecordError(data.problems[0])
+            if data.problems
             else InputError(f"There is no run in {path}.")
         )
-    folder = Path(out) if out is not None else material.folder
-    return Exported(tuple(write_tables(folder, to, material.batches())), tuple(material.problems))
+    folder = Path(out) if out is not None else data.folder
+    return Exported(tuple(write_tables(folder, to, data.batches())), tuple(data.problems))
 
 
 def run_export(options: ExportOptions) -> int:
@@ -98,9 +98,7 @@ def run_export(options: ExportOptions) -> int:
 
 
 def _pass_on(options: ExportOptions) -> int:
-    """Give a dashboard what it lacks of a study or a recording; 1 if something could not be read or
-    given.
-    """
+    """Give a dashboard what it lacks; return 1 if something could not be read or given."""
     from normscope.show.report.pages import sorted_paths
     from normscope.show.sinks.replay import chosen_sinks, pass_on_recording, pass_on_study
 
@@ -131,8 +129,8 @@ def _pass_on(options: ExportOptions) -> int:
 
 
 @dataclass
-class _Material:
-    """What was found at a path, read and checked."""
+class _ExportData:
+    """Runs and recordings of a path, read and checked."""
 
     folder: Path
     runs: list[RunRecord] = field(default_factory=list)
@@ -171,22 +169,20 @@ class _Material:
             self.problems.append(str(error))
 
 
-def _read(path: Path) -> _Material:
-    """Everything at a path, each record read once, so that damage is found before anything is
-    written.
-    """
+def _read(path: Path) -> _ExportData:
+    """Read everything at a path, once, so that damage is found before anything is written."""
     from normscope.records.run import RECORDING_NAME, run_folders
     from normscope.show.report.pages import sorted_paths
 
     studies, recordings = sorted_paths([path])
     if recordings:
         file = recordings[0]
-        material = _Material(file.with_name(f"{file.stem}.export"))
-        material.add_recording(file, file.name)
-        return material
-    material = _Material(studies[0] / "export")
+        data = _ExportData(file.with_name(f"{file.stem}.export"))
+        data.add_recording(file, file.name)
+        return data
+    data = _ExportData(studies[0] / "export")
     for folder in run_folders(path):
-        material.add_run(folder)
+        data.add_run(folder)
         if (folder / RECORDING_NAME).is_file():
-            material.add_recording(folder / RECORDING_NAME, folder.name)
-    return material
+            data.add_recording(folder / RECORDING_NAME, folder.name)
+    return data

@@ -1,4 +1,4 @@
-"""`normscope inspect`: a network with a normalization and without, trained watched, and what its layers did."""
+"""`normscope inspect`: a network with and without normalization, and what its layers do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from normscope.commands.results import RunsResult
 from normscope.errors import InputError, NormscopeError
 from normscope.studies.options import (
     STUDIES,
@@ -89,7 +90,7 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
 
     @property
     def study(self) -> GridOptions:
-        """The same as a grid of watched runs, with the normalization and without.
+        """A grid of watched runs, with the normalization and without.
 
         Normalization is not fused: the gradient at a layer's output exists where the layer is an
         operation of its own.
@@ -106,21 +107,12 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
 
 
 @dataclass(frozen=True, eq=False)
-class InspectionResult:
-    """What `inspect` made: the folder, the layers that were shown, the runs, and the recordings by
-    norm and seed.
-    """
+class InspectionResult(RunsResult):
+    """The result of `inspect`: folder, layers shown, runs, recordings by norm and seed."""
 
-    directory: Path
     layers: tuple[str, ...]
-    runs: tuple[RunRecord, ...]
     recordings: Mapping[str, Sequence[Recording]]
     numbers: dict[str, Any]
-
-    def _repr_html_(self) -> str:
-        from normscope.show.report.pages import runs_html
-
-        return runs_html(self.runs, self.directory)
 
 
 def run_inspect(options: InspectOptions) -> int:
@@ -169,7 +161,7 @@ def inspect(
         show(numbers, recordings[grid.norms[0]][0], layers, training.console)
         say_conclusions(training.console, conclusions)
         training.written(files)
-    return InspectionResult(training.study.path, layers, runs, recordings, numbers)
+    return InspectionResult(training.study.path, runs, layers, recordings, numbers)
 
 
 def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
@@ -190,8 +182,8 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
     layers = tuple(layer.name for layer in found if is_norm(layer.module))
     if not layers:
         raise InputError(
-            f"{found[0].name} is a {found[0].info.type}, not a normalization layer; expected one of "
-            f"{', '.join(layer.name for layer in every)} (--layer)."
+            f"{found[0].name} is a {found[0].info.type}, not a normalization layer; expected one "
+            f"of {', '.join(layer.name for layer in every)} (--layer)."
         )
     return layers
 

@@ -96,9 +96,7 @@ class LoopCheck:
         self._raise()
 
     def also(self, history: History) -> None:
-        """Judge what something else recorded: a Recording's facts from
-        `normscope.judge.history.read_history`.
-        """
+        """Judge another recording's facts, from `normscope.judge.history.read_history`."""
         self._judge(history)
         self._raise()
 

@@ -1,4 +1,4 @@
-"""`normscope report`: studies and recordings in one HTML file, which needs no network and no server."""
+"""`normscope report`: studies and recordings in one HTML file that works offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`normscope serve`: the report of studies and recordings in a browser, while they are written and afterwards."""
+"""`normscope serve`: the report in a browser, also while runs are trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from normscope.show.live.source import Source
 
 DEPTH = 4
-"""How far below a folder studies are looked for."""
+"""Levels below a folder on which studies are looked for."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -174,7 +174,7 @@ def _run(app: Any, listening: socket.socket) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Ends the open streams before it waits for connections to close."""
+        """End the open streams before it waits for connections to close."""
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             app.stop()

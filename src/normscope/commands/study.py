@@ -38,7 +38,7 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
     """Train a grid of runs and judge the usual claims about normalization on it.
 
     Built in: quick, notebook, blog, learning-rates, initialization, activation-functions,
-    batch-size, placement, propagation, landscape, covariate-shift. The same command again goes on
+    batch-size, placement, propagation, landscape, covariate-shift. The same command resumes
     where it was interrupted; with more seeds it trains only what is new.
     """
 
@@ -93,9 +93,7 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
         return self.out if self.out is not None else STUDIES / Path(self.study).stem
 
     def overrides(self) -> dict[str, Any]:
-        """Return what the user decided, as settings of a grid; a setting that was left alone is the
-        study's.
-        """
+        """Return what the user decided, as settings of a grid; the others are the study's."""
         shared = {field.name for field in dataclasses.fields(GridOptions)}
         values = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
         return {
@@ -155,6 +153,8 @@ def train_study(
     from normscope.commands.claims import judge_runs, load_runs
     from normscope.show.report.pages import report_after
     from normscope.show.terminal import say
+    from normscope.studies.grid import lay_out, merged_by_data
+    from normscope.studies.labels import describe_study
     from normscope.studies.pipeline import open_study
     from normscope.studies.study import parse_sweeps
     from normscope.studies.study_files import find_study
@@ -162,18 +162,19 @@ def train_study(
     console = console or Console()
     plan = find_study(options.study, allow_code=options.allow_code)
     plan = plan.swept({**parse_sweeps(options.sweep), **(sweep or {})})
-    grids, wanted, shared = _grids(plan, options)
-    runs = sum(len(grid.specs) for grid in grids)
+    asked = [grid.options(options.overrides()) for grid in plan.grids]
+    laid_out = [lay_out(each, grid.sweep) for each, grid in zip(asked, plan.grids, strict=True)]
+    shared = asked[0]  # of the options of the machine, which all grids have in common
     with (
         _executor(options) as executor,
         open_study(options.directory, shared, console, executor) as training,
     ):
         folder = training.study.path
-        say(console, f"Study {plan.name}: {runs} runs, into {folder}")
-        for grid in grids:
+        say(console, describe_study(plan, laid_out, training.study, shared.jobs))
+        for grid in merged_by_data(laid_out):
             training.train(grid, shared)
-            _measure(training, grid, wanted)
-        names = {spec.name for grid in grids for spec in grid.specs}
+            _measure(training, grid, _wanted(plan, laid_out))
+        names = {spec.name for grid in laid_out for spec in grid.specs}
         result = judge_runs(load_runs(training.study, names), folder, console)
         training.logs.figures(result.figures)
     if result.failed:
@@ -197,7 +198,7 @@ def _executor(options: StudyOptions) -> Iterator[Any]:
 
 
 def _measure(training: Training, grid: Grid, wanted: Mapping[str, Collection[str]]) -> None:
-    """Make the measurements that these runs lack, and say which were made and which could not be."""
+    """Make the measurements that these runs lack, and say which those are."""
     from normscope.show.terminal import say, telling
     from normscope.studies.study_measurements import measure
 
@@ -219,31 +220,13 @@ def _counted(runs: int) -> str:
     return f"{runs} run{'s' if runs > 1 else ''}"
 
 
-def _grids(
-    plan: StudyPlan, options: StudyOptions
-) -> tuple[list[Grid], dict[str, set[str]], GridOptions]:
-    """Lay out a study's grids, each run in one of them only and one grid for each number of epochs.
-
-    With them, {run id: what is measured of it} and the first grid's options, of which those of the
-    machine are shared.
-    """
-    from normscope.studies.grid import lay_out
+def _wanted(plan: StudyPlan, grids: Sequence[Grid]) -> dict[str, set[str]]:
+    """Return {run id: names of the measurements that its grids ask for}."""
     from normscope.studies.study_measurements import BY_DEFAULT
 
-    asked = [grid.options(options.overrides()) for grid in plan.grids]
-    laid_out = [lay_out(each, grid.sweep) for each, grid in zip(asked, plan.grids, strict=True)]
-    by_epochs: dict[tuple[str, int], dict[str, Any]] = {}
     wanted: dict[str, set[str]] = {}
-    for grid, planned in zip(laid_out, plan.grids, strict=True):
+    for grid, planned in zip(grids, plan.grids, strict=True):
         for spec in grid.specs:
-            measured = BY_DEFAULT if planned.measure is None else planned.measure
-            wanted.setdefault(spec.id, set()).update(measured)
-            members = by_epochs.setdefault((spec.data_fingerprint, spec.epochs), {})
-            members.setdefault(spec.id, (spec, grid))
-    merged = []
-    for members in by_epochs.values():
-        # whatever is stopped early has whole seeds
-        ordered = sorted(members.values(), key=lambda member: member[0].seed)
-        specs = tuple(spec for spec, _ in ordered)
-        merged.append(dataclasses.replace(ordered[0][1], specs=specs))
-    return merged, wanted, asked[0]
+            names = BY_DEFAULT if planned.measure is None else planned.measure
+            wanted.setdefault(spec.id, set()).update(names)
+    return wanted

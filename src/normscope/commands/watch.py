@@ -1,4 +1,4 @@
-"""Watching: the public `watch`, which composes the watcher with a check that judges as it goes, and with sinks."""
+"""The public `watch`: a watcher with a check of the loop, and with sinks."""
 
 from __future__ import annotations
 
@@ -148,9 +148,7 @@ def watch(
 
 
 def _judge(watcher: Watcher, model: nn.Module, optimizer: Any, *, raises: bool) -> None:
-    """Let a check listen. It comes after the watcher's own hooks: what it raises must find the step
-    recorded.
-    """
+    """Let a check listen, after the watcher's hooks, so that the step is recorded if it raises."""
     from normscope.commands.loop_check import LoopCheck
 
     loop = LoopCheck(model, optimizer, raises=raises, watcher=watcher)

@@ -1,7 +1,8 @@
 """Batch normalization, residual addition and ReLU as one step of training on a CPU.
 
-`normalize` takes over what it can do faster with the same result up to rounding, and leaves the rest to the caller.
-The modules keep their parameters and buffers: to state dicts, optimizers and checks nothing has changed.
+`normalize` takes over what it can do faster with the same result up to rounding, and leaves the
+rest to the caller. The modules keep their parameters and buffers: to state dicts, optimizers and
+checks nothing has changed.
 """
 
 from __future__ import annotations
@@ -14,20 +15,14 @@ from normscope.fused.functions import NAMES, AddReLU, BatchNormAddReLU
 from normscope.fused.library import Library, load
 
 STATISTICS_ONLY = "reads_statistics_only"
-"""Attribute of a forward hook, true where the hook reads nothing but its input and the batch
-statistics.
-"""
+"""Attribute of a forward hook that reads nothing but its input and the batch statistics."""
 
 LEAST_NUMBERS = {nn.BatchNorm2d: 1 << 16, nn.Identity: 1 << 18}
-"""Smaller tensors spend more time in Python here than they win: they stay with the modules.
-Measured on one core.
-"""
+"""Smaller tensors lose more time in Python than they win here. Measured on one core."""
 
 
 def availability() -> str | None:
-    """None where the kernels can be used, else why not, in one phrase. Builds them the first time
-    on a machine.
-    """
+    """None where the kernels can be used, else why not. Builds them the first time on a machine."""
     library = load()
     return None if isinstance(library, Library) else str(library)
 
@@ -83,9 +78,7 @@ def normalize(
 def _batch_norm(
     norm: nn.BatchNorm2d, relu: bool, x: Tensor, residual: Tensor | None, library: Library
 ) -> Tensor:
-    """The fused function with the running statistics, counter and momentum as in
-    nn.BatchNorm2d.forward.
-    """
+    """Run the fused function with statistics, counter and momentum as in nn.BatchNorm2d.forward."""
     momentum = 0.0 if norm.momentum is None else norm.momentum
     running = None
     if norm.track_running_stats:
@@ -101,9 +94,7 @@ def _batch_norm(
 
 
 def _suits(x: Tensor, residual: Tensor | None) -> bool:
-    """Whether the tensors are dense matrices [N * H * W, C] of a known type, in a forward with
-    gradients.
-    """
+    """Return whether the tensors are dense [N * H * W, C] of a known type, with gradients."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor:
         return False
     if x.device.type != "cpu" or x.dtype not in NAMES or x.dim() != 4 or x.numel() == 0:
@@ -120,7 +111,7 @@ def _suits(x: Tensor, residual: Tensor | None) -> bool:
 
 
 def _is_trained(norm: nn.BatchNorm2d) -> bool:
-    """Whether it is in training mode, with parameters and running statistics in float32 on the CPU."""
+    """Return whether it is in train mode, with float32 parameters and statistics on the CPU."""
     if not norm.training:
         return False
     vectors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
@@ -143,7 +134,7 @@ def _is_hooked(module: nn.Module) -> bool:
 
 
 def _only_statistics(norm: nn.BatchNorm2d) -> bool:
-    """Whether no hook is there but forward hooks that read statistics only."""
+    """Return whether all its hooks are forward hooks that only read statistics."""
     if norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks:
         return False
     return all(getattr(hook, STATISTICS_ONLY, False) for hook in norm._forward_hooks.values())

@@ -15,9 +15,7 @@ NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 
 class _Plain:
-    """What a node's `_raw_saved_...` is for a tensor that no saved-tensor hook packed: reading it
-    runs no code.
-    """
+    """Stands in for `_raw_saved_...` of a tensor that no saved-tensor hook packed: runs no code."""
 
     unpack_hook = None
 
@@ -47,9 +45,7 @@ class BatchNormAddReLU(torch.autograd.Function):
         relu: bool,
         library: Library,
     ) -> Tensor:
-        """The output. Updates the running mean and variance in place, as nn.BatchNorm2d does with
-        this momentum.
-        """
+        """The output. Updates the running mean and variance in place, as nn.BatchNorm2d does."""
         mean, inverse_std = torch.empty(2, x.shape[1])
         output = torch.empty_like(x)
         parameters = _parameters(x, weight, bias, mean, inverse_std, relu)
@@ -108,9 +104,7 @@ class BatchNormAddReLU(torch.autograd.Function):
 
 
 class AddReLU(torch.autograd.Function):
-    """relu(x + residual), the same bits as in two steps; what a residual block without
-    normalization ends in.
-    """
+    """relu(x + residual), as in two steps: the end of a residual block without normalization."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, library: Library) -> Tensor:
@@ -170,9 +164,7 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _laid_out_like(x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in x's order in memory: a broadcast one, as behind average pooling, is written
-    out.
-    """
+    """The gradient in x's memory order: a broadcast one (average pooling) is written out."""
     if gradient.stride() == x.stride():
         return gradient
     return torch.empty_like(x).copy_(gradient)

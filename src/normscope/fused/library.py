@@ -1,7 +1,7 @@
-"""The compiled kernels: built once per machine with the C++ compiler at hand, kept in the user's cache, and loaded.
+"""The compiled kernels: built once per machine with its C++ compiler, and kept in the user's cache.
 
-A build takes about two seconds, loading one from the cache about a millisecond. Nothing is built at installation, so
-that the code is made for the very processor that it runs on.
+A build takes about two seconds, loading one from the cache about a millisecond. Nothing is built at
+installation, so that the code is made for the processor that it runs on.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ _POINTERS = (
 
 
 class Parameters(ctypes.Structure):
-    """`Parameters` of kernels.cpp: numbers, and addresses of float32 vectors with one number per
-    channel.
-    """
+    """`Parameters` of kernels.cpp: numbers, and addresses of float32 vectors, one per channel."""
 
     _fields_ = (
         ("rows", ctypes.c_int64),
@@ -51,7 +49,7 @@ class Parameters(ctypes.Structure):
 
 
 class Unavailable(Exception):  # noqa: N818 - a state of this machine, not a fault
-    """Why the kernels cannot be had on this machine, in one phrase."""
+    """The reason why the kernels cannot be used on this machine, in one phrase."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Library:
 
     functions: ctypes.CDLL
     parallel: bool
-    """Whether they run on as many threads as they are told, or on one."""
+    """True if they use several threads."""
 
 
 @functools.cache
@@ -91,9 +89,7 @@ def find_compiler() -> str | None:
 
 
 def cache_directory() -> Path:
-    """Where built kernels are kept: in the folder that NORMSCOPE_CACHE names, else in the
-    platform's for caches.
-    """
+    """Return the folder of built kernels, in NORMSCOPE_CACHE or in the platform's for caches."""
     return cache_folder() / "kernels"
 
 
@@ -155,9 +151,7 @@ def _flags(parallel: bool) -> list[str]:
 
 
 def _key(compiler: str, flags: list[str]) -> str:
-    """A hash of all that the machine code depends on: machines that share a home directory each
-    have their own.
-    """
+    """A hash of all that the machine code depends on: machines may share a home directory."""
     try:
         cpu = next(
             line
@@ -172,9 +166,7 @@ def _key(compiler: str, flags: list[str]) -> str:
 
 
 def _build(compiler: str, flags: list[str], path: Path) -> None:
-    """Build into a folder of our own and move into place, so that processes that build at once do
-    not meet.
-    """
+    """Build into a new folder and move into place, so that simultaneous builds do not collide."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         target, built = Path(folder, "kernels.o"), Path(folder, path.name)
         # linked without -fopenmp: the symbols come from the OpenMP runtime that PyTorch has loaded

@@ -1,4 +1,4 @@
-"""Keeping freed memory, so that every training step finds the pages that the one before has used."""
+"""Keeping freed memory, so that every training step reuses the pages of the one before."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Networks whose normalization can be chosen, how they are initialized, and batch normalization's own definition."""
+"""Networks whose normalization can be chosen, their initialization, and batch norm's definition."""

@@ -1,8 +1,9 @@
-"""Batch normalization, defined in plain tensor arithmetic: each step of it, running statistics, and the backward pass.
+"""Batch normalization in plain tensor arithmetic: each step, running statistics, backward pass.
 
-Source: Ioffe and Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
-Shift" (arXiv 1502.03167), called the paper below. Where PyTorch goes beyond it (momentum, the cumulative average) its
-meaning is kept. Nothing here is fast: it is what torch.nn.BatchNorm1d, 2d and 3d are explained by and compared with.
+Source: Ioffe and Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing
+Internal Covariate Shift" (arXiv 1502.03167), called the paper below. Where PyTorch goes beyond it
+(momentum, the cumulative average) its meaning is kept. Nothing here is fast: torch.nn.BatchNorm1d,
+2d and 3d are explained by it and compared with it.
 The arithmetic is done in the type of the tensors. A (C,) tensor has one entry per channel.
 """
 
@@ -20,7 +21,7 @@ from normscope.errors import InputError
 
 @dataclass(frozen=True)
 class RunningStatistics:
-    """What a layer remembers of its batches, for eval mode."""
+    """A layer's running statistics, for eval mode."""
 
     mean: Tensor
     """(C,) Average of batch means."""
@@ -47,9 +48,7 @@ class RunningStatistics:
         )
 
     def update_share(self, momentum: float | None) -> float:
-        """Share of the next batch: `momentum`, or with None the 1 / batches of the plain average
-        over all batches.
-        """
+        """Share of the next batch: `momentum`, or with None 1 / batches: the plain average."""
         return 1 / (self.batches + 1) if momentum is None else momentum
 
 
@@ -61,9 +60,7 @@ class BatchNormSteps:
     """x: (N, C, *), with any dimensions after the channels."""
 
     uses_batch_statistics: bool
-    """Whether `mean` and `var` are the batch's own (train mode, or nothing remembered), or the
-    running statistics.
-    """
+    """True if `mean` and `var` are the batch's, False if they are running statistics."""
 
     mean: Tensor
     """(C,) What is subtracted."""
@@ -81,14 +78,14 @@ class BatchNormSteps:
     """Added to the variance."""
 
     running_before: RunningStatistics | None
-    """What the layer remembered before this batch."""
+    """Running statistics before this batch."""
 
     running_after: RunningStatistics | None
-    """What it remembers after it: the same in eval mode."""
+    """Running statistics after it: the same in eval mode."""
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The dimensions of x that one statistic pools: all but the channels (paper, section 3.2)."""
+        """The dimensions of x that a statistic pools: all but the channels (paper, section 3.2)."""
         return pooled_axes(self.input)
 
     @property
@@ -113,9 +110,7 @@ class BatchNormSteps:
 
     @cached_property
     def output(self) -> Tensor:
-        """Weight * normalized + bias, shaped like x: algorithm 1, last line (in eval mode algorithm
-        2, step 11).
-        """
+        """Weight * normalized + bias, shaped like x (algorithm 1, last line; 2, step 11)."""
         scaled = (
             self.normalized
             if self.weight is None
@@ -125,9 +120,7 @@ class BatchNormSteps:
 
     @cached_property
     def unbiased_var(self) -> Tensor | None:
-        """m / (m - 1) var, (C,): what goes into the running variance (algorithm 2, step 10). None
-        of running ones.
-        """
+        """m / (m - 1) var, (C,), for the running variance (algorithm 2, step 10)."""
         return unbiased(self.var, self.count) if self.uses_batch_statistics else None
 
 
@@ -174,7 +167,7 @@ def batch_norm(
     """
     if x.dim() < 2:
         raise InputError(
-            f"Batch normalization was given a tensor of shape {tuple(x.shape)}; expected (N, C, ...)."
+            f"Batch normalization got a tensor of shape {tuple(x.shape)}; expected (N, C, ...)."
         )
     after = running
     if training or running is None:
@@ -238,8 +231,8 @@ def batch_norm_backward(steps: BatchNormSteps, grad_output: Tensor) -> BatchNorm
 
 
 def steps_of(layer: _BatchNorm, x: Tensor, *, training: bool | None = None) -> BatchNormSteps:
-    """What `layer` does to `x`, in its own mode or in the given one; the layer itself is neither
-    run nor changed.
+    """Compute what `layer` does to `x`, in its mode or another; the layer itself is neither run nor
+    changed.
 
     The steps hold copies of the layer's tensors, so that they stay true while the layer is trained
     on.
@@ -285,9 +278,7 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unbiased(var: Tensor, count: int) -> Tensor:
-    """The unbiased variance, sum / (m - 1), from the biased one of `count` values: algorithm 2,
-    step 10.
-    """
+    """The unbiased variance, sum / (m - 1), from the biased one of `count` values (step 10)."""
     return var * (count / (count - 1))
 
 

@@ -1,8 +1,8 @@
 """The seam at which a faster way of normalizing may take over from the modules.
 
-The networks call `normalize` where a normalization, an addition and an activation follow one another. By default that
-is what it says, module by module; inside `using(implementation)` an implementation is asked first. The networks know
-none of the implementations.
+The networks call `normalize` where a normalization, an addition and an activation follow one
+another. By default that is done module by module; inside `using(implementation)` an implementation
+is asked first. The networks know none of the implementations.
 """
 
 from __future__ import annotations
@@ -16,16 +16,12 @@ from torch import Tensor, nn
 
 
 class Implementation(Protocol):
-    """A way to compute activation(norm(x) + residual) in one step, for the cases that it is made
-    for.
-    """
+    """A way to compute activation(norm(x) + residual) in one step, for certain cases."""
 
     def __call__(
         self, norm: nn.Module, activation: nn.Module | None, x: Tensor, residual: Tensor | None
     ) -> Tensor | None:
-        """The result, with the modules' buffers updated and hooks served; None leaves the case to
-        the modules.
-        """
+        """Return the result, buffers updated, hooks served; None leaves it to the modules."""
         ...
 
 
@@ -34,9 +30,7 @@ _implementation: ContextVar[Implementation | None] = ContextVar("normalization",
 
 @contextmanager
 def using(implementation: Implementation | None) -> Iterator[None]:
-    """Ask this implementation first, inside the context and in this thread; None means module by
-    module.
-    """
+    """Ask this implementation first, in this context and thread; None: module by module."""
     token = _implementation.set(implementation)
     try:
         yield
@@ -47,9 +41,7 @@ def using(implementation: Implementation | None) -> Iterator[None]:
 def normalize(
     norm: nn.Module, activation: nn.Module | None, x: Tensor, residual: Tensor | None = None
 ) -> Tensor:
-    """activation(norm(x) + residual), any shape; without an activation or a residual, the rest of
-    it.
-    """
+    """Compute activation(norm(x) + residual), any shape; activation and residual may be missing."""
     implementation = _implementation.get()
     if implementation is not None:
         output = implementation(norm, activation, x, residual)
@@ -62,9 +54,7 @@ def normalize(
 
 
 class FusableSequential(nn.Sequential):
-    """nn.Sequential, in which a batch normalization and a ReLU behind it go through `normalize`
-    together.
-    """
+    """nn.Sequential in which a batch normalization and a ReLU behind it go through `normalize`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Sequential."""

@@ -1,7 +1,8 @@
 """Initial parameters that depend on a seed and a parameter's name, and on nothing else.
 
-Each parameter has its own random generator. Two networks that share a layer of one name and shape therefore start with
-the same bits in it, whatever else they contain: the arms of a comparison can be paired by seed.
+Each parameter has its own random generator. Two networks that share a layer of one name and shape
+therefore start with the same bits in it, whatever else they contain: the runs of a comparison can
+be paired by seed.
 """
 
 from __future__ import annotations
@@ -79,19 +80,17 @@ Draw = Callable[[torch.Size, int, Generator], Tensor]
 """Shape, inputs of one output value (fan-in), generator -> numbers."""
 
 Scheme = tuple[Draw, Draw]
-"""How weights are drawn, and biases."""
+"""Functions that draw weights and biases."""
 
 
 def _uniform(shape: torch.Size, fan_in: int, generator: Generator) -> Tensor:
-    """PyTorch's default for weights, kaiming_uniform_(a=sqrt(5)), and for biases: uniform in
-    +-1/sqrt(fan_in).
-    """
+    """PyTorch's default, kaiming_uniform_(a=sqrt(5)): uniform in +-1/sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 def _he_normal(shape: torch.Size, fan_in: int, generator: Generator) -> Tensor:
-    """Normal with variance 2 / fan_in: He et al. 2015, "Delving Deep into Rectifiers", equation 10."""
+    """Normal with variance 2 / fan_in: He et al. 2015 (arXiv 1502.01852), equation 10."""
     return torch.empty(shape).normal_(0, math.sqrt(2 / fan_in), generator=generator)
 
 

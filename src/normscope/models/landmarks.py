@@ -1,4 +1,4 @@
-"""What a network says of itself: where the quantities that it is compared by are found, and what images it takes."""
+"""Names of the layers that a run measures, and the images that a network takes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,11 @@ class Landmarks:
     """Last activation inside the first stage. Its input is the captured pre-activation."""
 
     first_normalization: str
-    """First normalization layer inside the first stage; an nn.Identity of that name where nothing
-    is normalized.
-    """
+    """First normalization layer of the first stage; an nn.Identity where there is none."""
 
 
 class Network(nn.Module):
-    """A network for images (N, C, H, W) -> logits (N, classes) that says where its landmarks are."""
+    """A network for images (N, C, H, W) -> logits (N, classes), with its landmarks."""
 
     landmarks: Landmarks
 
@@ -51,5 +49,6 @@ class Network(nn.Module):
         least = self.minimum_image_size
         if size < least:
             raise InputError(
-                f"Images of {size}x{size} pixels are too small for a {type(self).__name__}: at least {least}x{least}."
+                f"Images of {size}x{size} pixels are too small for a {type(self).__name__}: "
+                f"at least {least}x{least}."
             )

@@ -1,4 +1,4 @@
-"""Batch normalization followed by noise that shifts and widens the distribution anew at every step."""
+"""Batch normalization followed by noise that moves the distribution anew at every step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ GREATEST_SCALE = 1.25
 """A channel's mean factor in a step is uniform between 1 and this."""
 
 MEAN_WIDTH = SCALE_WIDTH = 0.1
-"""Each value's own shift is uniform in +- this around its channel's; its factor is normal, of this
-deviation.
-"""
+"""Each value's own shift is uniform in +- this; its factor is normal, of this deviation."""
 
 
 class NoisyBatchNorm2d(nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Normalizations by name: each is a factory from a number of channels to a module for (N, C, H, W) tensors."""
+"""Normalizations by name: factories from a number of channels to a module for (N, C, H, W)."""
 
 from __future__ import annotations
 
@@ -45,13 +45,11 @@ NORMS: dict[str, NormFactory] = {
     "instance": _instance,
     "noisy-batch": NoisyBatchNorm2d,
 }
-"""The named factories. `none` keeps the layer's name with an identity, so that both arms of a
-comparison share it.
-"""
+"""The named factories. `none` is an identity: layers keep their names."""
 
 
 def is_code(name: str) -> bool:
-    """Whether `name` has the form module:callable, so that resolving it runs code of the user's."""
+    """Return whether `name` has the form module:callable, so that resolving it runs user code."""
     return ":" in name
 
 
@@ -80,7 +78,7 @@ def resolve_norm(norm: str | NormFactory) -> NormFactory:
 
 
 def needs_bias(norm: nn.Module) -> bool:
-    """Whether a convolution that `norm` follows has a bias: exactly where nothing is normalized.
+    """Return whether a convolution before `norm` has a bias: exactly where nothing is normalized.
 
     A per-channel constant is what batch normalization subtracts; its own bias takes over.
     """

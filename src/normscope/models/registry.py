@@ -25,7 +25,7 @@ class Entry:
     """Its constructor; takes norm, in_channels, num_classes and activation, and the options."""
 
     options: frozenset[str] = frozenset()
-    """Which further arguments of `build` it takes: block, widths, blocks_per_stage, image_size."""
+    """Further arguments of `build` that it takes: block, widths, blocks_per_stage, image_size."""
 
 
 MODELS: dict[str, Entry] = {

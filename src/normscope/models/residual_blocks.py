@@ -19,18 +19,16 @@ SHORTCUTS = ("projection", "parameter-free")
 
 @dataclass(frozen=True)
 class Parts:
-    """What the blocks of one network are made of."""
+    """The parts that the blocks of one network are made of."""
 
     norm: NormFactory
     activation: Callable[[], nn.Module]
     shortcut: str = "projection"
-    """What joins the two sides where a block changes the shape: one of SHORTCUTS."""
+    """The shortcut of a block that changes the shape: one of SHORTCUTS."""
 
 
 class PostActivationBlock(nn.Module):
-    """y = act(norm(conv(act(norm(conv x)))) + shortcut x): He et al. 2016a, and the code of the
-    source notebook.
-    """
+    """y = act(norm(conv(act(norm(conv x)))) + shortcut x): He et al. 2016a, the notebook's code."""
 
     last_activation: ClassVar[str] = "activation2"
     branch_end: ClassVar[str | None] = None
@@ -161,15 +159,14 @@ BLOCKS: dict[str, type[Block]] = {
 
 
 class ParameterFreeShortcut(nn.Module):
-    """Every stride-th pixel, and zeros for the channels that are new: option A of He et al. 2016a,
-    section 3.3.
-    """
+    """Every stride-th pixel, and zeros for new channels: He et al. 2016a, option A."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         if out_channels < in_channels:
             raise InputError(
-                f"A parameter-free shortcut cannot go from {in_channels} to {out_channels} channels."
+                f"A parameter-free shortcut cannot go from {in_channels} to {out_channels} "
+                "channels."
             )
         self.stride = stride
         self.new_channels = out_channels - in_channels
@@ -218,7 +215,7 @@ def _shortcut(
 def _normalized_shortcut(
     in_channels: int, out_channels: int, stride: int, parts: Parts, *, bias: bool
 ) -> nn.Sequential:
-    """The same with a normalization after the projection, if there is one."""
+    """Add a normalization after the projection, if there is one."""
     shortcut = _shortcut(in_channels, out_channels, stride, parts, bias=bias)
     if len(shortcut) and isinstance(shortcut[0], nn.Conv2d):
         shortcut.append(parts.norm(out_channels))

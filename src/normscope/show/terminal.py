@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -61,7 +61,12 @@ class StudyProgress:
     """
 
     def __init__(
-        self, console: Console, labels: dict[str, str], epochs: int, *, already_done: int = 0
+        self,
+        console: Console,
+        labels: dict[str, str],
+        epochs: Mapping[str, int],
+        *,
+        already_done: int = 0,
     ):
         self._console, self._labels, self._epochs = console, labels, epochs
         self._live = console.is_terminal
@@ -92,14 +97,14 @@ class StudyProgress:
     def report(self, message: ProgressMessage) -> None:
         """Show how far a run is. Safe to call from any thread."""
         with self._lock:
-            state = _state(message, self._epochs)
+            state = _state(message, self._epochs[message.run])
             if not self._live:
                 self._say(message, state)
                 return
             if message.run not in self._bars:
                 label = escape(self._labels[message.run])
                 self._bars[message.run] = self._progress.add_task(
-                    label, total=self._epochs, state=""
+                    label, total=self._epochs[message.run], state=""
                 )
             self._progress.update(
                 self._bars[message.run], completed=message.epochs_done, state=state

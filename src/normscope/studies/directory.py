@@ -1,4 +1,4 @@
-"""The folder of a study: a marker that says it is ours, one folder per run, and a lock for each run."""
+"""The folder of a study: a marker file, one folder per run, and a lock for each run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MARKER = "normscope.json"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where one run keeps its spec, its record, its final weights and its lock."""
+    """The folder of one run, with its spec, its record, its final weights and its lock."""
 
     path: Path
 
@@ -37,7 +37,7 @@ class RunDirectory:
 
     @property
     def recording(self) -> Path:
-        """What was recorded inside the network, where the run was watched."""
+        """The recording of the network's layers, if the run was watched."""
         return self.path / RECORDING_NAME
 
     @property
@@ -47,7 +47,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
-        """Yields whether this process now owns the run; False while another process trains it.
+        """Yield whether this process now owns the run; False while another process trains it.
 
         The lock belongs to the process, so it is gone with it however it ends.
         """
@@ -75,7 +75,7 @@ class StudyDirectory:
     path: Path
 
     def run(self, spec: RunSpec) -> RunDirectory:
-        """Where the run of this spec is, or would be."""
+        """Return the folder of the run of this spec."""
         return RunDirectory(self.path / RUNS / spec.name)
 
     @staticmethod
@@ -117,8 +117,8 @@ class StudyDirectory:
             marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(
-                f"{path} is not a normscope study: it holds no {MARKER}; nothing in it was touched. "
-                "Expected a study's folder, or an empty or new one to make a study in."
+                f"{path} is not a normscope study (no {MARKER}); nothing in it was touched. Give a "
+                "study's folder, or an empty or new one."
             ) from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path / MARKER} cannot be read: {error}.") from error

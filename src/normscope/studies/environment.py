@@ -1,4 +1,4 @@
-"""What a run runs on: hardware and versions, as plain values for its record; threads."""
+"""Hardware, versions and threads of this process, as plain values for a run's record."""
 
 from __future__ import annotations
 

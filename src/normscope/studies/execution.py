@@ -1,4 +1,4 @@
-"""A whole study: hands its runs to an executor until each has ended, also beside other commands on the same folder."""
+"""All runs of a study, handed to an executor until each has ended, also beside other commands."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from collections.abc import Callable, Sequence
 from normscope.errors import StorageError
 from normscope.studies.environment import usable_cores
 from normscope.studies.executors import Executor
-from normscope.studies.executors.local import ProcessExecutor, SerialExecutor
 from normscope.studies.progress import Report
 from normscope.studies.runner import RunResult, RunTask
 
 SECONDS_BETWEEN_TRIES = 1.0
-
-
-def local_executor(jobs: int) -> Executor:
-    """The executor for this machine: worker processes for several jobs, this process for one."""
-    return ProcessExecutor(jobs) if jobs > 1 else SerialExecutor()
 
 
 def default_jobs(device: str, runs: int, threads: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""One batch normalization layer of a trained network on the training batch that would come next, worked through."""
+"""One batch normalization layer of a trained network, worked through on the next training batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope.data.dataset import Dataset
-from normscope.data.device_batches import Batches
 from normscope.errors import InputError
 from normscope.models.batch_norm import BatchNormSteps, steps_of, unbiased
 from normscope.models.batch_norm import RunningStatistics as Running
 from normscope.models.landmarks import Network
 from normscope.records.explanation import Explanation, Forgotten, RunningStatistics
+from normscope.studies.grid import batches_for
 from normscope.studies.spec import RunSpec
 from normscope.user_models.norm_layers import is_norm
 from normscope.watching.watched_layers import find_layers
@@ -32,9 +32,7 @@ LISTED = 8
 
 @dataclass(frozen=True)
 class Choice:
-    """The layer that is explained, and the other batch normalizations that the same pattern
-    matches.
-    """
+    """The layer that is explained, and the other batch normalizations that match the pattern."""
 
     name: str
     others: tuple[str, ...]
@@ -51,7 +49,8 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
     norms = {name: module for name, module in model.named_modules() if is_norm(module)}
     if not norms:
         raise InputError(
-            f"The network has no normalization layer, as its norm is {norm!r}; expected batch normalization (--norm)."
+            f"The network has no normalization layer: its norm is {norm!r}; expected batch "
+            "normalization (--norm)."
         )
     found = {
         layer.name: layer.module
@@ -68,28 +67,33 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
             else f"This network has none: its norm is {norm!r} (--norm)"
         )
         raise InputError(
-            f"Layer {name!r} is a {type(module).__name__}; expected a torch.nn.BatchNorm2d, whose forward a subclass "
-            f"may not change. {those}."
+            f"Layer {name!r} is a {type(module).__name__}; expected a torch.nn.BatchNorm2d, whose "
+            f"forward a subclass may not change. {those}."
         )
     (name, layer), *others = explained
     if channel is not None and channel >= layer.num_features:
         raise InputError(
-            f"Channel {channel} does not exist: {name} has the channels 0 to {layer.num_features - 1} (--channel)."
+            f"Channel {channel} does not exist: {name} has the channels 0 to "
+            f"{layer.num_features - 1} (--channel)."
         )
     return Choice(name, tuple(name for name, _ in others))
 
 
 def _is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether it computes what `models.batch_norm` defines: a subclass may have a forward of its
-    own.
-    """
+    """Return whether it computes what `models.batch_norm` defines: a subclass may not."""
     return isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward
 
 
 def explain_layer(
-    model: Network, choice: Choice, dataset: Dataset, spec: RunSpec, *, channel: int | None, forgotten: Forgotten,
+    model: Network,
+    choice: Choice,
+    dataset: Dataset,
+    spec: RunSpec,
+    *,
+    channel: int | None,
+    forgotten: Forgotten,
     meta: Mapping[str, object],
-) -> Explanation:  # fmt: skip
+) -> Explanation:
     """Run the layer in train mode on the first batch of the epoch after the last, on the CPU in
     float32.
 
@@ -108,14 +112,7 @@ def explain_layer(
     Raises:
         InputError: if the batch has one value per channel.
     """
-    batches = Batches(
-        dataset,
-        spec.batch_size,
-        torch.device("cpu"),
-        crop_padding=spec.crop_padding,
-        horizontal_flip=spec.horizontal_flip,
-    )
-    images, labels = next(iter(batches.train(spec.seed, spec.epochs + 1)))
+    images, labels = next(iter(batches_for(dataset, spec).train(spec.seed, spec.epochs + 1)))
     layer = copy.deepcopy(model.get_submodule(choice.name))
     assert isinstance(layer, _BatchNorm)
     x = _input_of(model, choice.name, images)
@@ -148,9 +145,7 @@ def explain_layer(
 
 @torch.no_grad()
 def _input_of(model: Network, layer: str, images: Tensor) -> Tensor:
-    """What the layer is given when the network runs in train mode, float32 [N, C, H, W]: of the
-    first call.
-    """
+    """Return the layer's input at its first call in train mode, float32 [N, C, H, W]."""
     running = copy.deepcopy(model).train()
     inputs: list[Tensor] = []
     handle = running.get_submodule(layer).register_forward_pre_hook(
@@ -167,20 +162,11 @@ def _input_of(model: Network, layer: str, images: Tensor) -> Tensor:
 def _disagreement(
     layer: _BatchNorm, x: Tensor, steps: BatchNormSteps, in_eval_mode: BatchNormSteps
 ) -> float:
-    """Largest difference between the steps and the layer itself, in both modes' outputs and the
-    updated buffers.
-    """
-    own = copy.deepcopy(layer)
-    pairs = [(own.eval()(x), in_eval_mode.output), (own.train()(x), steps.output)]
-    if (
-        own.running_mean is not None
-        and own.running_var is not None
-        and steps.running_after is not None
-    ):
-        pairs += [
-            (own.running_mean, steps.running_after.mean),
-            (own.running_var, steps.running_after.var),
-        ]
+    """Return the largest difference between the steps and the layer, in outputs and buffers."""
+    layer, after = copy.deepcopy(layer), steps.running_after
+    pairs = [(layer.eval()(x), in_eval_mode.output), (layer.train()(x), steps.output)]
+    if layer.running_mean is not None and layer.running_var is not None and after is not None:
+        pairs += [(layer.running_mean, after.mean), (layer.running_var, after.var)]
     return max(float((one.double() - other).abs().max()) for one, other in pairs)
 
 

@@ -6,13 +6,16 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
+from normscope.data.device_batches import Batches
 from normscope.errors import InputError, one_of
 from normscope.models import registry
 from normscope.models.landmarks import Network
@@ -27,7 +30,7 @@ WATCHED = "a watched run looks into its steps from Python"
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs that were asked for, in the order of the table that will show them, and their data."""
+    """The runs that were asked for, in the order of the table of results, and their data."""
 
     specs: tuple[RunSpec, ...]
     dataset: Dataset
@@ -89,6 +92,22 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
     )
 
 
+def merged_by_data(grids: Sequence[Grid]) -> list[Grid]:
+    """Return the runs of several grids as one grid for each data set, each run in it once, seed
+    after seed: whatever is stopped early has whole seeds.
+    """
+    merged: dict[str, Grid] = {}
+    for grid in grids:
+        key = grid.specs[0].data_fingerprint
+        before = merged[key].specs if key in merged else ()
+        specs = dict.fromkeys((*before, *grid.specs))
+        merged[key] = replace(merged.get(key, grid), specs=tuple(specs))
+    return [
+        replace(grid, specs=tuple(sorted(grid.specs, key=lambda spec: spec.seed)))
+        for grid in merged.values()
+    ]
+
+
 def _spec(choices: dict[str, Any], capture_epochs: tuple[int, ...] | None) -> RunSpec:
     captured = (
         default_capture_epochs(choices["epochs"]) if capture_epochs is None else capture_epochs
@@ -98,9 +117,7 @@ def _spec(choices: dict[str, Any], capture_epochs: tuple[int, ...] | None) -> Ru
 
 
 def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
-    """{norm: number of parameters of the first of its networks}. Every network of the grid is built
-    once.
-    """
+    """Return {norm: parameters of the first of its networks}. Every network is built once."""
     counts: dict[str, int] = {}
     built = set()
     for spec in specs:
@@ -121,25 +138,25 @@ _NETWORK = (
     "initialization",
     "initialization_scale",
 )
-"""What a network is built from, beside its norm and its seed."""
+"""Fields of a spec that decide the network, beside its norm and its seed."""
 
 
 def resolve_fusion(choice: str, device: str) -> bool:
-    """Whether to fuse: for "auto" where it can be done.
+    """Return whether to fuse: for "auto" where it can be done.
 
     Raises:
         InputError: if fusion is asked for where it cannot be had, with the reason.
     """
     if choice == "off":
         return False
-    reason = fusion_obstacle(device)
+    reason = fusion_unavailable_reason(device)
     if choice == "on" and reason is not None:
         raise InputError(f"Fusion cannot be had here: {reason} (--fusion).")
     return reason is None
 
 
-def fusion_obstacle(device: str) -> str | None:
-    """Why normalization cannot be fused on a device, in one phrase; None where it can."""
+def fusion_unavailable_reason(device: str) -> str | None:
+    """Return in one phrase why normalization cannot be fused on a device; None where it can."""
     return fused.availability() if device == "cpu" else f"it is made for the CPU, not for {device}"
 
 
@@ -152,15 +169,13 @@ def check_graph(choice: str, device: str, watch: bool) -> None:
     """
     if choice not in GRAPHS:
         raise InputError(one_of("graph", choice, GRAPHS))
-    reason = graph_obstacle(choice, device, "", watch)
+    reason = graph_unavailable_reason(choice, device, "", watch)
     if choice == "on" and reason is not None:
         raise InputError(f"A CUDA graph cannot be had here: {reason} (--graph).")
 
 
-def graph_obstacle(choice: str, device: str, norm: str, watch: bool) -> str | None:
-    """Why training steps are not to be captured in a CUDA graph, in one phrase; None where they
-    are.
-    """
+def graph_unavailable_reason(choice: str, device: str, norm: str, watch: bool) -> str | None:
+    """Return in one phrase why steps are not captured in a CUDA graph, None where they are."""
     if choice == "off":
         return "switched off"
     if device != "cuda":
@@ -168,7 +183,7 @@ def graph_obstacle(choice: str, device: str, norm: str, watch: bool) -> str | No
     if watch:
         return WATCHED
     if choice == "auto" and is_code(norm):
-        return f"what Python does in {norm} would be done once only (--graph on captures it all the same)"
+        return f"Python code in {norm} would run only once (--graph on captures it all the same)"
     return None
 
 
@@ -194,9 +209,7 @@ def count_parameters(model: Network) -> int:
 
 
 def build_for(dataset: Dataset, spec: RunSpec) -> Network:
-    """The network of a spec, for the images and classes of a data set, with the weights of the
-    spec's seed.
-    """
+    """Build the network of a spec for a data set, with the weights of the spec's seed."""
     return registry.build(
         spec.model,
         norm=spec.norm,
@@ -210,4 +223,22 @@ def build_for(dataset: Dataset, spec: RunSpec) -> Network:
         initialization=spec.initialization,
         initialization_scale=spec.initialization_scale,
         seed=spec.seed,
+    )
+
+
+def batches_for(
+    dataset: Dataset,
+    spec: RunSpec,
+    device: str | torch.device = "cpu",
+    *,
+    batch_size: int | None = None,
+    augmented: bool = True,
+) -> Batches:
+    """Return a data set in batches of the spec's size or another, augmented or not."""
+    return Batches(
+        dataset,
+        batch_size or spec.batch_size,
+        torch.device(device),
+        crop_padding=spec.crop_padding if augmented else 0,
+        horizontal_flip=spec.horizontal_flip and augmented,
     )

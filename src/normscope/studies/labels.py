@@ -1,4 +1,4 @@
-"""Runs in the words of their study: by what tells them apart, for the terminal."""
+"""Runs and studies in words, for the terminal: by what tells runs apart, and how long they take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from normscope.records.run import ENDED, status_of
+from normscope.studies.directory import StudyDirectory
+from normscope.studies.execution import default_jobs
+from normscope.studies.grid import Grid, merged_by_data
 from normscope.studies.spec import Recipe, RunSpec
+from normscope.studies.study import StudyPlan
+
+CORE_SECONDS_PER_PIXEL = 5.6e-6
+"""Seconds that one core takes for a pixel of a training image in small-resnet: `normscope study
+quick` on an AMD EPYC, docs/studies.md. An order of magnitude for others.
+"""
 
 _SAID_ANYWAY = ("norm", "learning_rate", "seed")
 _NO_KNOBS = ("data_fingerprint", "norm_code", "capture_epochs", "engine")
@@ -24,6 +34,54 @@ def run_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
     knobs = [name for name in names if name not in (*_SAID_ANYWAY, *_NO_KNOBS)]
     told = [knob for knob in knobs if len({getattr(spec, knob) for spec in specs}) > 1]
     return {spec.name: _label(spec, told) for spec in specs}
+
+
+def describe_study(
+    plan: StudyPlan, grids: Sequence[Grid], study: StudyDirectory, jobs: int | None
+) -> str:
+    """Return which runs a study has, what for, and roughly how long those take that are left."""
+    specs = list(dict.fromkeys(spec for grid in grids for spec in grid.specs))
+    lines = [f"Study {plan.name}: {len(specs)} runs, into {study.path}"]
+    if plan.description:
+        lines.append(f"  {plan.description}")
+    for grid, planned in zip(grids, plan.grids, strict=True):
+        axes = {name: list(dict.fromkeys(getattr(s, name) for s in grid.specs))
+                for name in ("norm", "learning_rate", *planned.sweep, "seed")}  # fmt: skip
+        varied = "; ".join(_axis(name, values) for name, values in axes.items())
+        lines.append(f"  {len(grid.specs):4} runs of {grid.specs[0].epochs} epochs: {varied}")
+    if len(grids) > 1:
+        lines.append("  Runs that several of these ask for are trained once.")
+    pixels = sum(_pixels(grid, study) for grid in merged_by_data(grids))
+    if pixels and all(
+        (s.model, s.widths, s.device) == ("small-resnet", None, "cpu") for s in specs
+    ):
+        jobs = jobs or default_jobs("cpu", len(specs), specs[0].threads)
+        minutes = CORE_SECONDS_PER_PIXEL * pixels / jobs / 60
+        lines.append(f"  Roughly {_rounded(minutes)} with {_counted(jobs, 'worker')}.")
+    return "\n".join(lines)
+
+
+def _axis(name: str, values: Sequence[Any]) -> str:
+    if name == "seed":
+        return _counted(len(values), "seed")
+    words = [_words("", value).strip() for value in values]
+    return f"{name.replace('_', ' ')} {', '.join(words)}"
+
+
+def _pixels(grid: Grid, study: StudyDirectory) -> int:
+    """Pixels of the training images that the runs of a grid still have to see."""
+    epochs = sum(s.epochs for s in grid.specs if status_of(study.run(s).path) not in ENDED)
+    return epochs * grid.dataset.train_images[..., 0].size
+
+
+def _rounded(minutes: float) -> str:
+    if minutes < 1:
+        return "a minute"
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.0f} hours"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 def _label(spec: RunSpec, told: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What users ask for when runs are trained, said once for all commands.
+"""Options of the commands that train runs, each once for all commands.
 
 A command's options inherit what it shares with others. A field's docstring is its help. This module
 imports neither torch nor NumPy: `--help` is built from it.
@@ -49,7 +49,7 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions(DataOptions):
-    """What is trained, and for how long: of compare, inspect and explain."""
+    """The network and its data: options of compare, inspect and explain."""
 
     classes: Annotated[tuple[str, ...], arg(help_behavior_hint="(default: all)")] = ()
     """Keep these classes only, relabelled in this order, for example airplane bird."""
@@ -74,7 +74,7 @@ class SeveralOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class JobsOption:
-    """How many runs at once: of compare, inspect and study."""
+    """The number of runs at once: an option of compare, inspect and study."""
 
     jobs: Annotated[
         int | None, arg(metavar="INT", help_behavior_hint="(default: one per core; one on a GPU)")
@@ -84,7 +84,7 @@ class JobsOption:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How steps are computed and who hears of them: of compare and study."""
+    """Steps and where their results go: options of compare and study."""
 
     fusion: Literal["auto", "on", "off"] = "auto"
     """Batch normalization, addition and ReLU in one compiled step: on the CPU, where a C++ compiler
@@ -115,7 +115,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
-    """What runs are trained on, and where they are kept: of compare, inspect, explain and study."""
+    """The machine and the folder: options of compare, inspect, explain and study."""
 
     device: str = "auto"
     """Where to train: auto, cpu, cuda or mps."""
@@ -136,7 +136,7 @@ class MachineOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GridOptions(MachineOptions, TrainingOptions, JobsOption, SeveralOptions, NetworkOptions):
-    """A grid of runs: what `compare` is asked for, and what other commands make of their options."""
+    """A grid of runs: the options of `compare`, also made from those of other commands."""
 
     norms: tuple[str, ...] = ("batch", "none")
     """Normalizations to compare: batch, none, group, layer, instance, noisy-batch, or
@@ -192,8 +192,8 @@ def options_from(settings: Mapping[str, Any], kind: type[Grid] = GridOptions) ->
             raise InputError(one_of("setting", name, known))
     values: dict[str, Any] = {"recipe": {}}
     for name, value in settings.items():
-        place = values if name in kind.__dataclass_fields__ else values["recipe"]
-        place[name] = value.tolist() if hasattr(value, "tolist") else value  # NumPy's
+        table = values if name in kind.__dataclass_fields__ else values["recipe"]
+        table[name] = value.tolist() if hasattr(value, "tolist") else value  # NumPy's
     try:
         return msgspec.convert(values, kind, dec_hook=as_path)
     except msgspec.ValidationError as error:

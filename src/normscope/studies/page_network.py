@@ -1,4 +1,4 @@
-"""The small network that `normscope explain` puts into its page: its numbers, and images to run it on."""
+"""The small network inside the page of `normscope explain`: its weights, and images for it."""
 
 from __future__ import annotations
 

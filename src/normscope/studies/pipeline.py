@@ -1,4 +1,4 @@
-"""What compare, study, inspect and explain share: a folder, the runs that are left, training, what is written."""
+"""The steps of compare, study, inspect and explain: open the folder, train what is left, report."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from normscope.show.sinks.runs import StudyLogs
 from normscope.show.terminal import StudyProgress, percent, say
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name, usable_cores
-from normscope.studies.execution import default_jobs, execute_all, local_executor
+from normscope.studies.execution import default_jobs, execute_all
 from normscope.studies.executors import Executor
+from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import Grid
 from normscope.studies.labels import run_labels
 from normscope.studies.options import GridOptions
@@ -36,7 +37,7 @@ LARGE_ENOUGH_FOR_THREADS = 16
 """Pixels of an image's side from which a second thread makes a run faster."""
 
 DECIDED_HERE = ("data_fingerprint", "norm_code", "engine", "device", "precision", "fusion")
-"""What a user need not have typed: it follows from the data, the code, the machine, the version."""
+"""Settings that follow from the data, the code, the machine and the version."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,15 @@ class Training:
         jobs = _jobs(grid, options)
         if tasks and self.executor is None:
             self._say_idle_cores(grid, jobs)
+            count = min(jobs, len(tasks))
+            say(self.console, f"Starting {count} worker{'s' if count > 1 else ''} ...")
         labels, results = run_labels(grid.specs), dict[str, RunResult]()
         left = {task.directory.name for task in tasks}
         for name in labels:
             self.logs.update(name, ended=name not in left)
         done = len(labels) - len(tasks)
-        with StudyProgress(
-            self.console, labels, grid.specs[0].epochs, already_done=done
-        ) as progress:
+        epochs = {spec.name: spec.epochs for spec in grid.specs}
+        with StudyProgress(self.console, labels, epochs, already_done=done) as progress:
 
             def report(message: Progress) -> None:
                 progress.report(message)
@@ -102,11 +104,11 @@ class Training:
                 outcome = "; ".join(filter(None, (_outcome(task, result), result.note)))
                 progress.ended(name, outcome, good=result.status == "finished")
 
-            execute_all(tasks, self.executor or local_executor(jobs), report, ended)
+            execute_all(tasks, self.executor or ProcessExecutor(jobs), report, ended)
         return results
 
     def runs(self, grid: Grid) -> tuple[RunRecord, ...]:
-        """Return the runs of a grid as they are in the folder; one without a record is interrupted."""
+        """Return the runs of a grid as recorded; one without a record is interrupted."""
         return tuple(self._run(spec) for spec in grid.specs)
 
     def written(self, files: Sequence[str], *, page: bool = True) -> None:
@@ -164,8 +166,8 @@ class Training:
         if count := sum(meta.get("threads", spec.threads) != spec.threads for spec, meta in pairs):
             say(
                 self.console,
-                f"{count} of {len(specs)} runs were begun by an earlier version with another number "
-                "of threads; they keep it, and so differ in bits from runs with --threads "
+                f"{count} of {len(specs)} runs were begun by an earlier version with another "
+                "number of threads; they keep it, and so differ in bits from runs with --threads "
                 f"{specs[0].threads}.",
             )
 
@@ -176,8 +178,8 @@ class Training:
             which = "1 run is" if count == 1 else f"{count} runs are"
             say(
                 self.console,
-                f"{which} in the folder with the same settings, but for another {fields}: kept, and "
-                "trained anew as asked for now.",
+                f"{which} in the folder with the same settings, but for another {fields}: kept, "
+                "and trained anew as asked for now.",
             )
 
     def _difference(self, spec: RunSpec) -> str | None:
@@ -199,8 +201,8 @@ class Training:
         if spec.device == "cpu" and large and 2 * jobs * spec.threads <= cores:
             say(
                 self.console,
-                f"{jobs * spec.threads} of {cores} cores are in use; --threads {cores // jobs} uses "
-                "them all, and makes other runs, as threads are part of a run's identity.",
+                f"{jobs * spec.threads} of {cores} cores are in use; --threads {cores // jobs} "
+                "uses them all, and makes other runs, as threads are part of a run's id.",
             )
 
 

@@ -1,4 +1,4 @@
-"""What a run tells of itself while it is trained: small messages that cross process borders."""
+"""Messages about a run's progress, small enough to be sent between processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from normscope.training.loop import Callback, Epoch
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one run is. `epochs_done` may have a fraction; the scalars are those of the last
-    whole epoch.
-    """
+    """One run's progress. `epochs_done` may have a fraction; the scalars are of the last epoch."""
 
     run: str
     epochs_done: float
@@ -28,7 +26,7 @@ SECONDS_BETWEEN_REPORTS = 0.5
 
 
 class ProgressCallback(Callback):
-    """Reports a run's progress after every epoch, and twice a second within one."""
+    """Report a run's progress after every epoch, and twice a second within one."""
 
     def __init__(self, run: str, steps_per_epoch: int, report: Report, epochs_done: int = 0):
         self._run, self._steps, self._report = run, steps_per_epoch, report

@@ -28,14 +28,12 @@ HISTOGRAMS_PER_EPOCH = 1
 GRADIENTS_PER_EPOCH = 10
 
 MOMENT_BYTES = 8 << 20
-"""What moments, running statistics, weights and biases may take of the file; a record of them has
-24 per channel.
-"""
+"""Bytes for moments, running statistics, weights, biases: 24 per channel and record."""
 
 
 @dataclass(frozen=True)
 class ByEpoch:
-    """Records a step evenly within every epoch, more often in the first and the last one."""
+    """Select steps evenly within every epoch, more often in the first and the last one."""
 
     steps_per_epoch: int
     epochs: int
@@ -43,7 +41,7 @@ class ByEpoch:
     per_shown_epoch: int
 
     def __call__(self, step: int) -> bool:
-        """Whether this step, counted from 1, is recorded."""
+        """Return whether this step, counted from 1, is recorded."""
         epoch, index = divmod(step - 1, self.steps_per_epoch)
         count = self.per_shown_epoch if epoch in (0, self.epochs - 1) else self.per_epoch
         return index % max(1, self.steps_per_epoch // count) == 0
@@ -51,9 +49,7 @@ class ByEpoch:
 
 @dataclass(frozen=True)
 class WatchPlan:
-    """What is watched in a run, and when: what `watch` takes, but for the model, its optimizer and
-    the file.
-    """
+    """Arguments of `watch` for a run: the layers, and when each kind of statistic is recorded."""
 
     layers: tuple[str, ...]
     every: Gradually
@@ -62,18 +58,18 @@ class WatchPlan:
 
 
 def plan_watching(dataset: Dataset, spec: RunSpec, steps_per_epoch: int) -> WatchPlan:
-    """The places of normalization layers, whatever is there in this run, and intervals that suit
-    its length.
+    """Return the names of the normalization layers of the network with batch normalization, and
+    intervals that suit the run's length.
 
-    A network without normalization has identities in those places: what they pass on is what the
-    layers of the other runs are given.
+    A network without normalization has identities of those names: their input is recorded
+    as that of the layers in the other runs.
     """
-    places = find_layers(build_for(dataset, dataclasses.replace(spec, norm="batch")))
-    channels = sum(place.info.channels or 0 for place in places)
+    layers = find_layers(build_for(dataset, dataclasses.replace(spec, norm="batch")))
+    channels = sum(layer.info.channels or 0 for layer in layers)
     rows = max(1, MOMENT_BYTES // (24 * channels))
     interval = -(-steps_per_epoch * spec.epochs // rows)
     return WatchPlan(
-        layers=tuple(place.name for place in places),
+        layers=tuple(layer.name for layer in layers),
         every=Gradually(interval, first=64),
         histograms_every=ByEpoch(
             steps_per_epoch, spec.epochs, HISTOGRAMS_PER_EPOCH, HISTOGRAMS_PER_SHOWN_EPOCH
@@ -85,8 +81,8 @@ def plan_watching(dataset: Dataset, spec: RunSpec, steps_per_epoch: int) -> Watc
 
 
 class WatchedTraining(Callback):
-    """Records a training into a file that is written at the end of every epoch, before anything
-    else of it is.
+    """Record a training into a file, which is written at the end of every epoch, before the run's
+    own record is.
 
     Args:
         path: the file of the recording.
@@ -101,7 +97,7 @@ class WatchedTraining(Callback):
         self._path, self._plan, self._done = path, plan, done
         self._watcher: Watcher | None = None
         self.stopped = False
-        """Whether recording was begun and had to stop, with a warning; the training went on."""
+        """True if recording had to stop, with a warning; the training went on."""
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         if not self._done:
@@ -155,7 +151,7 @@ class WatchedTraining(Callback):
 
 
 def is_recorded(path: Path) -> bool:
-    """Whether there is a recording, whole.
+    """Return whether there is a whole recording.
 
     Raises:
         RecordError: if what is there is damaged.

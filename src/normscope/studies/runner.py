@@ -1,4 +1,4 @@
-"""One run from its spec to its record: builds the parts, hangs the callbacks into the loop, survives being killed."""
+"""One run from its spec to its record: trained and stored epoch by epoch, resumed if killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from normscope import fused
-from normscope.data import device_batches as data_batches
 from normscope.data import sources
 from normscope.data.dataset import Dataset
 from normscope.errors import InputError, NormscopeError, RecordError, StorageError, one_line
@@ -28,7 +27,13 @@ from normscope.records.run import ENDED
 from normscope.records.store import Store, writer
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import describe_environment
-from normscope.studies.grid import build_for, count_parameters, fusion_obstacle, graph_obstacle
+from normscope.studies.grid import (
+    batches_for,
+    build_for,
+    count_parameters,
+    fusion_unavailable_reason,
+    graph_unavailable_reason,
+)
 from normscope.studies.progress import ProgressCallback, Report
 from normscope.studies.run_recording import (
     WatchedTraining,
@@ -40,7 +45,7 @@ from normscope.studies.run_recording import (
 from normscope.studies.spec import RunSpec
 from normscope.training.gradient_norms import GradientNorms
 from normscope.training.loop import Callback, Epoch, Outcome, train
-from normscope.training.plan import Batches, Plan
+from normscope.training.plan import Batches
 from normscope.training.precision import autocast
 from normscope.training.resume import ResumeState
 
@@ -55,15 +60,13 @@ class RunTask:
     spec: RunSpec
     directory: Path
     data_dir: Path | None = None
-    watch: bool = (
-        False  # whether a recording is made; no part of the run's identity, for it changes nothing
-    )
+    watch: bool = False  # whether a recording is made; no part of the run's identity
     graph: str = "auto"  # whether steps are captured in a CUDA graph: auto, on or off; as `watch`
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How an execution ended: a run's status, or "busy" while another process trains it."""
+    """The result of an execution: a run's status, or "busy" while another process trains it."""
 
     status: str
     error: str | None = None
@@ -95,9 +98,7 @@ def execute(task: RunTask, report: Report) -> RunResult:
 
 
 def _set_threads(task: RunTask, store: Store) -> None:
-    """Give the run the threads of its spec. One that was begun before specs named them keeps those
-    that it was begun with.
-    """
+    """Give the run the threads of its spec; an older one those that it began with."""
     torch.set_num_threads(store.meta().get("threads", task.spec.threads))
 
 
@@ -120,9 +121,7 @@ def _execute_recorded(
 
 
 def _begin(spec: RunSpec, directory: RunDirectory, store: Store) -> None:
-    """Say which run this is before anything can go wrong, and clear away what a killed process left
-    half written.
-    """
+    """Record which run this is before anything can go wrong; remove what a killed process left."""
     for leftover in directory.path.glob(f".{directory.weights.stem}-*"):
         leftover.unlink(missing_ok=True)
     if not directory.spec.exists():
@@ -135,7 +134,7 @@ def _begin(spec: RunSpec, directory: RunDirectory, store: Store) -> None:
 
 
 def record_failure(task: RunTask, error: str) -> RunResult:
-    """Record that a run failed where it could not say so itself. The caller holds the run's lock."""
+    """Record that a run failed whose process ended. The caller holds the run's lock."""
     directory = RunDirectory(task.directory)
     try:
         with writer(directory.record, "run") as store, store.transaction():
@@ -158,20 +157,18 @@ def _recorded(
     again = directory.path / ".recording-again.sqlite"
     try:
         prepared = _prepare(task)
-        watched = WatchedTraining(again, prepared.watching)
+        watched = WatchedTraining(again, prepared.watch_plan(task.spec))
         progress = ProgressCallback(task.directory.name, prepared.batches.train_batches, report)
         _train_with(prepared, task, [watched, progress], watched)
         if others := differing(prepared.model.state_dict(), directory.weights):
-            note = f"not recorded: trained again here, it ends with other weights ({others[0]}), and so would mislead"
+            note = f"not recorded: trained again here, it ends with other weights ({others[0]})"
             return replace(result, note=note)
         if not is_recorded(again):
             return replace(result, note="not recorded: the recording stopped on the way")
         again.replace(directory.recording)
         return replace(result, note="trained again to the same weights for its recording")
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the run has its result, whatever becomes of its recording
+    except (Exception, SystemExit) as error:
+        # the run has its result, whatever becomes of its recording
         return replace(result, note=f"not recorded: {one_line(error)}")
     finally:
         again.unlink(missing_ok=True)
@@ -179,18 +176,20 @@ def _recorded(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a training needs, made from a task."""
+    """The parts of a training, built from a task."""
 
     dataset: Dataset
-    batches: data_batches.Batches
+    batches: Batches
     model: Network
-    watching: WatchPlan
+
+    def watch_plan(self, spec: RunSpec) -> WatchPlan:
+        return plan_watching(self.dataset, spec, self.batches.train_batches)
 
 
 def _prepare(task: RunTask) -> _Prepared:
     """Check that the run can be trained here, and build its parts."""
     spec = task.spec
-    obstacle = fusion_obstacle(spec.device) if spec.fusion else None
+    obstacle = fusion_unavailable_reason(spec.device) if spec.fusion else None
     if obstacle is not None:
         raise InputError(
             f"The run was laid out with fused normalization, which cannot be had here: {obstacle}."
@@ -198,19 +197,12 @@ def _prepare(task: RunTask) -> _Prepared:
     dataset = _dataset(spec.data, task.data_dir, spec.classes, spec.data_fingerprint)
     if dataset.fingerprint != spec.data_fingerprint:
         raise InputError(
-            "The data changed since the study was laid out; give the same --data-dir, or another --out."
+            "The data changed since the study began; give the same --data-dir, or another --out."
         )
-    device = torch.device(spec.device)
-    batches = data_batches.Batches(
-        dataset,
-        spec.batch_size,
-        device,
-        crop_padding=spec.crop_padding,
-        horizontal_flip=spec.horizontal_flip,
-    )
-    model = build_for(dataset, spec).to(device)
+    batches = batches_for(dataset, spec, spec.device)
+    model = build_for(dataset, spec).to(spec.device)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: missing from torch's stubs
-    return _Prepared(dataset, batches, model, plan_watching(dataset, spec, batches.train_batches))
+    return _Prepared(dataset, batches, model)
 
 
 def _train_with(
@@ -222,13 +214,13 @@ def _train_with(
 ) -> Outcome:
     """Train, and end the recording, where there is one, however the training ends."""
     spec = task.spec
-    obstacle = graph_obstacle(task.graph, spec.device, spec.norm, watched is not None)
+    obstacle = graph_unavailable_reason(task.graph, spec.device, spec.norm, watched is not None)
     try:
         with using(fused.normalize if spec.fusion else None):
             return train(
                 prepared.model,
                 prepared.batches,
-                plan_of(spec),
+                spec,
                 callbacks=callbacks,
                 resume=resume,
                 not_captured=obstacle,
@@ -246,15 +238,15 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     _describe(store, spec, prepared.dataset, batches, model)
 
     done, step = (resume.epoch, resume.step) if resume is not None else (0, 0)
-    watched = WatchedTraining(directory.recording, prepared.watching, step) if task.watch else None
     callbacks: list[Callback] = [
-        *(
-            [watched] if watched is not None else []
-        ),  # first: a whole epoch is recorded before it is stored
         GradientNorms(_watched_weights(model), batches.train_batches),
         StoreEpochs(store, spec, model, batches),
         ProgressCallback(task.directory.name, batches.train_batches, report, done),
     ]
+    watched = None
+    if task.watch:
+        watched = WatchedTraining(directory.recording, prepared.watch_plan(spec), step)
+        callbacks.insert(0, watched)  # first: a whole epoch is recorded before it is stored
     outcome = _divergence(store) or _train_with(prepared, task, callbacks, watched, resume)
 
     buffer = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
@@ -274,7 +266,7 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
-    """The same dict with its tensors on the CPU, so that weights of a GPU load where there is none."""
+    """Move the tensors of a state to the CPU, so that they load on a machine without a GPU."""
     for name, value in state.items():
         if isinstance(value, Tensor):  # a normalization of one's own may keep other things
             state[name] = value.cpu()
@@ -282,7 +274,7 @@ def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _note(task: RunTask, outcome: Outcome, watched: WatchedTraining | None) -> str:
-    """What the user asked for and did not get."""
+    """Return what the user asked for and did not get."""
     if watched is not None and watched.stopped:
         return "not recorded: the recording stopped on the way"
     if task.graph == "on" and outcome.not_captured:
@@ -290,13 +282,8 @@ def _note(task: RunTask, outcome: Outcome, watched: WatchedTraining | None) -> s
     return ""
 
 
-def plan_of(spec: RunSpec) -> Plan:
-    """The part of a spec that the training loop reads."""
-    return Plan(**{name: getattr(spec, name) for name in Plan.__dataclass_fields__})
-
-
 class StoreEpochs(Callback):
-    """Writes each epoch, with its captures and the state to go on from, in one transaction."""
+    """Store each epoch, its captures and the state to resume from in one transaction."""
 
     def __init__(self, store: Store, spec: RunSpec, model: Network, batches: Batches):
         self._store, self._spec, self._model, self._batches = store, spec, model, batches
@@ -351,9 +338,7 @@ def _resume_state(store: Store) -> ResumeState | None:
 
 
 def _divergence(store: Store) -> Outcome | None:
-    """The outcome of a run that was killed after the epoch in which it diverged, before it could
-    say so.
-    """
+    """Return the outcome of a run that was killed after it diverged, before that was recorded."""
     steps = store.epochs().get("first_non_finite_step", np.array([]))
     if not len(steps) or not np.isfinite(steps[-1]):
         return None
@@ -366,7 +351,9 @@ def _describe(
     """Write what the run is and what it runs on, before its first epoch or after going on."""
     with store.transaction():
         store.set_meta(
-            not_fused=None if spec.fusion else (fusion_obstacle(spec.device) or "switched off"),
+            not_fused=None
+            if spec.fusion
+            else (fusion_unavailable_reason(spec.device) or "switched off"),
             data={
                 "source": dataset.source,
                 "classes": list(dataset.classes),
@@ -386,5 +373,5 @@ def _describe(
 def _dataset(
     name: str, data_dir: Path | None, classes: tuple[str, ...], fingerprint: str
 ) -> Dataset:
-    """The data set, kept from run to run in a process as long as the runs ask for the same content."""
+    """Load a data set, or return the one of the process's last run if it is the same."""
     return sources.load(name, data_dir=data_dir, classes=classes)

@@ -1,4 +1,4 @@
-"""Every knob of a run, said once: the command line, the JSON on disk and a run's identity derive from here.
+"""Every setting of a run, once: the command line, the JSON on disk and a run's id derive from here.
 
 `Recipe` holds what all runs of a study share, and `RunSpec` is one run with nothing left to decide.
 A field's docstring is its help. This module imports neither torch nor NumPy: `--help` is built
@@ -25,9 +25,7 @@ from normscope.errors import InputError, RecordError, one_of
 from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS
 
 ENGINE_REVISION = 1
-"""Raised whenever the engine's arithmetic changes, so that runs of two engines are never taken for
-one another.
-"""
+"""Raised with every change of the engine's arithmetic: runs of two engines are different runs."""
 
 PRECISIONS = ("bf16", "fp32")
 
@@ -39,7 +37,7 @@ _Name = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What all runs of a study have in common: the network and how it is trained."""
+    """The network and how it is trained: the same in all runs of a study."""
 
     model: str = "small-resnet"
     """Network: small-resnet, bird-plane, resnet-20, resnet-32, resnet-44, resnet-56, resnet-110 or
@@ -89,9 +87,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(Recipe):
-    """One run with every choice made. Two runs with equal specs have equal results on one kind of
-    device.
-    """
+    """One run with every choice made. Equal specs give equal results on one kind of device."""
 
     data: str
     """Name of the data set."""
@@ -124,7 +120,7 @@ class RunSpec(Recipe):
     """Zeros around an image, in pixels, before a random crop of its size."""
 
     horizontal_flip: bool
-    """Whether half of the images are mirrored."""
+    """True to mirror half of the images."""
 
     device: str
     """Type of the device: cpu, cuda or mps."""
@@ -133,9 +129,7 @@ class RunSpec(Recipe):
     """Arithmetic of convolutions and linear layers: bf16 (autocast) or fp32."""
 
     fusion: bool
-    """Whether batch normalization, addition and ReLU are computed in one step (the same up to
-    rounding).
-    """
+    """True to compute batch normalization, addition and ReLU in one step."""
 
     engine: int = ENGINE_REVISION
     """Revision of the training engine."""
@@ -200,7 +194,7 @@ class RunSpec(Recipe):
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(RunSpec)})
         if unknown:
             raise RecordError(
-                "The run's spec has knobs that this normscope does not know, perhaps those of a later "
+                "The run's spec has settings that this normscope does not know, perhaps of a later "
                 f"version: {', '.join(unknown)}."
             )
         return spec

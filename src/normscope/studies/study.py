@@ -34,7 +34,7 @@ OF_THE_MACHINE = ("out", "jobs", "data_dir", "tensorboard", "wandb")
 
 @dataclass(frozen=True)
 class GridPlan:
-    """One grid of a study: settings of `compare` by name, and knobs with the values that they take."""
+    """One grid of a study: settings of `compare` by name, and the values of those it varies."""
 
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sweep: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
@@ -63,9 +63,7 @@ class StudyPlan:
     grids: tuple[GridPlan, ...]
 
     def swept(self, sweep: Mapping[str, tuple[Any, ...]]) -> StudyPlan:
-        """The same study with these knobs swept in every grid, in place of what a grid says of
-        them.
-        """
+        """Return the study with these settings varied in every grid, in place of the grid's own."""
         grids = tuple(
             dataclasses.replace(grid, sweep={**grid.sweep, **sweep}) for grid in self.grids
         )

@@ -1,4 +1,4 @@
-"""Studies by name and from TOML files. A file is data: code that it names is imported only where that was allowed."""
+"""Studies by name and from TOML files, whose code is imported only where that was allowed."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
     code = sorted({norm for grid in grids for norm in _norms(grid) if ":" in norm})
     if code and not allow_code:
         raise InputError(
-            f"{path} names code that would be run: {', '.join(code)}. If you trust it, say so with --allow-code."
+            f"{path} names code that would be run: {', '.join(code)}. If you trust it, give "
+            "--allow-code."
         )
     return StudyPlan(path.stem, file.description, grids)
 
@@ -90,7 +91,7 @@ def _grid(file: _File, own: _Grid) -> GridPlan:
     for name in settings:
         if name in OF_THE_MACHINE:
             raise InputError(
-                f"{name} is no setting of a study, but of the machine that it runs on; give it there."
+                f"{name} is a setting of the machine, not of a study; give it on the command line."
             )
         if name not in known:
             raise InputError(one_of("setting", name, known))

@@ -1,4 +1,4 @@
-"""Measurements that claims need and training does not make: each once for a run, written into its record."""
+"""Measurements that claims need beside training: each once for a run, stored in its record."""
 
 from __future__ import annotations
 
@@ -24,19 +24,16 @@ from normscope.studies.measurements.evaluation_measurement import evaluation, is
 from normscope.studies.measurements.landscape_measurement import landscape
 from normscope.studies.measurements.movement_measurement import movement
 from normscope.studies.measurements.propagation_measurement import has_paths, propagation
-from normscope.studies.measurements.run_context import Arrays, Subject
+from normscope.studies.measurements.run_context import Arrays, RunContext
 from normscope.studies.spec import RunSpec
-
-Say = Callable[[str], None]
-"""Told, in words, what is being measured and how far it is."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One kind of measurement: a row in MEASUREMENTS, its name in `records/measurement_names.py`."""
+    """One kind of measurement: a row of MEASUREMENTS."""
 
     name: str  # as in the record, and in a study's `measure`
-    measure: Callable[[Subject], Arrays]
+    measure: Callable[[RunContext], Arrays]
     applies: Callable[[RunSpec], bool]
     trained: bool  # whether it needs the weights of a finished run
     by_default: bool = (
@@ -61,7 +58,7 @@ BY_DEFAULT = frozenset(name for name, row in MEASUREMENTS.items() if row.by_defa
 
 @dataclass
 class Measured:
-    """What was made: {name: runs}, and {run: why} for runs that had to be left without."""
+    """The measurements made, {name: runs}, and {run: why} for runs that could not be measured."""
 
     made: Counter[str] = field(default_factory=Counter)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -72,7 +69,7 @@ def measure(
     specs: Sequence[RunSpec],
     dataset: Dataset,
     wanted: Mapping[str, Collection[str]] | None = None,
-    say: Say = lambda words: None,
+    say: Callable[[str], None] = lambda words: None,
 ) -> Measured:
     """Measure what the records of these runs lack.
 
@@ -85,7 +82,7 @@ def measure(
         dataset: that data set.
         wanted: {run id: names of measurements}; runs that are not in it get those that are made by
             default.
-        say: told what is going on.
+        say: called with what is measured and how far it is.
 
     Raises:
         StorageError: if a record cannot be written.
@@ -98,15 +95,15 @@ def measure(
     ]
     found = Measured()
     for number, (spec, row) in enumerate(todo, 1):
-        run, place = study.run(spec), f"{row.name}, {number} of {len(todo)}"
-        say(place)
+        run, position = study.run(spec), f"{row.name}, {number} of {len(todo)}"
+        say(position)
 
-        def advance(share: float, place: str = place) -> None:
-            say(f"{place}, {100 * share:.0f}%")
+        def progress(share: float, position: str = position) -> None:
+            say(f"{position}, {100 * share:.0f}%")
 
-        subject = Subject(spec, dataset, run, advance)
+        context = RunContext(spec, dataset, run, progress)
         with using_threads(spec.threads):
-            _measure(subject, row, found)
+            _measure(context, row, found)
     return found
 
 
@@ -124,8 +121,8 @@ def _lacking(run: RunDirectory, spec: RunSpec, names: Collection[str]) -> list[M
         ]
 
 
-def _measure(subject: Subject, row: Measurement, found: Measured) -> None:
-    run = subject.run
+def _measure(context: RunContext, row: Measurement, found: Measured) -> None:
+    run = context.run
     with run.locked() as ours:
         if not ours:
             return
@@ -133,7 +130,7 @@ def _measure(subject: Subject, row: Measurement, found: Measured) -> None:
             if measured_in(store, row.name):
                 return
             try:
-                arrays = row.measure(subject)
+                arrays = row.measure(context)
             except (
                 RecordError
             ) as error:  # its weights are gone: the claim says so, and the others go on

@@ -16,10 +16,6 @@ from normscope.studies.study import GridPlan, StudyPlan
 BLOCKS = ("post-activation", "pre-activation", "formula", "after-activation")
 
 
-def _plan(name: str, description: str, *grids: GridPlan) -> StudyPlan:
-    return StudyPlan(name, description, grids)
-
-
 def _grid(
     sweep: dict[str, tuple[Any, ...]] | None = None,
     measure: tuple[str, ...] | None = None,
@@ -36,86 +32,93 @@ _CIFAR = {"data": "cifar10", "seeds": 3, "epochs": 30, "learning_rates": (0.1,)}
 STUDIES = {
     plan.name: plan
     for plan in (
-        _plan(
+        StudyPlan(
             "quick",
-            "Every claim that small images can say something about, on the embedded digits.",
-            _grid(measure=(), **_DIGITS, learning_rates=(0.01, 0.1, 1.0)),
-            _grid(**_AT_ONE_RATE, measure=(BATCH_STATISTICS, EVALUATION)),
-            _grid({"initialization_scale": (0.1, 1.0, 3.0)}, (), **_AT_ONE_RATE),
-            _grid({"activation": ("tanh",)}, (), **_AT_ONE_RATE),
-            _grid({"batch_size": (8, 128)}, (EVALUATION,), **_DIGITS, learning_rates=(0.01,), norms=("batch", "group")),
-            _grid({"block": ("pre-activation",)}, (PROPAGATION,), **_AT_ONE_RATE),
-        ),
-        _plan(
-            "notebook",
-            "SmallResNet on CIFAR-10 with and without batch normalization, as the notebook does it, three seeds.",
-            _grid(**_CIFAR),
-        ),
-        _plan(
-            "blog",
-            "BirdPlaneNet on birds and airplanes with and without batch normalization, also at ten times the rate.",
-            _grid(
-                data="cifar10", classes=("airplane", "bird"), model="bird-plane", seeds=3, epochs=10,
-                learning_rates=(0.01, 0.1, 1.0),
+            "Tests every claim that small images can say something about, on the embedded digits.",
+            (
+                _grid(measure=(), **_DIGITS, learning_rates=(0.01, 0.1, 1.0)),
+                _grid(**_AT_ONE_RATE, measure=(BATCH_STATISTICS, EVALUATION)),
+                _grid({"initialization_scale": (0.1, 1.0, 3.0)}, (), **_AT_ONE_RATE),
+                _grid({"activation": ("tanh",)}, (), **_AT_ONE_RATE),
+                _grid({"batch_size": (8, 128)}, (EVALUATION,), **_DIGITS,
+                      learning_rates=(0.01,), norms=("batch", "group")),
+                _grid({"block": ("pre-activation",)}, (PROPAGATION,), **_AT_ONE_RATE),
             ),
         ),
-        _plan(
+        StudyPlan(
+            "notebook",
+            "SmallResNet on CIFAR-10 with and without batch normalization, as in the notebook.",
+            (_grid(**_CIFAR),),
+        ),
+        StudyPlan(
+            "blog",
+            "BirdPlaneNet on birds and airplanes with and without batch normalization.",
+            (
+                _grid(data="cifar10", classes=("airplane", "bird"), model="bird-plane", seeds=3,
+                      epochs=10, learning_rates=(0.01, 0.1, 1.0)),
+            ),
+        ),
+        StudyPlan(
             "learning-rates",
             "Which learning rates each network tolerates, at small, usual and large batches.",
-            _grid(
-                {"batch_size": (16, 128, 1024)}, (), data="digits", seeds=5,
-                learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+            (
+                _grid({"batch_size": (16, 128, 1024)}, (), data="digits", seeds=5,
+                      learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)),
             ),
         ),
-        _plan(
+        StudyPlan(
             "initialization",
-            "Weights drawn ten times too small to ten times too large, in PyTorch's way and in He's.",
-            _grid(
-                {"initialization": ("default", "he"), "initialization_scale": (0.1, 0.3, 1.0, 3.0, 10.0)}, (),
-                data="digits", seeds=5, learning_rates=(0.1,),
+            "Weights ten times too small to ten times too large, in PyTorch's way and in He's.",
+            (
+                _grid({"initialization": ("default", "he"),
+                       "initialization_scale": (0.1, 0.3, 1.0, 3.0, 10.0)}, (),
+                      data="digits", seeds=5, learning_rates=(0.1,)),
             ),
         ),
-        _plan(
+        StudyPlan(
             "activation-functions",
             "Networks of ReLU, tanh and sigmoid units, with and without batch normalization.",
-            _grid(
-                {"activation": ("relu", "tanh", "sigmoid")}, (), data="digits", seeds=5, epochs=20,
-                learning_rates=(0.01, 0.1),
+            (
+                _grid({"activation": ("relu", "tanh", "sigmoid")}, (), data="digits", seeds=5,
+                      epochs=20, learning_rates=(0.01, 0.1)),
             ),
         ),
-        _plan(
+        StudyPlan(
             "batch-size",
             "Batch, group and layer normalization from batches of 2 to 128.",
-            _grid(
-                {"batch_size": (2, 4, 8, 32, 128)}, (EVALUATION,), data="digits", seeds=5, learning_rates=(0.01,),
-                norms=("batch", "group", "layer"),
+            (
+                _grid({"batch_size": (2, 4, 8, 32, 128)}, (EVALUATION,), data="digits", seeds=5,
+                      learning_rates=(0.01,), norms=("batch", "group", "layer")),
             ),
         ),
-        _plan(
+        StudyPlan(
             "propagation",
-            "Variance of skip paths and branches at initialization, in deeper networks; training is cut short.",
-            _grid(
-                {"initialization": ("he", "default")}, (PROPAGATION,), data="digits", seeds=5, epochs=1,
-                learning_rates=(0.01,), block="pre-activation", blocks_per_stage=4,
+            "Variance of skip paths and branches at initialization, in deeper networks.",
+            (
+                _grid({"initialization": ("he", "default")}, (PROPAGATION,), data="digits",
+                      seeds=5, epochs=1, learning_rates=(0.01,), block="pre-activation",
+                      blocks_per_stage=4),
             ),
         ),
-        _plan(
+        StudyPlan(
             "landscape",
-            "The loss along its gradient on the way of a short training, with and without batch normalization.",
-            _grid(measure=(LANDSCAPE,), data="digits", seeds=5, epochs=10, learning_rates=(0.1,)),
+            "The loss along its gradient during a short training, with and without batch norm.",
+            (_grid(measure=(LANDSCAPE,), data="digits", seeds=5, epochs=10,
+                   learning_rates=(0.1,)),),
         ),
-        _plan(
+        StudyPlan(
             "covariate-shift",
-            "Batch normalization with noise behind it that moves distributions at every step, without, and none.",
-            _grid(
-                measure=(MOVEMENT, EVALUATION), data="digits", seeds=6, epochs=20, learning_rates=(0.1,),
-                norms=("batch", "noisy-batch", "none"),
+            "Batch normalization with noise behind it that moves distributions at every step.",
+            (
+                _grid(measure=(MOVEMENT, EVALUATION), data="digits", seeds=6, epochs=20,
+                      learning_rates=(0.1,), norms=("batch", "noisy-batch", "none")),
             ),
         ),
-        _plan(
+        StudyPlan(
             "placement",
             "Batch normalization before and after the non-linearity, and once per block.",
-            _grid({"block": BLOCKS}, (), data="digits", seeds=5, learning_rates=(0.03, 0.1), norms=("batch",)),
+            (_grid({"block": BLOCKS}, (), data="digits", seeds=5, learning_rates=(0.03, 0.1),
+                   norms=("batch",)),),
         ),
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a trained network's accuracy is when eval() is forgotten: in train mode every batch is normalized by itself."""
+"""Accuracy of a trained network in train mode, where each batch is normalized by itself."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope.data.dataset import Dataset
-from normscope.data.device_batches import Batches
 from normscope.mend.recalibrate import recalibrate
 from normscope.models.landmarks import Network
 from normscope.records.explanation import ORDERS, Forgotten
+from normscope.studies.grid import batches_for
 from normscope.studies.spec import RunSpec
 from normscope.training.precision import autocast, repeatable
 
@@ -24,14 +24,9 @@ REPEATS = 5
 MAX_IMAGES = 1000
 """Test images at most, drawn once: a batch size of 1 takes a forward pass for each."""
 
-Advance = Callable[[int, int], None]
-"""Called with the passes that are done and their number."""
 
-
-class EvaluatedNetwork:
-    """A trained network on test images, measured on a copy whose buffers are put back before every
-    pass.
-    """
+class AccuracyMeter:
+    """Measures accuracies on test images, of a copy with its buffers restored each time."""
 
     def __init__(self, model: Network, dataset: Dataset, spec: RunSpec):
         self._device = torch.device(spec.device)
@@ -52,23 +47,17 @@ class EvaluatedNetwork:
         return int(correct) / len(order)
 
     def pass_without_eval(self, order: Tensor, batch_size: int) -> tuple[float, float]:
-        """Accuracy in train mode, then in eval mode with the running statistics that this has left
-        behind.
-        """
+        """Accuracy in train mode, then in eval mode with the running statistics left behind."""
         return self.accuracy_without_eval(order, batch_size), self.eval_accuracy()
 
     def accuracy_without_eval(self, order: Tensor, batch_size: int) -> float:
-        """Accuracy in train mode, over the images in this order; the running statistics move
-        meanwhile.
-        """
+        """Accuracy in train mode, over the images in this order; running statistics move."""
         self._restore()
         self._model.train()
         return self._accuracy(order, batch_size)
 
     def recalibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Put the statistics of these batches in the place of the running ones, until the next pass
-        without eval.
-        """
+        """Replace the running statistics until the next pass without eval."""
         with repeatable(self._device.type), autocast(self._precision, self._device.type):
             recalibrate(self._model, batches, limit=None)
 
@@ -78,9 +67,7 @@ class EvaluatedNetwork:
         return self._accuracy(torch.arange(len(self.labels), device=self._device), max(BATCH_SIZES))
 
     def refuses(self, batch_size: int) -> bool:
-        """Whether PyTorch ends such a pass with an error, as some batch has one value per channel
-        in some layer.
-        """
+        """Return whether PyTorch refuses such a pass: some batch has one value per channel."""
         last = len(self.labels) % batch_size or batch_size
         return min(last, batch_size) * self.values_per_image == 1
 
@@ -112,8 +99,11 @@ class EvaluatedNetwork:
         return min(sizes)
 
 
-def forget_eval(
-    model: Network, dataset: Dataset, spec: RunSpec, advance: Advance | None = None
+def accuracies_without_eval(
+    model: Network,
+    dataset: Dataset,
+    spec: RunSpec,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Forgotten:
     """Test accuracy in eval mode, and in train mode by batch size and order.
 
@@ -125,9 +115,9 @@ def forget_eval(
             touched.
         dataset: at most MAX_IMAGES of its test images are used.
         spec: device, precision and seed.
-        advance: told how far it is.
+        progress: called with the passes that are done and their number.
     """
-    subject = EvaluatedNetwork(model, dataset, spec)
+    subject = AccuracyMeter(model, dataset, spec)
     eval_accuracy = subject.eval_accuracy()
     during = np.full((len(ORDERS), len(BATCH_SIZES), REPEATS), np.nan)
     afterwards = during.copy()
@@ -141,13 +131,12 @@ def forget_eval(
                 during[cell], afterwards[cell] = subject.pass_without_eval(
                     order.to(subject.labels.device), batch_size
                 )
-        if advance is not None:
-            advance(done + 1, len(ORDERS) * REPEATS)
+        progress(done + 1, len(ORDERS) * REPEATS)
     return Forgotten(len(labels), eval_accuracy, BATCH_SIZES, during, afterwards)
 
 
 def _orders(labels: Tensor, seed: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """((index into ORDERS, repeat), the images' order): a random one, and the same sorted by class."""
+    """Yield ((index into ORDERS, repeat), order of the images): random, and sorted by class."""
     for repeat in range(REPEATS):
         shuffled = torch.from_numpy(np.random.default_rng([seed, repeat]).permutation(len(labels)))
         for place, name in enumerate(ORDERS):
@@ -156,14 +145,12 @@ def _orders(labels: Tensor, seed: int) -> Iterator[tuple[tuple[int, int], Tensor
 
 
 def _test_images(dataset: Dataset, spec: RunSpec, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalized test images [T, C, H, W] and labels [T] on the device: all, or MAX_IMAGES drawn at
-    random.
-    """
+    """Return normalized test images [T, C, H, W] and labels [T]: all, or MAX_IMAGES drawn."""
     count = len(dataset.test_labels)
     drawn = np.sort(np.random.default_rng([spec.seed, 0]).permutation(count)[:MAX_IMAGES])
     part = dataclasses.replace(
         dataset, test_images=dataset.test_images[drawn], test_labels=dataset.test_labels[drawn]
     )
-    batches = Batches(part, max(BATCH_SIZES), device, crop_padding=0, horizontal_flip=False)
+    batches = batches_for(part, spec, device, batch_size=max(BATCH_SIZES), augmented=False)
     images, labels = zip(*batches.test(), strict=True)
     return torch.cat(images), torch.cat(labels)

@@ -1,1 +1,1 @@
-"""Training one network: the loop, its schedule, its arithmetic, and the state from which it goes on."""
+"""Training one network: the loop, its schedule, its arithmetic, and the state to resume from."""

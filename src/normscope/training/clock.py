@@ -8,9 +8,7 @@ import torch
 
 
 class Clock:
-    """Laps since the clock was made. On CUDA they are events on the stream: read them after a
-    synchronization.
-    """
+    """Laps since the clock was made; on CUDA they are events: synchronize before reading."""
 
     def __init__(self, device: str):
         self._device = device

@@ -1,10 +1,10 @@
-"""Work on a GPU that is done over and over: captured in a CUDA graph, and from then on replayed without the host.
+"""Repeated work on a GPU, captured in a CUDA graph and from then on replayed without Python.
 
-A step of a small network is some hundred kernels of a few microseconds each, and launching them from Python takes
-longer than they do. One graph launches all of them.
+A step of a small network is some hundred kernels of a few microseconds each, and launching them
+from Python takes longer than they do. One graph launches all of them.
 
-Whether work is captured changes no bit of it, so the choice is no part of a run's identity: nothing but the way in
-which the same kernels are launched differs.
+Capturing changes no bit of the results, so the choice is no part of a run's identity: the same
+kernels are launched in another way.
 """
 
 from __future__ import annotations
@@ -27,12 +27,10 @@ back.
 GRAPHS = ("auto", "on", "off")
 
 _abandoned: list[torch.cuda.CUDAGraph] = []
-"""Graphs whose capture failed. PyTorch's allocator may still refer to them, so they live as long as
-the process.
-"""
+"""Graphs whose capture failed. PyTorch's allocator may still refer to them, so they are kept."""
 
 
-class Repeated:
+class GraphReplay:
     """Work on batches of one size, done over and over; batches of another size are done from Python
     every time.
 
@@ -82,8 +80,8 @@ class Repeated:
 
 
 def capture(work: Callable[[], None]) -> Callable[[], None]:
-    """What replays the work, which is recorded and not done. The current stream must not be the
-    default one.
+    """Record the work without doing it, and return what replays it. The current stream must not be
+    the default one.
 
     Its memory is a pool of its own, which lives as long as what is returned.
 
@@ -100,36 +98,42 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
     except RuntimeError as error:
         _abandoned.append(graph)
         raise NormscopeError(
-            f"A step cannot be captured in a CUDA graph ({first_line(error)}); train with --graph off."
+            f"A step cannot be captured in a CUDA graph ({first_line(error)}); train with --graph "
+            "off."
         ) from error
     return graph.replay
 
 
+SYNCHRONIZES = ("called a synchronizing CUDA operation", "break CUDA graph capture")
+"""In PyTorch's warnings about work that waits for the device."""
+
+DEBUG_MODE = "Synchronization debug mode is a prototype"
+"""In the warning that asking for those warnings gives."""
+
+
 def waits_for_device(work: Callable[[], None]) -> bool:
-    """Do the work, and tell whether the host waited for the device in it, which a graph cannot
+    """Do the work, and return whether the host waited for the device in it, which a graph cannot
     hold.
 
-    A failed capture leaves PyTorch in a state that nobody vouches for, so it is better not to try.
+    Nothing is known of PyTorch's state after a capture that failed, so it is better not to try.
     """
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
             work()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    of_mode = [one for one in told if "ynchroniz" in str(one.message)]
-    for one in told:
-        if one not in of_mode:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    waits = ("called a synchronizing CUDA operation", "break CUDA graph capture")
-    return any(one in str(warning.message) for warning in of_mode for one in waits)
+    for each in caught:
+        if not any(text in str(each.message) for text in (*SYNCHRONIZES, DEBUG_MODE)):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    return any(text in str(each.message) for each in caught for text in SYNCHRONIZES)
 
 
 @functools.cache
 def _side_stream() -> torch.cuda.Stream:
-    """One for all runs of a process: libraries keep workspace for every stream that they have seen."""
+    """Return one stream for all runs of a process: libraries keep workspace for every stream."""
     return torch.cuda.Stream()
 
 

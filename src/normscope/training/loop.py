@@ -1,7 +1,7 @@
-"""The training loop. It is closed: what is measured, stored and shown on the way arrives as callbacks.
+"""The training loop. It is closed: what is measured, stored and shown on the way is in callbacks.
 
-Everything an epoch measures stays on the device until its end, where one transfer brings it to the host: on a GPU that
-is the epoch's only synchronization.
+Everything an epoch measures stays on the device until its end, where one transfer brings it to the
+host: on a GPU that is the epoch's only synchronization.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.training.clock import Clock
-from normscope.training.graphs import Repeated, own_stream
+from normscope.training.graphs import GraphReplay, own_stream
 from normscope.training.passes import TestPass, TrainingPass
 from normscope.training.plan import Batches, Plan
 from normscope.training.precision import repeatable
@@ -24,7 +24,7 @@ from normscope.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch: its scalars (None where one is not finite) and the state to go on from."""
+    """One finished epoch: its scalars (None where not finite) and the state to resume from."""
 
     number: int
     step: int  # optimizer steps since the start of the run
@@ -34,9 +34,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: "finished", or "diverged" with the step of the first loss that was not
-    finite.
-    """
+    """The end of a training: "finished", or "diverged" with the first non-finite step."""
 
     status: str
     diverged_step: int | None = None
@@ -46,7 +44,7 @@ class Outcome:
 
 
 class Callback:
-    """What may be hung into the loop. Each method does nothing here; override what is needed.
+    """Base of callbacks of the loop. Each method does nothing here; override what is needed.
 
     Attributes:
         not_captured: why steps cannot be replayed from a CUDA graph while this callback is there,
@@ -56,9 +54,7 @@ class Callback:
     not_captured: str | None = None
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Before the first epoch that is trained, when the network and its optimizer are as it will
-        find them.
-        """
+        """Before the first epoch that is trained; network and optimizer are ready for it."""
 
     def on_epoch_start(self, epoch: int) -> None:
         """Before the first step of an epoch."""
@@ -75,9 +71,7 @@ class Callback:
         """Step `index` of the epoch is done, or on its way to a GPU. Must not synchronize."""
 
     def scalars(self) -> dict[str, Tensor]:
-        """0-dim tensors on the device that belong to the epoch which ends; the loop brings them to
-        the host.
-        """
+        """0-dim tensors on the device for the ending epoch; the loop brings them to the host."""
         return {}
 
     def on_epoch(self, epoch: Epoch) -> None:
@@ -150,7 +144,7 @@ def _train(
 
 
 class _Epochs:
-    """Trains and evaluates one epoch after the other."""
+    """Train and evaluate one epoch after the other."""
 
     def __init__(
         self,
@@ -167,12 +161,12 @@ class _Epochs:
             model, optimizer, batches, plan, [each.on_backward for each in callbacks]
         )
         self._testing = TestPass(model, batches, plan)
-        self._train_step = Repeated(self._training.step, batches.train_size(0), not_captured)
-        self._test_step = Repeated(self._testing.step, batches.test_size(0), not_captured)
+        self._train_step = GraphReplay(self._training.step, batches.train_size(0), not_captured)
+        self._test_step = GraphReplay(self._testing.step, batches.test_size(0), not_captured)
 
     @property
     def not_captured(self) -> str | None:
-        """Why training steps were not replayed; None where they were."""
+        """The reason why training steps were not replayed; None where they were."""
         if self._train_step.captured:
             return None
         return self._train_step.obstacle or "it ended within the steps that come before a capture"

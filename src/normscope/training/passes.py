@@ -1,8 +1,8 @@
 """The steps of an epoch as work on the device that is the same every time.
 
-Whatever changes from step to step is in tensors that keep their place: how many steps are done, the learning rate, the
-epoch's order and draws. Nothing in a step is decided or remembered by Python, so a step can be captured in a CUDA graph
-and replayed, and has the same bits either way.
+Whatever changes from step to step is in tensors that keep their memory: the number of steps done,
+the learning rate, the epoch's order and draws. Nothing in a step is decided or remembered by
+Python, so a step can be captured in a CUDA graph and replayed, with the same bits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TrainingPass:
         self._set_rate(rate if self._rate is None else self._rate.fill_(rate))
 
     def end(self, rate: float) -> None:
-        """Leave the learning rate as a number in the optimizer, whose state is about to be stored."""
+        """Leave the learning rate as a number in the optimizer, whose state is stored next."""
         self._set_rate(rate)
 
     def step(self, size: int) -> None:
@@ -79,8 +79,8 @@ class TrainingPass:
 
 
 def rate_on_device(device: str) -> Tensor | None:
-    """Where the learning rate stands on CUDA, read by the optimizer's kernel as float32; None where
-    it is a number.
+    """Return the learning rate's tensor on CUDA, which the optimizer's kernel reads as float32;
+    None where it is a number.
 
     A number would be captured with the step.
     """

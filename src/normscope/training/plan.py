@@ -1,16 +1,15 @@
-"""What the loop is given: a run's settings, and where its images come from."""
+"""Arguments of the loop: a run's settings, and where its images come from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 
 class Batches(Protocol):
-    """Where images and labels come from: [N, C, H, W] in the network's floating type, int64 [N], on
+    """Source of images and labels: [N, C, H, W] in the network's floating type, int64 [N], on
     the device.
 
     A batch is asked for by its number on the device, so that a step is the same work every time and
@@ -21,9 +20,7 @@ class Batches(Protocol):
     test_batches: int
 
     def begin(self, seed: int, epoch: int) -> None:
-        """Lay out one epoch, which depends on (seed, epoch) alone, for `train_at`, in memory that
-        stays in place.
-        """
+        """Lay out one epoch for `train_at`, from (seed, epoch) alone, in memory that stays."""
         ...
 
     def train_size(self, index: int) -> int:
@@ -31,7 +28,7 @@ class Batches(Protocol):
         ...
 
     def train_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """A batch of the epoch that was begun, by its number int64 [1] on the device, and its size."""
+        """Return a batch of the epoch, by its number int64 [1] on the device, and its size."""
         ...
 
     def test_size(self, index: int) -> int:
@@ -47,15 +44,22 @@ class Batches(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the loop needs to know of a run."""
+class Plan(Protocol):
+    """The settings of a run that the loop reads; a `RunSpec` has them, among others."""
 
-    epochs: int
-    seed: int
-    learning_rate: float
-    schedule: str
-    momentum: float
-    weight_decay: float
-    device: str
-    precision: str
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...

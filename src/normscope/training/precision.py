@@ -1,4 +1,4 @@
-"""Where and in what arithmetic to train: names to devices, and what "auto" means on this machine."""
+"""Devices and arithmetic by name, and what "auto" means on this machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def resolve_device(name: str) -> str:
     if not present[name]:
         there = ", ".join(device for device, found in present.items() if found)
         raise InputError(
-            f"The device {name!r} is not available to this PyTorch ({torch.__version__}). Here: {there}."
+            f"The device {name!r} is not available to this PyTorch ({torch.__version__}). "
+            f"Here: {there}."
         )
     return name
 
@@ -54,9 +55,7 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def has_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bf16 natively (AVX512-BF16 or AMX on a CPU; CUDA from Ampere
-    on).
-    """
+    """Return whether the hardware multiplies bf16 (AVX512-BF16 or AMX; CUDA from Ampere on)."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu":
@@ -68,7 +67,7 @@ def has_bf16(device: str) -> bool:
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[object]:
-    """The context in which forwards run. Normalization, losses and weights stay in fp32 under it."""
+    """Return the context for forwards. Normalization, losses and weights stay in fp32 under it."""
     if precision == "fp32":
         return nullcontext()
     # on CUDA without the cache of casted weights: a captured step must make what it uses

@@ -1,4 +1,4 @@
-"""The state from which a run goes on, as bytes: plain tensors and numbers, read back without unpickling code."""
+"""The state from which a run resumes, as bytes: tensors and numbers, read without running code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from normscope.errors import RecordError, first_line
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Everything that training after `epoch` depends on. Order and augmentation depend on seed and
-    epoch alone.
-    """
+    """All that training after `epoch` depends on, beside the seed and the epoch."""
 
     epoch: int
     step: int
@@ -27,9 +25,7 @@ class ResumeState:
     def of(
         epoch: int, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> ResumeState:
-        """The state of a run after an epoch. It shares memory with the model: write it before going
-        on.
-        """
+        """Return a run's state. It shares memory with the model: write it at once."""
         return ResumeState(epoch, step, model.state_dict(), optimizer.state_dict())
 
     def to_bytes(self) -> bytes:

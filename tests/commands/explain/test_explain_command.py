@@ -1,4 +1,4 @@
-"""`normscope explain` as a user runs it: what it writes and prints, what it does not do twice, and bad input."""
+"""`normscope explain` as a user runs it: files, text, nothing done twice, bad input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_folder_holds_the_record_the_figure_and_the_run(explained):
     names = {path.name for path in explained.directory.iterdir()}
     written = {"explanation.html", "explanation.png", "explanation.sqlite"}
     assert {*written, "runs", "normscope.json"} <= names
-    assert len(list(explained.directory.glob("runs/*/weights.pt"))) == 2, "the page's network too"
+    assert len(list(explained.directory.glob("runs/*/weights.pt"))) == 2
     assert load_explanation(explained.directory / "explanation.sqlite").layer == "layer1.0.bn1"
 
 
@@ -40,8 +40,10 @@ def test_the_text_is_plain_and_teaches_step_by_step(explained):
     assert headings == ["1", "2", "3", "4", "5", "6"]
     n, channels, height, width = explained.explanation.x.shape
     for words in (
-        f"[N, C, H, W] = [{n}, {channels}, {height}, {width}]", f"{explained.explanation.count:,} values",
-        "running mean", "unbiased", "output in eval mode", "class-ordered", "momentum 0.1", "Written to",
+        f"[N, C, H, W] = [{n}, {channels}, {height}, {width}]",
+        f"{explained.explanation.count:,} values",
+        "running mean", "unbiased", "output in eval mode", "class-ordered", "momentum 0.1",
+        "Written to",
         f"In eval mode: {100 * explained.explanation.forgotten.eval_accuracy:.1f}%",
     ):  # fmt: skip
         assert words in text, words
@@ -56,11 +58,11 @@ def test_the_text_is_plain_and_teaches_step_by_step(explained):
 
 
 def test_the_same_again_neither_trains_nor_measures_again(explained, again, monkeypatch):
-    monkeypatch.setattr(train_mode_evaluation, "forget_eval", None)
+    monkeypatch.setattr(train_mode_evaluation, "accuracies_without_eval", None)
     before, threads = modified(explained.directory), torch.get_num_threads()
     second = again(explained.directory)
     assert torch.get_num_threads() == threads
-    assert second.text.count("trained already") == 2
+    assert "2 of 2 runs are finished already" in second.text
     assert modified(explained.directory) == before
     assert second.text.split("1. layer1")[1] == explained.text.split("1. layer1")[1]
 
@@ -68,7 +70,7 @@ def test_the_same_again_neither_trains_nor_measures_again(explained, again, monk
 def test_another_layer_and_channel_of_the_same_network_need_no_training(
     explained, again, monkeypatch
 ):
-    monkeypatch.setattr(train_mode_evaluation, "forget_eval", None)
+    monkeypatch.setattr(train_mode_evaluation, "accuracies_without_eval", None)
     before = modified(explained.directory)
     other = again(explained.directory, layer="*.bn2", channel=2)
     assert modified(explained.directory) == before
@@ -82,7 +84,7 @@ def test_another_seed_is_another_network_in_the_same_folder(explained, again):
     threads = torch.get_num_threads()
     other = again(explained.directory, seed=3)
     assert torch.get_num_threads() == threads
-    assert len(list(explained.directory.glob("runs/*"))) == runs + 2, "and the page's network"
+    assert len(list(explained.directory.glob("runs/*"))) == runs + 2
     assert other.explanation.meta["spec"]["seed"] == 3
     assert other.explanation.meta["run"] != explained.explanation.meta["run"]
 
@@ -96,7 +98,7 @@ def test_another_seed_is_another_network_in_the_same_folder(explained, again):
             {"layer": "layer1.0.conv1"},
             "'layer1.0.conv1' is a Conv2d; expected a torch.nn.BatchNorm2d",
         ),
-        ({"norm": "none"}, "has no normalization layer, as its norm is 'none'"),
+        ({"norm": "none"}, "has no normalization layer: its norm is 'none'"),
         (
             {"norm": "group", "recipe": Recipe(widths=(8,))},
             "is a GroupNorm; expected a torch.nn.BatchNorm2d",

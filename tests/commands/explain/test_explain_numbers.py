@@ -18,7 +18,12 @@ from normscope.records.explanation import ORDERS
 from normscope.show.arithmetic import chosen_place, memory_steps, step_groups
 from normscope.studies.explain_layer import choose_layer, explain_layer
 from normscope.studies.grid import build_for, lay_out
-from normscope.studies.train_mode_evaluation import BATCH_SIZES, REPEATS, _orders, forget_eval
+from normscope.studies.train_mode_evaluation import (
+    BATCH_SIZES,
+    REPEATS,
+    _orders,
+    accuracies_without_eval,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def network(study):
 @pytest.fixture(scope="module")
 def forgotten(network, study):
     spec, dataset = study
-    return forget_eval(network, dataset, spec)
+    return accuracies_without_eval(network, dataset, spec)
 
 
 def images_for_testing(spec, dataset):
@@ -240,7 +245,7 @@ def test_measuring_leaves_the_model_as_it_was(network, study):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     random = torch.random.get_rng_state()
     told = []
-    forget_eval(network, dataset, spec, lambda done, total: told.append((done, total)))
+    accuracies_without_eval(network, dataset, spec, lambda done, total: told.append((done, total)))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not any(module.training for module in network.modules())
     assert torch.equal(torch.random.get_rng_state(), random)
@@ -271,7 +276,7 @@ def test_batch_sizes_that_pytorch_refuses_are_left_out(study, asked, tmp_path):
         dataset, test_images=dataset.test_images[:keep], test_labels=dataset.test_labels[:keep]
     )
     model = build_for(dataset, spec).eval()
-    measured = forget_eval(model, dataset, spec)
+    measured = accuracies_without_eval(model, dataset, spec)
     images = images_for_testing(spec, dataset)[0]
     for column, size in enumerate(BATCH_SIZES):
         last = images[: keep % size or size]

@@ -66,17 +66,21 @@ DAMAGE = {
     "spec is a list": "UPDATE meta SET value = '[]' WHERE key = 'spec'",
     "spec is empty": "UPDATE meta SET value = '{}' WHERE key = 'spec'",
     "no environment": "DELETE FROM meta WHERE key = 'environment'",
-    "hardware is a list": "UPDATE meta SET value = '{\"hardware\": [], \"versions\": {}}' WHERE key = 'environment'",
+    "hardware is a list": 'UPDATE meta SET value = \'{"hardware": [], "versions": {}}\' '
+    "WHERE key = 'environment'",
     "channel out of range": "UPDATE meta SET value = '99' WHERE key = 'chosen'",
     "channel is a word": "UPDATE meta SET value = '\"two\"' WHERE key = 'chosen'",
     "momentum is a list": "UPDATE meta SET value = '[1]' WHERE key = 'momentum'",
-    "one variance fewer": "UPDATE arrays SET shape = '[3]', data = substr(data, 1, 24) WHERE statistic = 'weight'",
+    "one variance fewer": "UPDATE arrays SET shape = '[3]', data = substr(data, 1, 24) "
+    "WHERE statistic = 'weight'",
     "labels missing": "UPDATE arrays SET shape = '[0]', data = x'' WHERE statistic = 'labels'",
     "length that lies": "UPDATE arrays SET shape = '[9999, 99, 99, 99]' WHERE statistic = 'x'",
     "memory half gone": "DELETE FROM arrays WHERE layer = 'running_after' AND statistic = 'var'",
-    "images flat": "UPDATE arrays SET shape = '[64]', data = substr(data, 1, 64) WHERE statistic = 'images'",
+    "images flat": "UPDATE arrays SET shape = '[64]', data = substr(data, 1, 64) "
+    "WHERE statistic = 'images'",
     "accuracies flat": "UPDATE arrays SET shape = '[40]' WHERE statistic = 'during'",
-    "not a number": "UPDATE arrays SET data = x'000000000000f87f' || substr(data, 9) WHERE statistic = 'mean'",
+    "not a number": "UPDATE arrays SET data = x'000000000000f87f' || substr(data, 9) "
+    "WHERE statistic = 'mean'",
 }
 
 

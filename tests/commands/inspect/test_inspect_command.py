@@ -1,4 +1,4 @@
-"""`normscope inspect` as a whole: two classes of digits, two epochs; its numbers, its figures, its bad input."""
+"""`normscope inspect` as a whole, on two classes of digits: numbers, figures, bad input."""
 
 import csv
 import dataclasses
@@ -46,7 +46,8 @@ def done(tmp_path_factory):
 def test_every_file_is_written_and_named(done):
     result, text = done
     names = {
-        "res_block1.bn1_distributions.png", "res_block1.bn1_statistics.png", "overview.png", "activation_regions.png",
+        "res_block1.bn1_distributions.png", "res_block1.bn1_statistics.png", "overview.png",
+        "activation_regions.png",
         "inspection.csv", "inspection.json", "recording.sqlite",
     }  # fmt: skip
     assert names <= {item.name for item in result.directory.iterdir()}

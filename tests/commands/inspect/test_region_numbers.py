@@ -1,4 +1,4 @@
-"""Activation regions from histograms, against the activations themselves and against values that were counted."""
+"""Activation regions from histograms, against the activations themselves and counted values."""
 
 import math
 

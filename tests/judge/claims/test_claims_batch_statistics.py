@@ -23,7 +23,7 @@ from normscope.studies.measurements import batch_statistics_measurement as batch
 from normscope.studies.measurements import evaluation_measurement as evaluation_room
 from normscope.studies.measurements.batch_statistics_measurement import batch_statistics
 from normscope.studies.measurements.evaluation_measurement import evaluation
-from normscope.studies.measurements.run_context import Subject
+from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.runner import RunTask, execute
 from normscope.studies.spec import RunSpec
 from normscope.studies.study import GridPlan
@@ -58,12 +58,12 @@ def trained(tmp_path_factory):
     return study.path, [load_run(study.run(spec).path) for spec in grid.specs], made
 
 
-def subject(trained, norm, batch_size=32):
+def context(trained, norm, batch_size=32):
     """One of the runs under measurement, with its record."""
     (own,) = (one for one in trained[1] if (one.norm, one.spec["batch_size"]) == (norm, batch_size))
     spec = RunSpec.from_json((own.directory / "spec.json").read_text())
     dataset = sources.load("digits", classes=("3", "8"))
-    return Subject(spec, dataset, StudyDirectory.find(trained[0]).run(spec)), own
+    return RunContext(spec, dataset, StudyDirectory.find(trained[0]).run(spec)), own
 
 
 def test_moments_of_batches_are_those_of_a_slow_computation_and_leave_no_trace():
@@ -105,7 +105,7 @@ def test_a_constant_channel_has_no_spread():
 def test_batch_statistics_are_those_of_a_slow_computation(trained, norm, monkeypatch):
     """The first two places, by hand: the stem's normalization reads a convolution of the images."""
     monkeypatch.setattr(batch_statistics_room, "BATCHES", 5)
-    given, _ = subject(trained, norm)
+    given, _ = context(trained, norm)
     found = batch_statistics(given)
     model = given.trained()
     epochs = (given.batches(augmented=True).train(0, epoch) for epoch in (1, 2, 3))
@@ -145,7 +145,7 @@ def test_batch_statistics_are_those_of_a_slow_computation(trained, norm, monkeyp
 
 def test_what_is_true_by_construction_is_so(trained):
     """In train mode nothing of the variation is left after a layer; in eval mode all of it."""
-    batch, none = (batch_statistics(subject(trained, norm)[0]) for norm in ("batch", "none"))
+    batch, none = (batch_statistics(context(trained, norm)[0]) for norm in ("batch", "none"))
     assert np.nanmax(batch["after"]) < 1e-5 < np.nanmin(batch["before"])
     np.testing.assert_allclose(batch["after_in_eval"], batch["before_in_eval"], rtol=1e-3)
     for where in ("before", "after", "before_in_eval", "after_in_eval"):
@@ -156,7 +156,7 @@ def test_what_is_true_by_construction_is_so(trained):
 
 def test_evaluation_is_that_of_a_slow_loop(trained, monkeypatch):
     monkeypatch.setattr(evaluation_room, "BATCHES", 3)
-    given, own = subject(trained, "batch", 8)
+    given, own = context(trained, "batch", 8)
     found = evaluation(given)
     assert found["size"].tolist() == [1, 2, 8, 128]
     images, labels = (torch.cat(parts) for parts in zip(*given.batches(64).test(), strict=True))
@@ -191,7 +191,7 @@ def test_a_study_is_measured_each_run_for_what_its_norm_has(trained):
 
 
 def test_a_run_whose_weights_are_gone_is_left_without_and_the_claim_names_it(trained, tmp_path):
-    given, own = subject(trained, "batch")
+    given, own = context(trained, "batch")
     place = tmp_path / "runs" / own.directory.name
     shutil.copytree(own.directory, place)
     (tmp_path / "normscope.json").write_text('{"format": "normscope study", "version": 1}')

@@ -17,9 +17,7 @@ from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.measurements.landscape_measurement import POINTS, RATES, SHARES, landscape
 from normscope.studies.measurements.movement_measurement import movement
-from normscope.studies.measurements.retraining import retrain
-from normscope.studies.measurements.run_context import Subject
-from normscope.studies.runner import plan_of
+from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.study import GridPlan
 from normscope.studies.study_plans import STUDIES
 from normscope.training.loop import Callback, train
@@ -37,7 +35,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def subjects():
     grid = lay_out(GridPlan(SETTINGS).options({}))
-    return {spec.norm: Subject(spec, grid.dataset, RunDirectory(Path())) for spec in grid.specs}
+    return {spec.norm: RunContext(spec, grid.dataset, RunDirectory(Path())) for spec in grid.specs}
 
 
 class Keep(Callback):
@@ -51,9 +49,9 @@ class Keep(Callback):
 
 
 def test_the_landscape_of_a_run_is_that_of_steps_by_hand(subjects):
-    subject = subjects["batch"]
-    found = landscape(subject)
-    steps = subject.batches().train_batches * 2
+    context = subjects["batch"]
+    found = landscape(context)
+    steps = context.batches().train_batches * 2
     assert found["step"].tolist() == sorted({round(steps * k / POINTS) for k in range(POINTS + 1)})
     assert (
         found["rate_losses"].shape
@@ -66,8 +64,8 @@ def test_the_landscape_of_a_run_is_that_of_steps_by_hand(subjects):
     np.testing.assert_allclose(
         found["rate_distances"], 0.1 * np.outer(found["gradient"], RATES), rtol=1e-12
     )
-    model = subject.fresh()
-    images, labels = next(iter(subject.batches().train(0, 1)))
+    model = context.fresh()
+    images, labels = next(iter(context.batches().train(0, 1)))
     F.cross_entropy(model(images), labels).backward()
     norm = np.sqrt(sum(float(p.grad.double().square().sum()) for p in model.parameters()))
     assert found["gradient"][0] == pytest.approx(norm, rel=1e-5)
@@ -77,43 +75,43 @@ def test_the_landscape_of_a_run_is_that_of_steps_by_hand(subjects):
         loss = F.cross_entropy(model(images), labels)
     assert found["rate_losses"][0, 1] == pytest.approx(float(loss), rel=1e-4)
     np.testing.assert_array_equal(
-        found["loss"], landscape(subject)["loss"], err_msg="the same every time"
+        found["loss"], landscape(context)["loss"], err_msg="the same every time"
     )
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_training_that_diverges_is_seen_as_far_as_it_went(subjects):
-    subject = dataclasses.replace(
+    context = dataclasses.replace(
         subjects["none"],
         spec=dataclasses.replace(subjects["none"].spec, learning_rate=1e6, epochs=3),
     )
-    found = landscape(subject)
+    found = landscape(context)
     assert 1 < len(found["step"]) < POINTS + 1
     assert np.isfinite(found["loss"][0])
     assert not np.isfinite(found["rate_losses"][-1]).any()
-    assert np.isnan(movement(subject)["movement"]).any()
+    assert np.isnan(movement(context)["movement"]).any()
 
 
 @pytest.mark.parametrize("norm", ["batch", "noisy-batch"])
 def test_looking_on_the_way_changes_no_bit_of_the_training(subjects, norm):
     from normscope.studies.measurements import landscape_measurement as room
 
-    subject, ends = subjects[norm], []
+    context, ends = subjects[norm], []
     for looks in (False, True):
-        model = subject.fresh()
-        batch = next(iter(subject.batches().train(0, 1)))
-        retrain(subject, model, [room._Looking(subject, model, batch)] if looks else [])
+        model = context.fresh()
+        batch = next(iter(context.batches().train(0, 1)))
+        context.retrain(model, *([room._Looking(context, model, batch)] if looks else []))
         ends.append(model.state_dict())
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 def test_a_noisy_run_that_goes_on_ends_with_the_same_bits(subjects):
-    subject = subjects["noisy-batch"]
+    context = subjects["noisy-batch"]
 
     def trained(resume=None):
-        kept, model = Keep(), subject.fresh()
-        batches: Batches = subject.batches(augmented=True)
-        train(model, batches, plan_of(subject.spec), callbacks=[kept], resume=resume)
+        kept, model = Keep(), context.fresh()
+        batches: Batches = context.batches(augmented=True)
+        train(model, batches, context.spec, callbacks=[kept], resume=resume)
         return kept.states
 
     first, last = trained()
@@ -122,7 +120,7 @@ def test_a_noisy_run_that_goes_on_ends_with_the_same_bits(subjects):
 
 
 def test_noise_moves_distributions_and_batch_normalization_holds_them(subjects):
-    found = {norm: movement(subject) for norm, subject in subjects.items()}
+    found = {norm: movement(context) for norm, context in subjects.items()}
     medians = {norm: np.nanmedian(arrays["movement"]) for norm, arrays in found.items()}
     assert medians["batch"] < medians["none"] < medians["noisy-batch"]
     assert medians["batch"] < 0.05

@@ -20,7 +20,7 @@ from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.measurements.propagation_measurement import propagation
-from normscope.studies.measurements.run_context import Subject
+from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.study import GridPlan
 from normscope.studies.study_measurements import MEASUREMENTS, measure
 
@@ -64,7 +64,7 @@ def test_growth_is_linear_with_batch_normalization_and_exponential_without():
     """De & Smith 2020, section 3, in the stage before any downsampling."""
     grid = lay_out(PLAN.options({}), PLAN.sweep)
     found = {
-        spec.norm: propagation(Subject(spec, grid.dataset, RunDirectory(Path())))
+        spec.norm: propagation(RunContext(spec, grid.dataset, RunDirectory(Path())))
         for spec in grid.specs
     }
     with_bn, without = (found[norm]["skip"][:4] for norm in ("batch", "none"))

@@ -11,8 +11,9 @@ from normscope.commands.claims import ClaimsOptions, claims, judge_directories
 from normscope.commands.study import StudyOptions, study, train_study
 from normscope.errors import InputError, RecordError
 from normscope.judge.claims import judge_all
+from normscope.studies.directory import StudyDirectory
 from normscope.studies.grid import lay_out
-from normscope.studies.labels import run_labels
+from normscope.studies.labels import describe_study, run_labels
 from normscope.studies.study import GridPlan, checked_values, parse_sweeps
 from normscope.studies.study_files import find_study, read_study
 from normscope.studies.study_plans import STUDIES
@@ -131,10 +132,22 @@ def test_one_more_seed_trains_only_what_is_new(done, tmp_path):
         result = study(file, seeds=4, jobs=1, out=tmp_path / "more", console=console)
     assert len(result.runs) == 16
     told = console.export_text()
+    assert "Study tiny: 16 runs" in told
+    assert "   8 runs of 2 epochs: norm batch, none; learning rate 0.1; 4 seeds\n" in told
     assert "12 of 16 runs are finished already" in told
     assert "Measured beside training: batch-statistics of 2 runs." in told, (
         "of those that the first grid has"
     )
+
+
+def test_a_study_says_which_runs_it_trains_and_roughly_how_long_they_take(tmp_path):
+    plan = STUDIES["quick"]
+    grids = [lay_out(grid.options({"device": "cpu"}), grid.sweep) for grid in plan.grids]
+    text = describe_study(plan, grids, StudyDirectory(tmp_path), jobs=2)
+    assert text.startswith(f"Study quick: 51 runs, into {tmp_path}\n  {plan.description}\n")
+    assert "18 runs of 20 epochs: norm batch, none; learning rate 0.01, 0.1, 1; 3 seeds\n" in text
+    assert "learning rate 0.1; initialization scale 0.1, 1, 3; 3 seeds" in text
+    assert text.endswith("Roughly 4 minutes with 2 workers.")
 
 
 def test_a_damaged_record_is_named(done, tmp_path):
@@ -270,7 +283,7 @@ def test_code_in_a_file_runs_only_when_allowed(tmp_path):
     [
         (lambda place: find_study("quik"), "Unknown study 'quik'. Did you mean 'quick'?"),
         (lambda place: find_study(str(place / "no.toml")), "cannot be read"),
-        (lambda place: claims(place), "not a normscope study: it holds no normscope.json"),
+        (lambda place: claims(place), "not a normscope study"),
         (lambda place: claims(place / "nowhere"), "no folder"),
         (lambda place: claims(), "No folder was given"),
         (lambda place: claims(place, norm="none"), "expected two normalizations"),

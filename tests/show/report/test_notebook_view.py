@@ -50,7 +50,7 @@ def test_a_comparison_shows_its_page_and_a_still_figure(study):
 
 def test_the_figure_is_the_one_that_the_command_wrote(study):
     (study / "overview.png").write_bytes(PNG + b"written")
-    shown = InspectionResult(study, (), runs_of(study), {}, {})._repr_html_()
+    shown = InspectionResult(study, runs_of(study), (), {}, {})._repr_html_()
     assert still_in(shown) == PNG + b"written"
 
 

@@ -1,4 +1,4 @@
-"""Executors: where runs are trained. Each takes tasks and yields results; none knows what a run does."""
+"""Executors, which train runs somewhere: each takes tasks and yields results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from normscope.studies.runner import RunResult, RunTask
 
 
 class Executor(Protocol):
-    """Trains runs somewhere."""
+    """A place where runs are trained."""
 
     def run(self, tasks: Sequence[RunTask], report: Report) -> Iterator[tuple[RunTask, RunResult]]:
         """Execute every task once and yield each as it ends; `report` is called in the caller's

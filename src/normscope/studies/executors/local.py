@@ -1,4 +1,4 @@
-"""Runs on this machine: one after the other in this process, or several at once in processes."""
+"""Runs on this machine, in worker processes."""
 
 from __future__ import annotations
 
@@ -29,21 +29,13 @@ SECONDS_TO_END = 30.0
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows knows but one way
 
 
-class SerialExecutor:
-    """One run at a time, in this process."""
-
-    def run(self, tasks: Sequence[RunTask], report: Report) -> Iterator[tuple[RunTask, RunResult]]:
-        """See `Executor.run`."""
-        for task in tasks:
-            yield task, execute(task, report)
-
-
 class ProcessExecutor:
-    """Several runs at once, each in a worker process (loky's, which need no
-    `if __name__ == "__main__"` in scripts).
+    """An executor for `jobs` runs at once, each in a worker process, a single one too: a native
+    library that crashes ends the worker, not the command.
 
-    A run whose process dies is given to a new one, and goes on after its last whole epoch. One that
-    loses MOST_DEATHS of them without finishing an epoch has failed, and the others go on.
+    The processes are loky's, which need no `if __name__ == "__main__"` in scripts. A run whose
+    process dies is given to a new one, which resumes it after its last whole epoch. One that loses
+    MOST_DEATHS of them without finishing an epoch has failed, and the others go on.
     """
 
     def __init__(self, jobs: int):
@@ -124,9 +116,7 @@ class _Worker:
             return record_failure(self.task, error) if ours else RunResult("busy")
 
     def stop(self, patience: float = 0.0) -> int:
-        """End the process, unless it ends by itself within `patience` seconds; returns its exit
-        code, 0 without a process.
-        """
+        """End the process after `patience` seconds; returns its exit code, 0 without one."""
         process, self._process = self._process, None
         if process is None or process.pid is None:
             return 0
@@ -139,9 +129,7 @@ class _Worker:
 
 
 def _work(connection: Any, parent: int) -> None:
-    """Train what comes through the connection until it ends, as it does when the command is
-    killed.
-    """
+    """Train what comes through the connection until it ends, also when the command is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     keep_freed_memory()  # a worker trains and ends
 

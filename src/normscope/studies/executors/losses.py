@@ -12,7 +12,7 @@ CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRA
 
 
 def how_it_ended(exitcode: int) -> str:
-    """What ended a process, for a sentence that begins with "its process".
+    """Return what ended a process, for a sentence that begins with "its process".
 
     Args:
         exitcode: as `multiprocessing.Process` has it, the signal with a minus sign.
@@ -56,7 +56,7 @@ class Losses:
         self.total += 1
 
     def sentence(self) -> str:
-        """What there is to say of the workers that died; nothing, if none did."""
+        """Return a sentence about the workers that died; empty if none did."""
         if not self.total:
             return ""
         return f"{self.total} worker{'s' if self.total > 1 else ''} died on the way, others went on"

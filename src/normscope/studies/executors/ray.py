@@ -17,8 +17,8 @@ from normscope.studies.directory import RunDirectory
 from normscope.studies.executors import ray_worker
 from normscope.studies.executors.losses import Losses
 from normscope.studies.executors.ray_cluster import connect
-from normscope.studies.executors.ray_worker import Copy, NotShared, Order
-from normscope.studies.executors.run_files import files_of, keep_files
+from normscope.studies.executors.ray_worker import FileSnapshot, FolderNotShared, RunRequest
+from normscope.studies.executors.run_files import read_files, write_files
 from normscope.studies.progress import Progress, Report
 from normscope.studies.runner import RunResult, RunTask, record_failure
 
@@ -26,21 +26,17 @@ MOST_DEATHS = 3
 """Workers that a run may lose without finishing an epoch; with the last of them it has failed."""
 
 SECONDS_BETWEEN_COPIES = 10.0
-"""What a run that is trained elsewhere loses at most, beside its unfinished epoch, when its worker
-dies.
-"""
+"""Work that a run in a temporary folder loses at most, beside its epoch, when its worker dies."""
 
 SECONDS_TO_LET_GO = 60.0
-"""For a shared folder to notice that the holder of a lock is dead; a file server may take that
-long.
-"""
+"""For a shared folder to notice that the holder of a lock is dead, which may take that long."""
 
 SECONDS_BETWEEN_COUNTS = 10.0
-"""How often the cluster is asked for its size, which may change."""
+"""Between questions for the cluster's size, which may change."""
 
 
 class RayExecutor:
-    """Trains runs on a Ray cluster.
+    """An executor on a Ray cluster.
 
     Where a worker sees the study's folder, it trains there, under the run's lock, as a process of
     this machine would. Where one does not, the run's files travel through Ray, and this process
@@ -78,103 +74,99 @@ class RayExecutor:
             InputError: if no machine of the cluster has what a run needs.
             StorageError: if what came back of a run cannot be stored.
         """
-        waiting, flights = deque(tasks), list[_Flight]()
+        waiting, active = deque(tasks), list[_RemoteRun]()
         needs = _needs(tasks[0])
         self._check_that_a_machine_has(needs)
-        with _token(tasks[0].directory.parent) as token, _landing(self._ray, flights):
-            while waiting or flights:
-                while waiting and len(flights) < self._most(needs):
-                    flight = _Flight(waiting.popleft(), token)
-                    flights.append(flight)
-                    if (result := self._launch(flight)) is not None:
-                        yield self._land(flight, flights), result
-                for flight in self._heard_from(flights):
-                    if (result := self._hear(flight, report)) is not None:
-                        yield self._land(flight, flights), result
+        with _token(tasks[0].directory.parent) as token, _cancelling(self._ray, active):
+            while waiting or active:
+                while waiting and len(active) < self._most_at_once(needs):
+                    run = _RemoteRun(waiting.popleft(), token)
+                    active.append(run)
+                    if (result := self._start(run)) is not None:
+                        yield self._finish(run, active), result
+                for run in self._ready(active):
+                    if (result := self._receive(run, report)) is not None:
+                        yield self._finish(run, active), result
 
     def close(self) -> None:
-        """Leave the cluster, unless this process was in it before; one that was started for this
-        ends.
-        """
+        """Leave the cluster, unless this process was in it before; end one started for it."""
         if self._ours:
             self._ray.shutdown()
 
-    def _launch(self, flight: _Flight) -> RunResult | None:
+    def _start(self, run: _RemoteRun) -> RunResult | None:
         """Give the run to a worker; returns a result only if that cannot be."""
         files = None
         if not self._shared:
-            if not flight.locked():
+            if not run.locked():
                 return RunResult("busy")
-            files = files_of(flight.task.directory)
-        patience = SECONDS_TO_LET_GO if flight.losses.deaths else 0.0
-        order = Order(flight.task, flight.token, files, self._seconds_between_copies, patience)
+            files = read_files(run.task.directory)
+        patience = SECONDS_TO_LET_GO if run.losses.deaths else 0.0
+        request = RunRequest(run.task, run.token, files, self._seconds_between_copies, patience)
         remote = self._ray.remote(ray_worker.perform).options(
-            name=flight.task.directory.name,
+            name=run.task.directory.name,
             num_returns="streaming",
             max_retries=0,  # this process does it: it knows what is left of the run
             scheduling_strategy="SPREAD",
-            **_needs(flight.task),
+            **_needs(run.task),
         )
-        flight.stream = remote.remote(order)
+        run.stream = remote.remote(request)
         return None
 
-    def _heard_from(self, flights: list[_Flight]) -> list[_Flight]:
-        """The flights with a message; waits a moment for one."""
-        streams = [flight.stream for flight in flights]
+    def _ready(self, active: list[_RemoteRun]) -> list[_RemoteRun]:
+        """The active with a message; waits a moment for one."""
+        streams = [run.stream for run in active]
         self._ray.wait(streams, num_returns=1, timeout=1.0)
         ready, _ = self._ray.wait(
             streams, num_returns=len(streams), timeout=0
         )  # else the first would always win
-        return [flight for flight in flights if flight.stream in ready]
+        return [run for run in active if run.stream in ready]
 
-    def _hear(self, flight: _Flight, report: Report) -> RunResult | None:
-        """Take one message from a flight; returns the run's result when it has one."""
+    def _receive(self, run: _RemoteRun, report: Report) -> RunResult | None:
+        """Take one message from a run; returns the run's result when it has one."""
         errors = self._ray.exceptions
         try:
-            message = self._ray.get(next(flight.stream))
+            message = self._ray.get(next(run.stream))
         except errors.RayTaskError as error:  # raised by the worker's code, outside of the run
-            return self._failed(flight, f"on a worker, {_last_line(error)}")
+            return self._failed(run, f"on a worker, {_last_line(error)}")
         except errors.RayError as error:  # its process or its machine is gone
-            flight.losses.count()
-            if flight.losses.deaths < MOST_DEATHS:
-                return self._launch(flight)
+            run.losses.count()
+            if run.losses.deaths < MOST_DEATHS:
+                return self._start(run)
             return self._failed(
-                flight,
+                run,
                 f"its worker died {MOST_DEATHS} times without finishing an epoch "
                 f"({_how_it_died(error)})",
             )
         match message:
             case Progress():
-                flight.losses.note(message)
+                run.losses.note(message)
                 report(message)
-            case Copy():
-                keep_files(message.files, flight.task.directory)
-            case NotShared():
+            case FileSnapshot():
+                write_files(message.files, run.task.directory)
+            case FolderNotShared():
                 self._shared = False
-                return self._launch(flight)
-            case RunResult(status="failed") if self._says_nothing_of_it(flight.task):
-                return self._failed(flight, message.error or "")
+                return self._start(run)
+            case RunResult(status="failed") if self._failed_elsewhere(run.task):
+                return self._failed(run, message.error or "")
             case RunResult():
                 return replace(
-                    message, note="; ".join(filter(None, (message.note, flight.losses.sentence())))
+                    message, note="; ".join(filter(None, (message.note, run.losses.sentence())))
                 )
         return None
 
-    def _says_nothing_of_it(self, task: RunTask) -> bool:
+    def _failed_elsewhere(self, task: RunTask) -> bool:
         return not self._shared and status_of(task.directory) != "failed"
 
-    def _failed(self, flight: _Flight, why: str) -> RunResult:
-        return record_failure(flight.task, why) if flight.locked() else RunResult("busy")
+    def _failed(self, run: _RemoteRun, why: str) -> RunResult:
+        return record_failure(run.task, why) if run.locked() else RunResult("busy")
 
-    def _land(self, flight: _Flight, flights: list[_Flight]) -> RunTask:
-        flights.remove(flight)
-        flight.lock.close()
-        return flight.task
+    def _finish(self, run: _RemoteRun, active: list[_RemoteRun]) -> RunTask:
+        active.remove(run)
+        run.lock.close()
+        return run.task
 
-    def _most(self, needs: dict[str, float]) -> int:
-        """Runs to be in the air: twice what the cluster has room for, so that no worker waits for
-        this process.
-        """
+    def _most_at_once(self, needs: dict[str, float]) -> int:
+        """Return how many runs to start: twice what has room, so that no worker waits."""
         if self._jobs is not None:
             return self._jobs
         if time.monotonic() - self._counted >= SECONDS_BETWEEN_COUNTS:
@@ -191,7 +183,7 @@ class RayExecutor:
 
 
 @dataclass(eq=False)
-class _Flight:
+class _RemoteRun:
     """A run that is on its way, over all the workers that it may take."""
 
     task: RunTask
@@ -210,15 +202,15 @@ class _Flight:
 
 
 @contextmanager
-def _landing(ray: Any, flights: list[_Flight]) -> Iterator[None]:
+def _cancelling(ray: Any, active: list[_RemoteRun]) -> Iterator[None]:
     """However it ends, no worker goes on with a run, and every lock is let go."""
     try:
         yield
     finally:
-        for flight in flights:
-            if flight.stream is not None:
-                ray.cancel(flight.stream, force=True)
-            flight.lock.close()
+        for run in active:
+            if run.stream is not None:
+                ray.cancel(run.stream, force=True)
+            run.lock.close()
 
 
 @contextmanager
@@ -247,7 +239,7 @@ def _room(size: dict[str, float], needs: dict[str, float]) -> int:
 
 
 def _how_it_died(error: Exception) -> str:
-    """What Ray knows of a worker's end: not by which signal."""
+    """Return what Ray says of a worker's end: not by which signal."""
     kind = type(error).__name__
     return {
         "OutOfMemoryError": "ended by Ray for want of memory",

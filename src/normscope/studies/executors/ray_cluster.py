@@ -17,14 +17,10 @@ SECONDS_TO_ANSWER = 5.0
 """For a machine to take a connection."""
 
 SECONDS_TO_CONNECT = 30.0
-"""For Ray to let a driver in. Left alone, it tries for more than five minutes, and then ends the
-process.
-"""
+"""For Ray to let a driver in: by itself it tries for more than five minutes."""
 
 OBJECT_STORE_BYTES = 256 << 20
-"""Shared memory for a Ray that is started here. What travels is messages and, at most, runs'
-records.
-"""
+"""Shared memory for a Ray started here. It holds messages and, at most, runs' records."""
 
 DEFAULT_PORT = 6379
 
@@ -114,7 +110,7 @@ def _check_that_ray_answers(address: str) -> None:
     Raises:
         InputError: with Ray's own last line, if it does not let us in.
     """
-    code = f"import logging, ray; ray.init(address={address!r}, log_to_driver=False, logging_level=logging.ERROR)"
+    code = f"import ray; ray.init(address={address!r}, **{_QUIET})"
     try:
         tried = subprocess.run(
             [sys.executable, "-c", code],
@@ -131,8 +127,8 @@ def _check_that_ray_answers(address: str) -> None:
         return
     if address == "auto":
         raise InputError(
-            "No Ray runs on this machine; start one with `ray start --head`, name one with --address HOST:PORT, "
-            "or give --address local to have one for this command alone."
+            "No Ray runs on this machine; start one with `ray start --head`, name one with "
+            "--address HOST:PORT, or give --address local to have one for this command alone."
         )
     lines = tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"]
     raise InputError(f"The Ray at {address} cannot be used: {lines[-1][:300]}")

@@ -1,7 +1,8 @@
-"""What a Ray worker does: train one run, and say how far it is. Nothing here imports Ray.
+"""The work of a Ray worker: train one run, and report its progress. Nothing here imports Ray.
 
-The run is trained in the study's folder where the worker sees it. Where it does not, the run's files come with the
-order, it is trained in a folder of the worker's own, and its files go back after whole epochs and at the end.
+The run is trained in the study's folder if the worker sees it. If not, the run's files come with
+the request, it is trained in a temporary folder, and its files are sent back after whole epochs and
+at the end.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from threading import Thread
 
 from normscope.fused.memory import keep_freed_memory
 from normscope.studies.directory import RunDirectory
-from normscope.studies.executors.run_files import Files, files_of, keep_files
+from normscope.studies.executors.run_files import Files, read_files, write_files
 from normscope.studies.progress import Progress
 from normscope.studies.runner import RunResult, RunTask, execute
 
@@ -27,77 +28,73 @@ SECONDS_BETWEEN_TRIES = 0.2
 """To take the lock of a run whose worker died."""
 
 FOLDERS = "normscope-ray-"
-"""How the names of workers' own folders begin."""
+"""Prefix of the names of workers' temporary folders."""
 
 SECONDS_TO_LOCK = 60.0
 """A folder that is younger may be somebody's who is about to lock it."""
 
 
 @dataclass(frozen=True)
-class Order:
+class RunRequest:
     """A run to be trained, as it travels to a worker."""
 
     task: RunTask
     token: Path  # a file in the study's folder, made for this: whoever sees it shares the folder
-    files: Files | None = (
-        None  # what is there of the run, where it is to be trained elsewhere; None: in its own folder
-    )
+    files: Files | None = None  # of the run, for a temporary folder; None: in the study's folder
     seconds_between_copies: float = 0.0
-    patience: float = (
-        0.0  # seconds to wait for the run's lock, which a worker that died may not have let go yet
-    )
+    patience: float = 0.0  # seconds to wait for the run's lock, if a worker that died still has it
 
 
 @dataclass(frozen=True)
-class Copy:
+class FileSnapshot:
     """The files of a run that is trained elsewhere, as they were after a whole epoch."""
 
     files: Files
 
 
 @dataclass(frozen=True)
-class NotShared:
+class FolderNotShared:
     """The worker does not see the study's folder, and has done nothing."""
 
 
-Message = Progress | Copy | NotShared | RunResult
+Message = Progress | FileSnapshot | FolderNotShared | RunResult
 Send = Callable[[Message], None]
 
 
-def perform(order: Order) -> Iterator[Message]:
+def perform(request: RunRequest) -> Iterator[Message]:
     """Train a run; yields its progress, and at last its result. Ray makes these a stream."""
     keep_freed_memory()
-    if order.files is not None:
-        yield from _streamed(lambda send: _train_elsewhere(order, send))
-    elif order.token.is_file():
-        yield from _streamed(lambda send: _train_here(order, send))
+    if request.files is not None:
+        yield from _streamed(lambda send: _train_elsewhere(request, send))
+    elif request.token.is_file():
+        yield from _streamed(lambda send: _train_here(request, send))
     else:
-        yield NotShared()
+        yield FolderNotShared()
 
 
-def _train_here(order: Order, send: Send) -> RunResult:
-    deadline = time.monotonic() + order.patience
-    while (result := execute(order.task, send)).status == "busy" and time.monotonic() < deadline:
+def _train_here(request: RunRequest, send: Send) -> RunResult:
+    deadline = time.monotonic() + request.patience
+    while (result := execute(request.task, send)).status == "busy" and time.monotonic() < deadline:
         time.sleep(SECONDS_BETWEEN_TRIES)
     return result
 
 
-def _train_elsewhere(order: Order, send: Send) -> RunResult:
-    with _own_folder() as folder:
+def _train_elsewhere(request: RunRequest, send: Send) -> RunResult:
+    with _temporary_folder() as folder:
         # the same name, by which the run is known to those who hear of it
-        task = replace(order.task, directory=folder / order.task.directory.name)
-        keep_files(order.files or {}, task.directory)
-        result = execute(task, _Copies(task.directory, order.seconds_between_copies, send))
-        send(Copy(files_of(task.directory)))
+        task = replace(request.task, directory=folder / request.task.directory.name)
+        write_files(request.files or {}, task.directory)
+        result = execute(
+            task, _SnapshotSender(task.directory, request.seconds_between_copies, send)
+        )
+        send(FileSnapshot(read_files(task.directory)))
     # a full disk here says nothing of other machines, nor of the study's folder
     return replace(result, storage_failed=False)
 
 
 @contextmanager
-def _own_folder() -> Iterator[Path]:
-    """A temporary folder, locked while it is used. Those that killed workers of this machine left
-    are removed first.
-    """
+def _temporary_folder() -> Iterator[Path]:
+    """Yield a locked temporary folder. Those of killed workers here are removed first."""
     for left in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
         if os.access(left, os.W_OK) and time.time() - left.stat().st_mtime > SECONDS_TO_LOCK:
             with RunDirectory(left).locked() as nobodys:
@@ -107,30 +104,28 @@ def _own_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-class _Copies:
-    """Passes progress on, and after a whole epoch the run's files, if the last copy is old enough."""
+class _SnapshotSender:
+    """Send progress, and after a whole epoch the run's files, unless that was done recently."""
 
     def __init__(self, directory: Path, seconds_between: float, send: Send):
         self._directory, self._seconds, self._send = directory, seconds_between, send
         self._copied = time.monotonic()
-        self._begun_with: float | None = None
+        self._resumed_at: float | None = None
 
     def __call__(self, progress: Progress) -> None:
         self._send(progress)
-        if self._begun_with is None:
-            self._begun_with = progress.epochs_done
-        whole = progress.epochs_done == int(progress.epochs_done) > self._begun_with
+        if self._resumed_at is None:
+            self._resumed_at = progress.epochs_done
+        whole = progress.epochs_done == int(progress.epochs_done) > self._resumed_at
         if whole and time.monotonic() - self._copied >= self._seconds:
             # progress is reported by the thread that trains, outside of transactions: nobody writes
             # at this moment
-            self._send(Copy(files_of(self._directory)))
+            self._send(FileSnapshot(read_files(self._directory)))
             self._copied = time.monotonic()
 
 
 def _streamed(work: Callable[[Send], RunResult]) -> Iterator[Message]:
-    """What `work` sends, when it sends it, and then what it returns. The work is done in a thread
-    of its own.
-    """
+    """Yield what `work` sends, at once, and then what it returns. It runs in another thread."""
     messages: SimpleQueue[Message | BaseException] = SimpleQueue()
 
     def do() -> None:

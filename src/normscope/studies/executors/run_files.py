@@ -1,4 +1,4 @@
-"""A run's files as bytes: how a run travels to a machine that does not see the study's folder, and back."""
+"""A run's files as bytes: sent to a machine that does not see the study's folder, and back."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Files = dict[str, bytes]
 """{name: content}."""
 
 NAMES = (SPEC_NAME, RECORDING_NAME, WEIGHTS_NAME, RECORD_NAME)
-"""What travels, in the order of writing: the record, which says that a run has ended, is the last.
+"""Files that are sent, in the order of writing: the record, which says that a run ended, is last.
 """
 
 
-def files_of(directory: Path) -> Files:
-    """What is there of a run, between two transactions. Call as the run's only writer.
+def read_files(directory: Path) -> Files:
+    """Return the files of a run, between two transactions. Call as the run's only writer.
 
     Raises:
         RecordError: if a killed writer's transaction cannot be rolled back, for the file is
@@ -38,7 +38,7 @@ def files_of(directory: Path) -> Files:
     return found
 
 
-def keep_files(files: Files, directory: Path) -> None:
+def write_files(files: Files, directory: Path) -> None:
     """Put a run's files in place, each written aside and renamed. Call as the run's only writer.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What claims need and training does not measure, one subject a file; `study_measurements.py` has the table."""
+"""Measurements beside training, one a file; `study_measurements.py` has the table."""

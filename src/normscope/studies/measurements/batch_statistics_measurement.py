@@ -1,4 +1,4 @@
-"""What normalization layers get and give from batch to batch in the trained network, and what they remember of it."""
+"""Inputs and outputs of normalization layers over batches, and how well running statistics fit."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normscope.measuring.batch_moments import BatchMoments, batch_moments
 from normscope.models.landmarks import Network
 from normscope.studies.grid import build_for
-from normscope.studies.measurements.run_context import Arrays, Subject
+from normscope.studies.measurements.run_context import Arrays, RunContext
 
 BATCHES = 32
-"""Training batches of the run's size. A mean over them is known to 1/sqrt(32) = 0.18 of the spread
-of batch means.
-"""
+"""Training batches of the run's size. Their mean is known to 1/sqrt(32) = 0.18 of their spread."""
 
 
-def batch_statistics(subject: Subject) -> Arrays:
+def batch_statistics(context: RunContext) -> Arrays:
     """Per channel of all places, joined in the order of the forward pass, in fp32 on the CPU;
     float64 [channels].
 
@@ -38,11 +36,11 @@ def batch_statistics(subject: Subject) -> Arrays:
       values are the training batches', each layer normalizing by the batch, as in training and as
       `mend.recalibrate` takes them.
     """
-    model, names = subject.trained(), places(subject)
+    model, names = context.trained(), normalization_names(context)
     layers = {name: model.get_submodule(name) for name in names}
-    in_training = batch_moments(model, _images(subject), layers, training=True)
-    subject.advance(0.5)
-    in_eval = batch_moments(model, _images(subject), layers, training=False)
+    in_training = batch_moments(model, _images(context), layers, training=True)
+    context.progress(0.5)
+    in_eval = batch_moments(model, _images(context), layers, training=False)
     order = list(in_training)
     before, after = ([in_training[name][side] for name in order] for side in (0, 1))
     of_a_batch = [_of_a_batch(moments) for moments in before]
@@ -58,20 +56,18 @@ def batch_statistics(subject: Subject) -> Arrays:
     }
 
 
-def places(subject: Subject) -> list[str]:
-    """Names of the layers that normalize in the batch-normalized network; all norms go by these
-    names.
-    """
-    twin = dataclasses.replace(subject.spec, norm="batch", norm_code="")
-    modules = build_for(subject.dataset, twin).named_modules()
+def normalization_names(context: RunContext) -> list[str]:
+    """Return the names of the batch-normalized network's norms; all networks go by these names."""
+    twin = dataclasses.replace(context.spec, norm="batch", norm_code="")
+    modules = build_for(context.dataset, twin).named_modules()
     return [name for name, module in modules if isinstance(module, _BatchNorm)]
 
 
-def _images(subject: Subject) -> Iterator[Tensor]:
+def _images(context: RunContext) -> Iterator[Tensor]:
     """Training images in whole batches, augmented as in training, the same at every call."""
-    batches = subject.batches(augmented=True)
-    size = min(subject.spec.batch_size, len(subject.dataset.train_labels))
-    epochs = (batches.train(subject.spec.seed, epoch) for epoch in range(1, BATCHES + 1))
+    batches = context.batches(augmented=True)
+    size = min(context.spec.batch_size, len(context.dataset.train_labels))
+    epochs = (batches.train(context.spec.seed, epoch) for epoch in range(1, BATCHES + 1))
     whole = (images for epoch in epochs for images, _ in epoch if len(images) == size)
     return islice(whole, BATCHES)
 
@@ -79,9 +75,7 @@ def _images(subject: Subject) -> Iterator[Tensor]:
 def _distances(
     mean: np.ndarray, var: np.ndarray, of: BatchMoments
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of means and variances, [..., channels], from those of all values: in deviations, and |log|
-    of deviations.
-    """
+    """Return the distances of means and variances from those of all values, as in the record."""
     their_mean, their_var = of.pooled()
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.abs(mean - their_mean) / np.sqrt(their_var), np.abs(0.5 * np.log(var / their_var))
@@ -94,7 +88,7 @@ def _of_a_batch(moments: BatchMoments) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _running(model: Network, given: dict[str, BatchMoments]) -> Arrays:
-    """Distances of the running statistics from those of the batches; empty where a place has none."""
+    """Distances of running statistics from those of the batches; {} if a layer has none."""
     found = []
     for name, moments in given.items():
         layer = model.get_submodule(name)

@@ -1,4 +1,4 @@
-"""Test accuracy of the trained network with each of the statistics that batch normalization may be evaluated with."""
+"""Test accuracy of the trained network with running, recalibrated and batch statistics."""
 
 from __future__ import annotations
 
@@ -9,24 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normscope.studies.measurements.run_context import Arrays, Subject
+from normscope.studies.measurements.run_context import Arrays, RunContext
 from normscope.studies.spec import RunSpec
-from normscope.studies.train_mode_evaluation import BATCH_SIZES, EvaluatedNetwork
+from normscope.studies.train_mode_evaluation import BATCH_SIZES, AccuracyMeter
 
 BATCHES, BATCH_SIZE = 16, 128
-"""Training batches that running statistics are made anew from, of one size, however small those of
-the training are.
-"""
+"""Training batches for new running statistics, and their size, whatever that of the training is."""
 
 
 def is_batch_normalized(spec: RunSpec) -> bool:
-    """Whether there are statistics of a batch and running ones: of the norms that have a name, only
-    there.
-    """
+    """Return whether the norm has statistics of a batch and running ones."""
     return spec.norm in ("batch", "noisy-batch")
 
 
-def evaluation(subject: Subject) -> Arrays:
+def evaluation(context: RunContext) -> Arrays:
     """Accuracies as fractions of the same test images (1,000 at most), float64.
 
     - "running" [1]: in eval mode, with the running statistics of the training.
@@ -36,18 +32,18 @@ def evaluation(subject: Subject) -> Arrays:
       (int64 [sizes]); the run's own batch size is among them. NaN where a batch would have one
       value in a channel.
     """
-    spec = subject.spec
-    network = EvaluatedNetwork(subject.trained(), subject.dataset, spec)
+    spec = context.spec
+    network = AccuracyMeter(context.trained(), context.dataset, spec)
     sizes = sorted({*BATCH_SIZES, spec.batch_size})
     order = torch.from_numpy(np.random.default_rng([spec.seed, 1]).permutation(len(network.labels)))
     running = network.eval_accuracy()
-    network.recalibrate(_training_batches(subject))
+    network.recalibrate(_training_batches(context))
     recalibrated = network.eval_accuracy()
     batch = np.full(len(sizes), np.nan)
-    for place, size in enumerate(sizes):
-        subject.advance((place + 1) / (len(sizes) + 1))
+    for index, size in enumerate(sizes):
+        context.progress((index + 1) / (len(sizes) + 1))
         if not network.refuses(size):
-            batch[place] = network.accuracy_without_eval(order.to(network.labels.device), size)
+            batch[index] = network.accuracy_without_eval(order.to(network.labels.device), size)
     return {
         "running": np.array([running]),
         "recalibrated": np.array([recalibrated]),
@@ -56,9 +52,9 @@ def evaluation(subject: Subject) -> Arrays:
     }
 
 
-def _training_batches(subject: Subject) -> Iterator[tuple[Tensor, Tensor]]:
+def _training_batches(context: RunContext) -> Iterator[tuple[Tensor, Tensor]]:
     """Whole batches, epoch after epoch."""
-    batches = subject.batches(BATCH_SIZE, augmented=True)
-    size = min(BATCH_SIZE, len(subject.dataset.train_labels))
-    epochs = (batches.train(subject.spec.seed, epoch) for epoch in range(1, BATCHES + 1))
+    batches = context.batches(BATCH_SIZE, augmented=True)
+    size = min(BATCH_SIZE, len(context.dataset.train_labels))
+    epochs = (batches.train(context.spec.seed, epoch) for epoch in range(1, BATCHES + 1))
     return islice((batch for epoch in epochs for batch in epoch if len(batch[1]) == size), BATCHES)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normscope.measuring.loss_landscape import Descent, Landscape, Start
-from normscope.studies.measurements.retraining import retrain
-from normscope.studies.measurements.run_context import Arrays, Subject
+from normscope.studies.measurements.run_context import Arrays, RunContext
 from normscope.training.loop import Callback
 
 POINTS = 12
@@ -20,15 +19,13 @@ POINTS = 12
 """
 
 RATES = (0.5, 1.0, 2.0, 4.0)
-"""Distances of the paper's kind: steps of plain gradient descent with these multiples of the run's
-learning rate.
-"""
+"""Distances of the paper's kind: gradient descent steps at these multiples of the run's rate."""
 
 SHARES = (0.001, 0.003, 0.01, 0.03)
 """Distances that do not depend on the gradient: in l2 norms of the weights."""
 
 
-def landscape(subject: Subject) -> Arrays:
+def landscape(context: RunContext) -> Arrays:
     """Loss and gradient along the negative gradient, in train mode, float64 [points of the
     training, distances].
 
@@ -38,38 +35,36 @@ def landscape(subject: Subject) -> Arrays:
     distances: the first of the run's size in the order of its seed, without augmentation; the arms
     of a seed have the same images.
     """
-    model = subject.fresh()
-    batch = next(iter(subject.batches().train(subject.spec.seed, 1)))
-    looking = _Looking(subject, model, batch)
-    retrain(subject, model, [looking])
+    model = context.fresh()
+    batch = next(iter(context.batches().train(context.spec.seed, 1)))
+    looking = _Looking(context, model, batch)
+    context.retrain(model, looking)
     return looking.arrays()
 
 
 class _Looking(Callback):
-    """Looks around before the first step and after some of them."""
+    """Evaluates the loss around the weights, before the first step and after some."""
 
-    def __init__(self, subject: Subject, model: nn.Module, batch: tuple[Tensor, Tensor]):
-        self._model, self._batch, self._rate = model, batch, subject.spec.learning_rate
-        self._steps_of_epoch = subject.batches().train_batches
-        total = self._steps_of_epoch * subject.spec.epochs
+    def __init__(self, context: RunContext, model: nn.Module, batch: tuple[Tensor, Tensor]):
+        self._model, self._batch, self._rate = model, batch, context.spec.learning_rate
+        self._steps_of_epoch = context.batches().train_batches
+        total = self._steps_of_epoch * context.spec.epochs
         self._wanted = {round(total * point / POINTS) for point in range(POINTS + 1)}
         self._steps: list[int] = []
         self._starts: list[Start] = []
         self._lines: dict[str, list[Descent]] = {"rate": [], "relative": []}
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """As in `Callback`."""
         model.train()
         self._look(0)
 
     def on_step(self, epoch: int, index: int) -> None:
-        """As in `Callback`."""
         step = (epoch - 1) * self._steps_of_epoch + index + 1
         if step in self._wanted:
             self._look(step)
 
     def arrays(self) -> Arrays:
-        """What was seen, as it stands in the record."""
+        """Return the measurements as they stand in the record."""
         starts = {
             name: [getattr(start, name) for start in self._starts]
             for name in ("loss", "gradient", "weights")

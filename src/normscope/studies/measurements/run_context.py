@@ -1,36 +1,34 @@
-"""What a measurement is given: one run, its data, and its network before and after the training."""
+"""The run that is measured, its data, and its network before, after and during the training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from normscope.data.dataset import Dataset
 from normscope.data.device_batches import Batches
 from normscope.models.landmarks import Network
 from normscope.studies.directory import RunDirectory
-from normscope.studies.grid import build_for
+from normscope.studies.grid import batches_for, build_for
 from normscope.studies.spec import RunSpec
 from normscope.studies.trained import trained_network
+from normscope.training.loop import Callback, train
 
 Arrays = dict[str, np.ndarray]
 """{statistic: array}, as a measurement stands in a run's record."""
 
-Advance = Callable[[float], None]
-"""Told the share of a measurement that is done, 0 to 1."""
-
 
 @dataclass(frozen=True)
-class Subject:
-    """One run under measurement. Each call makes a network of its own, so that measurements may do with it as they like."""
+class RunContext:
+    """One run under measurement. Each call makes a new network, which a measurement may change."""
 
     spec: RunSpec
     dataset: Dataset
     run: RunDirectory
-    advance: Advance = lambda share: None
+    progress: Callable[[float], None] = lambda share: None
+    """Called with the share of a measurement that is done, 0 to 1."""
 
     def fresh(self) -> Network:
         """The network before its first step, in train mode, on the CPU."""
@@ -45,13 +43,19 @@ class Subject:
         return trained_network(self.run, self.spec, self.dataset)
 
     def batches(self, batch_size: int | None = None, *, augmented: bool = False) -> Batches:
-        """The run's data in batches on the CPU, of its own batch size or another; as they are, or
-        as it is trained.
-        """
-        return Batches(
-            self.dataset,
-            batch_size or self.spec.batch_size,
-            torch.device("cpu"),
-            crop_padding=self.spec.crop_padding if augmented else 0,
-            horizontal_flip=self.spec.horizontal_flip and augmented,
-        )
+        """Return the run's data in batches on the CPU, as it is or augmented as in training."""
+        return batches_for(self.dataset, self.spec, batch_size=batch_size, augmented=augmented)
+
+    def retrain(self, model: Network, *callbacks: Callback) -> None:
+        """Train a network from `fresh` with the run's settings and images, in fp32 on the CPU."""
+        spec = replace(self.spec, device="cpu", precision="fp32")
+        batches = self.batches(augmented=True)
+        train(model, batches, spec, callbacks=[_EpochProgress(self), *callbacks])
+
+
+class _EpochProgress(Callback):
+    def __init__(self, context: RunContext):
+        self._context = context
+
+    def on_epoch_start(self, epoch: int) -> None:
+        self._context.progress((epoch - 1) / self._context.spec.epochs)
