@@ -22,7 +22,7 @@ from normscope.examining.pair import compare_outputs, make_pair, pair_layers, we
 from normscope.examining.state_and_loader import compare_keys, describe_loader, layers_of_state
 from normscope.records.examination import Examination, History, Layer, Pair
 from normscope.user_models.batch_reader import Batch, read_batches
-from normscope.user_models.state_dicts import unwrap_state
+from normscope.user_models.state_dicts import unwrap_state, without_prefixes
 from normscope.user_models.state_guard import preserve_script, preserve_state
 from normscope.user_models.wrappers import unwrapped_model
 
@@ -98,18 +98,17 @@ def examine(
 
 
 def examine_state(state: Any, model: nn.Module | None = None, other: Any = None) -> Examination:
-    """What a state_dict says: the buffers of its layers, and whether it fits a model."""
+    """Return what a state_dict says: the values of its layers, and whether it fits a model.
+
+    Layers have the names of the file; to be compared with others, those of the unwrapped model.
+    """
     state = unwrap_state(state)
     layers = layers_of_state(state)
     keys = compare_keys(state, unwrapped_model(model)) if model is not None else None
     pair = None
     if other is not None:
-        other_state = unwrap_state(other)
-        facts = pair_layers(layers, layers_of_state(other_state))
-        facts["weight_distance"] = weight_distance(
-            state, other_state, {layer.name for layer in layers}
-        )
-        pair = make_pair(facts)
+        here, there = without_prefixes(state), without_prefixes(unwrap_state(other))
+        pair = _pair_states(here, layers_of_state(here), there)
     versions = {"torch": str(torch.__version__)}
     return Examination(source="state_dict", layers=layers, keys=keys, pair=pair, versions=versions)
 
@@ -125,12 +124,8 @@ def _examine_pair(
     model: nn.Module, layers: tuple[Layer, ...], other: Any, batches: list[Batch]
 ) -> Pair:
     if isinstance(other, Mapping):
-        facts = pair_layers(layers, layers_of_state(unwrap_state(other)))
-        state = unwrap_state(other)
-        facts["weight_distance"] = weight_distance(
-            model.state_dict(), state, {layer.name for layer in layers}
-        )
-        return make_pair(facts)
+        own = model.state_dict()
+        return _pair_states(own, layers, without_prefixes(unwrap_state(other), own))
     if not callable(other):
         raise InputError(
             f"other must be a model, a callable or a state_dict, not a {type(other).__name__}."
@@ -146,6 +141,14 @@ def _examine_pair(
         facts["weight_distance"] = weight_distance(model.state_dict(), inner.state_dict(), names)
     if batches:
         facts |= compare_outputs(model, inner if inner is not None else other, batches)
+    return make_pair(facts)
+
+
+def _pair_states(
+    state: Mapping[str, Any], layers: tuple[Layer, ...], other: Mapping[str, Any]
+) -> Pair:
+    facts = pair_layers(layers, layers_of_state(other))
+    facts["weight_distance"] = weight_distance(state, other, {layer.name for layer in layers})
     return make_pair(facts)
 
 

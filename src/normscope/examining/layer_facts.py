@@ -150,8 +150,8 @@ def _state(module: nn.Module) -> dict[str, Any]:
         "running_mean": to_array(running),
         "running_var": to_array(values.get("running_var")),
         "updates": to_count(updates),
-        "parameter_dtype": _dtype(weight),
-        "statistics_dtype": _dtype(running),
+        "parameter_dtype": dtype_name(weight),
+        "statistics_dtype": dtype_name(running),
     }
 
 
@@ -173,7 +173,8 @@ def to_count(tensor: Tensor | None) -> int | None:
     return int(tensor) if held else None  # type: ignore[arg-type]
 
 
-def _dtype(tensor: Tensor | None) -> str:
+def dtype_name(tensor: Tensor | None) -> str:
+    """Return "float32" and the like, "" for None."""
     return "" if tensor is None else str(tensor.dtype).removeprefix("torch.")
 
 

@@ -80,6 +80,7 @@ def judge(
         not_evaluated=tuple(dict.fromkeys(not_evaluated)),
         model=examination.model,
         layers=len(examination.layers),
+        source=examination.source,
         versions=examination.versions,
     )
 
@@ -97,6 +98,7 @@ def from_json(text: str, source: str) -> CheckReport:
             tuple(NotEvaluated(**entry) for entry in content["undecided"]),
             content["model"],
             content["normalization_layers"],
+            content.get("source", "recording"),
             dict(content["versions"]),
         )
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):

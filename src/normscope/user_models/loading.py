@@ -66,8 +66,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def load_into(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     """Load what fits; an InputError where shapes differ, or nothing fits at all."""
-    inside = "module." if all(key.startswith("module.") for key in state) else ""
-    state = {key.removeprefix(inside): value for key, value in state.items()}
+    from normscope.user_models.state_dicts import without_prefixes
+
+    state = without_prefixes(state, model.state_dict())
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
