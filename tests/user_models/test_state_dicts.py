@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
 def test_a_language_models_layers_are_those_that_its_modules_show():
     model = LanguageModel()
     entries = norm_entries(model.state_dict())
-    assert list(entries) == [n for n in normalization_layers(model)]
+    assert list(entries) == list(normalization_layers(model))
     assert entries["layers.0.ln_1"].kind == "layer"
     assert entries["norm_f"].kind == "rms"
     assert entries["layers.1.mlp.1"].recognized_by == "gain and bias"

@@ -111,7 +111,8 @@ def _recognized(module: str, groups: Mapping[str, dict[str, Tensor]]) -> NormEnt
         return None
     path = [part for part in module.split(".") if not (part.isdecimal() or part in _INSIDE)]
     words = {word.lower() for word in _WORDS.findall(path[-1] if path else "")} - {"actnorm"}
-    named = any(_NORM.match(word) for word in words)
+    in_norms = len(path) > 1 and path[-2].endswith("norms") and "bias" in values
+    named = in_norms or any(_NORM.match(word) for word in words)
     numbered = not module or module.rpartition(".")[2].isdecimal()
     if "bias" not in values:
         sure = named and words.isdisjoint(_OTHER) and (not numbered or _alike(module, groups))

@@ -168,8 +168,8 @@ class LoopObserver:
                 counts.eval_in_step = True
                 counts.first_in_eval = counts.first_in_eval or self._now
             return
-        if not module.track_running_stats or module.momentum is None:
-            return  # nothing moves, or somebody recalibrates
+        if not module.track_running_stats or not module.momentum:
+            return  # nothing moves (a momentum of 0, too), or somebody recalibrates (None)
         counts.trained |= torch.is_grad_enabled()
         counts.updates += 1
         counts.train_in_step = True
@@ -186,7 +186,8 @@ class LoopObserver:
             n = len(args[0])
             counts.samples = n if counts.samples is None else min(counts.samples, n)
         if counts.frozen and counts.drifted_at is None:
-            counts.drifted_at = self._now
+            counts.frozen = not _was_thawed(counts, module)
+            counts.drifted_at = self._now if counts.frozen else None
 
     def _forward(self, model: nn.Module, args: Any) -> None:
         for counts in self._layers:
@@ -263,3 +264,9 @@ class LoopObserver:
             drifted_at=counts.drifted_at,
             samples=counts.samples,
         )
+
+
+def _was_thawed(counts: _Counts, module: nn.Module) -> bool:
+    """Whether a layer whose parameters were frozen with it trains them again: gradual unfreezing."""
+    trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    return trains and counts.history.trainable is False

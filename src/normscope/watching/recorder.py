@@ -55,7 +55,7 @@ class Recorder:
         self._began: float | None = None
         self._last = self._flushed = time.perf_counter()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Go on where the part ends: how often its layers were called, what was said, what was not
         finite, what watching cost.
         """

@@ -25,7 +25,7 @@ def recorded_steps(path: Path) -> int:
         return FilePart(path).header.cost.steps
 
 
-def cut_off(path: Path, header: Header, step: int) -> FilePart:
+def truncate_after(path: Path, header: Header, step: int) -> FilePart:
     """The recording at `path` without what came after a step: blocks, marks, events, values that
     were not finite.
 

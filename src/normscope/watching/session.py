@@ -19,9 +19,9 @@ from normscope.watching.gradient_hooks import GradientNorms
 from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward
 from normscope.watching.observe import Call, first_tensor, input_of
 from normscope.watching.recorder import Recorder
-from normscope.watching.step_writer import Row, Rows, WatchedLayer
+from normscope.watching.step_writer import Row, StepWriter, WatchedLayer
 from normscope.watching.tensor_statistics import TELLS_OF_HOOKS
-from normscope.watching.watched_layers import Found
+from normscope.watching.watched_layers import MatchedLayer
 
 MAX_CALLS = 8  # of one layer in one forward: a network unrolled over time may make hundreds
 EVAL, TRAIN = 1, 2  # how good a forward is for the record of its step
@@ -74,7 +74,7 @@ class Session:
     def __init__(
         self,
         model: nn.Module,
-        found: list[Found],
+        found: list[MatchedLayer],
         recorder: Recorder,
         optimizer: Optimizer | None,
         fail: Callable[[Exception], None],
@@ -85,7 +85,7 @@ class Session:
         self.fail = fail
         self._model = weakref.ref(model)
         self._recorder = recorder
-        self._rows = Rows(self.layers, recorder.blocks)
+        self._rows = StepWriter(self.layers, recorder.blocks)
         self._by_optimizer = optimizer is not None
         self._due = recorder.planned.due(1)
         self._depth = 0  # of forwards of the model, which may call itself
@@ -106,7 +106,7 @@ class Session:
         self._handles = self._attach(model, found, optimizer)
 
     def _attach(
-        self, model: nn.Module, found: list[Found], optimizer: Optimizer | None
+        self, model: nn.Module, found: list[MatchedLayer], optimizer: Optimizer | None
     ) -> list[RemovableHandle]:
         handles = [before_forward(model, self._forward_begins)]
         for layer, watched in zip(found, self.layers, strict=True):
@@ -125,7 +125,7 @@ class Session:
             handles.append(optimizer.register_step_post_hook(self._step_ends))
         return handles
 
-    def go_on(self, step: int) -> None:
+    def resume(self, step: int) -> None:
         """Go on after this many steps, as if they had been seen."""
         self.steps = step
         self._begin_step()

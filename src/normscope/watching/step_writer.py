@@ -15,7 +15,7 @@ from normscope.watching.gradient_hooks import loss_scale
 from normscope.watching.intervals import Due
 from normscope.watching.observe import Call, Observer
 from normscope.watching.row_buffers import Blocks, Column, column
-from normscope.watching.watched_layers import Found
+from normscope.watching.watched_layers import MatchedLayer
 
 Row = list[tuple[Column, Tensor]]
 
@@ -34,9 +34,9 @@ class WatchedLayer:
     most_calls: int = 0
 
     @classmethod
-    def of(cls, found: Found) -> WatchedLayer:
+    def of(cls, layer: MatchedLayer) -> WatchedLayer:
         """Watch a module that was found in a model."""
-        return cls(weakref.ref(found.module), Observer(found.info, found.norm))
+        return cls(weakref.ref(layer.module), Observer(layer.info, layer.norm))
 
     @property
     def name(self) -> str:
@@ -80,7 +80,7 @@ def _attribute(module: weakref.ref[nn.Module], name: str) -> Tensor | None:
     return getattr(module(), name, None)
 
 
-class Held:
+class TensorReader:
     """The parameters or buffers of all layers, found once and read at every record.
 
     Looking them up in the modules anew costs as much as copying them.
@@ -107,15 +107,15 @@ class Held:
         ]
 
 
-class Rows:
+class StepWriter:
     """Writes the rows of a step into the blocks. Call under `torch.no_grad()`."""
 
     def __init__(self, layers: list[WatchedLayer], blocks: Blocks):
         self._layers = layers
         self._blocks = blocks
-        self._parameters = Held(layers, PARAMETERS)
-        self._buffers = Held(layers, BUFFERS)
-        self._counters = Held(layers, COUNTERS)
+        self._parameters = TensorReader(layers, PARAMETERS)
+        self._buffers = TensorReader(layers, BUFFERS)
+        self._counters = TensorReader(layers, COUNTERS)
         strides = {layer.name: layer.observer.info.channel_stride for layer in layers}
         self._strides = {name: stride for name, stride in strides.items() if stride > 1}
 

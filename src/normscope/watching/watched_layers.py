@@ -18,7 +18,7 @@ LayerSelector = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 
 @dataclass
-class Found:
+class MatchedLayer:
     """A module to watch, under the name by which its model knows it."""
 
     name: str
@@ -30,7 +30,7 @@ class Found:
         self.info = describe(self.name, self.module, self.norm)
 
 
-def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[Found]:
+def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[MatchedLayer]:
     """The modules to watch, in the order of `named_modules`: every normalization layer, or those
     that were asked for.
 
@@ -53,7 +53,9 @@ def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[F
         if not chosen:
             raise InputError("layers= is empty; leave it out to watch every normalization layer.")
     return [
-        Found(name, module, recognize(module)) for name, module in modules.items() if name in chosen
+        MatchedLayer(name, module, recognize(module))
+        for name, module in modules.items()
+        if name in chosen
     ]
 
 
@@ -113,6 +115,8 @@ def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:
         raise InputError(
             f"{name} is a lazy layer that has not seen a batch. Run one batch before watching."
         )
+    values = (getattr(module, name, None) for name in ("weight", "bias"))
+    affine = [value for value in values if isinstance(value, Tensor)]
     if norm is None:
         return LayerInfo(name=name, type=type(module).__name__, kind="activation")
     return LayerInfo(
@@ -123,8 +127,9 @@ def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:
         groups=norm.groups,
         eps=norm.eps,
         momentum=getattr(module, "momentum", None),
-        affine=isinstance(getattr(module, "weight", None), Tensor),
+        affine=bool(affine),
         tracks=isinstance(getattr(module, "running_mean", None), Tensor),
+        trainable=any(value.requires_grad for value in affine) if affine else None,
     )
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 import weakref
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,22 +14,27 @@ from torch.optim.optimizer import Optimizer
 
 from normscope.errors import CheckError, InputError, NormscopeWarning
 from normscope.records.recording import Recording
-from normscope.records.recording_parts import WritablePart
+from normscope.records.recording_parts import FilePart, WritablePart
 from normscope.watching.intervals import Intervals
 from normscope.watching.listeners import Listener
 from normscope.watching.recorder import Recorder
 from normscope.watching.session import Session
 from normscope.watching.step_writer import WatchedLayer
-from normscope.watching.watched_layers import Found
+from normscope.watching.watched_layers import MatchedLayer
 
 _watchers: weakref.WeakKeyDictionary[nn.Module, Watcher] = weakref.WeakKeyDictionary()
 
 
-def refuse_watched(found: list[Found]) -> None:
+def refuse_watched(found: list[MatchedLayer]) -> None:
     """Raise an InputError if one of these layers is being watched already."""
     for layer in found:
         if layer.module in _watchers:
             raise InputError(f"{layer.name} is being watched already. Close that watcher first.")
+
+
+def is_being_written(file: Path) -> bool:
+    """Whether a watcher of this process writes the file."""
+    return any(watcher.path == file.absolute() for watcher in set(_watchers.values()))
 
 
 def _in_child_process() -> None:
@@ -57,7 +63,7 @@ class Watcher:
     def __init__(
         self,
         model: nn.Module,
-        found: list[Found],
+        found: list[MatchedLayer],
         part: WritablePart,
         intervals: Intervals,
         optimizer: Optimizer | None,
@@ -97,6 +103,12 @@ class Watcher:
         self.flush()
         return self._recorder.recording
 
+    @property
+    def path(self) -> Path | None:
+        """The absolute path of the file, None where the record is kept in memory."""
+        part = self._recorder.part
+        return part.path.absolute() if isinstance(part, FilePart) else None
+
     def flush(self) -> None:
         """Write what is recorded so far."""
         if self.active:
@@ -125,10 +137,10 @@ class Watcher:
         """Count the time since `start`, from `time.perf_counter`, as time that watching took."""
         self._recorder.clock(start)
 
-    def go_on(self, step: int) -> None:
-        """Count on after this step, at which the recording was cut off."""
-        self._recorder.go_on()
-        self._session.go_on(step)
+    def resume(self, step: int) -> None:
+        """Count on after this step, behind which the recording was truncated."""
+        self._recorder.resume()
+        self._session.resume(step)
 
     def close(self, *, quiet: bool = False) -> None:
         """Take off every hook and write what is left; say what watching cost. Closing twice does
