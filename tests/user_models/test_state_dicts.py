@@ -7,6 +7,7 @@ from torch import nn
 import norm_zoo
 from normscope import check_state_dict
 from normscope.commands.check import CheckOptions, run_check
+from normscope.commands.diff import DiffOptions, run_diff
 from normscope.errors import InputError
 from normscope.examining.examine import examine, examine_state
 from normscope.examining.state_and_loader import compare_keys
@@ -176,3 +177,14 @@ def test_running_statistics_without_gains_count_as_before():
 def test_what_is_no_state_dict(content):
     with pytest.raises(InputError, match="The checkpoint holds"):
         unwrap_state(content)
+
+
+def test_diff_compares_gains_under_any_prefix(tmp_path, capsys):
+    state = LanguageModel().state_dict()
+    torch.save(state, tmp_path / "good.pt")
+    state["norm_f.weight"] = state["norm_f.weight"] + 1
+    torch.save({f"_orig_mod.{name}": value for name, value in state.items()}, tmp_path / "bad.pt")
+    files = [str(tmp_path / name) for name in ("good.pt", "bad.pt")]
+    assert run_diff(DiffOptions(*files)) == 1
+    assert "First difference: norm_f; 1 of 15 shared layers" in capsys.readouterr().out
+    assert run_diff(DiffOptions(files[0], files[0])) == 0
