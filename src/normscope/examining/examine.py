@@ -1,8 +1,8 @@
 """Examine a model: its normalization layers as they stand and, on a few batches, as they work.
 
-The result is a plain record (`normscope.records.examination`); the rules that judge it never see the model. The model
-is left bitwise as it was: modes, buffers, gradients, plain attributes, hooks and the generators of random numbers,
-also when it raises.
+The result is a plain record (`normscope.records.examination`); the rules that judge it never see
+the model. The model is left bitwise as it was: modes, buffers, gradients, plain attributes, hooks
+and the generators of random numbers, also when it raises.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def examine(
     world_size: int = 1,
     export: bool = False,
 ) -> Examination:
-    """Everything that the rules ask for about one model.
+    """Return everything that the rules ask for about one model.
 
     Args:
         model: the model, in any mode; wrapped in DistributedDataParallel, DataParallel or
@@ -66,9 +66,7 @@ def examine(
         layers = describe_layers(inner, optimizer)
         if read:
             run = ForwardRun(inner, layers, modules, read)
-            with preserve_state(
-                inner
-            ):  # batch statistics were in use: what comes next must not see them
+            with preserve_state(inner):  # what comes next must not see the batch statistics
                 forward = run.run()
             layers = tuple(
                 replace(layer, place=run.places.get(layer.name), measured=run.measured(layer.name))
@@ -76,9 +74,8 @@ def examine(
             )
         if other is not None:
             if isinstance(other, nn.Module):
-                stack.enter_context(
-                    preserve_script(other) if _is_script(other) else preserve_state(other)
-                )
+                preserve = preserve_script if _is_script(other) else preserve_state
+                stack.enter_context(preserve(other))
             pair = _examine_pair(inner, layers, other, read)
     return Examination(
         model=type(inner).__name__,
@@ -114,10 +111,9 @@ def examine_state(state: Any, model: nn.Module | None = None, other: Any = None)
 
 
 def examine_loader(loader: Any, world_size: int = 1, devices: int = 1) -> Examination:
-    """What a data loader says, without drawing from it."""
-    return Examination(
-        source="loader", loader=describe_loader(loader), world_size=world_size, devices=devices
-    )
+    """Return the facts of a data loader, without drawing from it."""
+    facts = describe_loader(loader)
+    return Examination(source="loader", loader=facts, world_size=world_size, devices=devices)
 
 
 def _examine_pair(
@@ -153,7 +149,7 @@ def _pair_states(
 
 
 def _is_script(module: nn.Module) -> bool:
-    """A scripted or traced model: it runs, but its layers cannot be looked into."""
+    """Whether it is a scripted or traced model, whose layers cannot be looked into."""
     return isinstance(module, torch.jit.ScriptModule)
 
 

@@ -108,20 +108,19 @@ def _length(sized: Any) -> int | None:
 
 
 def _labels(dataset: Any) -> np.ndarray | None:
-    """Integer labels [N] of a dataset that holds them ready: `targets`, `labels`, or the last of
-    its tensors.
+    """Return integer labels [N] of a dataset that has them ready: `targets`, `labels`, or the last
+    of its tensors.
     """
-    held = next(
-        (getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None
-    )
-    if held is None and isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
-        held = dataset.tensors[-1]
-    if held is None:
+    name = "targets" if hasattr(dataset, "targets") else "labels"
+    values = getattr(dataset, name, None)
+    if values is None and isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        values = dataset.tensors[-1]
+    if values is None:
         return None
-    if isinstance(held, torch.Tensor):
-        held = held.detach().cpu().numpy()
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
     try:
-        labels = np.asarray(held)
+        labels = np.asarray(values)
     except ValueError:  # ragged
         return None
     usable = labels.ndim == 1 and labels.dtype.kind in "iub" and 1 < len(labels) <= MAX_LABELS
@@ -131,7 +130,7 @@ def _labels(dataset: Any) -> np.ndarray | None:
 def _order_facts(
     labels: np.ndarray | None, batch_size: int | None, shuffles: bool | None
 ) -> dict[str, float]:
-    """How the labels lie in the order in which a loader without shuffling would give them."""
+    """Return how the labels lie in the order of a loader that does not shuffle."""
     if labels is None or shuffles or batch_size is None:
         return {}
     shares = np.unique(labels, return_counts=True)[1] / len(labels)
@@ -139,18 +138,15 @@ def _order_facts(
     shuffled_runs = 1 + (len(labels) - 1) * (1 - float((shares**2).sum()))
     facts = {"label_runs": shuffled_runs / runs}
     if len(labels) >= 2 * batch_size > 2:
-        found = label_facts(_spread_out(labels, batch_size))
-        if found and math.isfinite(found["labels_in_batches"]):
-            facts["labels_in_batches"] = found["labels_in_batches"]
+        spread = label_facts(_spread_out(labels, batch_size)).get("labels_in_batches", math.nan)
+        if math.isfinite(spread):
+            facts["labels_in_batches"] = spread
     return facts
 
 
 def _spread_out(labels: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches from all over an epoch, at most so many: those at its beginning may hold a single
-    class.
-    """
+    """Return batches from all over an epoch: those at its beginning may hold a single class."""
     starts = np.arange(0, len(labels) - batch_size + 1, batch_size)
-    picked = starts[
-        np.linspace(0, len(starts) - 1, min(len(starts), MAX_LABEL_BATCHES)).astype(int)
-    ]
+    count = min(len(starts), MAX_LABEL_BATCHES)
+    picked = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
     return [labels[start : start + batch_size] for start in np.unique(picked)]
