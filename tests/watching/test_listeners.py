@@ -89,7 +89,7 @@ def test_a_sink_that_fails_is_named_once_and_the_training_is_the_same(tmp_path, 
         watcher.close()
     (warning,) = caught
     assert warning.category is NormscopeWarning
-    assert "Failing is told no more" in str(warning.message)
+    assert "Listener Failing failed and was disabled" in str(warning.message)
     assert "the tracker is down" in str(warning.message)
     assert other.told[-2:] == ["complete", "closed"]
     assert all(torch.equal(one, two) for one, two in zip(plain, watched, strict=True))

@@ -145,7 +145,7 @@ class ForwardRun:
 
         The trace is empty where that fails: the model itself has run on that batch.
         """
-        inputs = list(tensors_in((batch.args, batch.kwargs)))
+        inputs = list(batch.tensors())
         try:
             return trace(lambda: batch.forward(self.model), self.model, self.modules, inputs)
         except Exception as error:  # exported programs, for example, take one batch size only
@@ -235,7 +235,7 @@ def _trailing_zeros(batch: Batch) -> list[Tensor]:
     """Return masks [N, L] of the positions before the trailing all-zero ones, for sequences
     [N, C, L] and [N, L, C].
     """
-    x = next(tensors_in((batch.args, batch.kwargs)), None)
+    x = next(batch.tensors(), None)
     if x is None or x.ndim != 3 or not x.is_floating_point():
         return []
     real = [(x != 0).any(axis) for axis in (1, 2)]
@@ -247,7 +247,7 @@ def _input_heterogeneity(batches: list[Batch]) -> float | None:
     """Return F of the model's input against batches, the median over its channels (axis 1)."""
     columns = []
     for batch in batches:
-        x = next(tensors_in((batch.args, batch.kwargs)), None)
+        x = next(batch.tensors(), None)
         if x is None or not x.is_floating_point() or x.ndim < 2 or len(x) < 2:
             return None
         values = x.detach().double()

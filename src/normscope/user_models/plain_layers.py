@@ -1,4 +1,4 @@
-"""Whether calling a module runs PyTorch's own forward, with the weights that it holds.
+"""Tell whether calling a module runs PyTorch's own forward, with the weights that it holds.
 
 A class says what a module is, not what calling it does: a subclass may add an activation, a hook or
 a parametrization may compute the weights anew.
@@ -30,7 +30,7 @@ def runs_torch_forward(module: nn.Module, *classes: type[nn.Module]) -> bool:
 
 
 def alteration(module: nn.Module) -> str:
-    """What was done to this one module, as the end of a sentence; an empty string if nothing was.
+    """Return what was done to this one module, as the end of a sentence; "" if nothing was.
 
     Looked for are parametrizations, hooks, methods replaced on the instance, weights that are
     computed tensors (the older weight_norm and spectral_norm), and lazy layers without weights yet.
@@ -54,8 +54,8 @@ def alteration(module: nn.Module) -> str:
 
 
 def forward_override(module: nn.Module) -> str:
-    """What of PyTorch's forward the module's class overrides, as the end of a sentence; an empty
-    string if nothing is.
+    """Return what the module's class overrides of PyTorch's forward, as the end of a sentence; "" if
+    nothing.
     """
     cls = type(module)
     for name in CALLED:
@@ -70,7 +70,7 @@ def forward_override(module: nn.Module) -> str:
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The module's parameters by name without those of the modules inside it; of a parametrized
+    """Return the module's parameters by name without those of modules inside it; of a parametrized
     one, also those that its weights are computed from.
     """
     return {

@@ -1,4 +1,4 @@
-"""Which modules are watched, found by type or by name, and what each of them is."""
+"""The modules to watch, selected by type or by name, and the description of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LayerSelector = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 @dataclass
 class MatchedLayer:
-    """A module to watch, under the name by which its model knows it."""
+    """A module to watch, under its name in the model."""
 
     name: str
     module: nn.Module
@@ -31,8 +31,8 @@ class MatchedLayer:
 
 
 def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[MatchedLayer]:
-    """The modules to watch, in the order of `named_modules`: every normalization layer, or those
-    that were asked for.
+    """Return the modules to watch, in the order of `named_modules`: those selected, or every
+    normalization layer.
 
     Args:
         model: where to look.
@@ -84,17 +84,13 @@ def _no_match(selector: str, modules: dict[str, nn.Module]) -> str:
 
 
 def _no_normalization(model: nn.Module) -> str:
-    sounding = sorted(
-        {
-            type(module).__name__
-            for module in model.modules()
-            if "norm" in type(module).__name__.lower()
-        }
-    )
-    classes = f" (perhaps {_listing(sounding)})" if sounding else ""
+    classes = {type(module).__name__ for module in model.modules()}
+    similar = sorted(name for name in classes if "norm" in name.lower())
+    perhaps = f" (perhaps {_listing(similar)})" if similar else ""
     return (
-        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch in layers=, or "
-        f"make a class{classes} known with normscope.user_models.norm_layers.register_normalization."
+        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch "
+        f"in layers=, or make a class{perhaps} known with "
+        "normscope.user_models.norm_layers.register_normalization."
     )
 
 
@@ -105,13 +101,13 @@ def _listing(names: Iterable[str], most: int = 8) -> str:
 
 
 def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:
-    """Return what is known of a layer before it has run.
+    """Return the description of a layer before it has run.
 
     Raises:
         InputError: for a lazy layer that has not seen a batch.
     """
-    held = (*module._parameters.values(), *module._buffers.values())
-    if any(value is not None and is_lazy(value) for value in held):
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    if any(value is not None and is_lazy(value) for value in tensors):
         raise InputError(
             f"{name} is a lazy layer that has not seen a batch. Run one batch before watching."
         )
@@ -134,7 +130,7 @@ def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:
 
 
 def histogram_channels(channels: int, most: int) -> list[int]:
-    """The channels that have histograms: an empty list for all of them, else evenly spaced ones."""
+    """Return the channels with histograms: an empty list for all, else evenly spaced ones."""
     if channels <= most:
         return []
     return [index * channels // most for index in range(most)]
