@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import normscope
 from normscope.commands import watch as watching
 from normscope.errors import InputError, NormscopeWarning
+from normscope.records.recording_parts import MemoryPart
 
 
 class Notes:
@@ -115,7 +116,7 @@ def test_a_sink_may_ask_the_watcher():
 def test_a_sink_hears_the_end_of_a_recording_that_is_given_up(tmp_path, monkeypatch):
     model, sink = net(), Notes()
     watcher = normscope.watch(model, every=1, sinks=[sink])
-    monkeypatch.setattr(watcher._recorder.part, "write", lambda batch: 1 / 0)
+    monkeypatch.setattr(MemoryPart, "write", lambda self, batch: 1 / 0)
     train(model, 2)
     with pytest.warns(NormscopeWarning, match="The recording stopped"):
         watcher.close()

@@ -19,6 +19,7 @@ from watch_cases import CLASSES, images, seeded, sgd, small_resnet, train
 from normscope.commands.watch import watch
 from normscope.errors import InputError, NormscopeWarning
 from normscope.records.recording import Recording
+from normscope.records.recording_parts import MemoryPart
 from normscope.watching.intervals import Intervals, LogSpacedInterval
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
@@ -370,7 +371,6 @@ class TestStorage:
         watcher = watch(model, optimizer=optimizer, path=folder / "r.sqlite", **EVERYTHING)
         (folder / "r.sqlite").unlink()
         folder.rmdir()
-        watcher._recorder.blocks._open.clear()
         train(model, optimizer, 1)
         with pytest.warns(
             NormscopeWarning, match="stopped at step 2; the training goes on. StorageError"
@@ -399,11 +399,17 @@ class TestStorage:
 
     def test_memory_is_bounded_and_the_record_says_so(self, model, monkeypatch):
         monkeypatch.setattr("normscope.watching.row_buffers.BLOCK_ROWS", 4)
+        parts = []
+
+        def small(header):
+            parts.append(MemoryPart(header, limit=60_000))
+            return parts[0]
+
+        monkeypatch.setattr("normscope.watching.attach.MemoryPart", small)
         with watch(model, **EVERYTHING) as watcher:
-            watcher._recorder.part.limit = 60_000
             train(model, sgd(model), 40)
             recording = watcher.recording
-            assert watcher._recorder.part.nbytes <= 60_000
+            assert parts[0].nbytes <= 60_000
         steps = recording.query(NAME, "batch_mean")[0]
         assert len(steps) < 40
         assert np.diff(steps)[0] >= np.diff(steps)[-1], "old steps are further apart"
