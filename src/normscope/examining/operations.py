@@ -81,8 +81,9 @@ def _averages_all_positions(name: str, args: Sequence[Any], kwargs: dict[str, An
         dims = args[1] if len(args) > 1 else kwargs.get("dim")
         dims = (dims,) if isinstance(dims, int) else dims
         rank = args[0].ndim
-        several = rank > 2 and isinstance(dims, tuple | list)
-        return several and {d % rank for d in dims} == set(range(2, rank))
+        if rank < 3 or not isinstance(dims, tuple | list):
+            return False
+        return {d % rank for d in dims} == set(range(2, rank))
     size = args[1] if len(args) > 1 else kwargs.get("output_size")
     return size == 1 or (isinstance(size, tuple | list) and all(entry == 1 for entry in size))
 
