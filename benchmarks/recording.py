@@ -174,7 +174,7 @@ def size(path: Path, layers: int, channels: int, steps: int, budget: float | Non
     """Bytes of the recording of a network of batch norms of which half are twice as wide."""
     import torch
 
-    from normscope.watching.attach import watch
+    from normscope.commands.watch import watch
 
     width = -(-channels // layers)
     model = torch.nn.ModuleList(

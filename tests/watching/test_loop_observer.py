@@ -12,11 +12,11 @@ from torch import nn
 
 from normscope.commands.check import check
 from normscope.commands.loop_check import LoopCheck
+from normscope.commands.watch import watch
 from normscope.errors import CheckError, InputError, NormscopeWarning
 from normscope.judge.history import read_history
 from normscope.mend import recalibrate
 from normscope.records.recording import Recording
-from normscope.watching.attach import watch
 from normscope.watching.loop_observer import LoopObserver
 
 

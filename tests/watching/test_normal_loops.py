@@ -131,8 +131,97 @@ def generator_against_a_critic():
         of_generator.step()
 
 
+def with_modes(frozen, *, affine=True, drift=0.0, thaw=None):
+    """A loop that keeps layers in eval mode; their inputs may drift, and one may be thawed."""
+    model = net()
+    for layer in frozen:
+        model[layer].requires_grad_(affine)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    yield model, optimizer
+    for number in range(80):
+        model.train()
+        if number == thaw:
+            model.requires_grad_()
+        for layer in frozen if thaw is None or number < thaw else ():
+            model[layer].eval()
+        x, y = batch(number)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x + drift * number**2), y).backward()
+        optimizer.step()
+
+
+def statistics_frozen_while_inputs_drift():
+    yield from with_modes((1, 4), drift=6e-4)
+
+
+def one_layer_frozen_with_its_parameters():
+    yield from with_modes((1,), affine=False, drift=6e-4)
+
+
+def gradual_unfreezing():
+    yield from with_modes((1, 4), affine=False, thaw=40)
+
+
+class FrozenBatchNorm(nn.Module):
+    """As torchvision has it: everything is a buffer."""
+
+    def __init__(self, channels):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            value = torch.full((channels,), float(name in ("weight", "running_var")))
+            self.register_buffer(name, value)
+        self.eps = 1e-5
+
+    def forward(self, x):
+        arguments = (self.running_mean, self.running_var, self.weight, self.bias)
+        return F.batch_norm(x, *arguments, eps=self.eps)
+
+
+def a_class_without_parameters():
+    model = net()
+    model[1] = FrozenBatchNorm(6)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    yield model, optimizer
+    for number in range(80):
+        x, y = batch(number)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x + 6e-4 * number**2), y).backward()
+        optimizer.step()
+
+
+def frozen_layer_normalization():
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16), nn.ReLU(), nn.LayerNorm(16), nn.Linear(16, 3)
+    )  # fmt: skip
+    model[2].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    yield model, optimizer
+    for number in range(80):
+        learn(model, optimizer, number)
+
+
+def statistics_frozen_by_a_momentum_of_zero():
+    model = net(momentum=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    yield model, optimizer
+    for number in range(12):
+        x, y = batch(number)
+        optimizer.zero_grad()
+        (F.cross_entropy(model(x), y) + F.cross_entropy(model(x + 0.1), y)).backward()
+        optimizer.step()
+        with torch.no_grad():
+            model(x)
+
+
+FROZEN = (statistics_frozen_while_inputs_drift, one_layer_frozen_with_its_parameters,
+          gradual_unfreezing, a_class_without_parameters, frozen_layer_normalization,
+          statistics_frozen_by_a_momentum_of_zero)  # fmt: skip
+
 LOOPS = (closures, two_optimizers, recalibrated_on_the_way, warmed_up_to_a_high_learning_rate, a_slow_average,
-         frozen_with_the_remedy, a_head_on_frozen_features, generator_against_a_critic)  # fmt: skip
+         frozen_with_the_remedy, a_head_on_frozen_features, generator_against_a_critic, *FROZEN)  # fmt: skip
+
+
+EVERY_STEP = {"every": 1, "gradients_every": 1, "histograms_every": 1}
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
@@ -143,11 +232,29 @@ def test_a_loop_that_is_right(loop):
         warnings.filterwarnings(
             "error", message="NS", category=NormscopeWarning
         )  # of faults, not of what is not kept
-        watcher = normscope.watch(
-            model, optimizer=optimizer, every=1, gradients_every=1, check=True
-        )
+        watcher = normscope.watch(model, optimizer=optimizer, check=True, **EVERY_STEP)
         for _ in running:
             pass
         watcher.close(quiet=True)
     assert watcher.step > 0
     assert [finding for finding in watcher.findings if finding.severity != "info"] == []
+
+
+@pytest.mark.parametrize("loop", FROZEN[1:], ids=lambda loop: loop.__name__)
+def test_the_recording_alone_says_nothing_either(loop):
+    running = loop()
+    model, optimizer = next(running)
+    with normscope.watch(model, optimizer=optimizer, **EVERY_STEP) as watcher:
+        list(running)
+    report = normscope.check(model, recording=watcher.recording, select=["NS8"])
+    assert [finding for finding in report if finding.severity != "info"] == []
+
+
+def test_a_frozen_layer_that_thaws_alone_is_still_found():
+    running = with_modes((1, 4), thaw=40)  # its parameters were never frozen
+    model, optimizer = next(running)
+    watcher = normscope.watch(model, optimizer=optimizer, check=True, every=1)
+    with pytest.warns(NormscopeWarning, match="NS804"):
+        list(running)
+    watcher.close(quiet=True)
+    assert {finding.code for finding in watcher.findings} == {"NS804"}

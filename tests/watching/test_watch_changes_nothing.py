@@ -17,8 +17,8 @@ from watch_cases import (
     train,
 )
 
+from normscope.commands.watch import watch
 from normscope.errors import InputError, NormscopeWarning
-from normscope.watching.attach import watch
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
 SOMETIMES = {"every": 2, "histograms_every": 3, "gradients_every": 2}

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from watch_cases import images, seeded, sgd, small_resnet
 
-from normscope.watching.attach import watch
+from normscope.commands.watch import watch
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="this machine has no CUDA device"

@@ -20,7 +20,7 @@ WORKER = """
     import sys
     import numpy as np, torch, torch.distributed as dist
     from torch import nn
-    from normscope.watching.attach import watch
+    from normscope.commands.watch import watch
 
     torch.set_num_threads(1)
     rank, folder = int(sys.argv[1]), sys.argv[2]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from norm_zoo import CASES, CHANNELS, EPS, Case, channels_first, sets, varied, with_gains
+from normscope.commands.watch import watch
 from normscope.errors import NormscopeWarning
-from normscope.watching.attach import watch
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
 STEPS = 3

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from normscope import fused
+from normscope.commands.watch import watch
 from normscope.models import registry
 from normscope.models.fusing import using
 from normscope.watching.active_regions import followers
-from normscope.watching.attach import watch
 
 pytestmark = pytest.mark.skipif(
     fused.availability() is not None, reason=f"nothing is fused here: {fused.availability()}"

@@ -4,6 +4,7 @@ import copy
 import gc
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,10 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 from watch_cases import CLASSES, images, seeded, sgd, small_resnet, train
 
+from normscope.commands.watch import watch
 from normscope.errors import InputError, NormscopeWarning
 from normscope.records.recording import Recording
-from normscope.watching.attach import watch
-from normscope.watching.intervals import Gradually, Intervals
+from normscope.records.recording_parts import MemoryPart
+from normscope.watching.intervals import Intervals, LogSpacedInterval
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
 NAME = "stem.1"
@@ -157,7 +159,7 @@ class TestIntervals:
             assert steps_of(watcher, "weight") == [2, 5]
 
     def test_gradually(self):
-        due = [step for step in range(1, 2000) if Gradually(100, first=4)(step)]
+        due = [step for step in range(1, 2000) if LogSpacedInterval(100, first=4)(step)]
         assert due[:8] == [1, 2, 3, 4, 5, 6, 7, 9]
         assert set(np.diff(due[-5:])) == {100}
         per_doubling = [len([s for s in due if 2**k <= s < 2 ** (k + 1)]) for k in range(3, 7)]
@@ -173,7 +175,7 @@ class TestIntervals:
             watch(model, histograms_every=lambda step: 1 // 0)
 
     def test_describe_themselves(self):
-        words = Intervals(3, None, Gradually(100, 4)).described()
+        words = Intervals(3, None, LogSpacedInterval(100, 4)).described()
         assert words == {
             "moments": "every 3 steps",
             "gradients": "never",
@@ -233,7 +235,7 @@ class TestLife:
         script = f"""
             import torch
             from torch import nn
-            from normscope.watching.attach import watch
+            from normscope.commands.watch import watch
             model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
             watch(model, path={str(tmp_path / "r.sqlite")!r})
             for _ in range(3):
@@ -369,7 +371,6 @@ class TestStorage:
         watcher = watch(model, optimizer=optimizer, path=folder / "r.sqlite", **EVERYTHING)
         (folder / "r.sqlite").unlink()
         folder.rmdir()
-        watcher._recorder.blocks._open.clear()
         train(model, optimizer, 1)
         with pytest.warns(
             NormscopeWarning, match="stopped at step 2; the training goes on. StorageError"
@@ -398,11 +399,17 @@ class TestStorage:
 
     def test_memory_is_bounded_and_the_record_says_so(self, model, monkeypatch):
         monkeypatch.setattr("normscope.watching.row_buffers.BLOCK_ROWS", 4)
+        parts = []
+
+        def small(header):
+            parts.append(MemoryPart(header, limit=60_000))
+            return parts[0]
+
+        monkeypatch.setattr("normscope.watching.attach.MemoryPart", small)
         with watch(model, **EVERYTHING) as watcher:
-            watcher._recorder.part.limit = 60_000
             train(model, sgd(model), 40)
             recording = watcher.recording
-            assert watcher._recorder.part.nbytes <= 60_000
+            assert parts[0].nbytes <= 60_000
         steps = recording.query(NAME, "batch_mean")[0]
         assert len(steps) < 40
         assert np.diff(steps)[0] >= np.diff(steps)[-1], "old steps are further apart"
@@ -414,6 +421,49 @@ class TestStorage:
         with pytest.raises(InputError, match="exists already"):
             watch(model, path=tmp_path / "r.sqlite")
         assert (tmp_path / "r.sqlite").read_text() == "mine"
+
+    def test_a_file_that_a_killed_run_left_empty_is_replaced(self, model, tmp_path):
+        path = tmp_path / "r.sqlite"
+        code = f"""if True:
+            import os, signal
+            from torch import nn
+            import normscope
+            model = nn.Sequential(nn.BatchNorm1d(4))
+            watcher = normscope.watch(model, path={str(path)!r})
+            os.kill(os.getpid(), signal.SIGKILL)
+            """
+        killed = subprocess.run([sys.executable, "-c", code], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert Recording.load(path).cost.steps == 0
+        with pytest.warns(NormscopeWarning, match=r"r\.sqlite was left by .* it is replaced"):
+            watcher = watch(model, path=path, every=1)
+        model(images()[0])
+        watcher.close()
+        assert list(Recording.load(path).query(NAME, "batch_mean")[0]) == [1]
+        with pytest.raises(InputError, match="exists already"):
+            watch(model, path=path)
+
+    def test_a_file_that_somebody_writes_is_not_replaced(self, model, tmp_path):
+        path = tmp_path / "r.sqlite"
+        with watch(model, path=path), pytest.raises(InputError, match="exists already"):
+            watch(seeded(small_resnet), path=path)
+        living = tmp_path / "living.sqlite"
+        code = f"""if True:
+            import sys
+            from torch import nn
+            import normscope
+            model = nn.Sequential(nn.BatchNorm1d(4))
+            watcher = normscope.watch(model, path={str(living)!r})
+            print("ready", flush=True)
+            sys.stdin.read()
+            """
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout.readline() == b"ready\n"
+            with pytest.raises(InputError, match="exists already"):
+                watch(model, path=living)
+            process.communicate(b"")
 
     def test_a_missing_folder_is_named(self, model, tmp_path):
         with pytest.raises(InputError, match="folder of .* does not exist"):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from watch_cases import Checkpointed, Reusing, images, seeded, sgd, small_resnet, train
 
+from normscope.commands.watch import watch
 from normscope.errors import NormscopeWarning
 from normscope.records.recording_header import BIN_LIMIT, BINS
 from normscope.user_models.norm_layers import register_normalization
-from normscope.watching.attach import watch
 from normscope.watching.tensor_statistics import sample_images
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}

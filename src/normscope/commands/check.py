@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -75,12 +76,14 @@ class CheckOptions(CheckSettings):
     batches.
 
     What is not given comes from [tool.normscope.check] in pyproject.toml. Ends with 0 if there is
-    nothing at or above the level of --fail-on, 1 if there is, 2 for bad input.
+    nothing at or above the level of --fail-on, 1 if there is, 2 for bad input and where no
+    normalization layer was recognized.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FACTORY|CHECKPOINT")]
     """What to check: a function without arguments (or a class) that returns the model, as
-    module:name; or a checkpoint (.pt, .safetensors), whose running statistics are judged alone.
+    module:name; or a checkpoint (.pt, .safetensors), of whose normalization layers the values are
+    judged.
     """
 
     checkpoint: Path | None = field(default=None, kw_only=True)
@@ -103,6 +106,12 @@ def run_check(options: CheckOptions, directory: Path | None = None) -> int:
     options = replace(options, **left_open)
     report = _report(options)
     _write(report, options)
+    if report.saw_no_layer and not report.errors:
+        print(
+            f"normscope: {options.model} has no layer that is known to normalize, so none was judged.",
+            file=sys.stderr,
+        )
+        return 2
     return 1 if report.errors or (options.fail_on == "warning" and report.warnings) else 0
 
 
@@ -257,8 +266,8 @@ def check_state_dict(
     state: Any, model: nn.Module | None = None, *, other: Any = None, select: Iterable[str] = (),
     ignore: Iterable[str] = (),
 ) -> CheckReport:  # fmt: skip
-    """Judge a state_dict: the values of its layers with running statistics, and whether it fits a
-    model.
+    """Judge a state_dict: running statistics, gains and biases of its normalization layers, and
+    whether it fits a model.
 
     Args:
         state: a state_dict, or a checkpoint that holds one.

@@ -1,4 +1,4 @@
-"""The public `watch`: a watcher with a check of the loop, and with sinks."""
+"""The public `watch`: a watcher, with sinks and a check that judges the training as it goes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from torch import nn
 from normscope.errors import InputError
 from normscope.show.recording import Recording
 from normscope.show.sinks.watched import WatcherSink
-from normscope.watching import attach as attaching
-from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
+from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY, attach
 from normscope.watching.budget import BUDGET
-from normscope.watching.intervals import Interval
+from normscope.watching.intervals import Interval, Intervals
 from normscope.watching.listeners import Listener
 from normscope.watching.watched_layers import LayerSelector
 from normscope.watching.watcher import Watcher
@@ -83,7 +82,8 @@ def watch(
         optimizer: steps are this optimizer's steps. Without it a step is a forward of the model in
             train mode, and gradients are those that the next step of an optimizer of these layers
             gets.
-        path: the file to write. Without it the record is kept in memory, and thinned as it grows.
+        path: the file to write. Without it the record is kept in memory, and thinned as it grows. A
+            file that a killed run has left without a step is replaced, with a warning.
         every: when to record moments, running statistics, weight and bias: a number of steps, or a
             function of the step, counted from 1. By default every step at first and every 25th in
             the end.
@@ -128,14 +128,12 @@ def watch(
             if isinstance(sink, WatcherSink):
                 sink.begin(after)
                 begun.callback(sink.close)
-        watcher = attaching.watch(
+        watcher = attach(
             model,
-            layers=layers,
+            layers,
+            Intervals(every, gradients_every, histograms_every),
             optimizer=optimizer,
             path=path,
-            every=every,
-            histograms_every=histograms_every,
-            gradients_every=gradients_every,
             budget=budget,
             after=after,
             listeners=sinks,

@@ -1,4 +1,4 @@
-"""What passes through one normalization layer on a few batches, gathered in a few numbers per channel."""
+"""The values at one normalization layer on a few batches, in a few numbers per channel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_CALLS = 64
 
 
 class Meter:
-    """Gathers the facts of one layer. `start` begins a forward; the pass says what its inputs mean."""
+    """The facts of one layer. `start` begins a forward, and says what its inputs mean."""
 
     def __init__(self, layer: Layer, module: nn.Module):
         self.layer, self.module = layer, module
@@ -33,12 +33,10 @@ class Meter:
         self.call = 0
         self.shape_values: list[int] = []
         self.shape_samples: list[int] = []
-        self.reference: list[
-            tuple[np.ndarray, ...]
-        ] = []  # per batch: mean, unbiased var, mean noise, var noise
-        self.evaluated: list[
-            tuple[int, np.ndarray, np.ndarray, np.ndarray]
-        ] = []  # N, mean, within sum, var
+        # per batch: mean, unbiased variance, noise of the mean, noise of the variance
+        self.reference: list[tuple[np.ndarray, ...]] = []
+        # per batch: N, mean, sum within, variance
+        self.evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
         self.calls: list[list[tuple[np.ndarray, np.ndarray]]] = []
         self.dropped: list[np.ndarray] = []
         self.set_var: list[np.ndarray] = []
@@ -51,8 +49,8 @@ class Meter:
         self.arrangement: Behavior | None = None  # of a layer whose forward is somebody's own
 
     def start(self, mode: str, masks: list[Tensor], samples: int = 0) -> None:
-        """A batch's forward begins, in mode "eval", "alone", "batch", "dropout" or "output"
-        (nothing is gathered).
+        """Begin a batch's forward, in mode "eval", "alone", "batch", "dropout" or "output" (in which
+        nothing is measured).
         """
         self.mode, self.call, self.masks, self.samples = mode, 0, masks, samples
 
@@ -62,8 +60,9 @@ class Meter:
         return self.layer.kind in ("batch", "instance")
 
     def observe(self, x: Tensor, y: Tensor) -> None:
-        """One call of the layer: its input and its output. A fault in measuring them is no fault of
-        the model: the layer is left alone, and `failure` says why.
+        """Measure one call of the layer, by its input and output.
+
+        A fault in that is no fault of the model: the layer is left alone, and `failure` says why.
         """
         if self.failure:
             return
@@ -76,7 +75,7 @@ class Meter:
             self.failure = one_line(error)
 
     def _arrangement(self, norm: NormLayer, x: Tensor, y: Tensor) -> Behavior:
-        """Where the layer's channels stand, by what it did, else by the sizes and its kind."""
+        """Return where the layer's channels stand, by what it did, else by sizes and kind."""
         behavior = behavior_of(norm, x, y)
         if behavior is not None:
             self.layer = replace(self.layer, kind=behavior.kind, groups=behavior.groups or 0)
@@ -111,9 +110,7 @@ class Meter:
         self.shape_values.append(_values_behind_one_statistic(self.layer, x))
         if new:
             self._first_call(x, y)
-        if (not self.per_channel or self.layer.kind == "instance") and len(
-            self.set_var
-        ) < SET_BATCHES:
+        if self.layer.kind != "batch" and len(self.set_var) < SET_BATCHES:
             var, square = _set_moments(self.layer, x)
             self.set_var.append(var)
             self.set_square.append(square)
@@ -128,28 +125,24 @@ class Meter:
             self.evaluated.append((len(mean), batch_mean, ((mean - batch_mean) ** 2).sum(0), var))
             self._pad(x)
         if call < MAX_CALLS:
-            while len(self.calls) <= call:
-                self.calls.append([])
+            self.calls += [[] for _ in range(call + 1 - len(self.calls))]
             self.calls[call].append((batch_mean, var))
 
     def _first_call(self, x: Tensor, y: Tensor) -> None:
         self.first = (x[:1].detach().clone(), y[:1].detach().clone())
         values = x.detach().float().flatten()
-        self.facts["input_spread"] = _number(
-            (values - values[0]).std(correction=0)
-        )  # exactly 0 for a constant
+        shifted = values - values[0]  # so that a constant has exactly no spread
+        self.facts["input_spread"] = _number(shifted.std(correction=0))
         self.facts["output_spread"] = _normalized_spread(self.layer, self.module, y)
         if self.per_channel and x.ndim == 3 and x.shape[1] == x.shape[2]:
-            ratios = [
-                _spread_ratio(x.float().std(dim=dims, correction=0)) for dims in ((0, 2), (0, 1))
-            ]
-            if all(math.isfinite(ratio) for ratio in ratios):
+            spreads = [x.float().std(dim=dims, correction=0) for dims in ((0, 2), (0, 1))]
+            ratios = [float(std.max() / std.min().clamp_min(TINY)) for std in spreads]
+            if all(map(math.isfinite, ratios)):
                 self.facts["axis_spread"] = tuple(ratios)
 
     def _pad(self, x: Tensor) -> None:
-        mask = next(
-            (m for m in self.masks if x.ndim >= 3 and m.shape == (len(x), x.shape[-1])), None
-        )
+        size = (len(x), x.shape[-1])
+        mask = next((m for m in self.masks if x.ndim >= 3 and m.shape == size), None)
         if mask is None:
             return
         shape = (len(x), 1, *(1,) * (x.ndim - 3), x.shape[-1])
@@ -159,15 +152,12 @@ class Meter:
         mean = (x.float() * real).sum(dims) / inside
         centred = (x.float() - mean.view(1, -1, *(1,) * (x.ndim - 2))) * real
         masked = centred.square().sum(dims) / inside
-        ratio = (
-            (x.float().var(dim=dims, correction=0).clamp_min(TINY) / masked.clamp_min(TINY))
-            .log()
-            .abs()
-        )
+        plain = x.float().var(dim=dims, correction=0)
+        ratio = (plain.clamp_min(TINY) / masked.clamp_min(TINY)).log().abs()
         self.padding.append((1 - float(mask.float().mean()), float(ratio.median())))
 
     def measured(self) -> Measured | None:
-        """The facts, or None if the layer never ran, or could not be measured."""
+        """Return the facts, or None if the layer never ran, or could not be measured."""
         if self.failure or not self.shape_values:
             return None
         facts = dict(self.facts)
@@ -176,19 +166,14 @@ class Meter:
             facts |= dict(zip(("mean", "var", "mean_noise", "var_noise"), columns, strict=True))
         facts |= eval_facts(self.evaluated)
         if len(self.calls) > 1:
-            means = [np.mean([m for m, _ in entries], axis=0) for entries in self.calls]
-            facts |= {"call_mean": np.stack(means)}
-            facts["call_var"] = np.stack(
-                [np.mean([v for _, v in entries], axis=0) for entries in self.calls]
-            )
+            moments = [np.mean(entries, axis=0) for entries in self.calls]  # [2, C] each
+            facts["call_mean"], facts["call_var"] = np.stack(moments, axis=1)
         if self.set_var:
-            facts |= {
-                "set_var": _quantiles(self.set_var),
-                "set_mean_square": _quantiles(self.set_square),
-            }
+            facts["set_var"] = _quantiles(self.set_var)
+            facts["set_mean_square"] = _quantiles(self.set_square)
         if self.padding:
-            facts |= {"padding": float(np.mean([p for p, _ in self.padding]))}
-            facts["padding_effect"] = float(np.mean([effect for _, effect in self.padding]))
+            padding, effects = zip(*self.padding, strict=True)
+            facts |= {"padding": float(np.mean(padding)), "padding_effect": float(np.mean(effects))}
         if self.dropped and "var" in facts:
             alive = facts["var"] > (self.layer.eps or 0)
             if alive.any():
@@ -207,8 +192,8 @@ def _positions(x: Tensor) -> int:
 
 
 def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
-    """How many values one mean and variance are made of: per channel for batch, per sample and
-    group for the others.
+    """Count the values behind one mean and variance: per channel for batch, per sample and group
+    for the others.
     """
     if layer.kind == "batch":
         return len(x) * _positions(x)
@@ -220,8 +205,8 @@ def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
 
 
 def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Variance and mean square of every normalized set: one sample's channel, group or feature
-    vector.
+    """Return variance and mean square of every normalized set: one sample's channel, group or
+    feature vector.
     """
     values = x.detach().float()
     if layer.kind == "instance":
@@ -234,13 +219,12 @@ def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _normalized_spread(layer: Layer, module: nn.Module, y: Tensor) -> float | None:
-    """Standard deviation of the normalized value, the affine parameters taken out again; None where
-    they are 0.
+    """Return the standard deviation of the normalized value, gain and bias taken out again; None
+    where the gain is 0.
     """
     if layer.foreign and layer.kind in ("layer", "rms"):
-        return _number(
-            y.float().std(correction=0)
-        )  # what its weight means is not known: Gemma scales by 1 + weight
+        # The convention of its weight is not known: Gemma scales by 1 + weight.
+        return _number(y.float().std(correction=0))
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     values = y.detach().float()
     shape = (1, -1, *(1,) * (y.ndim - 2)) if layer.kind in ("batch", "instance", "group") else (-1,)
@@ -255,10 +239,6 @@ def _normalized_spread(layer: Layer, module: nn.Module, y: Tensor) -> float | No
         values = torch.where(scale.abs() > 1e-6, values / scale, torch.nan)
         values = values[~values.isnan()]
     return _number(values.std(correction=0)) if values.numel() else None
-
-
-def _spread_ratio(std: Tensor) -> float:
-    return float(std.max() / std.min().clamp_min(TINY))
 
 
 def _relative(value: Tensor, reference: Tensor) -> float | None:
@@ -280,7 +260,7 @@ def _quantiles(parts: list[np.ndarray]) -> tuple[float, ...]:
 
 
 def _non_finite(x: Tensor) -> int:
-    """How many values are not finite; a sum tells at the price of one pass that there are none."""
+    """Count the values that are not finite; a sum shows in one pass that there are none."""
     if bool(x.detach().sum(dtype=torch.float32).isfinite()):
         return 0
     return int((~x.detach().isfinite()).sum())

@@ -1,8 +1,8 @@
 """Examine a model: its normalization layers as they stand and, on a few batches, as they work.
 
-The result is a plain record (`normscope.records.examination`); the rules that judge it never see the model. The model
-is left bitwise as it was: modes, buffers, gradients, plain attributes, hooks and the generators of random numbers,
-also when it raises.
+The result is a plain record (`normscope.records.examination`); the rules that judge it never see
+the model. The model is left bitwise as it was: modes, buffers, gradients, plain attributes, hooks
+and the generators of random numbers, also when it raises.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from normscope.examining.pair import compare_outputs, make_pair, pair_layers, we
 from normscope.examining.state_and_loader import compare_keys, describe_loader, layers_of_state
 from normscope.records.examination import Examination, History, Layer, Pair
 from normscope.user_models.batch_reader import Batch, read_batches
-from normscope.user_models.state_dicts import unwrap_state
+from normscope.user_models.state_dicts import unwrap_state, without_prefixes
 from normscope.user_models.state_guard import preserve_script, preserve_state
 from normscope.user_models.wrappers import unwrapped_model
 
@@ -38,7 +38,7 @@ def examine(
     world_size: int = 1,
     export: bool = False,
 ) -> Examination:
-    """Everything that the rules ask for about one model.
+    """Return everything that the rules ask for about one model.
 
     Args:
         model: the model, in any mode; wrapped in DistributedDataParallel, DataParallel or
@@ -66,9 +66,7 @@ def examine(
         layers = describe_layers(inner, optimizer)
         if read:
             run = ForwardRun(inner, layers, modules, read)
-            with preserve_state(
-                inner
-            ):  # batch statistics were in use: what comes next must not see them
+            with preserve_state(inner):  # what comes next must not see the batch statistics
                 forward = run.run()
             layers = tuple(
                 replace(layer, place=run.places.get(layer.name), measured=run.measured(layer.name))
@@ -76,9 +74,8 @@ def examine(
             )
         if other is not None:
             if isinstance(other, nn.Module):
-                stack.enter_context(
-                    preserve_script(other) if _is_script(other) else preserve_state(other)
-                )
+                preserve = preserve_script if _is_script(other) else preserve_state
+                stack.enter_context(preserve(other))
             pair = _examine_pair(inner, layers, other, read)
     return Examination(
         model=type(inner).__name__,
@@ -98,39 +95,33 @@ def examine(
 
 
 def examine_state(state: Any, model: nn.Module | None = None, other: Any = None) -> Examination:
-    """What a state_dict says: the buffers of its layers, and whether it fits a model."""
+    """Return what a state_dict says: the values of its layers, and whether it fits a model.
+
+    Layers have the names of the file; to be compared with others, those of the unwrapped model.
+    """
     state = unwrap_state(state)
     layers = layers_of_state(state)
     keys = compare_keys(state, unwrapped_model(model)) if model is not None else None
     pair = None
     if other is not None:
-        other_state = unwrap_state(other)
-        facts = pair_layers(layers, layers_of_state(other_state))
-        facts["weight_distance"] = weight_distance(
-            state, other_state, {layer.name for layer in layers}
-        )
-        pair = make_pair(facts)
+        here, there = without_prefixes(state), without_prefixes(unwrap_state(other))
+        pair = _pair_states(here, layers_of_state(here), there)
     versions = {"torch": str(torch.__version__)}
     return Examination(source="state_dict", layers=layers, keys=keys, pair=pair, versions=versions)
 
 
 def examine_loader(loader: Any, world_size: int = 1, devices: int = 1) -> Examination:
-    """What a data loader says, without drawing from it."""
-    return Examination(
-        source="loader", loader=describe_loader(loader), world_size=world_size, devices=devices
-    )
+    """Return the facts of a data loader, without drawing from it."""
+    facts = describe_loader(loader)
+    return Examination(source="loader", loader=facts, world_size=world_size, devices=devices)
 
 
 def _examine_pair(
     model: nn.Module, layers: tuple[Layer, ...], other: Any, batches: list[Batch]
 ) -> Pair:
     if isinstance(other, Mapping):
-        facts = pair_layers(layers, layers_of_state(unwrap_state(other)))
-        state = unwrap_state(other)
-        facts["weight_distance"] = weight_distance(
-            model.state_dict(), state, {layer.name for layer in layers}
-        )
-        return make_pair(facts)
+        own = model.state_dict()
+        return _pair_states(own, layers, without_prefixes(unwrap_state(other), own))
     if not callable(other):
         raise InputError(
             f"other must be a model, a callable or a state_dict, not a {type(other).__name__}."
@@ -149,8 +140,16 @@ def _examine_pair(
     return make_pair(facts)
 
 
+def _pair_states(
+    state: Mapping[str, Any], layers: tuple[Layer, ...], other: Mapping[str, Any]
+) -> Pair:
+    facts = pair_layers(layers, layers_of_state(other))
+    facts["weight_distance"] = weight_distance(state, other, {layer.name for layer in layers})
+    return make_pair(facts)
+
+
 def _is_script(module: nn.Module) -> bool:
-    """A scripted or traced model: it runs, but its layers cannot be looked into."""
+    """Whether it is a scripted or traced model, whose layers cannot be looked into."""
     return isinstance(module, torch.jit.ScriptModule)
 
 

@@ -1,7 +1,8 @@
-"""Run a model on a few batches, in eval mode and with batch statistics, and gather what its normalization layers do.
+"""Run a model on a few batches, and measure what its normalization layers do.
 
-Three passes over the batches: in eval mode; with the normalization layers in train mode and everything else, dropout
-included, in eval mode; and the same once more with the samples in other batches. Everything happens inside `preserve_state`.
+Three passes over the batches: in eval mode; with the normalization layers in train mode and
+everything else, dropout included, in eval mode; and the same once more with the samples in other
+batches. Everything happens inside `preserve_state`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -38,9 +39,11 @@ TRACED_SAMPLES = 4
 DROPOUT_BATCHES = 4
 REDUCED = ("float16", "bfloat16")
 
+Outputs = list[Tensor | None]
+
 
 class ForwardRun:
-    """The passes over one model's batches, and what they gathered."""
+    """The passes over one model's batches, and the facts that they show."""
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class ForwardRun:
         self.scores = True  # outputs are [N, values] and may be class scores
 
     def run(self) -> Forward:
-        """All passes. Call inside `preserve_state`.
+        """Run all passes. Call inside `preserve_state`.
 
         Raises:
             InputError: if the model fails in eval mode.
@@ -66,11 +69,11 @@ class ForwardRun:
         with _observed(self.modules, self.meters):
             evaluated = [self._forward(batch, number) for number, batch in enumerate(self.batches)]
             self._companions(evaluated[0])
-            given, mixed, order = self._with_batch_statistics()
-        self._say_unmeasured()
+            in_batches, mixed, order = self._with_batch_statistics()
+        self._warn_of_unmeasured()
         first_parameter = next(self.model.parameters(), None)
-        if given is not None and all(output is not None for output in (*evaluated, *given)):
-            self._compare(evaluated, given, mixed, order)
+        if in_batches and all(output is not None for output in (*evaluated, *in_batches)):
+            self._compare(evaluated, in_batches, mixed, order)
         return Forward(
             batch_sizes=tuple(batch.samples for batch in self.batches),
             device=str(first_parameter.device) if first_parameter is not None else "cpu",
@@ -83,13 +86,13 @@ class ForwardRun:
         )
 
     def measured(self, name: str) -> Measured | None:
-        """What one layer showed."""
+        """Return what one layer showed."""
         return self.meters[name].measured()
 
     @torch.no_grad()
     def _forward(self, batch: Batch, number: int, mode: str = "eval") -> Tensor | None:
-        """One forward; the model's main output as float32 [N, values] on the CPU, None where it has
-        no such shape.
+        """Return the model's main output as float32 [N, values] on the CPU, None where it has no
+        such shape.
         """
         masks = [batch.mask] if batch.mask is not None else _trailing_zeros(batch)
         for meter in self.meters.values():
@@ -107,9 +110,7 @@ class ForwardRun:
         return rows(tensor, batch.samples)
 
     def _companions(self, whole: Tensor | None) -> None:
-        """Does a sample's output in eval mode depend on the samples beside it? And the trace, on a
-        few samples.
-        """
+        """Measure how a sample's output in eval mode depends on the samples beside it; and trace."""
         batch = self.batches[0]
         few = batch.take(slice(0, TRACED_SAMPLES))
         for meter in self.meters.values():
@@ -126,83 +127,65 @@ class ForwardRun:
             return
         try:
             alone = self._forward(batch.take(slice(0, 1)), 0, "alone")
-        except (
-            Exception
-        ) as error:  # a user's model may raise anything on a batch of one: that is the finding
-            self.facts["companions_failure"] = (
-                f"the model fails on a batch of one sample: {one_line(error)}"
-            )
+        except Exception as error:  # anything may be raised on a batch of one: that is the finding
+            reason = f"the model fails on a batch of one sample: {one_line(error)}"
+            self.facts["companions_failure"] = reason
             return
         self.facts["companions_difference"] = difference(whole[:1], alone)
 
-    def _say_unmeasured(self) -> None:
+    def _warn_of_unmeasured(self) -> None:
         """Warn of layers whose measurement failed: it is not the model that does."""
-        failed = {name: meter.failure for name, meter in self.meters.items() if meter.failure}
-        for name, reason in failed.items():
-            warnings.warn(
-                f"What passes through {name} could not be measured, and is not judged: {reason}",
-                NormscopeWarning,
-                stacklevel=2,
-            )
+        for name, meter in self.meters.items():
+            if meter.failure:
+                text = f"The values at {name} could not be measured and are not judged"
+                warnings.warn(f"{text}: {meter.failure}", NormscopeWarning, stacklevel=2)
 
     def _trace(self, batch: Batch) -> Trace:
-        """The trace of one forward: of a few samples where the model takes them, of the whole batch
-        elsewhere. An empty one where tracing fails: the model itself has run on that batch.
+        """Trace one forward: of a few samples where the model takes them, else of the whole batch.
+
+        The trace is empty where that fails: the model itself has run on that batch.
         """
-        inputs = list(tensors_in((batch.args, batch.kwargs)))
+        inputs = list(batch.tensors())
         try:
             return trace(lambda: batch.forward(self.model), self.model, self.modules, inputs)
-        except (
-            Exception
-        ) as error:  # exported programs, for example, take the batch size that they were made with
-            if batch is self.batches[0]:
-                warnings.warn(
-                    "The model's forward cannot be traced; what feeds its layers is not judged: "
-                    f"{one_line(error)}",
-                    NormscopeWarning,
-                    stacklevel=2,
-                )
-                return Trace({}, ())
-            return self._trace(self.batches[0])
+        except Exception as error:  # exported programs, for example, take one batch size only
+            if batch is not self.batches[0]:
+                return self._trace(self.batches[0])
+            text = "The model's forward cannot be traced; what feeds its layers is not judged"
+            warnings.warn(f"{text}: {one_line(error)}", NormscopeWarning, stacklevel=2)
+            return Trace({}, ())
 
-    def _with_batch_statistics(
-        self,
-    ) -> tuple[list[Tensor | None] | None, list[Tensor | None], Tensor | None]:
-        """(outputs with batch statistics, the same with other companions, their order); (None, ...)
-        without any.
+    def _with_batch_statistics(self) -> tuple[Outputs, Outputs, Tensor | None]:
+        """Return (outputs with batch statistics, the same with other companions, their order), all
+        empty where there are none.
         """
         if not self.switched:
-            return None, [], None
+            return [], [], None
         try:
             with _train_mode(self.switched):
-                given = [
-                    self._forward(batch, number, "batch")
-                    for number, batch in enumerate(self.batches)
+                in_batches = [
+                    self._forward(each, i, "batch") for i, each in enumerate(self.batches)
                 ]
                 mixed = remix(self.batches)
                 again = [self._forward(batch, 0, "output") for batch in mixed[0]] if mixed else []
                 self._with_dropout()
-        except (
-            Exception
-        ) as error:  # for example the ValueError of a batch with one value per channel
+        except Exception as error:  # such as the ValueError of a batch with one value per channel
             self.facts["batch_failure"] = one_line(error)
-            return None, [], None
-        return given, again, mixed[1] if mixed else None
+            return [], [], None
+        return in_batches, again, mixed[1] if mixed else None
 
     def _with_dropout(self) -> None:
-        """How much dropout before a layer widens its input: a few batches with dropout on."""
+        """Measure how much dropout before a layer widens its input: a few batches with dropout."""
         if not any(place.dropout_before for place in self.places.values()):
             return
-        dropouts: list[nn.Module] = [
-            module for module in self.model.modules() if isinstance(module, _DropoutNd)
-        ]
+        dropouts = [module for module in self.model.modules() if isinstance(module, _DropoutNd)]
         with _train_mode(dropouts):
             for batch in self.batches[:DROPOUT_BATCHES]:
                 self._forward(batch, 0, "dropout")
 
-    def _compare(self, evaluated: list, given: list, mixed: list, order: Tensor | None) -> None:
-        """Eval outputs against batch outputs, and those against themselves in other batches."""
-        in_eval, in_batch = torch.cat(evaluated), torch.cat(given)
+    def _compare(self, evaluated: list, batched: list, mixed: list, order: Tensor | None) -> None:
+        """Compare eval outputs with batch outputs, and those with themselves in other batches."""
+        in_eval, in_batch = torch.cat(evaluated), torch.cat(batched)
         in_mixed = None
         if order is not None and all(output is not None for output in mixed):
             in_mixed = torch.empty_like(in_batch)
@@ -220,32 +203,23 @@ class ForwardRun:
 
 @contextmanager
 def _observed(modules: dict[str, nn.Module], meters: dict[str, Meter]) -> Iterator[None]:
-    handles = []
+    def observe(meter: Meter, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        y = next(tensors_in(output), None)
+        inputs = (x for x in tensors_in((args, kwargs)) if y is not None and x.shape == y.shape)
+        if (x := next(inputs, None)) is not None and y is not None and x.ndim > 1:
+            meter.observe(x, y)
 
-    def hook(meter: Meter) -> Callable[..., None]:
-        def observe(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-        ) -> None:
-            y = next(tensors_in(output), None)
-            given = (x for x in tensors_in((args, kwargs)) if y is not None and x.shape == y.shape)
-            if (x := next(given, None)) is not None and y is not None and x.ndim > 1:
-                meter.observe(x, y)
-
-        return observe
-
-    try:
+    with ExitStack() as hooks:
         for name, module in modules.items():
-            handles.append(module.register_forward_hook(hook(meters[name]), with_kwargs=True))
+            hook = functools.partial(observe, meters[name])
+            hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
-def _train_mode(modules: list[nn.Module]) -> Iterator[None]:
-    """Only these modules in train mode; synchronized layers on this process's batch, without
-    waiting for others.
+def _train_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put only these modules into train mode; synchronized layers see this process's batch alone,
+    without waiting for others.
     """
     with ExitStack() as stack:
         for module in modules:
@@ -258,31 +232,26 @@ def _train_mode(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def _trailing_zeros(batch: Batch) -> list[Tensor]:
-    """Masks [N, L] of the positions before the trailing all-zero ones, for sequences [N, C, L] and
-    [N, L, C].
+    """Return masks [N, L] of the positions before the trailing all-zero ones, for sequences
+    [N, C, L] and [N, L, C].
     """
-    x = next(tensors_in((batch.args, batch.kwargs)), None)
+    x = next(batch.tensors(), None)
     if x is None or x.ndim != 3 or not x.is_floating_point():
         return []
-    masks = []
-    for axis in (1, 2):
-        real = (x != 0).any(axis)
-        masks.append(real.flip(1).cummax(1).values.flip(1))
+    real = [(x != 0).any(axis) for axis in (1, 2)]
+    masks = [mask.flip(1).cummax(1).values.flip(1) for mask in real]
     return [mask for mask in masks if len(set(mask.sum(1).tolist())) > 1]
 
 
 def _input_heterogeneity(batches: list[Batch]) -> float | None:
-    """F of the model's own input against batches, median over its channels (axis 1)."""
+    """Return F of the model's input against batches, the median over its channels (axis 1)."""
     columns = []
     for batch in batches:
-        x = next(tensors_in((batch.args, batch.kwargs)), None)
+        x = next(batch.tensors(), None)
         if x is None or not x.is_floating_point() or x.ndim < 2 or len(x) < 2:
             return None
-        columns.append(
-            x.detach().double().flatten(2).mean(2).cpu().numpy()
-            if x.ndim > 2
-            else x.detach().double().cpu().numpy()
-        )
+        values = x.detach().double()
+        columns.append((values.flatten(2).mean(2) if x.ndim > 2 else values).cpu().numpy())
     if len(columns) < 2 or len({column.shape[1] for column in columns}) != 1:
         return None
     grand = np.concatenate(columns).mean(0)

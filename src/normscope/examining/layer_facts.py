@@ -1,4 +1,4 @@
-"""What a model's normalization layers say without running: settings, values, modes, and who trains them."""
+"""The static facts of normalization layers: settings, values, modes, and who trains them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normscope.errors import InputError
+from normscope.errors import InputError, one_line
 from normscope.records.examination import Layer, Optimizer
 from normscope.user_models.norm_layers import NormLayer, is_norm, recognize
 
 
 def switch_mode(model: nn.Module, *, training: bool) -> None:
-    """Call train() or eval(). An exported program, which has its mode built in and refuses, is left
-    as it is.
+    """Call train() or eval(), but for exported programs, which have one mode and refuse.
 
     Raises:
         InputError: if the model's own method raises anything else.
@@ -27,9 +26,7 @@ def switch_mode(model: nn.Module, *, training: bool) -> None:
     except NotImplementedError:
         return
     except Exception as error:  # it may be overridden by anybody
-        raise InputError(
-            f"model.{name}() raises {type(error).__name__}: {str(error).splitlines()[:1]}"
-        ) from error
+        raise InputError(f"model.{name}() raises {one_line(error)}") from error
 
 
 def find_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -52,56 +49,53 @@ def find_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def describe_layers(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[Layer, ...]:
-    """The static facts of every normalization layer. Calls `eval()` and `train()`: run it inside
-    `preserve_state`.
+    """Return the static facts of every normalization layer.
+
+    Calls `eval()` and `train()`: run it inside `preserve_state`.
     """
     modules = find_modules(model)
-    given = {name: module.training for name, module in modules.items()}
-    switch_mode(model, training=False)
-    after_eval = {name: module.training for name, module in modules.items()}
-    switch_mode(model, training=True)
-    after_train = {name: module.training for name, module in modules.items()}
+    modes = {name: [module.training] for name, module in modules.items()}
+    for training in (False, True):
+        switch_mode(model, training=training)
+        for name, module in modules.items():
+            modes[name].append(module.training)
     groups = parameter_groups(optimizer)
     scopes = _scopes(model, modules)
-    layers = []
-    for name, module in modules.items():
-        scope = scopes[name]
-        layers.append(
-            Layer(
-                name=name,
-                **_settings(module),
-                **_state(module),
-                training=given[name],
-                training_after_eval=after_eval[name],
-                training_after_train=after_train[name],
-                trainable=_any_trainable(list(module.parameters(recurse=False))),
-                scope_trainable=_any_trainable(scope),
-                **_optimized(module, scope, groups),
-            )
+    return tuple(
+        Layer(
+            name=name,
+            **_settings(module),
+            **_state(module),
+            training=modes[name][0],
+            training_after_eval=modes[name][1],
+            training_after_train=modes[name][2],
+            trainable=_any_trainable(list(module.parameters(recurse=False))),
+            scope_trainable=_any_trainable(scopes[name]),
+            **_optimized(module, scopes[name], groups),
         )
-    return tuple(layers)
+        for name, module in modules.items()
+    )
 
 
 def describe_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Optimizer:
-    """The optimizer's facts.
+    """Return the optimizer's facts.
 
     Raises:
         InputError: if it is none.
     """
     groups = parameter_groups(optimizer)
-    steps = [
-        state["step"]
-        for state in optimizer.state.values()
-        if isinstance(state, dict) and "step" in state
-    ]
+    states = [state for state in optimizer.state.values() if isinstance(state, dict)]
+    steps = [float(state["step"]) for state in states if "step" in state]
     return Optimizer(
         type=type(optimizer).__name__,
         holds=sum(id(parameter) in groups for parameter in model.parameters()),
-        weight_decays=tuple(
-            sorted({float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups})
-        ),
-        steps=int(max(float(step) for step in steps)) if steps else None,
+        weight_decays=tuple(sorted({_decay(group) for group in optimizer.param_groups})),
+        steps=int(max(steps)) if steps else None,
     )
+
+
+def _decay(group: dict[str, Any]) -> float:
+    return float(group.get("weight_decay") or 0.0)
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
@@ -131,16 +125,14 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 def _eps(module: nn.Module, norm: NormLayer) -> float | None:
     if isinstance(module, nn.RMSNorm) and module.eps is None:
-        weight = module._parameters.get(
-            "weight"
-        )  # torch takes the machine epsilon of the input's type
+        # torch takes the machine epsilon of the input's type
+        weight = module._parameters.get("weight")
         return float(torch.finfo(weight.dtype if weight is not None else torch.float32).eps)
     return norm.eps
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
     values = _values(module)
-    updates = values.get("num_batches_tracked")
     affine = [name for name in ("weight", "bias") if module._parameters.get(name) is not None]
     weight, running = values.get("weight"), values.get("running_mean")
     return {
@@ -149,19 +141,19 @@ def _state(module: nn.Module) -> dict[str, Any]:
         "bias": to_array(values.get("bias")),
         "running_mean": to_array(running),
         "running_var": to_array(values.get("running_var")),
-        "updates": to_count(updates),
-        "parameter_dtype": _dtype(weight),
-        "statistics_dtype": _dtype(running),
+        "updates": to_count(values.get("num_batches_tracked")),
+        "parameter_dtype": dtype_name(weight),
+        "statistics_dtype": dtype_name(running),
     }
 
 
 def _values(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor for holder in (module._parameters, module._buffers) for name, tensor in holder.items()
-            if tensor is not None}  # fmt: skip
+    tensors = {**module._parameters, **module._buffers}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def to_array(tensor: Tensor | None) -> np.ndarray | None:
-    """The values as float64 [C], or None."""
+    """Return the values as float64 [C], or None."""
     if tensor is None or tensor.is_meta:
         return None
     return tensor.detach().flatten().to(device="cpu", dtype=torch.float64).numpy().copy()
@@ -169,11 +161,11 @@ def to_array(tensor: Tensor | None) -> np.ndarray | None:
 
 def to_count(tensor: Tensor | None) -> int | None:
     """Return the one number that a counter holds, or None."""
-    held = tensor is not None and tensor.numel() == 1 and not tensor.is_meta
-    return int(tensor) if held else None  # type: ignore[arg-type]
+    return None if tensor is None or tensor.numel() != 1 or tensor.is_meta else int(tensor)
 
 
-def _dtype(tensor: Tensor | None) -> str:
+def dtype_name(tensor: Tensor | None) -> str:
+    """Return "float32" and the like, "" for None."""
     return "" if tensor is None else str(tensor.dtype).removeprefix("torch.")
 
 
@@ -186,7 +178,7 @@ def _any_trainable(parameters: list[nn.Parameter]) -> bool | None:
 
 
 def _scopes(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
-    """For each normalization layer, the weights around it: those of the sibling before it, or else
+    """Return the weights around each normalization layer: those of the sibling before it, or else
     behind it, that has any, or else of the smallest module around it that has.
     """
     norms = {id(p) for module in modules.values() for p in module.parameters()}
@@ -196,20 +188,21 @@ def _scopes(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, list[n
 
     scopes = {}
     for name in modules:
-        parent, _, own = name.rpartition(".")
-        siblings = list(model.get_submodule(parent).named_children()) if name else []
-        place = next((k for k, (child, _) in enumerate(siblings) if child == own), 0)
-        near = [module for _, module in (*reversed(siblings[:place]), *siblings[place + 1 :])]
-        found = next((weights for module in near if (weights := others(module))), [])
-        while not found and parent:
+        parent, _, child = name.rpartition(".")
+        siblings = dict(model.get_submodule(parent).named_children()) if name else {}
+        index = list(siblings).index(child) if child in siblings else 0
+        modules_near = list(siblings.values())
+        near = (*reversed(modules_near[:index]), *modules_near[index + 1 :])
+        scope = next((weights for module in near if (weights := others(module))), [])
+        while not scope and parent:
             parent = parent.rpartition(".")[0]
-            found = others(model.get_submodule(parent))
-        scopes[name] = found
+            scope = others(model.get_submodule(parent))
+        scopes[name] = scope
     return scopes
 
 
 def parameter_groups(optimizer: torch.optim.Optimizer | None) -> dict[int, float]:
-    """{id of a parameter: its weight decay}, empty without an optimizer.
+    """Return {id of a parameter: its weight decay}, empty without an optimizer.
 
     Raises:
         InputError: if it is no optimizer.
@@ -220,11 +213,7 @@ def parameter_groups(optimizer: torch.optim.Optimizer | None) -> dict[int, float
         raise InputError(
             f"optimizer must be a torch.optim.Optimizer, not a {type(optimizer).__name__}."
         )
-    return {
-        id(p): float(g.get("weight_decay") or 0.0)
-        for g in optimizer.param_groups
-        for p in g["params"]
-    }
+    return {id(p): _decay(group) for group in optimizer.param_groups for p in group["params"]}
 
 
 def _optimized(

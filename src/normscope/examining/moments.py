@@ -1,4 +1,4 @@
-"""Moments of a layer's input per sample and channel, and what they say of batches. float64 on the host."""
+"""Moments of a layer's input per sample and channel, and of batches: float64 on the host."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ shifted first.
 
 
 def sample_moments(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and mean square of every sample's channels, float64 [N, C] each, of an input [N, C,
-    ...].
+    """Return mean and mean square of every sample's channels, float64 [N, C] each, of an input
+    [N, C, ...].
 
     Where an offset dwarfs the spread, the sums run over values shifted by the first sample's mean:
     in fp32 the offset would cancel the spread.
@@ -38,8 +38,7 @@ def _plain_moments(flat: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def joined(moments: tuple[np.ndarray, np.ndarray], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """The moments of samples, from those of rows of which each sample has several, one after the
-    other.
+    """Return the moments of samples from those of their rows, which stand one after the other.
 
     A model that flattens tokens or patches into rows, [N, T, C] into [N T, C], gives a layer rows
     that are far from independent: taken for samples, they would make any two batches look
@@ -53,20 +52,17 @@ def joined(moments: tuple[np.ndarray, np.ndarray], samples: int) -> tuple[np.nda
 
 
 def batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple[np.ndarray, ...]:
-    """(batch mean, unbiased batch variance, iid variance of that mean / variance, iid variance of
-    its logarithm).
+    """Return (batch mean, unbiased batch variance, iid variance of that mean / variance, iid
+    variance of the variance's logarithm).
     """
     samples = len(mean)
     values = samples * positions
     batch_mean = mean.mean(0)
-    around = (
-        square - 2 * batch_mean * mean + batch_mean**2
-    )  # each sample's mean square around the batch mean
+    # each sample's mean square around the batch mean
+    around = square - 2 * batch_mean * mean + batch_mean**2
     var = around.mean(0) * values / max(values - 1, 1)
     safe = np.maximum(var, TINY)
-    if (
-        samples == 1
-    ):  # one sample says nothing of how samples differ: take its positions as independent
+    if samples == 1:  # nothing shows how samples differ: take its positions as independent
         noise = np.full_like(var, 1 / max(values, 1))
         return batch_mean, var, noise, 2 * noise
     mean_noise = mean.var(0, ddof=1) / samples / safe
@@ -77,8 +73,8 @@ def batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple
 def eval_facts(
     evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """Moments over all batches, and F of a one-way analysis of variance of sample means against
-    batches.
+    """Return moments over all batches, and F of a one-way analysis of variance of sample means
+    against batches.
     """
     if not evaluated:
         return {}

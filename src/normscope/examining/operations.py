@@ -1,4 +1,4 @@
-"""The operations of a forward: what torch's functions do, as far as it matters to a normalization layer."""
+"""The operations of a forward: what torch's functions do, as far as it matters to a norm."""
 
 from __future__ import annotations
 
@@ -7,58 +7,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CONVOLUTIONS = {f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)} | {"convolution"}
-DROPOUTS = {
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "alpha_dropout",
-    "feature_alpha_dropout",
+BATCH_NORMS = {"batch_norm", "_native_batch_norm_legit", "native_batch_norm"}
+_NAMES = {
+    "conv": " ".join(CONVOLUTIONS),
+    "dropout": "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout",
+    "norm": "batch_norm instance_norm group_norm layer_norm rms_norm local_response_norm",
+    "pool": " ".join(
+        f"{kind}_pool{dims}d"
+        for kind in ("avg", "max", "adaptive_avg", "adaptive_max", "lp")
+        for dims in (1, 2, 3)
+    ),
+    "activation": "relu relu_ relu6 gelu silu elu elu_ selu celu leaky_relu leaky_relu_ prelu "
+    "hardswish hardtanh hardtanh_ hardsigmoid mish softplus sigmoid sigmoid_ tanh tanh_ rrelu "
+    "threshold clamp clamp_ glu softmax log_softmax logsigmoid softsign",
+    "view": "contiguous to float half bfloat16 double type clone detach type_as alias",
+    "axes": "reshape view flatten transpose permute movedim unsqueeze squeeze __getitem__ chunk "
+    "split unbind expand swapaxes unflatten T mT select narrow view_as pixel_shuffle",
+    "linear": "linear addmm bilinear",
+    "matmul": "matmul mm bmm einsum __matmul__",
+    "embedding": "embedding embedding_bag",
+    "recurrent": "lstm gru",
+    "attention": "scaled_dot_product_attention multi_head_attention_forward",
+    "add": "add add_ __add__ __radd__ __iadd__",
+    "cat": "cat stack",
+    "multiply": "mul mul_ __mul__ __rmul__ div",
+    "mean": "mean sum",
 }
-NORMS = {
-    "batch_norm",
-    "instance_norm",
-    "group_norm",
-    "layer_norm",
-    "rms_norm",
-    "local_response_norm",
-}
-POOLS = {
-    f"{k}_pool{d}d" for k in ("avg", "max", "adaptive_avg", "adaptive_max", "lp") for d in (1, 2, 3)
-}
-ACTIVATIONS = {
-    "relu", "relu_", "relu6", "gelu", "silu", "elu", "elu_", "selu", "celu", "leaky_relu", "leaky_relu_", "prelu",
-    "hardswish", "hardtanh", "hardtanh_", "hardsigmoid", "mish", "softplus", "sigmoid", "sigmoid_", "tanh", "tanh_",
-    "rrelu", "threshold", "clamp", "clamp_", "glu", "softmax", "log_softmax", "logsigmoid", "softsign",
-}  # fmt: skip
-SAME_AXES = {
-    "contiguous",
-    "to",
-    "float",
-    "half",
-    "bfloat16",
-    "double",
-    "type",
-    "clone",
-    "detach",
-    "type_as",
-    "alias",
-}
-OTHER_AXES = {
-    "reshape", "view", "flatten", "transpose", "permute", "movedim", "unsqueeze", "squeeze", "__getitem__", "chunk",
-    "split", "unbind", "expand", "swapaxes", "unflatten", "T", "mT", "select", "narrow", "view_as", "pixel_shuffle",
-}  # fmt: skip
-KINDS: dict[str, str] = {
-    **dict.fromkeys(CONVOLUTIONS, "conv"), **dict.fromkeys(DROPOUTS, "dropout"), **dict.fromkeys(NORMS, "norm"),
-    **dict.fromkeys(POOLS, "pool"), **dict.fromkeys(ACTIVATIONS, "activation"), **dict.fromkeys(SAME_AXES, "view"),
-    **dict.fromkeys(OTHER_AXES, "axes"), "linear": "linear", "addmm": "linear", "bilinear": "linear",
-    "matmul": "matmul", "mm": "matmul", "bmm": "matmul", "einsum": "matmul", "__matmul__": "matmul",
-    "embedding": "embedding", "embedding_bag": "embedding", "lstm": "recurrent", "gru": "recurrent",
-    "scaled_dot_product_attention": "attention", "multi_head_attention_forward": "attention",
-    "add": "add", "add_": "add", "__add__": "add", "__radd__": "add", "__iadd__": "add", "cat": "cat", "stack": "cat",
-    "mul": "multiply", "mul_": "multiply", "__mul__": "multiply", "__rmul__": "multiply", "div": "multiply",
-    "mean": "mean", "sum": "mean",
-}  # fmt: skip
+KINDS = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+"""{name of a torch function: what it does}"""
+
 WEIGHTED = {"conv", "linear", "matmul", "embedding", "recurrent", "attention", "norm"}
 FEATURES_LAST = {"linear", "embedding", "recurrent", "attention"}
 
@@ -77,7 +54,7 @@ class Node:
 
 
 def name_of(func: Any) -> str:
-    """The name of a torch function, without its overload."""
+    """Return the name of a torch function, without its overload."""
     name = getattr(func, "__name__", "")
     if name == "__get__":  # an attribute such as x.T
         name = getattr(getattr(func, "__self__", None), "__name__", "")
@@ -85,7 +62,7 @@ def name_of(func: Any) -> str:
 
 
 def node_of(name: str, module: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
-    """The node of a call of the function with this name."""
+    """Return the node of a call of the function with this name."""
     kind = KINDS.get(name, "other")
     node = Node(kind, module)
     if name == "addmm":
@@ -104,17 +81,15 @@ def _averages_all_positions(name: str, args: Sequence[Any], kwargs: dict[str, An
         dims = args[1] if len(args) > 1 else kwargs.get("dim")
         dims = (dims,) if isinstance(dims, int) else dims
         rank = args[0].ndim
-        return (
-            rank > 2
-            and isinstance(dims, tuple | list)
-            and {d % rank for d in dims} == set(range(2, rank))
-        )
+        if rank < 3 or not isinstance(dims, tuple | list):
+            return False
+        return {d % rank for d in dims} == set(range(2, rank))
     size = args[1] if len(args) > 1 else kwargs.get("output_size")
     return size == 1 or (isinstance(size, tuple | list) and all(entry == 1 for entry in size))
 
 
 def batch_norm_trains(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """The `training` of F.batch_norm, torch.batch_norm and the operators below, wherever it stands."""
+    """Return `training` of F.batch_norm, torch.batch_norm and their operators, wherever it is."""
     if "training" in kwargs:
         return bool(kwargs["training"])
     return any(value is True for value in args[:6])

@@ -1,4 +1,4 @@
-"""A model's outputs on a few batches: found in what it returns, and compared between two ways of normalizing."""
+"""A model's outputs on a few batches, compared between two ways of normalizing."""
 
 from __future__ import annotations
 
@@ -18,34 +18,21 @@ OUTPUT_NAMES = ("logits", "out", "prediction_logits", "last_hidden_state", "pool
 
 
 def main_output(output: Any, samples: int) -> Tensor | None:
-    """`rows` of the `main_tensor`."""
+    """Return `rows` of the `main_tensor`."""
     return rows(main_tensor(output), samples)
 
 
 def main_tensor(output: Any) -> Tensor | None:
-    """The output that matters: logits before anything else, the first tensor of several."""
+    """Return the output that matters: logits before anything else, the first tensor of several."""
+    values = output if isinstance(output, list | tuple) else (output,)
     if isinstance(output, dict):
-        named = next(
-            (output[name] for name in OUTPUT_NAMES if isinstance(output.get(name), Tensor)), None
-        )
-        return (
-            named
-            if named is not None
-            else next((v for v in output.values() if isinstance(v, Tensor)), None)
-        )
-    if isinstance(output, list | tuple):
-        return next((value for value in output if isinstance(value, Tensor)), None)
-    return output if isinstance(output, Tensor) else None
+        values = (*map(output.get, OUTPUT_NAMES), *output.values())
+    return next((value for value in values if isinstance(value, Tensor)), None)
 
 
 def rows(tensor: Tensor | None, samples: int) -> Tensor | None:
-    """The tensor as float32 [N, values] on the CPU; None without an axis of samples."""
-    if (
-        tensor is None
-        or not tensor.is_floating_point()
-        or not tensor.ndim
-        or len(tensor) != samples
-    ):
+    """Return the tensor as float32 [N, values] on the CPU; None without an axis of samples."""
+    if tensor is None or not tensor.is_floating_point() or tensor.shape[:1] != (samples,):
         return None
     flat = tensor.detach().reshape(samples, -1)
     stride = -(-flat.shape[1] // MAX_FEATURES) if flat.shape[1] else 1
@@ -53,9 +40,7 @@ def rows(tensor: Tensor | None, samples: int) -> Tensor | None:
 
 
 def difference(reference: Tensor, other: Tensor | None) -> float | None:
-    """Relative L2 difference of two outputs; None where their shapes differ, or they are not
-    finite.
-    """
+    """Return the relative L2 difference of two outputs; None if shapes differ or it is not finite."""
     if other is None or reference.shape != other.shape:
         return None
     scale = reference.norm()
@@ -66,7 +51,7 @@ def difference(reference: Tensor, other: Tensor | None) -> float | None:
 def class_facts(
     in_eval: Tensor, in_batch: Tensor, in_mixed: Tensor | None, targets: list
 ) -> dict[str, Any]:
-    """How often two ways of normalizing predict another class, and which of them is right."""
+    """Count how often two ways of normalizing predict another class, and which of them is right."""
     reference = in_batch if in_mixed is None else in_mixed
     classes = [output.argmax(1) for output in (in_eval, in_batch, reference)]
     facts: dict[str, Any] = {"disagreement": float((classes[0] != classes[2]).float().mean())}
@@ -94,13 +79,13 @@ def class_facts(
 
 
 def is_class(target: Tensor | None) -> bool:
-    """The target may be a class per sample, or is not known."""
+    """Whether the target is a class per sample, as far as it is known."""
     return target is None or (not target.is_floating_point() and target.ndim == 1)
 
 
 def target_facts(targets: list[Tensor | None]) -> dict[str, Any]:
-    """Chi-square per degree of freedom of the labels against the batches: 1 if the labels are
-    shuffled over them.
+    """Return the chi-square per degree of freedom of the labels against the batches, which is 1 if
+    the labels are shuffled over them.
     """
     if len(targets) < 2 or any(t is None or t.is_floating_point() or t.ndim != 1 for t in targets):
         return {}
@@ -108,9 +93,7 @@ def target_facts(targets: list[Tensor | None]) -> dict[str, Any]:
 
 
 def label_facts(labels: list[np.ndarray]) -> dict[str, Any]:
-    """The same from integer labels [N] per batch; {} where there is one class only, or a class per
-    sample.
-    """
+    """Return the same of integer labels [N] per batch; {} with a single class, or one per sample."""
     classes, index = np.unique(np.concatenate(labels), return_inverse=True)
     sizes = [len(part) for part in labels]
     if not 2 <= len(classes) <= max(len(index) // 4, 2):

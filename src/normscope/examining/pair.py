@@ -20,9 +20,7 @@ PAIR_BATCHES = 4
 
 
 def pair_layers(here: tuple[Layer, ...], there: tuple[Layer, ...]) -> dict[str, Any]:
-    """What two lists of layers say of each other: shared layers by name, and those that only one
-    has.
-    """
+    """Compare two lists of layers: shared layers by name, and those that only one has."""
     others = {layer.name: layer for layer in there}
     names = {layer.name for layer in here}
     return {
@@ -35,8 +33,8 @@ def pair_layers(here: tuple[Layer, ...], there: tuple[Layer, ...]) -> dict[str, 
 def weight_distance(
     here: Mapping[str, Tensor], there: Mapping[str, Tensor], skip: set[str]
 ) -> float | None:
-    """Relative L2 distance of the tensors that two states share by name and shape, normalization
-    layers left out.
+    """Return the relative L2 distance of the tensors that two states share by name and shape,
+    without the layers in `skip`.
     """
     square, scale, shared = 0.0, 0.0, 0
     for name, tensor in here.items():
@@ -46,10 +44,9 @@ def weight_distance(
         if name.rpartition(".")[0] in skip:
             continue
         shared += 1
-        square += float(
-            (tensor.detach().double().cpu() - other.detach().double().cpu()).square().sum()
-        )
-        scale += float(other.detach().double().square().sum())
+        reference = other.detach().double().cpu()
+        square += float((tensor.detach().double().cpu() - reference).square().sum())
+        scale += float(reference.square().sum())
     return math.sqrt(square / max(scale, 1e-30)) if shared else None
 
 
@@ -57,8 +54,8 @@ def weight_distance(
 def compare_outputs(
     model: nn.Module, other: Callable[..., Any], batches: list[Batch]
 ) -> dict[str, Any]:
-    """Relative difference of two models' outputs in eval mode. Both must already be inside
-    `preserve_state`.
+    """Return the relative difference of two models' outputs in eval mode; call it inside
+    `preserve_state` of both.
     """
     for each in (model, other):
         if isinstance(each, nn.Module):
@@ -71,9 +68,7 @@ def compare_outputs(
                 return {"output_failure": "their outputs have different shapes"}
             square += float((outputs[0] - outputs[1]).double().square().sum())
             scale += float(outputs[0].double().square().sum())
-    except (
-        Exception
-    ) as error:  # the other model is the user's: what it raises is reported, not raised
+    except Exception as error:  # the other model is the user's: its errors are reported
         return {"output_failure": one_line(error)}
     difference = math.sqrt(square / max(scale, 1e-30))
     return {
@@ -83,7 +78,7 @@ def compare_outputs(
 
 
 def _companions_difference(other: Callable[..., Any], batch: Batch) -> float | None:
-    """How the first sample's output changes when it comes alone; None where it cannot."""
+    """Return how the first sample's output changes when it comes alone; None where it cannot."""
     if batch.samples < 2:
         return None
     try:
@@ -97,18 +92,16 @@ def _companions_difference(other: Callable[..., Any], batch: Batch) -> float | N
 
 
 def make_pair(facts: dict[str, Any]) -> Pair:
-    """The record, with what is not finite left out."""
-    plain: dict[str, Any] = {
-        k: v for k, v in facts.items() if not (isinstance(v, float) and not math.isfinite(v))
-    }
-    return Pair(**plain)
+    """Return the record, with what is not finite left out."""
+    unknown = {k for k, v in facts.items() if isinstance(v, float) and not math.isfinite(v)}
+    return Pair(**{name: value for name, value in facts.items() if name not in unknown})
 
 
 def _pair(here: Layer, there: Layer) -> PairedLayer:
     return PairedLayer(
         name=here.name,
-        type=_class_name(here),
-        other_type=_class_name(there),
+        type="" if here.eps is None else here.type,  # exported modules hold values only
+        other_type="" if there.eps is None else there.type,
         statistics_equal=_all_equal(
             (here.running_mean, there.running_mean), (here.running_var, there.running_var)
         ),
@@ -123,11 +116,6 @@ def _pair(here: Layer, there: Layer) -> PairedLayer:
     )
 
 
-def _class_name(layer: Layer) -> str:
-    """Its class; "" in exported programs, whose modules hold values only."""
-    return "" if layer.eps is None else layer.type
-
-
 def _all_equal(*pairs: tuple[np.ndarray | None, np.ndarray | None]) -> bool | None:
     present = [(a, b) for a, b in pairs if a is not None and b is not None]
     return (
@@ -138,8 +126,8 @@ def _all_equal(*pairs: tuple[np.ndarray | None, np.ndarray | None]) -> bool | No
 
 
 def _distances(here: Layer, there: Layer) -> dict[str, float | None]:
-    """95% quantiles over the channels: of the means in the other's standard deviations, and of the
-    log variances.
+    """Return 95% quantiles over the channels of how far the means are apart, in the other's
+    standard deviations, and the log variances.
     """
     if not (here.tracked and there.tracked) or here.running_mean.shape != there.running_mean.shape:  # type: ignore[union-attr]
         return {}

@@ -1,9 +1,8 @@
-"""What a data loader or a state_dict says on its own, without a model."""
+"""The facts of a data loader or a state_dict on its own, without a model."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,18 +12,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from normscope.errors import InputError
-from normscope.examining.layer_facts import to_array, to_count
+from normscope.examining.layer_facts import dtype_name, to_array, to_count
 from normscope.examining.outputs import label_facts
 from normscope.records.examination import Keys, Layer, Loader
+from normscope.user_models.state_dicts import NormEntries, norm_entries, without_prefixes
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 MAX_LABELS = 100_000
 MAX_LABEL_BATCHES = 64
 
 
 def describe_loader(loader: Any) -> Loader:
-    """The facts of a loader, without drawing a batch from it. Labels are read where the dataset
-    holds them as a list.
+    """Return the facts of a loader, without drawing a batch from it.
+
+    Labels are read where the dataset holds them as a list.
 
     Raises:
         InputError: if it is no loader: it has neither a batch size nor a sampler.
@@ -55,66 +55,48 @@ def describe_loader(loader: Any) -> Loader:
 
 
 def layers_of_state(state: Mapping[str, Any]) -> tuple[Layer, ...]:
-    """The layers with running statistics that a state_dict holds, told by the names of its entries.
+    """Return the normalization layers that a state_dict holds, as its names and shapes show them.
 
-    Raises:
-        InputError: if it is no state_dict: no mapping of names to tensors.
+    Of those without running statistics only the values are known: no sizes, no class.
     """
-    if not isinstance(state, Mapping):
-        raise InputError(
-            f"A state_dict is a mapping of names to tensors, not a {type(state).__name__}."
-        )
-    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, value in state.items():
-        if isinstance(value, Tensor):
-            prefix, _, name = str(key).rpartition(".")
-            found[prefix][name] = value
-    if not found:
-        raise InputError("The state_dict holds no tensors.")
-    return tuple(
-        _layer(name, tensors) for name, tensors in found.items() if set(STATISTICS) & set(tensors)
-    )
+    return tuple(_layer(name, entries) for name, entries in norm_entries(state).items())
 
 
 def compare_keys(state: Mapping[str, Any], model: nn.Module) -> Keys:
-    """Which entries of the model's state the state_dict lacks, which it has besides, and which have
-    another shape.
-    """
+    """Compare names and shapes of a state_dict with those of a model's state."""
     wanted = model.state_dict()
-    strip = "module." if state and all(str(key).startswith("module.") for key in state) else ""
-    given = {
-        str(key).removeprefix(strip): value
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
+    plain = without_prefixes(state, wanted)
+    present = {key: value for key, value in plain.items() if isinstance(value, Tensor)}
     return Keys(
-        missing=tuple(key for key in wanted if key not in given),
-        unexpected=tuple(key for key in given if key not in wanted),
+        missing=tuple(key for key in wanted if key not in present),
+        unexpected=tuple(key for key in present if key not in wanted),
         wrong_shape=tuple(
             key
-            for key, value in given.items()
+            for key, value in present.items()
             if key in wanted and value.shape != wanted[key].shape
         ),
     )
 
 
-def _layer(name: str, tensors: dict[str, Tensor]) -> Layer:
-    mean, updates = tensors.get("running_mean"), tensors.get("num_batches_tracked")
-    weight = tensors.get("weight")
+def _layer(name: str, entries: NormEntries) -> Layer:
+    values = entries.values
+    mean, weight = values.get("running_mean"), values.get("weight")
+    statistics = entries.kind == "batch"
     return Layer(
         name=name,
         type="",
-        kind="batch",
-        features=mean.numel() if mean is not None else 0,
+        kind=entries.kind,
+        foreign=not statistics,
+        features=0 if mean is None else mean.numel(),
         weight=to_array(weight),
-        bias=to_array(tensors.get("bias")),
+        bias=to_array(values.get("bias")),
         running_mean=to_array(mean),
-        running_var=to_array(tensors.get("running_var")),
-        updates=to_count(updates),
-        parameter_dtype="" if weight is None else str(weight.dtype).removeprefix("torch."),
-        statistics_dtype="" if mean is None else str(mean.dtype).removeprefix("torch."),
-        affine_names=tuple(key for key in ("weight", "bias") if key in tensors),
-        live=True,
+        running_var=to_array(values.get("running_var")),
+        updates=to_count(values.get("num_batches_tracked")),
+        parameter_dtype=dtype_name(weight),
+        statistics_dtype=dtype_name(mean),
+        affine_names=tuple(key for key in ("weight", "bias") if key in values),
+        live=statistics,
     )
 
 
@@ -126,20 +108,19 @@ def _length(sized: Any) -> int | None:
 
 
 def _labels(dataset: Any) -> np.ndarray | None:
-    """Integer labels [N] of a dataset that holds them ready: `targets`, `labels`, or the last of
-    its tensors.
+    """Return integer labels [N] of a dataset that has them ready: `targets`, `labels`, or the last
+    of its tensors.
     """
-    held = next(
-        (getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None
-    )
-    if held is None and isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
-        held = dataset.tensors[-1]
-    if held is None:
+    name = "targets" if hasattr(dataset, "targets") else "labels"
+    values = getattr(dataset, name, None)
+    if values is None and isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        values = dataset.tensors[-1]
+    if values is None:
         return None
-    if isinstance(held, torch.Tensor):
-        held = held.detach().cpu().numpy()
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
     try:
-        labels = np.asarray(held)
+        labels = np.asarray(values)
     except ValueError:  # ragged
         return None
     usable = labels.ndim == 1 and labels.dtype.kind in "iub" and 1 < len(labels) <= MAX_LABELS
@@ -149,7 +130,7 @@ def _labels(dataset: Any) -> np.ndarray | None:
 def _order_facts(
     labels: np.ndarray | None, batch_size: int | None, shuffles: bool | None
 ) -> dict[str, float]:
-    """How the labels lie in the order in which a loader without shuffling would give them."""
+    """Return how the labels lie in the order of a loader that does not shuffle."""
     if labels is None or shuffles or batch_size is None:
         return {}
     shares = np.unique(labels, return_counts=True)[1] / len(labels)
@@ -157,18 +138,15 @@ def _order_facts(
     shuffled_runs = 1 + (len(labels) - 1) * (1 - float((shares**2).sum()))
     facts = {"label_runs": shuffled_runs / runs}
     if len(labels) >= 2 * batch_size > 2:
-        found = label_facts(_spread_out(labels, batch_size))
-        if found and math.isfinite(found["labels_in_batches"]):
-            facts["labels_in_batches"] = found["labels_in_batches"]
+        spread = label_facts(_spread_out(labels, batch_size)).get("labels_in_batches", math.nan)
+        if math.isfinite(spread):
+            facts["labels_in_batches"] = spread
     return facts
 
 
 def _spread_out(labels: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches from all over an epoch, at most so many: those at its beginning may hold a single
-    class.
-    """
+    """Return batches from all over an epoch: those at its beginning may hold a single class."""
     starts = np.arange(0, len(labels) - batch_size + 1, batch_size)
-    picked = starts[
-        np.linspace(0, len(starts) - 1, min(len(starts), MAX_LABEL_BATCHES)).astype(int)
-    ]
+    count = min(len(starts), MAX_LABEL_BATCHES)
+    picked = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
     return [labels[start : start + batch_size] for start in np.unique(picked)]

@@ -1,13 +1,15 @@
-"""What feeds and what follows each normalization layer, read off one real forward.
+"""Trace one real forward: what feeds and what follows each normalization layer.
 
-Every torch function that the forward calls becomes a node that knows which nodes made its inputs; a normalization
-layer is one node whatever it does inside. Nothing is compiled or exported, so any model that runs can be traced.
+Every torch function that the forward calls becomes a node that knows which nodes made its inputs; a
+normalization layer is one node whatever it does inside. Nothing is compiled or exported, so any
+model that runs can be traced.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,34 +19,36 @@ from torch.overrides import TorchFunctionMode
 
 from normscope.examining.features import Features
 from normscope.examining.operations import (
+    BATCH_NORMS,
     FEATURES_LAST,
     WEIGHTED,
     Node,
     batch_norm_trains,
     name_of,
     node_of,
-)
+)  # fmt: skip
 from normscope.records.examination import Place
 from normscope.user_models.batch_reader import tensors_in
 
 
 @dataclass
 class Trace:
-    """What one forward showed."""
+    """What one forward showed.
+
+    Attributes:
+        places: where each layer stands.
+        batch_norm_calls: modules in which F.batch_norm(training=True) ran outside of the layers.
+    """
 
     places: dict[str, Place]
-    batch_norm_calls: tuple[
-        str, ...
-    ]  # where F.batch_norm(training=True) ran outside the known layers
+    batch_norm_calls: tuple[str, ...]
 
 
 @torch.no_grad()
 def trace(
     forward: Callable[[], Any], model: nn.Module, layers: dict[str, nn.Module], inputs: list[Tensor]
 ) -> Trace:
-    """Run one forward and say where each layer stands. `inputs` are the tensors that the model is
-    called with.
-    """
+    """Run one forward and return where each layer stands; `inputs` are the model's tensors."""
     recorder = _Recorder(layers, inputs)
     with _hooked(model, recorder), recorder:
         forward()
@@ -80,15 +84,12 @@ class _Recorder(TorchFunctionMode):
         name = name_of(func)
         if self.open:
             return result
-        if name in (
-            "batch_norm",
-            "_native_batch_norm_legit",
-            "native_batch_norm",
-        ) and batch_norm_trains(args, kwargs):
-            self.batch_norm_calls.append(self.stack[-1] if self.stack else "")
+        module = self.stack[-1] if self.stack else ""
+        if name in BATCH_NORMS and batch_norm_trains(args, kwargs):
+            self.batch_norm_calls.append(module)
         outputs = list(tensors_in(result))
         if outputs:
-            node = node_of(name, self.stack[-1] if self.stack else "", args, kwargs)
+            node = node_of(name, module, args, kwargs)
             self.add(node, (args, kwargs), outputs)
             self.features.follow(func, name, node.kind, (args, kwargs), outputs)
         return result
@@ -103,9 +104,8 @@ class _Recorder(TorchFunctionMode):
             self.alive.append(tensor)
 
     def nodes_of(self, value: Any) -> tuple[Node, ...]:
-        return tuple(
-            dict.fromkeys(self.made[id(t)] for t in tensors_in(value) if id(t) in self.made)
-        )
+        made = (self.made.get(id(tensor)) for tensor in tensors_in(value))
+        return tuple(dict.fromkeys(node for node in made if node is not None))
 
     def enter(self, module: nn.Module, name: str, args: Any) -> None:
         self.called.add(id(module))
@@ -132,29 +132,19 @@ class _Recorder(TorchFunctionMode):
 
 @contextmanager
 def _hooked(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    handles = []
-    known = {id(module): name for name, module in recorder.layers.items()}
-    try:
+    def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        recorder.enter(module, name, (args, kwargs))
+
+    def leave(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        recorder.leave(module, name, (args, kwargs), output)
+
+    with ExitStack() as hooks:
         for name, module in model.named_modules():
-            label = known.get(id(module), name)
-            handles.append(
-                module.register_forward_pre_hook(
-                    lambda m, args, kwargs, label=label: recorder.enter(m, label, (args, kwargs)),
-                    with_kwargs=True,
-                )
-            )
-            handles.append(
-                module.register_forward_hook(
-                    lambda m, args, kwargs, output, label=label: recorder.leave(
-                        m, label, (args, kwargs), output
-                    ),
-                    with_kwargs=True,
-                )
-            )
+            label = recorder.names.get(id(module), name)
+            before, after = functools.partial(enter, label), functools.partial(leave, label)
+            hooks.enter_context(module.register_forward_pre_hook(before, with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(after, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _place(
@@ -162,6 +152,7 @@ def _place(
 ) -> Place:
     source, sole, moved = _source(nodes[0])
     children = recorder.layers[name].named_modules()
+    readers = [list(_readers(node)) for node in nodes]
     return Place(
         calls=len(nodes),
         fed_by=source.kind if source else "input",
@@ -169,13 +160,9 @@ def _place(
         bias_before=bool(source and source.bias),
         sole_consumer=sole and len(nodes) == 1,
         dropout_before=_largest_dropout(nodes[0]),
-        feeds=tuple(
-            dict.fromkeys(
-                reader.kind for node in nodes for reader in _readers(node, ("view", "axes"))
-            )
-        ),
+        feeds=tuple(dict.fromkeys(reader.kind for each in readers for reader in each)),
         added_to_a_shortcut=any(_reaches_addition(node) for node in nodes),
-        pooled_next=any(reader.whole for reader in _readers(nodes[0], ("view", "axes"))),
+        pooled_next=any(reader.whole for reader in readers[0]),
         features_last=bool(source and source.kind in FEATURES_LAST and not moved),
         axes_moved=moved,
         features_scattered=recorder.scattered.get(name, False),
@@ -188,7 +175,7 @@ def _place(
 
 
 def _source(node: Node) -> tuple[Node | None, bool, bool]:
-    """(what made a node's input, behind views; nothing else reads it; axes moved in between)."""
+    """Return what made a node's input behind views, if nothing else reads it, if axes moved."""
     sole, moved = True, False
     while node.inputs:
         source = node.inputs[0]
@@ -200,36 +187,36 @@ def _source(node: Node) -> tuple[Node | None, bool, bool]:
     return None, sole, moved
 
 
-def _readers(node: Node, through: tuple[str, ...]) -> Iterator[Node]:
-    """The first readers of a node's output behind operations of certain kinds."""
+def _readers(node: Node) -> Iterator[Node]:
+    """Yield the first readers of a node's output behind views."""
     for reader in node.readers:
-        if reader.kind in through:
-            yield from _readers(reader, through)
+        if reader.kind in ("view", "axes"):
+            yield from _readers(reader)
         else:
             yield reader
 
 
 def _largest_dropout(node: Node) -> float:
-    """The largest p of a dropout upstream, up to the normalization before."""
-    largest, seen, waiting = 0.0, {id(node)}, list(node.inputs)
+    """Return the largest p of a dropout upstream, up to the normalization before."""
+    largest, visited, waiting = 0.0, {id(node)}, list(node.inputs)
     while waiting:
         source = waiting.pop()
-        if id(source) in seen or source.kind == "norm":
+        if id(source) in visited or source.kind == "norm":
             continue
-        seen.add(id(source))
+        visited.add(id(source))
         largest = max(largest, source.p)
         waiting += source.inputs
     return largest
 
 
 def _reaches_addition(node: Node) -> bool:
-    """The output is added to another branch before it passes any weights."""
-    seen, waiting = set(), list(node.readers)
+    """Whether the output is added to another branch before it passes any weights."""
+    visited, waiting = set(), list(node.readers)
     while waiting:
         reader = waiting.pop()
-        if id(reader) in seen or reader.kind in WEIGHTED:
+        if id(reader) in visited or reader.kind in WEIGHTED:
             continue
-        seen.add(id(reader))
+        visited.add(id(reader))
         if reader.kind == "add" and len(reader.inputs) > 1:
             return True
         waiting += reader.readers

@@ -32,6 +32,7 @@ def to_json(report: Findings) -> str:
     content = {
         "model": report.model,
         "normalization_layers": report.layers,
+        "source": report.source,
         "counts": {severity: len(report.of(severity)) for severity in SEVERITIES},
         "findings": [asdict(finding) for finding in report],
         "undecided": [asdict(entry) for entry in report.not_evaluated],
@@ -190,9 +191,12 @@ def _missing(report: Findings) -> dict[str, list[str]]:
 
 def _totals(report: Findings) -> str:
     counts = ", ".join(_counted(len(report.of(severity)), severity) for severity in SEVERITIES)
+    counts = f"{counts} ({_counted(len(report.groups), 'cause')})."
+    if report.saw_no_layer:
+        place = report.model or f"the {report.source}"
+        return f"No normalization layer was recognized in {place}: none was judged.\n{counts}"
     model = f"{report.model}, " if report.model else ""
-    layers = _counted(report.layers, "normalization layer")
-    return f"{model}{layers}: {counts} ({_counted(len(report.groups), 'cause')})."
+    return f"{model}{_counted(report.layers, 'normalization layer')}: {counts}"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -81,6 +81,7 @@ def judge(
         not_evaluated=tuple(dict.fromkeys(not_evaluated)),
         model=examination.model,
         layers=len(examination.layers),
+        source=examination.source,
         versions=examination.versions,
         layer_types={layer.name: layer.type for layer in examination.layers if layer.type},
         rules=len(chosen),
@@ -100,6 +101,7 @@ def from_json(text: str, source: str) -> CheckReport:
             tuple(NotEvaluated(**entry) for entry in content["undecided"]),
             content["model"],
             content["normalization_layers"],
+            content.get("source", "recording"),
             dict(content["versions"]),
             dict(content.get("layer_types", {})),  # not in files of earlier versions
             content.get("rules", 0),

@@ -45,7 +45,7 @@ class Difference:
 
     def _sentence(self) -> str:
         if not self.pair.layers:
-            return "They share no normalization layer with running statistics."
+            return "They share no normalization layer."
         weights = self.pair.weight_distance
         others = "" if weights is None else f" Their other weights differ by {weights:.2g}."
         if not self.differing:
@@ -56,12 +56,15 @@ class Difference:
 
 
 def _differs(layer: PairedLayer) -> bool:
-    """Tell whether a layer's statistics, class or eps differ by more than `check` accepts."""
+    """Tell whether a layer's statistics, class or eps differ by more than `check` accepts; without
+    statistics, whether its weight or bias differs at all.
+    """
     far = (layer.mean_distance or 0) > FAR_MEAN or (layer.var_distance or 0) > FAR_LOG_VAR
     # Without a distance, values that are not equal hold NaN or are of different widths.
     unknown = layer.statistics_equal is False and layer.mean_distance is None
+    gains = layer.statistics_equal is None and layer.affine_equal is False
     classes = bool(layer.type and layer.other_type) and layer.type != layer.other_type
-    return far or unknown or classes or layer.eps != layer.other_eps
+    return far or unknown or gains or classes or layer.eps != layer.other_eps
 
 
 def _row(layer: PairedLayer, width: int) -> str:

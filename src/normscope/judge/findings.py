@@ -74,6 +74,7 @@ class Findings:
     not_evaluated: tuple[NotEvaluated, ...] = ()
     model: str = ""
     layers: int = 0  # normalization layers of the model
+    source: str = "recording"  # what was examined, as in Examination
     versions: Mapping[str, str] = field(default_factory=dict)
     layer_types: Mapping[str, str] = field(default_factory=dict)  # {layer: its class}
     rules: int = 0  # that were asked; 0 where that is not known
@@ -86,6 +87,11 @@ class Findings:
 
     def __bool__(self) -> bool:
         return bool(self.findings)
+
+    @property
+    def saw_no_layer(self) -> bool:
+        """Whether there was a model or state_dict to look at, and no normalization layer in it."""
+        return not self.layers and self.source in ("model", "state_dict")
 
     @property
     def errors(self) -> tuple[Finding, ...]:

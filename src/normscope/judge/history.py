@@ -11,6 +11,7 @@ import numpy as np
 from normscope.errors import InputError
 from normscope.records.examination import History, LayerHistory
 from normscope.records.recording import Recording
+from normscope.records.recording_header import LayerInfo
 
 TINY = 1e-12
 
@@ -59,8 +60,9 @@ class GrowingHistory:
             self._last = max(self._last, *layer.last.values(), 0)
             if (distance := _rank_distance(new, name)) is not None:
                 layer.rank_distance = distance
+        some_train = any(layer.began_training for layer in self._layers.values())
         layers = tuple(
-            layer.history(name, infos[name].kind, broken.get(name), max(1, calls[name]))
+            layer.history(infos[name], broken.get(name), max(1, calls[name]), some_train)
             for name, layer in self._layers.items()
         )
         return History(layers=layers, steps=max((layer.steps for layer in layers), default=0))
@@ -74,7 +76,7 @@ class _Layer:
         self.rank_distance: float | None = None
         self._first_step: int | None = None
         self._counts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-        self._weights: dict[int, np.ndarray] = {}  # {step: weight}, of the first and the last
+        self._ends: dict[str, dict[int, np.ndarray]] = {}  # {statistic: {first and last step: it}}
         self._gradient_zero: bool | None = None
         self._lag_steps: list[int] = []
         self._lag: list[float] = []
@@ -92,10 +94,11 @@ class _Layer:
         for name in ("num_batches_tracked", "training"):
             if name in new:
                 self._counts.setdefault(name, []).append(new[name])
-        if "weight" in new:
-            steps, values = new["weight"]
-            first = next(iter(self._weights.items()), (int(steps[0]), values[0]))
-            self._weights = dict([first, (int(steps[-1]), values[-1])])
+        for name in {"weight", "running_mean"} & set(new):
+            steps, values = new[name]
+            ends = self._ends.get(name, {})
+            first = next(iter(ends.items()), (int(steps[0]), values[0]))
+            self._ends[name] = dict([first, (int(steps[-1]), values[-1])])
         if "weight_gradient" in new:
             zero = not np.any(new["weight_gradient"][1])
             self._gradient_zero = zero and self._gradient_zero is not False
@@ -103,8 +106,15 @@ class _Layer:
         self._lag_steps += steps
         self._lag += lag
 
-    def history(self, name: str, kind: str, non_finite: int | None, calls: int) -> LayerHistory:
-        """Return the layer's facts."""
+    @property
+    def began_training(self) -> bool:
+        """Tell whether it was in train mode when it was first recorded."""
+        return any(bool(values[0]) for _, values in self._counts.get("training", [])[:1])
+
+    def history(
+        self, info: LayerInfo, non_finite: int | None, calls: int, some_train: bool
+    ) -> LayerHistory:
+        """Return the layer's facts; `some_train` says whether any layer began in train mode."""
         counts = {
             name: (np.concatenate([s for s, _ in read]), np.concatenate([v for _, v in read]))
             for name, read in self._counts.items()
@@ -114,29 +124,34 @@ class _Layer:
         else:
             steps, updates = max(self.last.values(), default=0) - (self._first_step or 0), None
         in_eval, first_in_eval, frozen, drifted = _modes(counts)
+        gradients = self._gradient_zero is not None
+        if info.momentum == 0:
+            updates = None
+        if info.momentum == 0 or (info.trainable is False and gradients):
+            drifted = None  # nothing moves, or it was thawed on purpose and its weight with it
+        moves = self._moved("running_mean") is not False
         return LayerHistory(
-            name=name,
-            kind=kind,
+            name=info.name,
+            kind=info.kind,
             steps=steps,
             updates=updates,
             calls=calls,
             steps_in_eval=in_eval,
             first_in_eval=first_in_eval,
-            declared_frozen=frozen,
+            declared_frozen=frozen and (drifted is not None or some_train),
             drifted_at=drifted,
             first_non_finite=non_finite,
-            lag=tuple(self._lag),
-            lag_steps=tuple(self._lag_steps),
-            weight_moved=self._weight_moved(),
+            lag=tuple(self._lag) if moves else (),
+            lag_steps=tuple(self._lag_steps) if moves else (),
+            weight_moved=self._moved("weight"),
             gradient_zero=self._gradient_zero,
-            trainable=(self._gradient_zero is not None or None) if self._weights else None,
+            trainable=info.trainable if info.trainable is not None else gradients or None,
             rank_distance=self.rank_distance,
         )
 
-    def _weight_moved(self) -> bool | None:
-        if len(self._weights) < 2:
-            return None
-        return not np.array_equal(*self._weights.values(), equal_nan=True)
+    def _moved(self, statistic: str) -> bool | None:
+        ends = tuple(self._ends.get(statistic, {}).values())
+        return not np.array_equal(*ends, equal_nan=True) if len(ends) == 2 else None
 
 
 def with_counts(recorded: History, counted: History) -> History:
@@ -181,16 +196,21 @@ def _modes(read: Series) -> tuple[int, int | None, bool, int | None]:
     axis, counts = read["num_batches_tracked"]
     moved = np.flatnonzero(np.diff(counts) > 0)
     drifted = int(axis[moved[0] + 1]) if frozen and len(moved) else None
-    return min(in_eval, total), first, frozen and bool(len(moved)), drifted
+    return min(in_eval, total), first, frozen, drifted
 
 
 def _lag(read: Series, eps: float) -> tuple[list[int], list[float]]:
-    """95% quantile over the channels of |running mean - batch mean| / sd, at every step that has
-    both.
+    """Return the steps in train mode that have both a running and a batch mean, and the 95%
+    quantile over the channels of |running mean - batch mean| / sd at each.
     """
     if not {"running_mean", "batch_mean", "batch_var"} <= set(read):
         return [], []
     steps = np.intersect1d(read["running_mean"][0], read["batch_mean"][0])
+    if "training" in read:
+        evaluated = read["training"][0][~read["training"][1].astype(bool)]
+        steps = np.setdiff1d(steps, evaluated)
+    if not len(steps):
+        return [], []
     running, mean, var = (
         read[name][1][np.searchsorted(read[name][0], steps)].astype(np.float64)
         for name in ("running_mean", "batch_mean", "batch_var")

@@ -1,4 +1,4 @@
-"""How the variance of a residual network grows from block to block: of the skip path and of the branches."""
+"""The variances of a residual network's skip path and branches, which grow from block to block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ The block's output is the branch plus the skip, with nothing after the addition.
 def path_variances(
     forward: Callable[[Tensor], object], batches: Iterable[Tensor], blocks: Blocks
 ) -> dict[str, np.ndarray]:
-    """{"skip", "branch"}: variances, float64 [blocks], the mean over channels and batches.
+    """Return {"skip", "branch"}: variances, float64 [blocks], the mean over channels and batches.
 
     A channel's variance is over the images and positions of a batch (De & Smith 2020, section 2).
     The caller decides the mode of the network; in train mode running statistics move.
@@ -31,17 +31,17 @@ def path_variances(
         for end, module in zip("yb", ends, strict=True)
     }
     sums = {"skip": np.zeros(len(blocks)), "branch": np.zeros(len(blocks))}
-    seen_batches = 0
-    with tapped(taps) as seen:
+    count = 0
+    with tapped(taps) as tensors:
         for images in batches:
             forward(images)
-            seen_batches += 1
-            for place, name in enumerate(blocks):
-                branch = seen[f"b:{name}"].double()
-                sums["branch"][place] += _variance(branch)
-                sums["skip"][place] += _variance(seen[f"y:{name}"].double() - branch)
-            seen.clear()
-    return {path: total / max(seen_batches, 1) for path, total in sums.items()}
+            count += 1
+            for index, name in enumerate(blocks):
+                branch = tensors[f"b:{name}"].double()
+                sums["branch"][index] += _variance(branch)
+                sums["skip"][index] += _variance(tensors[f"y:{name}"].double() - branch)
+            tensors.clear()
+    return {path: total / max(count, 1) for path, total in sums.items()}
 
 
 def _variance(x: Tensor) -> float:

@@ -67,6 +67,7 @@ class LayerInfo:
     )  # the operations between the two, such as a residual addition
     channel_stride: int = 1  # statistics per channel are of every so many channels, from the first
     histogram_limit: int = HISTOGRAM_CHANNELS  # channels with histograms, at most
+    trainable: bool | None = None  # its weight or bias required gradients when watching began
 
     def channel_numbers(self, count: int) -> np.ndarray:
         """The numbers [count] of the channels of a statistic per channel."""
@@ -103,6 +104,7 @@ class Header:
     bin_limit: float = BIN_LIMIT
     cost: Cost = field(default_factory=Cost)
     complete: bool = False
+    writer: str = ""  # the process that made the file: a number for its machine, and its own there
     budget: float | None = None  # MB per 10,000 steps; None: as much as the intervals make
     left_out: dict[str, int] = field(default_factory=dict)  # {kind: records that were due, and not
     # taken for want of budget}

@@ -16,8 +16,8 @@ from normscope.records.recording_parts import FilePart
 from normscope.studies.grid import WATCHED, build_for
 from normscope.studies.spec import RunSpec
 from normscope.training.loop import Callback, Epoch
-from normscope.watching.attach import watch
-from normscope.watching.intervals import Gradually
+from normscope.watching.attach import attach
+from normscope.watching.intervals import Intervals, LogSpacedInterval
 from normscope.watching.watched_layers import find_layers
 from normscope.watching.watcher import Watcher
 
@@ -52,7 +52,7 @@ class WatchPlan:
     """Arguments of `watch` for a run: the layers, and when each kind of statistic is recorded."""
 
     layers: tuple[str, ...]
-    every: Gradually
+    every: LogSpacedInterval
     histograms_every: ByEpoch
     gradients_every: ByEpoch
 
@@ -70,7 +70,7 @@ def plan_watching(dataset: Dataset, spec: RunSpec, steps_per_epoch: int) -> Watc
     interval = -(-steps_per_epoch * spec.epochs // rows)
     return WatchPlan(
         layers=tuple(layer.name for layer in layers),
-        every=Gradually(interval, first=64),
+        every=LogSpacedInterval(interval, first=64),
         histograms_every=ByEpoch(
             steps_per_epoch, spec.epochs, HISTOGRAMS_PER_EPOCH, HISTOGRAMS_PER_SHOWN_EPOCH
         ),
@@ -103,15 +103,16 @@ class WatchedTraining(Callback):
         if not self._done:
             self._path.unlink(missing_ok=True)
         try:
-            self._watcher = watch(
+            plan = (
+                self._plan
+            )  # without a budget: its intervals are chosen for the run's length and width
+            intervals = Intervals(plan.every, plan.gradients_every, plan.histograms_every)
+            self._watcher = attach(
                 model,
-                layers=self._plan.layers,
+                plan.layers,
+                intervals,
                 optimizer=optimizer,
                 path=self._path,
-                every=self._plan.every,
-                histograms_every=self._plan.histograms_every,
-                gradients_every=self._plan.gradients_every,
-                budget=None,  # the intervals are chosen for the run's length and width
                 after=self._done or None,
             )
         except (InputError, RecordError):

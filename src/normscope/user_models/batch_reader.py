@@ -1,4 +1,4 @@
-"""The batches that a user gives: taken apart, moved to the model's device, cut and mixed anew."""
+"""Read a user's batches: taken apart, moved to the model's device, cut and mixed anew."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.errors import InputError
+from normscope.errors import InputError, one_line
 
 TARGETS = ("labels", "label", "targets", "target", "y")
 """Entries of a dict batch that are targets and not inputs."""
@@ -23,7 +23,7 @@ MAX_BATCHES = 16
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One batch: what the model is called with, and the targets where there are any."""
+    """One batch: the arguments of the model's call, and the targets where there are any."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -32,49 +32,47 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        """N: the size of the first axis of the first tensor."""
-        return len(_first_tensor(self))
+        """N: the size of the first axis of the first tensor that has one."""
+        return len(next(tensor for tensor in self.tensors() if tensor.ndim))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors of the model's call."""
+        return tensors_in((self.args, self.kwargs))
 
     def forward(self, model: Any) -> Any:
         """Call the model."""
         return model(*self.args, **self.kwargs)
 
     def take(self, index: Any) -> Batch:
-        """The samples that an index or a slice selects from every tensor that has N on its first
-        axis.
-        """
+        """Return the selected samples of every tensor that has N on its first axis."""
         n = self.samples
 
         def cut(value: Any) -> Any:
-            return (
-                value[index]
-                if isinstance(value, Tensor) and value.ndim and len(value) == n
-                else value
-            )
+            sampled = isinstance(value, Tensor) and value.ndim and len(value) == n
+            return value[index] if sampled else value
 
-        mapped = {key: _map(cut, value) for key, value in self.kwargs.items()}
-        return Batch(_map(cut, self.args), mapped, _map(cut, self.target), _map(cut, self.mask))
+        return Batch(*(_map(cut, value) for value in vars(self).values()))
 
 
 def read_batches(
     batches: Iterable[Any], model: nn.Module | None, limit: int | None = MAX_BATCHES
 ) -> list[Batch]:
-    """The first batches, all of them without a limit, on the model's device.
+    """Return the first batches, all of them without a limit, on the model's device.
 
     Raises:
         InputError: if the iterable holds no batch, or something that is no batch, or values that
             are not finite.
     """
-    found = list(each_batch(batches, model, limit))
-    if not found:
+    read = list(each_batch(batches, model, limit))
+    if not read:
         raise InputError("batches is empty: give at least one batch of inputs.")
-    return found
+    return read
 
 
 def each_batch(
     batches: Iterable[Any], model: nn.Module | None, limit: int | None = None
 ) -> Iterator[Batch]:
-    """The same, one at a time, without a complaint if there is none."""
+    """Yield the same one at a time; none is no error."""
     device = next((p.device for p in model.parameters()), None) if model is not None else None
     if not isinstance(batches, Iterable):
         raise InputError(f"batches must be an iterable of batches, not a {type(batches).__name__}.")
@@ -83,7 +81,7 @@ def each_batch(
 
 
 def _iterated(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches; an InputError where the loader raises, which is anybody's code."""
+    """Yield the batches; raise an InputError where the loader raises."""
     number = 0
     try:
         for number, content in enumerate(batches, start=1):  # noqa: B007
@@ -91,28 +89,24 @@ def _iterated(batches: Iterable[Any]) -> Iterator[Any]:
     except InputError:
         raise
     except Exception as error:
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise InputError(
-            f"The loader raises after {number} batches: {type(error).__name__}: {said}"
-        ) from error
+        message = f"The loader raises after {number} batches: {one_line(error)}"
+        raise InputError(message) from error
 
 
 def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | None:
-    """(the same samples in batches of the same sizes but with other companions, their order), or
-    None if they differ.
+    """Return (the same samples in batches of the same sizes but with other companions, their order),
+    or None if the batches' shapes differ.
 
-    The order is that of the samples: sample i of the mixed batches is sample `order[i]` of the
-    given ones.
+    Sample i of the mixed batches is sample `order[i]` of the others.
     """
     signatures = {_signature(batch) for batch in batches}
     if len(signatures) != 1 or len(batches) < 2:
         return None
     sizes = [batch.samples for batch in batches]
     whole = _join(batches)
+    # on the CPU, as targets are: it selects anywhere
     order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
-    return [
-        whole.take(index) for index in order.split(sizes)
-    ], order  # on the CPU, as targets are: it selects anywhere
+    return [whole.take(index) for index in order.split(sizes)], order
 
 
 def _read(content: Any, number: int, device: torch.device | None) -> Batch:
@@ -120,40 +114,31 @@ def _read(content: Any, number: int, device: torch.device | None) -> Batch:
     if isinstance(content, list | tuple):
         if not 1 <= len(content) <= 2:
             raise InputError(
-                f"Batch {number} is a {type(content).__name__} of {len(content)}: give tensors, (input, target) "
-                "pairs or dicts."
+                f"Batch {number} is a {type(content).__name__} of {len(content)}: give tensors, "
+                "(input, target) pairs or dicts."
             )
         inputs, target = (content[0], content[1]) if len(content) == 2 else (content[0], None)
     args, kwargs, mask = (inputs,), {}, None
     if isinstance(inputs, Mapping):
         kwargs = {str(key): value for key, value in inputs.items() if key not in TARGETS}
         target = next((inputs[key] for key in TARGETS if key in inputs), target)
-        mask = next(
-            (inputs[key].bool() for key in PADDING_MASKS if isinstance(inputs.get(key), Tensor)),
-            None,
-        )
+        masks = (inputs.get(key) for key in PADDING_MASKS)
+        mask = next((value.bool() for value in masks if isinstance(value, Tensor)), None)
         args = ()
     elif isinstance(inputs, list | tuple):
         args = tuple(inputs)
 
     def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(device) if device is not None else value
-        return value
+        return value.to(device) if isinstance(value, Tensor) and device is not None else value
 
-    batch = Batch(_map(move, args), _map(move, kwargs), _target(target), _map(move, mask))
+    target = target.detach().cpu() if isinstance(target, Tensor) else None
+    batch = Batch(_map(move, args), _map(move, kwargs), target, _map(move, mask))
     _check(batch, number)
     return batch
 
 
-def _target(target: Any) -> Tensor | None:
-    if not isinstance(target, Tensor):
-        return None
-    return target.detach().cpu()
-
-
 def _check(batch: Batch, number: int) -> None:
-    tensors = list(tensors_in((batch.args, batch.kwargs)))
+    tensors = list(batch.tensors())
     if not any(tensor.ndim for tensor in tensors):
         kind = type(batch.args[0]).__name__ if batch.args else "dict without tensors"
         raise InputError(
@@ -162,15 +147,15 @@ def _check(batch: Batch, number: int) -> None:
     if batch.samples == 0:
         raise InputError(f"Batch {number} has no samples.")
     for tensor in tensors:
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            bad = int((~tensor.isfinite()).sum())
+        bad = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
+        if bad:
             raise InputError(
                 f"Batch {number} holds {bad} values that are not finite: clean the data first."
             )
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings."""
+    """Yield the tensors in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -181,12 +166,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(entry)
 
 
-def _first_tensor(batch: Batch) -> Tensor:
-    return next(tensor for tensor in tensors_in((batch.args, batch.kwargs)) if tensor.ndim)
-
-
 def _map(function: Any, value: Any) -> Any:
-    """The value with every tensor in its tuples, lists and dicts replaced by the function of it."""
+    """Return the value with every tensor in its tuples, lists and dicts replaced."""
     if isinstance(value, Mapping):
         return {key: _map(function, entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -195,11 +176,10 @@ def _map(function: Any, value: Any) -> Any:
 
 
 def _signature(batch: Batch) -> tuple:
-    """The shapes without the first axis: batches with one signature can be joined."""
-    tensors = tensors_in((batch.args, batch.kwargs))
+    """Return the shapes without the first axis: batches with one signature can be joined."""
     return tuple(
         (tensor.shape[1:], tensor.dtype, tensor.ndim > 0 and len(tensor) == batch.samples)
-        for tensor in tensors
+        for tensor in batch.tensors()
     )
 
 
@@ -217,8 +197,5 @@ def _join(batches: list[Batch]) -> Batch:
     targets = [batch.target for batch in batches]
     shapes = {None if t is None else t.shape[1:] for t in targets}
     target = torch.cat(targets) if None not in shapes and len(shapes) == 1 else None  # type: ignore[arg-type]
-    args, kwargs = (
-        join([batch.args for batch in batches]),
-        join([batch.kwargs for batch in batches]),
-    )
+    args, kwargs = join([each.args for each in batches]), join([each.kwargs for each in batches])
     return Batch(args, kwargs, target)

@@ -1,4 +1,4 @@
-"""What the command line names, read: models from factories, checkpoints and data files. No pickle is executed."""
+"""Read what a command line names: models, checkpoints and data files. No pickle is executed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DATA_FILES = (".pt", ".pth", ".npy")
 
 
 def make_model(text: str) -> nn.Module:
-    """The model that module:factory names.
+    """Return the model that module:factory names.
 
     Raises:
         InputError: if there is no such thing, it wants arguments, raises, or returns no module.
@@ -33,8 +33,8 @@ def make_model(text: str) -> nn.Module:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state_dict in a .safetensors file or one of torch.save, of which only plain data and
-    tensors are read.
+    """Return the state_dict in a .safetensors file or one of torch.save, of which only plain data
+    and tensors are read.
 
     Raises:
         InputError: if there is no such file, it cannot be read, or holds more than plain data.
@@ -53,8 +53,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} holds Python objects, which would have to be executed to be read; normscope refuses. Save "
-            "model.state_dict() alone."
+            f"{path} holds Python objects, which would have to be executed to be read; normscope "
+            "refuses. Save model.state_dict() alone."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(
@@ -66,27 +66,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def load_into(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     """Load what fits; an InputError where shapes differ, or nothing fits at all."""
-    inside = "module." if all(key.startswith("module.") for key in state) else ""
-    state = {key.removeprefix(inside): value for key, value in state.items()}
+    from normscope.user_models.state_dicts import without_prefixes
+
+    state = without_prefixes(state, model.state_dict())
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit the model: {_said(error)}") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[min(1, len(lines) - 1)].strip()  # behind a heading, where there is one
+        raise InputError(f"{path} does not fit the model: {reason}") from error
     if len(result.unexpected_keys) == len(state):
         raise InputError(
             f"{path} does not fit the model: none of its {len(state)} entries are the model's."
         )
 
 
-def _said(error: RuntimeError) -> str:
-    """What load_state_dict says: the line behind its heading, where there is one."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[min(1, len(lines) - 1)].strip()
-
-
 def load_batches(text: str, batch_size: int | None = None, data_dir: Path | None = None) -> Any:
-    """What --data names: training batches of a data set, the iterable that a function returns, or a
-    file of inputs.
+    """Return what --data names: training batches of a data set, the iterable that a function
+    returns, or the batches of a file of inputs.
 
     Args:
         text: name of a data set, module:name, or a file.
@@ -109,17 +106,15 @@ def load_batches(text: str, batch_size: int | None = None, data_dir: Path | None
     if path.suffix in DATA_FILES:
         return _split_file(path, 64 if batch_size is None else batch_size)
     if ":" not in text:
-        what = (
-            f"{text!r} is no data: give a data set ({', '.join(DATASETS)}), module:name, or a file"
+        sets, files = ", ".join(DATASETS), ", ".join(DATA_FILES)
+        raise InputError(
+            f"{text!r} is no data: give a data set ({sets}), module:name, or a file ({files})."
         )
-        raise InputError(f"{what} ({', '.join(DATA_FILES)}).")
     return _call(text)
 
 
 def _training_batches(name: str, batch_size: int, data_dir: Path | None) -> Any:
-    """An epoch of training batches as `normscope compare` makes them: shuffled, augmented,
-    normalized.
-    """
+    """Return an epoch of training batches as `normscope compare` makes them."""
     import torch
 
     from normscope.data.device_batches import Batches
@@ -134,7 +129,6 @@ def _training_batches(name: str, batch_size: int, data_dir: Path | None) -> Any:
 
 
 def _split_file(path: Path, batch_size: int) -> Any:
-    """The batches of a file of inputs."""
     import numpy as np
     import torch
 
@@ -153,7 +147,7 @@ def _split_file(path: Path, batch_size: int) -> Any:
 
 
 def load_tensor(path: Path) -> Any:
-    """The one tensor that a file holds; an InputError if it holds anything else."""
+    """Return the one tensor in a file; raise an InputError if it holds anything else."""
     import pickle
 
     import torch
@@ -170,12 +164,12 @@ def load_tensor(path: Path) -> Any:
 
 
 def load_side(text: str) -> Any:
-    """A state_dict of a checkpoint, or the model of a factory."""
+    """Return the state_dict of a checkpoint, or the model of a factory."""
     return load_checkpoint(Path(text)) if is_checkpoint(text) else make_model(text)
 
 
 def is_checkpoint(text: str) -> bool:
-    """The text names a file of weights and no module:factory."""
+    """Whether the text names a file of weights and no module:factory."""
     return Path(text).suffix in CHECKPOINTS
 
 
@@ -194,31 +188,28 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _call(text: str) -> Any:
-    """What the function returns that module:name names; the object itself if it is none.
+    """Return the result of the function that module:name names; the object if it is none.
 
     Raises:
         InputError: one line, if any of that fails.
     """
     if ":" not in text:
+        files = ", ".join(CHECKPOINTS)
         raise InputError(
-            f"{text!r} names no function: write module:name, or give a file ({', '.join(CHECKPOINTS)})."
+            f"{text!r} names no function: write module:name, or give a file ({files})."
         )
-    found = import_named(text, "The function")
-    if not callable(found) or _is_module(found):
-        return found
+    from torch import nn
+
+    target = import_named(text, "The function")
+    if not callable(target) or isinstance(target, nn.Module):
+        return target
     try:
-        inspect.signature(found).bind()
+        inspect.signature(target).bind()
     except TypeError as error:
         raise InputError(f"{text} must be callable without arguments: {one_line(error)}") from error
     except ValueError:  # a builtin without a signature
         pass
     try:
-        return found()
+        return target()
     except Exception as error:  # the user's code
         raise InputError(f"{text} raises {one_line(error)}") from error
-
-
-def _is_module(value: Any) -> bool:
-    from torch import nn
-
-    return isinstance(value, nn.Module)

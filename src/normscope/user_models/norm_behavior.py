@@ -1,4 +1,4 @@
-"""Over which axes a normalization layer took its statistics in one call, by its input and output.
+"""Find the axes over which a normalization layer took its statistics, from one call.
 
 Each way of normalizing is tried on the input, and the one that explains the output is taken. A
 class's name is a hint that breaks ties; an answer that explains nothing is no answer.
@@ -26,7 +26,7 @@ _ROWS, _DOUBLES = 512, 1 << 22
 
 @dataclass(frozen=True)
 class Behavior:
-    """How a call normalized: kind as in NormLayer, and the dimension of the channels, 1 or -1."""
+    """The way a call normalized: kind as in NormLayer, and the channels' dimension, 1 or -1."""
 
     kind: str
     channel_axis: int
@@ -49,7 +49,7 @@ class Moments(NamedTuple):
 
 
 def ways(layer: NormLayer, x: Tensor) -> Iterator[Behavior]:
-    """The ways of normalizing that the sizes allow, the recognized one first."""
+    """Yield the ways of normalizing that the sizes allow, the recognized one first."""
     first = -1 if layer.kind in ("layer", "rms") else 1
     axes = [axis for axis in (first, -first) if _fits(layer, x, axis)]
     kinds = dict.fromkeys((layer.kind, "layer", "rms", "group", "instance", "batch"))
@@ -99,7 +99,7 @@ def behavior_of(
 
 
 def _few(values: Tensor) -> Tensor:
-    """Some samples in float64, which every way but that of whole batches can be told from."""
+    """Return some samples in float64; they show every way but that of whole batches."""
     positions = max(values[0].numel() // max(values.shape[1], values.shape[-1]), 1)
     count = max(2, -(-_ROWS // positions))
     if values[0].numel() > _DOUBLES:
@@ -112,7 +112,7 @@ def _few(values: Tensor) -> Tensor:
 def _explaining(
     possible: list[Behavior], layer: NormLayer, x: Tensor, y: Tensor
 ) -> Behavior | None:
-    """The way that leaves the least of y unexplained; the recognized one if it is as good."""
+    """Return the way that leaves the least of y unexplained; the recognized one if as good."""
     left = {way: _unexplained(way, layer, x, y) for way in possible}
     least = min(left.values(), default=torch.inf)
     if not least <= UNEXPLAINED:
@@ -121,7 +121,9 @@ def _explaining(
 
 
 def _unexplained(way: Behavior, layer: NormLayer, x: Tensor, y: Tensor) -> float:
-    """Share of y's variance that no gain and bias per channel make of the normalized x."""
+    """Return the share of y's variance that gain and bias per channel cannot make of the
+    normalized x.
+    """
     normalized = _rows(_normalized(way, layer, x), layer)
     made = _rows(way.arranged(y), layer) if way.kind in ("layer", "rms") else _last(way, y)
     if len(made) < MIN_ROWS:
@@ -139,7 +141,7 @@ def _unexplained(way: Behavior, layer: NormLayer, x: Tensor, y: Tensor) -> float
 
 
 def _normalized(way: Behavior, layer: NormLayer, x: Tensor) -> Tensor:
-    """The input normalized in one way, without gain and bias, channels last."""
+    """Return the input normalized in one way, without gain and bias, channels last."""
     eps = layer.eps or 1e-30  # so that zeros stay zeros
     if way.kind in ("layer", "rms"):
         values = way.arranged(x)
@@ -147,9 +149,7 @@ def _normalized(way: Behavior, layer: NormLayer, x: Tensor) -> Tensor:
         mean = values.mean(dims, keepdim=True) if way.kind == "layer" else 0
         centered = values - mean
         return centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
-    if (
-        way.kind == "batch"
-    ):  # one gain and offset per channel, whatever the mode: the fit finds them
+    if way.kind == "batch":  # the fit finds the gain and offset of each channel in any mode
         return _last(way, x)
     sets = _sets(way, x)
     centered = sets - sets.mean(-1, keepdim=True)

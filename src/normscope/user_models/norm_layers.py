@@ -1,4 +1,4 @@
-"""Which modules are normalization layers: the one definition, and what each was recognized by.
+"""Recognize normalization layers among modules: the one definition.
 
 A module's class and what it holds are a first answer. What a forward of somebody's own does with
 it, over which axis for example, `normscope.user_models.norm_behavior` reads from one call.
@@ -101,10 +101,8 @@ def normalization_layers(model: nn.Module) -> dict[str, NormLayer]:
 
 
 def batch_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
-    """(name, module) of every batch normalization layer of torch's, SyncBatchNorm among them."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
-            yield name, module
+    """Yield (name, module) of torch's batch normalization layers, SyncBatchNorm among them."""
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm))
 
 
 def _runs_known_forward(module: nn.Module) -> bool:
@@ -115,7 +113,7 @@ def _runs_known_forward(module: nn.Module) -> bool:
 
 
 def _kind(module: nn.Module) -> tuple[str, str]:
-    """(kind, what it was recognized by), two empty strings for any other module."""
+    """Return kind and `recognized_by`, two empty strings for any other module."""
     for table, reason in ((_REGISTERED, "registration"), (KINDS, "type")):
         for cls, kind in table.items():
             if isinstance(module, cls):

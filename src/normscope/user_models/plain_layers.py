@@ -70,7 +70,7 @@ def forward_override(module: nn.Module) -> str:
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The module's parameters by name without those of the modules inside it; of a parametrized
+    """Return the module's parameters by name without those of modules inside it; of a parametrized
     one, also those that its weights are computed from.
     """
     return {

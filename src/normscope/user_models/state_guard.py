@@ -1,4 +1,4 @@
-"""Leave a model bitwise as it was: whatever a forward can change is kept and put back, also when the forward raises."""
+"""Leave a model bitwise as it was: what a forward can change is kept and put back, always."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ _depth = 0
 
 
 def is_examined() -> bool:
-    """Forwards that run now are somebody's measurement and no part of a training: observers leave
-    them out.
-    """
+    """Whether forwards that run now are a measurement, which observers of a training leave out."""
     return _depth > 0
 
 
 @contextmanager
 def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
-    """What happens inside leaves no trace on the model or on the generators of random numbers.
+    """Leave no trace of what happens inside on the model or on the generators of random numbers.
 
     Restored are: every module's mode and attributes, its lists, dicts and sets (not what is inside
     their entries), and tensors (buffers in place, so that whoever else holds them sees the same);
@@ -63,9 +61,7 @@ def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
 
 @contextmanager
 def preserve_script(model: nn.Module) -> Iterator[None]:
-    """The same for a TorchScript model, which has no attributes of Python's: its mode and its
-    state_dict.
-    """
+    """Do the same for a TorchScript model, of which there are a mode and a state_dict."""
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     training = model.training
     try:
@@ -84,7 +80,7 @@ def _generators(batches: Any) -> list[Any]:
 
 
 class _Kept:
-    """What a forward may change of one module without its children, and how to put it back."""
+    """The attributes of one module that a forward may change, with their values."""
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -114,9 +110,8 @@ class _Kept:
 
 def _refill(container: Any, content: Any) -> None:
     """Give a list, dict or set the content that it had; its identity stays."""
-    if len(container) == len(content) and all(
-        a is b for a, b in zip(_entries(container), _entries(content), strict=True)
-    ):
+    pairs = zip(_entries(container), _entries(content), strict=True)
+    if len(container) == len(content) and all(a is b for a, b in pairs):
         return
     container.clear()
     (container.extend if isinstance(container, list) else container.update)(content)

@@ -1,4 +1,4 @@
-"""What is inside the wrappers in which models and optimizers come."""
+"""Unwrap models and optimizers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from normscope.errors import InputError
 
 
 def unwrapped_model(model: nn.Module) -> nn.Module:
-    """The model inside wrappers that only change how it is called; its layers have the names that
-    the user knows.
-    """
+    """Return the model inside wrappers that only change how it is called."""
     while (
         isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
         or "_orig_mod" in model._modules
@@ -25,7 +23,7 @@ def unwrapped_model(model: nn.Module) -> nn.Module:
 
 
 def torch_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer itself: wrappers of Lightning and accelerate carry it as `.optimizer`.
+    """Return the torch optimizer: wrappers of Lightning and accelerate carry it as `.optimizer`.
 
     Raises:
         InputError: if there is none.

@@ -1,7 +1,11 @@
-"""`watch`: records what the layers of a model do, in anybody's training loop, and changes nothing."""
+"""Attach a watcher to a model: the layers, the file, and the steps that are recorded."""
 
 from __future__ import annotations
 
+import os
+import platform
+import warnings
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,44 +13,42 @@ from typing import Any
 import torch
 from torch import nn
 
-from normscope.errors import InputError
+from normscope.errors import InputError, NormscopeError, NormscopeWarning
 from normscope.records.recording import Recording, rank_path
 from normscope.records.recording_header import Header
 from normscope.records.recording_parts import FilePart, MemoryPart, WritablePart
 from normscope.user_models.wrappers import torch_optimizer, unwrapped_model
-from normscope.watching.budget import BUDGET, check_budget, spread_channels
-from normscope.watching.intervals import Gradually, Interval, Intervals
+from normscope.version import __version__
+from normscope.watching.budget import check_budget, spread_channels
+from normscope.watching.intervals import Intervals, LogSpacedInterval
 from normscope.watching.listeners import Listener
-from normscope.watching.resume_recording import cut_off, first_calls
+from normscope.watching.resume_recording import first_calls, truncate_after
 from normscope.watching.watched_layers import LayerSelector, find_layers
-from normscope.watching.watcher import Watcher, refuse_watched
+from normscope.watching.watcher import Watcher, is_being_written, refuse_watched
 
 # At these intervals 30 epochs of SmallResNet at batch 128 (11,730 steps, 560 channels) write about
 # 15 MB; of wider networks the budget leaves some out.
-EVERY = Gradually(25, first=16)
-GRADIENTS_EVERY = Gradually(100, first=4)
-HISTOGRAMS_EVERY = Gradually(250, first=4)
+EVERY = LogSpacedInterval(25, first=16)
+GRADIENTS_EVERY = LogSpacedInterval(100, first=4)
+HISTOGRAMS_EVERY = LogSpacedInterval(250, first=4)
 
 
-def watch(
+def attach(
     model: nn.Module,
+    layers: LayerSelector | None,
+    intervals: Intervals,
     *,
-    layers: LayerSelector | None = None,
     optimizer: Any = None,
     path: str | Path | None = None,
-    every: Interval = EVERY,
-    histograms_every: Interval = HISTOGRAMS_EVERY,
-    gradients_every: Interval = GRADIENTS_EVERY,
-    budget: float | None = BUDGET,
+    budget: float | None = None,
     after: int | None = None,
     listeners: Iterable[Listener] = (),
     recording_type: type[Recording] = Recording,
 ) -> Watcher:
-    """Attach a watcher. The arguments are those of `normscope.watch`, which stands above this room
-    and documents them.
+    """Attach a watcher. `normscope.watch` is the public function, and documents the arguments.
 
     Args:
-        listeners: who is told at each flush and at close, besides.
+        listeners: are called at each flush and at close.
         recording_type: the class of the watcher's recording.
 
     Raises:
@@ -54,36 +56,36 @@ def watch(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"watch() takes a torch.nn.Module, not {type(model).__name__}.")
-    intervals = Intervals(every, gradients_every, histograms_every)
     check_budget(budget)
-    found = find_layers(unwrapped_model(model), layers)
-    infos = [layer.info for layer in found]
-    steps_of = None if optimizer is None else torch_optimizer(optimizer)
+    selected = find_layers(unwrapped_model(model), layers)
+    infos = [layer.info for layer in selected]
     rank, world_size = _process()
     header = Header(
         model=type(unwrapped_model(model)).__name__,
         unit="forward" if optimizer is None else "optimizer step",
         intervals=intervals.described(),
         layers=infos,
-        versions={"torch": str(torch.__version__), "normscope": _version()},
+        versions={"torch": str(torch.__version__), "normscope": __version__},
         device=str(next((p.device for p in model.parameters()), "cpu")),
         rank=rank,
         world_size=world_size,
         budget=budget,
+        writer=_this_process(),
     )
-    refuse_watched(found)
+    optimizer = None if optimizer is None else torch_optimizer(optimizer)
+    refuse_watched(selected)
     if after is None:
         spread_channels(infos, budget)
         part = _part(path, header)
     elif path is None:
         raise InputError("after= goes on with a recording in a file; give its path=.")
     else:
-        part = cut_off(rank_path(Path(path), rank), header, after)
-        for layer, info in zip(found, first_calls(part.header), strict=True):
+        part = truncate_after(rank_path(Path(path), rank), header, after)
+        for layer, info in zip(selected, first_calls(part.header), strict=True):
             layer.info = info
-    watcher = Watcher(model, found, part, intervals, steps_of, recording_type)
+    watcher = Watcher(model, selected, part, intervals, optimizer, recording_type)
     if after is not None:
-        watcher.go_on(after)
+        watcher.resume(after)
     watcher.listen(*listeners)
     return watcher
 
@@ -99,14 +101,48 @@ def _part(path: str | Path | None, header: Header) -> WritablePart:
     if path is None:
         return MemoryPart(header)
     file = rank_path(Path(path), header.rank)
-    if file.exists():
-        raise InputError(f"{file} exists already. Remove it, or give the recording another path.")
     if not file.parent.is_dir():
         raise InputError(f"The folder of {file} does not exist.")
+    if file.exists():
+        if not _was_abandoned(file):
+            raise InputError(
+                f"{file} exists already. Remove it, or give the recording another path."
+            )
+        file.unlink()
+        text = f"{file} was left by a run that was killed before its first step; it is replaced."
+        warnings.warn(text, NormscopeWarning, stacklevel=4)
     return FilePart(file, header)
 
 
-def _version() -> str:
-    from normscope.version import __version__
+def _was_abandoned(file: Path) -> bool:
+    """Whether a file is a recording that holds nothing, of a process that is gone."""
+    try:
+        part = FilePart(file)
+        header = part.header
+        empty = not (header.complete or header.cost.steps or part.statistics() or part.events())
+    except NormscopeError:
+        return False
+    return empty and not is_being_written(file) and not _is_alive(header.writer)
 
-    return __version__
+
+def _this_process() -> str:
+    """Return the machine, not by its name, and the number of this process there."""
+    return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
+
+
+def _is_alive(writer: str) -> bool:
+    """Whether the process runs, where that can be known: on this machine, and not on Windows."""
+    machine, _, number = writer.partition("-")
+    if not writer:  # of a normscope that did not say
+        return False
+    if not number.isdecimal() or machine != _this_process().partition("-")[0] or os.name == "nt":
+        return True
+    if int(number) == os.getpid():  # of an earlier process of this number: ours has no such file
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,4 +1,4 @@
-"""What a recording may weigh, and which of the records that are due fit into that."""
+"""The budget of a recording: its size, and the records among those due that fit into it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EARLY, EARLY_DOUBLINGS = 0.3, 10
 
 
 def check_budget(budget: float | None) -> None:
-    """Check a budget that somebody gave.
+    """Check a budget.
 
     Raises:
         InputError: if it is neither a positive number nor None.
@@ -47,7 +47,7 @@ def check_budget(budget: float | None) -> None:
 
 
 def allowance(budget: float, step: int, layers: int) -> float:
-    """The bytes of values that a recording may have after a step, counted from 1."""
+    """Return the bytes of values that a recording may have after a step, counted from 1."""
     early = min(1.0, math.log2(1 + step) / EARLY_DOUBLINGS)
     whole = budget * 1e6 * (EARLY * early + (1 - EARLY) * step / STEPS)
     return max(whole / 2, whole - WRITE_BYTES * layers * step / STEPS_PER_WRITE)
@@ -76,7 +76,7 @@ def _limit(layers: Sequence[LayerInfo], kind: str, most: int) -> None:
 
 
 def record_bytes(layers: Sequence[LayerInfo]) -> dict[str, int]:
-    """The bytes of one record of each kind of all layers, without what the file needs around them."""
+    """Return the bytes of a record of each kind of all layers, without the file's own overhead."""
     total = dict.fromkeys(SHARES, 0)
     for info in layers:
         channels = info.channels or HISTOGRAM_CHANNELS
@@ -119,7 +119,7 @@ class Planned:
         self._due = Due(False, False, False)
 
     def due(self, step: int) -> Due:
-        """What this step, counted from 1, records. Steps are asked for in their order."""
+        """Return what this step, counted from 1, records. Ask for steps in their order."""
         while self._step < step:
             self._step += 1
             wanted = self._intervals.due(self._step)

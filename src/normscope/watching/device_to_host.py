@@ -17,16 +17,12 @@ _NARROW = {"training": np.dtype(np.bool_), "values_per_channel": np.dtype(np.int
 def record_arrays(
     blocks: Iterable[HostBlock], eps: dict[str, float]
 ) -> list[tuple[np.ndarray, dict]]:
-    """[(steps, {(layer, statistic): values})] as a record's part takes them. `eps` is by layer."""
+    """Return [(steps, {(layer, statistic): values})] for a record's part. `eps` is by layer."""
     batches = []
     for block in blocks:
-        arrays = dict(
-            _stored(column, values, eps)
-            for column, values in block.arrays()
-            if column.statistic != PROBE
-        )
-        if arrays:
-            batches.append((block.steps, arrays))
+        kept = [(at, values) for at, values in block.arrays() if at.statistic != PROBE]
+        if kept:
+            batches.append((block.steps, dict(_stored(at, values, eps) for at, values in kept)))
     return batches
 
 
@@ -39,39 +35,36 @@ def _stored(
     if name in _NARROW:
         values = values.astype(_NARROW[name])
     elif name.endswith("histogram"):
-        values = values.astype(
-            np.uint16 if values.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
-        )
+        fits = values.max(initial=0) <= np.iinfo(np.uint16).max
+        values = values.astype(np.uint16 if fits else np.uint32)
     return (column.layer, name), values
 
 
 def variance(invstd: np.ndarray, eps: float) -> np.ndarray:
-    """The biased variance behind 1 / sqrt(variance + eps), exact to 1e-7 of (variance + eps)."""
+    """Return the variance behind 1 / sqrt(variance + eps), exact to 1e-7 of (variance + eps)."""
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         exact = 1.0 / np.square(invstd.astype(np.float64)) - eps
         return np.maximum(exact, 0.0).astype(np.float32)
 
 
 class NonFinite:
-    """The first value of each layer that is NaN or infinite, apart for what flows forward and for
-    gradients.
-    """
+    """The first NaN or infinity of each layer, apart for what flows forward and for gradients."""
 
     def __init__(self):
         self._first: dict[tuple[str, bool], dict[str, Any]] = {}
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """[{layer, statistic, step, channels}], the earliest first."""
+        """Return [{layer, statistic, step, channels}], the earliest first."""
         return sorted(self._first.values(), key=lambda row: row["step"])
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows that were found before."""
+        """Add rows of a recording that goes on."""
         for row in rows:
             self._first[row["layer"], "gradient" in row["statistic"]] = row
 
     def search(self, blocks: Iterable[HostBlock], strides: Mapping[str, int]) -> None:
-        """Look through blocks of floating values, of every so many channels of a layer."""
+        """Search blocks of floating values; `strides` are the distances of recorded channels."""
         for block in blocks:
             if block.values.dtype.kind != "f" or np.isfinite(block.values).all():
                 continue
@@ -84,8 +77,7 @@ class NonFinite:
     def _note(self, column: Column, steps: np.ndarray, bad: np.ndarray, stride: int) -> None:
         row = int(np.argmax(bad.any(1)))
         key = (column.layer, "gradient" in column.statistic)
-        known = self._first.get(key)
-        if known is not None and known["step"] <= int(steps[row]):
+        if key in self._first and self._first[key]["step"] <= int(steps[row]):
             return
         per_channel = len(column.shape) == 1 and column.shape != (1,)
         self._first[key] = {

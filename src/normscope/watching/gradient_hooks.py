@@ -1,7 +1,8 @@
-"""Gradients at a layer's output and input, and the factor by which mixed-precision training has scaled them."""
+"""Gradients at a layer's output and input, and the scale that mixed-precision training gives them."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,16 +16,11 @@ from normscope.watching.fused_nodes import gradient_behind_normalization, is_fus
 from normscope.watching.observe import Call
 from normscope.watching.tensor_statistics import vector_norm
 
-# Nodes that are one normalization layer: their gradient inputs are the gradient at the layer's
-# input.
+# Nodes that are one normalization layer: their first gradient is that at the layer's input.
 _LAYER_NODES = (
-    "NativeBatchNorm",
-    "CudnnBatchNorm",
-    "MiopenBatchNorm",
-    "SyncBatchNorm",
-    "NativeGroupNorm",
+    "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "SyncBatchNorm", "NativeGroupNorm",
     "NativeLayerNorm",
-)
+)  # fmt: skip
 _FRAMES_TO_SCALER = 12
 
 
@@ -45,18 +41,14 @@ class GradientNorms:
         self._run = run
         self._handles: list[RemovableHandle] = []
 
-    def await_backward(
-        self, call: Call, module: nn.Module, given: Tensor | None, made: Tensor
-    ) -> None:
-        """Measure the gradients of the module's call that made a tensor from the one that it was
-        given.
-        """
+    def await_backward(self, call: Call, module: nn.Module, x: Tensor | None, y: Tensor) -> None:
+        """Measure the gradients of a module's call with this input and output."""
         self.calls.append(call)
-        node = made.grad_fn
+        node = y.grad_fn
         if node is None:
             return
-        if is_fused(node) and given is not None:
-            self._await_fused(call, module, given, node)
+        if is_fused(node) and x is not None:
+            self._await_fused(call, module, x, node)
             return
         whole = node.name().startswith(_LAYER_NODES)
 
@@ -66,17 +58,15 @@ class GradientNorms:
                 self._measure(call, "input", grad_inputs[0])
 
         self._handles.append(node.register_hook(in_backward))
-        if not whole and given is not None and given.requires_grad and given.grad_fn is not node:
-            self._handles.append(
-                given.register_hook(lambda gradient: self._measure(call, "input", gradient))
-            )
+        if not whole and x is not None and x.requires_grad and x.grad_fn is not node:
+            measure = functools.partial(self._measure, call, "input")
+            self._handles.append(x.register_hook(measure))
 
-    def _await_fused(self, call: Call, module: nn.Module, given: Tensor, node: Node) -> None:
+    def _await_fused(self, call: Call, module: nn.Module, x: Tensor, node: Node) -> None:
         def in_backward(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> None:
-            vectors = (getattr(module, name, None) for name in ("weight", "bias"))
-            at_output = gradient_behind_normalization(
-                node, given, grad_inputs, grad_outputs[0], *vectors
-            )
+            weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
+            gradient = grad_outputs[0]
+            at_output = gradient_behind_normalization(node, x, grad_inputs, gradient, weight, bias)
             self._measure(call, "output", at_output)
             self._measure(call, "input", grad_inputs[0])
 
@@ -98,16 +88,16 @@ class GradientNorms:
 
 
 def loss_scale(optimizer: torch.optim.Optimizer | None) -> Tensor | None:
-    """The factor that a GradScaler put on the loss of the step that this optimizer is about to
-    take, or None.
+    """Return the factor that a GradScaler put on the loss of the step that this optimizer is about
+    to take, or None.
 
-    A fused optimizer is told. Any other gets gradients that the scaler has divided already, and
-    knows nothing; then the scaler is the caller's caller, a few frames up the stack. Gradients
-    inside the network still carry the factor.
+    A fused optimizer has it as an attribute. Any other gets gradients that are divided already;
+    then the scaler is found a few frames up the stack. Gradients inside the network still carry the
+    factor.
     """
-    told = getattr(optimizer, "grad_scale", None)
-    if isinstance(told, Tensor):
-        return told
+    scale = getattr(optimizer, "grad_scale", None)
+    if isinstance(scale, Tensor):
+        return scale
     frame = sys._getframe(1)
     for _ in range(_FRAMES_TO_SCALER):
         if frame is None:

@@ -67,9 +67,7 @@ class Hook:
 
 
 class _Sweeper:
-    """Lives in deepcopy's memo, which dies when the copying is over; then takes the hooks off the
-    copies.
-    """
+    """Takes the hooks off the copies when deepcopy's memo dies, in which it lives."""
 
     def __init__(self):
         self.leftovers: list[tuple[nn.Module, int]] = []
@@ -88,9 +86,7 @@ def before_forward(module: nn.Module, function: Callable[..., None]) -> Removabl
 
 
 def after_any_forward(module: nn.Module, function: Callable[..., None]) -> RemovableHandle:
-    """Call `function(module, args, output)` after each forward, and with None for the output of one
-    that raised.
-    """
+    """Call `function(module, args, output)` after each forward; output is None if it raised."""
     hook = Hook(module, function)
     hook.handle = module.register_forward_hook(hook, always_call=True)
     return hook.handle
@@ -105,9 +101,7 @@ class LayerHooks:
     def add(
         self, module: nn.Module, function: Callable[..., None], *, reads_statistics_only: bool
     ) -> None:
-        """Call `function(module, args, kwargs, output)` after each forward of this module; see
-        `Hook`.
-        """
+        """Call `function(module, args, kwargs, output)` after each forward of a module; see `Hook`."""
         hook = Hook(module, function, reads_statistics_only=reads_statistics_only)
         hook.handle = module.register_forward_hook(hook, with_kwargs=True)
         self._hooks.append((hook, hook.handle, weakref.ref(module)))

@@ -1,4 +1,4 @@
-"""When to record: numbers, functions of the step, and schedules that start dense."""
+"""The steps that are recorded: numbers, functions of the step, schedules that start dense."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Interval = int | Callable[[int], bool] | None
 
 
 @dataclass(frozen=True)
-class Gradually:
+class LogSpacedInterval:
     """Every step at first, then ever more rarely, until every `interval` steps.
 
     The distance between two records doubles whenever the step does, so that early training, where
@@ -50,39 +50,33 @@ class Intervals:
     histograms: Interval
 
     def __post_init__(self):
-        for name, parameter in (
-            ("moments", "every"),
-            ("gradients", "gradients_every"),
-            ("histograms", "histograms_every"),
+        for parameter, interval in (
+            ("every", self.moments),
+            ("gradients_every", self.gradients),
+            ("histograms_every", self.histograms),
         ):
-            _check(parameter, getattr(self, name))
+            _check(parameter, interval)
 
     def due(self, step: int) -> Due:
-        """What this step, counted from 1, records."""
-        return Due(
-            _due(self.moments, step), _due(self.gradients, step), _due(self.histograms, step)
-        )
+        """Return what this step, counted from 1, records."""
+        return Due(*(_due(interval, step) for interval in vars(self).values()))
 
     def described(self) -> dict[str, str]:
-        """The intervals in words, for the record."""
-        return {
-            name: _words(getattr(self, name)) for name in ("moments", "gradients", "histograms")
-        }
+        """Return the intervals in words, for the record."""
+        return {name: _words(interval) for name, interval in vars(self).items()}
 
 
 def _check(parameter: str, interval: Interval) -> None:
-    if interval is None:
-        return
     if callable(interval):
         try:
             interval(1)
         except Exception as error:
-            raise InputError(
-                f"{parameter}= is a function that fails at step 1: {error!r}."
-            ) from error
-    elif type(interval) is not int or interval < 1:
+            message = f"{parameter}= is a function that fails at step 1: {error!r}."
+            raise InputError(message) from error
+    elif interval is not None and (type(interval) is not int or interval < 1):
         raise InputError(
-            f"{parameter}={interval!r} is no interval: give a number of steps from 1, a function of the step, or None."
+            f"{parameter}={interval!r} is no interval: give a number of steps from 1, a function "
+            "of the step, or None."
         )
 
 
@@ -97,8 +91,6 @@ def _words(interval: Interval) -> str:
         return f"every {interval} steps"
     if interval is None:
         return "never"
-    return (
-        repr(interval)
-        if isinstance(interval, Gradually)
-        else getattr(interval, "__name__", repr(interval))
-    )
+    if isinstance(interval, LogSpacedInterval):  # its name in older recordings, so that they resume
+        return f"Gradually(interval={interval.interval}, first={interval.first})"
+    return getattr(interval, "__name__", repr(interval))

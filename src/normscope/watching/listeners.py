@@ -1,4 +1,4 @@
-"""Who is told what a watcher has written: sinks, a check that judges as it goes."""
+"""Listeners to what a watcher writes: sinks, a check that judges as it goes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Listener(Protocol):
     """
 
     def flushed(self, recording: Recording) -> None:
-        """New data are in the record: about every half minute, at a full block, when somebody asks
-        for the recording, and at close. It may have been told of the same data before.
+        """Take new data: about every half minute, at a full block, when somebody asks for the
+        recording, and at close. Nothing may have changed since the last call.
         """
         ...
 
@@ -30,34 +30,32 @@ class Listener(Protocol):
 
 
 class Listeners:
-    """A watcher's listeners, told one after the other."""
+    """A watcher's listeners, called one after the other."""
 
     def __init__(self):
         self._listeners: list[Listener] = []
-        self._telling = False
+        self._calling = False
 
     def __bool__(self) -> bool:
         return bool(self._listeners)
 
     def add(self, listeners: Iterable[Listener]) -> None:
-        """Tell these, too."""
+        """Call these, too."""
         self._listeners += listeners
 
     def flushed(self, recording: Recording) -> None:
-        """Tell all that new data are in the record. A listener that asks for a flush is not told
-        again.
-        """
-        if self._telling:
+        """Call all with the recording, but for a listener that asks for a flush itself."""
+        if self._calling:
             return
-        self._telling = True
+        self._calling = True
         try:
             for listener in tuple(self._listeners):
                 self._flushed(listener, recording)
         finally:
-            self._telling = False
+            self._calling = False
 
     def close(self) -> CheckError | None:
-        """Close all. Returns the faults of which a check was asked to raise and has not yet."""
+        """Close all, and return the faults that a check is to raise and has not yet."""
         verdicts = []
         while self._listeners:
             verdicts.append(self._close(self._listeners[0]))
@@ -82,6 +80,5 @@ class Listeners:
 
 
 def _warn(listener: Listener, error: Exception) -> None:
-    name = type(listener).__name__
-    text = f"{name} is told no more; the recording and the training go on. {type(error).__name__}: {error}"
-    warnings.warn(text, NormscopeWarning, stacklevel=2)
+    text = f"Listener {type(listener).__name__} failed and was disabled; recording continues."
+    warnings.warn(f"{text} {type(error).__name__}: {error}", NormscopeWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""What a training loop does to the running statistics, counted on the host: no value on a device is read."""
+"""Count on the host what a training loop does to running statistics; no device is waited for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,11 +28,15 @@ graph_task = torch._C._current_graph_task_id  # type: ignore[attr-defined]  # -1
 
 @dataclass
 class _Counts:
-    """One layer's, since the observer began."""
+    """The counts of one layer since the observer began.
+
+    `frozen`: it was in eval mode inside a model in train mode, when observing began or at the first
+    training forward.
+    """
 
     module: weakref.ref[nn.Module]
     history: LayerHistory
-    frozen: bool  # in eval mode inside a model in train mode, when observing began or at the first training forward
+    frozen: bool
     trained: bool = False  # called with gradients
     steps_in_eval: int = 0
     first_in_eval: int | None = None
@@ -44,12 +48,12 @@ class _Counts:
     first_without_grad: int | None = None
     drifted_at: int | None = None
     samples: int | None = None
-    eval_in_step: bool = field(default=False)
-    train_in_step: bool = field(default=False)
+    eval_in_step: bool = False
+    train_in_step: bool = False
 
 
 class LoopObserver:
-    """Counts, per layer with running statistics and per optimizer step, what moved them.
+    """Counts, per layer with running statistics and per optimizer step, the updates of these.
 
     Its hooks draw no random numbers, keep no tensor, read nothing from a device and cost about a
     microsecond per layer and forward. They stay behind when the model is copied or pickled. `close`
@@ -76,9 +80,7 @@ class LoopObserver:
         self.forwards = 0
         self.backwards = 0
         self.moved_between = False  # weights changed between two forwards of one step
-        self._backwards_of_steps: Counter[int] = (
-            Counter()
-        )  # {backwards in a step: number of such steps}
+        self._backwards_of_steps = Counter[int]()  # {backwards in a step: number of such steps}
         self._backwards_before = 0  # this step
         self._versions: int | None = None
         self.penalties = 0  # gradients with respect to an input that are differentiated once more
@@ -105,20 +107,17 @@ class LoopObserver:
             self._handles.append(torch_optimizer(optimizer).register_step_post_hook(self._step))
 
     def history(self) -> History:
-        """What was counted so far."""
+        """Return the counts so far."""
         accumulation = batches = None
-        own_backward = (
-            self.forwards <= self.backwards + 1
-        )  # of every forward but one that runs; otherwise: extra ones
-        if self.steps and self.backwards > self.steps and own_backward and not self.moved_between:
-            usual = self._backwards_of_steps.most_common(1)[0][
-                0
-            ]  # a scaler that skips a step adds to the next one
+        # Every forward but one that runs now has a backward; else some are extra ones.
+        paired = self.forwards <= self.backwards + 1 and not self.moved_between
+        if self.steps and self.backwards > self.steps and paired:
+            # the usual number, as a scaler that skips a step adds to the next one
+            usual = self._backwards_of_steps.most_common(1)[0][0]
             accumulation = usual if usual > 1 else None
             batches = self.backwards
-        layers = tuple(self._history_of(counts) for counts in self._layers)
         return History(
-            layers=layers,
+            layers=tuple(self._history_of(counts) for counts in self._layers),
             steps=self.steps,
             accumulation=accumulation,
             batches=batches,
@@ -143,17 +142,14 @@ class LoopObserver:
         return (self.steps if self._watcher is None else self._watcher.step) + 1
 
     def _observed(self, name: str, module: _NormBase) -> _Counts:
-        own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
-        history = LayerHistory(name=name, kind="batch", trainable=any(own) if own else None)
-        counts = _Counts(
-            weakref.ref(module), history, frozen=self._model_trains and not module.training
-        )
+        trains = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+        history = LayerHistory(name=name, kind="batch", trainable=any(trains) if trains else None)
+        frozen = self._model_trains and not module.training
+        counts = _Counts(weakref.ref(module), history, frozen)
         self._hooks.add(module, functools.partial(self._called, counts), reads_statistics_only=True)
         return counts
 
-    def _called(
-        self, counts: _Counts, module: Any, args: tuple[Any, ...], kwargs: Any, output: Any
-    ) -> None:
+    def _called(self, counts: _Counts, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         start = time.perf_counter()
         if not is_examined() and not torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             self._count(counts, module, (*args, *kwargs.values()))
@@ -168,8 +164,8 @@ class LoopObserver:
                 counts.eval_in_step = True
                 counts.first_in_eval = counts.first_in_eval or self._now
             return
-        if not module.track_running_stats or module.momentum is None:
-            return  # nothing moves, or somebody recalibrates
+        if not module.track_running_stats or not module.momentum:
+            return  # nothing moves (a momentum of 0, too), or somebody recalibrates (None)
         counts.trained |= torch.is_grad_enabled()
         counts.updates += 1
         counts.train_in_step = True
@@ -186,7 +182,8 @@ class LoopObserver:
             n = len(args[0])
             counts.samples = n if counts.samples is None else min(counts.samples, n)
         if counts.frozen and counts.drifted_at is None:
-            counts.drifted_at = self._now
+            counts.frozen = not _was_thawed(counts, module)
+            counts.drifted_at = self._now if counts.frozen else None
 
     def _forward(self, model: nn.Module, args: Any) -> None:
         for counts in self._layers:
@@ -196,15 +193,11 @@ class LoopObserver:
         self.forwards += 1
         self._await_penalty(args)
         if self._probe is not None:
-            self.moved_between |= (
-                self._versions is not None and self._probe._version != self._versions
-            )
+            self.moved_between |= self._versions not in (None, self._probe._version)
             self._versions = self._probe._version
 
     def _await_penalty(self, inputs: Any) -> None:
-        """Hear of it when the loop takes a gradient with respect to these inputs in order to
-        differentiate it.
-        """
+        """Count gradients with respect to these inputs that are differentiated once more."""
         for handle in self._input_handles:
             handle.remove()
         leaves = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad and x.is_leaf]
@@ -217,13 +210,9 @@ class LoopObserver:
         self.backwards += 1
 
     def _some_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """A step of any optimizer in the program: the first one that trains the model is the one
-        that counts.
-        """
+        """Count a step if it is of the first optimizer that trains the model."""
         if self._optimizer is None:
-            stepped = (
-                parameter for group in optimizer.param_groups for parameter in group["params"]
-            )
+            stepped = (p for group in optimizer.param_groups for p in group["params"])
             if any(id(parameter) in self._parameters for parameter in stepped):
                 self._optimizer = weakref.ref(optimizer)
         if self._optimizer is not None and self._optimizer() is optimizer:
@@ -263,3 +252,9 @@ class LoopObserver:
             drifted_at=counts.drifted_at,
             samples=counts.samples,
         )
+
+
+def _was_thawed(counts: _Counts, module: nn.Module) -> bool:
+    """Whether a layer whose parameters were frozen with it trains them again: gradual unfreezing."""
+    trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    return trains and counts.history.trainable is False

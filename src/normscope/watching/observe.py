@@ -1,7 +1,8 @@
-"""What one call of one layer contributes to a step's rows.
+"""Measure one call of one layer, for a step's rows.
 
-Free at any step: the batch statistics that the layer saved for backward, and its parameters and buffers. Whatever needs
-a pass over activations (histograms, moments that the layer did not save) happens at histogram steps only.
+Free at any step: the batch statistics that the layer saved for backward, and its parameters and
+buffers. Whatever needs a pass over activations (histograms, moments that the layer did not save)
+happens at histogram steps only.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from normscope.watching.tensor_statistics import (
     sample_quantiles,
     saved_moments,
     spread,
-)
+)  # fmt: skip
 from normscope.watching.watched_layers import histogram_channels
 
 # The kinds whose layers save statistics for backward, where PyTorch's own operations make them.
@@ -54,9 +55,7 @@ class Call:
     channel_stride: int = 1  # what is per channel is kept of every so many
     n: int = 0  # values per channel
     training: bool = True
-    probe: Tensor | None = (
-        None  # not finite where the layer's input is not: looked at for every step
-    )
+    probe: Tensor | None = None  # not finite where the layer's input is not: read for every step
     parts: dict[str, list[tuple[Column, Tensor]]] = field(default_factory=dict)
     gradient_norms: dict[str, Tensor] = field(default_factory=dict)
     node: Node | None = None  # of the output, while it is being traced
@@ -70,18 +69,17 @@ class Call:
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """The first floating tensor in what a module was given or returned."""
+    """Return the first floating tensor in a module's arguments or output."""
     return next(_floating(value), None)
 
 
 def input_of(args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
-    """The floating tensor that a module was given: the first of its output's shape, else the first."""
+    """Return a module's floating input: the first of its output's shape, else the first."""
     tensors = list(_floating((args, kwargs)))
     return next((x for x in tensors if x.shape == output.shape), tensors[0] if tensors else None)
 
 
 def _floating(value: Any) -> Iterator[Tensor]:
-    """The floating tensors in nested tuples, lists and dicts."""
     return (tensor for tensor in tensors_in(value) if tensor.is_floating_point())
 
 
@@ -107,7 +105,7 @@ class Observer:
         self._given_up = False
 
     def give_up(self, call: Call) -> None:
-        """Measure no activations from now on, and forget what a call's measurement has left."""
+        """Measure no activations from now on, and drop what is left of a failed measurement."""
         self._given_up, self._path, self._looks = True, None, 0
         call.parts.clear()
         call.probe = None
@@ -124,26 +122,26 @@ class Observer:
 
     @property
     def is_understood(self) -> bool:
-        """Whether it is known over which axes the layer normalizes, or has been said that not."""
+        """Whether the layer's axes are known, or it was given up."""
         return self.plain or self._given_up or self._behavior is not None
 
     def limits(self, watched: Tensor) -> str:
-        """Say what is recorded of a layer that is not understood."""
+        """Return, as a sentence, what is recorded of a layer that is not understood."""
         info = self.info
         kept = "none of its activations, as their channels cannot be told"
         if self._arrangement(watched) is not None:
             kept = f"input and output along the axis that has its {info.channels} channels"
         return (
-            f"{info.name} ({info.type}) has a forward of its own, and no known normalization explains its "
-            f"output. Recorded are its parameters and gradients and {kept}."
+            f"{info.name} ({info.type}) has a forward of its own, and no known normalization "
+            f"explains its output. Recorded are its parameters and gradients and {kept}."
         )
 
     def observe(
         self,
         call: Call,
         module: nn.Module,
-        given: Tensor | None,
-        output: Tensor,
+        x: Tensor | None,
+        y: Tensor,
         *,
         moments: bool,
         histogram_step: int | None,
@@ -153,27 +151,27 @@ class Observer:
         Args:
             call: where the measurements go.
             module: the layer.
-            given: the tensor that it was given, where there is one.
-            output: the tensor that it returned.
+            x: its input, where there is one.
+            y: its output.
             moments: whether the step records moments.
             histogram_step: the number of the step, where it records histograms.
         """
         if self._given_up:
-            self.observe_node(call, module, None, output.numel(), moments=moments)
+            self.observe_node(call, module, None, y.numel(), moments=moments)
             return
         info = self.info
-        if self.needs_input and given is not None:
-            self._look(given, output)
-        watched = output if info.kind == "activation" or given is None else given
+        if self.needs_input and x is not None:
+            self._look(x, y)
+        watched = y if info.kind == "activation" or x is None else x
         arrangement = self._arrangement(watched)
         watched = watched if arrangement is None else arrangement.arranged(watched)
         axis, trailing = self._channel_axis(module, watched)
         if info.channels is None and (self.plain or arrangement is not None):
             info.channels = watched.shape[axis]
-        saved = self.observe_node(call, module, output.grad_fn, watched.numel(), moments=moments)
+        saved = self.observe_node(call, module, y.grad_fn, watched.numel(), moments=moments)
         if histogram_step is None or not watched.numel():
             return
-        if (given is None and info.kind != "activation") or not (self.plain or arrangement):
+        if (x is None and info.kind != "activation") or not (self.plain or arrangement):
             return
         with torch.no_grad():
             sample = sample_images(watched.detach(), call.n, histogram_step)
@@ -181,8 +179,8 @@ class Observer:
             self._add_histograms(call, module, watched.detach(), saved, values, (axis, trailing))
             if self.plain:
                 self._add_plain_output(call, module, values, sample, saved, (axis, trailing))
-            elif output.shape == given.shape:  # type: ignore[union-attr]
-                made = arrangement.arranged(output.detach())  # type: ignore[union-attr]
+            elif y.shape == x.shape:  # type: ignore[union-attr]
+                made = arrangement.arranged(y.detach())  # type: ignore[union-attr]
                 made = sample_images(made, call.n, histogram_step)
                 self._add_output(call, _float(by_channel(made, axis, trailing=trailing)))
             if not self.plain and self._behavior is not None:
@@ -191,9 +189,7 @@ class Observer:
     def observe_node(
         self, call: Call, module: nn.Module, node: Node | None, numel: int, *, moments: bool
     ) -> Moments | None:
-        """Fill a call from what autograd keeps of it: the output's node. Returns the layer's own
-        statistics.
-        """
+        """Fill a call from its output's node; return the statistics that the layer itself saved."""
         info = self.info
         saved = self._saved(node) if info.kind in _SAVING_KINDS else None
         if saved is not None:
@@ -205,28 +201,28 @@ class Observer:
                 self._add_moments(call, saved)
         return saved
 
-    def _look(self, given: Tensor, output: Tensor) -> None:
+    def _look(self, x: Tensor, y: Tensor) -> None:
         """Read from a call how the layer normalizes, and where autograd keeps its statistics.
 
         Reads values, for which a GPU is waited for, in the first call or a few.
         """
-        if self.norm is None or (given.is_cuda and torch.cuda.is_current_stream_capturing()):
+        if self.norm is None or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
         self._looks -= 1
-        path = path_to_moments(output.grad_fn, given.grad_fn)
-        saved = None if path is None else saved_moments(node_at(output.grad_fn, path))
-        proven = None if saved is None else behavior_of(self.norm, given, output, saved)
-        behavior = proven or behavior_of(self.norm, given, output)
+        path = path_to_moments(y.grad_fn, x.grad_fn)
+        saved = None if path is None else saved_moments(node_at(y.grad_fn, path))
+        proven = None if saved is None else behavior_of(self.norm, x, y, saved)
+        behavior = proven or behavior_of(self.norm, x, y)
         if behavior is None:
             return
         self._looks, self._behavior = 0, behavior
         self._path = path if proven else None
         self.info.kind, self.info.groups = behavior.kind, behavior.groups
         if behavior.kind not in ("layer", "rms") or self.norm.normalized_dims < 2:
-            self.info.channels = given.shape[behavior.channel_axis]
+            self.info.channels = x.shape[behavior.channel_axis]
 
     def _arrangement(self, watched: Tensor) -> Behavior | None:
-        """Where the channels stand: as the layer has shown, else where only one axis has their size."""
+        """Return the channels' axis: as the layer has shown, else the only one of their size."""
         if self.plain or self._behavior is not None or self.norm is None or watched.dim() < 2:
             return self._behavior
         axes = [axis for axis in (1, -1) if watched.shape[axis] == self.info.channels]
@@ -234,17 +230,16 @@ class Observer:
         return Behavior(self.info.kind, axes[-1]) if one else None
 
     def _channel_axis(self, module: Any, watched: Tensor) -> tuple[int, int]:
-        """(axis, number of trailing dimensions) of the channels; see `by_channel`."""
+        """Return (axis, number of trailing dimensions) of the channels; see `by_channel`."""
         if self.info.kind in ("layer", "rms"):
             return -1, max(self.norm.normalized_dims, 1) if self.norm is not None else 1
-        last = self.info.kind == "activation" and (
-            (watched.dim() == 3 and not isinstance(module, nn.modules.conv._ConvNd))
-            or watched.dim() < 2
-        )
-        return (-1, 1) if last else (1, 1)
+        if self.info.kind != "activation":
+            return 1, 1
+        tokens = watched.dim() == 3 and not isinstance(module, nn.modules.conv._ConvNd)
+        return (-1, 1) if tokens or watched.dim() < 2 else (1, 1)
 
     def _saved(self, node: Node | None) -> Moments | None:
-        """The layer's own statistics as [C] for batch norm, as [samples, G] for the others."""
+        """Return the layer's saved statistics as [C] for batch norm, else as [samples, G]."""
         saved = None if self._path is None else saved_moments(node_at(node, self._path))
         if saved is None or self.info.kind == "batch":
             return saved
@@ -264,14 +259,9 @@ class Observer:
         call.add("moments", "sample_std", sample_distribution(saved.invstd.reciprocal()), shape)
 
     def _add_histograms(
-        self,
-        call: Call,
-        module: Any,
-        watched: Tensor,
-        saved: Moments | None,
-        values: Tensor,
+        self, call: Call, module: Any, watched: Tensor, saved: Moments | None, values: Tensor,
         layout: tuple[int, int],
-    ) -> None:
+    ) -> None:  # fmt: skip
         used = self._channel_statistics(module, saved)
         if used is None or used is not saved:
             mean, variance = channel_moments(by_channel(watched, layout[0], trailing=layout[1]))
@@ -288,28 +278,22 @@ class Observer:
         self._add_histogram(call, "histogram", values, used, weight=weight, bias=bias)
 
     def _add_plain_output(
-        self,
-        call: Call,
-        module: Any,
-        values: Tensor,
-        sample: Tensor,
-        saved: Moments | None,
+        self, call: Call, module: Any, values: Tensor, sample: Tensor, saved: Moments | None,
         layout: tuple[int, int],
-    ) -> None:
-        """The output of a layer with PyTorch's forward, in its formula: nobody else's change of the
-        tensor since then counts.
+    ) -> None:  # fmt: skip
+        """Add the output of a layer with PyTorch's forward by its formula, as the tensor may have
+        been changed in place since.
         """
         if self.info.kind == "activation" or self._is_normalized_by(module):
             return
-        normalized = by_channel(
-            normalize(self.info.kind, module, sample), layout[0], trailing=layout[1]
-        )
+        normalized = normalize(self.info.kind, module, sample)
+        normalized = by_channel(normalized, layout[0], trailing=layout[1])
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
         self._add_histogram(call, "output_histogram", normalized, None, weight=weight, bias=bias)
         self._add_sample_statistics(call, values, sample, saved)
 
     def _add_output(self, call: Call, values: Tensor) -> None:
-        """The output that a forward of somebody's own made, whatever its formula."""
+        """Add the output of a forward that is not PyTorch's, whatever its formula."""
         mean, variance = channel_moments(values)
         std = (variance + _ACTIVATION_EPS).sqrt()
         used = Moments(mean, std.reciprocal())
@@ -320,7 +304,7 @@ class Observer:
         return self.info.kind == "batch" or self._uses_running_statistics(module)
 
     def _channel_statistics(self, module: Any, saved: Moments | None) -> Moments | None:
-        """The per-channel statistics with which the layer normalized, where it has such."""
+        """Return the per-channel statistics with which the layer normalized, if it has such."""
         if self.plain and self._uses_running_statistics(module):
             return Moments(module.running_mean, (module.running_var + self._eps()).rsqrt())
         return saved if self.info.kind == "batch" else None
@@ -349,10 +333,7 @@ class Observer:
             self.info.histogram_channels = chosen
             count = len(chosen)
             index = torch.arange(count, device=values.device) * channels // count
-            values, rows = (
-                values.index_select(1, index),
-                [row.index_select(0, index) for row in rows],
-            )
+            values, rows = values.index_select(1, index), [r.index_select(0, index) for r in rows]
         mean, invstd, weight, bias = rows
         normalized = (values - spread(mean, values)) * spread(invstd, values)
         frame = torch.stack([mean, invstd.reciprocal(), weight, bias, *extremes(values)])
@@ -362,40 +343,28 @@ class Observer:
     def _add_sample_statistics(
         self, call: Call, values: Tensor, sample: Tensor, saved: Moments | None
     ) -> None:
-        """The distribution over the sampled images of the statistics that the layer takes from
-        each.
-        """
+        """Add the distribution over the sampled images of the statistics taken from each."""
         if self.info.kind == "batch":
             return
-        std = self._per_sample_std(values, sample)
-        mean = None
+        statistics = {"sample_std": self._per_sample_std(values, sample)}
         if self.info.kind != "rms":
             mean = self._groups(values, sample).mean(-1)
-        for name, statistic in (("sample_mean", mean), ("sample_std", std)):
-            if statistic is None:
-                continue
-            groups = statistic.shape[1]
-            call.add(
-                "frames",
-                f"{name}_quantiles",
-                sample_quantiles(statistic),
-                (len(SAMPLE_LEVELS), groups),
-            )
+            statistics = {"sample_mean": mean, **statistics}
+        for name, statistic in statistics.items():
+            groups, quantiles = statistic.shape[1], sample_quantiles(statistic)
+            call.add("frames", f"{name}_quantiles", quantiles, (len(SAMPLE_LEVELS), groups))
             if saved is None:
-                call.add(
-                    "frames", name, sample_distribution(statistic), (len(SAMPLE_MOMENTS), groups)
-                )
+                distribution = sample_distribution(statistic)
+                call.add("frames", name, distribution, (len(SAMPLE_MOMENTS), groups))
 
     def _per_sample_std(self, values: Tensor, sample: Tensor) -> Tensor:
-        grouped = self._groups(values, sample)
-        square = (
-            grouped.square().mean(-1) if self.info.kind == "rms" else grouped.var(-1, correction=0)
-        )
+        grouped, rms = self._groups(values, sample), self.info.kind == "rms"
+        square = grouped.square().mean(-1) if rms else grouped.var(-1, correction=0)
         eps = torch.finfo(sample.dtype).eps if self.info.eps is None else self.info.eps
         return (square + eps).sqrt()
 
     def _groups(self, values: Tensor, sample: Tensor) -> Tensor:
-        """[samples, G, values] of what the layer normalizes together."""
+        """Return [samples, G, values], where G are the sets that are normalized together."""
         if self.info.kind in ("layer", "rms"):
             return values.unsqueeze(1)
         groups = sample.shape[1] if self.info.kind == "instance" else self.info.groups

@@ -1,4 +1,4 @@
-"""Between a watcher's blocks and its record: when to write, what was said, what watching cost."""
+"""Write a watcher's blocks into its record, with what was said and what watching cost."""
 
 from __future__ import annotations
 
@@ -55,10 +55,8 @@ class Recorder:
         self._began: float | None = None
         self._last = self._flushed = time.perf_counter()
 
-    def go_on(self) -> None:
-        """Go on where the part ends: how often its layers were called, what was said, what was not
-        finite, what watching cost.
-        """
+    def resume(self) -> None:
+        """Go on where the part ends, with its calls, notes, values that were not finite and cost."""
         part, entries = self.part, self.header.layers
         recorded = part.statistics()
         for layer in self.layers:
@@ -88,9 +86,7 @@ class Recorder:
             warnings.warn(text, NormscopeWarning, stacklevel=3)
 
     def step_done(self, steps: int) -> None:
-        """Write full blocks, and whatever there is every half minute, as far as it can be had
-        without waiting.
-        """
+        """Write full blocks, and every half minute all, as far as that needs no waiting."""
         if self.blocks.full or time.perf_counter() - self._flushed > FLUSH_SECONDS:
             self.blocks.seal()
             self._flushed = time.perf_counter()
@@ -128,8 +124,10 @@ class Recorder:
         self._events = []
 
     def stop(self, steps: int, reason: str) -> str:
-        """Write what is left, and why nothing is recorded any more. Returns what to say where the
-        reason cannot be written, else "".
+        """Write what is left, and why nothing is recorded any more.
+
+        Returns:
+            The end of a warning where the reason cannot be written, else "".
         """
         self.event("stopped", steps + 1, reason)
         failed = ""
@@ -149,19 +147,17 @@ class Recorder:
         return [info for layer in self.layers for info in _entries(layer)]
 
     def report(self) -> str:
-        """One line: what was watched, and what that cost."""
+        """Return one line: what was watched, and what that cost."""
         cost = self.header.cost
-        share = (
-            f"watching took {cost.fraction:.1%} of the time"
-            if cost.steps
-            else "not one step of the model was seen"
-        )
+        share = "not one step of the model was seen"
+        if cost.steps:
+            share = f"watching took {cost.fraction:.1%} of the time"
         kept = str(self.part.path) if isinstance(self.part, FilePart) else "kept in memory"
         return f"normscope: {len(self.layers)} layers, {cost.steps} steps; {share} ({kept})"
 
 
 def _entries(layer: WatchedLayer) -> list[LayerInfo]:
-    """A layer's description, once for each of its calls in a forward."""
+    """Return a layer's description, once for each of its calls in a forward."""
     info = layer.observer.info
     calls = range(2, layer.most_calls + 1)
     return [info, *(replace(info, name=f"{info.name}#{call}", call=call) for call in calls)]

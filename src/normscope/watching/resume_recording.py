@@ -1,4 +1,4 @@
-"""Going on with a recording: what it holds after a step is dropped, and a watcher goes on there."""
+"""Resume a recording: drop what it holds after a step, so that a watcher goes on there."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ from normscope.records.store import writer
 
 
 def recorded_steps(path: Path) -> int:
-    """The steps after which the recording was last written.
+    """Return the step after which the recording was last written.
 
     Raises:
         InputError, RecordError: if there is none, or it cannot be read.
     """
     if not path.is_file():
         raise InputError(f"There is no recording at {path}.")
-    with writer(
-        path, "recording"
-    ):  # a reader cannot undo the transaction in which a process was killed
+    # A reader cannot undo the transaction in which a process was killed.
+    with writer(path, "recording"):
         return FilePart(path).header.cost.steps
 
 
-def cut_off(path: Path, header: Header, step: int) -> FilePart:
-    """The recording at `path` without what came after a step: blocks, marks, events, values that
-    were not finite.
+def truncate_after(path: Path, header: Header, step: int) -> FilePart:
+    """Drop blocks, marks, events and non-finite values after a step from the recording at `path`.
 
     Args:
         path: the file of this process.
-        header: what is to be recorded from there on: it must be of the same layers at the same
-            intervals.
+        header: of what is recorded from there on: the same layers at the same intervals.
         step: the recording was written at its end.
 
     Raises:
@@ -61,7 +58,7 @@ def cut_off(path: Path, header: Header, step: int) -> FilePart:
 
 
 def first_calls(header: Header) -> list[LayerInfo]:
-    """The watched layers, each once, in the order of the model."""
+    """Return the watched layers, each once, in the order of the model."""
     return [info for info in header.layers if info.call == 1]
 
 

@@ -1,4 +1,4 @@
-"""Rows of measured values, kept on their device until a block of them is full, then brought to the host at once."""
+"""Rows of measured values: kept on their device until a block is full, then moved to the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK_ROWS = 1024
 
 
 class Column(NamedTuple):
-    """What a stretch of a row holds: one statistic of one layer, of this shape."""
+    """A stretch of a row: one statistic of one layer, of this shape."""
 
     layer: str
     statistic: str
@@ -35,15 +35,12 @@ class HostBlock(NamedTuple):
     values: np.ndarray
 
     def arrays(self) -> Iterator[tuple[Column, np.ndarray]]:
-        """(column, values [R, *shape]) of each column, as views."""
+        """Yield (column, values [R, *shape]) of each column, as views."""
         start = 0
         for column in self.columns:
-            width = int(np.prod(column.shape))
-            yield (
-                column,
-                self.values[:, start : start + width].reshape(len(self.steps), *column.shape),
-            )
-            start += width
+            end = start + int(np.prod(column.shape))
+            yield column, self.values[:, start:end].reshape(len(self.steps), *column.shape)
+            start = end
 
 
 class _Block:
@@ -61,7 +58,7 @@ class _Block:
         return len(self.steps) == len(self.values)
 
     def append(self, step: int, parts: Sequence[Tensor]) -> None:
-        """One kernel for the whole row, whatever the number of layers."""
+        """Add a row in one kernel, whatever the number of layers."""
         flat = [part if part.dim() == 1 else part.reshape(-1) for part in parts]
         torch.cat(flat, out=self.values[len(self.steps)])
         self.steps.append(step)
@@ -74,9 +71,7 @@ class _Transfer:
     columns: list[Column]
     steps: list[int]
     values: Tensor
-    arrived: (
-        Any  # an event of the device's stream, or None where the values are on the host already
-    )
+    arrived: Any  # an event of the device's stream; None where the values are on the host already
 
     @classmethod
     def of(cls, block: _Block) -> _Transfer:
@@ -119,14 +114,12 @@ class Blocks:
         `torch.no_grad()`.
         """
         devices = {part.device for part in parts}
-        if len(devices) > 1:
-            for device in devices:
-                on_device = [index for index, part in enumerate(parts) if part.device == device]
-                self._append(
-                    group, step, [columns[i] for i in on_device], [parts[i] for i in on_device]
-                )
-        elif devices:
+        if len(devices) == 1:
             self._append(group, step, columns, parts)
+            return
+        for device in devices:
+            there = [i for i, part in enumerate(parts) if part.device == device]
+            self._append(group, step, [columns[i] for i in there], [parts[i] for i in there])
 
     def _append(self, group: str, step: int, columns: list[Column], parts: list[Tensor]) -> None:
         key = (group, parts[0].device)
@@ -135,7 +128,7 @@ class Blocks:
             self._seal(key)
             block = None
         if block is None:
-            dtype = parts[0].dtype if not parts[0].is_floating_point() else torch.float32
+            dtype = torch.float32 if parts[0].is_floating_point() else parts[0].dtype
             width = sum(part.numel() for part in parts)
             block = self._open[key] = _Block(columns, width, parts[0].device, dtype)
         block.append(step, parts)
@@ -159,8 +152,8 @@ class Blocks:
         return bool(self._transfers)
 
     def take(self, *, wait: bool) -> list[HostBlock]:
-        """All sealed blocks, in order, once the last has arrived; nothing before that, unless told
-        to wait.
+        """Return all sealed blocks, in order, once the last has arrived; none before that without
+        `wait`.
         """
         if not all(transfer.done(wait=wait) for transfer in self._transfers):
             return []

@@ -1,4 +1,4 @@
-"""Steps and forwards as the hooks see them, and what is measured in each. `Watcher` gives a session its life."""
+"""Steps and forwards as the hooks see them, and the measurements of each."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from normscope.watching.gradient_hooks import GradientNorms
 from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward
 from normscope.watching.observe import Call, first_tensor, input_of
 from normscope.watching.recorder import Recorder
-from normscope.watching.step_writer import Row, Rows, WatchedLayer
+from normscope.watching.step_writer import Row, StepWriter, WatchedLayer
 from normscope.watching.tensor_statistics import TELLS_OF_HOOKS
-from normscope.watching.watched_layers import Found
+from normscope.watching.watched_layers import MatchedLayer
 
 MAX_CALLS = 8  # of one layer in one forward: a network unrolled over time may make hundreds
 EVAL, TRAIN = 1, 2  # how good a forward is for the record of its step
@@ -30,14 +30,12 @@ _graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 def _out_of_forward() -> bool:
-    """Whether hooks see something else than a forward: backward repeats forwards under
-    checkpointing.
-    """
+    """Whether a hook runs in backward, where checkpointing repeats forwards, or under a tracer."""
     return _graph_task() != -1 or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _inside(method: Callable[..., None]) -> Callable[..., None]:
-    """A method that runs inside somebody's training: timed, and unable to end it."""
+    """Wrap a method that runs inside somebody's training: timed, and unable to end it."""
 
     @functools.wraps(method)
     def wrapper(self: Session, *args: Any) -> None:
@@ -46,9 +44,7 @@ def _inside(method: Callable[..., None]) -> Callable[..., None]:
         start = time.perf_counter()
         try:
             method(self, *args)
-        except (
-            Exception
-        ) as error:  # whatever it is, the training must go on; the warning carries it
+        except Exception as error:  # the training must go on; a warning carries it
             self.fail(error)
         finally:
             self._recorder.clock(start)
@@ -65,7 +61,7 @@ class Session:
 
     Args:
         model: the module whose calls are forwards.
-        found: the layers to watch.
+        matched: the layers to watch.
         recorder: where the rows go, and which steps are recorded.
         optimizer: whose steps count, or None to count forwards in train mode.
         fail: called with an error, which must not reach the training.
@@ -74,7 +70,7 @@ class Session:
     def __init__(
         self,
         model: nn.Module,
-        found: list[Found],
+        matched: list[MatchedLayer],
         recorder: Recorder,
         optimizer: Optimizer | None,
         fail: Callable[[Exception], None],
@@ -85,38 +81,33 @@ class Session:
         self.fail = fail
         self._model = weakref.ref(model)
         self._recorder = recorder
-        self._rows = Rows(self.layers, recorder.blocks)
+        self._rows = StepWriter(self.layers, recorder.blocks)
         self._by_optimizer = optimizer is not None
         self._due = recorder.planned.due(1)
         self._depth = 0  # of forwards of the model, which may call itself
         self._taken = 0  # EVAL or TRAIN once the step has a forward
         self._listening = False
         self._light = False  # whether this forward's calls need nothing but what autograd keeps
-        self._seen: list[
-            tuple[WatchedLayer, Node | None, int]
-        ] = []  # calls whose statistics are read later
+        # (layer, node, values) of calls whose statistics are read when the forward is over
+        self._postponed: list[tuple[WatchedLayer, Node | None, int]] = []
         self._collected = False
-        self._used: Row = []  # parameters before their update, where the forward comes inside the optimizer's step
-        self._awaits_gradients: int | None = (
-            None  # the step whose gradients the next optimizer step has
-        )
+        # parameters before their update, where the forward comes inside the optimizer's step
+        self._used: Row = []
+        # the step whose gradients the next optimizer step has
+        self._awaits_gradients: int | None = None
         self._gradients = GradientNorms(self._timed_norm)
         self._traced = False
         self._layer_hooks = LayerHooks()
-        self._handles = self._attach(model, found, optimizer)
+        self._handles = self._attach(model, matched, optimizer)
 
     def _attach(
-        self, model: nn.Module, found: list[Found], optimizer: Optimizer | None
+        self, model: nn.Module, matched: list[MatchedLayer], optimizer: Optimizer | None
     ) -> list[RemovableHandle]:
         handles = [before_forward(model, self._forward_begins)]
-        for layer, watched in zip(found, self.layers, strict=True):
+        for layer, watched in zip(matched, self.layers, strict=True):
             called = functools.partial(self._layer_called, watched)
-            self._layer_hooks.add(
-                layer.module,
-                called,
-                reads_statistics_only=watched.observer.plain
-                and watched.observer.info.kind == "batch",
-            )
+            light = watched.observer.plain and watched.observer.info.kind == "batch"
+            self._layer_hooks.add(layer.module, called, reads_statistics_only=light)
         handles.append(after_any_forward(model, self._forward_ends))
         if optimizer is None:
             handles.append(register_optimizer_step_pre_hook(self._some_optimizer_steps))
@@ -125,8 +116,8 @@ class Session:
             handles.append(optimizer.register_step_post_hook(self._step_ends))
         return handles
 
-    def go_on(self, step: int) -> None:
-        """Go on after this many steps, as if they had been seen."""
+    def resume(self, step: int) -> None:
+        """Count on after this step."""
         self.steps = step
         self._begin_step()
 
@@ -143,7 +134,7 @@ class Session:
             handle.remove()
         self._layer_hooks.remove()
         self._gradients.clear()
-        self._seen = []
+        self._postponed = []
 
     # -- forwards
 
@@ -162,18 +153,17 @@ class Session:
             self._begin_step()
             self._take(TRAIN)
         if not model.training and not self._listening:
-            # nn.TransformerEncoderLayer has a faster path in eval mode, with other bits, for
-            # modules without hooks
+            # In eval mode nn.TransformerEncoderLayer has a faster path, with other bits, for modules
+            # without hooks.
             self._layer_hooks.set_aside()
 
     def _take(self, quality: int) -> None:
         """Make the forward that begins the one that is recorded of its step."""
         self._taken = quality
         self._listening = True
-        self._light = (
-            TELLS_OF_HOOKS and self._traced and not (self._due.histograms or self._due.gradients)
-        )
-        self._seen = []
+        light = not (self._due.histograms or self._due.gradients)
+        self._light = TELLS_OF_HOOKS and self._traced and light
+        self._postponed = []
         for layer in self.layers:
             layer.calls = []
         if self._due.gradients:
@@ -193,7 +183,7 @@ class Session:
         if output is None:  # it raised: another forward may be this step's
             self._taken = 0
             return
-        self._read_seen()
+        self._read_postponed()
         if not self._traced:
             self._trace(output)
         if not self._by_optimizer:
@@ -212,7 +202,7 @@ class Session:
                 # are full of activations.
                 start = time.perf_counter()
                 if _graph_task() == -1:
-                    self._seen.append((layer, output.grad_fn, output.numel()))
+                    self._postponed.append((layer, output.grad_fn, output.numel()))
                 self._recorder.seconds += time.perf_counter() - start
             else:
                 self._observe(layer, module, args, kwargs, output)
@@ -220,9 +210,7 @@ class Session:
             self._observe(layer, module, args, kwargs, output)
 
     def _is_called_alone(self, layer: WatchedLayer) -> bool:
-        """Whether a loop that counts optimizer steps runs the layer without calling the model: then
-        its first call.
-        """
+        """Whether this is a layer's first call, by a loop that does not call the model itself."""
         if self._depth or self._taken or layer.calls or not torch.is_grad_enabled():
             return False
         model = self._model()
@@ -232,15 +220,15 @@ class Session:
     def _observe(
         self, layer: WatchedLayer, module: nn.Module, args: Any, kwargs: Any, output: Any
     ) -> None:
-        made = first_tensor(output)
-        if _graph_task() != -1 or made is None or (call := self._next_call(layer)) is None:
+        y = first_tensor(output)
+        if _graph_task() != -1 or y is None or (call := self._next_call(layer)) is None:
             return
-        given = input_of(args, kwargs, made)
-        call.node = None if self._traced else made.grad_fn
+        x = input_of(args, kwargs, y)
+        call.node = None if self._traced else y.grad_fn
         step = self.steps + 1 if self._due.histograms else None
         observer, moments = layer.observer, self._due.moments
         try:
-            observer.observe(call, module, given, made, moments=moments, histogram_step=step)
+            observer.observe(call, module, x, y, moments=moments, histogram_step=step)
         except Exception as error:  # of one layer; the others are recorded on
             observer.give_up(call)
             self._note(
@@ -249,20 +237,19 @@ class Session:
                 f"gradients are recorded from here on: {type(error).__name__}: {error}",
             )
         if not observer.is_understood and not observer.needs_input:
-            self._note(f"not understood: {layer.name}", observer.limits(made))
+            self._note(f"not understood: {layer.name}", observer.limits(y))
         self._check_statistics(layer, call)
         if self._due.gradients:
-            self._gradients.await_backward(call, module, given, made)
+            self._gradients.await_backward(call, module, x, y)
 
-    def _read_seen(self) -> None:
+    def _read_postponed(self) -> None:
         """Measure the calls of which nothing but autograd's nodes was kept."""
-        for layer, node, numel in self._seen:
-            if (call := self._next_call(layer)) is not None and (
-                module := layer.module()
-            ) is not None:
+        for layer, node, numel in self._postponed:
+            call, module = self._next_call(layer), layer.module()
+            if call is not None and module is not None:
                 layer.observer.observe_node(call, module, node, numel, moments=self._due.moments)
                 self._check_statistics(layer, call)
-        self._seen = []
+        self._postponed = []
 
     def _next_call(self, layer: WatchedLayer) -> Call | None:
         if len(layer.calls) < MAX_CALLS:
@@ -286,18 +273,18 @@ class Session:
         measure()
 
     def _trace(self, output: Any) -> None:
-        """Find out, once, which activations consume the layers' outputs."""
+        """Note, once, which activations consume the layers' outputs."""
         nodes = {layer.name: layer.calls[0].node for layer in self.layers if layer.calls}
         nodes = {name: node for name, node in nodes.items() if node is not None}
         if not nodes and torch.is_grad_enabled():
             return
         self._traced = True
-        found = followers(output, nodes)
+        activations = followers(output, nodes)
         for layer in self.layers:
             for call in layer.calls:
                 call.node = None
-            if layer.name in found:
-                layer.observer.info.activation, layer.observer.info.via = found[layer.name]
+            if layer.name in activations:
+                layer.observer.info.activation, layer.observer.info.via = activations[layer.name]
 
     # -- steps
 
@@ -322,7 +309,7 @@ class Session:
         if self._collected:
             self._collect(self._parameters())
             self._collect_step_gradients(optimizer)
-        else:  # a closure runs the forward inside the optimizer's step, and the update follows at once
+        else:  # a closure runs the forward inside the step, and the update follows at once
             self._used = [(column, value.detach().clone()) for column, value in self._parameters()]
 
     @_inside
@@ -337,9 +324,7 @@ class Session:
     def _some_optimizer_steps(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._awaits_gradients is None:
             return
-        stepped = {
-            id(parameter) for group in optimizer.param_groups for parameter in group["params"]
-        }
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if any(id(value) in stepped for _, value in self._rows.parameters()):
             self._collect_gradients(self._awaits_gradients, optimizer)
 
@@ -355,9 +340,7 @@ class Session:
             self._collect_gradients(self.steps + 1, optimizer)
 
     def _collect_gradients(self, step: int, optimizer: Optimizer | None) -> None:
-        """The row of a step's gradients: those that an optimizer is about to use, or the norms
-        alone without one.
-        """
+        """Write the gradients that an optimizer is about to use, or the norms alone without one."""
         with torch.no_grad():
             self._rows.gradients(step, self._gradients.calls, optimizer)
         self._awaits_gradients = None
@@ -369,7 +352,7 @@ class Session:
         self._recorder.note(reason, text, step=self.steps + 1)
 
     def name_the_uncalled(self) -> None:
-        """Say, once, which layers have not been called in a training forward."""
+        """Warn, once, of layers that have not been called in a training forward."""
         uncalled = [layer.name for layer in self.layers if not layer.most_calls]
         if self.steps and uncalled:
             self._note(

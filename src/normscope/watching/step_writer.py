@@ -1,4 +1,4 @@
-"""The rows that a step adds: what its layers' calls measured, what parameters and buffers hold."""
+"""The rows that a step adds: measurements of its layers' calls, parameters and buffers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from normscope.watching.gradient_hooks import loss_scale
 from normscope.watching.intervals import Due
 from normscope.watching.observe import Call, Observer
 from normscope.watching.row_buffers import Blocks, Column, column
-from normscope.watching.watched_layers import Found
+from normscope.watching.watched_layers import MatchedLayer
 
 Row = list[tuple[Column, Tensor]]
+Getter = Callable[[], Tensor | None]
 
 PARAMETERS = ("weight", "bias")
 BUFFERS = ("running_mean", "running_var")
@@ -34,9 +35,9 @@ class WatchedLayer:
     most_calls: int = 0
 
     @classmethod
-    def of(cls, found: Found) -> WatchedLayer:
-        """Watch a module that was found in a model."""
-        return cls(weakref.ref(found.module), Observer(found.info, found.norm))
+    def of(cls, layer: MatchedLayer) -> WatchedLayer:
+        """Watch a module of a model."""
+        return cls(weakref.ref(layer.module), Observer(layer.info, layer.norm))
 
     @property
     def name(self) -> str:
@@ -44,7 +45,7 @@ class WatchedLayer:
         return self.observer.info.name
 
     def next_call(self) -> Call:
-        """A further call in this step's forward; the first has the layer's name."""
+        """Begin a further call in this step's forward; the first has the layer's name."""
         number = len(self.calls) + 1
         name = self.name if number == 1 else f"{self.name}#{number}"
         call = Call(name, self.observer.info.channel_stride)
@@ -56,10 +57,8 @@ class WatchedLayer:
         """Whether a call should have kept its batch's statistics, and has not."""
         return call.probe is None and call.training and self.observer.expects_statistics
 
-    def held(
-        self, names: Iterable[str]
-    ) -> Iterator[tuple[Column, int, Callable[[], Tensor | None]]]:
-        """(column, number of values, how to get it at any later time) of the layer's parameters or
+    def tensors(self, names: Iterable[str]) -> Iterator[tuple[Column, int, Getter]]:
+        """Yield (column, number of values, a function that reads it) of the layer's parameters or
         buffers of these names.
         """
         module, info = self.module(), self.observer.info
@@ -80,8 +79,8 @@ def _attribute(module: weakref.ref[nn.Module], name: str) -> Tensor | None:
     return getattr(module(), name, None)
 
 
-class Held:
-    """The parameters or buffers of all layers, found once and read at every record.
+class TensorReader:
+    """The parameters or buffers of all layers, looked up once and read at every record.
 
     Looking them up in the modules anew costs as much as copying them.
     """
@@ -91,52 +90,47 @@ class Held:
         self._find()
 
     def _find(self) -> None:
-        found = [item for layer in self._layers for item in layer.held(self._names)]
-        self.columns = [at for at, _, _ in found]
-        self._sizes = [count for _, count, _ in found]
-        self._getters = [get for _, _, get in found]
+        tensors = [item for layer in self._layers for item in layer.tensors(self._names)]
+        self.columns = [at for at, _, _ in tensors]
+        self._sizes = [count for _, count, _ in tensors]
+        self._getters = [get for _, _, get in tensors]
 
     def row(self) -> Row:
-        """(column, tensor) of each, as they are now."""
+        """Return (column, tensor) of each, as they are now."""
         values = [get() for get in self._getters]
         if [-1 if value is None else value.numel() for value in values] != self._sizes:
             self._find()  # a layer was changed: pruned, its affine parameters taken away, ...
             values = [get() for get in self._getters]
-        return [
-            (at, value) for at, value in zip(self.columns, values, strict=True) if value is not None
-        ]
+        row = zip(self.columns, values, strict=True)
+        return [(at, value) for at, value in row if value is not None]
 
 
-class Rows:
+class StepWriter:
     """Writes the rows of a step into the blocks. Call under `torch.no_grad()`."""
 
     def __init__(self, layers: list[WatchedLayer], blocks: Blocks):
         self._layers = layers
         self._blocks = blocks
-        self._parameters = Held(layers, PARAMETERS)
-        self._buffers = Held(layers, BUFFERS)
-        self._counters = Held(layers, COUNTERS)
+        self._parameters = TensorReader(layers, PARAMETERS)
+        self._buffers = TensorReader(layers, BUFFERS)
+        self._counters = TensorReader(layers, COUNTERS)
         strides = {layer.name: layer.observer.info.channel_stride for layer in layers}
         self._strides = {name: stride for name, stride in strides.items() if stride > 1}
 
     def parameters(self) -> Row:
-        """Weight and bias of every layer."""
+        """Return weight and bias of every layer."""
         return self._parameters.row()
 
     def forward(self, step: int, due: Due, parameters: Row) -> None:
-        """What the step's forward measured, with the parameters it used."""
+        """Write what the step's forward measured, with the parameters it used."""
         calls = [call for layer in self._layers for call in layer.calls]
         if self._strides or not due.moments:  # else the moments show what is not finite
-            probes = [
-                (column(c.layer, PROBE, (c.probe.numel(),)), c.probe)
-                for c in calls
-                if c.probe is not None
-            ]
-            self._append("probes", step, probes)
+            probes = [(c.layer, c.probe) for c in calls if c.probe is not None]
+            row = [(column(name, PROBE, (probe.numel(),)), probe) for name, probe in probes]
+            self._append("probes", step, row)
         if due.moments:
-            self._append(
-                "moments", step, parameters + self._buffers.row() + _parts(calls, "moments")
-            )
+            row = parameters + self._buffers.row() + _parts(calls, "moments")
+            self._append("moments", step, row)
             self._append("counters", step, self._counters.row())
             self._append_facts(step, calls)
         for group in ("frames", "histograms"):
@@ -145,10 +139,8 @@ class Rows:
     def gradients(
         self, step: int, calls: Iterable[Call], optimizer: torch.optim.Optimizer | None
     ) -> None:
-        """Gradients of the parameters as the optimizer is about to use them, and the gradient norms
-        of the calls.
-
-        Both without the factor of a GradScaler. Without an optimizer, the norms alone.
+        """Write the parameters' gradients as the optimizer is about to use them, and the calls'
+        gradient norms, both without the factor of a GradScaler; without an optimizer the norms.
         """
         row: Row = []
         if optimizer is not None:
@@ -156,12 +148,8 @@ class Rows:
             grad_scale = getattr(optimizer, "grad_scale", None)
             for at, value in self.parameters():
                 if value.is_leaf and value.grad is not None:
-                    row.append(
-                        (
-                            column(at.layer, f"{at.statistic}_gradient", at.shape),
-                            _over(value.grad, grad_scale),
-                        )
-                    )
+                    name = column(at.layer, f"{at.statistic}_gradient", at.shape)
+                    row.append((name, _over(value.grad, grad_scale)))
         scale = loss_scale(optimizer)
         for call in calls:
             for side, norm in call.gradient_norms.items():
@@ -169,20 +157,13 @@ class Rows:
         self._append("gradients", step, row)
 
     def _append_facts(self, step: int, calls: Sequence[Call]) -> None:
-        """What the host knows of the calls: values per channel, and whether the layer is in train
-        mode.
-        """
+        """Write the calls' values per channel and modes, which the host knows."""
         if not calls:
             return
-        columns = [
-            column(call.layer, fact, ())
-            for call in calls
-            for fact in ("values_per_channel", "training")
-        ]
-        facts = torch.tensor(
-            [fact for call in calls for fact in (call.n, call.training)], dtype=torch.int64
-        )
-        self._blocks.append("facts", step, columns, [facts])
+        names = ("values_per_channel", "training")
+        columns = [column(call.layer, name, ()) for call in calls for name in names]
+        facts = [fact for call in calls for fact in (call.n, call.training)]
+        self._blocks.append("facts", step, columns, [torch.tensor(facts, dtype=torch.int64)])
 
     def _append(self, group: str, step: int, row: Row) -> None:
         if row:
@@ -192,7 +173,7 @@ class Rows:
             self._blocks.append(group, step, list(columns), list(values))
 
     def _spread(self, at: Column, value: Tensor) -> Tensor:
-        """The channels of a parameter, buffer or gradient that are recorded."""
+        """Return the channels of a parameter, buffer or gradient that are recorded."""
         if len(at.shape) != 1 or value.numel() == at.shape[0]:
             return value
         return value.reshape(-1)[:: self._strides[at.layer]]

@@ -1,4 +1,4 @@
-"""Pure tensor functions behind watching: what a layer saved, moments, histograms. No state, no host synchronization."""
+"""Tensor functions of watching: saved statistics, moments, histograms. No state, no waiting."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ _active_saved_tensor_hooks = getattr(
 
 
 def saved_moments(node: Any) -> Moments | None:
-    """The statistics with which a normalization layer made the output of this `grad_fn`, saved for
-    backward.
+    """Return the statistics behind the output of this `grad_fn`, as saved for backward.
 
     For batch norm they are [C], for group norm [N, G], for layer norm [N, ..., 1]; float32 also
     under bf16 autocast. They cost nothing: the layer computed them. None where there are none:
@@ -69,11 +68,11 @@ def path_to_moments(node: Any, source: Any, most: int = 64) -> tuple[int, ...] |
         Indices into `next_functions`, one for each node on the way; see `node_at`.
     """
     paths: list[tuple[Any, tuple[int, ...]]] = [(node, ())]
-    seen = {None, source}
+    visited = {None, source}
     for at, path in paths:
-        if at in seen:
+        if at in visited:
             continue
-        seen.add(at)
+        visited.add(at)
         if saved_moments(at) is not None:
             return path
         if len(paths) < most:
@@ -91,9 +90,7 @@ def node_at(node: Any, path: tuple[int, ...]) -> Any:
 
 
 def _is_free(node: Any) -> bool:
-    """Whether reading the node's saved statistics runs nobody's code. A node packs all it saves in
-    the same way.
-    """
+    """Whether no saved-tensor hook runs when a node's statistics are read; it packs all alike."""
     if TELLS_OF_HOOKS:
         return node._raw_saved_result1.unpack_hook is None
     return type(node).__name__ == fused_nodes.NAME or (
@@ -106,13 +103,12 @@ def _no_hooks_now() -> bool:
 
 
 def _synchronized_moments(node: Any) -> Moments | None:
-    """SyncBatchNorm's statistics, which are those of all processes; it saves (input, weight, mean,
-    invstd, count).
+    """Return SyncBatchNorm's statistics, which are those of all processes: it saves (input, weight,
+    mean, invstd, count).
     """
     try:
-        packed = TELLS_OF_HOOKS and any(
-            raw.unpack_hook is not None for raw in node._raw_saved_tensors
-        )
+        raws = node._raw_saved_tensors if TELLS_OF_HOOKS else ()
+        packed = any(raw.unpack_hook is not None for raw in raws)
         if packed or not (TELLS_OF_HOOKS or _no_hooks_now()):
             return None
         saved = node.saved_tensors
@@ -122,8 +118,7 @@ def _synchronized_moments(node: Any) -> Moments | None:
 
 
 def by_channel(values: Tensor, axis: int, *, trailing: int = 1) -> Tensor:
-    """A tensor as [M, C] or [N, C, L], without a copy where the memory allows one of them: channels
-    are dimension 1.
+    """Return a tensor as [M, C] or [N, C, L], where possible without a copy.
 
     Args:
         values: any floating tensor.
@@ -142,7 +137,7 @@ def by_channel(values: Tensor, axis: int, *, trailing: int = 1) -> Tensor:
 
 
 def channel_moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance [C] of [M, C] or [N, C, L], in float32 or better.
+    """Return mean and biased variance [C] of [M, C] or [N, C, L], in float32 or better.
 
     Two passes of sums, which are pairwise: as exact as `torch.var_mean`, and three times faster on
     the CPU.
@@ -156,7 +151,7 @@ def channel_moments(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spread(per_channel: Tensor, values: Tensor) -> Tensor:
-    """[C] in a shape that broadcasts along dimension 1 of [M, C] or [N, C, L]."""
+    """Return [C] in a shape that broadcasts along dimension 1 of [M, C] or [N, C, L]."""
     return per_channel if values.dim() == 2 else per_channel.unsqueeze(1)
 
 
@@ -172,8 +167,8 @@ def sample_images(values: Tensor, n: int, step: int) -> Tensor:
 
 
 def bin_counts(normalized: Tensor) -> Tensor:
-    """int32 [C * (BINS + 2)]: per channel of [M, C] or [N, C, L], the counts under, in and over the
-    bins.
+    """Return int32 [C * (BINS + 2)]: per channel of [M, C] or [N, C, L], the counts under, in and
+    over the bins.
 
     NaN counts as over: what is not finite is reported elsewhere.
     """
@@ -187,31 +182,25 @@ def bin_counts(normalized: Tensor) -> Tensor:
 
 
 def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum [C] of [M, C] or [N, C, L]."""
+    """Return minimum and maximum [C] of [M, C] or [N, C, L]."""
     dims = tuple(d for d in range(values.dim()) if d != 1)
     return values.amin(dims), values.amax(dims)
 
 
 def sample_distribution(statistic: Tensor) -> Tensor:
-    """[4, G] from a per-sample statistic [N, G]: mean, standard deviation, minimum and maximum over
-    the samples.
-    """
+    """Return [4, G] of a per-sample statistic [N, G]: mean, standard deviation, minimum, maximum."""
     std, mean = torch.std_mean(statistic, 0, correction=0)
     return torch.stack([mean, std, statistic.amin(0), statistic.amax(0)])
 
 
 def sample_quantiles(statistic: Tensor) -> Tensor:
-    """[9, G] from a per-sample statistic [N, G]: its quantiles at SAMPLE_LEVELS, by sorting,
-    nearest rank.
-    """
+    """Return [9, G] of a per-sample statistic [N, G]: quantiles at SAMPLE_LEVELS, nearest rank."""
     ordered = statistic.sort(0).values
     return torch.stack([ordered[round(level * (len(ordered) - 1))] for level in SAMPLE_LEVELS])
 
 
 def normalize(kind: str, module: nn.Module, values: Tensor) -> Tensor:
-    """The normalized value of a layer with per-sample statistics, in its formula but without weight
-    and bias.
-    """
+    """Return the normalized value of a layer with per-sample statistics, without weight and bias."""
     values = values.float() if values.dtype != torch.float64 else values
     settings: Any = module
     if kind == "group":
@@ -224,14 +213,12 @@ def normalize(kind: str, module: nn.Module, values: Tensor) -> Tensor:
 
 
 def _normalized_shape(module: Any) -> list[int]:
-    """The shape over which a layer norm or RMS norm normalizes; a registered class may only tell
-    its weight's.
-    """
+    """Return the shape over which a layer or RMS norm normalizes: its attribute's, or its weight's."""
     shape = getattr(module, "normalized_shape", None)
     return list(module.weight.shape if shape is None else shape)
 
 
 def vector_norm(gradient: Tensor) -> Tensor:
-    """The L2 norm, a scalar, summed in float32 at least."""
+    """Return the L2 norm, a scalar, summed in float32 at least."""
     dtype = torch.float64 if gradient.dtype == torch.float64 else torch.float32
     return torch.linalg.vector_norm(gradient, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Which modules are watched, found by type or by name, and what each of them is."""
+"""The modules to watch, selected by type or by name, and the description of each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LayerSelector = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 
 @dataclass
-class Found:
-    """A module to watch, under the name by which its model knows it."""
+class MatchedLayer:
+    """A module to watch, under its name in the model."""
 
     name: str
     module: nn.Module
@@ -30,9 +30,9 @@ class Found:
         self.info = describe(self.name, self.module, self.norm)
 
 
-def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[Found]:
-    """The modules to watch, in the order of `named_modules`: every normalization layer, or those
-    that were asked for.
+def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[MatchedLayer]:
+    """Return the modules to watch, in the order of `named_modules`: those selected, or every
+    normalization layer.
 
     Args:
         model: where to look.
@@ -53,7 +53,9 @@ def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[F
         if not chosen:
             raise InputError("layers= is empty; leave it out to watch every normalization layer.")
     return [
-        Found(name, module, recognize(module)) for name, module in modules.items() if name in chosen
+        MatchedLayer(name, module, recognize(module))
+        for name, module in modules.items()
+        if name in chosen
     ]
 
 
@@ -82,17 +84,13 @@ def _no_match(selector: str, modules: dict[str, nn.Module]) -> str:
 
 
 def _no_normalization(model: nn.Module) -> str:
-    sounding = sorted(
-        {
-            type(module).__name__
-            for module in model.modules()
-            if "norm" in type(module).__name__.lower()
-        }
-    )
-    classes = f" (perhaps {_listing(sounding)})" if sounding else ""
+    classes = {type(module).__name__ for module in model.modules()}
+    similar = sorted(name for name in classes if "norm" in name.lower())
+    perhaps = f" (perhaps {_listing(similar)})" if similar else ""
     return (
-        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch in layers=, or "
-        f"make a class{classes} known with normscope.user_models.norm_layers.register_normalization."
+        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch "
+        f"in layers=, or make a class{perhaps} known with "
+        "normscope.user_models.norm_layers.register_normalization."
     )
 
 
@@ -103,16 +101,18 @@ def _listing(names: Iterable[str], most: int = 8) -> str:
 
 
 def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:
-    """Return what is known of a layer before it has run.
+    """Return the description of a layer before it has run.
 
     Raises:
         InputError: for a lazy layer that has not seen a batch.
     """
-    held = (*module._parameters.values(), *module._buffers.values())
-    if any(value is not None and is_lazy(value) for value in held):
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    if any(value is not None and is_lazy(value) for value in tensors):
         raise InputError(
             f"{name} is a lazy layer that has not seen a batch. Run one batch before watching."
         )
+    values = (getattr(module, name, None) for name in ("weight", "bias"))
+    affine = [value for value in values if isinstance(value, Tensor)]
     if norm is None:
         return LayerInfo(name=name, type=type(module).__name__, kind="activation")
     return LayerInfo(
@@ -123,13 +123,14 @@ def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:
         groups=norm.groups,
         eps=norm.eps,
         momentum=getattr(module, "momentum", None),
-        affine=isinstance(getattr(module, "weight", None), Tensor),
+        affine=bool(affine),
         tracks=isinstance(getattr(module, "running_mean", None), Tensor),
+        trainable=any(value.requires_grad for value in affine) if affine else None,
     )
 
 
 def histogram_channels(channels: int, most: int) -> list[int]:
-    """The channels that have histograms: an empty list for all of them, else evenly spaced ones."""
+    """Return the channels with histograms: an empty list for all, else evenly spaced ones."""
     if channels <= most:
         return []
     return [index * channels // most for index in range(most)]

@@ -1,4 +1,4 @@
-"""The watcher: what `watch` returns, and what becomes of it when the file, the model or the program ends."""
+"""The watcher that `watch` returns, and its end with the file, the model or the program."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 import weakref
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,28 +14,31 @@ from torch.optim.optimizer import Optimizer
 
 from normscope.errors import CheckError, InputError, NormscopeWarning
 from normscope.records.recording import Recording
-from normscope.records.recording_parts import WritablePart
+from normscope.records.recording_parts import FilePart, WritablePart
 from normscope.watching.intervals import Intervals
 from normscope.watching.listeners import Listener
 from normscope.watching.recorder import Recorder
 from normscope.watching.session import Session
 from normscope.watching.step_writer import WatchedLayer
-from normscope.watching.watched_layers import Found
+from normscope.watching.watched_layers import MatchedLayer
 
 _watchers: weakref.WeakKeyDictionary[nn.Module, Watcher] = weakref.WeakKeyDictionary()
 
 
-def refuse_watched(found: list[Found]) -> None:
+def refuse_watched(layers: list[MatchedLayer]) -> None:
     """Raise an InputError if one of these layers is being watched already."""
-    for layer in found:
+    for layer in layers:
         if layer.module in _watchers:
             raise InputError(f"{layer.name} is being watched already. Close that watcher first.")
 
 
+def is_being_written(file: Path) -> bool:
+    """Whether a watcher of this process writes the file."""
+    return any(watcher.path == file.absolute() for watcher in set(_watchers.values()))
+
+
 def _in_child_process() -> None:
-    """A forked data loader gets the model with its hooks. It must neither record nor close its
-    parent's recording.
-    """
+    """Silence the watchers that a forked data loader inherits: they are its parent's."""
     for watcher in set(_watchers.values()):
         watcher.leave_to_parent()
 
@@ -50,23 +54,22 @@ class Watcher:
     It also closes when the model dies or the program ends, so nobody has to keep it.
 
     Attributes:
-        findings: what `watch(check=...)` has found so far, as `normscope.check` reports it; empty
-            without it.
+        findings: those of `watch(check=...)` so far, as `normscope.check` reports them.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        found: list[Found],
+        matched: list[MatchedLayer],
         part: WritablePart,
         intervals: Intervals,
         optimizer: Optimizer | None,
         recording_type: type[Recording] = Recording,
     ):
-        layers = [WatchedLayer.of(layer) for layer in found]
+        layers = [WatchedLayer.of(layer) for layer in matched]
         self._recorder = Recorder(part, layers, intervals, recording_type)
-        self._session = Session(model, found, self._recorder, optimizer, self._stop)
-        _watchers.update({layer.module: self for layer in found})
+        self._session = Session(model, matched, self._recorder, optimizer, self._stop)
+        _watchers.update({layer.module: self for layer in matched})
         self._finalizer = weakref.finalize(model, self._end)
         self.findings: list[Any] = []
 
@@ -97,6 +100,12 @@ class Watcher:
         self.flush()
         return self._recorder.recording
 
+    @property
+    def path(self) -> Path | None:
+        """The absolute path of the file, None where the record is kept in memory."""
+        part = self._recorder.part
+        return part.path.absolute() if isinstance(part, FilePart) else None
+
     def flush(self) -> None:
         """Write what is recorded so far."""
         if self.active:
@@ -118,20 +127,20 @@ class Watcher:
         self._recorder.event("mark", self.step, labels)
 
     def listen(self, *listeners: Listener) -> None:
-        """Tell these, too, at each flush and at close."""
+        """Call these, too, at each flush and at close."""
         self._recorder.listeners.add(listeners)
 
     def spend(self, start: float) -> None:
         """Count the time since `start`, from `time.perf_counter`, as time that watching took."""
         self._recorder.clock(start)
 
-    def go_on(self, step: int) -> None:
-        """Count on after this step, at which the recording was cut off."""
-        self._recorder.go_on()
-        self._session.go_on(step)
+    def resume(self, step: int) -> None:
+        """Count on after this step, behind which the recording was truncated."""
+        self._recorder.resume()
+        self._session.resume(step)
 
     def close(self, *, quiet: bool = False) -> None:
-        """Take off every hook and write what is left; say what watching cost. Closing twice does
+        """Take off every hook, write what is left and print what watching cost. A second call does
         nothing.
 
         Raises:
@@ -143,7 +152,7 @@ class Watcher:
             raise verdict
 
     def _end(self) -> None:
-        """Close where nobody is there to catch an error."""
+        """Close where nobody catches an error."""
         verdict = self._close() if self.active else None
         if verdict is not None:
             warnings.warn(str(verdict), NormscopeWarning, stacklevel=2)

@@ -157,7 +157,7 @@ def test_a_sink_that_fails_later_warns_once(tmp_path, monkeypatch):
         warnings.simplefilter("always")
         _, recording = watched(tmp_path / "r.sqlite", [sink], flush_at=(8, 12, 16, 20))
     assert [str(one.message) for one in told if issubclass(one.category, NormscopeWarning)] == [
-        "TensorBoard is told no more; the recording and the training go on. OSError: 28"
+        "Listener TensorBoard failed and was disabled; recording continues. OSError: 28"
     ]
     assert recording.complete
     assert recording.query("1", "batch_mean")[0][-1] >= 23
