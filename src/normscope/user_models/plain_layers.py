@@ -54,9 +54,7 @@ def alteration(module: nn.Module) -> str:
 
 
 def forward_override(module: nn.Module) -> str:
-    """Return what the module's class overrides of PyTorch's forward, as the end of a sentence; "" if
-    nothing.
-    """
+    """Return what the class overrides of PyTorch's forward, as the end of a sentence; else ""."""
     cls = type(module)
     for name in CALLED:
         method = getattr(cls, name, None)
