@@ -156,7 +156,7 @@ def spread(per_channel: Tensor, values: Tensor) -> Tensor:
 
 
 def sample_images(values: Tensor, n: int, step: int) -> Tensor:
-    """Return images `values[k::stride]`, k going round with the step: a deterministic sample, never a random one.
+    """Return images `values[k::stride]`, k going round with the step: never a random sample.
 
     A stride inside an image would see few of its columns. `n` is the number of values per channel
     of the whole batch.
