@@ -49,8 +49,8 @@ class Meter:
         self.arrangement: Behavior | None = None  # of a layer whose forward is somebody's own
 
     def start(self, mode: str, masks: list[Tensor], samples: int = 0) -> None:
-        """Begin a batch's forward, in mode "eval", "alone", "batch", "dropout" or "output" (in which
-        nothing is measured).
+        """Begin a batch's forward, in mode "eval", "alone", "batch", "dropout" or "output" (nothing
+        is measured).
         """
         self.mode, self.call, self.masks, self.samples = mode, 0, masks, samples
 

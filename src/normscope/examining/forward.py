@@ -110,7 +110,7 @@ class ForwardRun:
         return rows(tensor, batch.samples)
 
     def _companions(self, whole: Tensor | None) -> None:
-        """Measure how a sample's output in eval mode depends on the samples beside it; and trace."""
+        """Measure how a sample's eval output depends on the samples beside it; and trace."""
         batch = self.batches[0]
         few = batch.take(slice(0, TRACED_SAMPLES))
         for meter in self.meters.values():

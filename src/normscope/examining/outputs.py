@@ -40,7 +40,7 @@ def rows(tensor: Tensor | None, samples: int) -> Tensor | None:
 
 
 def difference(reference: Tensor, other: Tensor | None) -> float | None:
-    """Return the relative L2 difference of two outputs; None if shapes differ or it is not finite."""
+    """Return the relative L2 difference of two outputs; None if it does not exist."""
     if other is None or reference.shape != other.shape:
         return None
     scale = reference.norm()
@@ -93,7 +93,7 @@ def target_facts(targets: list[Tensor | None]) -> dict[str, Any]:
 
 
 def label_facts(labels: list[np.ndarray]) -> dict[str, Any]:
-    """Return the same of integer labels [N] per batch; {} with a single class, or one per sample."""
+    """Return the same of integer labels [N] per batch; {} with one class, or one a sample."""
     classes, index = np.unique(np.concatenate(labels), return_inverse=True)
     sizes = [len(part) for part in labels]
     if not 2 <= len(classes) <= max(len(index) // 4, 2):

@@ -1,1 +1,1 @@
-"""Ready-made callbacks for other people's training loops. Each needs its library, which is not installed with ours."""
+"""Callbacks for other people's training loops. Each needs its own library."""

@@ -1,4 +1,4 @@
-"""What the callbacks for other people's trainers have in common: their arguments, and the life of the watcher."""
+"""The common base of callbacks: their arguments, and the life of the watcher."""
 
 from __future__ import annotations
 

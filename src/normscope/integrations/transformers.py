@@ -1,4 +1,4 @@
-"""Watching in Hugging Face's Trainer: `Trainer(..., callbacks=[WatchNormalization(path="recording.sqlite")])`."""
+"""Watch in Hugging Face's Trainer: `Trainer(..., callbacks=[WatchNormalization(path=...)])`."""
 
 from __future__ import annotations
 

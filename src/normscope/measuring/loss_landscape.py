@@ -1,4 +1,4 @@
-"""How the loss and its gradient change along the direction of steepest descent, from where the weights are."""
+"""The loss and its gradient along the direction of steepest descent, from the weights on."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Header:
     bin_limit: float = BIN_LIMIT
     cost: Cost = field(default_factory=Cost)
     complete: bool = False
-    writer: str = ""  # the process that made the file: a number for its machine, and its own there
+    writer: str = ""  # the process that made the file, until its first step: machine and number
     budget: float | None = None  # MB per 10,000 steps; None: as much as the intervals make
     left_out: dict[str, int] = field(default_factory=dict)  # {kind: records that were due, and not
     # taken for want of budget}

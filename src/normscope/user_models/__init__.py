@@ -1,1 +1,1 @@
-"""What every tool needs of somebody's model: its normalization layers, what wraps it, a guard, batches."""
+"""User models: recognized, loaded, unwrapped, guarded, and fed with batches."""

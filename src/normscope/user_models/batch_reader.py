@@ -94,8 +94,8 @@ def _iterated(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | None:
-    """Return (the same samples in batches of the same sizes but with other companions, their order),
-    or None if the batches' shapes differ.
+    """Return (the same samples in batches of the same sizes but with other companions, their
+    order), or None if the batches' shapes differ.
 
     Sample i of the mixed batches is sample `order[i]` of the others.
     """

@@ -106,7 +106,7 @@ def _first_activation(node: Any, consumers: dict[Any, list[Any]]) -> tuple[str, 
 
 
 def derivative(activation: str, values: Tensor) -> Tensor:
-    """Return the activation's derivative at each value, in their shape; at its kinks, autograd's."""
+    """Return the activation's derivative at each value; at its kinks, autograd's."""
     function = lookup("activation", activation, FUNCTIONS)
     with torch.enable_grad():
         points = values.detach().clone().requires_grad_()

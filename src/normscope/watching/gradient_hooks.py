@@ -1,4 +1,4 @@
-"""Gradients at a layer's output and input, and the scale that mixed-precision training gives them."""
+"""Gradients at a layer's output and input, and their scale in mixed-precision training."""
 
 from __future__ import annotations
 

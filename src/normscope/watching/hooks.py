@@ -101,7 +101,7 @@ class LayerHooks:
     def add(
         self, module: nn.Module, function: Callable[..., None], *, reads_statistics_only: bool
     ) -> None:
-        """Call `function(module, args, kwargs, output)` after each forward of a module; see `Hook`."""
+        """Call `function(module, args, kwargs, output)` after each forward; see `Hook`."""
         hook = Hook(module, function, reads_statistics_only=reads_statistics_only)
         hook.handle = module.register_forward_hook(hook, with_kwargs=True)
         self._hooks.append((hook, hook.handle, weakref.ref(module)))

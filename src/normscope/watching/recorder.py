@@ -56,7 +56,7 @@ class Recorder:
         self._last = self._flushed = time.perf_counter()
 
     def resume(self) -> None:
-        """Go on where the part ends, with its calls, notes, values that were not finite and cost."""
+        """Go on where the part ends, with its calls, notes, non-finite values and cost."""
         part, entries = self.part, self.header.layers
         recorded = part.statistics()
         for layer in self.layers:
@@ -110,6 +110,7 @@ class Recorder:
             self.header,
             layers=infos,
             complete=complete,
+            writer="" if steps else self.header.writer,  # recordings of equal runs are equal
             cost=replace(self.header.cost, seconds=self.seconds, elapsed=elapsed, steps=steps),
             left_out=dict(self.planned.left_out),
         )

@@ -137,7 +137,7 @@ class Blocks:
         self._transfers.append(_Transfer.of(self._open.pop(key)))
 
     def seal(self) -> None:
-        """Send every open block to the host, so that what arrives together covers the same steps."""
+        """Send all open blocks to the host, so that those of the same steps arrive together."""
         for key in list(self._open):
             self._seal(key)
 

@@ -153,8 +153,8 @@ class Session:
             self._begin_step()
             self._take(TRAIN)
         if not model.training and not self._listening:
-            # In eval mode nn.TransformerEncoderLayer has a faster path, with other bits, for modules
-            # without hooks.
+            # In eval mode nn.TransformerEncoderLayer has a faster path, with other bits, for
+            # modules without hooks.
             self._layer_hooks.set_aside()
 
     def _take(self, quality: int) -> None:
@@ -256,7 +256,8 @@ class Session:
             return layer.next_call()
         self._note(
             "calls",
-            f"{layer.name} is called more than {MAX_CALLS} times in a forward; the first are recorded.",
+            f"{layer.name} is called more than {MAX_CALLS} times in a forward; the first are "
+            "recorded.",
         )
         return None
 
@@ -264,8 +265,9 @@ class Session:
         if self._due.moments and layer.lacks_statistics(call):
             self._note(
                 "statistics",
-                f"{layer.name} has not kept the statistics of its batch (it ran without gradients, or under "
-                "checkpointing or other saved-tensor hooks): they are computed again, at histogram steps only.",
+                f"{layer.name} has not kept the statistics of its batch (it ran without gradients, "
+                "or under checkpointing or other saved-tensor hooks): they are computed again, at "
+                "histogram steps only.",
             )
 
     @_inside
@@ -357,7 +359,7 @@ class Session:
         if self.steps and uncalled:
             self._note(
                 "uncalled",
-                f"{len(uncalled)} of {len(self.layers)} layers were not called in any training forward (unused, "
-                f"compiled, or run as replicas), {uncalled[0]} for one: of them only weight, bias, buffers and "
-                "parameter gradients are recorded.",
+                f"{len(uncalled)} of {len(self.layers)} layers were not called in any training "
+                f"forward (unused, compiled, or run as replicas), {uncalled[0]} for one: of them "
+                "only weight, bias, buffers and parameter gradients are recorded.",
             )

@@ -82,7 +82,7 @@ def path_to_moments(node: Any, source: Any, most: int = 64) -> tuple[int, ...] |
 
 
 def node_at(node: Any, path: tuple[int, ...]) -> Any:
-    """Return the node at the end of a path of `path_to_moments`, None where the graph ends before."""
+    """Return the node at the end of a `path_to_moments`, None where the graph ends before."""
     for index in path:
         following = getattr(node, "next_functions", ())
         node = following[index][0] if index < len(following) else None
@@ -156,7 +156,7 @@ def spread(per_channel: Tensor, values: Tensor) -> Tensor:
 
 
 def sample_images(values: Tensor, n: int, step: int) -> Tensor:
-    """Whole images `values[k::stride]`, k going round with the step: a deterministic sample, never a random one.
+    """Return images `values[k::stride]`, k going round with the step: never a random sample.
 
     A stride inside an image would see few of its columns. `n` is the number of values per channel
     of the whole batch.
@@ -188,7 +188,7 @@ def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_distribution(statistic: Tensor) -> Tensor:
-    """Return [4, G] of a per-sample statistic [N, G]: mean, standard deviation, minimum, maximum."""
+    """Return [4, G] of a per-sample statistic [N, G]: mean, deviation, minimum, maximum."""
     std, mean = torch.std_mean(statistic, 0, correction=0)
     return torch.stack([mean, std, statistic.amin(0), statistic.amax(0)])
 
@@ -200,7 +200,7 @@ def sample_quantiles(statistic: Tensor) -> Tensor:
 
 
 def normalize(kind: str, module: nn.Module, values: Tensor) -> Tensor:
-    """Return the normalized value of a layer with per-sample statistics, without weight and bias."""
+    """Return the value that a per-sample layer normalized, without weight and bias."""
     values = values.float() if values.dtype != torch.float64 else values
     settings: Any = module
     if kind == "group":
@@ -213,7 +213,7 @@ def normalize(kind: str, module: nn.Module, values: Tensor) -> Tensor:
 
 
 def _normalized_shape(module: Any) -> list[int]:
-    """Return the shape over which a layer or RMS norm normalizes: its attribute's, or its weight's."""
+    """Return the shape over which a layer or RMS norm normalizes, else its weight's."""
     shape = getattr(module, "normalized_shape", None)
     return list(module.weight.shape if shape is None else shape)
 

@@ -88,8 +88,8 @@ def _no_normalization(model: nn.Module) -> str:
     similar = sorted(name for name in classes if "norm" in name.lower())
     perhaps = f" (perhaps {_listing(similar)})" if similar else ""
     return (
-        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to watch "
-        f"in layers=, or make a class{perhaps} known with "
+        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to "
+        f"watch in layers=, or make a class{perhaps} known with "
         "normscope.user_models.norm_layers.register_normalization."
     )
 
