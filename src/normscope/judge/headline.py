@@ -19,6 +19,17 @@ from normscope.judge import statistics
 from normscope.judge.claims import by_subject, claims, compared, judge_all
 from normscope.judge.evidence.cells import Evidence, runs_of
 from normscope.judge.evidence.quantities import accuracy, chance, learned_from
+from normscope.judge.headline_words import (
+    CONTRARY,
+    count_text,
+    estimate_text,
+    name_of,
+    points,
+    seeds_text,
+    verdict_text,
+    with_each,
+    with_norm,
+)
 from normscope.judge.layer_measures import active_share, layers_before_activations, measure_regions
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
 from normscope.judge.timeline import Timeline
@@ -28,41 +39,6 @@ from normscope.records.run import RunRecord
 
 EQUAL_SETTINGS, OWN_RATE, TOLERANCE = "C201", "C202", "C501"
 """The claims that the sentences on accuracy and on learning rates are made of."""
-
-CONTRARY = {
-    "C101": "it takes more epochs to become as good {with_norm}",
-    "C201": "the accuracy at equal settings is lower {with_norm}",
-    "C202": "the accuracy at its own best rate is lower {with_norm}",
-    "C301": "gradients vary more from step to step {with_norm}",
-    "C302": "the gradient norm varies more over the epochs {with_norm}",
-    "C303": "more epochs have a step without gradient {with_norm}",
-    "C304": "less of the gradient reaches the first layer {with_norm}",
-    "C401": "what the normalization puts out is farther from N(0, 1) {with_norm}",
-    "C402": "the output of the first stage is farther from N(0, 1) {with_norm}",
-    "C403": "the output of the first stage drifts more {with_norm}",
-    "C404": "the output of the first stage widens more {with_norm}",
-    "C501": "a narrower range of learning rates does about as well {with_norm}",
-    "C502": "only lower learning rates are tolerated {with_norm}",
-    "C503": "only lower learning rates are tolerated in small batches {with_norm}",
-    "C601": "the result depends more on the initialization {with_norm}",
-    "C701": "fewer values lie where the activation has a slope {with_norm}",
-    "C702": "gradients at the first layer are smaller {with_norm}",
-    "C801": "channel means vary more from batch to batch {with_norm}",
-    "C901": "running statistics are farther from those of the data than a batch's own",
-    "C902": "running statistics do worse than a small batch's own",
-    "C1001": "the loss varies more along its gradient {with_norm}",
-    "C1002": "the gradient changes more along its own direction {with_norm}",
-    "C1003": "the landscape is rougher along the gradient {with_norm}",
-    "C1101": "noise behind it moves distributions less than leaving it out",
-    "C1102": "with moving distributions it trains worse",
-    "C1201": "residual branches are larger beside their skip paths {with_norm}",
-    "C1202": "with the default initialization residual branches are larger {with_norm}",
-    "C1301": "it loses less accuracy in small batches than group norm",
-    "C1302": "it loses less accuracy in small batches than layer norm",
-    "C1303": "running statistics cost no accuracy in small batches, but spare some",
-    "C1401": "another place than after each convolution is better for it",
-}
-"""{code: what is so where the claim is contradicted}, the end of "Against common belief, …"."""
 
 OWN_BEST = "At its own best rate each"
 
@@ -206,12 +182,14 @@ def passing(recordings: Mapping[str, Sequence[Recording]], layer: str | None = N
     if not np.isfinite([value for own in values for value in own]).all():
         return ""
     verb = "pass the ReLU" if activation == "relu" else f"lie where {activation} has a slope"
-    words = _with_each([arm for arm, _ in chosen])
+    words = with_each([arm for arm, _ in chosen])
     shares = [
         f"{np.mean(values[0]):.1f}% of the values of {layer} {verb} {words[0]}",
         f"{np.mean(values[1]):.1f}% {words[1]}",
     ]
-    return f"In the last epoch {shares[0]}, {shares[1]} ({_estimate_text(_difference(values), _settled(_difference(values)))})."
+    estimate = _difference(values)
+    sure = estimate_text(estimate, _settled(estimate))
+    return f"In the last epoch {shares[0]}, {shares[1]} ({sure})."
 
 
 def _last_share(recording: Recording, layer: str) -> float:
@@ -282,14 +260,15 @@ class _Case:
             (arm,) = (arm for arm in self.arms if arm not in missing)
             value, rate, n = self._best(arm)
             return (
-                f"{value:.1f}% accuracy {_with(arm)} at its best rate, {rate:g} ({_seeds(n)}); no run "
-                f"{_with(missing[0])} has ended, so that nothing is compared."
+                f"{value:.1f}% accuracy {with_norm(arm)} at its best rate, {rate:g} "
+                f"({seeds_text(n)}); no run {with_norm(missing[0])} has ended, so that nothing is "
+                "compared."
             )
         return self._pair()
 
     def _only_diverged(self, missing: Sequence[str]) -> str:
         arms = [arm for arm in self.arms if arm not in missing]
-        told = [f"{_count(self._ended(arm))} {_with(arm)}" for arm in arms]
+        told = [f"{count_text(self._ended(arm))} {with_norm(arm)}" for arm in arms]
         return f"Every run diverged: {', '.join(told)}. Lower learning rates may not."
 
     def _pair(self) -> str:
@@ -299,17 +278,17 @@ class _Case:
             means = [float(np.mean(list(verdict.values[arm].values()))) for arm in self.arms]
             lead = self._lead(verdict.code == OWN_RATE, len(verdict.settings))
             each = [f"{means[0]:.1f}% accuracy", f"{means[1]:.1f}%"]
-            numbers = _verdict_text(verdict, self._neither_learned(means))
+            numbers = verdict_text(verdict, self._neither_learned(means))
         else:
             best = [self._best(arm) for arm in self.arms]
             lead = self._lead(own=True, settings=0)
             first, second = ((f"{value:.1f}%", f"at {rate:g}") for value, rate, _ in best)
             each = [f"{first[0]} accuracy {first[1]}", " ".join(second)]
             estimate = self._at_best_rates([rate for _, rate, _ in best])
-            numbers = _estimate_text(estimate, _settled(estimate))
+            numbers = estimate_text(estimate, _settled(estimate))
         words = [
             f"every run diverged {words}" if self._all_diverged(arm) else f"{value} {words}"
-            for arm, value, words in zip(self.arms, each, _with_each(self.arms), strict=True)
+            for arm, value, words in zip(self.arms, each, with_each(self.arms), strict=True)
         ]
         return f"{lead}: {words[0]}, {words[1]} ({numbers})."
 
@@ -335,13 +314,13 @@ class _Case:
         told = []
         for arm in others:
             if self._all_diverged(arm):
-                told.append(f"every run diverged {_with(arm)}")
+                told.append(f"every run diverged {with_norm(arm)}")
             elif arm in found:
                 value = np.mean(list(found[arm].values[arm].values()))
-                told.append(f"{value:.1f}% {_with(arm)} ({_points(found[arm])})")
+                told.append(f"{value:.1f}% {with_norm(arm)} ({points(found[arm])})")
             else:
                 told.append(
-                    f"{self._best(arm)[0]:.1f}% {_with(arm)} ({_seeds(self._best(arm)[2])})"
+                    f"{self._best(arm)[0]:.1f}% {with_norm(arm)} ({seeds_text(self._best(arm)[2])})"
                 )
         return f"Beside them, {', '.join(told)}." if told else ""
 
@@ -349,7 +328,7 @@ class _Case:
         """Best and last of many arms, and how many differ from the reference for certain."""
         arms = [*self.arms, *others]
         ranked = sorted(arms, key=lambda arm: -self._best(arm)[0])
-        ends = [f"{_name(arm)} ({self._best(arm)[0]:.1f}%)" for arm in (ranked[0], ranked[-1])]
+        ends = [f"{name_of(arm)} ({self._best(arm)[0]:.1f}%)" for arm in (ranked[0], ranked[-1])]
         pair = {self.arms[0]: self.accuracy} if self.accuracy else {}
         estimates = [self._of_many(arm, verdict) for arm, verdict in (pair | dict(found)).items()]
         sure = [
@@ -359,7 +338,7 @@ class _Case:
         ]
         return (
             f"Of all {len(arms)}, {ends[0]} is best and {ends[1]} last; {sum(sure)} of "
-            f"{len(arms) - 1} are better than {_name(self.arms[1])} for certain, "
+            f"{len(arms) - 1} are better than {name_of(self.arms[1])} for certain, "
             f"{len(sure) - sum(sure)} worse (Holm-adjusted)."
         )
 
@@ -389,8 +368,8 @@ class _Case:
             return ""  # said beside the accuracies
         arms = self.arms if learnt[0] else (self.arms[1], self.arms[0])
         return (
-            f"The network learns {_with(arms[0])} at {max(learnt)} of {of} rates, "
-            f"{_with(arms[1])} at none."
+            f"The network learns {with_norm(arms[0])} at {max(learnt)} of {of} rates, "
+            f"{with_norm(arms[1])} at none."
         )
 
     def _learns_alone(self, rates: Sequence[float]) -> str:
@@ -410,8 +389,8 @@ class _Case:
             else f"{self._mean(other, rate):.0f}%"
         )
         return (
-            f"At rate {rate:g} the network learns {_with(learner)} ({self._mean(learner, rate):.0f}%), not "
-            f"{_with(other)} ({without})"
+            f"At rate {rate:g} the network learns {with_norm(learner)} "
+            f"({self._mean(learner, rate):.0f}%), not {with_norm(other)} ({without})"
         )
 
     def _tolerance(self, rates: Sequence[float]) -> str:
@@ -426,10 +405,10 @@ class _Case:
             spans.append(
                 f"{whole}×{float(f'{10**decades:.2g}'):g} range" if decades > 0 else "one rate"
             )
-        words = _with_each(self.arms)
+        words = with_each(self.arms)
         return (
             f"{'it' if self._learns_alone(rates) else 'The network'} tolerates {spans[0]} of rates "
-            f"{words[0]}, {spans[1]} {words[1]} ({_verdict_text(verdict)})"
+            f"{words[0]}, {spans[1]} {words[1]} ({verdict_text(verdict)})"
         ).replace("one rate of rates", "one rate")
 
     def contrary(self) -> str:
@@ -444,9 +423,9 @@ class _Case:
         if not found:
             return ""
         parts = [
-            CONTRARY[verdict.code].format(with_norm=_with(self.arms[0]))
+            CONTRARY[verdict.code].format(with_norm=with_norm(self.arms[0]))
             + f" ({effect_text(verdict.effect, verdict.unit, verdict.interval)}, "
-            f"{_seeds(verdict.n)})"
+            f"{seeds_text(verdict.n)})"
             for verdict in found[:MOST_CONTRARY]
         ]
         more = len(found) - len(parts)
@@ -485,7 +464,7 @@ class _Case:
             if each.more_seeds == least
         ]
         return (
-            f"{_count(open_ones, 'claim')} open; --seeds {seeds + least} would probably settle "
+            f"{count_text(open_ones, 'claim')} open; --seeds {seeds + least} would probably settle "
             f"{' and '.join(easiest)}."
         )
 
@@ -528,45 +507,6 @@ def _settled(estimate: Estimate) -> str:
     return "settled" if estimate.p is not None and estimate.p < LEVEL else "not settled"
 
 
-def _estimate_text(estimate: Estimate, word: str) -> str:
-    if not estimate.n:
-        return "no seed in common, so that nothing is tested"
-    return _with_interval(estimate.effect, "points", estimate.interval, estimate.n, word)
-
-
-def _verdict_text(verdict: Verdict, instead: str = "") -> str:
-    word = {
-        "supported": "settled",
-        "contradicted": "settled, against common belief",
-        "no difference": f"no difference beyond ±{verdict.margin:g}",
-        "cannot tell": "not settled",
-    }[verdict.outcome]
-    effect = verdict.effect if verdict.effect is not None else math.nan
-    return _with_interval(effect, verdict.unit, verdict.interval, verdict.n, instead or word)
-
-
-def _with_interval(
-    effect: float, unit: str, interval: tuple[float, float] | None, n: int, word: str
-) -> str:
-    if n < LEAST_PAIRS:
-        return f"{_signed(effect)} {unit}; {_seeds(n)}, too few for an interval"
-    return f"{_signed(effect)} {unit}{_ends(interval)}, {_seeds(n)}: {word}"
-
-
-def _points(verdict: Verdict) -> str:
-    return f"{_signed(verdict.effect or 0.0)} points{_ends(verdict.interval)}"
-
-
-def _ends(interval: tuple[float, float] | None) -> str:
-    return f" [{_signed(interval[0])}, {_signed(interval[1])}]" if interval else ""
-
-
-def _signed(value: float) -> str:
-    """One decimal with its sign; what rounds to nothing has none."""
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
-
-
 def _sureness(verdict: Verdict) -> float:
     """How many half widths of its interval an effect is away from none, of ratios on their log."""
     if verdict.interval is None or verdict.effect is None:
@@ -576,28 +516,3 @@ def _sureness(verdict: Verdict) -> float:
         numbers = tuple(math.log(number) for number in numbers)
     effect, neutral, low, high = numbers
     return abs(effect - neutral) / (high - low) if high > low else math.inf
-
-
-def _name(arm: str) -> str:
-    """A normalization in words."""
-    if arm == "none":
-        return "the plain network"
-    usual = ("batch", "group", "layer", "instance", "noisy-batch")
-    return f"{arm.replace('-', ' ')} norm" if arm in usual else arm
-
-
-def _with(arm: str) -> str:
-    return "without normalization" if arm == "none" else f"with {_name(arm)}"
-
-
-def _with_each(arms: Sequence[str]) -> list[str]:
-    """Each arm at the end of a phrase; where one is named, the one without needs no more words."""
-    return [_with(arms[0]), "without" if arms[1] == "none" else _with(arms[1])]
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count != 1 else ''}"
-
-
-def _count(items: Sequence[Any], word: str = "run") -> str:
-    return f"{len(items)} {word}{'s' if len(items) != 1 else ''}"

@@ -7,7 +7,8 @@ import pytest
 from claim_runs import arms, jitter, run
 
 from normscope.judge.claims import claims, compared, judge_all
-from normscope.judge.headline import CONTRARY, conclude, counts, counts_text, headlines
+from normscope.judge.headline import conclude, counts, counts_text, headlines
+from normscope.judge.headline_words import CONTRARY
 from normscope.judge.verdicts import OUTCOMES
 
 THREE_RATES = (0.01, 0.1, 1.0)
@@ -218,7 +219,8 @@ class TestOtherArms:
 def with_gradients(batch, none):
     """Six seeds of both arms, whose first layer's gradient has this (size, noise)."""
     return [
-        run(norm, seed, gradient=size * (1 + jitter(seed + k)), noise=noise * (1 + jitter(seed + 3 * k)))
+        run(norm, seed, gradient=size * (1 + jitter(seed + k)),
+            noise=noise * (1 + jitter(seed + 3 * k)))
         for k, (norm, (size, noise)) in enumerate((("batch", batch), ("none", none)))
         for seed in range(6)
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The words and tables around the views: the summary with every seed's value, and how it all was made."""
+"""The words and tables around the views: what was found, every seed's value, how it was made."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def summary_note(data: ReportData) -> str:
     notes = [unfinished(study.runs) for study in data.studies]
     return " ".join(
         [
-            "Accuracy is that after the last epoch, never the best one; ± is the standard deviation over seeds. "
-            f"Threshold: {THRESHOLD_SHARE:.0%} of {first}'s mean final accuracy at that learning rate.",
+            "Accuracy after the last epoch, never the best one; ± is the standard deviation over "
+            f"seeds. Threshold: {THRESHOLD_SHARE:.0%} of {first}'s mean final accuracy at that "
+            "learning rate.",
             *(note for note in notes if note),
         ]
     )

@@ -1,0 +1,117 @@
+"""The words of a headline: arms, numbers of runs, effects with their intervals, and what is so
+where a claim is contradicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from normscope.judge.statistics import LEAST_PAIRS, Estimate
+from normscope.judge.verdicts import Verdict
+
+CONTRARY = {
+    "C101": "it takes more epochs to become as good {with_norm}",
+    "C201": "the accuracy at equal settings is lower {with_norm}",
+    "C202": "the accuracy at its own best rate is lower {with_norm}",
+    "C301": "gradients vary more from step to step {with_norm}",
+    "C302": "the gradient norm varies more over the epochs {with_norm}",
+    "C303": "more epochs have a step without gradient {with_norm}",
+    "C304": "less of the gradient reaches the first layer {with_norm}",
+    "C401": "what the normalization puts out is farther from N(0, 1) {with_norm}",
+    "C402": "the output of the first stage is farther from N(0, 1) {with_norm}",
+    "C403": "the output of the first stage drifts more {with_norm}",
+    "C404": "the output of the first stage widens more {with_norm}",
+    "C501": "a narrower range of learning rates does about as well {with_norm}",
+    "C502": "only lower learning rates are tolerated {with_norm}",
+    "C503": "only lower learning rates are tolerated in small batches {with_norm}",
+    "C601": "the result depends more on the initialization {with_norm}",
+    "C701": "fewer values lie where the activation has a slope {with_norm}",
+    "C702": "gradients at the first layer are smaller {with_norm}",
+    "C801": "channel means vary more from batch to batch {with_norm}",
+    "C901": "running statistics are farther from those of the data than a batch's own",
+    "C902": "running statistics do worse than a small batch's own",
+    "C1001": "the loss varies more along its gradient {with_norm}",
+    "C1002": "the gradient changes more along its own direction {with_norm}",
+    "C1003": "the landscape is rougher along the gradient {with_norm}",
+    "C1101": "noise behind it moves distributions less than leaving it out",
+    "C1102": "with moving distributions it trains worse",
+    "C1201": "residual branches are larger beside their skip paths {with_norm}",
+    "C1202": "with the default initialization residual branches are larger {with_norm}",
+    "C1301": "it loses less accuracy in small batches than group norm",
+    "C1302": "it loses less accuracy in small batches than layer norm",
+    "C1303": "running statistics cost no accuracy in small batches, but spare some",
+    "C1401": "another place than after each convolution is better for it",
+}
+"""{code: what is so where the claim is contradicted}, the end of "Against common belief, …"."""
+
+
+def estimate_text(estimate: Estimate, word: str) -> str:
+    """A difference in points with its interval, n, and a word on how sure it is."""
+    if not estimate.n:
+        return "no seed in common, so that nothing is tested"
+    return _with_interval(estimate.effect, "points", estimate.interval, estimate.n, word)
+
+
+def verdict_text(verdict: Verdict, instead: str = "") -> str:
+    """A verdict's effect with its interval, n, and the outcome in words, or others `instead`."""
+    word = {
+        "supported": "settled",
+        "contradicted": "settled, against common belief",
+        "no difference": f"no difference beyond ±{verdict.margin:g}",
+        "cannot tell": "not settled",
+    }[verdict.outcome]
+    effect = verdict.effect if verdict.effect is not None else math.nan
+    return _with_interval(effect, verdict.unit, verdict.interval, verdict.n, instead or word)
+
+
+def _with_interval(
+    effect: float, unit: str, interval: tuple[float, float] | None, n: int, word: str
+) -> str:
+    if n < LEAST_PAIRS:
+        return f"{_signed(effect)} {unit}; {seeds_text(n)}, too few for an interval"
+    return f"{_signed(effect)} {unit}{_ends(interval)}, {seeds_text(n)}: {word}"
+
+
+def points(verdict: Verdict) -> str:
+    """A verdict's effect in points with its interval."""
+    return f"{_signed(verdict.effect or 0.0)} points{_ends(verdict.interval)}"
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    return f" [{_signed(interval[0])}, {_signed(interval[1])}]" if interval else ""
+
+
+def _signed(value: float) -> str:
+    """One decimal with its sign; what rounds to nothing has none."""
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def name_of(arm: str) -> str:
+    """A normalization in words."""
+    if arm == "none":
+        return "the plain network"
+    usual = ("batch", "group", "layer", "instance", "noisy-batch")
+    return f"{arm.replace('-', ' ')} norm" if arm in usual else arm
+
+
+def with_norm(arm: str) -> str:
+    """An arm at the end of a phrase."""
+    return "without normalization" if arm == "none" else f"with {name_of(arm)}"
+
+
+def with_each(arms: Sequence[str]) -> list[str]:
+    """Each arm at the end of a phrase; where one is named, the one without needs no more words."""
+    return [with_norm(arms[0]), "without" if arms[1] == "none" else with_norm(arms[1])]
+
+
+def seeds_text(count: int) -> str:
+    """A number of seeds."""
+    return f"{count} seed{'s' if count != 1 else ''}"
+
+
+def count_text(items: Sequence[Any], word: str = "run") -> str:
+    """The number of items with the word for one of them."""
+    return f"{len(items)} {word}{'s' if len(items) != 1 else ''}"
