@@ -1,0 +1,53 @@
+"""Numbers in words, said the same way by the terminal, the figures, the pages and the tables."""
+
+from __future__ import annotations
+
+import textwrap
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction as a percentage with one decimal; a dash where it is missing."""
+    return "–" if fraction is None else f"{100 * fraction:.1f}%"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 epoch", "1,024 steps"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def effect_text(
+    effect: float | None, unit: str, interval: tuple[float, float] | None = None
+) -> str:
+    """Return an effect with its unit and interval, "×1.5 [1.2, 1.9]" or "+1 decade"; a dash where
+    there is none.
+    """
+    if effect is None:
+        return "–"
+    sign = "" if unit == "times" else "+"
+    ends = f" [{interval[0]:{sign}.3g}, {interval[1]:{sign}.3g}]" if interval else ""
+    if unit == "times":
+        return f"×{effect:.3g}{ends}"
+    shown = f"{effect:+.3g}"
+    one = shown in ("+1", "-1") and not interval
+    return f"{shown}{ends} {unit.removesuffix('s') if one else unit}"
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value with three decimals."""
+    if p is None:
+        return "no test"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def wrapped(text: str, width: int) -> str:
+    """Break a text's lines at spaces, so that none is longer than `width` unless by a single word.
+
+    What a line goes on with is indented as deep as the line.
+    """
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip(" ")))
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(lines)
