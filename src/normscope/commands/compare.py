@@ -167,6 +167,6 @@ def _say_result(console: Console, grid: Grid, summary: Comparison) -> None:
         console,
         "Accuracy: mean ± standard deviation of n finished runs after the last epoch, on "
         f"{summary.data.get('source')}. Threshold: 95% of {grid.norms[0]}'s mean final accuracy at "
-        "that rate. Variation: standard deviation over mean of the stem-gradient norm over epochs.",
+        "that rate. Gradient noise: standard deviation over mean of the stem-gradient norm over epochs.",
         style="dim",
     )

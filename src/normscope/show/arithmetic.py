@@ -37,7 +37,7 @@ def describe_layer(explanation: Explanation) -> str:
 
 
 def batches_text(explanation: Explanation) -> str:
-    """Return how many batches the running statistics have seen; empty where there are none."""
+    """Return the number of batches in the running statistics; empty where there are none."""
     if explanation.running_before is None:
         return ""
     return f" ({explanation.batches_before:,} batches)"

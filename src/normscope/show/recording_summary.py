@@ -127,14 +127,14 @@ def _remarks(recording: Recording, facts: dict[str, Values]) -> Iterator[str]:
 
 
 def _is_called(statistics: Iterable[str]) -> bool:
-    """Whether a layer's statistics hold more than its parameters, buffers and their gradients."""
+    """Return whether a layer's statistics hold more than parameters, buffers and gradients."""
     return any(
         not re.fullmatch(r"(weight|bias)(_gradient)?|running_.*|num_.*", s) for s in statistics
     )
 
 
 def _not_looked_at(recorded: Mapping[str, list[str]]) -> Iterator[str]:
-    """That there was no step, or that layers were not called in any recorded one."""
+    """Remark that there was no step, or that layers were not called in any recorded one."""
     idle = [name for name, statistics in recorded.items() if not _is_called(statistics)]
     if not any(recorded.values()):
         yield "Not one step was recorded, so nothing can be said of any layer."
@@ -163,7 +163,7 @@ def _left_out(recording: Recording) -> str:
 
 
 def _never_in_train_mode(recording: Recording) -> Iterator[str]:
-    """That all layers were in eval mode at every record; some of them may be frozen by intention."""
+    """Remark that all layers were always in eval mode; some may be frozen by intention."""
     modes = [
         recording.query(name, "training")[1]
         for name in recording.layers

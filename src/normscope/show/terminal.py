@@ -33,7 +33,7 @@ WIDE = 100
 
 
 class ProgressMessage(Protocol):
-    """How far one run is, as an executor reports it."""
+    """The progress of one run, as an executor reports it."""
 
     @property
     def run(self) -> str: ...
@@ -57,7 +57,7 @@ def say(console: Console, text: str | Text, style: str | None = None) -> None:
 
 
 class StudyProgress:
-    """A bar for each run in training and one for the whole study; lines where there is no terminal."""
+    """A bar for each run in training and one for the study; lines where there is no terminal."""
 
     def __init__(
         self, console: Console, labels: dict[str, str], epochs: int, *, already_done: int = 0
@@ -153,7 +153,7 @@ def telling(console: Console, task: str) -> Iterator[Callable[[str], None]]:
 
 def comparison_table(comparison: Comparison, epochs: int) -> Table:
     """Return the closing table: one row per norm and learning rate."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("normalization", overflow="fold")
     for heading in (
         "learning\nrate", "final test\naccuracy", "runs", "epochs to\nthreshold", "gradient\nnoise",

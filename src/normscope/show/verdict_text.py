@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normscope.judge.verdicts import EffectEstimate, Verdict
-from normscope.show.words import effect_text, p_text
+from normscope.show.words import effect_text, p_text, plural
 
 STYLES = {
     "supported": "green",
@@ -20,15 +20,21 @@ STYLES = {
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """Return one row per claim, of one subject."""
+    """Return one row per claim, of one subject; those without runs are only counted, as the open
+    questions say what they need.
+    """
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=verdicts[0].subject, title_justify="left"
-    )
+        box=box.SIMPLE_HEAD, pad_edge=False, title=verdicts[0].subject, title_justify="left",
+        caption_justify="left",
+    )  # fmt: skip
     table.add_column("claim", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("effect [95%]")
     table.add_column("n", justify="right", no_wrap=True)
-    for verdict in verdicts:
+    shown = [verdict for verdict in verdicts if verdict.values or not verdict.needs]
+    if left := len(verdicts) - len(shown):
+        table.caption = f"{plural(left, 'more claim')} cannot be judged from these runs."
+    for verdict in shown:
         table.add_row(
             Text(f"{verdict.code} {verdict.name}"),
             Text(verdict.outcome, style=STYLES[verdict.outcome]),

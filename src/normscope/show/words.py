@@ -10,9 +10,9 @@ def percent(fraction: float | None) -> str:
     return "–" if fraction is None else f"{100 * fraction:.1f}%"
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 epoch", "1,024 steps"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def plural(count: int, one: str, many: str = "") -> str:
+    """Return a count with its noun: "1 epoch", "1,024 steps". `many` is for other than an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def effect_text(

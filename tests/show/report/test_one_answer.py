@@ -12,7 +12,7 @@ from rich.console import Console
 
 from normscope.judge.inspection import channel_table, regions_of, to_csv
 from normscope.judge.timeline import Timeline
-from normscope.records.recording import Recording, rank_path
+from normscope.records.recording import rank_path
 from normscope.records.recording_header import BINS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
 from normscope.show.figures import (
@@ -21,6 +21,7 @@ from normscope.show.figures import (
     recording_overview,
 )
 from normscope.show.inspection_text import show
+from normscope.show.recording import Recording
 from normscope.show.report.pages import report
 from normscope.show.sinks.watched import write_recording
 

@@ -76,7 +76,7 @@ def draw(
         for norm, of_norm in recordings.items()
         for epoch in epochs
     ]
-    names = [f"{layer} (+)" if _is_added(first, layer) else layer for layer in layers]
+    names = [f"{layer} (+)" if _has_addition(first, layer) else layer for layer in layers]
     activation = str(first.layers[layers[0]].activation)
     styles = norm_styles(recordings)
     seeds = max(map(len, recordings.values()))
@@ -105,8 +105,7 @@ def _measure_all(recording: Recording, layers: Sequence[str], epoch: int) -> dic
     return {layer: measure_regions(recording, layer, *span) for layer in layers}
 
 
-def _is_added(recording: Recording, layer: str) -> bool:
-    """Whether a residual addition stands between the layer and its activation."""
+def _has_addition(recording: Recording, layer: str) -> bool:
     return "addition" in recording.layers[layer].via
 
 
@@ -168,7 +167,7 @@ def _heading(quantity: str, activation: str) -> str:
 
 def _subtitle(first: Recording, layers: Sequence[str]) -> str:
     text = "Training batches, all values and channels of a layer together."
-    if any(_is_added(first, layer) for layer in layers):
+    if any(_has_addition(first, layer) for layer in layers):
         text += (
             " (+): a residual addition stands between this layer and the activation; the numbers "
             "are of the layer's own output."

@@ -108,7 +108,6 @@ def _rows(by_rate: dict[float, list[RunRecord]]) -> list[Row]:
 
 
 def _note(runs: Sequence[RunRecord]) -> str:
-    """What has to be known to read a row."""
     zeros = any((run.column("stem_gradient") == 0).any() for run in runs)
     at_zero = "Some stem gradients are exactly 0: on a log scale, the lower edge."
     return " ".join(filter(None, [unfinished(runs), at_zero if zeros else ""]))

@@ -1,4 +1,4 @@
-"""Pages of panels laid out in inches, so that no text meets another: title, legend, rows, footer."""
+"""Pages of panels laid out in inches so that no text meets another: title, legend, rows."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[st
 
 
 def _legend_columns(handles: Sequence[Artist], width: float) -> int:
-    """How many entries stand side by side on the page."""
+    """The number of entries that stand side by side on the page."""
     widest = max(text_width(str(handle.get_label()), NORMAL) for handle in handles)
     entry = widest + (_HANDLE + _HANDLE_PAD + _COLUMN_GAP) * NORMAL / 72
     return max(1, min(len(handles), int((width - 2 * MARGIN) / entry)))

@@ -23,7 +23,7 @@ from normscope.show.figures.provenance import recorded
 from normscope.show.figures.style import SMALL, house_style, label_of, save
 
 MIN_COLUMNS, MAX_COLUMNS = 24, 120
-"""Intervals of time in a row; an epoch is one, or a whole number of them, where that is possible."""
+"""Intervals of time in a row; an epoch is one or a whole number of them where possible."""
 
 MAX_NAMES = 40
 """Of more layers, not every one is named."""

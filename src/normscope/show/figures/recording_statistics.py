@@ -1,4 +1,4 @@
-"""<layer>_statistics.png: batch and running statistics, weight and bias, each channel over training."""
+"""<layer>_statistics.png: statistics, weight and bias of each channel over training."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from normscope.show.figures.style import (
     save,
     say_in,
 )
+from normscope.show.words import plural
 
 MAX_CHANNELS = 64
 """Of a wider layer, as many channels are shown, evenly spaced."""
@@ -125,7 +126,7 @@ def _draw_means(
 
 
 def _colours(count: int) -> list[str]:
-    """As many distinct colours, dark enough on white: neighbours differ in hue and lightness."""
+    """Distinct colours, dark enough on white: neighbours differ in hue and lightness."""
     return [
         to_hex(colorsys.hls_to_rgb(0.93 * index / count, (0.30, 0.45)[index % 2], 0.8))
         for index in range(count)
@@ -166,7 +167,7 @@ def _draw_mean(axis: Axes, series: Series, channel: int, colour: str, timeline: 
     if "batch_mean" in series:
         steps, values = series["batch_mean"]
         times, of_channel = timeline.at(steps), values[:, channel]
-        if "running_mean" in series:
+        if _has_band(series):
             axis.fill_between(*envelope(times, of_channel), color=colour, alpha=0.28, linewidth=0,
                               gid="batch means")  # fmt: skip
         else:
@@ -187,6 +188,13 @@ def envelope(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 def intervals(records: int) -> int:
     """Return into how many intervals so many records are divided."""
     return min(WINDOWS, max(1, records // PER_WINDOW))
+
+
+def _has_band(series: Series) -> bool:
+    """Return whether the batch means are a band beside the running mean; few batches are a line."""
+    if not {"batch_mean", "running_mean"} <= series.keys():
+        return False
+    return intervals(len(series["batch_mean"][0])) > 1
 
 
 def _draw_lines(
@@ -217,14 +225,16 @@ def _subtitle(series: Series, shown: int, channels: int, momentum: float | None)
     sentences = []
     if "batch_mean" in series:
         count = len(series["batch_mean"][0])
-        if "running_mean" in series:
+        if _has_band(series):
             sentences.append(
                 f"Band: smallest to largest batch mean in each of {intervals(count)} intervals of "
                 f"{count:,} batches."
             )
         else:
-            sentences.append(f"Means of {count:,} batches; this layer keeps no running statistics.")
-    if "running_mean" in series and momentum is not None:
+            sentences.append(f"Thin: the means of {plural(count, 'batch', 'batches')}.")
+    if "running_mean" not in series:
+        sentences.append("This layer keeps no running statistics.")
+    elif momentum is not None:
         sentences.append(f"Line: the running mean (momentum {momentum:g}).")
     if shown < channels:
         sentences.append(f"{shown} of {channels} channels, evenly spaced.")
@@ -233,10 +243,10 @@ def _subtitle(series: Series, shown: int, channels: int, momentum: float | None)
 
 def _legend(series: Series) -> list[Artist]:
     handles: list[Artist] = []
-    if "batch_mean" in series and "running_mean" not in series:
-        handles.append(legend_line(color=REFERENCE, linewidth=0.8, label="batch means"))
-    elif "batch_mean" in series:
+    if _has_band(series):
         handles.append(Patch(color=REFERENCE, alpha=0.28, linewidth=0, label="batch means"))
+    elif "batch_mean" in series:
+        handles.append(legend_line(color=REFERENCE, linewidth=0.8, label="batch means"))
     if "running_mean" in series:
         handles.append(legend_line(color=REFERENCE, linewidth=1.2, label="running mean"))
     one_colour = "a channel has one colour in all panels"

@@ -147,7 +147,7 @@ def _views(data: ReportData) -> Iterator[dict[str, Any]]:
 
 
 def as_json(value: Any) -> str:
-    """Return JSON that can stand in a script element: without `<`, and null for what is not finite."""
+    """Return JSON for a script element: without `<`, and null for what is not finite."""
     text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -73,7 +73,7 @@ def report_after(directory: Path) -> Path | None:
 
 
 def check_page(check: CheckReport, model: str, path: Path | None = None) -> str:
-    """Return the page of a check's findings, which has no figures; also written to `path`, if given.
+    """Return the page of a check's findings, without figures, and write it to `path` if given.
 
     Args:
         check: the result.

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The runs of one folder, in the order norm (as the study was asked for), learning rate, seed."""
+    """The runs of one folder by norm (in the order asked for), learning rate and seed."""
 
     name: str
     runs: tuple[RunRecord, ...]
@@ -222,7 +222,7 @@ def _read_check(path: Path) -> CheckReport:
 
 
 def _asked_for(directory: Path) -> dict[str, int]:
-    """{norm: index} as the study's summary has them; batch norm first where no summary can be read."""
+    """{norm: index} as in the study's summary; batch norm first where that cannot be read."""
     try:
         groups = json.loads((directory / "summary.json").read_text(encoding="utf-8"))["groups"]
         norms = dict.fromkeys(str(group["norm"]) for group in groups)

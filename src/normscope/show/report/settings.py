@@ -1,4 +1,4 @@
-"""The settings in which the runs of one study differ, beside normalization, learning rate and seed."""
+"""The settings in which one study's runs differ, beside normalization, rate and seed."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from normscope.show.report.report_data import ReportData
 from normscope.show.report.tables import Table, exact, quantised, whole
 
 Shape = Literal["curves", "densities", "rates", "heatmap", "ridges", "trajectories"]
-"""How the page turns rows into marks."""
+"""The page's ways to turn rows into marks."""
 
 SWEPT = (
     "batch_size", "initialization_scale", "initialization", "activation", "block", "weight_decay",
@@ -91,9 +91,9 @@ SECTIONS = {
     ),
     "layer": (
         "Inside one layer",
-        "Each channel's distribution at one step, within four standard deviations and scaled to its "
-        "peak; below, what changed over training. Wide layers show an even selection of channels, "
-        "long runs of steps.",
+        "Each channel's distribution at one step, within four standard deviations and scaled to "
+        "its peak; below, what changed over training. Wide layers show an even selection of "
+        "channels, long runs of steps.",
     ),
 }  # fmt: skip
 """{section: (heading, note)} in the order of the page."""
