@@ -47,4 +47,4 @@ types: .venv/installed-test
 	@touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist build
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build

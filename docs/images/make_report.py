@@ -12,9 +12,10 @@ import io
 import tempfile
 from pathlib import Path
 
-from normscope.reporting import report
 from PIL import Image
 from playwright.sync_api import sync_playwright
+
+from normscope.show.report.pages import report
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "results" / "cifar10-30-epochs"

@@ -30,7 +30,7 @@ def tasks_of(spec, directory, *norms):
     """Runs of these norms_that_end, and a sound one that is called good."""
     specs = {norm: dataclasses.replace(spec, norm=f"norms_that_end:{norm}") for norm in norms}
     specs["good"] = spec
-    return [RunTask(each, directory / name, threads=1) for name, each in specs.items()]
+    return [RunTask(each, directory / name) for name, each in specs.items()]
 
 
 def run_all(tasks, jobs=2):
@@ -109,7 +109,7 @@ from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.runner import RunTask
 from normscope.studies.spec import RunSpec
 spec = RunSpec.from_json(Path(sys.argv[1]).read_text())
-tasks = [RunTask(spec, Path(sys.argv[2]) / name, threads=1) for name in ("one", "two")]
+tasks = [RunTask(spec, Path(sys.argv[2]) / name) for name in ("one", "two")]
 for _ in ProcessExecutor(2).run(tasks, lambda message: None):
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     print(children, flush=True)

@@ -121,7 +121,7 @@ def test_a_forward_that_is_repeated_in_backward():
 
     watcher, said = watched(learn, model=Checkpointed())
     assert {finding.code for finding in watcher.findings} == {"NS801"}
-    assert "repeated in backward" in said[0]
+    assert "repeats the forward in backward" in said[0]
 
 
 @pytest.mark.parametrize("before_the_first_step", [True, False])

@@ -27,8 +27,9 @@ def modified(directory):
 
 def test_the_folder_holds_the_record_the_figure_and_the_run(explained):
     names = {path.name for path in explained.directory.iterdir()}
-    assert {"explanation.png", "explanation.sqlite", "runs", "normscope.json"} <= names
-    assert len(list(explained.directory.glob("runs/*/weights.pt"))) == 1
+    written = {"explanation.html", "explanation.png", "explanation.sqlite"}
+    assert {*written, "runs", "normscope.json"} <= names
+    assert len(list(explained.directory.glob("runs/*/weights.pt"))) == 2, "the page's network too"
     assert load_explanation(explained.directory / "explanation.sqlite").layer == "layer1.0.bn1"
 
 
@@ -59,7 +60,7 @@ def test_the_same_again_neither_trains_nor_measures_again(explained, again, monk
     before, threads = modified(explained.directory), torch.get_num_threads()
     second = again(explained.directory)
     assert torch.get_num_threads() == threads
-    assert "trained already" in second.text
+    assert second.text.count("trained already") == 2
     assert modified(explained.directory) == before
     assert second.text.split("1. layer1")[1] == explained.text.split("1. layer1")[1]
 
@@ -81,7 +82,7 @@ def test_another_seed_is_another_network_in_the_same_folder(explained, again):
     threads = torch.get_num_threads()
     other = again(explained.directory, seed=3)
     assert torch.get_num_threads() == threads
-    assert len(list(explained.directory.glob("runs/*"))) == runs + 1
+    assert len(list(explained.directory.glob("runs/*"))) == runs + 2, "and the page's network"
     assert other.explanation.meta["spec"]["seed"] == 3
     assert other.explanation.meta["run"] != explained.explanation.meta["run"]
 

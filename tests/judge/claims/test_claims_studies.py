@@ -132,7 +132,7 @@ def test_one_more_seed_trains_only_what_is_new(done, tmp_path):
     assert len(result.runs) == 16
     told = console.export_text()
     assert "12 of 16 runs are finished already" in told
-    assert "MeasuredClaim beside training: batch-statistics of 2 runs." in told, (
+    assert "Measured beside training: batch-statistics of 2 runs." in told, (
         "of those that the first grid has"
     )
 

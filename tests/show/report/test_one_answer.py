@@ -10,6 +10,7 @@ import pytest
 from report_pages import curve, payload_of
 from rich.console import Console
 
+from normscope import Recording
 from normscope.judge.inspection import channel_table, regions_of, to_csv
 from normscope.judge.timeline import Timeline
 from normscope.records.recording import rank_path

@@ -54,11 +54,11 @@ def test_nor_to_a_phone_s(open_page, axe, path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nor_to_findings_problems_and_nothing(open_page, axe, tmp_path, scheme):
+def test_nor_to_findings_problems_and_a_recording(open_page, axe, tmp_path, scheme):
     many = CheckReport(tuple(finding(layer=f"layer{k}") for k in range(30)), model="net")
     (tmp_path / "check.html").write_text(check_page(many, "net"))
-    study = write_study(tmp_path / "study", norms=())
-    (study / "runs" / "bad").mkdir(parents=True)
+    study = write_study(tmp_path / "study", norms=("batch",), epochs=2)
+    (study / "runs" / "bad").mkdir()
     (study / "runs" / "bad" / "record.sqlite").write_bytes(b"no record")
     for path in (
         tmp_path / "check.html",
