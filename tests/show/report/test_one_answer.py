@@ -22,7 +22,6 @@ from normscope.show.figures import (
     recording_overview,
 )
 from normscope.show.inspection_text import show
-from normscope.show.recording import Recording
 from normscope.show.report.pages import report
 from normscope.show.sinks.watched import write_recording
 

@@ -43,7 +43,7 @@ class StudyLogs:
         self.close()
 
     def update(self, run: str, *, ended: bool = False) -> None:
-        """Pass on the epochs of a run that the sinks do not hold, and close the log of an ended one."""
+        """Pass on epochs of a run that the sinks do not hold; close the log of an ended one."""
         with self._lock:
             if not self._sinks or (record := self._read(run)) is None:
                 return
