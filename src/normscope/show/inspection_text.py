@@ -77,9 +77,9 @@ def _regions(rows: Sequence[dict[str, Any]]) -> Table:
         via = next(row for row in of_layer if row)["via"]
         table.add_row(
             Text(f"{layer} (+)" if "addition" in via else layer),
-            *(percent(row and row["named"]) for row in of_layer),
-            *(percent(row and row["active"]) for row in of_layer),
-            *(_decimals(row and row["mean_derivative"]) for row in of_layer),
+            *(percent(row["named"] if row else None) for row in of_layer),
+            *(percent(row["active"] if row else None) for row in of_layer),
+            *(_decimals(row["mean_derivative"] if row else None) for row in of_layer),
         )
     table.caption = (
         f"Active region: {active_words(activation)}, where the slope of {activation} is above "

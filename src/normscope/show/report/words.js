@@ -13,7 +13,7 @@ function swatch({ colour, dash }) {
 }
 
 function summaryTable() {
-  const header = ["learning rate", "normalization", "final test accuracy", "runs", "every seed", "epochs to threshold", "gradient noise (std / mean)", "diverged"];
+  const header = ["learning rate", "normalization", "final test accuracy", "runs", "every seed", "epochs to threshold", "gradient noise (std\u00a0/\u00a0mean)", "diverged"];
   const numeric = new Set([0, 3, 5, 6, 7]);
   const head = header.map((text, k) => element("th", { text, scope: "col", class: numeric.has(k) ? "number" : "" }));
   const rows = page.summary.map((row, k) => {
