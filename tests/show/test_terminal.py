@@ -1,10 +1,12 @@
 import io
 from dataclasses import dataclass
 
+import pytest
 from rich.console import Console
 
 from normscope.judge.comparison import Comparison, GroupSummary
-from normscope.show.terminal import StudyProgress, comparison_table, percent, telling
+from normscope.show.terminal import StudyProgress, comparison_table, percent, say, telling
+from normscope.show.words import effect_text, plural
 
 
 @dataclass
@@ -102,3 +104,33 @@ def test_what_takes_long_tells_of_itself_now_and_then_where_there_is_no_terminal
                 say(words)
 
     assert printed(use) == "  Measuring [b], 2 of 3\n"
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_text_is_wrapped_at_spaces_on_a_terminal_alone(width):
+    text = "  NS604, NS605: what would settle a claim, in /a/folder/with-a-name/" + "x" * 50
+    file = io.StringIO()
+    say(Console(file=file, width=width, force_terminal=True, color_system=None), f"{text}\n{text}")
+    lines = file.getvalue().splitlines()
+    assert " ".join(" ".join(lines).split()) == " ".join(f"{text} {text}".split())  # no word is cut
+    assert all(len(line) <= width or len(line.split()) == 1 for line in lines)
+    assert all(line.startswith("  ") for line in lines)
+    assert printed(lambda console: say(console, text)) == f"{text}\n"
+
+
+def test_the_table_fits_80_columns_and_cuts_no_heading():
+    file = io.StringIO()
+    groups = (group(), group("none", epochs=None, reached=1))
+    Console(file=file, width=80).print(comparison_table(comparison(*groups), 20))
+    assert "normalization" in file.getvalue()
+    assert "> 20 in 2 of 3" in file.getvalue()
+
+
+def test_counts_and_effects_in_words():
+    assert plural(1, "run") == "1 run"
+    assert plural(1024, "batch", "batches") == "1,024 batches"
+    assert effect_text(1.0, "decades") == "+1 decade"
+    assert effect_text(1.0, "decades", (0.5, 1.5)) == "+1 [+0.5, +1.5] decades"
+    assert effect_text(-2.25, "points") == "-2.25 points"
+    assert effect_text(1.5, "times", (1.2, 1.9)) == "×1.5 [1.2, 1.9]"
+    assert effect_text(None, "times") == "–"

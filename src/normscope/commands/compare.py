@@ -160,7 +160,7 @@ def _say_result(console: Console, grid: Grid, summary: Comparison) -> None:
         console,
         "Accuracy after the last epoch (not the best epoch): mean ± standard deviation of n "
         f"finished runs, on {summary.data.get('source')}. Threshold: 95% of {grid.norms[0]}'s mean "
-        "final accuracy at that rate. Variation: standard deviation over mean of the stem-gradient "
-        "norm over epochs.",
+        "final accuracy at that rate. Gradient noise: standard deviation over mean of the "
+        "stem-gradient norm over epochs.",
         style="dim",
     )

@@ -86,16 +86,18 @@ JSON_NAMES = {"outcome": "verdict", "improvement": "probability_of_improvement"}
 def effect_text(
     effect: float | None, unit: str, interval: tuple[float, float] | None = None
 ) -> str:
-    """An effect with its unit and interval; of a ratio with a multiplication sign; a dash where
+    """Return an effect with its unit and interval, "×1.5 [1.2, 1.9]" or "+1 decade"; a dash where
     there is none.
     """
     if effect is None:
         return "–"
+    sign = "" if unit == "times" else "+"
+    ends = f" [{interval[0]:{sign}.3g}, {interval[1]:{sign}.3g}]" if interval else ""
     if unit == "times":
-        ends = f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
         return f"×{effect:.3g}{ends}"
-    ends = f" [{interval[0]:+.3g}, {interval[1]:+.3g}]" if interval else ""
-    return f"{effect:+.3g}{ends} {unit}"
+    shown = f"{effect:+.3g}"
+    one = shown in ("+1", "-1") and not interval
+    return f"{shown}{ends} {unit.removesuffix('s') if one else unit}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Showing: figures, tables and pages from records. Never touches a live model, never imports torch."""
+"""Showing records: on the terminal, as figures, as a page, live, and in other dashboards."""

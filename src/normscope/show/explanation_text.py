@@ -1,4 +1,4 @@
-"""What `normscope explain` prints: one layer on one batch, step by step, and the price of forgetting eval()."""
+"""The text of `normscope explain`: one layer on one batch, step by step, and eval() forgotten."""
 
 from __future__ import annotations
 
@@ -12,33 +12,31 @@ from normscope.records.explanation import ORDERS, Channel, Explanation, Forgotte
 from normscope.show.arithmetic import (
     Step,
     batch_steps,
+    batches_text,
     describe_layer,
     memory_steps,
     number,
-    seen,
     shown_channels,
     value_steps,
 )
-from normscope.show.figures.provenance import epochs_of
-from normscope.show.terminal import percent
+from normscope.show.terminal import percent, say
+from normscope.show.words import plural
 
 MAX_CHANNELS = 16
 """Channels that the table shows at most, the chosen one among them."""
+
+INDENT = 2 + 20
+"""Columns before the numbers of a step: a margin and the step's name."""
 
 
 def show(explanation: Explanation, console: Console) -> None:
     """Print an explanation: plain text where the console is no terminal."""
     _tensor(explanation, console)
     _channels(explanation, console)
-    channel = explanation.chosen
-    _steps(
-        f"3. Channel {channel}: its statistics over the batch", batch_steps(explanation), console
-    )
-    _steps(
-        f"4. Channel {channel}: one value through the layer, in train mode",
-        value_steps(explanation),
-        console,
-    )
+    title = f"3. Channel {explanation.chosen}: its statistics over the batch"
+    _steps(title, batch_steps(explanation), console)
+    title = f"4. Channel {explanation.chosen}: one value through the layer, in train mode"
+    _steps(title, value_steps(explanation), console)
     _memory(explanation, console)
     _forgotten(explanation, console)
 
@@ -47,22 +45,23 @@ def _tensor(explanation: Explanation, console: Console) -> None:
     spec = explanation.meta["spec"]
     n, channels, height, width = explanation.x.shape
     _heading(f"1. {explanation.layer}: the tensor and its pooled axes", console)
-    _say(
-        f"{describe_layer(explanation)}, of {spec['model']} on {spec['data']} after {epochs_of(spec['epochs'])} of "
-        f"training{seen(explanation)}.",
+    say(
         console,
+        f"{describe_layer(explanation)}, of {spec['model']} on {spec['data']} after "
+        f"{plural(spec['epochs'], 'epoch')} of training{batches_text(explanation)}.",
     )
     others = explanation.meta.get("other_layers", [])
     if others:
-        _say(
-            f"It is the first of {len(others) + 1} layers that were asked for; the next is {others[0]}.",
+        say(
             console,
+            f"It is the first of {len(others) + 1} layers with that name; the next is {others[0]}.",
         )
-    _say(
-        f"x is [N, C, H, W] = [{n}, {channels}, {height}, {width}]: {n} images, {channels} channels of {height} x "
-        f"{width} positions.\nEach channel is pooled over the axes 0 (images), 2 (rows) and 3 (columns): "
-        f"{explanation.count:,} values give one mean and one variance.",
+    say(
         console,
+        f"x is [N, C, H, W] = [{n}, {channels}, {height}, {width}]: {n} images, {channels} "
+        f"channels of {height} x {width} positions.\nEach channel is pooled over the axes 0 "
+        f"(images), 2 (rows) and 3 (columns): {explanation.count:,} values give one mean and one "
+        "variance.",
     )
 
 
@@ -72,14 +71,8 @@ def _channels(explanation: Explanation, console: Console) -> None:
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in (
-        "channel",
-        "mean",
-        "variance",
-        "running mean",
-        "running variance",
-        "weight",
-        "bias",
-    ):
+        "channel", "mean", "variance", "running mean", "running variance", "weight", "bias",
+    ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
     channels = explanation.x.shape[1]
     for index in shown_channels(channels, explanation.chosen, MAX_CHANNELS):
@@ -96,7 +89,7 @@ def _channels(explanation: Explanation, console: Console) -> None:
         )
     console.print(table)
     if channels > MAX_CHANNELS:
-        _say(f"{MAX_CHANNELS} of {channels} channels; explanation.sqlite holds all.", console)
+        say(console, f"{MAX_CHANNELS} of {channels} channels; explanation.sqlite holds all.")
 
 
 def _updates(channel: Channel) -> tuple[str, str]:
@@ -117,35 +110,32 @@ def _short(value: float) -> str:
 def _steps(title: str, steps: list[Step], console: Console) -> None:
     _heading(title, console)
     for step in steps:
-        line = Text(f"  {step.name:<20}", style="bold")
-        line.append(f"{step.formula}\n", style="not bold dim")
-        line.append(f"  {'':<20}{step.numbers}", style="not bold")
-        console.print(line, highlight=False, soft_wrap=True)
+        line = Text(f"  {step.name}".ljust(INDENT), style="bold")
+        say(console, line.append(step.formula, style="not bold dim"))
+        say(console, " " * INDENT + step.numbers)
 
 
 def _memory(explanation: Explanation, console: Console) -> None:
     steps = memory_steps(explanation)
     if steps:
         share = "momentum" if explanation.momentum is not None else "one over the number of batches"
-        _steps(
-            f"5. What the layer remembers ({share} {number(explanation.update_share)}), and eval mode",
-            steps,
+        kept = f"({share} {number(explanation.update_share)})"
+        _steps(f"5. Running statistics {kept}, and eval mode", steps, console)
+        say(
             console,
-        )
-        _say(
-            "  The batch is normalized by its biased variance; the unbiased one goes into the running variance.",
-            console,
+            "  The batch is normalized by its biased variance; the unbiased one goes into the "
+            "running variance.",
         )
     else:
-        _heading("5. What the layer remembers", console)
-        _say(
-            "  Nothing (track_running_stats=False): eval mode normalizes by the batch as well.",
+        _heading("5. Running statistics", console)
+        say(
             console,
+            "  None (track_running_stats=False): eval mode normalizes by the batch as well.",
         )
-    _say(
-        f"  PyTorch's own layer, in float32, gives the same to {explanation.disagreement:.1e} (outputs of both modes "
-        "and buffers).",
+    say(
         console,
+        f"  PyTorch's own layer, in float32, gives the same to {explanation.disagreement:.1e} "
+        "(outputs of both modes and buffers).",
     )
 
 
@@ -159,52 +149,48 @@ def _forgotten(explanation: Explanation, console: Console) -> None:
             table.add_column(f"{when},\n{order}", justify="right", no_wrap=True)
     for column, size in enumerate(forgotten.batch_sizes):
         tables = (forgotten.during, forgotten.afterwards)
-        table.add_row(
-            str(size),
-            *(_spread(values[place, column]) for values in tables for place in range(len(ORDERS))),
-        )
+        cells = (_spread(of_order[column]) for values in tables for of_order in values)
+        table.add_row(str(size), *cells)
     console.print(table)
-    _say(
-        f"In eval mode: {percent(forgotten.eval_accuracy)}. All on the same {forgotten.images:,} test images; mean ± "
-        f"standard deviation over {forgotten.during.shape[2]} orders of the images (batch size 1: one), one trained "
-        f"network (seed {explanation.meta['spec']['seed']}).\n"
-        "Class-ordered: images sorted by class, as a folder of images is read.",
+    orders, seed = forgotten.during.shape[2], explanation.meta["spec"]["seed"]
+    say(
         console,
+        f"In eval mode: {percent(forgotten.eval_accuracy)}. All on the same {forgotten.images:,} "
+        f"test images; mean ± standard deviation over {orders} orders of the images (batch size 1: "
+        f"one), one trained network (seed {seed}).\n"
+        "Class-ordered: images sorted by class, as a folder of images is read.",
     )
     if explanation.running_before is not None:
-        _say(
-            "After: the pass in train mode has moved the running statistics, and eval() does not bring them back.",
+        say(
             console,
+            "After: the pass in train mode has moved the running statistics, and eval() does not "
+            "bring them back.",
         )
     _refused(forgotten, console)
 
 
 def _refused(forgotten: Forgotten, console: Console) -> None:
     sizes = [
-        size
+        str(size)
         for column, size in enumerate(forgotten.batch_sizes)
         if np.isnan(forgotten.during[:, column]).all()
     ]
     if sizes:
-        _say(
-            f"Not measured at batch size {', '.join(map(str, sizes))}: a batch has one value per channel in some "
-            "layer, and PyTorch ends with an error.",
+        say(
             console,
+            f"Not measured at batch size {', '.join(sizes)}: a batch has one value per channel in "
+            "some layer, and PyTorch raises an error.",
         )
 
 
 def _spread(values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
-    if len(known) == 0:
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
         return "–"
-    std = f" ± {100 * known.std(ddof=1):.1f}" if len(known) > 1 else ""
-    return percent(float(known.mean())) + std
+    std = f" ± {100 * finite.std(ddof=1):.1f}" if len(finite) > 1 else ""
+    return percent(float(finite.mean())) + std
 
 
 def _heading(text: str, console: Console) -> None:
     console.print()
-    console.print(Text(text, style="bold"), highlight=False, soft_wrap=True)
-
-
-def _say(text: str, console: Console) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(console, text, "bold")

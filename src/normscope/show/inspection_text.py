@@ -1,4 +1,4 @@
-"""What an inspection prints: accuracies, the channels of the chosen layers, and the activation regions."""
+"""An inspection's numbers on the terminal: channels, activation regions and accuracies."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rich.text import Text
 from normscope.judge.activation_regions import NAMED_REGIONS, SHARE, active_words, interval_words
 from normscope.judge.inspection import Row, channel_table
 from normscope.records.recording import Recording
-from normscope.show.terminal import percent
+from normscope.show.terminal import percent, say
 
 MAX_ROWS = 16
 """Channels of a layer that are printed; the file has all."""
 
 _HEADS = {
     "channel": "", "input_mean": "input\nmean", "input_std": "\nstd", "output_mean": "output\nmean",
-    "output_std": "\nstd", "running_mean": "running\nmean", "running_var": "\nvar", "weight": "weight", "bias": "bias",
-    "active_share": "active\nregion",
+    "output_std": "\nstd", "running_mean": "running\nmean", "running_var": "\nvar",
+    "weight": "weight", "bias": "bias", "active_share": "active\nregion",
 }  # fmt: skip
 
 
@@ -33,16 +33,14 @@ def show(
         rows = channel_table(recording, [layer])
         console.print(_channels(layer, rows))
         if len(rows) > MAX_ROWS:
-            console.print(
-                f"  and {len(rows) - MAX_ROWS} more channels in inspection.csv", style="dim"
-            )
+            say(console, f"  and {len(rows) - MAX_ROWS} more channels in inspection.csv", "dim")
     if numbers["activation_regions"]:
         console.print(_regions(numbers["activation_regions"]))
     console.print(_accuracies(numbers["runs"]))
 
 
 def _channels(layer: str, rows: Sequence[Row]) -> Table:
-    table = _titled(f"{layer}, channel by channel in the last epoch")
+    table = _titled(f"{layer}, each channel in the last epoch")
     columns = [name for name in _HEADS if any(row[name] is not None for row in rows)]
     for name in columns:
         table.add_column(_HEADS[name], justify="right", no_wrap=True)
@@ -52,69 +50,65 @@ def _channels(layer: str, rows: Sequence[Row]) -> Table:
 
 
 def _cell(name: str, value: float | int | str | None) -> str:
-    if value is None:
-        return "–"
-    if name == "active_share":
+    if name == "active_share" and value is not None:
         return percent(float(value))
-    return str(value) if isinstance(value, int | str) else f"{value:.3f}"
+    return str(value) if isinstance(value, int | str) else _decimals(value)
+
+
+def _decimals(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _regions(rows: Sequence[dict[str, Any]]) -> Table:
     """The last epoch of the first seed, each norm in columns of its own."""
-    last = {}
-    for row in rows:
-        if row["seed"] == 0:
-            last[row["norm"], row["layer"]] = row
-    norms, layers = (list(dict.fromkeys(key[place] for key in last)) for place in (0, 1))
+    last = {(row["norm"], row["layer"]): row for row in rows if row["seed"] == 0}
+    norms, layers = (list(dict.fromkeys(key[index] for key in last)) for index in (0, 1))
     activation = rows[0]["activation"]
+    named = NAMED_REGIONS.get(activation)
     table = _titled(f"Where the input of {activation} lies in the last epoch")
     table.add_column("layer", overflow="fold")
-    named = NAMED_REGIONS.get(activation)
-    for heading in (
-        f"from\n{interval_words(*named)}" if named else "\n",
-        "active\nregion",
-        "mean\nderiv.",
-    ):
-        for place, norm in enumerate(norms):
-            table.add_column(Text(f"{heading if place == 0 else chr(10)}\n{norm}"), justify="right")
+    within = f"in {interval_words(*named)}" if named else ""
+    for heading in (within, "active region", "mean slope"):
+        for norm in norms:
+            first_line = heading.replace(" ", "\n", 1) if norm == norms[0] else "\n"
+            table.add_column(Text(f"{first_line}\n{norm}"), justify="right")
     for layer in layers:
-        own = [last.get((norm, layer)) for norm in norms]
-        via = next(row for row in own if row)["via"]
+        of_layer = [last.get((norm, layer)) for norm in norms]
+        via = next(row for row in of_layer if row)["via"]
         table.add_row(
             Text(f"{layer} (+)" if "addition" in via else layer),
-            *(percent(row and row["named"]) for row in own),
-            *(percent(row and row["active"]) for row in own),
-            *(
-                "–"
-                if not row or row["mean_derivative"] is None
-                else f"{row['mean_derivative']:.3f}"
-                for row in own
-            ),
+            *(percent(row["named"] if row else None) for row in of_layer),
+            *(percent(row["active"] if row else None) for row in of_layer),
+            *(_decimals(row["mean_derivative"] if row else None) for row in of_layer),
         )
     table.caption = (
-        f"Active region: {active_words(activation)}, a slope above {SHARE:.0%} of the largest."
+        f"Active region: {active_words(activation)}, where the slope of {activation} is above "
+        f"{SHARE:.0%} of its largest."
     )
     if any("addition" in row["via"] for row in rows):
-        table.caption += "\n(+): the layer's own output; a residual addition stands between it and the activation."
+        table.caption += (
+            "\n(+): the layer's own output; a residual addition stands between it and the "
+            "activation."
+        )
     return table
 
 
 def _titled(title: str) -> Table:
     """A table as narrow as its contents, which fits 80 columns."""
     return Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=Text(title), title_justify="left",
-        title_style="bold", caption_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=Text(title),
+        title_justify="left", title_style="bold", caption_justify="left",
     )  # fmt: skip
 
 
 def _accuracies(runs: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("norm", "seed", "epochs", "train accuracy", "test accuracy"):
-        table.add_column(name, justify="left" if name == "norm" else "right")
+    for name in ("normalization", "seed", "epochs", "train accuracy", "test accuracy"):
+        table.add_column(name, justify="left" if name == "normalization" else "right")
     for run in runs:
         diverged = "" if run["status"] == "finished" else f" ({run['status']})"
+        accuracies = (percent(run[f"{split}_accuracy"]) for split in ("train", "test"))
         table.add_row(
-            Text(run["norm"] + diverged), str(run["seed"]), str(run["epochs"]), percent(run["train_accuracy"]),
-            percent(run["test_accuracy"]),
-        )  # fmt: skip
+            Text(run["norm"] + diverged), str(run["seed"]), str(run["epochs"]), *accuracies
+        )
     return table

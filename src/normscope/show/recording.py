@@ -9,7 +9,7 @@ from normscope.show.report.pages import recording_html, recording_report
 
 
 class Recording(recording.Recording):
-    """What was recorded by the processes that trained one model. Reading it needs no torch.
+    """The record of the processes that trained one model. Reading it needs no torch.
 
     `Recording.load(path)` reads a file and, beside it, those of the other ranks;
     `watcher.recording` is what a watcher has so far.
@@ -22,10 +22,10 @@ class Recording(recording.Recording):
         return summary(self)
 
     def report(self, path: str | Path) -> Path:
-        """Write everything that was recorded on one page: an HTML file that needs no network.
+        """Write everything that was recorded on one page: an HTML file that works offline.
 
         Raises:
-            InputError: if there is something else than a report at the path, or no folder for it.
+            InputError: if the path is a file that is not a report, or has no folder.
             StorageError: if it cannot be written.
         """
         return recording_report(self, path)

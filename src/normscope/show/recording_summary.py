@@ -1,4 +1,4 @@
-"""A recording in the terminal: one row per layer, and beneath the table what stands out."""
+"""A recording in the terminal: one row per layer, and below the table what stands out."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from rich.table import Table
 
 from normscope.records.recording import Recording
 from normscope.records.recording_header import CONSTANT_STD, HISTOGRAM_CHANNELS, LayerInfo
+from normscope.show.words import plural
 
 WIDTH = 200
-# Batch statistics are noisy: what is said of the end is the median of this many records.
+# Batch statistics are noisy: the state at the end is the median of this many records.
 LAST_RECORDS = 10
 
 # What stands out; these only point at layers to look at, `normscope check` judges.
@@ -28,17 +29,8 @@ WEAK_GRADIENT = 1e-3  # of a layer's output, against the strongest layer's
 MOST_NAMED = 3
 
 COLUMNS = (
-    "layer",
-    "type",
-    "channels",
-    "input mean",
-    "input std",
-    "weight",
-    "bias",
-    "gradient",
-    "then",
-)
-
+    "layer", "type", "channels", "input mean", "input std", "weight", "bias", "gradient", "then",
+)  # fmt: skip
 
 STATISTICS = (
     "batch_mean", "batch_var", "running_mean", "running_var", "weight", "bias",
@@ -49,39 +41,31 @@ Values = dict[str, np.ndarray]  # {statistic: its value at the end}, of one laye
 
 
 def summary(recording: Recording) -> str:
-    """The table and the remarks as text without colours."""
+    """Return the table and the remarks as text without colours."""
     recorded = {name: recording.statistics(name) for name in recording.layers}
     recording = recording.snapshot((*STATISTICS, "training"))
     facts = {name: _facts(recording, name) for name in recording.layers}
+    file = io.StringIO()
     console = Console(
-        file=io.StringIO(),
-        width=WIDTH,
-        color_system=None,
-        legacy_windows=False,
-        force_jupyter=False,
+        file=file, width=WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
     )
-    console.print(_heading(recording), soft_wrap=True)
     console.print(_table(recording, facts))
     remarks = [*_not_looked_at(recorded), *_remarks(recording, facts)]
-    console.print("What stands out:" if remarks else "Nothing stands out.")
-    for remark in remarks:
-        console.print(f"- {remark}", soft_wrap=True, markup=False)
-    if left_out := _left_out(recording):
-        console.print(left_out, soft_wrap=True, markup=False)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    below = [
+        "What stands out:" if remarks else "Nothing stands out.",
+        *(f"- {remark}" for remark in remarks),
+        *filter(None, [_left_out(recording)]),
+    ]
+    return "\n".join([_heading(recording), file.getvalue() + below[0], *below[1:], ""])
 
 
 def _heading(recording: Recording) -> str:
     cost, header = recording.cost, recording.header
-    ranks = (
-        f", {len(recording.ranks)} of {header.world_size} processes"
-        if header.world_size > 1
-        else ""
-    )
+    several = f", {len(recording.ranks)} of {header.world_size} processes"
+    ranks = several if header.world_size > 1 else ""
     share = f"; watching took {cost.fraction:.1%} of the time" if cost.elapsed else ""
-    layers = f"{len(recording.layers)} layers, {cost.steps} steps ({header.unit}s)"
-    return f"{header.model}: {layers}{ranks}{share}"
+    counts = f"{plural(len(recording.layers), 'layer')}, {plural(cost.steps, 'step')}"
+    return f"{header.model}: {counts} ({header.unit}s){ranks}{share}"
 
 
 def _facts(recording: Recording, layer: str) -> Values:
@@ -97,25 +81,18 @@ def _facts(recording: Recording, layer: str) -> Values:
 def _table(recording: Recording, facts: dict[str, Values]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
     for column in COLUMNS:
-        table.add_column(
-            column,
-            justify="left" if column in ("layer", "type", "then") else "right",
-            overflow="fold",
-        )
+        left = column in ("layer", "type", "then")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
     for name, info in recording.layers.items():
         at_end = facts[name]
-        std = at_end.get("batch_var")
+        var = at_end.get("batch_var")
         table.add_row(
-            name,
-            info.type,
-            "?" if info.channels is None else str(info.channels),
-            _span(at_end.get("batch_mean")),
-            _span(None if std is None else np.sqrt(std)),
-            _span(at_end.get("weight")),
-            _span(at_end.get("bias")),
+            name, info.type, "?" if info.channels is None else str(info.channels),
+            _span(at_end.get("batch_mean")), _span(None if var is None else np.sqrt(var)),
+            _span(at_end.get("weight")), _span(at_end.get("bias")),
             _one(at_end.get("output_gradient_norm")),
             " + ".join([*info.via, info.activation]) if info.activation else "",
-        )
+        )  # fmt: skip
     return table
 
 
@@ -146,19 +123,19 @@ def _remarks(recording: Recording, facts: dict[str, Values]) -> Iterator[str]:
     yield from _weak_gradients(facts)
     yield from dict.fromkeys(note for note in recording.notes if note != reason)
     if not recording.complete and not reason:
-        yield "The watcher was not closed: the run goes on, or ended without its last values."
+        yield "The watcher was not closed: the training goes on, or ended without its last values."
 
 
-def _called(statistics: Iterable[str]) -> bool:
-    """Whether a layer's statistics hold more than its parameters, buffers and their gradients."""
+def _is_called(statistics: Iterable[str]) -> bool:
+    """Return whether a layer's statistics hold more than parameters, buffers and gradients."""
     return any(
         not re.fullmatch(r"(weight|bias)(_gradient)?|running_.*|num_.*", s) for s in statistics
     )
 
 
 def _not_looked_at(recorded: Mapping[str, list[str]]) -> Iterator[str]:
-    """That there was no step, or that layers were not called in any recorded one."""
-    idle = [name for name, statistics in recorded.items() if not _called(statistics)]
+    """Remark that there was no step, or that layers were not called in any recorded one."""
+    idle = [name for name, statistics in recorded.items() if not _is_called(statistics)]
     if not any(recorded.values()):
         yield "Not one step was recorded, so nothing can be said of any layer."
     elif idle:
@@ -169,11 +146,12 @@ def _not_looked_at(recorded: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 def _left_out(recording: Recording) -> str:
-    """What the recording's budget has left out, in one line."""
+    """A line on what the recording's budget left out."""
     header = recording.header
     left = [f"{count:,} records of {kind}" for kind, count in header.left_out.items()]
     if spread := [info for info in header.layers if info.channel_stride > 1]:
-        left.append(f"channels of {len(spread)} layers, of which evenly spaced ones are recorded")
+        layers = plural(len(spread), "layer")
+        left.append(f"channels of {layers}, of which evenly spaced ones are recorded")
     if any(0 < len(info.histogram_channels) < HISTOGRAM_CHANNELS for info in header.layers):
         left.append("histograms of some channels")
     if not left:
@@ -185,7 +163,7 @@ def _left_out(recording: Recording) -> str:
 
 
 def _never_in_train_mode(recording: Recording) -> Iterator[str]:
-    """That all layers were in eval mode at every record; some of them may be frozen by intention."""
+    """Remark that all layers were always in eval mode; some may be frozen by intention."""
     modes = [
         recording.query(name, "training")[1]
         for name in recording.layers
@@ -193,8 +171,8 @@ def _never_in_train_mode(recording: Recording) -> Iterator[str]:
     ]
     if modes and all(len(values) > 1 and not values.any() for values in modes):
         yield (
-            "every layer was in eval mode at every recorded step: batches were normalized by running "
-            "statistics, which stood still. A loop that trains calls model.train()."
+            "every layer was in eval mode at every recorded step: batches were normalized by "
+            "running statistics, which stood still. A loop that trains calls model.train()."
         )
 
 
@@ -202,24 +180,23 @@ def _constant(at_end: Values, info: LayerInfo) -> str:
     if (var := at_end.get("batch_var")) is None:
         return ""
     std = np.sqrt(var)
-    constant = np.flatnonzero(std <= CONSTANT_STD * np.median(std))
-    return (
-        f"{len(constant)} of {len(std)} channels hardly vary in the batch ({_named(info, constant)})."
-        if len(constant)
-        else ""
-    )
+    constant = std <= CONSTANT_STD * np.median(std)
+    return _of_channels(constant, info, "hardly vary in the batch ({}).")
 
 
 def _small_weights(at_end: Values, info: LayerInfo) -> str:
     if (weight := at_end.get("weight")) is None:
         return ""
-    small = np.flatnonzero(np.abs(weight) < SMALL_WEIGHT)
-    if not len(small):
+    words = f"have a weight below {SMALL_WEIGHT:g} ({{}})."
+    return _of_channels(np.abs(weight) < SMALL_WEIGHT, info, words)
+
+
+def _of_channels(holds: np.ndarray, info: LayerInfo, words: str) -> str:
+    """A remark on the channels for which something holds [C]; empty where it holds for none."""
+    channels = np.flatnonzero(holds)
+    if not len(channels):
         return ""
-    return (
-        f"{len(small)} of {len(weight)} channels have a weight below {SMALL_WEIGHT:g} "
-        f"({_named(info, small)})."
-    )
+    return f"{len(channels)} of {len(holds)} channels {words.format(_named(info, channels))}"
 
 
 def _drifted(at_end: Values, info: LayerInfo) -> str:

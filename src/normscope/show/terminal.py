@@ -1,4 +1,4 @@
-"""What a comparison shows on the terminal: its set-up, its progress, and the table it ends with."""
+"""A comparison on the terminal: its set-up, its progress, and the table at its end."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from rich.table import Table
 from rich.text import Text
 
 from normscope.judge.comparison import Comparison, GroupSummary
+from normscope.show.words import percent, wrapped
 
 SECONDS_BETWEEN_LINES = 30.0
-"""Without a terminal there are no bars: a run then tells of itself at most this often, and when it
-ends.
-"""
+"""Without a terminal there are no bars: a run prints a line at most this often."""
+
+WIDE = 100
+"""Columns of a terminal from which on there is room for a run's speed."""
 
 
 class ProgressMessage(Protocol):
-    """How far one run is, as an executor reports it."""
+    """The progress of one run, as an executor reports it."""
 
     @property
     def run(self) -> str: ...
@@ -45,20 +47,17 @@ class ProgressMessage(Protocol):
     def images_per_second(self) -> float | None: ...
 
 
-def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print a text as it is: nothing highlighted, no markup read, lines as long as they are."""
+def say(console: Console, text: str | Text, style: str | None = None) -> None:
+    """Print a text as it is, without highlighting or markup: wrapped at spaces on a terminal, with
+    lines as long as they are elsewhere.
+    """
+    if console.is_terminal and isinstance(text, str):
+        text = wrapped(text, console.width)
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction as a percentage with one decimal; a dash where it is missing."""
-    return "–" if fraction is None else f"{100 * fraction:.1f}%"
-
-
 class StudyProgress:
-    """A bar per run while it is trained and one for the whole study; lines where there is no
-    terminal.
-    """
+    """A bar for each run in training and one for the study; lines where there is no terminal."""
 
     def __init__(
         self,
@@ -74,14 +73,10 @@ class StudyProgress:
         self._said: dict[str, float] = {}
         self._lock = threading.Lock()
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not self._live,
-        )
+            TextColumn("{task.description}"), BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=console, disable=not self._live,
+        )  # fmt: skip
         self._total = self._progress.add_task(
             "all runs", total=len(labels), state="", completed=already_done
         )
@@ -97,7 +92,8 @@ class StudyProgress:
     def report(self, message: ProgressMessage) -> None:
         """Show how far a run is. Safe to call from any thread."""
         with self._lock:
-            state = _state(message, self._epochs[message.run])
+            fast = self._console.width >= WIDE
+            state = _state(message, self._epochs[message.run], with_speed=fast)
             if not self._live:
                 self._say(message, state)
                 return
@@ -116,69 +112,59 @@ class StudyProgress:
             if run in self._bars:
                 self._progress.remove_task(self._bars.pop(run))
             mark = Text("✓ " if good else "✗ ", style="green" if good else "red")
-            self._console.print(
-                mark + Text(f"{self._labels[run]}  {outcome}"), highlight=False, soft_wrap=True
-            )
+            say(self._console, mark + Text(f"{self._labels[run]}  {outcome}"))
             self._progress.advance(self._total, 1)
             self._count()
 
     def _count(self) -> None:
-        task = self._progress.tasks[0]
-        self._progress.update(
-            self._total, state=f"{int(task.completed)} of {len(self._labels)} runs"
-        )
+        done = int(self._progress.tasks[0].completed)
+        self._progress.update(self._total, state=f"{done} of {len(self._labels)} runs")
 
     def _say(self, message: ProgressMessage, state: str) -> None:
         now = time.monotonic()
         last = self._said.setdefault(message.run, now)
         if now - last >= SECONDS_BETWEEN_LINES and message.epochs_done == int(message.epochs_done):
             self._said[message.run] = now
-            self._console.print(
-                Text(f"  {self._labels[message.run]}  {state}"), highlight=False, soft_wrap=True
-            )
+            say(self._console, f"  {self._labels[message.run]}  {state}")
 
 
-def _state(message: ProgressMessage, epochs: int) -> str:
+def _state(message: ProgressMessage, epochs: int, *, with_speed: bool) -> str:
     parts = [f"epoch {int(message.epochs_done)}/{epochs}"]
     if message.train_loss is not None:
         parts.append(f"loss {message.train_loss:.3f}")
     if message.test_accuracy is not None:
         parts.append(f"test {percent(message.test_accuracy)}")
-    if message.images_per_second is not None:
+    if message.images_per_second is not None and with_speed:
         parts.append(f"{message.images_per_second:,.0f} img/s")
     return "  ".join(parts)
 
 
 @contextmanager
-def telling(console: Console, what: str) -> Iterator[Callable[[str], None]]:
-    """Yields a function that is told how far something is: shown on one line of a terminal, else
+def telling(console: Console, task: str) -> Iterator[Callable[[str], None]]:
+    """Yield a function that takes how far a task is: shown on one line of a terminal, else printed
     now and then.
     """
     said = time.monotonic()
 
-    def say(words: str) -> None:
+    def tell(words: str) -> None:
         nonlocal said
-        status.update(escape(f"{what} {words}"))
+        status.update(escape(f"{task} {words}"))
         if not console.is_terminal and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            console.print(f"  {what} {words}", highlight=False, markup=False, soft_wrap=True)
+            say(console, f"  {task} {words}")
 
-    with console.status(escape(what)) as status:
-        yield say
+    with console.status(escape(task)) as status:
+        yield tell
 
 
 def comparison_table(comparison: Comparison, epochs: int) -> Table:
-    """The closing table: one row per norm and learning rate."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("norm", overflow="fold")
+    """Return the closing table: one row per norm and learning rate."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("normalization", overflow="fold")
     for heading in (
-        "rate",
-        "final test accuracy",
-        "n",
-        "epochs to\nthreshold",
-        "gradient norm\nvariation",
+        "learning\nrate", "final test\naccuracy", "runs", "epochs to\nthreshold", "gradient\nnoise",
         "diverged",
-    ):
+    ):  # fmt: skip
         table.add_column(heading, justify="right", overflow="fold")
     previous = None
     for group in comparison.groups:
@@ -186,28 +172,21 @@ def comparison_table(comparison: Comparison, epochs: int) -> Table:
             table.add_section()
         previous = group.learning_rate
         table.add_row(
-            Text(group.norm),
-            f"{group.learning_rate:g}",
-            accuracy_text(group),
-            str(group.n),
-            threshold_text(group, epochs),
-            variation_text(group),
-            str(group.diverged),
-        )
+            Text(group.norm), f"{group.learning_rate:g}", accuracy_text(group), str(group.n),
+            threshold_text(group, epochs), variation_text(group), str(group.diverged),
+        )  # fmt: skip
     return table
 
 
 def accuracy_text(group: GroupSummary) -> str:
-    """Mean final accuracy over the seeds and, of two or more, its standard deviation."""
-    if group.test_accuracy_mean is None:
-        return "–"
-    if group.test_accuracy_std is None:
+    """Return the mean final accuracy over the seeds and, of two or more, its standard deviation."""
+    if group.test_accuracy_mean is None or group.test_accuracy_std is None:
         return percent(group.test_accuracy_mean)
     return f"{percent(group.test_accuracy_mean)} ± {100 * group.test_accuracy_std:.1f}"
 
 
 def threshold_text(group: GroupSummary, epochs: int) -> str:
-    """Mean epochs to the threshold; of a group with runs that never got there, how many."""
+    """Return the mean epochs to the threshold, or how many of the runs did not reach it."""
     if group.epochs_to_threshold is not None:
         return f"{group.epochs_to_threshold:.1f}"
     if group.threshold is None or group.n == 0:
@@ -216,6 +195,6 @@ def threshold_text(group: GroupSummary, epochs: int) -> str:
 
 
 def variation_text(group: GroupSummary) -> str:
-    """Coefficient of variation of the gradient norm."""
+    """Return the coefficient of variation of the gradient norm."""
     variation = group.gradient_norm_variation
     return "–" if variation is None else f"{variation:.2f}"

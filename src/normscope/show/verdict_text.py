@@ -11,6 +11,7 @@ from rich.text import Text
 
 from normscope.judge.headline import Conclusions, counts_text
 from normscope.judge.verdicts import EffectEstimate, Verdict, effect_text
+from normscope.show.words import p_text, plural
 
 STYLES = {
     "supported": "green",
@@ -33,15 +34,21 @@ def say_conclusions(console: Console, conclusions: Conclusions) -> None:
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """One row per claim, of one subject."""
+    """Return one row per claim, of one subject; those without runs are only counted, as the open
+    questions say what they need.
+    """
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=verdicts[0].subject, title_justify="left"
-    )
+        box=box.SIMPLE_HEAD, pad_edge=False, title=verdicts[0].subject, title_justify="left",
+        caption_justify="left",
+    )  # fmt: skip
     table.add_column("claim", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("effect [95%]")
     table.add_column("n", justify="right", no_wrap=True)
-    for verdict in verdicts:
+    shown = [verdict for verdict in verdicts if verdict.values or not verdict.needs]
+    if left := len(verdicts) - len(shown):
+        table.caption = f"{plural(left, 'more claim')} cannot be judged from these runs."
+    for verdict in shown:
         table.add_row(
             Text(f"{verdict.code} {verdict.name}"),
             Text(verdict.outcome, style=STYLES[verdict.outcome]),
@@ -52,19 +59,19 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def open_questions(verdicts: Sequence[Verdict]) -> str:
-    """What would settle the claims that are open, one line for each kind of answer; empty where
-    none is open.
+    """Return what would settle the open claims, one line for each kind of answer; empty where none
+    is open.
     """
     codes: dict[str, list[str]] = {}
     for verdict in verdicts:
         if verdict.needs:
             codes.setdefault(verdict.needs, []).append(verdict.code)
-    lines = [f"  {', '.join(own)}: {needs}" for needs, own in codes.items()]
+    lines = [f"  {', '.join(of_these)}: {needs}" for needs, of_these in codes.items()]
     return "\n".join(["What would settle the open ones:", *lines]) if lines else ""
 
 
 def verdict_page(verdicts: Sequence[Verdict], figures: dict[tuple[str, str], str]) -> str:
-    """The Markdown page.
+    """Return the Markdown page.
 
     Args:
         verdicts: of one subject or several.
@@ -72,11 +79,11 @@ def verdict_page(verdicts: Sequence[Verdict], figures: dict[tuple[str, str], str
     """
     parts = ["# Claims, judged from runs"]
     for subject in dict.fromkeys(verdict.subject for verdict in verdicts):
-        own = [verdict for verdict in verdicts if verdict.subject == subject]
-        parts += [f"## {_plain(subject)}", _overview(own)]
+        chosen = [verdict for verdict in verdicts if verdict.subject == subject]
+        parts += [f"## {_plain(subject)}", _overview(chosen)]
         parts += [
             _section(verdict, figures.get((subject, verdict.code)))
-            for verdict in own
+            for verdict in chosen
             if verdict.values
         ]
     return "\n\n".join(parts) + "\n"
@@ -101,9 +108,21 @@ def _overview(verdicts: Sequence[Verdict]) -> str:
 
 def _section(verdict: Verdict, figure: str | None) -> str:
     first, second = (_plain(arm) for arm in verdict.arms)
-    margin = (
-        f"×{verdict.margin:g}" if verdict.unit == "times" else f"{verdict.margin:g} {verdict.unit}"
-    )
+    ratio = verdict.unit == "times"
+    margin = f"×{verdict.margin:g}" if ratio else f"{verdict.margin:g} {verdict.unit}"
+    effect = effect_text(verdict.effect, verdict.unit, verdict.interval)
+    better = f"Probability that a value of {first} is better than one of {second}"
+    points = [
+        f"Quantity: {_plain(verdict.quantity)}; {first} {'over' if ratio else 'minus'} {second}.",
+        f"Effect: {effect}, n = {verdict.n}, {p_text(verdict.p)} ({verdict.test}); up to {margin} "
+        "counts as none.",
+        *([f"{better}: {verdict.improvement:.2f}."] if verdict.improvement is not None else []),
+        *([f"What would settle it: {_plain(verdict.needs)}."] if verdict.needs else []),
+        *(f"{_plain(arm)} by seed: {_seeds(values)}." for arm, values in verdict.values.items()),
+        *(f"At {_estimate(estimate)}" for estimate in verdict.settings),
+        *(f"Beside it, {_estimate(each)}" for each in verdict.also if each.effect is not None),
+        *map(_plain, verdict.notes),
+    ]
     lines = [
         f"### {verdict.code} {verdict.name}: {verdict.outcome}",
         "",
@@ -111,41 +130,16 @@ def _section(verdict: Verdict, figure: str | None) -> str:
         "",
         f"[{verdict.source.title}]({verdict.source.link})",
         "",
-        f"- Quantity: {_plain(verdict.quantity)}; {first} {'over' if verdict.unit == 'times' else 'minus'} {second}.",
-        f"- Effect: {effect_text(verdict.effect, verdict.unit, verdict.interval)}, n = {verdict.n}, "
-        f"{_p(verdict.p)} ({verdict.test}); up to {margin} counts as none.",
+        *(f"- {point}" for point in points),
+        *(["", f"![{verdict.code}]({figure})"] if figure is not None else []),
     ]
-    if verdict.improvement is not None:
-        lines.append(
-            f"- Probability that a value of {first} is better than one of {second}: {verdict.improvement:.2f}."
-        )
-    if verdict.needs:
-        lines.append(f"- What would settle it: {_plain(verdict.needs)}.")
-    lines += [
-        f"- {_plain(arm)} by seed: {_seeds(values)}." for arm, values in verdict.values.items()
-    ]
-    lines += [f"- At {_reading(reading)}" for reading in verdict.settings]
-    lines += [
-        f"- Beside it, {_reading(reading)}"
-        for reading in verdict.also
-        if reading.effect is not None
-    ]
-    lines += [f"- {_plain(note)}" for note in verdict.notes]
-    if figure is not None:
-        lines += ["", f"![{verdict.code}]({figure})"]
     return "\n".join(lines)
 
 
-def _reading(reading: EffectEstimate) -> str:
-    outcome = f": {reading.outcome}" if reading.outcome else ""
-    shown = effect_text(reading.effect, reading.unit, reading.interval)
-    return f"{_plain(reading.label)}{outcome}, {shown}, n = {reading.n}, {_p(reading.p)}."
-
-
-def _p(p: float | None) -> str:
-    if p is None:
-        return "no test"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def _estimate(estimate: EffectEstimate) -> str:
+    outcome = f": {estimate.outcome}" if estimate.outcome else ""
+    effect = effect_text(estimate.effect, estimate.unit, estimate.interval)
+    return f"{_plain(estimate.label)}{outcome}, {effect}, n = {estimate.n}, {p_text(estimate.p)}."
 
 
 def _seeds(values: Mapping[int, float]) -> str:

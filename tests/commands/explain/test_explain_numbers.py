@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from normscope.data.device_batches import Batches
 from normscope.errors import InputError
 from normscope.records.explanation import ORDERS
-from normscope.show.arithmetic import chosen_place, memory_steps, step_groups
+from normscope.show.arithmetic import followed_value, memory_steps, step_groups
 from normscope.studies.explain_layer import choose_layer, explain_layer
 from normscope.studies.grid import build_for, lay_out
 from normscope.studies.train_mode_evaluation import (
@@ -154,7 +154,7 @@ def test_every_line_of_the_arithmetic_holds_as_it_is_printed(network, study, for
         results[step.name] = evaluated(right)
         if left:
             assert evaluated(left) == pytest.approx(results[step.name], rel=2e-3, abs=2e-4), step
-    place = chosen_place(explanation)
+    place = followed_value(explanation)
     assert len(results) == 10
     assert results["mean"] == pytest.approx(worked.mean, rel=1e-4)
     assert results["variance, biased"] == pytest.approx(worked.x.var(), rel=1e-4)

@@ -154,7 +154,7 @@ def test_lines_are_the_recorded_statistics(done, tmp_path):
 def test_a_band_spans_the_batch_means():
     values = np.random.default_rng(0).normal(size=100)
     places, low, high = recording_statistics.envelope(np.arange(100.0), values)
-    assert len(places) == recording_statistics.stretches(100) == 12
+    assert len(places) == recording_statistics.intervals(100) == 12
     assert low.min() == values.min()
     assert high.max() == values.max()
     assert np.all(low <= high)

@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_the_earlier_export(tmp_path, monkeypatch):
 def test_bad_input_is_one_line(tmp_path):
     for path, told in [
         (tmp_path / "nowhere", "There is nothing at"),
-        (tmp_path, "is no folder of a study"),
+        (tmp_path, "is not a study folder"),
         (write_study(tmp_path / "empty"), "There is no run in"),
     ]:
         with pytest.raises(InputError, match=told):

@@ -39,7 +39,7 @@ def test_values_and_intervals_are_those_of_the_verdict(run, tmp_path, real_files
     assert high > 11
     assert (tmp_path / "claim.png").stat().st_size > 10_000
     assert_within_page(figure)
-    assert any("Supported: n = 3" in text for text in texts(figure))
+    assert "Supported: +5 [+3, +7] points" in texts(figure)
 
 
 @pytest.mark.parametrize(

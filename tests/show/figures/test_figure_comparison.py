@@ -76,7 +76,7 @@ def test_a_diverged_run_ends_in_a_cross_and_is_left_out_of_the_mean_and_the_limi
     assert axis.get_ylim()[1] < 10
     assert axis.get_ylim()[0] < cross.get_ydata()[0] <= axis.get_ylim()[1]
     assert "none: 1 diverged of 3 runs (left out of means)." in texts(figure)
-    assert "diverged: loss not finite" in texts(figure)
+    assert "diverged: loss became NaN or infinite" in texts(figure)
 
 
 def test_crosses_of_runs_that_never_had_a_finite_loss_are_at_the_top(run, compared, tmp_path):

@@ -119,7 +119,7 @@ def test_the_memory_moves_a_tenth_of_the_way(figure, explanation):
     for statistic, batch in (("mean", explanation.mean), ("var", explanation.unbiased_var)):
         old = getattr(before, statistic)
         there = the(figure, f"{statistic} this batch").get_xdata()
-        now = the(figure, f"{statistic} remembered after it").get_xdata()
+        now = the(figure, f"{statistic} after the batch").get_xdata()
         np.testing.assert_allclose(there, batch - old)
         np.testing.assert_allclose(now, 0.1 * there, atol=1e-12)
         np.testing.assert_allclose(now, getattr(after, statistic) - old, atol=1e-12)

@@ -73,7 +73,7 @@ def test_a_recording_writes_its_report_and_shows_itself(tmp_path):
     assert page_in(recording._repr_html_()) == path.read_text()
     assert still_in(recording._repr_html_()).startswith(PNG)
     (tmp_path / "mine.html").write_text("mine")
-    with pytest.raises(InputError, match="no report of normscope"):
+    with pytest.raises(InputError, match="is not a normscope report"):
         recording.report(tmp_path / "mine.html")
     with pytest.raises(InputError, match="no folder"):
         recording.report(tmp_path / "missing" / "page.html")

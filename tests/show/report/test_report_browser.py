@@ -40,7 +40,8 @@ def test_every_view_is_drawn(open_page, path):
             settle(page)
         marks = page.locator(f"#view-{name} .plot svg .mark-line path, #view-{name} .plot svg .mark-area path, "
                              f"#view-{name} .plot svg .mark-rect path")  # fmt: skip
-        assert marks.count() > 0, name
+        empty = page.locator(f"#view-{name}").get_by_text("at the steps shown")
+        assert marks.count() > 0 or empty.is_visible(), name
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
 
 
@@ -246,3 +247,68 @@ def test_it_prints_on_white_without_its_controls(open_page, path):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator(".toolbar").first.is_visible()
     assert page.locator("#summary").is_visible()
+
+
+def test_a_print_draws_every_figure_at_the_paper_s_width(open_page, path):
+    """What is awaited are promises alone, so all of it is done when the browser goes on to print."""
+    page = open_page(path)
+    page.locator("#view-train_loss svg").wait_for()
+    drawn = page.evaluate("""() => {
+        clearTimeout(pause);
+        dispatchEvent(new Event("beforeprint"));
+        return new Promise((done) => queueMicrotask(() => Promise.all(charts.map((chart) => chart.drawing)).then(() => done(
+            [...document.querySelectorAll(".plot")].map((plot) => [plot.querySelector("svg")?.clientWidth ?? 0, plot.clientWidth])))));
+    }""")
+    assert len(drawn) > 20
+    assert all(0 < svg <= plot <= 700 for svg, plot in drawn)
+    key = page.locator(".key")
+    assert key.inner_text().split() == ["batch", "none"]
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert key.count() == 0
+    page.wait_for_function("document.querySelector('#made-by').clientWidth > 1000")
+
+
+def test_a_link_leads_below_the_toolbar(open_page, path):
+    page = open_page(path, drawn=True)
+    page.locator("#contents").get_by_role("link", name="Activations").click()
+    page.wait_for_function("document.querySelector('#activations').getBoundingClientRect().y < 300")
+    toolbar = page.locator(".toolbar").first.bounding_box()
+    heading = page.locator("#activations h2").bounding_box()
+    assert heading["y"] >= toolbar["y"] + toolbar["height"]
+
+
+def test_a_legend_has_short_numbers_and_no_dead_channel_is_a_sentence(open_page, tmp_path):
+    page = open_page(report(write_recording(tmp_path / "r.sqlite", channels=3)), drawn=True)
+    for name in ("overview_mean", "overview_std"):
+        page.get_by_label("Show", exact=True).select_option(name)
+        settle(page)
+        labels = page.locator(f"#view-{name} .role-legend-label text").all_text_contents()
+        assert len(labels) >= 2
+        assert max(map(len, labels)) <= 6
+    page.get_by_label("Show", exact=True).select_option("overview_dead")
+    settle(page)
+    figure = page.locator("#view-overview_dead")
+    assert figure.get_by_text("No dead channels in any layer at the steps shown.").is_visible()
+    assert not figure.locator(".plot").is_visible()
+
+
+def test_a_setting_is_shown_at_the_rate_where_it_has_most_values(open_page, tmp_path):
+    study = write_study(tmp_path / "study", rates=(0.01, 0.1), batch_size=128)
+    for k, size in enumerate((8, 32)):
+        write_run(study / "runs" / f"size{k}", "batch", 0.01, 0, batch_size=size)
+    page = open_page(report(study), drawn=True)
+    assert page.evaluate("page.first_rate") == 0.1
+    heading = page.locator("#view-sweep_batch_size h4")
+    assert heading.inner_text() == "learning rate 0.01"
+    assert {row["x"] for row in rows(page, "sweep_batch_size")} == {8, 32, 128}
+    for rate in ("all", "0.1"):  # until the reader chooses one
+        page.get_by_label("Learning rate", exact=True).select_option(rate)
+    heading.filter(has_text="learning rate 0.1").wait_for()
+
+
+def test_a_claim_begins_with_its_verdict(open_page, path):
+    page = open_page(path)
+    outcomes = page.locator("#claims tbody tr td:first-child .outcome").all_inner_texts()
+    assert [text[2:] for text in outcomes] == page.evaluate(
+        "page.verdicts.map((row) => row.verdict)"
+    )

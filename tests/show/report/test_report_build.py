@@ -185,7 +185,7 @@ class TestBadInput:
     def test_a_foreign_file_is_left_as_it_is(self, tmp_path):
         study = write_study(tmp_path / "study", norms=("batch",), seeds=(0,), epochs=1)
         (study / "report.html").write_text("<p>mine</p>")
-        with pytest.raises(InputError, match="no report of normscope"):
+        with pytest.raises(InputError, match="is not a normscope report"):
             report(study)
         assert (study / "report.html").read_text() == "<p>mine</p>"
         (study / "report.html").unlink()

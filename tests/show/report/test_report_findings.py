@@ -94,7 +94,7 @@ def test_the_page_of_a_check_is_small_and_has_every_cause(open_page, found, tmp_
 def test_a_page_replaces_nothing_but_a_report(found, tmp_path):
     path = tmp_path / "check.html"
     path.write_text("mine")
-    with pytest.raises(InputError, match="no report of normscope"):
+    with pytest.raises(InputError, match="is not a normscope report"):
         check_page(found, "net", path)
     assert path.read_text() == "mine"
     path.unlink()

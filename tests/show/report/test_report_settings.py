@@ -10,7 +10,7 @@ from report_records import write_run, write_study
 from normscope.records.run import load_run
 from normscope.show.report.pages import report
 from normscope.show.report.settings import Settings, in_words
-from normscope.show.report.sweeps import SWEPT
+from normscope.show.report.views import SWEPT
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ def decode(column):
 def test_quantised_values_come_back_within_half_a_step(values, size):
     column = quantised(values, size)
     bound = 0.5 * column["scale"] * (1 + 1e-6) + 1e-12 * np.abs(values).max()
+    bound += np.finfo(np.float64).tiny  # a range of subnormal numbers is too small for steps
     assert (np.abs(decode(column) - values) <= bound).all()
 
 

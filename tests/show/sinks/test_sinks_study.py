@@ -158,7 +158,7 @@ def test_a_sink_that_fails_is_given_up_alone(tmp_path):
             train_epochs(study, "run0", [epoch])
             logs.update("run0")
     assert told == [
-        "Failing gets no more of this study, which goes on. ConnectionError: nobody answers"
+        "Failing failed and gets no more of this study, which continues. ConnectionError: nobody answers"
     ]
     assert failing.opened == 1
     assert len(scalars(tmp_path / "tb" / "run0", "epoch/train_loss")) == 3

@@ -182,7 +182,7 @@ def test_wandb_online_without_a_key_is_refused_before_it_could_ask(monkeypatch, 
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     with pytest.raises(
-        InputError, match="W&B knows no API key: run `wandb login`, or set WANDB_MODE=offline"
+        InputError, match="W&B has no API key: run `wandb login`, or set WANDB_MODE=offline"
     ):
         normscope.WandB("p")
     monkeypatch.setattr("wandb.login", _nobody_answers)

@@ -1,1 +1,1 @@
-"""Figures: each file draws one from records and writes it. numpy and matplotlib, never torch, never pyplot."""
+"""The figures as PNG: each module draws one from records, in the one style of `style`."""

@@ -1,4 +1,4 @@
-"""activation_distributions.png: what the first stage's tensors look like over training, norm by norm."""
+"""activation_distributions.png: the first stage's tensors over training, norm by norm."""
 
 from __future__ import annotations
 
@@ -46,14 +46,8 @@ class _Tensor:
 
 TENSORS = (
     _Tensor("block_output", "Output of the first stage of blocks", near_normal=False),
-    _Tensor(
-        "before_activation",
-        "The tensor that enters the last activation of that stage",
-        near_normal=True,
-    ),
-    _Tensor(
-        "normalized", "Output of the first normalization layer in that stage", near_normal=True
-    ),
+    _Tensor("before_activation", "Input of the stage's last activation", near_normal=True),
+    _Tensor("normalized", "Output of the stage's first normalization layer", near_normal=True),
 )
 
 
@@ -120,7 +114,7 @@ def _row(tensor: _Tensor, norm: str, norms: Sequence[str]) -> Row:
     if norm != norms[0]:
         return Row(1.05, above=0.38, below=below)
     note = (
-        "With norm none nothing is normalized: this is the tensor at the same place."
+        "Without normalization: the same place in the network."
         if "none" in norms and tensor.name == "normalized"
         else ""
     )

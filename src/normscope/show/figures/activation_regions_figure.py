@@ -1,4 +1,4 @@
-"""activation_regions.png: how much of each layer's output lies where the following activation passes gradients."""
+"""activation_regions.png: how much of each layer's output lies where the activation has a slope."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from normscope.show.figures.style import (
     house_style,
     label_of,
     legend_line,
+    name_rows,
     norm_styles,
     save,
+    say_in,
 )
 
 _QUANTITIES = ("named", "active", "mean_derivative")
@@ -39,6 +41,11 @@ class _Measured:
     last: bool  # epoch, else the first
     regions: Sequence[Mapping[str, Regions]]
 
+    def values(self, quantity: str, layers: Sequence[str]) -> np.ndarray:
+        """Return the quantity, float64 [recordings, layers]; NaN where it is not defined."""
+        rows = [[getattr(of[layer], quantity) for layer in layers] for of in self.regions]
+        return np.array(rows, dtype=np.float64)  # None becomes NaN
+
 
 @house_style()
 def draw(
@@ -48,8 +55,7 @@ def draw(
     *,
     origin: str = "",
 ) -> Figure:
-    """Draw, for each layer before an activation, three measures of where its output lies, and write
-    them.
+    """Draw three measures of where each layer's output lies for its activation, and write them.
 
     Args:
         recordings: {norm: recordings, one per seed}.
@@ -65,31 +71,30 @@ def draw(
     epochs = [1, len(first.epochs)] if len(first.epochs) > 1 else [1]
     measured = [
         _Measured(
-            norm, epoch == epochs[-1], [_measure_all(recording, layers, epoch) for recording in own]
+            norm, epoch == epochs[-1], [_measure_all(each, layers, epoch) for each in of_norm]
         )
-        for norm, own in recordings.items()
+        for norm, of_norm in recordings.items()
         for epoch in epochs
     ]
-    names = [_name(first, layer) for layer in layers]
+    names = [f"{layer} (+)" if _has_addition(first, layer) else layer for layer in layers]
     activation = str(first.layers[layers[0]].activation)
     styles = norm_styles(recordings)
+    seeds = max(map(len, recordings.values()))
     frame = Frame(
         f"Where the input of {activation} lies, layer by layer",
         origin or recorded(first),
         subtitle=_subtitle(first, layers),
-        legends=(_legend(styles, epochs, seeds=max(len(own) for own in recordings.values())),),
+        legends=(_legend(styles, epochs, seeds),),
     )
     left = 0.4 + max(text_width(name, SMALL) for name in names)
-    rows = [Row(0.25 + 0.3 * len(layers), above=0.42, below=0.5)]
-    figure, axes = lay_out(
-        rows, len(_QUANTITIES), frame, width=left + 3 * 2.6 + 0.6, left=left, gap=0.3
-    )
+    rows, width = [Row(0.25 + 0.3 * len(layers), above=0.42, below=0.5)], left + 3 * 2.6 + 0.6
+    figure, axes = lay_out(rows, len(_QUANTITIES), frame, width=width, left=left, gap=0.3)
     for axis, quantity in zip(axes[0], _QUANTITIES, strict=True):
         _draw_quantity(axis, quantity, measured, layers, styles)
         axis.set_title(_heading(quantity, activation), loc="left", linespacing=1.3)
-        axis.set_yticks(range(len(layers)), names if axis is axes[0][0] else [])
-        axis.set_ylim(len(layers) - 0.4, -0.6)
-        axis.tick_params(axis="y", length=0)
+        name_rows(axis, names)
+        axis.tick_params(labelleft=axis is axes[0][0])
+        axis.grid(visible=True, axis="y")
     save(figure, path)
     return figure
 
@@ -100,9 +105,8 @@ def _measure_all(recording: Recording, layers: Sequence[str], epoch: int) -> dic
     return {layer: measure_regions(recording, layer, *span) for layer in layers}
 
 
-def _name(recording: Recording, layer: str) -> str:
-    via = [step for step in recording.layers[layer].via if step]
-    return f"{layer} (+)" if "addition" in via else layer
+def _has_addition(recording: Recording, layer: str) -> bool:
+    return "addition" in recording.layers[layer].via
 
 
 def _draw_quantity(
@@ -115,69 +119,60 @@ def _draw_quantity(
     """A row per layer: each norm's seeds as small marks, their mean as a large one; the first epoch
     hollow.
     """
+    values = [one.values(quantity, layers) for one in measured]
+    if any(np.isnan(each).all() for each in values):
+        say_in(axis, "no region is named\nfor this activation")
+        return
     norms = list(styles)
-    highest = 0.0
-    for one in measured:
-        style = styles[one.norm]
-        offset = 0.11 * (2 * norms.index(one.norm) - len(norms) + 1)
-        values = np.array(
-            [
-                [_number(getattr(regions[layer], quantity)) for layer in layers]
-                for regions in one.regions
-            ]
-        )
-        if np.isnan(values).all():
-            axis.text(0.5, 0.5, "no region is named\nfor this activation", transform=axis.transAxes, ha="center",
-                      va="center", color=REFERENCE, gid="none")  # fmt: skip
-            return
-        places = np.arange(len(layers)) + offset
-        means = values.mean(0)
-        highest = max(highest, float(np.nanmax(values)))
-        axis.plot(
-            means, places, linestyle="none", marker=style.marker, markersize=6 if one.last else 5,
-            markerfacecolor=style.colour if one.last else "white", markeredgecolor=style.colour, markeredgewidth=1,
-            zorder=4 if one.last else 3, gid=f"{one.norm} {'last' if one.last else 'first'}",
-        )  # fmt: skip
-        if one.last:
-            axis.hlines(places, 0, means, color=style.colour, linewidth=1.2, alpha=0.45, zorder=2)
-        if len(values) > 1:
-            axis.plot(values, np.tile(places, (len(values), 1)), linestyle="none", marker="|", markersize=6,
-                      color=style.colour, alpha=0.7, zorder=5)  # fmt: skip
+    for one, each in zip(measured, values, strict=True):
+        index = norms.index(one.norm)
+        y = np.arange(len(layers)) + 0.11 * (2 * index - len(norms) + 1)
+        _draw_marks(axis, one, each, y, styles[one.norm])
     if quantity == "mean_derivative":
-        axis.set_xlim(0, 1.08 * highest or 1.0)
-        axis.set_xlabel("mean derivative")
+        axis.set_xlim(0, 1.08 * float(np.nanmax(np.concatenate(values))) or 1.0)
+        axis.set_xlabel("mean slope")
     else:
+        shares = np.linspace(0, 1, 6)
         axis.set_xlim(0, 1.02)
-        axis.set_xticks(
-            np.linspace(0, 1, 6), [f"{100 * share:.0f}%" for share in np.linspace(0, 1, 6)]
-        )
+        axis.set_xticks(shares, [f"{100 * share:.0f}%" for share in shares])
         axis.set_xlabel("values")
 
 
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
+def _draw_marks(
+    axis: Axes, one: _Measured, values: np.ndarray, y: np.ndarray, style: NormStyle
+) -> None:
+    means = values.mean(0)
+    axis.plot(
+        means, y, linestyle="none", marker=style.marker, markersize=6 if one.last else 5,
+        markerfacecolor=style.colour if one.last else "white", markeredgecolor=style.colour,
+        markeredgewidth=1, zorder=4 if one.last else 3,
+        gid=f"{one.norm} {'last' if one.last else 'first'}",
+    )  # fmt: skip
+    if one.last:
+        axis.hlines(y, 0, means, color=style.colour, linewidth=1.2, alpha=0.45, zorder=2)
+    if len(values) > 1:
+        axis.plot(values, np.tile(y, (len(values), 1)), linestyle="none", marker="|", markersize=6,
+                  color=style.colour, alpha=0.7, zorder=5)  # fmt: skip
 
 
 def _heading(quantity: str, activation: str) -> str:
     if quantity == "named":
         region = NAMED_REGIONS.get(activation)
-        if region is None:
-            return "In the blog post no region\nis named"
-        return f"Outputs from {interval_words(*region)},\nthe region of the blog post"
+        return f"Outputs in the range\n{interval_words(*region)}" if region else "\n"
     if quantity == "active":
         where = f"above {SHARE:.0%} of the largest: {active_words(activation)}"
         return f"Outputs in the active region, with a slope\n{where}"
-    return "Mean derivative: the share of a\ngradient that passes"
+    return "Mean slope: the share of a\ngradient that passes"
 
 
 def _subtitle(first: Recording, layers: Sequence[str]) -> str:
-    sentences = ["Training batches, all values and channels of a layer together."]
-    if any("addition" in first.layers[layer].via for layer in layers):
-        sentences.append(
-            "(+): a residual addition stands between this layer and the activation; the numbers are of the layer's "
-            "own output."
+    text = "Training batches, all values and channels of a layer together."
+    if any(_has_addition(first, layer) for layer in layers):
+        text += (
+            " (+): a residual addition stands between this layer and the activation; the numbers "
+            "are of the layer's own output."
         )
-    return " ".join(sentences)
+    return text
 
 
 def _legend(styles: Mapping[str, NormStyle], epochs: Sequence[int], seeds: int) -> list[Artist]:
@@ -185,18 +180,13 @@ def _legend(styles: Mapping[str, NormStyle], epochs: Sequence[int], seeds: int) 
         legend_line(color=style.colour, marker=style.marker, linewidth=1.2, label=label_of(norm))
         for norm, style in styles.items()
     ]
+    dot = {"linestyle": "none", "marker": "o", "markeredgecolor": REFERENCE}
     if len(epochs) > 1:
-        handles.append(
-            legend_line(linestyle="none", marker="o", markerfacecolor="white", markeredgecolor=REFERENCE,
-                   label="epoch 1")
-        )  # fmt: skip
-        handles.append(
-            legend_line(linestyle="none", marker="o", color=REFERENCE, label=f"epoch {epochs[-1]}")
-        )
+        handles += [
+            legend_line(**dot, markerfacecolor="white", label="epoch 1"),
+            legend_line(**dot, markerfacecolor=REFERENCE, label=f"epoch {epochs[-1]}"),
+        ]
     if seeds > 1:
-        handles.append(
-            legend_line(
-                linestyle="none", marker="|", color=REFERENCE, label="one seed; larger: the mean"
-            )
-        )
+        looks = {"linestyle": "none", "marker": "|", "color": REFERENCE}
+        handles.append(legend_line(**looks, label="one seed; larger: the mean"))
     return handles

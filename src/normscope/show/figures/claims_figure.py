@@ -1,16 +1,17 @@
-"""A figure per claim: every seed's value in both arms, and the difference between them at each setting."""
+"""A figure per claim: every seed's value in both arms, and the difference at each setting."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from normscope.judge.verdicts import Verdict
+from normscope.judge.verdicts import Verdict, effect_text
 from normscope.records.run import RunRecord
 from normscope.show.figures.page import Frame, Row, lay_out, text_width
 from normscope.show.figures.provenance import footer
@@ -21,9 +22,11 @@ from normscope.show.figures.style import (
     label_of,
     legend_line,
     log_ticks,
+    name_rows,
     norm_styles,
     save,
 )
+from normscope.show.words import p_text
 
 VERDICT_COLOURS = {
     "supported": "#009E73",
@@ -33,6 +36,13 @@ VERDICT_COLOURS = {
 }
 DECADES_FOR_LOG = 1.5
 WIDTH = 9.0
+
+
+class _Effect(NamedTuple):
+    label: str
+    effect: float | None
+    interval: tuple[float, float] | None
+    outcome: str
 
 
 @house_style()
@@ -51,70 +61,51 @@ def draw(verdict: Verdict, runs: Sequence[RunRecord], path: Path) -> Figure:
     Raises:
         StorageError: if it cannot be written.
     """
-    rows = _rows(verdict)
-    labels = [label for label, *_ in rows]
-    gap = 0.45 + max(text_width(label, SMALL) for label in labels)
-    height = max(2.4, 0.42 * len(rows) + 0.4)
-    figure, axes = lay_out(
-        [Row(height, above=0.3, below=0.5)],
-        2,
-        _frame(verdict, runs),
-        width=max(WIDTH, WIDTH - 1.5 + gap),
-        gap=gap,
-    )
+    effects = _effects(verdict)
+    gap = 0.45 + max(text_width(row.label, SMALL) for row in effects)
+    height = max(2.4, 0.42 * len(effects) + 0.4)
+    rows, width = [Row(height, above=0.3, below=0.5)], max(WIDTH, WIDTH - 1.5 + gap)
+    figure, axes = lay_out(rows, 2, _frame(verdict, effects, runs), width=width, gap=gap)
     _draw_values(axes[0][0], verdict)
-    _draw_effects(axes[0][1], verdict, rows)
+    _draw_effects(axes[0][1], verdict, effects)
     save(figure, path)
     return figure
 
 
-_Effect = tuple[str, float | None, tuple[float, float] | None, str]
-
-
-def _rows(verdict: Verdict) -> list[_Effect]:
-    """(label, effect, interval, outcome) from top to bottom."""
+def _effects(verdict: Verdict) -> list[_Effect]:
+    """The effect over all settings and at each, from top to bottom."""
     whole = "all settings" if verdict.settings else _kind(verdict).lower()
-    found: list[_Effect] = [(whole, verdict.effect, verdict.interval, verdict.outcome)]
-    found += [
-        (
-            label_of(reading.label, 34),
-            reading.effect,
-            reading.interval,
-            reading.outcome or "cannot tell",
-        )
-        for reading in verdict.settings
-    ]
-    return found
-
-
-def _frame(verdict: Verdict, runs: Sequence[RunRecord]) -> Frame:
-    settle = f" To settle it: {verdict.needs}." if verdict.needs else ""
-    p = "" if verdict.p is None else f", p = {verdict.p:.2g} ({verdict.test})"
-    outcomes = dict.fromkeys(outcome for *_, outcome in _rows(verdict))
-    dot = legend_line(color=REFERENCE, marker="o", linewidth=0.8, alpha=0.6, label="one seed")
-    mean = legend_line(
-        color="black", marker="_", markersize=14, markeredgewidth=2, linestyle="", label="mean"
-    )
-    handles = [
-        dot,
-        mean,
+    return [
+        _Effect(whole, verdict.effect, verdict.interval, verdict.outcome),
         *(
-            legend_line(
-                color=VERDICT_COLOURS[name],
-                marker="D",
-                linewidth=1.6,
-                label=f"{name}, 95% interval",
-            )
-            for name in outcomes
+            _Effect(label_of(at.label, 34), at.effect, at.interval, at.outcome or "cannot tell")
+            for at in verdict.settings
+        ),
+    ]
+
+
+def _frame(verdict: Verdict, effects: Sequence[_Effect], runs: Sequence[RunRecord]) -> Frame:
+    settle = f" To settle it: {verdict.needs}." if verdict.needs else ""
+    p = "" if verdict.p is None else f", {p_text(verdict.p)} ({verdict.test})"
+    effect = effect_text(verdict.effect, verdict.unit, verdict.interval)
+    handles = [
+        legend_line(color=REFERENCE, marker="o", linewidth=0.8, alpha=0.6, label="one seed"),
+        legend_line(color="black", marker="_", markersize=14, markeredgewidth=2, linestyle="",
+                    label="mean"),
+        *(
+            legend_line(color=VERDICT_COLOURS[outcome], marker="D", linewidth=1.6,
+                        label=f"{outcome}, 95% interval")
+            for outcome in dict.fromkeys(row.outcome for row in effects)
         ),
         Patch(color=REFERENCE, alpha=0.15, linewidth=0, label="margin: no difference"),
-    ]
+    ]  # fmt: skip
     return Frame(
         f"{verdict.code} {verdict.statement}",
         footer(runs),
-        subtitle=f"{verdict.outcome.capitalize()}: n = {verdict.n}{p}.{settle} {verdict.subject}. "
-        f"Quantity: {verdict.quantity}.",
+        subtitle=f"n = {verdict.n}{p}.{settle} {verdict.subject}. Quantity: {verdict.quantity}.",
         legends=(handles,),
+        result=f"{verdict.outcome.capitalize()}: {effect}",
+        result_colour=VERDICT_COLOURS[verdict.outcome],
     )
 
 
@@ -123,38 +114,25 @@ def _draw_values(axis: Axes, verdict: Verdict) -> None:
     styles = norm_styles(verdict.arms)
     first, second = (verdict.values[arm] for arm in verdict.arms)
     for seed in sorted(set(first) & set(second)):
+        axis.plot((0, 1), (first[seed], second[seed]), color=REFERENCE, linewidth=0.8, alpha=0.6,
+                  gid=f"seed {seed}")  # fmt: skip
+    ratio = verdict.neutral == 1
+    for x, (arm, values) in enumerate(verdict.values.items()):
+        shown, style = np.array(list(values.values())), styles[arm]
         axis.plot(
-            (0, 1),
-            (first[seed], second[seed]),
-            color=REFERENCE,
-            linewidth=0.8,
-            alpha=0.6,
-            gid=f"seed {seed}",
-        )
-    for place, (arm, values) in enumerate(verdict.values.items()):
-        shown = np.array(list(values.values()))
-        style = styles[arm]
-        axis.plot(
-            np.full(len(shown), place), shown, color=style.colour, marker=style.marker, linestyle="", alpha=0.7,
-            markeredgewidth=0, gid=f"{arm} values",
+            np.full(len(shown), x), shown, color=style.colour, marker=style.marker, linestyle="",
+            alpha=0.7, markeredgewidth=0, gid=f"{arm} values",
         )  # fmt: skip
-        mean = float(np.exp(np.log(shown).mean()) if verdict.neutral == 1 else shown.mean())
-        axis.plot(
-            place,
-            mean,
-            color="black",
-            marker="_",
-            markersize=22,
-            markeredgewidth=2,
-            linestyle="",
-            gid=f"{arm} mean",
-        )
+        mean = float(np.exp(np.log(shown).mean()) if ratio else shown.mean())
+        axis.plot(x, mean, color="black", marker="_", markersize=22, markeredgewidth=2,
+                  linestyle="", gid=f"{arm} mean")  # fmt: skip
     axis.set_xlim(-0.5, 1.5)
     axis.set_xticks((0, 1), [label_of(arm, 18) for arm in verdict.arms])
     axis.grid(visible=False, axis="x")
     every = np.array([value for values in verdict.values.values() for value in values.values()])
-    if verdict.neutral == 1 and every.max() / every.min() > 10**DECADES_FOR_LOG:
-        log_ticks(axis, "y", decades=float(np.log10(every.max() / every.min())))
+    decades = float(np.log10(every.max() / every.min())) if ratio else 0.0
+    if decades > DECADES_FOR_LOG:
+        log_ticks(axis, "y", decades=decades)
     elif np.ptp(every) < 1e-9:
         axis.set_ylim(every[0] - 1, every[0] + 1)
     axis.set_title("Value of each seed", loc="left")
@@ -166,28 +144,20 @@ def _draw_effects(axis: Axes, verdict: Verdict, rows: Sequence[_Effect]) -> None
     axis.axvspan(low, high, color=REFERENCE, alpha=0.15, linewidth=0, gid="margin")
     axis.axvline(verdict.neutral, color=REFERENCE, linewidth=0.8)
     ends = [low, high]
-    for place, (label, effect, interval, outcome) in enumerate(rows):
-        if effect is None:
+    for y, row in enumerate(rows):
+        if row.effect is None:
             continue
-        colour = VERDICT_COLOURS[outcome]
-        if interval is not None:
+        colour = VERDICT_COLOURS[row.outcome]
+        if row.interval is not None:
             axis.plot(
-                interval, (place, place), color=colour, linewidth=1.6, gid=f"{label} interval"
+                row.interval, (y, y), color=colour, linewidth=1.6, gid=f"{row.label} interval"
             )
-        axis.plot(
-            effect,
-            place,
-            color=colour,
-            marker="D",
-            markersize=7 if place == 0 else 5,
-            gid=f"{label} effect",
-        )
-        ends += [effect, *(interval or ())]
-    axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_yticks(range(len(rows)), [label for label, *_ in rows])
-    axis.tick_params(axis="y", length=0)
-    axis.grid(visible=False, axis="y")
-    if verdict.neutral == 1:
+        axis.plot(row.effect, y, color=colour, marker="D", markersize=5 if y else 7,
+                  gid=f"{row.label} effect")  # fmt: skip
+        ends += [row.effect, *(row.interval or ())]
+    name_rows(axis, [row.label for row in rows])
+    ratio = verdict.neutral == 1
+    if ratio:
         limits = min(ends) / 1.15, max(ends) * 1.15
         log_ticks(axis, "x", _ratio_ticks(*limits))
         axis.set_xlim(*limits)
@@ -195,10 +165,7 @@ def _draw_effects(axis: Axes, verdict: Verdict, rows: Sequence[_Effect]) -> None
         pad = 0.06 * (max(ends) - min(ends))
         axis.set_xlim(min(ends) - pad, max(ends) + pad)
     first, second = (label_of(arm, 18) for arm in verdict.arms)
-    sign = "/" if verdict.neutral == 1 else "−"
-    axis.set_xlabel(
-        f"{first} {sign} {second}" + ("" if verdict.neutral == 1 else f" ({verdict.unit})")
-    )
+    axis.set_xlabel(f"{first} / {second}" if ratio else f"{first} − {second} ({verdict.unit})")
     axis.set_title(_kind(verdict), loc="left")
 
 
@@ -209,11 +176,8 @@ def _kind(verdict: Verdict) -> str:
 def _ratio_ticks(low: float, high: float) -> list[float]:
     """Round ratios inside the limits, 1 among them, six at most."""
     for steps in (
-        (0.8, 1, 1.25, 1.5),
-        (0.5, 0.7, 1, 1.5, 2, 3),
-        (0.2, 0.5, 1, 2, 5),
-        (0.1, 0.3, 1, 3, 10),
-    ):
+        (0.8, 1, 1.25, 1.5), (0.5, 0.7, 1, 1.5, 2, 3), (0.2, 0.5, 1, 2, 5), (0.1, 0.3, 1, 3, 10),
+    ):  # fmt: skip
         ticks = [tick for tick in steps if low <= tick <= high]
         if low >= steps[0] / 1.5 and high <= steps[-1] * 1.5:
             return ticks
@@ -223,8 +187,5 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
 
 
 def _margin(verdict: Verdict) -> tuple[float, float]:
-    return (
-        (1 / verdict.margin, verdict.margin)
-        if verdict.neutral == 1
-        else (-verdict.margin, verdict.margin)
-    )
+    ratio = verdict.neutral == 1
+    return 1 / verdict.margin if ratio else -verdict.margin, verdict.margin

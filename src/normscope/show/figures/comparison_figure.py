@@ -1,4 +1,4 @@
-"""comparison.png: training loss, test accuracy and stem-gradient norm over the epochs, one row per learning rate."""
+"""comparison.png: training loss, test accuracy and stem gradient, one row per learning rate."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from normscope.show.figures.style import (
     mean_handle,
     norm_styles,
     save,
+    say_in,
 )
 
 THRESHOLD_LINE = (0.0, (6.0, 3.0))
@@ -41,11 +42,12 @@ class _Panel:
     unit: str
     scale: float = 1.0
     may_be_log: bool = True
+    least_span: float = 0.0  # of the y axis: less would blow up what is next to nothing
 
 
 PANELS = (
     _Panel("train_loss", "Training loss", "cross-entropy (nats)"),
-    _Panel("test_accuracy", "Test accuracy", "accuracy (%)", scale=100.0, may_be_log=False),
+    _Panel("test_accuracy", "Test accuracy", "accuracy (%)", 100.0, False, least_span=5.0),
     _Panel("stem_gradient", "Stem gradient after each epoch's last step", "L2 norm"),
 )
 
@@ -68,45 +70,37 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     """
     norms = list(dict.fromkeys(group.norm for group in comparison.groups))
     styles = norm_styles(norms)
-    rates = list(comparison.threshold)
-    by_rate = [[run for run in runs if run.learning_rate == rate] for rate in rates]
-    manner = (
-        "with and without normalization" if "none" in norms else "with different normalizations"
-    )
+    by_rate = {
+        rate: [run for run in runs if run.learning_rate == rate] for rate in comparison.threshold
+    }
+    manner = "with and without" if "none" in norms else "with different kinds of"
     frame = Frame(
-        f"Training {manner}: {subject(runs)}",
+        f"Training {manner} normalization: {subject(runs)}",
         footer(runs),
         legends=(
             [mean_handle(norm, styles[norm]) for norm in norms],
             _key(norms[0], runs, comparison),
         ),
     )
-    figure, axes = lay_out(_rows(rates, by_rate), len(PANELS), frame, width=11.0)
+    figure, axes = lay_out(_rows(by_rate), len(PANELS), frame, width=11.0)
     for panel, column in zip(PANELS, zip(*axes, strict=True), strict=True):
         column[0].set_title(panel.title, loc="left")
         column[-1].set_xlabel("epoch")
         _set_scale(column, panel, runs)
-        for axis, own in zip(column, by_rate, strict=True):
-            _draw_runs(axis, panel, own, styles)
+        for axis, of_rate in zip(column, by_rate.values(), strict=True):
+            _draw_runs(axis, panel, of_rate, styles)
     for row, threshold in zip(axes, comparison.threshold.values(), strict=True):
         if threshold is not None:
-            row[1].axhline(
-                100 * threshold,
-                color=REFERENCE,
-                lw=0.8,
-                ls=THRESHOLD_LINE,
-                zorder=1.5,
-                gid="threshold",
-            )
+            row[1].axhline(100 * threshold, color=REFERENCE, lw=0.8, ls=THRESHOLD_LINE, zorder=1.5,
+                           gid="threshold")  # fmt: skip
     save(figure, path)
     return figure
 
 
-def _rows(rates: Sequence[float], by_rate: Sequence[Sequence[RunRecord]]) -> list[Row]:
+def _rows(by_rate: dict[float, list[RunRecord]]) -> list[Row]:
     """The first row has room for the panels' titles, the last for their axis label."""
     rows = [
-        Row(2.15, f"Learning rate {rate:g}", note=_note(own))
-        for rate, own in zip(rates, by_rate, strict=True)
+        Row(2.15, f"Learning rate {rate:g}", note=_note(runs)) for rate, runs in by_rate.items()
     ]
     rows[0] = replace(rows[0], above=0.32)
     rows[-1] = replace(rows[-1], below=0.5)
@@ -114,33 +108,24 @@ def _rows(rates: Sequence[float], by_rate: Sequence[Sequence[RunRecord]]) -> lis
 
 
 def _note(runs: Sequence[RunRecord]) -> str:
-    """What has to be known to read a row."""
     zeros = any((run.column("stem_gradient") == 0).any() for run in runs)
-    notes = [
-        unfinished(runs),
-        "Some stem gradients are exactly 0: on a log scale, the lower edge." if zeros else "",
-    ]
-    return " ".join(note for note in notes if note)
+    at_zero = "Some stem gradients are exactly 0: on a log scale, the lower edge."
+    return " ".join(filter(None, [unfinished(runs), at_zero if zeros else ""]))
 
 
 def _key(first: str, runs: Sequence[RunRecord], comparison: Comparison) -> list[Line2D]:
     """Legend entries of what is no norm."""
-    handles = [
-        legend_line(
-            color=REFERENCE, linewidth=0.8, alpha=0.6, label="one seed (thick: mean of seeds)"
-        )
-    ]
+    seed, threshold, diverged = (
+        "one seed (thick: mean of seeds)",
+        f"threshold: {THRESHOLD_SHARE:.0%} of {label_of(first)}'s final mean",
+        "diverged: loss became NaN or infinite",
+    )
+    handles = [legend_line(color=REFERENCE, linewidth=0.8, alpha=0.6, label=seed)]
     if any(value is not None for value in comparison.threshold.values()):
-        label = f"threshold: {THRESHOLD_SHARE:.0%} of {label_of(first)}'s final mean"
-        handles.append(
-            legend_line(color=REFERENCE, linewidth=0.8, linestyle=THRESHOLD_LINE, label=label)
-        )
+        looks = {"linewidth": 0.8, "linestyle": THRESHOLD_LINE}
+        handles.append(legend_line(color=REFERENCE, label=threshold, **looks))
     if any(run.status == "diverged" for run in runs):
-        handles.append(
-            legend_line(
-                color=REFERENCE, marker="x", linestyle="", label="diverged: loss not finite"
-            )
-        )
+        handles.append(legend_line(color=REFERENCE, marker="x", linestyle="", label=diverged))
     return handles
 
 
@@ -167,44 +152,45 @@ def _set_scale(column: Sequence[Axes], panel: _Panel, runs: Sequence[RunRecord])
             log_ticks(axis, "y", decades=float(decades))
             axis.set_ylim(positive.min() / 1.2, positive.max() * 1.2)
         elif len(values):
-            pad = max(
-                0.05 * np.ptp(values),
-                0.05 * np.abs(values).max() if np.ptp(values) == 0 else 0,
-                1e-9,
-            )
-            axis.set_ylim(values.min() - pad, values.max() + pad)
+            axis.set_ylim(*_limits(values, panel.least_span))
         else:
             axis.set_ylim(0, 1)
             axis.set_yticks([])
-            axis.text(
-                0.5, 0.5, "no finite value", transform=axis.transAxes, ha="center", color=REFERENCE
-            )
+            say_in(axis, "no finite value")
+
+
+def _limits(values: np.ndarray, least_span: float) -> tuple[float, float]:
+    """The range of the values and a little more, at least `least_span`."""
+    low, high = values.min(), values.max()
+    pad = 0.05 * (high - low) or max(0.05 * abs(high), 1e-9)
+    pad = max(pad, (least_span - (high - low)) / 2)
+    return low - pad, high + pad
 
 
 def _draw_runs(
     axis: Axes, panel: _Panel, runs: Sequence[RunRecord], styles: dict[str, NormStyle]
 ) -> None:
     for norm in dict.fromkeys(run.norm for run in runs):
-        own = [run for run in runs if run.norm == norm]
-        for run in own:
+        of_norm = [run for run in runs if run.norm == norm]
+        for run in of_norm:
             _draw_run(axis, panel, run, styles[norm])
-        _draw_mean(axis, panel, [run for run in own if run.status == "finished"], styles[norm])
+        _draw_mean(axis, panel, [run for run in of_norm if run.status == "finished"], styles[norm])
 
 
 def _draw_run(axis: Axes, panel: _Panel, run: RunRecord, style: NormStyle) -> None:
     epochs, values = run.column("epoch"), _drawable(axis, panel.scale * run.column(panel.column))
-    known = np.isfinite(values)
-    alone = "." if known.sum() == 1 else ""
+    finite = np.isfinite(values)
+    name = f"{run.norm} seed {run.seed}"
     axis.plot(
-        epochs[known], values[known], color=style.colour, linewidth=0.8, alpha=0.5, marker=alone,
-        gid=f"{run.norm} seed {run.seed}",
+        epochs[finite], values[finite], color=style.colour, linewidth=0.8, alpha=0.5,
+        marker="." if finite.sum() == 1 else "", gid=name,
     )  # fmt: skip
     if run.status == "diverged":
         low, high = axis.get_ylim()
-        x, y = (epochs[known][-1], values[known][-1]) if known.any() else (epochs[-1], high)
+        x, y = (epochs[finite][-1], values[finite][-1]) if finite.any() else (epochs[-1], high)
         axis.plot(
-            x, np.clip(y, low, high), color=style.colour, marker="x", markersize=6, markeredgewidth=1.6, clip_on=False,
-            zorder=4, gid=f"{run.norm} seed {run.seed} diverged",
+            x, np.clip(y, low, high), color=style.colour, marker="x", markersize=6,
+            markeredgewidth=1.6, clip_on=False, zorder=4, gid=f"{name} diverged",
         )  # fmt: skip
 
 
@@ -212,17 +198,16 @@ def _draw_mean(axis: Axes, panel: _Panel, finished: Sequence[RunRecord], style: 
     if not finished:
         return
     epochs = finished[0].column("epoch")
-    mean = _drawable(
-        axis, panel.scale * np.mean([run.column(panel.column) for run in finished], axis=0)
-    )
+    mean = np.mean([run.column(panel.column) for run in finished], axis=0)
     axis.plot(
-        epochs, mean, color=style.colour, linestyle=style.line, linewidth=2, marker=style.marker, markersize=4,
-        markevery=max(1, len(epochs) // 6), zorder=3, gid=f"{finished[0].norm} mean",
+        epochs, _drawable(axis, panel.scale * mean), color=style.colour, linestyle=style.line,
+        linewidth=2, marker=style.marker, markersize=4, markevery=max(1, len(epochs) // 6),
+        zorder=3, gid=f"{finished[0].norm} mean",
     )  # fmt: skip
 
 
 def _drawable(axis: Axes, values: np.ndarray) -> np.ndarray:
     """The values, with those that a logarithmic axis cannot show at its lower edge."""
-    return (
-        np.where(values <= 0, axis.get_ylim()[0], values) if axis.get_yscale() == "log" else values
-    )
+    if axis.get_yscale() != "log":
+        return values
+    return np.where(values <= 0, axis.get_ylim()[0], values)

@@ -20,10 +20,7 @@ DEEP = 6
 
 MAP, STEP = 0.92, 0.075  # inches: edge of a map, and how far the next one is behind it
 PILE = MAP + (DEEP - 1) * STEP
-BEFORE, AFTER = (
-    2.28,
-    0.1,
-)  # inches above the lower edge: where the front maps of the two rows of piles stand
+BEFORE, AFTER = 2.28, 0.1  # inches above the lower edge: the front maps of the two rows of piles
 TITLES = BEFORE + PILE + 0.05
 HEIGHT = TITLES + 0.5
 IMAGES, LEFT = 0.05, 1.85  # where the pile of images stands, and the first channel's
@@ -43,90 +40,52 @@ def draw(axis: Axes, explanation: Explanation) -> None:
     axis.set_axis_off()
     channels = shown_channels(explanation.x.shape[1], explanation.chosen, PILES)
     pitch = (width - LEFT - PILE) / (PILES - 1)
-    _pile(
-        axis,
-        IMAGES,
-        BEFORE,
-        list(explanation.images[:DEEP]),
-        REFERENCE,
-        "images",
-        cmap="gray_r",
-        vmin=0,
-        vmax=255,
-    )
+    images = {"cmap": "gray_r", "vmin": 0, "vmax": 255}
+    _pile(axis, (IMAGES, BEFORE), explanation.images, REFERENCE, "images", **images)
     axis.text(IMAGES, TITLES, "images", color=REFERENCE, size=SMALL)
     limit = _limit(explanation.x)
-    for place, index in enumerate(channels):
-        channel, chosen = explanation.channel(index), index == explanation.chosen
-        left, colour = LEFT + place * pitch, CHOSEN if chosen else REFERENCE
-        looks: dict[str, Any] = {
-            "color": colour,
-            "weight": "bold" if chosen else "normal",
-            "size": SMALL,
-        }
-        _pile(
-            axis,
-            left,
-            BEFORE,
-            list(channel.x[:DEEP]),
-            colour,
-            f"x {index}",
-            cmap=MAPS,
-            vmin=-limit,
-            vmax=limit,
-        )
-        _pile(
-            axis,
-            left,
-            AFTER,
-            list(channel.normalized[:DEEP]),
-            colour,
-            f"normalized {index}",
-            cmap=MAPS,
-            vmin=-3,
-            vmax=3,
-        )
-        axis.text(left, TITLES, f"channel {index}", **looks)
-        moments = f"mean {number(channel.mean, 3)}\nvariance {number(channel.var, 3)}"
-        axis.text(
-            left, BEFORE - 0.24, moments, va="top", linespacing=1.3, gid=f"moments {index}", **looks
-        )
-        middle = left + PILE - 0.12
-        _arrow(axis, (middle, BEFORE - 0.02), (middle, AFTER + PILE + 0.04), colour)
+    for column, index in enumerate(channels):
+        _draw_channel(axis, explanation, index, LEFT + column * pitch, limit)
     _name_axes(axis, explanation, LEFT + (len(channels) - 1) * pitch + PILE, len(channels))
     axis.set_xlim(0, width)  # imshow has moved the limits
     axis.set_ylim(0, HEIGHT)
 
 
-def _pile(
-    axis: Axes,
-    left: float,
-    bottom: float,
-    maps: list[np.ndarray],
-    colour: str,
-    gid: str,
-    **style: Any,
+def _draw_channel(
+    axis: Axes, explanation: Explanation, index: int, left: float, limit: float
 ) -> None:
-    """Maps [H, W] behind one another, the first in front, each with a thin frame."""
-    for depth in reversed(range(len(maps))):
-        x, y = left + depth * STEP, bottom + depth * STEP
-        picture = (
-            maps[depth][..., 0]
-            if maps[depth].ndim == 3 and maps[depth].shape[2] == 1
-            else maps[depth]
-        )
+    """One channel's two piles, its mean and variance, and an arrow from one to the other."""
+    channel, chosen = explanation.channel(index), index == explanation.chosen
+    colour, weight = (CHOSEN, "bold") if chosen else (REFERENCE, "normal")
+    for bottom, maps, end, name in (
+        (BEFORE, channel.x, limit, "x"),
+        (AFTER, channel.normalized, 3, "normalized"),
+    ):
+        style = {"cmap": MAPS, "vmin": -end, "vmax": end}
+        _pile(axis, (left, bottom), maps, colour, f"{name} {index}", **style)
+    looks: dict[str, Any] = {"color": colour, "weight": weight, "size": SMALL}
+    axis.text(left, TITLES, f"channel {index}", **looks)
+    moments = f"mean {number(channel.mean, 3)}\nvariance {number(channel.var, 3)}"
+    axis.text(left, BEFORE - 0.24, moments, va="top", linespacing=1.3, gid=f"moments {index}",
+              **looks)  # fmt: skip
+    middle = left + PILE - 0.12
+    _arrow(axis, (middle, BEFORE - 0.02), (middle, AFTER + PILE + 0.04), colour)
+
+
+def _pile(
+    axis: Axes, corner: tuple[float, float], maps: np.ndarray, colour: str, gid: str, **style: Any
+) -> None:
+    """The first maps [H, W] behind one another, the first in front, each with a thin frame."""
+    for depth, picture in reversed(list(enumerate(maps[:DEEP]))):
+        x, y = (start + depth * STEP for start in corner)
+        if picture.ndim == 3 and picture.shape[2] == 1:
+            picture = picture[..., 0]
         axis.imshow(
             picture, extent=(x, x + MAP, y, y + MAP), aspect="auto", interpolation="nearest",
             zorder=10 - depth, gid=f"{gid} image {depth}", **style,
         )  # fmt: skip
-        frame = Rectangle(
-            (x, y),
-            MAP,
-            MAP,
-            fill=False,
-            edgecolor=colour,
-            linewidth=1.2 if colour == CHOSEN else 0.7,
-        )
+        line = 1.2 if colour == CHOSEN else 0.7
+        frame = Rectangle((x, y), MAP, MAP, fill=False, edgecolor=colour, linewidth=line)
         frame.set_zorder(10 - depth)
         axis.add_patch(frame)
 
@@ -144,26 +103,18 @@ def _name_axes(axis: Axes, explanation: Explanation, right: float, shown: int) -
     _arrow(axis, behind, (behind[0] + (DEEP - 1) * STEP, behind[1] + (DEEP - 1) * STEP), "black")
     axis.text(behind[0] + 0.15, behind[1] + 0.02, "N", weight="bold", va="center")
     pooled = f"Pooled for one channel:\nN  {n} images\nH  {height} rows\nW  {width} columns"
-    axis.text(IMAGES, BEFORE - 0.24, pooled, size=SMALL, va="top", linespacing=1.3)
+    looks = {"size": SMALL, "va": "top", "linespacing": 1.3}
+    axis.text(IMAGES, BEFORE - 0.24, pooled, **looks)
     axis.text(IMAGES, AFTER + 0.62, "Normalized", weight="bold", va="top")
-    axis.text(
-        IMAGES, AFTER + 0.42, "red: above 0\nblue: below 0", size=SMALL, va="top", linespacing=1.3
-    )
+    axis.text(IMAGES, AFTER + 0.42, "red: above 0\nblue: below 0", **looks)
 
 
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
-    axis.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-|>",
-            mutation_scale=NORMAL,
-            color=colour,
-            linewidth=1,
-            shrinkA=0,
-            shrinkB=0,
-        )
-    )
+    arrow = FancyArrowPatch(
+        start, end, arrowstyle="-|>", mutation_scale=NORMAL, color=colour, linewidth=1, shrinkA=0,
+        shrinkB=0,
+    )  # fmt: skip
+    axis.add_patch(arrow)
 
 
 def _limit(x: np.ndarray) -> float:

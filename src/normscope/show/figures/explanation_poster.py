@@ -1,4 +1,4 @@
-"""explanation.png: one batch normalization layer on one batch, from its input to the price of forgetting eval()."""
+"""explanation.png: one batch normalization layer on one batch, and eval() forgotten."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normscope.records.explanation import Explanation
-from normscope.show.arithmetic import describe_layer, seen, step_groups
+from normscope.show.arithmetic import batches_text, describe_layer, step_groups
 from normscope.show.figures import explanation_piles as piles
 from normscope.show.figures.explanation_accuracy import draw_accuracies
 from normscope.show.figures.explanation_panels import (
@@ -20,8 +20,9 @@ from normscope.show.figures.explanation_panels import (
     draw_updates,
 )
 from normscope.show.figures.page import MARGIN, Frame, Row, lay_out
-from normscope.show.figures.provenance import epochs_of
+from normscope.show.figures.provenance import made_on
 from normscope.show.figures.style import house_style, save
+from normscope.show.words import plural
 
 WIDTH = 13.0
 
@@ -41,18 +42,19 @@ def draw(explanation: Explanation, path: Path) -> Figure:
     Raises:
         StorageError: if it cannot be written.
     """
+    model = explanation.meta["spec"]["model"]
     frame = Frame(
-        f"Batch normalization, worked through: {explanation.layer} of {explanation.meta['spec']['model']}",
+        f"Batch normalization, worked through: {explanation.layer} of {model}",
         _footer(explanation),
         subtitle=_subtitle(explanation),
     )
     figure, axes = lay_out(_rows(explanation), 1, frame, width=WIDTH, left=MARGIN)
     before, ridges, arithmetic, modes = (row[0] for row in axes)
     piles.draw(before, explanation)
-    for axis, kind in zip(
+    for axis, tensor in zip(
         _split(ridges, (1, 1, 1), 0.47, 0.35), ("x", "normalized", "output"), strict=True
     ):
-        draw_ridges(axis, explanation, kind)
+        draw_ridges(axis, explanation, tensor)
     text, mean, var = _split(arithmetic, (6.9, 2.45, 2.45), 0.0, 0.47)
     draw_steps(text, step_groups(explanation))
     draw_updates(mean, explanation, "mean")
@@ -67,29 +69,20 @@ def draw(explanation: Explanation, path: Path) -> Figure:
 
 def _rows(explanation: Explanation) -> list[Row]:
     n, channels, height, width = explanation.x.shape
-    chosen = explanation.chosen
     steps = sum(map(len, step_groups(explanation)))
+    headings = (
+        f"1  The input x is a tensor [N, C, H, W] = [{n}, {channels}, {height}, {width}]. One "
+        f"channel of all images, rows and columns is pooled: {explanation.count:,} values, one "
+        "mean, one variance",
+        "2  Every channel before, normalized, and scaled by weight and shifted by bias",
+        f"3  The numbers of channel {explanation.chosen}, line by line, and its running statistics",
+        "4  Train mode, eval mode, and eval() forgotten",
+    )
     return [
-        Row(
-            piles.HEIGHT,
-            f"1  The input x is a tensor [N, C, H, W] = [{n}, {channels}, {height}, {width}]. One channel of all "
-            f"images, rows and columns is pooled: {explanation.count:,} values, one mean, one variance",
-            above=0.08,
-            below=0.1,
-        ),
-        Row(
-            2.35,
-            "2  Every channel before, normalized, and scaled by weight and shifted by bias",
-            above=0.3,
-            below=0.45,
-        ),
-        Row(
-            0.31 * steps,
-            f"3  The numbers of channel {chosen}, line by line, and what the layer remembers of the batch",
-            above=0.3,
-            below=0.8,
-        ),
-        Row(2.3, "4  Train mode, eval mode, and eval() forgotten", above=0.42, below=0.95),
+        Row(piles.HEIGHT, headings[0], above=0.08, below=0.1),
+        Row(2.35, headings[1], above=0.3, below=0.45),
+        Row(0.31 * steps, headings[2], above=0.3, below=0.8),
+        Row(2.3, headings[3], above=0.42, below=0.95),
     ]
 
 
@@ -112,26 +105,21 @@ def _split(axis: Axes, widths: Sequence[float], left: float, gap: float) -> list
 def _subtitle(explanation: Explanation) -> str:
     spec = explanation.meta["spec"]
     return (
-        f"{describe_layer(explanation)}. One training batch of {spec['data']} after {epochs_of(spec['epochs'])} of "
-        f"training{seen(explanation)}."
+        f"{describe_layer(explanation)}. One training batch of {spec['data']} after "
+        f"{plural(spec['epochs'], 'epoch')} of training{batches_text(explanation)}."
     )
 
 
 def _footer(explanation: Explanation) -> str:
-    meta, spec = explanation.meta, explanation.meta["spec"]
-    data, environment = meta.get("data", {}), meta.get("environment", {})
-    hardware, versions = environment.get("hardware", {}), environment.get("versions", {})
-    forgotten = explanation.forgotten
-    return " ".join(
-        (
-            f"n = 1 trained network (seed {spec['seed']}, learning rate {spec['learning_rate']:g}).",
-            f"Accuracies: {forgotten.images:,} test images, {forgotten.during.shape[2]} orders of them (at batch "
-            "size 1, where the order plays no part in train mode, one).",
-            f"Data: {data.get('source', 'not recorded')}.",
-            f"Hardware: {hardware.get('device_name', 'not recorded')}, {spec.get('precision')}; the layer itself in "
-            "float32, its arithmetic in float64.",
-            "Versions: "
-            + ", ".join(f"{name}\u00a0{versions.get(name, '?')}" for name in ("torch", "normscope"))
-            + ".",
-        )
+    spec, forgotten = explanation.meta["spec"], explanation.forgotten
+    made = {
+        part: text or "not recorded"
+        for part, text in made_on(explanation.meta, spec.get("precision")).items()
+    }
+    return (
+        f"n = 1 trained network (seed {spec['seed']}, learning rate {spec['learning_rate']:g}). "
+        f"Accuracies: {forgotten.images:,} test images, {forgotten.during.shape[2]} orders of them "
+        "(at batch size 1, where the order plays no part in train mode, one). "
+        f"Data: {made['Data']}. Hardware: {made['Hardware']}; the layer itself in float32, its "
+        f"arithmetic in float64. Versions: {made['Versions']}."
     )

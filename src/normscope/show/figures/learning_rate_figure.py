@@ -25,6 +25,7 @@ from normscope.show.figures.style import (
     legend_line,
     log_ticks,
     mean_handle,
+    name_rows,
     norm_styles,
     save,
 )
@@ -51,30 +52,22 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     styles = norm_styles(norms)
     labels = [label_of(norm, 20) for norm in norms]
     left = max(0.75, 0.3 + max(text_width(label, SMALL) for label in labels))
-    figure, axes = lay_out(
-        _rows(comparison),
-        1,
-        _frame(comparison, runs, norms, styles),
-        width=_page_width(rates, left),
-        left=left,
-    )
+    frame, width = _frame(comparison, runs, styles), _page_width(rates, left)
+    figure, axes = lay_out(_rows(comparison), 1, frame, width=width, left=left)
     accuracy = axes[0][0]
     for (axis,) in axes:
         log_ticks(axis, "x", rates)
         axis.set_xlim(rates[0] / 2, rates[-1] * 2)
         axis.tick_params(labelbottom=axis is axes[-1][0])
     for k, norm in enumerate(norms):
-        groups = sorted(
-            (group for group in comparison.groups if group.norm == norm),
-            key=lambda g: g.learning_rate,
-        )
-        own = [run for run in runs if run.norm == norm]
-        _draw_norm(accuracy, groups, own, styles[norm], _dodge(k, len(norms), rates))
+        groups = [group for group in comparison.groups if group.norm == norm]
+        groups.sort(key=lambda group: group.learning_rate)
+        of_norm = [run for run in runs if run.norm == norm]
+        _draw_norm(accuracy, groups, of_norm, styles[norm], _dodge(k, len(norms), rates))
     chance = _chance(comparison)
     if chance is not None:
-        accuracy.axhline(
-            100 * chance, color=REFERENCE, linewidth=0.8, alpha=0.6, zorder=1.5, gid="chance"
-        )
+        accuracy.axhline(100 * chance, color=REFERENCE, linewidth=0.8, alpha=0.6, zorder=1.5,
+                         gid="chance")  # fmt: skip
     accuracy.set_ylim(-3, 103)
     accuracy.set_ylabel("final test accuracy (%)")
     if len(axes) > 1:
@@ -96,18 +89,15 @@ def _rows(comparison: Comparison) -> list[Row]:
 
 
 def _frame(
-    comparison: Comparison,
-    runs: Sequence[RunRecord],
-    norms: Sequence[str],
-    styles: dict[str, NormStyle],
+    comparison: Comparison, runs: Sequence[RunRecord], styles: dict[str, NormStyle]
 ) -> Frame:
-    notes = [unfinished(runs, except_for=("diverged",))]
-    if not any(group.diverged for group in comparison.groups):
-        notes.append("No run diverged.")
+    diverged = any(group.diverged for group in comparison.groups)
+    notes = [unfinished(runs, except_for=("diverged",)), "" if diverged else "No run diverged."]
+    norms = dict.fromkeys(group.norm for group in comparison.groups)
     return Frame(
         f"Accuracy over learning rates: {subject(runs)}",
         footer(runs),
-        subtitle=" ".join(note for note in notes if note),
+        subtitle=" ".join(filter(None, notes)),
         legends=([mean_handle(norm, styles[norm]) for norm in norms], _key(_chance(comparison))),
     )
 
@@ -119,22 +109,20 @@ def _page_width(rates: Sequence[float], left: float) -> float:
     return min(max(7.5, left + MARGIN + 0.6 * span / closest), 16.0)
 
 
-def _dodge(place: int, count: int, rates: Sequence[float]) -> float:
+def _dodge(index: int, count: int, rates: Sequence[float]) -> float:
     """Factor on the learning rate that sets the norms side by side."""
     closest = min((high / low for low, high in itertools.pairwise(rates)), default=10.0)
-    return float(closest ** (0.16 * ((place + 0.5) / count - 0.5)))
+    return float(closest ** (0.16 * ((index + 0.5) / count - 0.5)))
 
 
 def _key(chance: float | None) -> list[Line2D]:
     """Legend entries of what is no norm."""
-    dot = legend_line(color=REFERENCE, marker="o", linestyle="", alpha=0.5, markeredgewidth=0)
-    dot.set_label("one seed (line: mean)")
-    if chance is None:
-        return [dot]
-    return [
-        dot,
-        legend_line(color=REFERENCE, linewidth=0.8, label=f"guessing ({100 * chance:.3g}%)"),
-    ]
+    looks = {"marker": "o", "linestyle": "", "alpha": 0.5, "markeredgewidth": 0}
+    handles = [legend_line(color=REFERENCE, label="one seed (line: mean)", **looks)]
+    if chance is not None:
+        guessing = f"guessing ({100 * chance:.3g}%)"
+        handles.append(legend_line(color=REFERENCE, linewidth=0.8, label=guessing))
+    return handles
 
 
 def _chance(comparison: Comparison) -> float | None:
@@ -177,16 +165,14 @@ def _draw_strip(
     styles: dict[str, NormStyle],
 ) -> None:
     """A row per norm and a column per rate: how many runs diverged, of those that ended."""
-    axis.set_ylim(len(norms) - 0.4, -0.6)
-    axis.set_yticks(range(len(norms)), labels)
+    name_rows(axis, labels)
     axis.grid(visible=False)
-    axis.tick_params(axis="y", length=0)
     for side in ("left", "bottom"):
         axis.spines[side].set_visible(False)
     for group in groups:
         colour = styles[group.norm].colour if group.diverged else REFERENCE
         text = f"✕ {group.diverged} of {group.diverged + group.n}" if group.diverged else "–"
         axis.text(
-            group.learning_rate, norms.index(group.norm), text, color=colour, ha="center", va="center", size=SMALL,
-            gid=f"{group.norm} diverged at {group.learning_rate:g}",
+            group.learning_rate, norms.index(group.norm), text, color=colour, ha="center",
+            va="center", size=SMALL, gid=f"{group.norm} diverged at {group.learning_rate:g}",
         )  # fmt: skip

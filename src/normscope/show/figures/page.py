@@ -1,4 +1,4 @@
-"""Pages of panels laid out in inches, so that no text meets another: title, legend, rows of panels, footer."""
+"""Pages of panels laid out in inches so that no text meets another: title, legend, rows."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around the panels."""
+    """Title, legend and footer around the panels."""
 
     title: str
     footer: str
     subtitle: str = ""
     legends: Sequence[Sequence[Artist]] = ()  # each begins on a line of its own
+    result: str = ""  # what was found, above the title
+    result_colour: str = "black"
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class _Line:
     top: float  # inches from the page's upper edge
     text: str
     size: float
-    bold: bool = False
-    colour: str = "black"
+    weight: str
+    colour: str
 
 
 class _Flow:
@@ -59,8 +61,13 @@ class _Flow:
 
     def write(self, text: str, size: float, *, bold: bool = False, colour: str = "black") -> None:
         for line in wrap(text, self.width - 2 * MARGIN, size, bold=bold):
-            self.lines.append(_Line(self.top, line, size, bold, colour))
+            self.lines.append(_Line(self.top, line, size, "bold" if bold else "normal", colour))
             self.top += LEADING * size / 72
+
+    def skip(self, height: float) -> float:
+        """Leave room, and return where it begins."""
+        top, self.top = self.top, self.top + height
+        return top
 
 
 def lay_out(
@@ -72,7 +79,7 @@ def lay_out(
     left: float = 0.85,
     gap: float = 0.85,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with rows x columns of empty axes.
+    """Return a figure with rows x columns of empty axes.
 
     Args:
         rows: from top to bottom.
@@ -82,96 +89,87 @@ def lay_out(
         left: room for the axis labels of the first column.
         gap: between columns.
     """
-    flow = _Flow(width)
-    flow.write(frame.title, LARGE, bold=True)
+    flow, legend_tops, panel_tops = _Flow(width), [], []
+    flow.write(frame.result, LARGE, bold=True, colour=frame.result_colour)
+    flow.write(frame.title, LARGE, bold=not frame.result)
     flow.write(frame.subtitle, SMALL + 0.5, colour=REFERENCE)
-    legend_tops = []
-    flow.top += 0.05
+    flow.skip(0.05)
     for handles in frame.legends:
-        legend_tops.append(flow.top)
-        flow.top += -(-len(handles) // _legend_columns(handles, width)) * 1.6 * NORMAL / 72
-    flow.top += 0.05
-    panel_tops = []
+        lines = -(-len(handles) // _legend_columns(handles, width))
+        legend_tops.append(flow.skip(lines * 1.6 * NORMAL / 72))
+    flow.skip(0.05)
     for row in rows:
         flow.write(row.heading, NORMAL + 1, bold=row.heading_bold)
         flow.write(row.note, SMALL + 0.5, colour=REFERENCE)
-        panel_tops.append(flow.top + row.above)
-        flow.top = panel_tops[-1] + row.height + row.below
-    flow.top += 0.08
+        panel_tops.append(flow.skip(row.above + row.height + row.below) + row.above)
+    flow.skip(0.08)
     flow.write(frame.footer, SMALL - 1, colour=REFERENCE)
     height = flow.top + MARGIN - 0.05
 
     figure = new_figure(width, height)
     for line in flow.lines:
-        weight = "bold" if line.bold else "normal"
         figure.text(
-            MARGIN / width,
-            1 - line.top / height,
-            line.text,
-            va="top",
-            size=line.size,
-            weight=weight,
-            color=line.colour,
-        )
-    for handles, top in zip(frame.legends, legend_tops, strict=True):
-        figure.legend(
-            handles=list(handles), loc="upper left", bbox_to_anchor=(MARGIN / width, 1 - top / height),
-            ncols=_legend_columns(handles, width), frameon=False, borderaxespad=0, borderpad=0, fontsize=NORMAL,
-            handlelength=_HANDLE, handletextpad=_HANDLE_PAD, columnspacing=_COLUMN_GAP, labelspacing=0.4,
+            MARGIN / width, 1 - line.top / height, line.text, va="top", size=line.size,
+            weight=line.weight, color=line.colour,
         )  # fmt: skip
+    for handles, top in zip(frame.legends, legend_tops, strict=True):
+        _add_legend(figure, handles, top)
     panel = (width - left - MARGIN - (columns - 1) * gap) / columns
-    axes = [
+    lefts = [left + k * (panel + gap) for k in range(columns)]
+    boxes = [
         [
-            figure.add_axes(
-                (
-                    (left + k * (panel + gap)) / width,
-                    1 - (top + row.height) / height,
-                    panel / width,
-                    row.height / height,
-                )
-            )
-            for k in range(columns)
+            (x / width, 1 - (top + row.height) / height, panel / width, row.height / height)
+            for x in lefts
         ]
         for row, top in zip(rows, panel_tops, strict=True)
     ]
-    return figure, axes
+    return figure, [[figure.add_axes(box) for box in row] for row in boxes]
+
+
+def _add_legend(figure: Figure, handles: Sequence[Artist], top: float) -> None:
+    width, height = figure.get_size_inches()
+    figure.legend(
+        handles=list(handles), loc="upper left", bbox_to_anchor=(MARGIN / width, 1 - top / height),
+        ncols=_legend_columns(handles, width), frameon=False, borderaxespad=0, borderpad=0,
+        fontsize=NORMAL, handlelength=_HANDLE, handletextpad=_HANDLE_PAD,
+        columnspacing=_COLUMN_GAP, labelspacing=0.4,
+    )  # fmt: skip
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Width of a line of text, in inches."""
-    properties = FontProperties(
-        family="DejaVu Sans", size=size, weight="bold" if bold else "normal"
-    )
+    """Return the width of a line of text, in inches."""
+    weight = "bold" if bold else "normal"
+    properties = FontProperties(family="DejaVu Sans", size=size, weight=weight)
     return _RENDERER.get_text_width_height_descent(text, properties, ismath=False)[0] / DPI
 
 
 def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
-    """Lines of at most `width` inches, broken at spaces, not at no-break ones; a longer word is
-    broken anywhere.
+    """Return lines of at most `width` inches, broken at spaces, not at no-break ones; a longer word
+    is broken anywhere.
     """
+
+    def fits(line: str) -> bool:
+        return text_width(line, size, bold=bold) <= width
+
     lines: list[str] = []
     line = ""
     for word in text.split(" ") if text else ():
         longer = f"{line} {word}" if line else word
-        if text_width(longer, size, bold=bold) <= width:
+        if fits(longer):
             line = longer
             continue
         if line:
             lines.append(line)
         line = word
-        while text_width(line, size, bold=bold) > width:
-            fits = next(
-                n
-                for n in range(len(line) - 1, 0, -1)
-                if n == 1 or text_width(line[:n], size, bold=bold) <= width
-            )
-            lines.append(line[:fits])
-            line = line[fits:]
+        while not fits(line):
+            most = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or fits(line[:n]))
+            lines.append(line[:most])
+            line = line[most:]
     return [*lines, line] if line else lines
 
 
 def _legend_columns(handles: Sequence[Artist], width: float) -> int:
-    """How many entries stand side by side on the page."""
+    """The number of entries that stand side by side on the page."""
     widest = max(text_width(str(handle.get_label()), NORMAL) for handle in handles)
     entry = widest + (_HANDLE + _HANDLE_PAD + _COLUMN_GAP) * NORMAL / 72
     return max(1, min(len(handles), int((width - 2 * MARGIN) / entry)))

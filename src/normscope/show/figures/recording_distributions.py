@@ -1,4 +1,4 @@
-"""<layer>_distributions.png: per channel, what a layer is given and what it makes of it, over one epoch."""
+"""<layer>_distributions.png: each channel's input and output of a layer over one epoch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _OVERLAP = 1.5  # heights of a ridge, in distances of two
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of the layer: its distributions in the shown epoch and, before that, in the first."""
+    """One side of the layer: its distributions in the shown epoch and in the first."""
 
     name: str
     colour: str

@@ -1,4 +1,4 @@
-"""overview.png: every layer of a network over training, by depth and time, with normalization and without."""
+"""overview.png: every layer of a network over training, with normalization and without."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from normscope.show.figures.provenance import recorded
 from normscope.show.figures.style import SMALL, house_style, label_of, save
 
 MIN_COLUMNS, MAX_COLUMNS = 24, 120
-"""Stretches of time in a row; an epoch is one, or a whole number of them, where that is possible.
-"""
+"""Intervals of time in a row; an epoch is one or a whole number of them where possible."""
 
 MAX_NAMES = 40
 """Of more layers, not every one is named."""
@@ -36,7 +35,32 @@ _BAR = 0.75  # inches on the right for the scale
 class _Quantity:
     heading: str
     measure: layer_measures.Measure
-    logarithmic: bool
+    logarithmic: bool = True
+    if_zero: str = ""  # added to the heading where every value is 0
+
+    def scale(self, tables: list[np.ndarray]) -> Normalize:
+        """Return one colour scale for all tables."""
+        values = np.concatenate([table.ravel() for table in tables])
+        positive = values[np.isfinite(values) & (values > 0)]
+        if not self.logarithmic:
+            return Normalize(0, 1)
+        if not len(positive):
+            return LogNorm(0.1, 1)
+        low, high = np.quantile(positive, [0.005, 0.995])
+        return LogNorm(low, max(high, 1.5 * low))
+
+
+QUANTITIES = (
+    _Quantity("Mean of the input: root mean square over channels", layer_measures.input_mean),
+    _Quantity(
+        "Spread of the input: median standard deviation of the channels", layer_measures.input_std
+    ),
+    _Quantity(
+        "Dead channels: no sampled output in the active region of the next activation",
+        layer_measures.dead_channels, logarithmic=False, if_zero=" (none in any recorded step)",
+    ),
+    _Quantity("Gradient of the loss at the output: L2 norm", layer_measures.output_gradient),
+)  # fmt: skip
 
 
 @house_style()
@@ -53,62 +77,52 @@ def draw(recordings: Mapping[str, Recording], path: Path, *, origin: str = "") -
     """
     first = next(iter(recordings.values()))
     layers = list(first.layers)
-    height = min(5.0, max(1.0, 0.135 * len(layers)))
-    rows = [
-        Row(
-            height,
-            quantity.heading,
-            above=0.24 if quantity is QUANTITIES[0] else 0.04,
-            below=0.5 if quantity is QUANTITIES[-1] else 0.36,
-        )
-        for quantity in QUANTITIES
-    ]
+    tables = [[_table(each, one, layers) for one in recordings.values()] for each in QUANTITIES]
     frame = Frame(
         "All layers over training, the first at the top",
         origin or recorded(first),
         subtitle="Training batches; a cell without a record keeps the colour before it. "
-        "With norm none there is nothing in a layer's place: its row is the tensor there.",
+        "Without normalization, a row is the same place in the network.",
     )
     left = 0.35 + max(text_width(name, SMALL - 1) for name in layers)
     width = left + len(recordings) * 3.6 + _BAR
+    rows = _rows(len(layers), tables)
     figure, axes = lay_out(rows, len(recordings), frame, width=width, left=left, gap=0.2)
     shrink = _BAR / width / len(recordings)
-    for quantity, row in zip(QUANTITIES, axes, strict=True):
-        tables = [_table(quantity, recording, layers) for recording in recordings.values()]
-        scale = _scale(tables, quantity.logarithmic)
-        for place, (axis, norm, recording, table) in enumerate(
-            zip(row, recordings, recordings.values(), tables, strict=True)
-        ):
+    for quantity, of_quantity, row in zip(QUANTITIES, tables, axes, strict=True):
+        scale = quantity.scale(of_quantity)
+        columns = zip(row, recordings.values(), of_quantity, strict=True)
+        for index, (axis, recording, table) in enumerate(columns):
             box = axis.get_position()
-            axis.set_position((box.x0 - place * shrink, box.y0, box.width - shrink, box.height))
-            _draw_table(axis, table, layers, Timeline.of(recording), scale, named=place == 0)
-            if quantity is QUANTITIES[0]:
-                axis.set_title(label_of(norm), loc="left", weight="bold")
-            if quantity is QUANTITIES[-1]:
-                axis.set_xlabel(Timeline.of(recording).label)
+            axis.set_position((box.x0 - index * shrink, box.y0, box.width - shrink, box.height))
+            names = layers if index == 0 else [""] * len(layers)
+            _draw_table(axis, table, names, Timeline.of(recording), scale)
         _draw_bar(figure, row[-1], scale)
+    for above, below, (norm, recording) in zip(axes[0], axes[-1], recordings.items(), strict=True):
+        above.set_title(label_of(norm), loc="left", weight="bold")
+        below.set_xlabel(Timeline.of(recording).label)
     save(figure, path)
     return figure
 
 
-QUANTITIES = (
-    _Quantity("Mean of the input: root mean square over channels", layer_measures.input_mean, True),
-    _Quantity(
-        "Spread of the input: median standard deviation of the channels",
-        layer_measures.input_std,
-        True,
-    ),
-    _Quantity(
-        "Dead channels: no sampled output lies in the active region of the activation behind",
-        layer_measures.dead_channels,
-        False,
-    ),
-    _Quantity("Gradient of the loss at the output: L2 norm", layer_measures.output_gradient, True),
-)
+def _rows(layers: int, tables: list[list[np.ndarray]]) -> list[Row]:
+    """A row per quantity: the first has room for the norms' names, the last for the axis label."""
+    height = min(5.0, max(1.0, 0.135 * layers))
+    rows = []
+    for quantity, of_quantity in zip(QUANTITIES, tables, strict=True):
+        values = np.concatenate([table.ravel() for table in of_quantity])
+        none = np.isfinite(values).any() and not (values > 0).any()
+        above, below = (
+            0.24 if quantity is QUANTITIES[0] else 0.04,
+            0.5 if quantity is QUANTITIES[-1] else 0.36,
+        )
+        heading = quantity.heading + (quantity.if_zero if none else "")
+        rows.append(Row(height, heading, above=above, below=below))
+    return rows
 
 
 def _table(quantity: _Quantity, recording: Recording, layers: list[str]) -> np.ndarray:
-    """[layers, stretches of time]: the mean of each stretch's records, or what the last one before
+    """[layers, intervals of time]: the mean of each interval's records, or what the last one before
     it had.
     """
     timeline = Timeline.of(recording)
@@ -121,59 +135,41 @@ def _table(quantity: _Quantity, recording: Recording, layers: list[str]) -> np.n
 
 
 def columns_of(timeline: Timeline) -> int:
-    """How many stretches of time are told apart."""
+    """Return into how many intervals the time is divided."""
     return min(MAX_COLUMNS, timeline.epochs * -(-MIN_COLUMNS // timeline.epochs))
 
 
-def _binned(places: np.ndarray, values: np.ndarray, columns: int) -> np.ndarray:
+def _binned(times: np.ndarray, values: np.ndarray, columns: int) -> np.ndarray:
     keep = np.isfinite(values)
-    index = np.minimum((places[keep] * columns - 1e-9).astype(int), columns - 1)
-    totals, counts = (
-        np.bincount(index, values[keep], columns),
-        np.bincount(index, minlength=columns),
-    )
+    index = np.minimum((times[keep] * columns - 1e-9).astype(int), columns - 1)
+    counts = np.bincount(index, minlength=columns)
     with np.errstate(invalid="ignore"):
-        means = totals / counts
+        means = np.bincount(index, values[keep], columns) / counts
     for column in range(1, columns):
         if not counts[column]:
             means[column] = means[column - 1]
     return means
 
 
-def _scale(tables: list[np.ndarray], logarithmic: bool) -> Normalize:
-    if not logarithmic:
-        return Normalize(0, 1)
-    values = np.concatenate([table.ravel() for table in tables])
-    positive = values[np.isfinite(values) & (values > 0)]
-    if not len(positive):
-        return LogNorm(0.1, 1)
-    low, high = np.quantile(positive, [0.005, 0.995])
-    return LogNorm(low, max(high, 1.5 * low))
+def _colours(scale: Normalize) -> str:
+    return "viridis" if isinstance(scale, LogNorm) else "Reds"
 
 
 def _draw_table(
-    axis: Axes,
-    table: np.ndarray,
-    layers: list[str],
-    timeline: Timeline,
-    scale: Normalize,
-    *,
-    named: bool,
+    axis: Axes, table: np.ndarray, names: list[str], timeline: Timeline, scale: Normalize
 ) -> None:
-    colours = matplotlib.colormaps[
-        "viridis" if isinstance(scale, LogNorm) else "Reds"
-    ].with_extremes(bad="#f2f2f2")
+    colours = matplotlib.colormaps[_colours(scale)].with_extremes(bad="#f2f2f2")
     edges = np.linspace(0, timeline.end, table.shape[1] + 1)
     shown = np.maximum(table, scale.vmin or 0.0) if isinstance(scale, LogNorm) else table
     axis.pcolormesh(
-        edges, np.arange(len(layers) + 1), np.ma.masked_invalid(shown), norm=scale, cmap=colours
+        edges, np.arange(len(names) + 1), np.ma.masked_invalid(shown), norm=scale, cmap=colours
     )
-    axis.set_ylim(len(layers), 0)
+    axis.set_ylim(len(names), 0)
     axis.set_xlim(0, timeline.end)
     axis.grid(visible=False)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    every = -(-len(layers) // MAX_NAMES)
-    axis.set_yticks(np.arange(0, len(layers), every) + 0.5, layers[::every] if named else [])
+    every = -(-len(names) // MAX_NAMES)
+    axis.set_yticks(np.arange(0, len(names), every) + 0.5, names[::every])
     axis.tick_params(axis="y", length=0, labelsize=SMALL - 1)
 
 
@@ -181,8 +177,7 @@ def _draw_bar(figure: Figure, beside: Axes, scale: Normalize) -> None:
     """The scale of a row, at the page's right edge."""
     box, width = beside.get_position(), figure.get_figwidth()
     axis = figure.add_axes((box.x1 + 0.08 / width, box.y0, 0.11 / width, box.height), gid="scale")
-    mappable = ScalarMappable(scale, "viridis" if isinstance(scale, LogNorm) else "Reds")
-    bar = Colorbar(axis, mappable)
+    bar = Colorbar(axis, ScalarMappable(scale, _colours(scale)))
     logarithmic = isinstance(scale, LogNorm)
     if logarithmic:
         bar.set_ticks(_decades(float(scale.vmin or 1), float(scale.vmax or 1)))
@@ -199,12 +194,8 @@ def _decades(low: float, high: float) -> list[float]:
     """Four ticks or so, at 1, 2, 5 or powers of ten."""
     decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     for digits in ((1,), (1, 3), (1, 2, 5)):
-        ticks = [
-            digit * 10.0**decade
-            for decade in decades
-            for digit in digits
-            if low <= digit * 10.0**decade <= high
-        ]
+        rounds = [digit * 10.0**decade for decade in decades for digit in digits]
+        ticks = [tick for tick in rounds if low <= tick <= high]
         if len(ticks) >= 3:
             return ticks[:: -(-len(ticks) // 6)]
     return [float(f"{low:.2g}"), float(f"{high:.2g}")]

@@ -1,9 +1,9 @@
-"""How every figure looks: a colour, marker and line style per norm, sizes, names as labels, and saving."""
+"""The look of every figure: a colour, marker and line per norm, sizes, labels, and saving."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,19 +46,15 @@ _RC: dict[Any, Any] = {
 # deficiencies.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[tuple[float, ...], ...] = (
-    (),
-    (5, 1.6),
-    (5, 1.4, 1, 1.4),
-    (1.2, 1.2),
-    (8, 1.4, 1, 1.4, 1, 1.4),
-)
+    (), (5, 1.6), (5, 1.4, 1, 1.4), (1.2, 1.2), (8, 1.4, 1, 1.4, 1, 1.4),
+)  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-_PLACES = {"batch": 0, "none": 1, "group": 2, "layer": 3, "instance": 4, "noisy-batch": 5}
+_INDICES = {"batch": 0, "none": 1, "group": 2, "layer": 3, "instance": 4, "noisy-batch": 5}
 
 
 @dataclass(frozen=True)
 class NormStyle:
-    """How one norm is drawn, in every figure."""
+    """The look of one norm, in every figure."""
 
     colour: str
     dashes: tuple[float, ...]  # on, off, ... in units of the line width; empty is a solid line
@@ -66,31 +62,32 @@ class NormStyle:
 
     @property
     def line(self) -> Literal["-"] | tuple[float, tuple[float, ...]]:
-        """As matplotlib's `linestyle`."""
+        """The dashes as matplotlib's `linestyle`."""
         return (0.0, self.dashes) if self.dashes else "-"
 
 
 def norm_styles(norms: Iterable[str]) -> dict[str, NormStyle]:
-    """{norm: style}. The named norms always look the same; others follow in alphabetical order.
+    """Return {norm: style}. The named norms always look the same; others follow in alphabetical
+    order.
 
     Pairs of colour and line style are distinct for up to 35 norms.
     """
     names = set(norms)
-    free = itertools.count(len(_PLACES))
-    places = {name: _PLACES[name] if name in _PLACES else next(free) for name in sorted(names)}
+    free = itertools.count(len(_INDICES))
+    indices = {name: _INDICES[name] if name in _INDICES else next(free) for name in sorted(names)}
     return {
         name: NormStyle(
-            _COLOURS[place % len(_COLOURS)],
-            _DASHES[(place + place // len(_COLOURS)) % len(_DASHES)],
-            _MARKERS[place % len(_MARKERS)],
+            _COLOURS[index % len(_COLOURS)],
+            _DASHES[(index + index // len(_COLOURS)) % len(_DASHES)],
+            _MARKERS[index % len(_MARKERS)],
         )
-        for name, place in places.items()
+        for name, index in indices.items()
     }
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib's defaults and ours, whatever the user's own settings are; those are back
+    """Set matplotlib's defaults and ours, whatever the user's settings are, and restore those
     afterwards.
 
     Also a decorator: `@house_style()`. Settings are read when a text or an axis is made, so a
@@ -103,22 +100,42 @@ def house_style() -> Iterator[None]:
 
 
 def label_of(norm: str, characters: int = 36) -> str:
-    """A norm's name as a label. Of a long `module:callable` the end is kept: it says more than the
-    start.
-    """
+    """Return a norm's name as a label; a long `module:callable` keeps its end, which says more."""
     return norm if len(norm) <= characters else "…" + norm[1 - characters :]
 
 
 def legend_line(**style: Any) -> Line2D:
-    """A legend's entry for a line or a mark."""
+    """Return a legend's entry for a line or a mark."""
     return Line2D([], [], **style)
 
 
 def mean_handle(norm: str, style: NormStyle) -> Line2D:
-    """The legend's entry for a norm."""
-    return legend_line(color=style.colour, linestyle=style.line, marker=style.marker, linewidth=2, markersize=5,
+    """Return the legend's entry for a norm."""
+    return legend_line(
+        color=style.colour, linestyle=style.line, marker=style.marker, linewidth=2, markersize=5,
         label=label_of(norm),
     )  # fmt: skip
+
+
+def legend_below(axis: Axes, anchor: tuple[float, float], columns: int) -> None:
+    """Set a panel's legend below it, side by side."""
+    axis.legend(
+        loc="upper left", bbox_to_anchor=anchor, ncols=columns, frameon=False, fontsize=SMALL,
+        columnspacing=1.2, handletextpad=0.4, borderaxespad=0,
+    )  # fmt: skip
+
+
+def name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """Make the y axis rows, the first at the top, each with its name; row k is at y = k."""
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(visible=False, axis="y")
+
+
+def say_in(axis: Axes, text: str) -> None:
+    """Write why a panel is empty into its middle."""
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=REFERENCE)
 
 
 def log_ticks(
@@ -149,7 +166,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that knows its canvas and belongs to no pyplot state."""
+    """Return an empty figure, in inches, that knows its canvas and belongs to no pyplot state."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure

@@ -1,4 +1,4 @@
-"""Who may read what is served: requests with the token, to a name of this machine, not on behalf of another site."""
+"""Access to what is served: with the token, by a name of this machine, not for another site."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Access:
-    """What a request has to bring.
+    """The conditions on a request.
 
     Attributes:
         token: the secret in the printed address.
@@ -38,28 +38,21 @@ class Access:
     names: Collection[str] = ()
 
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """(status, one line) for a request that is not served; None for one that is."""
+        """Return (status, one line) for a request that is not served; None for one that is."""
         headers = Headers(scope=scope)
         if scope["method"] != "GET":
             return 405, "This server is for reading: GET only."
         host = headers.get("host", "")
+        tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
         if not self._is_ours(host):
-            return (
-                403,
-                "The host in the address is no name of this server; open the address that it printed.",
-            )
-        if _is_foreign(headers, host):
-            return (
-                403,
-                "Another site asked for this page; open the address that the server printed.",
-            )
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
-        if len(given) != 1 or not hmac.compare_digest(given[0].encode(), self.token.encode()):
-            return (
-                403,
-                "The token is missing or wrong; open the whole address that the server printed.",
-            )
-        return None
+            problem = "The host in the address is not a name of this server"
+        elif _is_foreign(headers, host):
+            problem = "Another site asked for this page"
+        elif len(tokens) != 1 or not hmac.compare_digest(tokens[0].encode(), self.token.encode()):
+            problem = "The token is missing or wrong"
+        else:
+            return None
+        return 403, f"{problem}; open the whole address that the server printed."
 
     def _is_ours(self, host: str) -> bool:
         try:
@@ -71,14 +64,12 @@ class Access:
         try:
             ipaddress.ip_address(name)
         except ValueError:
-            return name.rstrip(".") in {"localhost", *(known.lower() for known in self.names)}
+            return name.rstrip(".") in {"localhost", *(each.lower() for each in self.names)}
         return True
 
 
 def _is_foreign(headers: Headers, host: str) -> bool:
-    """Whether a page of another origin makes the request. A link that is followed is none: it reads
-    nothing.
-    """
+    """Return whether a page of another origin makes the request; a followed link reads nothing."""
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != host:
         return True
@@ -89,9 +80,7 @@ def _is_foreign(headers: Headers, host: str) -> bool:
 
 
 class Guard:
-    """Lets through what `access` allows, before anything is looked up, and adds HEADERS to every
-    answer.
-    """
+    """Lets through what `access` allows, before any look-up, and adds HEADERS to all answers."""
 
     def __init__(self, app: ASGIApp, access: Access):
         self.app, self.access = app, access

@@ -1,4 +1,4 @@
-"""The server's answers: the page of a study, what changed since a version, a stream of versions, and the list."""
+"""The server's answers: a study's page, changes since a version, a stream of versions, a list."""
 
 from __future__ import annotations
 
@@ -23,14 +23,10 @@ from normscope.show.live.source import Source
 from normscope.show.report.build import asset, checksum
 
 TELL_SECONDS = 0.2
-"""How often a stream looks whether there is a new version. The files are looked at by one thread
-for all.
-"""
+"""Time between a stream's looks for a new version. One thread looks at the files for all."""
 
 ALIVE_SECONDS = 15.0
-"""Time after which a stream without news says that it is alive, for proxies that close silent
-connections.
-"""
+"""Time until a stream without news sends a sign of life: proxies close silent connections."""
 
 
 class App:
@@ -48,11 +44,8 @@ class App:
         self.follower = Follower(self.sources)
         self.stopping = False
         self._find = find
-        routes = [
-            Route("/", self._page),
-            Route("/changes", self._changes),
-            Route("/events", self._events),
-        ]
+        pages = {"/": self._page, "/changes": self._changes, "/events": self._events}
+        routes = [Route(path, answer) for path, answer in pages.items()]
         self.asgi = Starlette(routes=routes, middleware=[Middleware(Guard, access=access)])
         self._find_more()
 
@@ -129,12 +122,12 @@ class _Stream(Response):
             gone.cancel()
 
     async def _tell(self, gone: asyncio.Future[None], send: Send) -> None:
-        text, told, spoke = "retry: 1000\n\n", "", time.monotonic()
+        text, sent, spoke = "retry: 1000\n\n", "", time.monotonic()
         while not (gone.done() or self._app.stopping):
             snapshot = self._followed.snapshot
-            if snapshot is not None and snapshot.version != told:
-                told = snapshot.version
-                text += f"data: {told}\n\n"
+            if snapshot is not None and snapshot.version != sent:
+                sent = snapshot.version
+                text += f"data: {sent}\n\n"
             elif time.monotonic() - spoke > ALIVE_SECONDS:
                 text += ":\n\n"
             if text:
@@ -167,7 +160,8 @@ def _row(followed: LiveStudy, request: Request) -> str:
     query = urlencode({"token": request.query_params["token"], "of": followed.source.name})
     link = f'<a href="?{html.escape(query)}">{html.escape(followed.source.name)}</a>'
     count = str(runs) if followed.source.directories else "a recording"
-    return f'<tr><td class="name">{link}</td><td class="number">{count}</td><td class="short">{written}</td></tr>'
+    cells = (("name", link), ("number", count), ("short", written))
+    return "<tr>" + "".join(f'<td class="{kind}">{cell}</td>' for kind, cell in cells) + "</tr>"
 
 
 def _list(rows: list[str]) -> str:

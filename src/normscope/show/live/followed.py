@@ -1,4 +1,4 @@
-"""A page's content with a version, what changed from one version to the next, and the thread that looks for changes."""
+"""A page's content with a version, the changes between versions, and the thread that looks."""
 
 from __future__ import annotations
 
@@ -19,27 +19,21 @@ from normscope.show.report.build import Content, assemble, encode
 from normscope.show.report.report_data import ReportData, load_report_data
 
 REMEMBERED = 64
-"""Versions of which the parts' checksums are kept: a viewer that has one of them is sent what
-changed since.
-"""
+"""Versions whose parts' checksums are kept: a viewer that has one gets what changed since."""
 
 LOOK_SECONDS = 1.0
 """Time between two looks at the files."""
 
 REST = 4
-"""After a build the thread rests this many times as long as it took: a large study is not rebuilt
-without a pause.
-"""
+"""The thread's pause after a build, in times of its duration."""
 
 ASKED_SECONDS = 15.0
-"""How long a source is looked at after somebody asked for its page, if nobody follows it."""
+"""Time for which a source is looked at after a request for its page, if nobody follows it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A page's content at one moment. The version is a checksum of the content, so it outlives the
-    server.
-    """
+    """A page's content at one moment; its version is a checksum, so it outlives the server."""
 
     title: str
     content: Content
@@ -47,10 +41,8 @@ class Snapshot:
     @cached_property
     def checksums(self) -> dict[str, str]:
         """{part: checksum} of the head, named "", and of the views."""
-        return {
-            name: _checksum(text)
-            for name, text in {"": self.content.head, **self.content.views}.items()
-        }
+        parts = {"": self.content.head, **self.content.views}
+        return {name: _checksum(text) for name, text in parts.items()}
 
     @cached_property
     def version(self) -> str:
@@ -62,14 +54,11 @@ class Snapshot:
         """The page that follows the server, compressed."""
         return gzip.compress(assemble(self.title, self.content, live=self.version).encode(), 5)
 
-    def since(self, known: dict[str, str] | None) -> bytes:
-        """What a viewer lacks that has the parts with these checksums, or nothing: JSON,
-        compressed.
-        """
+    def since(self, earlier: dict[str, str] | None) -> bytes:
+        """Return the parts that differ from these checksums, all without any: JSON, compressed."""
         parts = [f'"version":"{self.version}"', f'"order":{json.dumps(list(self.content.views))}']
-        changed = {
-            name for name, checksum in self.checksums.items() if (known or {}).get(name) != checksum
-        }
+        same = self.checksums.items() & (earlier or {}).items()
+        changed = self.checksums.keys() - {name for name, _ in same}
         if "" in changed:
             parts.append(f'"head":{self.content.head}')
         views = (f'"{name}":{text}' for name, text in self.content.views.items() if name in changed)
@@ -97,31 +86,25 @@ class LiveStudy:
     _asked: float = -ASKED_SECONDS
     _signature: Signature | None = None
     _known: OrderedDict[str, dict[str, str]] = field(default_factory=OrderedDict)
-    _answers: dict[str, bytes] = field(
-        default_factory=dict
-    )  # to viewers' versions, for the newest content only
+    _answers: dict[str, bytes] = field(default_factory=dict)  # to versions, of the newest content
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _kept: SourceCache = field(default_factory=SourceCache)
+    _cache: SourceCache = field(default_factory=SourceCache)
 
     def ask(self) -> None:
         """Somebody wants the page: look at the files in the next seconds."""
         self._asked = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether somebody wants to know of changes, and it is time to look."""
+        """Return whether somebody follows the source, and it is time to look."""
         now = time.monotonic()
         return now >= self.not_before and (self.viewers > 0 or now - self._asked < ASKED_SECONDS)
 
     def look(self) -> bool:
-        """Build the content if a file changed since the last look. Returns whether it is another
-        one now.
-        """
+        """Build the content if a file changed since the last look; return whether it changed."""
         signature = self.source.signature()
         if signature == self._signature:
             return False
-        self._signature = (
-            signature  # of before the build: what is written meanwhile is seen at the next look
-        )
+        self._signature = signature  # of before the build: what is written meanwhile comes next
         return self._publish(self._build())
 
     def fail(self, problem: str) -> None:
@@ -141,27 +124,23 @@ class LiveStudy:
         return True
 
     def since(self, version: str) -> bytes:
-        """What changed since a viewer's version; everything if that is not remembered."""
+        """Return what changed since a viewer's version; all if that is not remembered."""
         with self._lock:
             if self.snapshot is None:
                 raise RuntimeError("nothing was built yet")
-            known = version if version in self._known else ""
-            if known not in self._answers:
-                self._answers[known] = self.snapshot.since(self._known.get(known))
-            return self._answers[known]
+            earlier = version if version in self._known else ""
+            if earlier not in self._answers:
+                self._answers[earlier] = self.snapshot.since(self._known.get(earlier))
+            return self._answers[earlier]
 
     def _build(self) -> Snapshot:
         self.builds += 1
         source = self.source
         try:
-            data = load_report_data(
-                source.directories, source.recordings, read=self._kept.reading()
-            )
-            missing = [
-                path for path in (*source.directories, *source.recordings) if not path.exists()
-            ]
-            if missing:
-                gone = tuple(f"{path} is gone." for path in missing)
+            read = self._cache.reading()
+            data = load_report_data(source.directories, source.recordings, read=read)
+            paths = (*source.directories, *source.recordings)
+            if gone := tuple(f"{path} is gone." for path in paths if not path.exists()):
                 data = ReportData(data.studies, data.watched, (*data.problems, *gone))
         except NormscopeError as error:
             data = ReportData(problems=(str(error),))
@@ -198,9 +177,8 @@ class Follower(threading.Thread):
             followed.look()
         except Exception as error:  # the page says so, and those of other studies go on
             traceback.print_exc()
-            followed.fail(
-                f"The report of {followed.source.name} cannot be built: {type(error).__name__}: {error}"
-            )
+            reason = f"{type(error).__name__}: {error}"
+            followed.fail(f"The report of {followed.source.name} cannot be built: {reason}")
         ended = time.monotonic()
         followed.not_before = ended + max(LOOK_SECONDS, REST * (ended - begun))
 

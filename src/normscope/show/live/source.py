@@ -1,4 +1,4 @@
-"""What a page is made of: studies and recordings, whether their files changed, and reading again only what did."""
+"""The sources of a page: studies and recordings, their files' changes, and cached reading."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ Signature = tuple[tuple[str, int, int], ...]  # (path, modified in ns, bytes) of
 
 @dataclass(frozen=True)
 class Source:
-    """What one page shows: studies' folders and recordings' files, under the name by which the page
-    is asked for.
-    """
+    """Studies' folders and recordings' files that one page shows, and the name of that page."""
 
     name: str
     directories: tuple[Path, ...] = ()
     recordings: tuple[Path, ...] = ()
 
     def signature(self) -> Signature:
-        """The files that the page is made of, with time and size: it changes when one of them does.
+        """Return the page's files with time and size: it changes when one of them does.
 
         Files are never opened for it. Closing one would drop the locks with which SQLite reads it
         in this process.
@@ -41,14 +39,14 @@ class Source:
 
 
 class SourceCache:
-    """Records as they were read last, as long as their files do not change."""
+    """Records as they were last read, as long as their files do not change."""
 
     def __init__(self) -> None:
         self._runs: dict[Path, tuple[Signature, RunRecord]] = {}
         self._recordings: dict[Path, tuple[Signature, Recording]] = {}
 
     def reading(self) -> RecordReaders:
-        """Reads what changed. What is not asked for any more is forgotten."""
+        """Return readers of what changed. What is not asked for any more is forgotten."""
         runs, self._runs = self._runs, {}
         recordings, self._recordings = self._recordings, {}
         return RecordReaders(

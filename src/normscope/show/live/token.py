@@ -19,7 +19,7 @@ def token_for(path: Path) -> str:
     """Return the token of a path: a checksum of it with a key that only this user can read, so that
     it outlives the server.
 
-    Where the key cannot be kept the token is a new one each time.
+    Where the key cannot be kept, the token is a new one each time.
     """
     try:
         key = _key()

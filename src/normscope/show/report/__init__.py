@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML file with every view of a study. Built from records, never from a live model."""
+"""The report: one HTML file with everything that studies, recordings and checks hold."""

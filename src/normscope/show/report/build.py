@@ -26,7 +26,7 @@ from normscope.show.report.vega import vega_script
 from normscope.show.report.views import SECTIONS, VIEWS
 
 MARK = '<meta name="generator" content="normscope report">'
-"""What a file must hold near its beginning to be replaced by another report."""
+"""The mark near the beginning of a file that another report may replace."""
 
 COLOURS = {
     "#0072B2": "var(--c0)", "#D55E00": "var(--c1)", "#009E73": "var(--c2)", "#CC79A7": "var(--c3)",
@@ -35,20 +35,16 @@ COLOURS = {
 """{a colour of the figures: its variable in page.css, which a dark page brightens}."""
 
 SHAPES = {
-    "o": "circle",
-    "s": "square",
-    "^": "triangle-up",
-    "D": "diamond",
-    "v": "triangle-down",
+    "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
     "P": "cross",
-}
+}  # fmt: skip
 
 
 def build(data: ReportData, path: Path) -> Path:
     """Write the report of this data to `path`, replacing an earlier report there.
 
     Raises:
-        InputError: if `path` is something else than a report; it is left as it is.
+        InputError: if `path` is not a report; it is left as it is.
         StorageError: if it cannot be written.
     """
     refuse_foreign(path)
@@ -57,13 +53,13 @@ def build(data: ReportData, path: Path) -> Path:
 
 
 def page(data: ReportData) -> str:
-    """The whole page as text."""
+    """Return the whole page as text."""
     return assemble(data.title, encode(data))
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a page shows, as JSON that can stand in a script element.
+    """The data that a page shows, as JSON that can stand in a script element.
 
     Attributes:
         head: everything but the views.
@@ -75,13 +71,13 @@ class Content:
 
 
 def encode(data: ReportData) -> Content:
-    """The content of the page of this data."""
+    """Return the content of the page of this data."""
     return Content(as_json(_head(data)), {view["name"]: as_json(view) for view in _views(data)})
 
 
 def assemble(title: str, content: Content, *, live: str | None = None) -> str:
-    """The page around its content. With `live`, the content's version, it follows the server that
-    it came from.
+    """Return the page around its content. With `live`, the content's version, it follows the server
+    that it came from.
     """
     style = asset("page.css")
     names = (*SCRIPTS, "live.js") if live is not None else SCRIPTS
@@ -92,6 +88,7 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
         f"script-src {' '.join(map(checksum, scripts))}; style-src {checksum(style)}"
         + ("; connect-src 'self'" if live is not None else "")
     )
+    views = ",".join(content.views.values())
     parts = {
         "TITLE": html.escape(title),
         "MARK": MARK,
@@ -99,13 +96,13 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
         "STYLE": style,
         "VEGA": scripts[0],
         "SCRIPT": scripts[1],
-        "PAYLOAD": f'{{"live":{as_json(live)},{content.head[1:-1]},"views":[{",".join(content.views.values())}]}}',
+        "PAYLOAD": f'{{"live":{as_json(live)},{content.head[1:-1]},"views":[{views}]}}',
     }
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], asset("page.html"))
 
 
 def _head(data: ReportData) -> dict[str, Any]:
-    """What the page shows beside the views, as plain values."""
+    """Everything that the page shows beside the views, as plain values."""
     judged = headline.judge_studies(data)
     return {
         "title": data.title,
@@ -130,13 +127,7 @@ def _head(data: ReportData) -> dict[str, Any]:
         "first_rate": shown_rate(data.runs) if data.runs else None,
         "layers": layer_names(data),
         "recordings": [
-            {
-                "name": item.name,
-                "run": item.run,
-                "unit": item.recording.header.unit,
-                "epochs": list(item.recording.epochs.items()),
-                "complete": item.recording.complete,
-            }
+            {"name": item.name, "run": item.run, "epochs": list(item.recording.epochs.items())}
             for item in data.watched
         ],
         "config": CONFIG,
@@ -158,7 +149,7 @@ def _views(data: ReportData) -> Iterator[dict[str, Any]]:
 
 
 def as_json(value: Any) -> str:
-    """JSON that can stand in a script element: without `<`, and null for what is not finite."""
+    """Return JSON for a script element: without `<`, and null for what is not finite."""
     text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -175,7 +166,7 @@ def _finite(value: Any) -> Any:
 
 
 def asset(name: str) -> str:
-    """A file of the page."""
+    """Return the text of a file of the page."""
     return resources.files("normscope.show.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -187,19 +178,17 @@ def _as_script(script: str) -> str:
 
 
 def checksum(content: str) -> str:
-    """A script or style element's content as a content security policy names it."""
+    """Return a script or style element's content as a content security policy names it."""
     digest = hashlib.sha256(content.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise an InputError if there is something else than a page of ours at `path`."""
+    """Raise an InputError if `path` exists and is not a page of ours."""
     if path.is_dir():
-        raise InputError(f"{path} is a folder; expected a file for the report (--out).")
+        raise InputError(f"{path} is a folder. Give a file for the report (--out).")
     if not path.exists():
         return
     with path.open("rb") as file:
         if MARK.encode() not in file.read(4096):
-            raise InputError(
-                f"{path} is no report of normscope; it was left as it is. Give another file (--out)."
-            )
+            raise InputError(f"{path} is not a normscope report and was kept. Give another --out.")

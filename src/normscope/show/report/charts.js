@@ -100,12 +100,14 @@ class Panel {
     this.box.remove();
   }
 
-  async draw({ label, caption, rows, signals, height, log }) {
+  async draw({ label, caption, rows, signals, height, log, bare }) {
     this.heading.textContent = label ?? "";
     this.heading.hidden = !label;
     this.caption.textContent = caption ?? "";
     this.caption.hidden = !caption;
     this.rows = rows;
+    this.plot.hidden = Boolean(bare);
+    if (bare) return; // the caption says it all
     const what = `${this.view.title}${label ? `, ${label}` : ""}.`;
     this.plot.setAttribute("aria-label", `${what} ${describe(rows)} Arrow keys read the values.`);
     if (!this.vega || this.log !== log) await this.embed(log, [...rows]);
@@ -115,6 +117,7 @@ class Panel {
       if (String(this.vega.signal(name)) !== String(value)) this.vega.signal(name, value);
     }
     if (height) this.vega.height(height);
+    if (this.vega.width() !== this.width()) this.vega.width(this.width());
     await this.vega.runAsync();
   }
 
@@ -138,7 +141,7 @@ class Panel {
   }
 
   fit() {
-    if (this.vega && this.vega.width() !== this.width()) this.vega.width(this.width()).runAsync();
+    if (this.vega && this.plot.clientWidth && this.vega.width() !== this.width()) this.vega.width(this.width()).runAsync();
   }
 
   /** The row that is nearest to the pointer, among those that are drawn. */

@@ -78,9 +78,18 @@ function runControls() {
   const options = [...rates.map((rate) => [String(rate), number(rate)]), ["all", "all"]];
   const made = [choices("Arms", page.arms.map((arm, key) => ({ key, label: arm.label, picture: swatch(arm) })), state.hiddenArms)];
   if (seeds.length > 1) made.push(choices("Seeds", seeds.map((key) => ({ key, label: String(key) })), state.hiddenSeeds));
-  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("curves", "activations"); }));
-  return element("div", { class: "toolbar", role: "group", "aria-label": "Runs shown" }, ...made, selection);
+  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("sweeps", "curves", "activations"); }));
+  const bar = element("div", { class: "toolbar", role: "group", "aria-label": "Runs shown" }, ...made, selection);
+  barHeight.disconnect();
+  barHeight.observe(bar);
+  return bar;
 }
+
+/** What a link leads to stands below the sticky toolbar, however many lines that has. */
+const barHeight = new ResizeObserver(([{ target }]) => {
+  const covered = getComputedStyle(target).position === "sticky" ? target.offsetHeight : 0;
+  document.documentElement.style.scrollPaddingTop = `${covered + 12}px`;
+});
 
 /** The box for logarithmic axes. Every section has one, and all of them say the same. */
 function logChoice() {

@@ -16,6 +16,7 @@ from normscope.records.run import RunRecord
 from normscope.show.figures.provenance import unfinished
 from normscope.show.report.report_data import ReportData, Study
 from normscope.show.terminal import accuracy_text, percent, threshold_text, variation_text
+from normscope.show.words import plural
 
 Row = list[str]
 
@@ -32,14 +33,14 @@ def summary_rows(data: ReportData) -> list[dict[str, Any]]:
 
 
 def summary_note(data: ReportData) -> str:
-    """What the numbers of the summary mean, and which runs are left out."""
+    """Return the meaning of the summary's numbers, and the runs that are left out."""
     if not data.studies:
         return ""
     first = next(iter(data.studies[0].summaries.values())).groups[0].norm
     notes = [unfinished(study.runs) for study in data.studies]
     return " ".join(
         [
-            "Accuracy after the last epoch, never the best one; ± is the standard deviation over "
+            "Accuracy after the last epoch (not the best epoch); ± is the standard deviation over "
             f"seeds. Threshold: {THRESHOLD_SHARE:.0%} of {first}'s mean final accuracy at that "
             "learning rate.",
             *(note for note in notes if note),
@@ -148,7 +149,8 @@ def made_by(data: ReportData) -> list[Row]:
     seconds = [value for run in runs if (value := _seconds(run)) is not None]
     if seconds:
         text = f"{min(seconds):.1f} to {max(seconds):.1f} s each, {sum(seconds):.0f} s in all"
-        rows.append([f"Duration of {len(seconds)} runs", text])
+        text = text if len(seconds) > 1 else f"{seconds[0]:.1f} s"
+        rows.append([f"Duration of {plural(len(seconds), 'run')}", text])
     rows += [[f"Setting: {key}", value] for key, value in _values([run.spec for run in runs])]
     rows += [
         [f"Checked with: {name}", version]
@@ -157,7 +159,7 @@ def made_by(data: ReportData) -> list[Row]:
     for item in data.watched:
         cost = item.recording.cost
         share = f"{cost.fraction:.1%} of the time" if cost.elapsed > 0 else "not measured"
-        rows.append([f"Watching: {item.name}", f"{cost.steps} steps, {share}"])
+        rows.append([f"Watching: {item.name}", f"{plural(cost.steps, 'step')}, {share}"])
         rows += [[f"Note: {item.name}", note] for note in item.recording.notes]
     return rows
 

@@ -26,7 +26,7 @@ function follow() {
     fetching = fetching.then(catchUp);
   };
   stream.onerror = () => {
-    say("The server does not answer. This page goes on when it is back.");
+    say("The server does not answer. This page continues when it is back.");
     if (stream.readyState === EventSource.CLOSED) retry();
   };
 }

@@ -129,6 +129,22 @@ function drawRestSoon(milliseconds = 800) {
   pause = setTimeout(() => idle(rest), milliseconds);
 }
 
+/** Everything is drawn, at the width of the paper, before it is printed; the toolbar's legend is printed as a line. */
+function beforePrint() {
+  document.documentElement.classList.add("printing");
+  regions.runs.append(element("p", { class: "key" },
+    ...page.arms.flatMap((arm, k) => (state.hiddenArms.has(k) ? [] : [element("span", {}, swatch(arm), ` ${arm.label}`)]))));
+  for (const chart of charts) chart.drawing = chart.drawing.then(() => chart.draw()); // promises alone: done before the browser goes on
+}
+
+function afterPrint() {
+  document.documentElement.classList.remove("printing");
+  regions.runs.querySelector(".key")?.remove();
+}
+
+addEventListener("beforeprint", beforePrint);
+addEventListener("afterprint", afterPrint);
+
 const MOST_ARMS = 6; // with more, a study's unusual settings are hidden at first
 
 /** Where the reader begins, as far as the records have it. */
@@ -147,6 +163,6 @@ begin();
 state.epoch = Math.max(0, capturedEpochs().length - 1);
 state.frame = Math.max(0, frames().length - 1);
 compose();
-main.append(element("footer", { text: `Drawn with Vega by normscope. ${page.live ? "Served from where the study is." : "This file needs no network."}` }));
+main.append(element("footer", { text: `Drawn with Vega by normscope. ${page.live ? "Served from where the study is." : "This page works offline."}` }));
 drawInSight();
 drawRestSoon(300);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import sys
 import tempfile
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from normscope.show.report.report_data import ReportData
 
 REPORT_NAME = "report.html"
+FRAME_HEIGHT = 720  # pixels, in a notebook; the frame's lower edge can be dragged
+_STILLS = ("comparison.png", "overview.png")
 
 
 def report(*paths: str | Path, out: str | Path | None = None, command: str | None = None) -> Path:
@@ -33,21 +37,18 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
         out: the file to write; by default report.html in the first folder, or beside the first
             recording.
         command: how the studies were made, for the page; by default the normscope command that
-            runs, none where another program calls.
-
-    Returns:
-        The file.
+            is running, none where another program calls.
 
     Raises:
         InputError: if a path is nothing that a report shows, nothing can be read of all of them, or
-            the file is something else than a report.
+            `out` is a file that is not a report.
         StorageError: if the file cannot be written.
     """
     from normscope.show.report.build import build
     from normscope.show.report.report_data import load_report_data
 
     if not paths:
-        raise InputError("Nothing to show: expected the folder of a study, or a recording.")
+        raise InputError("Nothing to show. Give a study folder or a recording.")
     checks = [Path(path) for path in paths if Path(path).suffix == ".json" and Path(path).is_file()]
     studies, recordings = sorted_paths([Path(path) for path in paths if Path(path) not in checks])
     target = _checked(Path(out) if out is not None else _default(studies, [*recordings, *checks]))
@@ -71,32 +72,32 @@ def report_after(directory: Path) -> Path | None:
         return None
 
 
-def check_page(found: CheckReport, model: str, path: Path | None = None) -> str:
-    """The page of a check's findings, which carries no figures; also written to `path`, if given.
+def check_page(check: CheckReport, model: str, path: Path | None = None) -> str:
+    """Return the page of a check's findings, without figures, and write it to `path` if given.
 
     Args:
-        found: what the check found.
-        model: how the model was given, where the check does not know its name.
+        check: the result.
+        model: a name for the model where the check does not know it.
         path: a new file, or an earlier report.
 
     Raises:
-        InputError: if the file is something else than a report, or there is no folder for it.
+        InputError: if the file is not a report, or there is no folder for it.
         StorageError: if it cannot be written.
     """
     from normscope.show.report.build import build, page
     from normscope.show.report.report_data import ReportData
 
-    data = ReportData(command=command_line(), checks=(replace(found, model=found.model or model),))
+    data = ReportData(command=command_line(), checks=(replace(check, model=check.model or model),))
     if path is not None:
         build(data, _checked(path))
     return page(data)
 
 
 def recording_report(recording: Recording, path: str | Path) -> Path:
-    """Write the report of one recording, also of a training that goes on.
+    """Write the report of one recording, also of a training that is still running.
 
     Raises:
-        InputError: if the file is something else than a report, or there is no folder for it.
+        InputError: if the file is not a report, or there is no folder for it.
         StorageError: if it cannot be written.
     """
     from normscope.show.report.build import build
@@ -106,8 +107,8 @@ def recording_report(recording: Recording, path: str | Path) -> Path:
 
 
 def recording_html(recording: Recording) -> str:
-    """A recording as a notebook shows it: its report in a frame, and the overview of its layers as
-    a still figure.
+    """Return a recording for a notebook: its report in a frame, and the overview of its layers as a
+    still figure.
     """
     from normscope.show.figures import recording_overview
     from normscope.show.report.report_data import of_recording
@@ -119,10 +120,9 @@ def recording_html(recording: Recording) -> str:
 
 
 def runs_html(runs: Sequence[RunRecord], directory: Path) -> str:
-    """A study's runs as a notebook shows them: their report in a frame, and a still figure.
+    """Return a study's runs for a notebook: their report in a frame, and a still figure.
 
-    The figure is the one that the command wrote into the folder; where there is none, the
-    comparison's.
+    The figure is the one that the command wrote into the folder, or else the comparison's.
     """
     from normscope.show.figures import comparison_figure as comparison
     from normscope.show.report.report_data import of_runs
@@ -140,24 +140,38 @@ def runs_html(runs: Sequence[RunRecord], directory: Path) -> str:
     return _framed(data, draw)
 
 
-_STILLS = ("comparison.png", "overview.png")
-
-
 def _framed(data: ReportData, draw: Callable[[Path], object]) -> str:
-    from normscope.show.report.build import page
-    from normscope.show.report.notebook import framed
+    """HTML for a notebook: the page in a frame, and what `draw` draws for where scripts are off.
 
-    still = None
-    if data.runs or data.watched:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "still.png"
-            draw(path)
-            still = path.read_bytes()
-    return framed(page(data), still, data.title)
+    The frame is sandboxed: its script can reach neither the notebook nor its server, and only
+    offers CSV files to download. Viewers that drop frames, as code hosts do, are left with the
+    figure, whose text says what it shows.
+    """
+    from normscope.show.report.build import page
+
+    title = html.escape(data.title)
+    frame = (
+        f'<iframe title="{title}" sandbox="allow-scripts allow-downloads" style="width:100%;'
+        f'height:{FRAME_HEIGHT}px;border:1px solid #8885;resize:vertical" '
+        f'srcdoc="{html.escape(page(data))}"></iframe>'
+    )
+    if not (data.runs or data.watched):
+        return frame
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "still.png"
+        draw(path)
+        still = base64.b64encode(path.read_bytes()).decode("ascii")
+    figure = f'<img alt="{title}" style="max-width:100%" src="data:image/png;base64,{still}">'
+    summary = "<summary>The same as a still figure, for where scripts are off</summary>"
+    return f"{frame}<details>{summary}{figure}</details>"
 
 
 def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The folders of studies and the files of recordings among the paths."""
+    """Return the study folders and the recordings' files among the paths.
+
+    Raises:
+        InputError: for a path that is neither.
+    """
     studies, recordings = [], []
     for path in paths:
         if path.is_file() and (path.suffix == ".sqlite" or _is_database(path)):
@@ -167,16 +181,15 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         elif (path / RECORDING_NAME).is_file() and not (path / RECORD_NAME).is_file():
             recordings.append(path / RECORDING_NAME)
         elif not path.exists():
-            raise InputError(
-                f"There is nothing at {path}; expected the folder of a study, or a recording."
-            )
+            raise InputError(f"There is nothing at {path}. {_EXPECTED}")
         elif path.is_file():
-            raise InputError(f"{path} is no recording; expected one, or the folder of a study.")
+            raise InputError(f"{path} is not a recording. {_EXPECTED}")
         else:
-            raise InputError(
-                f"{path} is no folder of a study: it holds no normscope.json. Expected one, or a recording."
-            )
+            raise InputError(f"{path} is not a study folder (no normscope.json). {_EXPECTED}")
     return studies, recordings
+
+
+_EXPECTED = "Give a study folder or a recording."
 
 
 def _is_database(path: Path) -> bool:
@@ -185,7 +198,7 @@ def _is_database(path: Path) -> bool:
 
 
 def is_study(path: Path) -> bool:
-    """Whether a folder is a study's: it holds a marker that says so."""
+    """Return whether a folder is a study's: it holds a marker that says so."""
     try:
         marker = json.loads((path / "normscope.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,12 +1,13 @@
-"""What a report is about: the runs of one or more studies, their arms, the recordings, and what could not be read."""
+"""The data of a report: runs of one or more studies, recordings, checks, and unreadable files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from normscope.errors import InputError
 from normscope.judge.check_report import CheckReport, from_json
@@ -18,10 +19,12 @@ from normscope.show.figures.provenance import subject
 from normscope.show.figures.style import norm_styles
 from normscope.show.report.settings import Settings
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The runs of one folder, in the order norm (as the study was asked for), learning rate, seed."""
+    """The runs of one folder by norm (in the order asked for), learning rate and seed."""
 
     name: str
     runs: tuple[RunRecord, ...]
@@ -38,7 +41,7 @@ class Study:
 
     @cached_property
     def settings(self) -> Settings:
-        """What the runs differ in beside norm, learning rate and seed."""
+        """The settings in which the runs differ beside norm, learning rate and seed."""
         return Settings(self.runs)
 
     @cached_property
@@ -61,13 +64,13 @@ class Study:
 
 
 def norms_of(runs: Sequence[RunRecord]) -> list[str]:
-    """The norms in the order of the runs."""
+    """Return the norms in the order of the runs."""
     return list(dict.fromkeys(run.norm for run in runs))
 
 
 @dataclass(frozen=True, eq=False)
 class Watched:
-    """A recording, and the number of the run it belongs to if it is a study's."""
+    """A recording, and the index of the run it belongs to if it is a study's."""
 
     name: str
     recording: Recording
@@ -86,13 +89,11 @@ class ReportData:
 
     @cached_property
     def runs(self) -> tuple[RunRecord, ...]:
-        """All runs; the page refers to them by their place here."""
+        """All runs; the page refers to them by their index here."""
         return tuple(run for study in self.studies for run in study.runs)
 
     def arm(self, study: Study, norm: str, setting: str = "") -> str:
-        """The label of a norm's runs at a setting: with the study's name where several are set side
-        by side.
-        """
+        """Label a norm's runs at a setting, with the study's name if there are several studies."""
         label = f"{norm}, {setting}" if setting else norm
         return f"{study.name}: {label}" if len(self.studies) > 1 else label
 
@@ -108,13 +109,9 @@ class ReportData:
             for norm in norms_of(runs)
         ]
         styles = norm_styles(labels)
+        dashes = {label: " ".join(f"{dash:g}" for dash in styles[label].dashes) for label in labels}
         return {
-            label: (
-                styles[label].colour,
-                " ".join(f"{dash:g}" for dash in styles[label].dashes),
-                styles[label].marker,
-            )
-            for label in labels
+            label: (styles[label].colour, dashes[label], styles[label].marker) for label in labels
         }
 
     @property
@@ -126,7 +123,7 @@ class ReportData:
 
     @property
     def title(self) -> str:
-        """What was compared on what, in a line."""
+        """The norms that were compared, and on what, in a line."""
         if self.studies:
             subjects = dict.fromkeys(
                 subject(next(iter(study.parts.values()))) for study in self.studies
@@ -139,15 +136,13 @@ class ReportData:
 
 
 def read_recording(path: Path) -> Recording:
-    """A recording, read whole and once: every view asks for its arrays, and damage shows at once."""
+    """Read all of a recording at once: every view asks for its arrays, and damage shows here."""
     return _whole(Recording.load(path))
 
 
 @dataclass(frozen=True)
 class RecordReaders:
-    """How records are read; a server that reads them again and again keeps those that did not
-    change.
-    """
+    """Functions that read records; a server replaces them by ones that keep unchanged records."""
 
     run: Callable[[Path], RunRecord] = load_run
     recording: Callable[[Path], Recording] = read_recording
@@ -165,90 +160,85 @@ def load_report_data(
     A damaged record is named and the others are shown.
     Records without content belong to runs that are about to begin, and are left out.
     """
-    read = read or RecordReaders()
-    studies, watched, problems = [], [], []
+    reading = _Reading(read or RecordReaders())
+    studies = []
     for directory, name in zip(directories, _distinct(directories), strict=True):
-        runs = []
-        for folder in run_folders(directory):
-            if not _begun(folder / RECORD_NAME):
-                continue
-            try:
-                runs.append(read.run(folder))
-            except InputError as error:
-                problems.append(str(error))
+        folders = [folder for folder in run_folders(directory) if _begun(folder / RECORD_NAME)]
+        read_runs = (reading.tried(reading.read.run, folder) for folder in folders)
+        runs = [run for run in read_runs if run is not None]
         order = _asked_for(directory)
         runs.sort(
             key=lambda run: (order.get(run.norm, len(order)), run.norm, run.learning_rate, run.seed)
         )
         if runs:
             studies.append(Study(name, tuple(runs)))
-    _add_recordings_of(studies, watched, problems, read)
+    reading.add_recordings_of(studies)
     for path, name in zip(recordings, _distinct(recordings), strict=True):
-        _add(watched, problems, read, path, name)
-    judged = []
-    for path in checks:
-        try:
-            judged.append(from_json(path.read_text(encoding="utf-8", errors="replace"), str(path)))
-        except InputError as error:
-            problems.append(str(error))
-    return ReportData(tuple(studies), tuple(watched), tuple(problems), command, tuple(judged))
+        reading.add(path, name)
+    judged = [reading.tried(_read_check, path) for path in checks]
+    return ReportData(
+        tuple(studies), tuple(reading.watched), tuple(reading.problems), command,
+        tuple(check for check in judged if check is not None),
+    )  # fmt: skip
 
 
 def of_runs(name: str, runs: Sequence[RunRecord]) -> ReportData:
-    """Runs that were read already, with their recordings."""
+    """Return the data of runs that were read already, with their recordings."""
     studies = (Study(name, tuple(runs)),) if runs else ()
-    watched, problems = [], []
-    _add_recordings_of(studies, watched, problems, RecordReaders())
-    return ReportData(studies, tuple(watched), tuple(problems))
+    reading = _Reading(RecordReaders())
+    reading.add_recordings_of(studies)
+    return ReportData(studies, tuple(reading.watched), tuple(reading.problems))
 
 
 def of_recording(recording: Recording) -> ReportData:
-    """One recording, also of a training that goes on."""
+    """Return the data of one recording, also of a training that is still running."""
     return ReportData(watched=(Watched(recording.header.model, _whole(recording)),))
 
 
-def _add_recordings_of(
-    studies: Sequence[Study], watched: list[Watched], problems: list[str], read: RecordReaders
-) -> None:
-    number = 0
-    for study in studies:
-        for run in study.runs:
+@dataclass
+class _Reading:
+    """Recordings as they are read, and a sentence for everything that cannot be read."""
+
+    read: RecordReaders
+    watched: list[Watched] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def tried(self, read: Callable[[Path], T], path: Path) -> T | None:
+        try:
+            return read(path)
+        except InputError as error:
+            self.problems.append(str(error))
+            return None
+
+    def add(self, path: Path, name: str, run: int | None = None) -> None:
+        recording = self.tried(self.read.recording, path)
+        if recording is not None:
+            self.watched.append(Watched(name, recording, run))
+
+    def add_recordings_of(self, studies: Sequence[Study]) -> None:
+        data = ReportData(tuple(studies))
+        runs = ((study, run) for study in studies for run in study.runs)
+        for number, (study, run) in enumerate(runs):
             path = run.directory / RECORDING_NAME
             if _begun(path):
-                setting = study.settings.label(run)
-                norm = f"{run.norm}, {setting}" if setting else run.norm
-                label = f"{norm}, learning rate {run.learning_rate:g}, seed {run.seed}"
-                label = f"{study.name}: {label}" if len(studies) > 1 else label
-                _add(watched, problems, read, path, label, number)
-            number += 1
+                arm = data.arm(study, run.norm, study.settings.label(run))
+                self.add(
+                    path, f"{arm}, learning rate {run.learning_rate:g}, seed {run.seed}", number
+                )
+
+
+def _read_check(path: Path) -> CheckReport:
+    return from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
 
 
 def _asked_for(directory: Path) -> dict[str, int]:
-    """{norm: place} as the study's summary has them; batch norm first where there is no summary to
-    read.
-    """
+    """{norm: index} as in the study's summary; batch norm first where that cannot be read."""
     try:
         groups = json.loads((directory / "summary.json").read_text(encoding="utf-8"))["groups"]
-        return {
-            norm: place
-            for place, norm in enumerate(dict.fromkeys(str(group["norm"]) for group in groups))
-        }
+        norms = dict.fromkeys(str(group["norm"]) for group in groups)
+        return {norm: index for index, norm in enumerate(norms)}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {"batch": 0}
-
-
-def _add(
-    watched: list[Watched],
-    problems: list[str],
-    read: RecordReaders,
-    path: Path,
-    name: str,
-    run: int | None = None,
-) -> None:
-    try:
-        watched.append(Watched(name, read.recording(path), run))
-    except InputError as error:
-        problems.append(str(error))
 
 
 def _begun(path: Path) -> bool:

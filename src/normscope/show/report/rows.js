@@ -127,8 +127,9 @@ const SHAPES = {
   rates(view) {
     const { columns, length, levels } = tableOf(view);
     const over = (k) => (columns.level ? levels[columns.level[k]] : page.runs[columns.run[k]].rate);
+    const at = columns.level && rateOf(columns, length); // of other settings than the learning rate, one rate is shown
     const rows = [];
-    const places = range(length).filter((k) => shown(columns.run[k], true, columns.line?.[k]));
+    const places = range(length).filter((k) => shown(columns.run[k], true, columns.line?.[k]) && (!columns.level || page.runs[columns.run[k]].rate === at));
     for (const k of places) {
       const run = columns.run[k];
       const { label: name, status } = page.runs[run];
@@ -153,7 +154,9 @@ const SHAPES = {
     const table = tableOf(view);
     const { columns, curve, points } = table;
     const mine = range(table.length).filter((k) => state.recordings.has(columns.recording[k]));
-    const span = extent(mine.flatMap((k) => [...curve.subarray(k * points, (k + 1) * points)]));
+    const values = mine.flatMap((k) => [...curve.subarray(k * points, (k + 1) * points)]);
+    if (view.if_zero && values.length && values.every((value) => value === 0)) return [{ key: "none", caption: view.if_zero, rows: [], bare: true }];
+    const span = extent(values);
     return perRecording(columns, mine, (places) => {
       const rows = places.flatMap((k) => cells(table, k));
       return Object.assign(rows, { signals: { span }, height: 95 + 17 * new Set(rows.map((row) => row.layer)).size });
@@ -171,7 +174,7 @@ const SHAPES = {
           const y = table.curve[k * table.points + at];
           if (log && !(y > 0)) continue;
           const series = `channel ${columns.channel[k]}`;
-          rows.push({ x: place(table, k, at), y, series, name: series, colour, shape: "circle", dash: "", width: 0.8, opacity: 0.45 });
+          rows.push({ x: place(table, k, at), y, series, name: series, colour, shape: "circle", dash: "", width: 1.1, opacity: 0.8 });
         }
       }
       return rows;
@@ -218,6 +221,16 @@ function extent(values) {
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) if (Number.isFinite(value)) [low, high] = [Math.min(low, value), Math.max(high, value)];
   return low < high ? [low, high] : [low, low + (Math.abs(low) || 1)];
+}
+
+/** The learning rate at which a setting is shown: the reader's, or else one at which it has most values. */
+function rateOf(columns, length) {
+  if (state.rateChosen && state.rate !== null) return state.rate;
+  const byRate = [...groupBy(range(length), (k) => page.runs[columns.run[k]].rate)].map(([rate, own]) => ({
+    rate, levels: new Set(own.map((k) => columns.level[k])).size, first: rate === page.first_rate, runs: own.length,
+  }));
+  byRate.sort((a, b) => b.levels - a.levels || b.first - a.first || b.runs - a.runs || a.rate - b.rate);
+  return byRate[0].rate;
 }
 
 function dashes(text) {

@@ -1,4 +1,4 @@
-"""Runs of one study that differ in more than normalization, learning rate and seed: which settings, and in words."""
+"""The settings in which one study's runs differ, beside normalization, rate and seed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from normscope.judge.evidence.cells import USUAL, value_of
 from normscope.records.run import RunRecord
 
 _NOT_A_SETTING = frozenset({"norm", "learning_rate", "seed", "capture_epochs"})
-_OF_THE_DATA = frozenset(
-    {"data_fingerprint", "classes"}
-)  # said by the data's name where that differs as well
+# said by the data's name where that differs as well
+_OF_THE_DATA = frozenset({"data_fingerprint", "classes"})
+_BY_VALUE_ALONE = ("activation", "block", "data", "model")
 _CHARACTERS = 24
 
 
 class Settings:
-    """What the runs of a study differ in.
+    """The settings in which the runs of a study differ.
 
     Attributes:
         varied: the fields of a spec that have several values.
@@ -27,44 +27,34 @@ class Settings:
     """
 
     def __init__(self, runs: Sequence[RunRecord]):
-        fields = [
-            name
-            for name in dict.fromkeys(name for run in runs for name in run.spec)
+        fields = dict.fromkeys(name for run in runs for name in run.spec)
+        counts = {
+            name: Counter(_key(value_of(run, name)) for run in runs)
+            for name in fields
             if name not in _NOT_A_SETTING
-        ]
-        counts = {name: Counter(_key(value_of(run, name)) for run in runs) for name in fields}
+        }
         varied = [name for name, values in counts.items() if len(values) > 1]
         self.varied = [name for name in varied if "data" not in varied or name not in _OF_THE_DATA]
         self.usual = {name: _most_usual(name, counts[name]) for name in self.varied}
 
     def differences(self, run: RunRecord) -> dict[str, Any]:
-        """{field: value} of a run where it is not the usual one."""
-        return {
-            name: value
-            for name in self.varied
-            if _key(value := value_of(run, name)) != self.usual[name]
-        }
+        """Return {field: value} of a run where it is not the usual one."""
+        values = {name: value_of(run, name) for name in self.varied}
+        return {name: value for name, value in values.items() if _key(value) != self.usual[name]}
 
     def label(self, run: RunRecord) -> str:
-        """The same in words; empty for a run at the usual setting."""
+        """Return the differences in words; empty for a run at the usual setting."""
         return ", ".join(in_words(name, value) for name, value in self.differences(run).items())
 
 
 def in_words(name: str, value: Any) -> str:
-    """A setting as it stands in a label: activations and blocks by their names alone."""
-    text = (
-        f"{value:g}"
-        if isinstance(value, float)
-        else value
-        if isinstance(value, str)
-        else json.dumps(value)
-    )
+    """Return a setting as it stands in a label: activations and blocks by their names alone."""
+    if isinstance(value, float):
+        text = f"{value:g}"
+    else:
+        text = value if isinstance(value, str) else json.dumps(value)
     text = text if len(text) <= _CHARACTERS else f"{text[: _CHARACTERS - 1]}…"
-    return (
-        text
-        if name in ("activation", "block", "data", "model")
-        else f"{name.replace('_', ' ')} {text}"
-    )
+    return text if name in _BY_VALUE_ALONE else f"{name.replace('_', ' ')} {text}"
 
 
 def _most_usual(name: str, counts: Counter[str]) -> str:

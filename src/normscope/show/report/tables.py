@@ -1,4 +1,4 @@
-"""What travels to the page: columns of numbers as base64, decoded there and fed to the view that is shown."""
+"""The data of a page's views: columns of numbers as base64, decoded there when a view is shown."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ its maximum.
 
 
 def exact(values: np.ndarray | Sequence[float]) -> dict[str, Any]:
-    """Scalars as float32: seven digits, so what the page gives as CSV is what was measured."""
+    """Encode scalars as float32: seven digits, so the page's CSV holds what was measured."""
     return _column("float32", np.asarray(values, dtype="<f4"))
 
 
 def whole(values: np.ndarray | Sequence[int]) -> dict[str, Any]:
-    """Whole numbers from 0 (indices, epochs, steps) in as few bytes as the largest asks for."""
+    """Encode whole numbers from 0 (indices, epochs, steps) in as few bytes as the largest needs."""
     numbers = np.asarray(values, dtype=np.int64)
     size = next(size for size in (1, 2, 4) if numbers.max(initial=0) < 1 << (8 * size))
     return _column(f"uint{8 * size}", numbers.astype(f"<u{size}"))
 
 
+def indices(rows: Sequence[Sequence[int]], *names: str) -> dict[str, dict[str, Any]]:
+    """Encode rows of whole numbers as {name: column}."""
+    return {
+        name: whole(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
+
+
 def quantised(values: np.ndarray, size: int = 2) -> dict[str, Any]:
-    """Values as codes of 1 or 2 bytes, evenly spaced from the smallest to the largest finite one.
+    """Encode values in 1 or 2 bytes, evenly spaced from the smallest to the largest finite one.
 
     The error is at most half a step: 1/131,068 of the range for two bytes, 1/508 for one.
     """
@@ -50,8 +57,8 @@ class Table:
     """The data of one view: columns of equal length, and perhaps a curve in every row.
 
     Attributes:
-        columns: {name: encoded column}. A column `run` refers to the page's list of runs,
-            `recording` to its list of recordings, `layer` to its list of layers, `axis` to `axes`.
+        columns: {name: encoded column}. A column `run` holds indices into the page's list of runs,
+            `recording` into its recordings, `layer` into its layers, `axis` into `axes`.
         curve: encoded [rows * points], in the order of the rows, or None.
         points: length of a curve.
         axes: where a curve's points lie; without any, evenly between the columns `low` and `high`.
@@ -65,14 +72,8 @@ class Table:
     levels: tuple[float | str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the page."""
-        return {
-            "columns": dict(self.columns),
-            "curve": self.curve,
-            "points": self.points,
-            "axes": self.axes,
-            "levels": self.levels,
-        }
+        """Return plain values for the page."""
+        return dict(vars(self))
 
 
 def _column(kind: str, codes: np.ndarray) -> dict[str, Any]:

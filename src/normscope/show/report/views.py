@@ -1,7 +1,8 @@
-"""The views of a report, one row each: what is shown, where its data come from, and its Vega-Lite spec.
+"""The views of a report, one row each: what is shown, its data, and its Vega-Lite spec.
 
-To add a view, add a row to `VIEWS`. Its query returns a Table, or None where the records have nothing for it; the page
-decodes it, draws it and gives it as a table and as CSV without knowing what it is.
+To add a view, add a row to `VIEWS`. Its query returns a Table, or None where the records have
+nothing for it; the page decodes it, draws it and gives it as a table and as CSV without knowing
+what it is.
 """
 
 from __future__ import annotations
@@ -12,16 +13,23 @@ from typing import Any, Literal
 
 import numpy as np
 
+from normscope.judge.evidence.cells import value_of
 from normscope.records.captures import LIMIT
-from normscope.records.run import RunRecord
-from normscope.show.figures.activation_distributions import without_zeros
+from normscope.records.run import ENDED
+from normscope.show.figures.activation_distributions import TENSORS, without_zeros
 from normscope.show.report import layer_views as layers
-from normscope.show.report import specs, sweeps
+from normscope.show.report import specs
 from normscope.show.report.report_data import ReportData
 from normscope.show.report.tables import Table, exact, quantised, whole
 
 Shape = Literal["curves", "densities", "rates", "heatmap", "ridges", "trajectories"]
-"""How the page turns rows into marks."""
+"""The page's ways to turn rows into marks."""
+
+SWEPT = (
+    "batch_size", "initialization_scale", "initialization", "activation", "block", "weight_decay",
+    "momentum", "schedule", "widths", "blocks_per_stage", "model", "epochs", "precision",
+)  # fmt: skip
+"""The settings of a run that have a view where a study varies them."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class View:
         query: its data, or None where there are none.
         spec: Vega-Lite.
         may_be_log: whether the section's "log axis" applies to it.
+        if_zero: what is said in place of a figure where every value is 0.
     """
 
     name: str
@@ -47,11 +56,12 @@ class View:
     query: Callable[[ReportData], Table | None]
     spec: dict[str, Any] = field(repr=False)
     may_be_log: bool = False
+    if_zero: str = ""
 
     def to_json(self, table: dict[str, Any] | str) -> dict[str, Any]:
-        """Plain values for the page, with the data or the name of the view that has the same."""
-        keys = ("name", "section", "shape", "title", "note", "spec", "may_be_log")
-        return {key: getattr(self, key) for key in keys} | {"table": table}
+        """Return plain values for the page, with the data or the name of the view that has them."""
+        values = {name: value for name, value in vars(self).items() if name != "query"}
+        return values | {"table": table}
 
 
 SECTIONS = {
@@ -61,54 +71,56 @@ SECTIONS = {
     ),
     "sweeps": (
         "Accuracy over other settings",
-        "What the study varies, one setting at a time: the others are at their usual value, the "
-        "learning rate is the one at which most values were trained. Every finished run is a "
-        "point; the line joins the means.",
+        "Each figure varies one setting; the others keep their usual value. It names its learning "
+        "rate: the one you chose above, else the one at which the setting has most values. Every "
+        "finished run is a point; the line joins the means.",
     ),
     "curves": (
         "Over the epochs",
-        "A thin line is one run, the thick one the mean of an arm's finished runs. Cross: diverged.",
+        "Thin: one run. Thick: the mean of finished runs. Cross: diverged.",
     ),
     "activations": (
         "Activations",
-        "Test images in eval mode, after the epoch on the slider. Thin: one seed. Filled: the mean of seeds. The spike "
-        "of exact zeros, which a ReLU makes, is given as a number.",
+        "Test images in eval mode, after the epoch on the slider. Thin: one seed. Filled: the mean "
+        "of seeds. Exact zeros, which a ReLU makes, are given as a number.",
     ),
     "layers": (
         "Normalization layers",
-        "Layers by steps, in each watched run. Choose a layer: click it, or the list. Where a network has no "
-        "normalization layer, its row is the tensor at that place.",
+        "Rows are layers, columns are steps. Click a row to look inside. Without normalization, a "
+        "row is the same place in the network.",
     ),
     "layer": (
         "Inside one layer",
-        "Channel by channel: the distributions of one step, within four standard deviations, each scaled to its peak; "
-        "and what moved over training. Of wide layers, channels evenly spread; of long runs, steps evenly spread.",
+        "Each channel's distribution at one step, within four standard deviations and scaled to "
+        "its peak; below, what changed over training. Wide layers show an even selection of "
+        "channels, long runs of steps.",
     ),
-}
+}  # fmt: skip
 """{section: (heading, note)} in the order of the page."""
 
+TENSOR_NOTES = {
+    "block_output": "",
+    "before_activation": "Dashed: N(0, 1).",
+    "normalized": "Dashed: N(0, 1). Without normalization: the same place in the network.",
+}
 
-def _curve(
-    column: str, title: str, unit: str, *, scale: float = 1.0, may_be_log: bool = True
-) -> View:
+
+def _curve(column: str, title: str, unit: str, scale: float = 1.0, may_be_log: bool = True) -> View:
     def query(data: ReportData) -> Table | None:
-        parts = [
-            (k, run.column("epoch"), scale * run.column(column)) for k, run in enumerate(data.runs)
-        ]
-        if not any(np.isfinite(values).any() for _, _, values in parts):
+        values = [scale * run.column(column) for run in data.runs]
+        if not any(np.isfinite(each).any() for each in values):
             return None
-        counts = [len(epochs) for _, epochs, _ in parts]
         columns = {
-            "run": whole(np.repeat([k for k, _, _ in parts], counts)),
-            "x": whole(np.concatenate([epochs for _, epochs, _ in parts])),
-            "y": exact(np.concatenate([values for _, _, values in parts])),
+            "run": whole(np.repeat(np.arange(len(values)), [len(each) for each in values])),
+            "x": whole(np.concatenate([run.column("epoch") for run in data.runs])),
+            "y": exact(np.concatenate(values)),
         }
         return Table(columns)
 
     return View(column, "curves", "curves", title, "", query, specs.curves(unit), may_be_log)
 
 
-def _activation(tensor: str, title: str, note: str, *, near_normal: bool) -> View:
+def _activation(tensor: str, title: str, near_normal: bool) -> View:
     def query(data: ReportData) -> Table | None:
         rows = [
             (k, epoch, distribution)
@@ -136,31 +148,74 @@ def _activation(tensor: str, title: str, note: str, *, near_normal: bool) -> Vie
         curve = np.concatenate([without_zeros(d) for _, _, d in rows])
         return Table(columns, quantised(curve), width)
 
-    return View(
-        tensor, "activations", "densities", title, note, query, specs.densities(near_normal)
-    )
+    note, spec = TENSOR_NOTES[tensor], specs.densities(near_normal)
+    return View(tensor, "activations", "densities", title, note, query, spec)
 
 
 def _learning_rates(data: ReportData) -> Table | None:
-    runs = [(k, run) for k, run in enumerate(data.runs) if _has_ended(run)]
+    runs = [(k, run) for k, run in enumerate(data.runs) if run.status in ENDED]
     if not runs or len({run.learning_rate for run in data.runs}) < 2:
         return None
-    finals = [run.final("test_accuracy") for _, run in runs]
-    accuracy = [np.nan if final is None else 100 * final for final in finals]
-    rates = [run.learning_rate for _, run in runs]
-    return Table({"run": whole([k for k, _ in runs]), "x": exact(rates), "y": exact(accuracy)})
+    rates = exact([run.learning_rate for _, run in runs])
+    accuracies = exact([_percent(run.final("test_accuracy")) for _, run in runs])
+    return Table({"run": whole([k for k, _ in runs]), "x": rates, "y": accuracies})
 
 
-def _has_ended(run: RunRecord) -> bool:
-    return run.status in ("finished", "diverged")
+def _sweep(setting: str) -> View:
+    """The view of one setting: a point for each ended run that differs from the usual values in
+    that setting at most.
+
+    The column `level` is an index into the table's `levels`, `line` is the arm of the run's norm at
+    the usual values.
+    """
+
+    def query(data: ReportData) -> Table | None:
+        arms = {label: index for index, label in enumerate(data.arms)}
+        rows: list[tuple[int, float | str, int, float]] = []
+        runs = ((study, run) for study in data.studies for run in study.runs)
+        for number, (study, run) in enumerate(runs):
+            differs = study.settings.differences(run).keys() - {setting}
+            if setting not in study.settings.varied or differs or run.status not in ENDED:
+                continue
+            arm = arms[data.arm(study, run.norm, study.settings.label(run))]
+            line = arms.get(data.arm(study, run.norm), arm)
+            level, y = _level(value_of(run, setting)), _percent(run.final("test_accuracy"))
+            rows.append((number, level, line, y))
+        levels = sorted(
+            {level for _, level, _, _ in rows}, key=lambda at: (isinstance(at, str), at)
+        )
+        if len(levels) < 2:
+            return None
+        numbers, at, lines, accuracies = zip(*rows, strict=True)
+        columns = {
+            "run": whole(numbers),
+            "level": whole([levels.index(level) for level in at]),
+            "line": whole(lines),
+            "y": exact(accuracies),
+        }
+        return Table(columns, levels=tuple(levels))
+
+    words = setting.replace("_", " ")
+    name, title = f"sweep_{setting}", f"Over {words}"
+    return View(name, "sweeps", "rates", title, "", query, specs.rates(words))
+
+
+def _level(value: Any) -> float | str:
+    """A value on the axis: numbers in their order, everything else by name."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else str(value)
+
+
+def _percent(accuracy: float | None) -> float:
+    return np.nan if accuracy is None else 100 * accuracy
 
 
 VIEWS = (
-    View("learning_rates", "rates", "rates", "Final test accuracy", "", _learning_rates, specs.rates()),
-    *(
-        View(f"sweep_{knob}", "sweeps", "rates", f"Over {words}", "", sweeps.over(knob), specs.rates(words))
-        for knob, words in ((knob, knob.replace("_", " ")) for knob in sweeps.SWEPT)
+    View(
+        "learning_rates", "rates", "rates", "Final test accuracy", "", _learning_rates,
+        specs.rates(),
     ),
+    *map(_sweep, SWEPT),
     _curve("train_loss", "Training loss", "cross-entropy (nats)"),
     _curve("test_accuracy", "Test accuracy", "accuracy (%)", scale=100, may_be_log=False),
     _curve("test_loss", "Test loss", "cross-entropy (nats)"),
@@ -169,27 +224,25 @@ VIEWS = (
     _curve("last_layer_gradient_mean", "Classifier gradient, mean of the epoch's steps", "L2 norm"),
     _curve("stem_gradient", "Stem gradient, the epoch's last step", "L2 norm"),
     _curve("learning_rate", "Learning rate", "learning rate"),
-    _activation("block_output", "Output of the first stage of blocks", "", near_normal=False),
-    _activation(
-        "before_activation", "The tensor that enters the last activation of that stage", "Dashed: N(0, 1).",
-        near_normal=True,
-    ),
-    _activation(
-        "normalized",
-        "Output of the first normalization layer in that stage",
-        "Dashed: N(0, 1). With norm none nothing is normalized: this is the tensor at the same place.",
-        near_normal=True,
-    ),
+    *(_activation(tensor.name, tensor.heading, tensor.near_normal) for tensor in TENSORS),
     *(
-        View(name, "layers", "heatmap", title, note, layers.overview(measure, log), specs.heatmap(unit, scheme, log))
+        View(
+            name, "layers", "heatmap", title, note, layers.overview(measure, log),
+            specs.heatmap(unit, scheme, log), if_zero=layers.IF_ZERO.get(name, ""),
+        )
         for name, measure, title, note, unit, scheme, log in layers.OVERVIEWS
     ),
     *(
-        View(f"{side}_ridges", "layer", "ridges", title, note, layers.ridges, specs.ridges(unit))
+        View(
+            f"{side}_ridges", "layer", "ridges", title, note, layers.ridges, specs.ridges(unit)
+        )
         for side, title, note, unit in layers.SIDES
     ),
     *(
-        View(name, "layer", "trajectories", title, "", layers.trajectories(name), specs.curves(unit, "step"), log)
+        View(
+            name, "layer", "trajectories", title, "", layers.trajectories(name),
+            specs.curves(unit, "step"), log,
+        )
         for name, title, unit, log in layers.TRAJECTORIES
     ),
 )  # fmt: skip

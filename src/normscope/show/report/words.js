@@ -13,7 +13,7 @@ function swatch({ colour, dash }) {
 }
 
 function summaryTable() {
-  const header = ["learning rate", "arm", "final test accuracy", "n", "every seed", "epochs to threshold", "gradient norm variation", "diverged"];
+  const header = ["learning rate", "normalization", "final test accuracy", "runs", "every seed", "epochs to threshold", "gradient noise (std\u00a0/\u00a0mean)", "diverged"];
   const numeric = new Set([0, 3, 5, 6, 7]);
   const head = header.map((text, k) => element("th", { text, scope: "col", class: numeric.has(k) ? "number" : "" }));
   const rows = page.summary.map((row, k) => {
@@ -63,7 +63,7 @@ function headline() {
 
 const MARKS = { supported: "✓", contradicted: "✗", "no difference": "=", "cannot tell": "?" };
 
-/** The claims with their verdicts: what was measured, its effect with an interval, every seed's value. */
+/** The claims, verdict first: what was measured, its effect with an interval, every seed's value. */
 function claims() {
   const header = ["verdict", "claim", "effect [95%]", "n", "every seed"];
   const subjects = new Set(page.verdicts.map((row) => row.subject));
@@ -78,17 +78,17 @@ function claims() {
     return element("tr", {}, verdict, claim, element("td", { class: "effect", text: row.effect }), element("td", { class: "number", text: String(row.n) }), seeds);
   });
   return element("section", { id: "claims", "aria-labelledby": "claims-title" },
-    element("h2", { id: "claims-title", text: "Claims, judged from these runs" }),
-    element("p", { class: "note", text: "Each claim's quantity and test were fixed before the runs. “Cannot tell” is an answer: it says what would settle it." }),
+    element("h2", { id: "claims-title", text: "Claims, tested on these runs" }),
+    element("p", { class: "note", text: "What is measured and how it is tested was fixed before the runs. Where these runs cannot tell, the row says what would settle it." }),
     element("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Claims" },
       element("table", {}, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col", class: text === "n" ? "number" : "" })))), element("tbody", {}, ...rows))));
 }
 
 const SEVERITIES = { error: "✗ error", warning: "! warning", info: "i info" };
 
-/** What a check of a model found: a row for each cause, with its evidence and what to do. */
+/** The findings of a model's check: a row for each cause, with its evidence and what to do. */
 function findings(check, k) {
-  const header = ["severity", "rule", "found", "layers", "evidence", "remedy"];
+  const header = ["severity", "rule", "finding", "layers", "evidence", "remedy"];
   const rows = check.causes.map(({ severity, rule, message, layers, evidence, remedy }) =>
     element("tr", {}, element("td", { text: SEVERITIES[severity], class: `short ${severity}` }), element("td", { text: rule, class: "name" }), element("td", { text: message, class: "claim" }),
       element("td", {}, layerNames(layers)), element("td", { text: evidence, class: "evidence" }), element("td", { text: remedy, class: "claim" })));

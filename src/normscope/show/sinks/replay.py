@@ -1,4 +1,4 @@
-"""Which sinks a command writes to, and `normscope export --to tensorboard`: where options, records and sinks meet."""
+"""The sinks that a command writes to, and `normscope export --to tensorboard` (or wandb)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from normscope.show.sinks.sink import Sink
 from normscope.show.sinks.tensorboard_sink import TensorBoard
 from normscope.show.sinks.wandb_sink import WandB
 from normscope.show.sinks.watched import write_recording
+from normscope.show.terminal import say
 
 
 def chosen_sinks(tensorboard: Path | None, wandb: str | None, study: Path) -> list[Sink]:
-    """The sinks that were asked for; W&B keeps its files in the study's folder.
+    """Return the sinks that were asked for; W&B keeps its files in the study's folder.
 
     Raises:
         InputError: if a package is missing, or a place cannot be used.
@@ -32,14 +33,8 @@ def chosen_sinks(tensorboard: Path | None, wandb: str | None, study: Path) -> li
 
 
 def study_logs(study: Path, sinks: list[Sink], console: Console) -> StudyLogs:
-    """The logs of a study that is about to be trained; what a sink has to say goes to the console."""
-
-    def warn(text: str) -> None:
-        console.print(
-            f"normscope: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True
-        )
-
-    return StudyLogs(study, sinks, warn)
+    """Return the logs of a study that is about to be trained; sinks' messages are printed."""
+    return StudyLogs(study, sinks, lambda text: say(console, f"normscope: {text}", "yellow"))
 
 
 def pass_on_study(study: Path, sink: Sink, warn: Callable[[str], None]) -> int:

@@ -1,4 +1,4 @@
-"""A study's runs in sinks: epochs, captured distributions and final figures, read from the records."""
+"""A study's runs in sinks: epochs, distributions and final figures, read from the records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIGURES = "figures"
 class StudyLogs:
     """The logs of a study's runs, in one sink or several. Safe to call from several threads.
 
-    A sink that fails is given up with one message; neither a training nor another sink ends of it.
+    A sink that fails is dropped with one message; neither a training nor another sink stops.
 
     Args:
         study: the folder of the study, which holds runs/.
@@ -44,7 +44,7 @@ class StudyLogs:
         self.close()
 
     def update(self, run: str, *, ended: bool = False) -> None:
-        """Pass on the epochs of a run that the sinks do not hold; the last ones, if it has ended."""
+        """Pass on epochs of a run that the sinks do not hold; close the log of an ended one."""
         with self._lock:
             if not self._sinks or (record := self._read(run)) is None:
                 return
@@ -122,7 +122,8 @@ class StudyLogs:
             self._sinks.remove(sink)
             name = type(sink).__name__
             self._warn(
-                f"{name} gets no more of this study, which goes on. {type(error).__name__}: {error}"
+                f"{name} failed and gets no more of this study, which continues. "
+                f"{type(error).__name__}: {error}"
             )
 
 

@@ -1,4 +1,4 @@
-"""What a sink is: a place with a log for each run, which takes scalars, histograms and figures."""
+"""The interface of sinks: a log per run that takes scalars, histograms and figures."""
 
 from __future__ import annotations
 

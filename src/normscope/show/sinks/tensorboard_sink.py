@@ -1,4 +1,4 @@
-"""TensorBoard: one folder of event files per run, written by TensorBoard's own writer. Needs no torch."""
+"""TensorBoard: a folder of event files per run, by TensorBoard's own writer, without torch."""
 
 from __future__ import annotations
 

@@ -64,7 +64,8 @@ class WandB(WatcherSink):
         self.directory = Path(directory)
         if self.mode == "online" and not _logged_in(wandb):
             raise InputError(
-                "W&B knows no API key: run `wandb login`, or set WANDB_MODE=offline to keep the files here."
+                "W&B has no API key: run `wandb login`, or set WANDB_MODE=offline to keep the "
+                "files here."
             )
 
     @property
@@ -109,20 +110,18 @@ class WandB(WatcherSink):
             group=group or None,
             config=dict(config),
             dir=str(self.directory),
-            mode=self.mode,  # pyright: ignore[reportArgumentType]: checked above, or W&B's own variable
+            mode=self.mode,  # pyright: ignore[reportArgumentType]: checked above
             resume="allow" if self.mode == "online" and ledger.last else None,
             reinit="create_new",
             settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True,
-                x_disable_meta=True, x_save_requirements=False,
+                silent=True, console="off", disable_git=True, disable_code=True,
+                x_disable_stats=True, x_disable_meta=True, x_save_requirements=False,
             ),
         )  # fmt: skip
 
 
 def _logged_in(wandb: Any) -> bool:
-    """Whether W&B could begin a run without asking for a key, which it must not do in the middle of
-    a training.
-    """
+    """Return whether W&B can begin a run without asking for a key in the middle of a training."""
     if "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
         return True
     try:

@@ -1,4 +1,4 @@
-"""What a watcher has just written to its record, as scalars and histograms per layer."""
+"""A watched layer's newest records as scalars and histograms, for sinks."""
 
 from __future__ import annotations
 

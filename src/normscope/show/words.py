@@ -1,0 +1,36 @@
+"""Numbers in words, said the same way by the terminal, the figures, the pages and the tables."""
+
+from __future__ import annotations
+
+import textwrap
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction as a percentage with one decimal; a dash where it is missing."""
+    return "–" if fraction is None else f"{100 * fraction:.1f}%"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """Return a count with its noun: "1 epoch", "1,024 steps". `many` is for other than an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value with three decimals."""
+    if p is None:
+        return "no test"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def wrapped(text: str, width: int) -> str:
+    """Break a text's lines at spaces, so that none is longer than `width` unless by a single word.
+
+    What a line goes on with is indented as deep as the line.
+    """
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip(" ")))
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(lines)
