@@ -1,4 +1,6 @@
-"""What is loaded when: nothing loads a library that it does not use. One process looks at all of it."""
+"""What is loaded when: nothing loads a library that it does not use. One process looks at all of
+it.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""The results that are published with the project: their records load, and their summaries follow from them."""
+"""The results that are published with the project: their records load, and their summaries follow
+from them.
+"""
 
 import json
 from pathlib import Path

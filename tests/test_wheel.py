@@ -1,4 +1,4 @@
-"""The wheel, built and installed away from the checkout: commands, the report's own files, types."""
+"""The wheel, built and installed away from the checkout: commands, the report's files, types."""
 
 import os
 import subprocess
@@ -17,10 +17,13 @@ from pathlib import Path
 import normscope
 assert Path(normscope.__file__).is_relative_to(sys.argv[1]), normscope.__file__
 import normscope.commands.compare
-result = normscope.compare(data="digits", norms=["batch"], learning_rates=[0.1], seeds=1, epochs=1, widths=[4, 4, 4],
-                           blocks_per_stage=1, fusion="off", device="cpu", jobs=1, watch=True, out="study")
+small = dict(seeds=1, epochs=1, widths=[4, 4, 4], blocks_per_stage=1, fusion="off", jobs=1)
+result = normscope.compare(
+    data="digits", norms=["batch"], learning_rates=[0.1], device="cpu", watch=True, out="study", **small
+)
 page = normscope.report("study").read_text(encoding="utf-8")
-print(json.dumps({"runs": len(result.runs), "vega": "vega" in page, "payload": '"recordings"' in page}))
+found = {"vega": "vega" in page, "payload": '"recordings"' in page}
+print(json.dumps({"runs": len(result.runs), **found}))
 """
 
 

@@ -1,6 +1,7 @@
 """Makes docs/images/report.png: the upper part of a study's report as a browser shows it.
 
-    python docs/images/make_report.py [--study docs/results/cifar10-30-epochs] [--chromium /usr/bin/chromium]
+    python docs/images/make_report.py [--study docs/results/cifar10-30-epochs] [--chromium
+    /usr/bin/chromium]
 
 Needs playwright and a chromium. Run it again after the page or those results change.
 """

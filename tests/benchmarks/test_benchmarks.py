@@ -37,9 +37,18 @@ def made_up(count: int) -> Dataset:
     labels = lambda n: np.arange(n) % 10  # noqa: E731
     recipe = sources.DATASETS["cifar10"].recipe
     return Dataset(
-        "cifar10", CLASSES, pixels(count), labels(count), pixels(count), labels(count), notebook.MEAN, notebook.STD,
-        "0" * 16, "made up", recipe,
-    )  # fmt: skip
+        "cifar10",
+        CLASSES,
+        pixels(count),
+        labels(count),
+        pixels(count),
+        labels(count),
+        notebook.MEAN,
+        notebook.STD,
+        "0" * 16,
+        "made up",
+        recipe,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -237,5 +246,6 @@ def test_what_is_measured_next_is_told_apart_from_the_tables(capsys: pytest.Capt
     told = capsys.readouterr()
     assert told.out == ""
     assert [line.split("  ")[-1] for line in told.err.splitlines()] == [
-        "warm-up: 2 contenders", "round 1 of 1: 2 contenders",
-    ]  # fmt: skip
+        "warm-up: 2 contenders",
+        "round 1 of 1: 2 contenders",
+    ]

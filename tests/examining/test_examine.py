@@ -1,4 +1,6 @@
-"""Examining leaves no trace, whatever the model does, and gathers what a slow computation in float64 says."""
+"""Examining leaves no trace, whatever the model does, and gathers what a slow computation in
+float64 says.
+"""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def examined(model: nn.Module, batches):
         return examine(model, batches)
 
 
-# Behind an activation in eval mode nothing that autograd keeps tells the axis of a square map: there
-# the class's own axis stands.
+# Behind an activation in eval mode nothing that autograd keeps tells the axis of a square map:
+# there the class's own axis stands.
 @pytest.mark.parametrize(
     "name", [n for n in CASES if n != "batch norm channels last with activation"]
 )

@@ -71,5 +71,9 @@ def test_a_distribution_survives_its_record(tmp_path):
     np.testing.assert_array_equal(back.counts, distribution.counts)
     np.testing.assert_array_equal(back.quantiles, distribution.quantiles)
     assert (back.n, back.non_finite, back.mean, back.std, back.zeros) == (
-        distribution.n, distribution.non_finite, distribution.mean, distribution.std, distribution.zeros,
-    )  # fmt: skip
+        distribution.n,
+        distribution.non_finite,
+        distribution.mean,
+        distribution.std,
+        distribution.zeros,
+    )

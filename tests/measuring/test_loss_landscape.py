@@ -1,4 +1,4 @@
-"""The landscape along the gradient: against a quadratic, where all is known, and without a trace."""
+"""The landscape along the gradient: against a quadratic, where all is known; without a trace."""
 
 import copy
 
@@ -96,7 +96,7 @@ def test_a_step_of_gradient_descent_gets_there():
 
 
 def test_scale_of_the_weights_changes_beta_but_not_its_scale_free_form():
-    """Convolutions before batch normalization in float64 with eps -> 0, the classifier held fixed."""
+    """Convolutions before batch norm in float64 with eps -> 0, the classifier held fixed."""
     found = []
     for factor in (1.0, 4.0):
         model, loss = network()

@@ -1,4 +1,6 @@
-"""What a loop does to the statistics: counted, reported once, raised on request, and what a Recording adds."""
+"""What a loop does to the statistics: counted, reported once, raised on request, and what a
+Recording adds.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,14 @@ from normscope.watching.loop_observer import LoopObserver
 def net() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Flatten(),
         nn.Linear(64, 3),
-    )  # fmt: skip
+    )
 
 
 def step(model, optimizer, seed=0, scale=1.0):

@@ -18,9 +18,15 @@ from normscope.mend import freeze
 def net(**norm) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, **norm), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6, **norm),
-        nn.ReLU(), nn.Flatten(), nn.Linear(96, 3),
-    )  # fmt: skip
+        nn.Conv2d(1, 6, 3),
+        nn.BatchNorm2d(6, **norm),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3),
+        nn.BatchNorm2d(6, **norm),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(96, 3),
+    )
 
 
 def batch(seed=0, n=24) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,8 +197,13 @@ def a_class_without_parameters():
 
 def frozen_layer_normalization():
     model = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16), nn.ReLU(), nn.LayerNorm(16), nn.Linear(16, 3)
-    )  # fmt: skip
+        nn.Flatten(),
+        nn.Linear(64, 16),
+        nn.LayerNorm(16),
+        nn.ReLU(),
+        nn.LayerNorm(16),
+        nn.Linear(16, 3),
+    )
     model[2].requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     yield model, optimizer
@@ -213,12 +224,26 @@ def statistics_frozen_by_a_momentum_of_zero():
             model(x)
 
 
-FROZEN = (statistics_frozen_while_inputs_drift, one_layer_frozen_with_its_parameters,
-          gradual_unfreezing, a_class_without_parameters, frozen_layer_normalization,
-          statistics_frozen_by_a_momentum_of_zero)  # fmt: skip
+FROZEN = (
+    statistics_frozen_while_inputs_drift,
+    one_layer_frozen_with_its_parameters,
+    gradual_unfreezing,
+    a_class_without_parameters,
+    frozen_layer_normalization,
+    statistics_frozen_by_a_momentum_of_zero,
+)
 
-LOOPS = (closures, two_optimizers, recalibrated_on_the_way, warmed_up_to_a_high_learning_rate, a_slow_average,
-         frozen_with_the_remedy, a_head_on_frozen_features, generator_against_a_critic, *FROZEN)  # fmt: skip
+LOOPS = (
+    closures,
+    two_optimizers,
+    recalibrated_on_the_way,
+    warmed_up_to_a_high_learning_rate,
+    a_slow_average,
+    frozen_with_the_remedy,
+    a_head_on_frozen_features,
+    generator_against_a_critic,
+    *FROZEN,
+)
 
 
 EVERY_STEP = {"every": 1, "gradients_every": 1, "histograms_every": 1}

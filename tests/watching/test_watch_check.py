@@ -1,4 +1,4 @@
-"""`watch(check=True)` from end to end: each fault of a loop, said once, with its step; or raised."""
+"""`watch(check=True)` from end to end: each fault of a loop, once, with its step; or raised."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ from normscope.judge.check_report import judge
 def net(**norm) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, **norm), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, **norm),
-        nn.Flatten(), nn.Linear(64, 3),
-    )  # fmt: skip
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4, **norm),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.BatchNorm2d(4, **norm),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
 
 
 def batch(seed=0, n=16, scale=1.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,7 +28,8 @@ WORKER = """
 
     def run(start):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+        head = nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), *head)
         model = nn.parallel.DistributedDataParallel(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         finish = start(model, optimizer)
@@ -42,7 +43,9 @@ WORKER = """
         return list(model.module.state_dict().values())
 
     def tapped(model, optimizer):
-        model.module[1].register_forward_hook(lambda m, a, o: inputs.append(a[0].detach().double().numpy()))
+        model.module[1].register_forward_hook(
+            lambda m, a, o: inputs.append(a[0].detach().double().numpy())
+        )
         return lambda: np.savez(f"{folder}/inputs{rank}.npz", *inputs)
 
     def watched(model, optimizer):

@@ -1,4 +1,6 @@
-"""A model that is watched may be checked in the middle of its training: those forwards are no part of it."""
+"""A model that is watched may be checked in the middle of its training: those forwards are no part
+of it.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Watching a network whose normalization layers are fused: the bits of the run, and the same record as without."""
+"""Watching a network whose normalization layers are fused: the bits of the run, and the same record
+as without.
+"""
 
 import numpy as np
 import pytest

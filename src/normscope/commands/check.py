@@ -108,7 +108,7 @@ def run_check(options: CheckOptions, directory: Path | None = None) -> int:
     _write(report, options)
     if report.saw_no_layer and not report.errors:
         print(
-            f"normscope: {options.model} has no layer that is known to normalize, so none was judged.",
+            f"normscope: {options.model} has no layer that is known to normalize: none was judged.",
             file=sys.stderr,
         )
         return 2

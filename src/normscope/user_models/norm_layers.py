@@ -39,8 +39,8 @@ class NormLayer:
         kind: batch, instance, group, layer or rms: what its statistics are taken over.
         recognized_by: "registration", "type", "running statistics" (it holds them) or "weight and
             epsilon" (a vector and an epsilon, no module inside, as in transformers).
-        plain: whether its forward is PyTorch's own, so that the class says what it does. Else only a
-            call shows the channels' axis, and what comes behind the normalization.
+        plain: whether its forward is PyTorch's own, so that the class says what it does. Else only
+            a call shows the channels' axis, and what comes behind the normalization.
         channels: channels, or the values of a normalized shape; None if only a call shows them.
         groups: of a group normalization, else None.
         normalized_dims: how many last dimensions a layer or RMS normalization takes together, 0 for

@@ -24,10 +24,14 @@ def describe(values: np.ndarray) -> Histogram:
         3 * [np.nan] if empty else [finite.mean(), finite.std(), float(np.mean(finite == 0))]
     )
     return Histogram(
-        edges=capture_edges(80), counts=np.concatenate(outer), mean=mean, std=std, zeros=zeros,
+        edges=capture_edges(80),
+        counts=np.concatenate(outer),
+        mean=mean,
+        std=std,
+        zeros=zeros,
         quantiles=np.full(len(LEVELS), np.nan) if empty else np.quantile(finite, LEVELS),
         non_finite=len(values) - len(finite),
-    )  # fmt: skip
+    )
 
 
 def make_run(
@@ -69,20 +73,29 @@ def make_run(
             (name, number): describe(tensor) for name, tensor in zip(TENSORS, tensors, strict=True)
         }
     spec = {
-        "norm": norm, "learning_rate": rate, "seed": seed, "epochs": epochs, "data": "digits", "model": "small-resnet",
-        "precision": "bf16", "activation": "relu", "block": None,
-    }  # fmt: skip
+        "norm": norm,
+        "learning_rate": rate,
+        "seed": seed,
+        "epochs": epochs,
+        "data": "digits",
+        "model": "small-resnet",
+        "precision": "bf16",
+        "activation": "relu",
+        "block": None,
+    }
     meta = {
         "data": {
-            "source": "Handwritten digits (8x8), embedded in scikit-learn", "classes": list("0123456789"),
-            "train_images": 1438, "test_images": 359,
+            "source": "Handwritten digits (8x8), embedded in scikit-learn",
+            "classes": list("0123456789"),
+            "train_images": 1438,
+            "test_images": 359,
         },
         "environment": {
             "hardware": {"device": "cpu", "device_name": "A processor (AMX)", "cores": 2},
             "versions": {"torch": "2.13.0", "normscope": "0.1.0"},
         },
         "diverged_step": 12 if status == "diverged" else None,
-    }  # fmt: skip
+    }
     return RunRecord(Path(f"{norm}-{rate:g}-{seed}"), spec, status, columns, captures, meta)
 
 

@@ -12,16 +12,28 @@ from normscope.show.figures.claims_figure import draw
 
 def verdict(**changes) -> Verdict:
     made = Verdict(
-        code="C201", name="higher-accuracy", statement="With batch normalization the network ends with more.",
-        source=Source("a paper", "https://example.org"), subject="small-resnet on digits, 5 epochs",
-        outcome="supported", quantity="test accuracy in percent", unit="points", arms=("batch", "none"), effect=5.0,
-        interval=(3.0, 7.0), n=3, p=0.01, test="paired t", margin=0.5, improvement=1.0,
+        code="C201",
+        name="higher-accuracy",
+        statement="With batch normalization the network ends with more.",
+        source=Source("a paper", "https://example.org"),
+        subject="small-resnet on digits, 5 epochs",
+        outcome="supported",
+        quantity="test accuracy in percent",
+        unit="points",
+        arms=("batch", "none"),
+        effect=5.0,
+        interval=(3.0, 7.0),
+        n=3,
+        p=0.01,
+        test="paired t",
+        margin=0.5,
+        improvement=1.0,
         values={"batch": {0: 95.0, 1: 96.0, 2: 97.0}, "none": {0: 90.0, 1: 91.0, 2: 92.0}},
         settings=(
             EffectEstimate("lr 0.1", "points", 6.0, (1.0, 11.0), 3, 0.03, "supported"),
             EffectEstimate("lr 1, batch size 16", "points", 4.0, None, 2, None, "cannot tell"),
         ),
-    )  # fmt: skip
+    )
     return dataclasses.replace(made, **changes)
 
 
@@ -45,15 +57,41 @@ def test_values_and_intervals_are_those_of_the_verdict(run, tmp_path, real_files
 @pytest.mark.parametrize(
     "changes",
     [
-        {"unit": "times", "neutral": 1.0, "margin": 1.1, "effect": 1.5, "interval": (1.2, 1.9), "settings": ()},
-        {"unit": "times", "neutral": 1.0, "margin": 1.1, "effect": 1e-3, "interval": (1e-8, 1e3), "settings": (),
-         "values": {"batch": {0: 1e-9, 1: 1.0}, "none": {0: 2.0, 1: 3.0}}},
-        {"effect": 0.0, "interval": None, "outcome": "cannot tell", "needs": "2 more seeds of both arms", "n": 1,
-         "values": {"batch": {0: 90.0}, "none": {0: 90.0}}, "settings": ()},
-        {"arms": ("my_module:" + "very_" * 12 + "long", "$x_1$ & <none>"),
-         "values": {"my_module:" + "very_" * 12 + "long": {0: 3.0, 1: 3.1}, "$x_1$ & <none>": {0: 1.0}}},
+        {
+            "unit": "times",
+            "neutral": 1.0,
+            "margin": 1.1,
+            "effect": 1.5,
+            "interval": (1.2, 1.9),
+            "settings": (),
+        },
+        {
+            "unit": "times",
+            "neutral": 1.0,
+            "margin": 1.1,
+            "effect": 1e-3,
+            "interval": (1e-8, 1e3),
+            "settings": (),
+            "values": {"batch": {0: 1e-9, 1: 1.0}, "none": {0: 2.0, 1: 3.0}},
+        },
+        {
+            "effect": 0.0,
+            "interval": None,
+            "outcome": "cannot tell",
+            "needs": "2 more seeds of both arms",
+            "n": 1,
+            "values": {"batch": {0: 90.0}, "none": {0: 90.0}},
+            "settings": (),
+        },
+        {
+            "arms": ("my_module:" + "very_" * 12 + "long", "$x_1$ & <none>"),
+            "values": {
+                "my_module:" + "very_" * 12 + "long": {0: 3.0, 1: 3.1},
+                "$x_1$ & <none>": {0: 1.0},
+            },
+        },
     ],
-)  # fmt: skip
+)
 def test_nothing_is_cut_off_or_overlaps(changes, run, tmp_path):
     assert_within_page(draw(verdict(**changes), [run()], tmp_path / "claim.png"))
 

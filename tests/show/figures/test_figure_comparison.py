@@ -102,8 +102,8 @@ def test_an_interrupted_run_is_drawn_as_far_as_it_goes(run, compared, tmp_path):
     (mean,) = by_gid(figure.axes[1], "batch mean")
     np.testing.assert_allclose(mean.get_ydata(), 100 * runs[0].column("test_accuracy"))
     assert (
-        "batch: 1 interrupted or still training of 2 runs; none: 1 interrupted or still training of "
-        "2 runs (left out of means)." in texts(figure)
+        "batch: 1 interrupted or still training of 2 runs; none: 1 interrupted or still training "
+        "of 2 runs (left out of means)." in texts(figure)
     )
 
 
@@ -145,7 +145,11 @@ def test_the_footer_says_what_it_was_measured_on(run, compared, tmp_path):
     runs[0].meta["environment"]["versions"]["torch"] = "2.10.0"
     footer = " ".join(texts(drawn(runs, compared, tmp_path)))
     for part in (
-        "n = 3 seeds", "Handwritten digits (8x8), embedded in scikit-learn, 1,438 training and 359 test images",
-        "A processor (AMX), bf16", "torch\xa02.10.0", "torch\xa02.13.0", "normscope\xa00.1.0",
-    ):  # fmt: skip
+        "n = 3 seeds",
+        "Handwritten digits (8x8), embedded in scikit-learn, 1,438 training and 359 test images",
+        "A processor (AMX), bf16",
+        "torch\xa02.10.0",
+        "torch\xa02.13.0",
+        "normscope\xa00.1.0",
+    ):
         assert part in footer

@@ -32,20 +32,43 @@ def make_explanation(
     during[:, 0, 1:] = np.nan
     meta = {
         "run": "batch-lr0.1-seed0",
-        "spec": {"model": "small-resnet", "data": "digits", "epochs": 5, "seed": 0, "learning_rate": 0.1,
-                 "classes": ["0", "1", "2"], "precision": "bf16"},
+        "spec": {
+            "model": "small-resnet",
+            "data": "digits",
+            "epochs": 5,
+            "seed": 0,
+            "learning_rate": 0.1,
+            "classes": ["0", "1", "2"],
+            "precision": "bf16",
+        },
         "data": {"source": "Handwritten digits (8x8), embedded in scikit-learn"},
-        "environment": {"hardware": {"device_name": "A processor (AMX)"}, "versions": {"torch": "2.13"}},
+        "environment": {
+            "hardware": {"device_name": "A processor (AMX)"},
+            "versions": {"torch": "2.13"},
+        },
         "other_layers": [],
-    }  # fmt: skip
+    }
     explanation = Explanation(
-        layer="layer1.0.bn1", layer_type="BatchNorm2d", chosen=min(2, channels - 1), eps=1e-5, momentum=0.1,
-        batches_before=60, x=x, labels=rng.integers(3, size=n),
-        images=rng.integers(256, size=(min(n, 8), size, size, colours)).astype(np.uint8), mean=mean, var=var,
-        unbiased_var=unbiased, weight=rng.normal(1, 0.2, channels), bias=rng.normal(0, 0.2, channels),
-        running_before=before, running_after=after, disagreement=1e-6,
-        forgotten=Forgotten(300, 0.95, SIZES, during, np.clip(during + 0.1, 0, 1)), meta=meta,
-    )  # fmt: skip
+        layer="layer1.0.bn1",
+        layer_type="BatchNorm2d",
+        chosen=min(2, channels - 1),
+        eps=1e-5,
+        momentum=0.1,
+        batches_before=60,
+        x=x,
+        labels=rng.integers(3, size=n),
+        images=rng.integers(256, size=(min(n, 8), size, size, colours)).astype(np.uint8),
+        mean=mean,
+        var=var,
+        unbiased_var=unbiased,
+        weight=rng.normal(1, 0.2, channels),
+        bias=rng.normal(0, 0.2, channels),
+        running_before=before,
+        running_after=after,
+        disagreement=1e-6,
+        forgotten=Forgotten(300, 0.95, SIZES, during, np.clip(during + 0.1, 0, 1)),
+        meta=meta,
+    )
     return dataclasses.replace(explanation, **changes)
 
 
@@ -181,9 +204,14 @@ def dead_channel():
     explanation = make_explanation(channels=1, shift=0)
     zeros = np.zeros(1)
     return dataclasses.replace(
-        explanation, x=np.zeros_like(explanation.x), mean=zeros, var=zeros, unbiased_var=zeros,
-        running_before=RunningStatistics(zeros, zeros), running_after=RunningStatistics(zeros, zeros),
-    )  # fmt: skip
+        explanation,
+        x=np.zeros_like(explanation.x),
+        mean=zeros,
+        var=zeros,
+        unbiased_var=zeros,
+        running_before=RunningStatistics(zeros, zeros),
+        running_after=RunningStatistics(zeros, zeros),
+    )
 
 
 CASES = {

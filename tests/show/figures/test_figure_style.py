@@ -44,8 +44,11 @@ def every_figure(runs, summary, tmp_path):
 
 
 def test_names_are_shown_as_they_are(run, compared, tmp_path):
-    runs = [run(norm, rate, 0, status=status, captured=(1,)) for rate, status in ((0.01, "finished"), (0.1, "diverged"))
-            for norm in AWKWARD]  # fmt: skip
+    runs = [
+        run(norm, rate, 0, status=status, captured=(1,))
+        for rate, status in ((0.01, "finished"), (0.1, "diverged"))
+        for norm in AWKWARD
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in every_figure(runs, compared(runs), tmp_path):

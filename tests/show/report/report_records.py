@@ -18,21 +18,37 @@ HOSTILE = "</script><img src=x onerror=window.hacked=1>\"'{{PAYLOAD}} ${window.h
 
 
 def write_run(
-    folder: Path, norm: str, rate: float, seed: int, *, epochs: int = 6, done: int | None = None,
-    status: str = "finished", **settings,
-) -> Path:  # fmt: skip
+    folder: Path,
+    norm: str,
+    rate: float,
+    seed: int,
+    *,
+    epochs: int = 6,
+    done: int | None = None,
+    status: str = "finished",
+    **settings,
+) -> Path:
     """A run's record with plausible numbers, drawn from a generator of its own: all of its epochs,
     or those `done`.
     """
     draw = np.random.default_rng([seed, round(rate * 1e4), len(norm)])
     spec = {
-        "norm": norm, "learning_rate": rate, "seed": seed, "epochs": epochs, "data": "digits", "model": "small-resnet",
-        "precision": "fp32", **settings,
-    }  # fmt: skip
+        "norm": norm,
+        "learning_rate": rate,
+        "seed": seed,
+        "epochs": epochs,
+        "data": "digits",
+        "model": "small-resnet",
+        "precision": "fp32",
+        **settings,
+    }
     meta = {
-        "spec": spec, "status": status, "parameters": 10, "data": {"source": "Digits", "classes": list("0123456789")},
+        "spec": spec,
+        "status": status,
+        "parameters": 10,
+        "data": {"source": "Digits", "classes": list("0123456789")},
         "environment": {"hardware": {"device_name": "a CPU"}, "versions": {"torch": "2.13.0"}},
-    }  # fmt: skip
+    }
     folder.mkdir(parents=True)
     with writer(folder / RECORD_NAME, "run") as store, store.transaction():
         store.set_meta(**meta)
@@ -41,10 +57,16 @@ def write_run(
                 1 if rate == 0.1 else 1.25
             )
             values = {
-                "train_loss": 2.3 * (1 - fit), "test_loss": 2.3 * (1 - fit), "train_accuracy": fit,
-                "test_accuracy": fit, "learning_rate": rate, "stem_gradient": draw.uniform(0.1, 1),
-                "stem_gradient_mean": 0.5, "last_layer_gradient_mean": 0.2, "seconds": 1.5,
-            }  # fmt: skip
+                "train_loss": 2.3 * (1 - fit),
+                "test_loss": 2.3 * (1 - fit),
+                "train_accuracy": fit,
+                "test_accuracy": fit,
+                "learning_rate": rate,
+                "stem_gradient": draw.uniform(0.1, 1),
+                "stem_gradient_mean": 0.5,
+                "last_layer_gradient_mean": 0.2,
+                "seconds": 1.5,
+            }
             store.add_epoch(epoch, values)
             if epoch in (1, epochs):
                 for tensor in ("block_output", "before_activation", "normalized"):
@@ -57,9 +79,13 @@ def captured(draw: np.random.Generator) -> Histogram:
     counts, _ = np.histogram(values, np.linspace(-5, 5, 81))
     counts = np.concatenate([[0], counts, [0]])
     return Histogram(
-        edges=capture_edges(80), counts=counts, mean=values.mean(), std=values.std(),
-        zeros=(values == 0).mean(), quantiles=np.quantile(values, LEVELS),
-    )  # fmt: skip
+        edges=capture_edges(80),
+        counts=counts,
+        mean=values.mean(),
+        std=values.std(),
+        zeros=(values == 0).mean(),
+        quantiles=np.quantile(values, LEVELS),
+    )
 
 
 def write_study(

@@ -107,7 +107,8 @@ def test_the_page_computes_what_pytorch_computes(opened, colours, side):
                     network.forward(images.batch(ids), options).probabilities);
                   const state = network.norms.map(({mean, variance}) => [[...mean], [...variance]]);
                   network.restore();
-                  return {rows, state, accuracy: accuracyOf(network, images, everyImage, size, {training})};
+                  const accuracy = accuracyOf(network, images, everyImage, size, {training});
+                  return {rows, state, accuracy};
                 }""",
                 [size, training],
             )
@@ -173,7 +174,8 @@ def test_the_keyboard_reaches_every_control(opened):
         view.keyboard.press("Enter")
     assert view.locator("#follow-bars").get_attribute("aria-label") != before
     unreachable = view.evaluate(
-        "[...document.querySelectorAll('button, input, select, a')].filter((e) => e.tabIndex < 0).length"
+        "[...document.querySelectorAll('button, input, select, a')]"
+        ".filter((element) => element.tabIndex < 0).length"
     )
     assert unreachable == 0
 

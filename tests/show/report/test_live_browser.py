@@ -1,4 +1,6 @@
-"""A served page in a real browser: what lands appears, where the reader is stays, and a restart is survived."""
+"""A served page in a real browser: what lands appears, where the reader is stays, and a restart is
+survived.
+"""
 
 import json
 

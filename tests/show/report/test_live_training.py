@@ -1,4 +1,6 @@
-"""Twenty viewers and a browser while a study trains: everybody sees every epoch, and the server stays small."""
+"""Twenty viewers and a browser while a study trains: everybody sees every epoch, and the server
+stays small.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,6 @@
-"""Results and recordings in a notebook: the page in a sandboxed frame, and a still figure where scripts are off."""
+"""Results and recordings in a notebook: the page in a sandboxed frame, and a still figure where
+scripts are off.
+"""
 
 import base64
 import html

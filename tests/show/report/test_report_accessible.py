@@ -1,4 +1,6 @@
-"""Accessibility: axe finds nothing to object to, light and dark; and everything can be reached by keyboard."""
+"""Accessibility: axe finds nothing to object to, light and dark; and everything can be reached by
+keyboard.
+"""
 
 import pytest
 from live_server import serving
@@ -86,13 +88,15 @@ def test_nor_to_the_list_and_a_page_that_is_served(chromium, axe, tmp_path, sche
 def test_every_control_and_figure_is_reached_by_tab(open_page, path):
     page = open_page(path, drawn=True)
     wanted = "a[href], button, input, select, summary, [tabindex='0']"
-    seen = "(all) => all.filter((each) => each.checkVisibility({contentVisibilityAuto: true, visibilityProperty: true}))"
+    options = "{contentVisibilityAuto: true, visibilityProperty: true}"
+    seen = f"(all) => all.filter((each) => each.checkVisibility({options}))"
     reachable = page.evaluate(f'({seen})([...document.querySelectorAll("{wanted}")]).length')
     page.evaluate("window.reached = new Set()")
     for _ in range(reachable + 3):
         page.keyboard.press("Tab")
         if page.evaluate(
-            "(document.activeElement === document.body) || (reached.add(document.activeElement), false)"
+            "document.activeElement === document.body"
+            " || (reached.add(document.activeElement), false)"
         ):
             break
     assert page.evaluate("reached.size") == reachable

@@ -1,4 +1,4 @@
-"""The page in a real browser: every view, control and key; no console message, no network request."""
+"""The page in a real browser: every view, control and key; no console message, no request."""
 
 import csv
 import json
@@ -38,8 +38,10 @@ def test_every_view_is_drawn(open_page, path):
         if name.startswith("overview_"):
             page.get_by_label("Show", exact=True).select_option(name)
             settle(page)
-        marks = page.locator(f"#view-{name} .plot svg .mark-line path, #view-{name} .plot svg .mark-area path, "
-                             f"#view-{name} .plot svg .mark-rect path")  # fmt: skip
+        marks = page.locator(
+            f"#view-{name} .plot svg .mark-line path, #view-{name} .plot svg .mark-area path, "
+            f"#view-{name} .plot svg .mark-rect path"
+        )
         empty = page.locator(f"#view-{name}").get_by_text("at the steps shown")
         assert marks.count() > 0 or empty.is_visible(), name
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
@@ -250,14 +252,17 @@ def test_it_prints_on_white_without_its_controls(open_page, path):
 
 
 def test_a_print_draws_every_figure_at_the_paper_s_width(open_page, path):
-    """What is awaited are promises alone, so all of it is done when the browser goes on to print."""
+    """Only promises are awaited, so all is done when the browser goes on to print."""
     page = open_page(path)
     page.locator("#view-train_loss svg").wait_for()
     drawn = page.evaluate("""() => {
         clearTimeout(pause);
         dispatchEvent(new Event("beforeprint"));
-        return new Promise((done) => queueMicrotask(() => Promise.all(charts.map((chart) => chart.drawing)).then(() => done(
-            [...document.querySelectorAll(".plot")].map((plot) => [plot.querySelector("svg")?.clientWidth ?? 0, plot.clientWidth])))));
+        const widths = (plot) => [plot.querySelector("svg")?.clientWidth ?? 0, plot.clientWidth];
+        const measured = () => [...document.querySelectorAll(".plot")].map(widths);
+        const drawn = () => Promise.all(charts.map((chart) => chart.drawing));
+        return new Promise((done) =>
+            queueMicrotask(() => drawn().then(() => done(measured()))));
     }""")
     assert len(drawn) > 20
     assert all(0 < svg <= plot <= 700 for svg, plot in drawn)

@@ -1,4 +1,6 @@
-"""The report as a file: what is in it, what is refused, and that nothing from a record becomes code."""
+"""The report as a file: what is in it, what is refused, and that nothing from a record becomes
+code.
+"""
 
 import json
 import re

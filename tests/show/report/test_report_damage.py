@@ -118,10 +118,17 @@ def test_what_no_report_shows_is_refused(name, beside_a_study, tmp_path):
 
 
 DESCRIPTIONS = [
-    {"data": "digits"}, {"data": [1]}, {"environment": "laptop"}, {"environment": {"hardware": "x"}},
-    {"environment": {"versions": ["torch"]}}, {"data": {"classes": 10}}, {"data": {"test_images": "many"}},
-    {"data": None}, {"spec": None}, {"spec": "batch"},
-]  # fmt: skip
+    {"data": "digits"},
+    {"data": [1]},
+    {"environment": "laptop"},
+    {"environment": {"hardware": "x"}},
+    {"environment": {"versions": ["torch"]}},
+    {"data": {"classes": 10}},
+    {"data": {"test_images": "many"}},
+    {"data": None},
+    {"spec": None},
+    {"spec": "batch"},
+]
 
 
 @pytest.mark.parametrize("meta", DESCRIPTIONS, ids=str)

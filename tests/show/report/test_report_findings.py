@@ -1,4 +1,4 @@
-"""What a check found, on a page: from the command, and from its JSON beside studies and recordings."""
+"""A check's findings on a page: from the command, and from JSON beside studies and recordings."""
 
 import json
 
@@ -22,10 +22,19 @@ def finding(code="NS206", layer="bn1", severity="error", **evidence):
 @pytest.fixture
 def found():
     return CheckReport(
-        (finding(layer="bn1", eps=0.8), finding(layer="bn2", eps=0.9), finding("NS101", "", "warning", which=("a", 1))),
-        (NotEvaluated("NS502", "statistics-disagree", "batches"), NotEvaluated("NS503", "gap", "batches")),
-        "nets:sick", 2, {"torch": "2.13.0"},
-    )  # fmt: skip
+        (
+            finding(layer="bn1", eps=0.8),
+            finding(layer="bn2", eps=0.9),
+            finding("NS101", "", "warning", which=("a", 1)),
+        ),
+        (
+            NotEvaluated("NS502", "statistics-disagree", "batches"),
+            NotEvaluated("NS503", "gap", "batches"),
+        ),
+        "nets:sick",
+        2,
+        {"torch": "2.13.0"},
+    )
 
 
 def test_json_comes_back_as_it_was(found):
@@ -84,8 +93,13 @@ def test_the_page_of_a_check_is_small_and_has_every_cause(open_page, found, tmp_
     rows = section.locator("tbody tr")
     assert rows.count() == 2
     assert rows.first.locator("td").all_inner_texts() == [
-        "✗ error", "NS206 eps-too-large", "eps is large.", "bn1, bn2", "eps 0.8 to 0.9", "Make it smaller.",
-    ]  # fmt: skip
+        "✗ error",
+        "NS206 eps-too-large",
+        "eps is large.",
+        "bn1, bn2",
+        "eps 0.8 to 0.9",
+        "Make it smaller.",
+    ]
     section.get_by_text("Not enough data to tell").click()
     assert "batches: NS502, NS503" in section.inner_text()
     assert page.get_by_role("link", name="Findings").count() == 1

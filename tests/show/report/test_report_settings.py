@@ -1,4 +1,6 @@
-"""Studies that vary more than the norm and the learning rate: an arm for each setting, and a view for each knob."""
+"""Studies that vary more than the norm and the learning rate: an arm for each setting, and a view
+for each knob.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""`compare --tensorboard`, `study --tensorboard` and `export --to tensorboard`, read with TensorBoard."""
+"""`compare --tensorboard`, `study --tensorboard` and `export --to tensorboard`, read with
+TensorBoard.
+"""
 
 import pytest
 import torch
@@ -11,9 +13,15 @@ from normscope.records.run import load_run
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 QUICK = {
-    "epochs": 2, "learning_rates": [0.1], "norms": ["batch", "none"], "blocks_per_stage": 1, "widths": [4, 4, 4],
-    "fusion": "off", "precision": "fp32", "device": "cpu",
-}  # fmt: skip
+    "epochs": 2,
+    "learning_rates": [0.1],
+    "norms": ["batch", "none"],
+    "blocks_per_stage": 1,
+    "widths": [4, 4, 4],
+    "fusion": "off",
+    "precision": "fp32",
+    "device": "cpu",
+}
 
 
 def losses(folder):

@@ -39,9 +39,13 @@ def train_epochs(study, run, epochs, *, status="interrupted"):
                     counts = np.array([3, *range(10), 0])
                     quantiles = np.linspace(-7, 5, len(LEVELS))
                     captured = Histogram(
-                        edges=capture_edges(10), counts=counts, mean=0.5, std=2.0, zeros=0.25,
+                        edges=capture_edges(10),
+                        counts=counts,
+                        mean=0.5,
+                        std=2.0,
+                        zeros=0.25,
                         quantiles=quantiles,
-                    )  # fmt: skip
+                    )
                     store_capture(store, "normalized", captured, step=epoch, epoch=epoch)
 
 
@@ -158,7 +162,8 @@ def test_a_sink_that_fails_is_given_up_alone(tmp_path):
             train_epochs(study, "run0", [epoch])
             logs.update("run0")
     assert told == [
-        "Failing failed and gets no more of this study, which continues. ConnectionError: nobody answers"
+        "Failing failed and gets no more of this study, which continues. "
+        "ConnectionError: nobody answers"
     ]
     assert failing.opened == 1
     assert len(scalars(tmp_path / "tb" / "run0", "epoch/train_loss")) == 3
