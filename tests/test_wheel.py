@@ -18,9 +18,8 @@ import normscope
 assert Path(normscope.__file__).is_relative_to(sys.argv[1]), normscope.__file__
 import normscope.commands.compare
 small = dict(seeds=1, epochs=1, widths=[4, 4, 4], blocks_per_stage=1, fusion="off", jobs=1)
-result = normscope.compare(
-    data="digits", norms=["batch"], learning_rates=[0.1], device="cpu", watch=True, out="study", **small
-)
+rates = dict(data="digits", norms=["batch"], learning_rates=[0.1])
+result = normscope.compare(device="cpu", watch=True, out="study", **rates, **small)
 page = normscope.report("study").read_text(encoding="utf-8")
 found = {"vega": "vega" in page, "payload": '"recordings"' in page}
 print(json.dumps({"runs": len(result.runs), **found}))
