@@ -309,7 +309,7 @@ class TestSummary:
 
     def test_a_healthy_layer(self):
         text = self.summary()
-        assert "Net: 1 layers" in text
+        assert "Net: 1 layer," in text
         assert "BatchNorm2d" in text
         assert "Nothing stands out." in text
 

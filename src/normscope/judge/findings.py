@@ -74,10 +74,10 @@ class Findings:
     not_evaluated: tuple[NotEvaluated, ...] = ()
     model: str = ""
     layers: int = 0  # normalization layers of the model
-    source: str = "recording"  # what was examined, as in Examination
     versions: Mapping[str, str] = field(default_factory=dict)
     layer_types: Mapping[str, str] = field(default_factory=dict)  # {layer: its class}
     rules: int = 0  # that were asked; 0 where that is not known
+    source: str = "recording"  # what was examined, as in Examination
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)

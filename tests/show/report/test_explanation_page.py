@@ -192,6 +192,6 @@ def test_another_file_is_not_replaced(tmp_path):
     path = tmp_path / "explanation.html"
     path.write_text("mine")
     model, dataset = trained_like(4, 1, 8)
-    with pytest.raises(InputError, match="left as it is"):
+    with pytest.raises(InputError, match="was kept"):
         write_page(page_network(model, dataset, seed=0, source="x", made={}), path)
     assert path.read_text() == "mine"

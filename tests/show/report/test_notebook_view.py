@@ -16,6 +16,7 @@ from normscope.commands.compare import ComparisonResult
 from normscope.commands.inspect import InspectionResult
 from normscope.errors import InputError
 from normscope.judge.comparison import summarize
+from normscope.judge.headline import conclude
 from normscope.records.recording_header import Header, LayerInfo
 from normscope.records.recording_parts import Batch, MemoryPart
 from normscope.records.run import load_run
@@ -58,12 +59,12 @@ def test_the_figure_is_the_one_that_the_command_wrote(study):
 
 def test_judged_runs_of_several_folders_show_themselves(study, tmp_path):
     write_recording(study / "runs" / "run0" / "recording.sqlite")
-    shown = ClaimsResult(tmp_path, runs_of(study), ())._repr_html_()
+    shown = ClaimsResult(tmp_path, runs_of(study), (), conclude(runs_of(study)))._repr_html_()
     assert '"recordings":[{"name":"batch, learning rate 0.1, seed 0"' in page_in(shown)
 
 
 def test_nothing_yet_is_a_page_without_a_figure(tmp_path):
-    shown = ClaimsResult(tmp_path, (), ())._repr_html_()
+    shown = ClaimsResult(tmp_path, (), (), conclude(()))._repr_html_()
     assert "Nothing to show yet" in page_in(shown)
     assert "<img" not in shown
 

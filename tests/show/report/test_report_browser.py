@@ -313,7 +313,7 @@ def test_a_setting_is_shown_at_the_rate_where_it_has_most_values(open_page, tmp_
 
 def test_a_claim_begins_with_its_verdict(open_page, path):
     page = open_page(path)
-    outcomes = page.locator("#claims tbody tr td:first-child .outcome").all_inner_texts()
+    outcomes = page.locator("#claims tbody tr td:first-child .pill").all_inner_texts()
     assert [text[2:] for text in outcomes] == page.evaluate(
         "page.verdicts.map((row) => row.verdict)"
     )

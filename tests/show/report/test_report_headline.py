@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from report_pages import column, payload_of
-from report_records import write_recording, write_run, write_study
+from report_pages import payload_of
+from report_records import write_recording, write_study
 
 from normscope.judge.claims import judge_all
 from normscope.judge.headline import conclude, counts, passing
@@ -90,27 +90,6 @@ class TestInspected:
         assert passing({"batch": [recording]}) == ""
         assert passing({"batch": [recording], "none": []}) == ""
         assert "stem.bn" in passing({"batch": [recording], "none": [recording]}, "no.such.layer")
-
-
-def test_a_swept_setting_is_shown_at_the_rate_that_has_most_of_its_values(tmp_path):
-    folder = write_study(tmp_path / "study", rates=(0.01, 0.1), seeds=(0, 1), batch_size=128)
-    for number, (size, rate) in enumerate(((8, 0.01), (16, 0.01), (8, 0.1))):
-        write_run(folder / "runs" / f"more{number}", "batch", rate, 0, batch_size=size)
-    for number, name in enumerate(("tanh", "gelu")):
-        write_run(
-            folder / "runs" / f"act{number}", "batch", 0.1, 0, batch_size=128, activation=name
-        )
-    page = payload_of(report(folder))
-    views = {view["name"]: view for view in page["views"]}
-
-    def shown(name):
-        view = views[name]
-        return {page["runs"][run]["rate"] for run in column(view, "run")}, view["table"]["levels"]
-
-    assert shown("sweep_batch_size") == ({0.01}, [8, 16, 128])
-    rates, levels = shown("sweep_activation")
-    assert rates == {0.1}
-    assert {"tanh", "gelu"} <= set(levels)
 
 
 def test_an_effect_over_several_rates_says_so(study, tmp_path):

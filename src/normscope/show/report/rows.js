@@ -145,7 +145,7 @@ const SHAPES = {
       const y = mean(own.map((row) => row.y));
       rows.push({ x, y, arm, kind: "mean", series: arm, key: series, colour, dash: dashes(dash), name: `${label}, mean of ${own.length}` });
     }
-    const label = columns.level ? `at learning rate ${number(page.runs[columns.run[0]].rate)}` : undefined;
+    const label = columns.level ? `learning rate ${number(at)}` : undefined;
     return [{ key: "all", label, rows: rows.sort((a, b) => (a.x < b.x ? -1 : a.x > b.x ? 1 : a.arm - b.arm)), narrow: true }];
   },
 
