@@ -101,10 +101,10 @@ def from_json(text: str, source: str) -> CheckReport:
             tuple(NotEvaluated(**entry) for entry in content["undecided"]),
             content["model"],
             content["normalization_layers"],
-            content.get("source", "recording"),
             dict(content["versions"]),
             dict(content.get("layer_types", {})),  # not in files of earlier versions
             content.get("rules", 0),
+            content.get("source", "recording"),
         )
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         report = None
@@ -121,7 +121,7 @@ def _finding(entry: dict[str, Any]) -> Finding:
 
 def _has_types(report: CheckReport) -> bool:
     """Whether the fields hold what they are for: the text may have been written by anybody."""
-    texts = [report.model]
+    texts = [report.model, report.source]
     for names in (report.versions, report.layer_types):
         texts += [*names, *names.values()]
     for f in report.findings:
