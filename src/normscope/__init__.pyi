@@ -14,8 +14,8 @@ from normscope.errors import InputError as InputError
 from normscope.errors import NormscopeError as NormscopeError
 from normscope.errors import RecordError as RecordError
 from normscope.errors import StorageError as StorageError
-from normscope.show.recording import Recording as Recording
 from normscope.show.report.pages import report as report
+from normscope.show.shown_recording import Recording as Recording
 from normscope.show.sinks.tensorboard_sink import TensorBoard as TensorBoard
 from normscope.show.sinks.wandb_sink import WandB as WandB
 from normscope.version import __version__ as __version__

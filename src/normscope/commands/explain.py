@@ -216,7 +216,7 @@ def _write_page(study: StudyDirectory, spec: RunSpec, dataset: Dataset) -> None:
     """Write the page, in which a trained network runs."""
     from normscope.models.tiny_cnn import TinyCNN
     from normscope.records.run import load_run
-    from normscope.show.explanation_page.build import write_page
+    from normscope.show.explanation_page.explanation_html import write_page
     from normscope.show.terminal import percent
     from normscope.studies.page_network import page_network
     from normscope.studies.trained import trained_network

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from normscope.errors import InputError
-from normscope.show.recording import Recording
+from normscope.show.shown_recording import Recording
 from normscope.show.sinks.watched import WatcherSink
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY, attach
 from normscope.watching.budget import BUDGET

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from normscope.data.cache import cache_directory, locked, storing
 from normscope.data.layouts.binary import Archive
-from normscope.data.progress import Bar, progress
+from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError
 
 CHUNK_BYTES = 1 << 16

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from normscope.errors import StorageError
 from normscope.studies.environment import usable_cores
 from normscope.studies.executors import Executor
-from normscope.studies.progress import Report
+from normscope.studies.progress_message import Report
 from normscope.studies.runner import RunResult, RunTask
 
 SECONDS_BETWEEN_TRIES = 1.0

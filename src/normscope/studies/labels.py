@@ -11,7 +11,7 @@ from normscope.studies.directory import StudyDirectory
 from normscope.studies.execution import default_jobs
 from normscope.studies.grid import Grid, merged_by_data
 from normscope.studies.spec import Recipe, RunSpec
-from normscope.studies.study import StudyPlan
+from normscope.studies.study_description import StudyPlan
 
 CORE_SECONDS_PER_PIXEL = 5.6e-6
 """Seconds that one core takes for a pixel of a training image in small-resnet: `normscope study

@@ -10,7 +10,7 @@ from torch import nn
 
 from normscope.data.dataset import Dataset
 from normscope.models.tiny_cnn import TinyCNN
-from normscope.show.explanation_page.build import ConvolutionAndNorm, PageNetwork
+from normscope.show.explanation_page.explanation_html import ConvolutionAndNorm, PageNetwork
 
 PIXEL_BYTES = 130_000
 """Bytes of images in the page at most, before base64: the page stays below 300 kB."""

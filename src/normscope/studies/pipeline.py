@@ -28,7 +28,7 @@ from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import Grid
 from normscope.studies.labels import run_labels
 from normscope.studies.options import GridOptions
-from normscope.studies.progress import Progress
+from normscope.studies.progress_message import Progress
 from normscope.studies.run_recording import is_recorded
 from normscope.studies.runner import RunResult, RunTask
 from normscope.studies.spec import RunSpec

@@ -34,7 +34,7 @@ from normscope.studies.grid import (
     fusion_unavailable_reason,
     graph_unavailable_reason,
 )
-from normscope.studies.progress import ProgressCallback, Report
+from normscope.studies.progress_message import ProgressCallback, Report
 from normscope.studies.run_recording import (
     WatchedTraining,
     WatchPlan,

@@ -10,7 +10,7 @@ import msgspec
 
 from normscope.errors import InputError, one_of
 from normscope.studies.options import GridOptions, settings_of
-from normscope.studies.study import OF_THE_MACHINE, GridPlan, StudyPlan, checked_values
+from normscope.studies.study_description import OF_THE_MACHINE, GridPlan, StudyPlan, checked_values
 from normscope.studies.study_plans import STUDIES
 
 Table = dict[str, Any]

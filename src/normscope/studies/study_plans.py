@@ -11,7 +11,7 @@ from normscope.records.measurement_names import (
     MOVEMENT,
     PROPAGATION,
 )
-from normscope.studies.study import GridPlan, StudyPlan
+from normscope.studies.study_description import GridPlan, StudyPlan
 
 BLOCKS = ("post-activation", "pre-activation", "formula", "after-activation")
 

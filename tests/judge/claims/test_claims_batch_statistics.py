@@ -26,7 +26,7 @@ from normscope.studies.measurements.evaluation_measurement import evaluation
 from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.runner import RunTask, execute
 from normscope.studies.spec import RunSpec
-from normscope.studies.study import GridPlan
+from normscope.studies.study_description import GridPlan
 from normscope.studies.study_measurements import measure
 
 SETTINGS = {

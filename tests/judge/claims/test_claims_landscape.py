@@ -18,7 +18,7 @@ from normscope.studies.grid import lay_out
 from normscope.studies.measurements.landscape_measurement import POINTS, RATES, SHARES, landscape
 from normscope.studies.measurements.movement_measurement import movement
 from normscope.studies.measurements.run_context import RunContext
-from normscope.studies.study import GridPlan
+from normscope.studies.study_description import GridPlan
 from normscope.studies.study_plans import STUDIES
 from normscope.training.loop import Callback, train
 from normscope.training.plan import Batches

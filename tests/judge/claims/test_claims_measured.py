@@ -21,7 +21,7 @@ from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.measurements.propagation_measurement import propagation
 from normscope.studies.measurements.run_context import RunContext
-from normscope.studies.study import GridPlan
+from normscope.studies.study_description import GridPlan
 from normscope.studies.study_measurements import MEASUREMENTS, measure
 
 PLAN = GridPlan(

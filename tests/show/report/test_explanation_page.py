@@ -11,7 +11,7 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.models.registry import build
-from normscope.show.explanation_page.build import page, write_page
+from normscope.show.explanation_page.explanation_html import page, write_page
 from normscope.studies.page_network import page_images, page_network
 
 CLASSES = ("zero", "</script><b>one", "\u202etwo", "a very long name of a class")

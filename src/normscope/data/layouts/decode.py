@@ -14,7 +14,7 @@ from itertools import chain, islice
 import numpy as np
 from PIL import Image
 
-from normscope.data.progress import Bar
+from normscope.data.progress_bars import Bar
 from normscope.errors import InputError
 
 # Only formats that Pillow reads itself: for PostScript, for example, it would start an interpreter.

@@ -9,7 +9,7 @@ import numpy as np
 
 from normscope.data.dataset import Splits
 from normscope.data.layouts.layout import Layout
-from normscope.data.progress import Bar, progress
+from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError
 
 TEST_NAMES = ("test", "val", "valid", "validation")

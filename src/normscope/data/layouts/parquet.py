@@ -17,7 +17,7 @@ import numpy as np
 
 from normscope.data.dataset import Splits
 from normscope.data.layouts.layout import Layout
-from normscope.data.progress import Bar, progress
+from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError, first_line
 
 IMAGE_COLUMNS = ("image", "img")

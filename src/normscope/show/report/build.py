@@ -18,7 +18,7 @@ from normscope.errors import InputError
 from normscope.judge.check_formats import to_rows
 from normscope.records.files import write_text
 from normscope.show.figures.activation_distributions import shown_rate
-from normscope.show.report import headline
+from normscope.show.report import page_head
 from normscope.show.report.layer_views import layer_names
 from normscope.show.report.report_data import ReportData
 from normscope.show.report.specs import CONFIG
@@ -103,17 +103,17 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
 
 def _head(data: ReportData) -> dict[str, Any]:
     """Everything that the page shows beside the views, as plain values."""
-    judged = headline.judge_studies(data)
+    judged = page_head.judge_studies(data)
     return {
         "title": data.title,
         "problems": list(data.problems),
-        "conclusion": headline.conclusion(data, judged),
-        "summary": headline.summary_rows(data),
-        "summary_note": headline.summary_note(data),
-        "verdicts": headline.verdict_rows(data, judged),
+        "conclusion": page_head.conclusion(data, judged),
+        "summary": page_head.summary_rows(data),
+        "summary_note": page_head.summary_note(data),
+        "verdicts": page_head.verdict_rows(data, judged),
         "findings": [to_rows(check) for check in data.checks],
-        "made_by": headline.made_by(data),
-        "runs": headline.run_rows(data),
+        "made_by": page_head.made_by(data),
+        "runs": page_head.run_rows(data),
         "arms": [
             {
                 "label": label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from normscope.studies.progress import Report
+from normscope.studies.progress_message import Report
 from normscope.studies.runner import RunResult, RunTask
 
 

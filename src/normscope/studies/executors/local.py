@@ -17,7 +17,7 @@ from loky.backend.process import LokyProcess
 from normscope.fused.memory import keep_freed_memory
 from normscope.studies.directory import RunDirectory
 from normscope.studies.executors.losses import Losses, how_it_ended
-from normscope.studies.progress import Progress, Report
+from normscope.studies.progress_message import Progress, Report
 from normscope.studies.runner import RunResult, RunTask, execute, record_failure
 
 MOST_DEATHS = 2

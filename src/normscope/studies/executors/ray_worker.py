@@ -21,7 +21,7 @@ from threading import Thread
 from normscope.fused.memory import keep_freed_memory
 from normscope.studies.directory import RunDirectory
 from normscope.studies.executors.run_files import Files, read_files, write_files
-from normscope.studies.progress import Progress
+from normscope.studies.progress_message import Progress
 from normscope.studies.runner import RunResult, RunTask, execute
 
 SECONDS_BETWEEN_TRIES = 0.2
