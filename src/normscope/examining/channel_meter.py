@@ -56,7 +56,7 @@ class Meter:
 
     @property
     def per_channel(self) -> bool:
-        """Whether the layer takes a mean and a variance for each channel."""
+        """Tell whether the layer takes a mean and a variance for each channel."""
         return self.layer.kind in ("batch", "instance")
 
     def observe(self, x: Tensor, y: Tensor) -> None:

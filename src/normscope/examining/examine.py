@@ -149,7 +149,7 @@ def _pair_states(
 
 
 def _is_script(module: nn.Module) -> bool:
-    """Whether it is a scripted or traced model, whose layers cannot be looked into."""
+    """Tell whether it is a scripted or traced model, whose layers cannot be looked into."""
     return isinstance(module, torch.jit.ScriptModule)
 
 

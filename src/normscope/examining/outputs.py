@@ -79,7 +79,7 @@ def class_facts(
 
 
 def is_class(target: Tensor | None) -> bool:
-    """Whether the target is a class per sample, as far as it is known."""
+    """Tell whether the target is a class per sample, as far as it is known."""
     return target is None or (not target.is_floating_point() and target.ndim == 1)
 
 

@@ -210,7 +210,7 @@ def _largest_dropout(node: Node) -> float:
 
 
 def _reaches_addition(node: Node) -> bool:
-    """Whether the output is added to another branch before it passes any weights."""
+    """Tell whether the output is added to another branch before it passes any weights."""
     visited, waiting = set(), list(node.readers)
     while waiting:
         reader = waiting.pop()

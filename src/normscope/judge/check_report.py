@@ -120,7 +120,7 @@ def _finding(entry: dict[str, Any]) -> Finding:
 
 
 def _has_types(report: CheckReport) -> bool:
-    """Whether the fields hold what they are for: the text may have been written by anybody."""
+    """Tell whether the fields hold what they are for: the text may have been written by anybody."""
     texts = [report.model, report.source]
     for names in (report.versions, report.layer_types):
         texts += [*names, *names.values()]
@@ -135,7 +135,7 @@ def _has_types(report: CheckReport) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a piece of evidence can be summed up and shown."""
+    """Tell whether a piece of evidence can be summed up and shown."""
     if isinstance(value, tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, str | int | float)

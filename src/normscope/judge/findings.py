@@ -90,7 +90,9 @@ class Findings:
 
     @property
     def saw_no_layer(self) -> bool:
-        """Whether there was a model or state_dict to look at, and no normalization layer in it."""
+        """Tell whether there was a model or state_dict to look at, and no normalization layer in
+        it.
+        """
         return not self.layers and self.source in ("model", "state_dict")
 
     @property

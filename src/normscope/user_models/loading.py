@@ -169,7 +169,7 @@ def load_side(text: str) -> Any:
 
 
 def is_checkpoint(text: str) -> bool:
-    """Whether the text names a file of weights and no module:factory."""
+    """Tell whether the text names a file of weights and no module:factory."""
     return Path(text).suffix in CHECKPOINTS
 
 

@@ -64,7 +64,7 @@ def ways(layer: NormLayer, x: Tensor) -> Iterator[Behavior]:
 
 
 def _fits(layer: NormLayer, x: Tensor, axis: int) -> bool:
-    """Whether the channels may stand there: 1 and -1 are one axis of [N, C]."""
+    """Tell whether the channels may stand there: 1 and -1 are one axis of [N, C]."""
     if layer.normalized_dims > 1:
         return axis == -1
     usual = axis == (-1 if layer.kind in ("layer", "rms") else 1)
@@ -175,7 +175,7 @@ def _rows(values: Tensor, layer: NormLayer) -> Tensor:
 
 
 def _made(way: Behavior, layer: NormLayer, x: Tensor, saved: Moments) -> bool:
-    """Whether the saved statistics are those that this way takes of the whole input."""
+    """Tell whether the saved statistics are those that this way takes of the whole input."""
     values = way.arranged(x)
     values = values if values.dtype == torch.float64 else values.float()
     if way.kind == "rms":

@@ -90,7 +90,7 @@ def recognize(module: nn.Module) -> NormLayer | None:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalization layer."""
+    """Tell whether a module is a normalization layer."""
     return bool(_kind(module)[0])
 
 
@@ -106,7 +106,7 @@ def batch_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
 
 
 def _runs_known_forward(module: nn.Module) -> bool:
-    """Whether calling a module runs PyTorch's forward, or one of normscope's own networks'."""
+    """Tell whether calling a module runs PyTorch's forward, or one of normscope's own networks'."""
     if "forward" in vars(module):
         return False
     return type(module).__module__.startswith("normscope.models.") or not forward_override(module)

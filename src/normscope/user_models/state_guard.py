@@ -20,7 +20,9 @@ _depth = 0
 
 
 def is_examined() -> bool:
-    """Whether forwards that run now are a measurement, which observers of a training leave out."""
+    """Tell whether forwards that run now are a measurement, which observers of a training leave
+    out.
+    """
     return _depth > 0
 
 

@@ -115,7 +115,7 @@ def _part(path: str | Path | None, header: Header) -> WritablePart:
 
 
 def _was_abandoned(file: Path) -> bool:
-    """Whether a file is a recording that holds nothing, of a process that is gone."""
+    """Tell whether a file is a recording that holds nothing, of a process that is gone."""
     try:
         part = FilePart(file)
         header = part.header
@@ -131,7 +131,7 @@ def _this_process() -> str:
 
 
 def _is_alive(writer: str) -> bool:
-    """Whether the process runs, where that can be known: on this machine, and not on Windows."""
+    """Tell whether the process runs, where that can be known: on this machine, and not on Windows."""
     machine, _, number = writer.partition("-")
     if not writer:  # of a normscope that did not say
         return False

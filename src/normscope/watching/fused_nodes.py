@@ -15,7 +15,7 @@ NAME = "BatchNormAddReLUBackward"
 
 
 def is_fused(node: Any) -> bool:
-    """Whether a node of the graph is a fused layer."""
+    """Tell whether a node of the graph is a fused layer."""
     return node is not None and node.name() == NAME
 
 

@@ -23,7 +23,7 @@ class LogSpacedInterval:
     first: int
 
     def __call__(self, step: int) -> bool:
-        """Whether this step, counted from 1, is recorded."""
+        """Tell whether this step, counted from 1, is recorded."""
         doublings = max(0, (step // self.first).bit_length() - 1)
         return (step - 1) % min(self.interval, 1 << doublings) == 0
 

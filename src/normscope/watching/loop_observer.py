@@ -255,6 +255,6 @@ class LoopObserver:
 
 
 def _was_thawed(counts: _Counts, module: nn.Module) -> bool:
-    """Whether a layer's parameters, once frozen with it, train again: gradual unfreezing."""
+    """Tell whether a layer's parameters, once frozen with it, train again: gradual unfreezing."""
     trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
     return trains and counts.history.trainable is False

@@ -112,17 +112,17 @@ class Observer:
 
     @property
     def needs_input(self) -> bool:
-        """Whether the layer's behavior has to be read from a call yet."""
+        """Tell whether the layer's behavior has to be read from a call yet."""
         return self._looks > 0
 
     @property
     def expects_statistics(self) -> bool:
-        """Whether the layer's own operation should save its batch's statistics for backward."""
+        """Tell whether the layer's own operation should save its batch's statistics for backward."""
         return self._path is not None and self.info.kind in ("batch", "group", "layer")
 
     @property
     def is_understood(self) -> bool:
-        """Whether the layer's axes are known, or it was given up."""
+        """Tell whether the layer's axes are known, or it was given up."""
         return self.plain or self._given_up or self._behavior is not None
 
     def limits(self, watched: Tensor) -> str:
@@ -300,7 +300,9 @@ class Observer:
         self._add_histogram(call, "output_histogram", values, used, weight=std, bias=mean)
 
     def _is_normalized_by(self, module: Any) -> bool:
-        """Whether the output is an affine map of each channel, so that one histogram shows both."""
+        """Tell whether the output is an affine map of each channel, so that one histogram shows
+        both.
+        """
         return self.info.kind == "batch" or self._uses_running_statistics(module)
 
     def _channel_statistics(self, module: Any, saved: Moments | None) -> Moments | None:

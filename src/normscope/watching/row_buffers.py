@@ -143,12 +143,12 @@ class Blocks:
 
     @property
     def full(self) -> bool:
-        """Whether a block has no room for another step."""
+        """Tell whether a block has no room for another step."""
         return any(block.full for block in self._open.values())
 
     @property
     def waiting(self) -> bool:
-        """Whether sealed blocks have not been taken yet."""
+        """Tell whether sealed blocks have not been taken yet."""
         return bool(self._transfers)
 
     def take(self, *, wait: bool) -> list[HostBlock]:

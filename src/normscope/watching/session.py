@@ -30,7 +30,9 @@ _graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 def _out_of_forward() -> bool:
-    """Whether a hook runs in backward, where checkpointing repeats forwards, or under a tracer."""
+    """Tell whether a hook runs in backward, where checkpointing repeats forwards, or under a
+    tracer.
+    """
     return _graph_task() != -1 or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -210,7 +212,7 @@ class Session:
             self._observe(layer, module, args, kwargs, output)
 
     def _is_called_alone(self, layer: WatchedLayer) -> bool:
-        """Whether this is a layer's first call, by a loop that does not call the model itself."""
+        """Tell whether this is a layer's first call, by a loop that does not call the model itself."""
         if self._depth or self._taken or layer.calls or not torch.is_grad_enabled():
             return False
         model = self._model()

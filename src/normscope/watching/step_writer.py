@@ -54,7 +54,7 @@ class WatchedLayer:
         return call
 
     def lacks_statistics(self, call: Call) -> bool:
-        """Whether a call should have kept its batch's statistics, and has not."""
+        """Tell whether a call should have kept its batch's statistics, and has not."""
         return call.probe is None and call.training and self.observer.expects_statistics
 
     def tensors(self, names: Iterable[str]) -> Iterator[tuple[Column, int, Getter]]:

@@ -33,7 +33,7 @@ def refuse_watched(layers: list[MatchedLayer]) -> None:
 
 
 def is_being_written(file: Path) -> bool:
-    """Whether a watcher of this process writes the file."""
+    """Tell whether a watcher of this process writes the file."""
     return any(watcher.path == file.absolute() for watcher in set(_watchers.values()))
 
 
@@ -86,7 +86,7 @@ class Watcher:
 
     @property
     def active(self) -> bool:
-        """Whether it records: not closed, not stopped by an error."""
+        """Tell whether it records: not closed, not stopped by an error."""
         return self._session.active
 
     @property

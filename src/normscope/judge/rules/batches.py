@@ -234,7 +234,7 @@ class EvalDependsOnBatch(ForwardRule, code="NS503", severity="error", kinds=()):
 
 
 def _begins_here(layer: Layer, limit: float) -> bool:
-    """Whether the layer's output depends on the batch, and its input does not."""
+    """Tell whether the layer's output depends on the batch, and its input does not."""
     measured = layer.measured
     if measured is None or measured.alone_input is None or measured.alone_output is None:
         return False

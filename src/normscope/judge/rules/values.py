@@ -178,8 +178,8 @@ class InitializationRemains(Rule, code="NS105", severity="warning", kinds=BATCH_
 
 
 def _came_another_way(layer: Layer, remains: float) -> bool:
-    """Whether the running statistics are nearer to those of the batches than to a mixture of these
-    with mean 0 and variance 1.
+    """Tell whether the running statistics are nearer to those of the batches than to a mixture of
+    these with mean 0 and variance 1.
     """
     measured = layer.measured
     if measured is None or measured.mean is None or measured.var is None:
