@@ -144,7 +144,7 @@ def _affine(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _alike(module: str, groups: Mapping[str, dict[str, Tensor]]) -> bool:
-    """Tell whether all modules beside one in a list hold a gain alone, as a list of RMSNorms does."""
+    """Tell if all modules beside one in a list hold a gain alone, as a list of RMSNorms does."""
     beside = module.rpartition(".")[0]
     return all(
         _affine(entries).keys() == {"weight"}

@@ -131,7 +131,7 @@ def _this_process() -> str:
 
 
 def _is_alive(writer: str) -> bool:
-    """Tell whether the process runs, where that can be known: on this machine, and not on Windows."""
+    """Tell if the process runs, where that can be known: on this machine, and not on Windows."""
     machine, _, number = writer.partition("-")
     if not writer:  # of a normscope that did not say
         return False

@@ -117,7 +117,7 @@ class Observer:
 
     @property
     def expects_statistics(self) -> bool:
-        """Tell whether the layer's own operation should save its batch's statistics for backward."""
+        """Tell if the layer's own operation should save its batch's statistics for backward."""
         return self._path is not None and self.info.kind in ("batch", "group", "layer")
 
     @property

@@ -212,7 +212,7 @@ class Session:
             self._observe(layer, module, args, kwargs, output)
 
     def _is_called_alone(self, layer: WatchedLayer) -> bool:
-        """Tell whether this is a layer's first call, by a loop that does not call the model itself."""
+        """Tell if this is a layer's first call, by a loop that does not call the model itself."""
         if self._depth or self._taken or layer.calls or not torch.is_grad_enabled():
             return False
         model = self._model()

@@ -90,7 +90,7 @@ def node_at(node: Any, path: tuple[int, ...]) -> Any:
 
 
 def _is_free(node: Any) -> bool:
-    """Tell whether no saved-tensor hook runs when a node's statistics are read; it packs all alike."""
+    """Tell if no saved-tensor hook runs when a node's statistics are read; it packs all alike."""
     if TELLS_OF_HOOKS:
         return node._raw_saved_result1.unpack_hook is None
     return type(node).__name__ == fused_nodes.NAME or (

@@ -169,5 +169,5 @@ def _non_finite_runs(
 
 
 def _is_unpaired(first: dict[int, float], second: dict[int, float]) -> bool:
-    """Tell whether arms are compared as independent samples: too few shared seeds, enough of each."""
+    """Tell if arms are compared as independent samples: too few shared seeds, enough of each."""
     return len(set(first) & set(second)) < LEAST_PAIRS <= min(len(first), len(second))
