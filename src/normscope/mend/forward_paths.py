@@ -125,7 +125,7 @@ class _Proxy(fx.Proxy):
     """
 
     @property
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         frame = sys._getframe(1)
         code = frame.f_code
         if not frame.f_globals.get("__name__", "").startswith("torch."):
