@@ -176,7 +176,11 @@ def _lacking(report: Findings) -> str:
     if not needs:
         return ""
     number = len({entry.code for entry in report.not_evaluated})
-    of = f"{number} of {report.rules} rules need" if report.rules else f"{number} rules need"
+    verb = "needs" if number == 1 else "need"
+    rules = "rule" if number == 1 and not report.rules else "rules"
+    of = (
+        f"{number} of {report.rules} {rules} {verb}" if report.rules else f"{number} {rules} {verb}"
+    )
     options = {words: f" ({option})" for words, option in OPTIONS.items()}
     shown = (f"{len(codes)} {words}{options.get(words, '')}" for words, codes in needs)
     return f"{of} more: {'; '.join(shown)}."

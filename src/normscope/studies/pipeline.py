@@ -63,7 +63,7 @@ class Training:
             f"{len(data.test_labels):,} test images, {len(data.classes)} classes",
             f"Model       {spec.model}, parameters: {parameters}",
             f"Batches     {train} training, {test} test, {spec.batch_size} images each",
-            f"Runs        {len(grid.specs)} of {spec.epochs} epochs, into {self.study.path}",
+            f"Runs        {len(grid.specs)}, {spec.epochs} epochs each, into {self.study.path}",
         ]
         say(self.console, "\n".join(lines))
 

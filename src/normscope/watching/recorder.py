@@ -154,7 +154,9 @@ class Recorder:
         if cost.steps:
             share = f"watching took {cost.fraction:.1%} of the time"
         kept = str(self.part.path) if isinstance(self.part, FilePart) else "kept in memory"
-        return f"normscope: {len(self.layers)} layers, {cost.steps} steps; {share} ({kept})"
+        layers, steps = len(self.layers), cost.steps
+        watched = f"{layers} layer{'s' * (layers != 1)}, {steps} step{'s' * (steps != 1)}"
+        return f"normscope: {watched}; {share} ({kept})"
 
 
 def _entries(layer: WatchedLayer) -> list[LayerInfo]:

@@ -186,3 +186,18 @@ def test_tokens_of_one_sample_are_not_independent(grouped):
         samples = samples + torch.arange(8).repeat_interleave(8)[:, None, None]
     torch.manual_seed(0)
     assert ("NS504" in codes(Rows().train(), list(samples.split(8)))) is grouped
+
+
+def test_the_bias_before_a_frozen_layer_counts():
+    """In eval mode a layer subtracts its running mean, which no bias of the layer before changes."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+    )
+    batches = [torch.randn(8, 3, 8, 8) for _ in range(2)]
+
+    def redundant():
+        return [found.layer for found in check(model, batches) if found.code == "NS404"]
+
+    assert redundant() == ["1", "4"]
+    model[1].eval()
+    assert redundant() == ["4"]

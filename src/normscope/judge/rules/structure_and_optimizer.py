@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.rule import EVERY_KIND, OptimizerRule, PlaceRule, Results, Rule
+from normscope.judge.rule import (
+    EVERY_KIND,
+    OptimizerRule,
+    PlaceRule,
+    Results,
+    Rule,
+    deliberately_frozen,
+)
 from normscope.records.examination import Examination, Layer, Optimizer, Place
 
 
@@ -122,7 +129,8 @@ class RedundantBias(PlaceRule, code="NS404", severity="info", kinds=("batch", "i
 
     Why is this bad: the bias gets no gradient, costs memory, and may drift with weight decay or
         noise.
-    When it is fine: weights that were trained with it.
+    When it is fine: weights that were trained with it. A frozen layer subtracts a constant and not
+        the batch's mean, so there the bias counts.
     Example:
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8))
         batches = [images[:64]]
@@ -134,7 +142,8 @@ class RedundantBias(PlaceRule, code="NS404", severity="info", kinds=("batch", "i
     reference = "https://github.com/ClementPinard/FlowNetPytorch/issues/81"
 
     def check_place(self, layer: Layer, place: Place, exam: Examination) -> Results:
-        cancels = layer.live and (layer.kind != "group" or layer.groups == layer.features)
+        one_a_group = layer.kind != "group" or layer.groups == layer.features
+        cancels = one_a_group and not deliberately_frozen(layer, exam)
         if place.bias_before and place.sole_consumer and cancels:
             message = "The bias of the layer before has no effect: the normalization subtracts it."
             evidence = {"bias_of": place.fed_by_module or place.fed_by}
