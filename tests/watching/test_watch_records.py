@@ -544,3 +544,35 @@ def test_the_activation_behind_a_layer_is_traced():
         layers = watcher.recording.layers
     assert (layers["stem.1"].activation, layers["stem.1"].via) == ("relu", [])
     assert (layers["layer1.0.bn2"].activation, layers["layer1.0.bn2"].via) == ("relu", ["addition"])
+
+
+class EitherLayout(nn.LayerNorm):
+    """Normalizes channels, which are first in maps and last in tokens."""
+
+    def forward(self, input):
+        if input.dim() == 4:
+            return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(input)
+
+
+def test_a_layer_that_is_called_with_two_layouts_is_recorded_in_the_first():
+    """What would be recorded of the second call is per column of the map, not per channel."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = EitherLayout(8)
+
+        def forward(self, tokens):
+            return self.norm(self.norm(tokens).transpose(1, 2).unsqueeze(-1))
+
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with watch(model, optimizer=optimizer, every=1, histograms_every=1) as watcher:
+        for _ in range(3):
+            model(torch.randn(4, 6, 8)).square().sum().backward()
+            optimizer.step()
+    recording = watcher.recording
+    assert "histogram" in recording.statistics("norm")
+    assert not {"histogram", "batch_mean", "sample_mean"} & set(recording.statistics("norm#2"))
+    assert any("4 dimensions" in note for note in recording.notes)

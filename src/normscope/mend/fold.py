@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from normscope.errors import InputError, NormscopeWarning
 from normscope.mend.forward_paths import Path, UntraceableError, is_batch_norm, traced_paths
 from normscope.mend.observed_paths import observed_paths, outputs_of
-from normscope.mend.own_forwards import behind_normalization, keeps_function
+from normscope.mend.own_forwards import behind_normalization, is_one_way, keeps_function
 from normscope.user_models.batch_reader import Batch, read_batches
 from normscope.user_models.plain_layers import alteration, forward_override
 from normscope.user_models.wrappers import unwrapped_model
@@ -66,17 +66,22 @@ def fold(
     """
     folded = _copy(unwrapped_model(model)).eval()
     read = read_batches(batches, folded) if batches is not None else []
-    pairs, left = _sort(folded, _paths(folded, read), partial)
+    paths = _paths(folded, read)
+    pairs, left = _sort(folded, paths, partial)
     if not pairs:
         raise InputError(
             "The model has no batch normalization right behind a convolution or a linear layer "
             f"that could be folded{_listed(left)}."
         )
     expected = [outputs_of(folded, read, number) for number in range(len(read))]
+    names = [
+        name for name, module in folded.named_modules() if any(module is p.norm for p in pairs)
+    ]
     for weighted, norm, replacement in pairs:
         _scale(weighted, norm)
         # In place, so that lists and attributes that hold the layer have the replacement too.
         norm.__class__, norm.__dict__ = type(replacement), vars(replacement)
+    _check_ways(folded, names, paths)
     for number, outputs in enumerate(expected):
         _compare(number, outputs, outputs_of(folded, read, number))
     if left:
@@ -87,6 +92,25 @@ def fold(
             stacklevel=2,
         )
     return folded
+
+
+def _check_ways(folded: nn.Module, norms: list[str], before: list[Path]) -> None:
+    """Make sure that the folded model takes the same ways: a forward may ask for a layer's class or
+    for its bias.
+
+    Raises:
+        InputError: if it does not.
+    """
+    ways = [path.operations for path in before if path.operations]
+    try:
+        after = [path.operations for path in traced_paths(folded, norms)] if ways else []
+    except UntraceableError:
+        after = []
+    if after != ways:
+        raise InputError(
+            "The model cannot be folded: its forward looks at its layers (their class, bias or "
+            "other attributes) and would take another way."
+        )
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -170,6 +194,8 @@ def _why_it_stays(name: str, norm: nn.Module, weighted: str, paths: list[Path]) 
             return "it runs more than once"
         if path.others[weighted]:
             return f"the output of {weighted!r} is read elsewhere too"
+        if name in path.trained:
+            return "the forward puts it into train mode"
         if {name, weighted} & path.read:
             return f"the weights of {weighted!r} or its own are read elsewhere too"
     if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
@@ -188,6 +214,11 @@ def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
     changes = forward_override(weighted), forward_override(norm)
     replacement = behind_normalization(norm) if changes[1] else nn.Identity()
     names = _named(source, weighted), _named(name, norm)
+    for layer, label, change in zip((source, name), names, changes, strict=True):
+        if change and any(layer in path.argued for path in paths):
+            raise NotUnderstoodError(f"{label}: {change}, and it is called with further arguments")
+    if changes[1] and not is_one_way(norm):
+        raise NotUnderstoodError(f"{names[1]}: {changes[1]}, with more than one way through it")
     reasons = [f"{n}: {change}" for n, change in zip(names, changes, strict=True) if change]
     if reasons and not keeps_function(weighted, norm, replacement, _scale):
         raise NotUnderstoodError(f"{' and '.join(reasons)}, and a fold would change what it does")

@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
 from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from normscope.errors import InputError
 from normscope.mend.tensor_rank import ranks
@@ -46,6 +48,9 @@ class Path:
         others: {convolution or linear layer: how often its output is read, but for the
             normalization behind it}.
         read: layers with a weight or statistic that is read elsewhere than in their own forward.
+        argued: layers that are called with more than their input.
+        trained: normalizations that the forward itself puts into train mode.
+        operations: (kind, target) of every operation, in order; empty where batches were observed.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -53,6 +58,9 @@ class Path:
     ranks: dict[str, int] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
     read: set[str] = field(default_factory=set)
+    argued: set[str] = field(default_factory=set)
+    trained: set[str] = field(default_factory=set)
+    operations: list[tuple[str, str]] = field(default_factory=list)
 
 
 def followed_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -83,19 +91,23 @@ def tensor_owners(model: nn.Module) -> dict[int, set[str]]:
     return owners
 
 
-def traced_paths(model: nn.Module) -> list[Path]:
+def traced_paths(model: nn.Module, whole: Collection[str] = ()) -> list[Path]:
     """Every way through the model's forward, by symbolic tracing without inputs.
 
     Optional arguments of the forward keep their defaults.
+
+    Args:
+        model: the model.
+        whole: names of further modules that are one operation, whatever is in them.
 
     Raises:
         UntraceableError: if the forward cannot be traced, or has more than 32 ways.
     """
     owners = tensor_owners(model)
-    return [_path(tracer, owners) for tracer in trace_all(model)]
+    return [_path(tracer, owners) for tracer in trace_all(model, whole)]
 
 
-def trace_all(model: nn.Module) -> Iterator[BranchTracer]:
+def trace_all(model: nn.Module, whole: Collection[str] = ()) -> Iterator[BranchTracer]:
     """Trace the model once for each way through its branches; those that end in an error are left
     out. Each is traced on a copy with the same tensors, for a forward may keep what it computes.
 
@@ -105,7 +117,7 @@ def trace_all(model: nn.Module) -> Iterator[BranchTracer]:
     decisions: list[bool] = []
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     for _ in range(MAX_PATHS):
-        tracer = BranchTracer(copy.deepcopy(model, dict(tensors)), decisions)
+        tracer = BranchTracer(copy.deepcopy(model, dict(tensors)), decisions, whole)
         if tracer.finishes():
             yield tracer
         decisions = tracer.decisions
@@ -142,13 +154,16 @@ class BranchTracer(fx.Tracer):
         decisions: of every branch that depends on the inputs, in order.
         graph: what was traced.
         hooked: the nodes that hooks of modules around the followed layers get to see.
+        read: ids of the parameters that the forward itself computes with.
     """
 
-    def __init__(self, model: nn.Module, decisions: list[bool]):
+    def __init__(self, model: nn.Module, decisions: list[bool], whole: Collection[str] = ()):
         super().__init__()
         self.proxy_buffer_attributes = True
         self.model, self.decisions, self._next = model, list(decisions), 0
         self.hooked: set[fx.Node] = set()
+        self.read: set[int] = set()
+        self._whole = frozenset(whole)
         self.layers = followed_layers(model)
         self._followed = set(self.layers.values())
 
@@ -164,7 +179,7 @@ class BranchTracer(fx.Tracer):
         parameters = inspect.signature(self.model.forward).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         try:
-            with TRACING, warnings.catch_warnings():
+            with TRACING, _Reads(self.read), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of defaults that the graph does not check
                 self.graph = self.trace(self.model, defaults or None)
         except Exception as error:  # whatever the model's code does with a traced value
@@ -183,7 +198,7 @@ class BranchTracer(fx.Tracer):
         return self.decisions[self._next - 1]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if m in self._followed:
+        if m in self._followed or module_qualified_name in self._whole:
             return True
         changed = "forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks
         return not changed and super().is_leaf_module(m, module_qualified_name)
@@ -198,6 +213,21 @@ class BranchTracer(fx.Tracer):
         return result
 
 
+class _Reads(TorchFunctionMode):
+    """Collects the ids of parameters that are computed with; the traced values are none."""
+
+    def __init__(self, read: set[int]):
+        super().__init__()
+        self._read = read
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") != "__get__":  # shape, dtype and the like
+            for value in tree_leaves((args, kwargs)):
+                if isinstance(value, nn.Parameter):
+                    self._read.add(id(value))
+        return func(*args, **(kwargs or {}))
+
+
 def _raised_by_fx(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -209,13 +239,21 @@ def _raised_by_fx(error: BaseException) -> bool:
 def _path(tracer: BranchTracer, owners: dict[int, set[str]]) -> Path:
     path, model, layers = Path(), tracer.model, tracer.layers
     known_ranks = ranks(tracer.graph, model)
+    for parameter in tracer.read:
+        path.read |= owners.get(parameter, set())
     for node in tracer.graph.nodes:
+        target = node.target if isinstance(node.target, str) else node.target.__name__
+        path.operations.append((node.op, target))
         if node.op == "get_attr":
             path.read |= owners.get(id(attribute(model, str(node.target))), set())
         name = str(node.target)
         if node.op != "call_module" or name not in layers:
             continue
         path.calls[name] += 1
+        if len(node.args) + len(node.kwargs) != 1 or set(node.kwargs) - {"input"}:
+            path.argued.add(name)
+        if layers[name].training:
+            path.trained.add(name)
         if isinstance(layers[name], WEIGHTED):
             readers = set(readers_of(node))
             norms = [r for r in readers if r.op == "call_module" and str(r.target) in layers

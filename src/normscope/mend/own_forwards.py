@@ -36,6 +36,14 @@ def behind_normalization(norm: nn.Module) -> nn.Module:
     return behind.eval()
 
 
+def is_one_way(layer: nn.Module) -> bool:
+    """Tell whether a layer's forward does the same whatever the sizes and values of its input."""
+    try:
+        return len(list(trace_all(layer))) == 1
+    except UntraceableError:
+        return False
+
+
 @torch.no_grad()
 def keeps_function(
     weighted: nn.Module,
@@ -66,11 +74,12 @@ def keeps_function(
 
 def _inputs(weighted: nn.Module, generator: torch.Generator) -> list[Tensor]:
     if isinstance(weighted, nn.Linear):
-        shapes = [(3, weighted.in_features)]
+        shapes = [(1, weighted.in_features), (3, weighted.in_features)]
     else:
         sizes = zip(weighted.kernel_size, weighted.dilation, strict=True)  # type: ignore[arg-type]
         least = [dilation * (size - 1) + 1 for size, dilation in sizes]
-        shapes = [(2, weighted.in_channels, *(size + more for size in least)) for more in (1, 2, 5)]
+        tried = ((1, 0), (2, 1), (2, 2), (2, 5), (1, 32))  # samples, and positions beyond the first
+        shapes = [(n, weighted.in_channels, *(size + more for size in least)) for n, more in tried]
     device = next(weighted.parameters()).device
     return [
         torch.randn(shape, generator=generator, dtype=torch.double).to(device)  # type: ignore[arg-type]

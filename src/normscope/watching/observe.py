@@ -102,6 +102,7 @@ class Observer:
         self._behavior: Behavior | None = None
         self._path: tuple[int, ...] | None = () if self.plain else None
         self._looks = 0 if self.plain else MAX_LOOKS
+        self._rank = 0  # dimensions of the input from which the behavior was read
         self._given_up = False
 
     def give_up(self, call: Call) -> None:
@@ -124,6 +125,10 @@ class Observer:
     def is_understood(self) -> bool:
         """Tell whether the layer's axes are known, or it was given up."""
         return self.plain or self._given_up or self._behavior is not None
+
+    def is_another_layout(self, x: Tensor) -> bool:
+        """Tell whether an input has other dimensions than the one that told the layer's axes."""
+        return self._behavior is not None and x.dim() != self._rank
 
     def limits(self, watched: Tensor) -> str:
         """Return, as a sentence, what is recorded of a layer that is not understood."""
@@ -162,6 +167,9 @@ class Observer:
         info = self.info
         if self.needs_input and x is not None:
             self._look(x, y)
+        if x is not None and self.is_another_layout(x):
+            self.observe_node(call, module, None, y.numel(), moments=moments)
+            return
         watched = y if info.kind == "activation" or x is None else x
         arrangement = self._arrangement(watched)
         watched = watched if arrangement is None else arrangement.arranged(watched)
@@ -215,7 +223,7 @@ class Observer:
         behavior = proven or behavior_of(self.norm, x, y)
         if behavior is None:
             return
-        self._looks, self._behavior = 0, behavior
+        self._looks, self._behavior, self._rank = 0, behavior, x.dim()
         self._path = path if proven else None
         self.info.kind, self.info.groups = behavior.kind, behavior.groups
         if behavior.kind not in ("layer", "rms") or self.norm.normalized_dims < 2:

@@ -240,7 +240,14 @@ class Session:
             )
         if not observer.is_understood and not observer.needs_input:
             self._note(f"not understood: {layer.name}", observer.limits(y))
-        self._check_statistics(layer, call)
+        if x is not None and observer.is_another_layout(x):
+            self._note(
+                f"another layout: {layer.name}",
+                f"{layer.name} is also called with inputs of {x.dim()} dimensions: of those calls "
+                "only parameters and gradients are recorded.",
+            )
+        else:
+            self._check_statistics(layer, call)
         if self._due.gradients:
             self._gradients.await_backward(call, module, x, y)
 

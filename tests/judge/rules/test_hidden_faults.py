@@ -189,7 +189,7 @@ def test_tokens_of_one_sample_are_not_independent(grouped):
 
 
 def test_the_bias_before_a_frozen_layer_counts():
-    """In eval mode a layer subtracts its running mean, which no bias of the layer before changes."""
+    """In eval mode a layer subtracts its running mean, which is none of the bias before it."""
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
     )
