@@ -24,7 +24,7 @@ def import_named(text: str, what: str) -> Any:
         raise InputError(f"{what} {text!r} is not of the form module:callable.")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's code
+    except (Exception, SystemExit) as error:  # the user's code
         raise InputError(
             f"{what} {text!r}: importing {module_name!r} failed: {one_line(error)}."
         ) from error

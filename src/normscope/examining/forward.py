@@ -99,7 +99,7 @@ class ForwardRun:
             meter.start(mode, masks, batch.samples)
         try:
             output = batch.forward(self.model)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if mode != "eval":
                 raise
             raise InputError(
@@ -127,7 +127,8 @@ class ForwardRun:
             return
         try:
             alone = self._forward(batch.take(slice(0, 1)), 0, "alone")
-        except Exception as error:  # anything may be raised on a batch of one: that is the finding
+        except (Exception, SystemExit) as error:
+            # anything may be raised on a batch of one: that is the finding
             reason = f"the model fails on a batch of one sample: {one_line(error)}"
             self.facts["companions_failure"] = reason
             return
@@ -148,7 +149,8 @@ class ForwardRun:
         inputs = list(batch.tensors())
         try:
             return trace(lambda: batch.forward(self.model), self.model, self.modules, inputs)
-        except Exception as error:  # exported programs, for example, take one batch size only
+        except (Exception, SystemExit) as error:
+            # exported programs, for example, take one batch size only
             if batch is not self.batches[0]:
                 return self._trace(self.batches[0])
             text = "The model's forward cannot be traced; what feeds its layers is not judged"
@@ -169,7 +171,8 @@ class ForwardRun:
                 mixed = remix(self.batches)
                 again = [self._forward(batch, 0, "output") for batch in mixed[0]] if mixed else []
                 self._with_dropout()
-        except Exception as error:  # such as the ValueError of a batch with one value per channel
+        except (Exception, SystemExit) as error:
+            # such as the ValueError of a batch with one value per channel
             self.facts["batch_failure"] = one_line(error)
             return [], [], None
         return in_batches, again, mixed[1] if mixed else None

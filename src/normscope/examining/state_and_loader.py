@@ -58,6 +58,9 @@ def layers_of_state(state: Mapping[str, Any]) -> tuple[Layer, ...]:
     """Return the normalization layers that a state_dict holds, as its names and shapes show them.
 
     Of those without running statistics only the values are known: no sizes, no class.
+
+    Raises:
+        InputError: for a layer whose values are of different widths, or no dense tensors.
     """
     return tuple(_layer(name, entries) for name, entries in norm_entries(state).items())
 
@@ -80,6 +83,13 @@ def compare_keys(state: Mapping[str, Any], model: nn.Module) -> Keys:
 
 def _layer(name: str, entries: NormEntries) -> Layer:
     values = entries.values
+    for entry, value in values.items():
+        if value.layout != torch.strided or value.is_meta:
+            raise InputError(f"{name}.{entry} holds no dense values ({value.layout}).")
+    widths = {entry: value.numel() for entry, value in values.items() if value.numel() != 1}
+    if len(set(widths.values())) > 1 and entries.kind == "batch":
+        sizes = ", ".join(f"{entry} {width}" for entry, width in widths.items())
+        raise InputError(f"The values of layer {name!r} are of different widths: {sizes}.")
     mean, weight = values.get("running_mean"), values.get("weight")
     statistics = entries.kind == "batch"
     return Layer(

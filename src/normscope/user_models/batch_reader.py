@@ -88,7 +88,7 @@ def _iterated(batches: Iterable[Any]) -> Iterator[Any]:
             yield content
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"The loader raises after {number} batches: {one_line(error)}"
         raise InputError(message) from error
 

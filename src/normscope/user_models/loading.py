@@ -110,7 +110,10 @@ def load_batches(text: str, batch_size: int | None = None, data_dir: Path | None
         raise InputError(
             f"{text!r} is no data: give a data set ({sets}), module:name, or a file ({files})."
         )
-    return _call(text)
+    batches = _call(text)
+    if batches is None:
+        raise InputError(f"{text} returns None; expected batches (does the function return them?).")
+    return batches
 
 
 def _training_batches(name: str, batch_size: int, data_dir: Path | None) -> Any:
@@ -211,5 +214,5 @@ def _call(text: str) -> Any:
         pass
     try:
         return target()
-    except Exception as error:  # the user's code
+    except (Exception, SystemExit) as error:  # the user's code
         raise InputError(f"{text} raises {one_line(error)}") from error

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 from toy import batches, network, trained
 
-from normscope.commands.check import CheckOptions, read_settings, run_check
+from normscope.commands.check import CheckOptions, check_state_dict, read_settings, run_check
 from normscope.commands.check import check as check_model
 from normscope.commands.diff import DiffOptions, run_diff
 from normscope.errors import CheckError, InputError, RecordError
 from normscope.judge.check_report import from_json
 from normscope.judge.rules import rules
 from normscope.testing import assert_normalization_ok
+from normscope.user_models.loading import load_batches
 
 MODULE = """
 import torch
@@ -271,3 +272,25 @@ def test_the_pytest_helper_takes_what_check_takes():
     assert_normalization_ok(model, level="warning", select=["NS101"], recording=None)
     with pytest.raises(InputError, match="world_size must be at least 1"):
         assert_normalization_ok(model, world_size=0)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"running_mean": torch.zeros(3), "running_var": torch.ones(4)}, "different widths"),
+        ({"weight": torch.ones(4).to_sparse(), "bias": torch.zeros(4)}, "no dense values"),
+        ({"weight": torch.ones(4, device="meta"), "bias": torch.zeros(4)}, "no dense values"),
+    ],
+)
+def test_a_checkpoint_of_odd_tensors_is_one_line(state, message):
+    with pytest.raises(InputError, match=message):
+        check_state_dict({f"norm1.{name}": value for name, value in state.items()})
+
+
+@pytest.mark.parametrize("body", ["sys.exit(0)", "raise SystemExit", "return None"])
+def test_a_function_that_gives_no_batches_is_bad_input(body, tmp_path, monkeypatch):
+    name = f"odd_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"import sys\ndef batches():\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="batches"):
+        load_batches(f"{name}:batches")
