@@ -1,4 +1,4 @@
-"""Models whose forward looks at its layers: a fold without batches refuses them, or is right."""
+"""Models whose forward looks at its layers: they are neither folded nor converted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.mend import fold
+from normscope.mend import convert, fold
 
 
 class Pair(nn.Module):
@@ -125,3 +125,16 @@ def test_the_same_layers_in_a_forward_that_does_not_are_folded(make):
     folded = fold(model)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(folded(x), model(x))
+
+
+@pytest.mark.parametrize("target", ["sync", "group"])
+def test_convert_leaves_a_model_that_asks_for_the_class(target):
+    torch.manual_seed(0)
+    model = AsksForTheClass().eval()
+    x = torch.randn(2, 3, 8, 8)
+    before = model(x)
+    with pytest.raises(InputError, match="would take another way"):
+        convert(model, "batch", target)
+    assert type(model.bn) is nn.BatchNorm2d
+    assert torch.equal(model(x), before)
+    assert type(convert(Pair(), "batch", "sync").bn) is nn.SyncBatchNorm

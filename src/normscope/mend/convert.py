@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normscope.errors import InputError, lookup
+from normscope.mend.forward_paths import UntraceableError, traced_paths
 from normscope.mend.freeze import Frozen, freeze
 from normscope.user_models.plain_layers import alteration, forward_override
 
@@ -48,7 +49,8 @@ def convert(
     Raises:
         InputError: if a name is not known, the model has no such layer, or one of them would lose
             something: what its class does in a forward of its own, hooks, parametrizations, or
-            references outside of the modules' own children. The model is unchanged then.
+            references outside of the modules' own children; or if the forward, as far as it can be
+            traced, would take another way. The model is unchanged then.
     """
     kinds = lookup("kind of normalization", source, SOURCES)
     make = lookup("target", target, TARGETS) if isinstance(target, str) else target
@@ -63,11 +65,32 @@ def convert(
         if reason:
             raise InputError(f"{name!r} ({type(layer).__name__}) is not converted: {reason}.")
     replacements = {layer: _replacement(name, layer, make) for name, layer in layers.items()}
+    if model in replacements:
+        return replacements[model]
+    before = _operations(model, layers)
+    _exchange(model, replacements)
+    if before is not None and _operations(model, layers) != before:
+        _exchange(model, {new: old for old, new in replacements.items()})
+        raise InputError(
+            "The model is not converted: its forward looks at its layers (their class or other "
+            "attributes) and would take another way."
+        )
+    return model
+
+
+def _exchange(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     for module in list(model.modules()):
         for name, child in module._modules.items():
-            if child in replacements:
+            if child is not None and child in replacements:
                 module._modules[name] = replacements[child]
-    return replacements.get(model, model)
+
+
+def _operations(model: nn.Module, layers: Collection[str]) -> list[list[tuple[str, str]]] | None:
+    """Return the operations of every way through the forward; None where it cannot be traced."""
+    try:
+        return [path.operations for path in traced_paths(model, layers)]
+    except UntraceableError:
+        return None
 
 
 def _held_elsewhere(module: nn.Module) -> Iterator[nn.Module]:
