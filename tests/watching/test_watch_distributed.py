@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
     ]
     errors = [process.communicate(timeout=200)[1] for process in processes]
     assert all(process.returncode == 0 for process in processes), errors
-    assert "1 layers, 3 steps" in errors[0]
+    assert "1 layer, 3 steps" in errors[0]
     assert "layers" not in errors[1], "the first rank speaks for all"
     return folder
 

@@ -248,7 +248,7 @@ class TestLife:
             timeout=120,
             check=True,
         )
-        assert "1 layers, 3 steps" in done.stderr
+        assert "1 layer, 3 steps" in done.stderr
         assert list(Recording.load(tmp_path / "r.sqlite").query("1", "batch_mean")[0]) == [1, 2, 3]
 
     def test_marks(self, model, tmp_path):
