@@ -90,6 +90,12 @@ def worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normscope.studies.pipeline.ProcessExecutor", ProcessExecutor)
 
 
+@pytest.fixture(autouse=True)
+def every_step_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let checks of a loop spend any share of its time: no finding depends on a clock."""
+    monkeypatch.setattr("normscope.commands.loop_check.SHARE", float("inf"))
+
+
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save a dot in place of each figure, which is made as ever: drawing it is most of the time."""
