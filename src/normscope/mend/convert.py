@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normscope.errors import InputError, lookup
-from normscope.mend.forward_paths import UntraceableError, traced_paths
+from normscope.mend.forward_paths import operations
 from normscope.mend.freeze import Frozen, freeze
 from normscope.user_models.plain_layers import alteration, forward_override
 
@@ -67,9 +67,9 @@ def convert(
     replacements = {layer: _replacement(name, layer, make) for name, layer in layers.items()}
     if model in replacements:
         return replacements[model]
-    before = _operations(model, layers)
+    before = operations(model, layers)
     _exchange(model, replacements)
-    if before is not None and _operations(model, layers) != before:
+    if before is not None and operations(model, layers) != before:
         _exchange(model, {new: old for old, new in replacements.items()})
         raise InputError(
             "The model is not converted: its forward looks at its layers (their class or other "
@@ -83,14 +83,6 @@ def _exchange(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> 
         for name, child in module._modules.items():
             if child is not None and child in replacements:
                 module._modules[name] = replacements[child]
-
-
-def _operations(model: nn.Module, layers: Collection[str]) -> list[list[tuple[str, str]]] | None:
-    """Return the operations of every way through the forward; None where it cannot be traced."""
-    try:
-        return [path.operations for path in traced_paths(model, layers)]
-    except UntraceableError:
-        return None
 
 
 def _held_elsewhere(module: nn.Module) -> Iterator[nn.Module]:

@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from normscope.errors import InputError, NormscopeWarning
-from normscope.mend.forward_paths import Path, UntraceableError, is_batch_norm, traced_paths
+from normscope.mend.forward_paths import (
+    Path,
+    UntraceableError,
+    is_batch_norm,
+    operations,
+    traced_paths,
+)
 from normscope.mend.observed_paths import observed_paths, outputs_of
-from normscope.mend.own_forwards import behind_normalization, is_one_way, keeps_function
+from normscope.mend.own_forwards import behind_normalization, keeps_function
 from normscope.user_models.batch_reader import Batch, read_batches
 from normscope.user_models.plain_layers import alteration, forward_override
 from normscope.user_models.wrappers import unwrapped_model
@@ -102,11 +108,7 @@ def _check_ways(folded: nn.Module, norms: list[str], before: list[Path]) -> None
         InputError: if it does not.
     """
     ways = [path.operations for path in before if path.operations]
-    try:
-        after = [path.operations for path in traced_paths(folded, norms)] if ways else []
-    except UntraceableError:
-        after = []
-    if after != ways:
+    if ways and operations(folded, norms) != ways:
         raise InputError(
             "The model cannot be folded: its forward looks at its layers (their class, bias or "
             "other attributes) and would take another way."
@@ -217,7 +219,7 @@ def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
     for layer, label, change in zip((source, name), names, changes, strict=True):
         if change and any(layer in path.argued for path in paths):
             raise NotUnderstoodError(f"{label}: {change}, and it is called with further arguments")
-    if changes[1] and not is_one_way(norm):
+    if replacement is None:
         raise NotUnderstoodError(f"{names[1]}: {changes[1]}, with more than one way through it")
     reasons = [f"{n}: {change}" for n, change in zip(names, changes, strict=True) if change]
     if reasons and not keeps_function(weighted, norm, replacement, _scale):

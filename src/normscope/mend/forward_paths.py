@@ -107,6 +107,16 @@ def traced_paths(model: nn.Module, whole: Collection[str] = ()) -> list[Path]:
     return [_path(tracer, owners) for tracer in trace_all(model, whole)]
 
 
+def operations(model: nn.Module, whole: Collection[str]) -> list[list[tuple[str, str]]] | None:
+    """Return the operations of every way through a forward, by which two models are compared; None
+    if it cannot be traced.
+    """
+    try:
+        return [path.operations for path in traced_paths(model, whole)]
+    except UntraceableError:
+        return None
+
+
 def trace_all(model: nn.Module, whole: Collection[str] = ()) -> Iterator[BranchTracer]:
     """Trace the model once for each way through its branches; those that end in an error are left
     out. Each is traced on a copy with the same tensors, for a forward may keep what it computes.

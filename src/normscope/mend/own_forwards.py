@@ -15,15 +15,20 @@ SCALES = (1e-3, 1.0, 1e3, 1e6)
 TOLERANCE = 1e-9  # of float64: a statistic, an eps or a term that is left out changes far more
 
 
-def behind_normalization(norm: nn.Module) -> nn.Module:
-    """The forward without its call of F.batch_norm, as a module; nn.Identity where tracing does not
-    find one such call. A guess, for `keeps_function` to judge.
+def behind_normalization(norm: nn.Module) -> nn.Module | None:
+    """Return the forward without its call of F.batch_norm, as a module; nn.Identity where tracing
+    does not find one such call. A guess, for `keeps_function` to judge.
+
+    None for a forward that cannot be traced, or does different things by the sizes or values of
+    its input: no trial could tell.
     """
     try:
         ways = list(trace_all(norm))
     except UntraceableError:
-        return nn.Identity()
-    graph = ways[0].graph if len(ways) == 1 else fx.Graph()
+        return None
+    if len(ways) != 1:
+        return None
+    graph = ways[0].graph
     calls = [node for node in graph.nodes if node.target in (F.batch_norm, torch.batch_norm)]
     if len(calls) != 1:
         return nn.Identity()
@@ -34,14 +39,6 @@ def behind_normalization(norm: nn.Module) -> nn.Module:
     behind.recompile()
     behind.delete_all_unused_submodules()
     return behind.eval()
-
-
-def is_one_way(layer: nn.Module) -> bool:
-    """Tell whether a layer's forward does the same whatever the sizes and values of its input."""
-    try:
-        return len(list(trace_all(layer))) == 1
-    except UntraceableError:
-        return False
 
 
 @torch.no_grad()
