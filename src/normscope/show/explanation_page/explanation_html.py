@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 
 from normscope.judge.rules import rules
 from normscope.records.files import write_text
-from normscope.show.report.build import MARK, as_json, checksum, refuse_foreign
+from normscope.show.report.build import MARK, as_json, asset, content_policy, filled, refuse_foreign
 
 SCRIPTS = ("network.js", "plots.js", "explanation.js")
 
@@ -76,19 +74,15 @@ def page(network: PageNetwork) -> str:
     """Return the whole page as text."""
     style = _asset("explanation.css")
     script = "".join(map(_asset, SCRIPTS))
-    policy = (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-        f"script-src {checksum(script)}; style-src {checksum(style)}"
-    )
     parts = {
         "TITLE": html.escape(f"Batch normalization on {network.source}: explained by running it"),
         "MARK": MARK,
-        "POLICY": policy,
+        "POLICY": content_policy([script], style),
         "STYLE": style,
         "DATA": as_json(_content(network)),
         "SCRIPT": script,
     }
-    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], _asset("explanation.html"))
+    return filled(_asset("explanation.html"), parts)
 
 
 def _content(network: PageNetwork) -> dict[str, Any]:
@@ -144,8 +138,4 @@ def _base64(values: np.ndarray, dtype: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return (
-        resources.files("normscope.show.explanation_page")
-        .joinpath(name)
-        .read_text(encoding="utf-8")
-    )
+    return asset(name, "normscope.show.explanation_page")

@@ -8,7 +8,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -83,11 +83,7 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
     names = (*SCRIPTS, "live.js") if live is not None else SCRIPTS
     vega = vega_script() if content.views or live is not None else ""  # only words: nothing to draw
     scripts = [_as_script(vega), _as_script("".join(asset(name) for name in names))]
-    policy = (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-        f"script-src {' '.join(map(checksum, scripts))}; style-src {checksum(style)}"
-        + ("; connect-src 'self'" if live is not None else "")
-    )
+    policy = content_policy(scripts, style) + ("; connect-src 'self'" if live is not None else "")
     views = ",".join(content.views.values())
     parts = {
         "TITLE": html.escape(title),
@@ -98,7 +94,7 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
         "SCRIPT": scripts[1],
         "PAYLOAD": f'{{"live":{as_json(live)},{content.head[1:-1]},"views":[{views}]}}',
     }
-    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], asset("page.html"))
+    return filled(asset("page.html"), parts)
 
 
 def _head(data: ReportData) -> dict[str, Any]:
@@ -165,9 +161,22 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def asset(name: str) -> str:
-    """Return the text of a file of the page."""
-    return resources.files("normscope.show.report").joinpath(name).read_text(encoding="utf-8")
+def asset(name: str, room: str = "normscope.show.report") -> str:
+    """Return the text of a file of a page."""
+    return resources.files(room).joinpath(name).read_text(encoding="utf-8")
+
+
+def filled(template: str, parts: Mapping[str, str]) -> str:
+    """Return a page's template with the part of its name in the place of each {{NAME}}."""
+    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], template)
+
+
+def content_policy(scripts: Iterable[str], style: str) -> str:
+    """Return the content security policy of a page that runs these scripts and loads nothing."""
+    return (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"script-src {' '.join(map(checksum, scripts))}; style-src {checksum(style)}"
+    )
 
 
 def _as_script(script: str) -> str:
