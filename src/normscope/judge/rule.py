@@ -276,7 +276,12 @@ def deliberately_frozen(layer: Layer, exam: Examination) -> bool:
     """Tell whether the layer's statistics stand still by intention: it is in eval mode inside a
     model in train mode, or they are fixed for good.
     """
-    return not layer.live or (bool(exam.training) and layer.training is False)
+    return not layer.live or in_eval_mode_alone(layer, exam)
+
+
+def in_eval_mode_alone(layer: Layer, exam: Examination) -> bool:
+    """Tell whether the layer is in eval mode inside a model in train mode."""
+    return bool(exam.training) and layer.training is False
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normscope.judge.rule import Results, Rule
+from normscope.judge.rule import Results, Rule, in_eval_mode_alone
 from normscope.records.examination import BATCH_KINDS, Examination, Layer
 
 
@@ -140,7 +140,7 @@ class FreezeNotSticky(Rule, code="NS305", severity="warning", kinds=BATCH_KINDS)
     reference = "https://github.com/pgniewko/gt-pyg/issues/112"
 
     def check_layer(self, layer: Layer, exam: Examination) -> Results:
-        frozen = exam.training and layer.training is False and layer.live and layer.tracked
+        frozen = in_eval_mode_alone(layer, exam) and layer.live and layer.tracked
         if frozen and layer.training_after_train:
             message = "The layer is frozen in eval mode, but the next train() undoes it."
             evidence = {"training": False, "training_after_train": True}
@@ -165,7 +165,7 @@ class HalfFrozen(Rule, code="NS306", severity="info", kinds=BATCH_KINDS):
     reference = "https://github.com/idstcv/SoftTriple/issues/4"
 
     def check_layer(self, layer: Layer, exam: Examination) -> Results:
-        frozen = exam.training and layer.training is False and layer.live and layer.tracked
+        frozen = in_eval_mode_alone(layer, exam) and layer.live and layer.tracked
         if frozen and layer.trainable:
             message = "The statistics are frozen, the weight and bias are trained."
             yield self.finding(layer.name, message, {"training": False, "requires_grad": True})
