@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +16,9 @@ import docstring_parser
 import tyro
 from tyro.extras import subcommand_cli_from_dict
 
-from normscope.errors import NormscopeError
+from normscope.errors import InputError, NormscopeError, StorageError, one_line
+from normscope.escapes import for_line, printable_streams
+from normscope.paths import given_path
 from normscope.records.command_line import running
 from normscope.studies.spec import Recipe
 from normscope.version import __version__
@@ -35,52 +38,165 @@ COMMANDS = (
 returns the exit status.
 """
 
+FAULT = 70
+"""The exit status of what is a fault of normscope, and of nothing else (EX_SOFTWARE)."""
+
 RESUMED = ("compare", "inspect", "explain", "study")
 """The commands that train, and resume where they were interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end with its status: 0, 1 for what went wrong on the way, 2 for bad input,
-    130 for Ctrl-C.
+    70 for a fault of normscope itself, 130 for Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments == ["--version"]:
-        print(f"normscope {__version__}")
-        sys.exit(0)
-    # for module:callable; last, so that a file there is never taken for a library
-    sys.path.append(str(Path.cwd()))
+    if sys.stdout is None:  # the next file to be opened would take its place
+        _complain("standard output is closed.")
+        sys.exit(1)
+    printable_streams()
+    output = sys.stdout
+    sys.stdout = _Output(output)
     try:
-        with running(arguments):
-            status = _run(arguments)
-    except NormscopeError as error:
-        print(f"normscope: {error}", file=sys.stderr)
-        status = error.exit_status
-    except BrokenPipeError:  # the reader of a pipe, `head` for example, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    except KeyboardInterrupt:
-        kept = "; finished epochs are kept, and the same command resumes"
-        resumed = arguments and arguments[0] in RESUMED
-        print(f"normscope: interrupted{kept if resumed else ''}.", file=sys.stderr)
-        status = 130
+        status = _status(arguments)
+        with contextlib.suppress(StorageError, _ReaderLeftError):  # said, or nothing to say
+            sys.stdout.flush()
+    finally:
+        sys.stdout = output
     sys.exit(status)
 
 
+class _ReaderLeftError(BrokenPipeError):
+    """The reader of a pipe has seen enough, as `head` has: nothing to speak of."""
+
+
+class _Output:
+    """Standard output, whose errors say that they are its own."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._tried(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._tried(self._stream.flush)
+
+    def _tried(self, operation: Callable[..., Any], *arguments: str) -> Any:
+        try:
+            return operation(*arguments)
+        except OSError as error:
+            # what it still holds would fail again when the interpreter ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise _ReaderLeftError from error
+            reason = error.strerror or error
+            raise StorageError(f"Standard output cannot be written: {reason}.") from error
+
+
+def _status(arguments: list[str]) -> int:
+    """Run a command and return its status; whatever goes wrong is said in one line."""
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except _ReaderLeftError:
+        return 1
+    except NormscopeError as error:
+        _complain(str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        kept = "; finished epochs are kept, and the same command resumes"
+        resumed = arguments and arguments[0] in RESUMED
+        _complain(f"interrupted{kept if resumed else ''}.")
+        return 130
+    except MemoryError:
+        _complain("there is not enough memory for this.")
+        return 1
+    except Exception as error:
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say in one line what no command foresaw: a file that the system refuses, or else a fault of
+    normscope.
+    """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        _complain(f"{error.filename} cannot be used: {error.strerror}.")
+        return 2
+    _complain(f"this is a fault of normscope: {one_line(error)}. {_kept_traceback(error)}")
+    return FAULT
+
+
+def _kept_traceback(error: Exception) -> str:
+    """Write the traceback to a file of its own, and return a sentence on where it is."""
+    import tempfile
+    import traceback
+
+    head = f"normscope {__version__}, Python {sys.version}"
+    text = "\n".join([head, *traceback.format_exception(error)])
+    try:
+        handle, name = tempfile.mkstemp(prefix="normscope-fault-", suffix=".txt")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123
+            file.write(text)
+    except OSError:
+        return "Please report it as an issue of normscope, with the command."
+    return f"Please report it as an issue of normscope, with the command and this file: {name}"
+
+
+def _complain(text: str) -> None:
+    """Print one line on standard error, if there is one."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"normscope: {for_line(text)}", file=sys.stderr, flush=True)
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise InputError("The working folder was removed: change to one that exists.") from error
+
+
 def _run(arguments: list[str]) -> int:
-    if arguments and arguments[0] in COMMANDS:
-        command = arguments[0]
-        kind = _with_whole_lines(_options(command))
-        options = tyro.cli(kind, prog=f"normscope {command}", args=arguments[1:])
-        if command in RESUMED and "torch" not in sys.modules:
-            print("Loading PyTorch ...", flush=True)
+    if arguments == ["--version"]:
+        print(f"normscope {__version__}")
+        return 0
+    try:
+        options = _parsed(arguments)
+    except SystemExit as end:  # the help was printed, or what is wrong with an argument
+        return end.code if isinstance(end.code, int) else 2
+    _judge_paths(options)
+    # for module:callable; last, so that a file there is never taken for a library
+    sys.path.append(str(_working_folder()))
+    command = arguments[0]
+    if command in RESUMED and "torch" not in sys.modules:
+        print("Loading PyTorch ...", flush=True)
+    with running(arguments):
         return getattr(_module(command), f"run_{command}")(options)
-    subcommand_cli_from_dict(  # prints the help, or what is wrong, and ends
-        {command: _options(command) for command in COMMANDS},
-        prog="normscope",
-        description=DESCRIPTION,
-        args=arguments or ["--help"],
-    )
-    return 2
+
+
+def _parsed(arguments: list[str]) -> Any:
+    """Return a command's options; a SystemExit where there are none to run it with."""
+    if not arguments or arguments[0] not in COMMANDS:
+        subcommand_cli_from_dict(
+            {command: _options(command) for command in COMMANDS},
+            prog="normscope",
+            description=DESCRIPTION,
+            args=arguments or ["--help"],
+        )
+        raise SystemExit(2)
+    kind = _with_whole_lines(_options(arguments[0]))
+    return tyro.cli(kind, prog=f"normscope {arguments[0]}", args=arguments[1:])
+
+
+def _judge_paths(options: Any) -> None:
+    """Raise an InputError for an option that can be no path."""
+    for name, value in vars(options).items():
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                given_path(path, f"--{name.replace('_', '-')}")
 
 
 def _options(command: str) -> Any:

@@ -1,0 +1,123 @@
+"""A command ends in its result or in one line; what nobody foresaw is our fault, status 70."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normscope import cli
+from normscope.commands import report
+
+CLI = (sys.executable, "-m", "normscope.cli")
+
+
+def run(*arguments):
+    """Exit status of a command, in this process."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(arguments))
+    return end.value.code
+
+
+@pytest.fixture
+def report_raises(monkeypatch):
+    def install(error):
+        def raising(_):
+            raise error
+
+        monkeypatch.setattr(report, "run_report", raising)
+
+    return install
+
+
+@pytest.mark.parametrize("error", [TypeError("odd\nthing"), RecursionError(), OSError("no name")])
+def test_what_nobody_foresaw_keeps_its_traceback(
+    error, report_raises, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    report_raises(error)
+    assert run("report", "x") == 70
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    kept = re.search(r"report it as an issue of normscope.* (\S+\.txt)$", line)
+    assert kept is not None, line
+    assert type(error).__name__ in Path(kept[1]).read_text()
+    assert "in raising" in Path(kept[1]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (PermissionError(13, "Permission denied", "/a/b"), 2),
+        (MemoryError(), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(error, status, report_raises, capsys):
+    report_raises(error)
+    assert run("report", "x") == status
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "fault" not in line
+    assert "resumes" not in line
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["report", "--help"], ["nothing"]])
+def test_a_full_output_is_one_line(arguments):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run([*CLI, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+    if arguments == ["nothing"]:  # its message goes to standard error
+        assert done.returncode == 2
+        return
+    assert done.returncode == 1
+    assert done.stderr == (
+        "normscope: Standard output cannot be written: No space left on device.\n"
+    )
+
+
+def test_a_closed_output_is_one_line():
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "-", *CLI, "--version"], capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (1, b"normscope: standard output is closed.\n")
+
+
+def test_a_reader_that_has_seen_enough_is_told_nothing():
+    script = f"{sys.executable} -m normscope.cli compare --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_an_output_that_is_not_utf_8_shows_other_signs(encoding):
+    script = (
+        "from normscope.escapes import printable_streams; printable_streams(); "
+        r"print('✓ 51% ± 1 – \u6f22 \udc80')"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment)
+    shown = "+ 51% +- 1 - \\u6f22 \\udc80" if encoding == "ascii" else "\\u6f22 \\udc80"
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode(encoding).strip().endswith(shown)
+
+
+def test_a_working_folder_that_was_removed(tmp_path):
+    script = f"cd {tmp_path}; mkdir gone; cd gone; rmdir ../gone; {' '.join(CLI)} report x"
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "normscope: The working folder was removed: change to one that exists.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("report", "n" * 256), ("report", "x", "--out", "a/" + "n" * 5000), ("export", "n" * 300)],
+)
+def test_a_name_that_no_file_can_have(arguments, capsys):
+    assert run(*arguments) == 2
+    assert re.fullmatch(
+        r"normscope: .*cannot be used: File name too long\.\n", capsys.readouterr().err
+    )
