@@ -1,20 +1,25 @@
 # Two commands on a fresh machine with Python 3.11 and make:
 #   make demo   builds .venv and runs the main job on the embedded data
 #   make test   builds .venv with the test extras; lint, types, tests in two processes (WORKERS=8: in eight)
+# make fuzz tries broken files, arguments and kills, 20 times as many as the tests do (FUZZ=100: 100 times).
 # make wheel builds dist/*.whl, which installs anywhere with pip.
 # make bench measures speed beside the notebook's way; NORMSCOPE_CIFAR10 names the folder of the images.
 PYTHON ?= python3.11
 WORKERS ?= 2
+FUZZ ?= 20
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint types bench wheel clean
+.PHONY: demo test fuzz lint types bench wheel clean
 
 demo: .venv/installed
 	$(BIN)/normscope compare
 
 test: lint types .venv/installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+fuzz: .venv/installed-test
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz -n $(WORKERS) --timeout 0 -rA -q
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/training.py --parts job

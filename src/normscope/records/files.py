@@ -1,42 +1,97 @@
-"""Writing files so that a reader sees the old content or the new one, never half of it."""
+"""Files that come into being whole, and the leftovers of processes that were killed."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import tempfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from normscope.errors import StorageError
 
+_being_written: set[str] = set()  # files aside, of this process
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what the body writes there takes its place when the
-    body succeeds.
+    body succeeds, and is on the disk by then.
+
+    What a process that was killed has left of such a file is removed first.
 
     Raises:
         StorageError: if the file cannot be written. What was at `path` is still there then.
     """
     try:
+        clear_dead(path)
         handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+            dir=path.parent, prefix=f"{_prefix(path)}{this_process()}-", suffix=path.suffix
         )
+        _being_written.add(name)
         os.close(handle)
         aside = Path(name)
         try:
             yield aside
             aside.chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+            _being_written.discard(name)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def clear_dead(path: Path) -> None:
+    """Remove what processes that are gone have left aside of a file, and of its journal."""
+    ours = re.compile(
+        rf"{re.escape(_prefix(path))}([0-9a-f]{{8}}-\d+)-\w+{re.escape(path.suffix)}(-journal)?"
+    )
+    with suppress(OSError):  # whether the folder can be used shows when it is
+        for entry in path.parent.iterdir():
+            found = ours.fullmatch(entry.name)
+            if found and not _is_being_written(entry, found[1]):
+                entry.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.stem[:80]}-"
+
+
+def _is_being_written(path: Path, process: str) -> bool:
+    if process == this_process():
+        return str(path).removesuffix("-journal") in _being_written
+    return is_alive(process)
+
+
+def this_process() -> str:
+    """Return the machine, not by its name, and the number of this process there."""
+    return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
+
+
+def is_alive(process: str) -> bool:
+    """Tell if a process, as `this_process` names it, runs; True where that cannot be known: of
+    another machine, and on Windows.
+    """
+    machine, _, number = process.partition("-")
+    if not number.isdecimal() or machine != this_process().partition("-")[0] or os.name == "nt":
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import warnings
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import torch
 from torch import nn
 
 from normscope.errors import InputError, NormscopeError, NormscopeWarning
+from normscope.records.files import is_alive, this_process
 from normscope.records.recording import Recording, rank_path
 from normscope.records.recording_header import Header
 from normscope.records.recording_parts import FilePart, MemoryPart, WritablePart
@@ -70,7 +68,7 @@ def attach(
         rank=rank,
         world_size=world_size,
         budget=budget,
-        writer=_this_process(),
+        writer=this_process(),
     )
     optimizer = None if optimizer is None else torch_optimizer(optimizer)
     refuse_watched(selected)
@@ -80,7 +78,7 @@ def attach(
     elif path is None:
         raise InputError("after= goes on with a recording in a file; give its path=.")
     else:
-        part = truncate_after(rank_path(Path(path), rank), header, after)
+        part = truncate_after(rank_path(Path(path).absolute(), rank), header, after)
         for layer, info in zip(selected, first_calls(part.header), strict=True):
             layer.info = info
     watcher = Watcher(model, selected, part, intervals, optimizer, recording_type)
@@ -100,7 +98,7 @@ def _process() -> tuple[int, int]:
 def _part(path: str | Path | None, header: Header) -> WritablePart:
     if path is None:
         return MemoryPart(header)
-    file = rank_path(Path(path), header.rank)
+    file = rank_path(Path(path).absolute(), header.rank)  # os.chdir() moves no recording
     if not file.parent.is_dir():
         raise InputError(f"The folder of {file} does not exist.")
     if file.exists():
@@ -122,27 +120,11 @@ def _was_abandoned(file: Path) -> bool:
         empty = not (header.complete or header.cost.steps or part.statistics() or part.events())
     except NormscopeError:
         return False
-    return empty and not is_being_written(file) and not _is_alive(header.writer)
+    return empty and not is_being_written(file) and not _writes_still(header.writer)
 
 
-def _this_process() -> str:
-    """Return the machine, not by its name, and the number of this process there."""
-    return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
-
-
-def _is_alive(writer: str) -> bool:
-    """Tell if the process runs, where that can be known: on this machine, and not on Windows."""
-    machine, _, number = writer.partition("-")
-    if not writer:  # of a normscope that did not say
+def _writes_still(writer: str) -> bool:
+    """Tell if the process that made a file runs; not if its normscope did not say who it is."""
+    if writer in ("", this_process()):  # of an earlier process of our number: we have no such file
         return False
-    if not number.isdecimal() or machine != _this_process().partition("-")[0] or os.name == "nt":
-        return True
-    if int(number) == os.getpid():  # of an earlier process of this number: ours has no such file
-        return False
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    return is_alive(writer)

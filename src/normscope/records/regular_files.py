@@ -1,0 +1,110 @@
+"""Reading files that may be anything: whatever is at a path, nothing waits, and nothing grows."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MOST_BYTES = 64 << 20
+"""Of a file that is read whole, unless its reader allows more: descriptions, summaries, results."""
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: Path, state: os.stat_result | None = None) -> None:
+    """Check that a path, or what it links to, is a file that can be read to its end.
+
+    Raises:
+        OSError: if it is not there, or is a pipe, a folder, a socket or a device.
+    """
+    mode = (path.stat() if state is None else state).st_mode
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+
+
+def open_regular(path: Path, most: int | None = None) -> BinaryIO:
+    """Open a file for reading its bytes; whatever is at the path, this does not wait for anything.
+
+    Args:
+        path: of a regular file, or a link to one.
+        most: the bytes that it may have.
+
+    Raises:
+        OSError: if it cannot be opened, is no regular file, or is larger.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+    try:
+        state = os.fstat(file.fileno())
+        check_regular(path, state)
+        if most is not None and state.st_size > most:
+            held, allowed = f"{state.st_size / 1e6:,.0f} MB", f"{most / 1e6:,.0f} MB"
+            raise OSError(errno.EFBIG, f"it has {held}, and at most {allowed} are read", str(path))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return a regular file's content.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path, most) as file:
+        return file.read()
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """Return a regular file's content as text in UTF-8.
+
+    Raises:
+        OSError: as `open_regular`.
+        ValueError: if it is not UTF-8.
+    """
+    return read_bytes(path, most).decode("utf-8")
+
+
+def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+    """Return the value in a regular file of JSON; NaN and infinities are none.
+
+    Raises:
+        OSError: as `open_regular`.
+        ValueError: if it is not JSON in UTF-8, or is nested too deeply.
+    """
+    return decode_json(read_text(path, most))
+
+
+def decode_json(text: str | bytes) -> Any:
+    """Return the value of a text of JSON; NaN and infinities are none.
+
+    Raises:
+        ValueError: if it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:20]} is too large")
+    return value
