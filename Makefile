@@ -2,6 +2,7 @@
 #   make demo   builds .venv and runs the main job on the embedded data
 #   make test   builds .venv with the test extras; lint, types, tests in two processes (WORKERS=8: in eight)
 # make fuzz tries broken files, arguments and kills, 20 times as many as the tests do (FUZZ=100: 100 times).
+# make site builds build/site/html/index.html, the documentation with a search; a broken link fails it.
 # make wheel builds dist/*.whl, which installs anywhere with pip.
 # make bench measures speed beside the notebook's way; NORMSCOPE_CIFAR10 names the folder of the images.
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ FUZZ ?= 20
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test fuzz lint types bench wheel clean
+.PHONY: demo test fuzz lint types bench site wheel clean
 
 demo: .venv/installed
 	$(BIN)/normscope compare
@@ -24,6 +25,9 @@ fuzz: .venv/installed-test
 bench: .venv/installed
 	$(BIN)/python benchmarks/training.py --parts job
 	$(BIN)/python benchmarks/training.py --parts jobs fusion scaling ceilings profile memory
+
+site: .venv/installed-test
+	$(BIN)/python docs/site/build.py build/site
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
