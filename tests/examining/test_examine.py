@@ -316,7 +316,7 @@ def test_bad_models_are_one_clear_line():
     with pytest.raises(InputError, match="is lazy"):
         examine(lazy)
     lazy(torch.zeros(2, 1, 2, 2))  # takes its own hook off
-    with pytest.raises(InputError, match="optimizer must be"):
+    with pytest.raises(InputError, match="optimizer= takes a torch"):
         examine(Net(), optimizer="sgd")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="other must be"):
         examine(Net(), other=3)

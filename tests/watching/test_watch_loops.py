@@ -527,7 +527,7 @@ class TestWhatIsGiven:
             watch(3)
 
     def test_no_optimizer(self, model):
-        with pytest.raises(InputError, match="takes a torch.optim.Optimizer, not str"):
+        with pytest.raises(InputError, match="several in a list, not a str"):
             watch(model, optimizer="adam")
 
     def test_a_lazy_layer(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -211,7 +211,7 @@ def check(
     model: nn.Module,
     batches: Iterable[Any] | None = None,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     recording: Any = None,
     other: Any = None,
     loader: Any = None,
@@ -227,7 +227,7 @@ def check(
         model: the model. On its own, its modules, modes, buffers and settings are judged.
         batches: training batches: tensors, (input, target) pairs or dicts. The first 16 are run
             through the model in eval mode and with batch statistics.
-        optimizer: the one that trains it.
+        optimizer: the one that trains it; several in a list.
         recording: a Recording of its training.
         other: a model, callable or state_dict that should agree with it: an average, a converted or
             a fused one.

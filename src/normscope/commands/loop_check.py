@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normscope.errors import CheckError, NormscopeWarning
 from normscope.judge.check_report import CheckReport, judge
@@ -16,7 +16,6 @@ from normscope.judge.rules import choose
 from normscope.records.examination import Examination, History
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from normscope.records.recording import Recording
@@ -45,8 +44,8 @@ class LoopCheck:
 
     Args:
         model: the model that is trained.
-        optimizer: whose steps count. Without it: those of the first optimizer that steps a
-            parameter of the model.
+        optimizer: whose steps count; of several, the first of this model. Without it: those of the
+            first optimizer that steps a parameter of the model.
         raises: raise a CheckError instead of warning, behind the step in which the fault shows.
         ignore: codes or names of rules to leave out.
         watcher: what records the same training; findings then name its steps.
@@ -55,7 +54,7 @@ class LoopCheck:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Any = None,
         *,
         raises: bool = False,
         ignore: Iterable[str] = (),

@@ -79,7 +79,8 @@ def watch(
             process then records into a file of its own, and loading merges them.
         layers: names, globs or types of the modules to watch, one or several. They may select any
             module; one that is no normalization layer has its output recorded.
-        optimizer: steps are this optimizer's steps. Without it a step is a forward of the model in
+        optimizer: steps are this optimizer's steps; of several in a list, those of the first that
+            holds a parameter of the model. Without it a step is a forward of the model in
             train mode, and gradients are those that the next step of an optimizer of these layers
             gets.
         path: the file to write. Without it the record is kept in memory, and thinned as it grows. A

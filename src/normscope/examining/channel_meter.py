@@ -11,10 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import one_line
-from normscope.examining.moments import TINY, batch_moments, eval_facts, joined, sample_moments
+from normscope.examining.moments import (
+    TINY,
+    batch_moments,
+    eval_facts,
+    joined,
+    reference_facts,
+    sample_moments,
+)
 from normscope.records.examination import Layer, Measured
 from normscope.user_models.norm_behavior import Behavior, behavior_of
 from normscope.user_models.norm_layers import NormLayer, recognize
+from normscope.user_models.wrappers import local_affine
 
 SET_BATCHES = 4
 """Quantiles of per-sample variances are taken from so many batches."""
@@ -33,7 +41,7 @@ class Meter:
         self.call = 0
         self.shape_values: list[int] = []
         self.shape_samples: list[int] = []
-        # per batch: mean, unbiased variance, noise of the mean, noise of the variance
+        # per batch: mean, unbiased variance, and the noise of each
         self.reference: list[tuple[np.ndarray, ...]] = []
         # per batch: N, mean, sum within, variance
         self.evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -46,6 +54,9 @@ class Meter:
         self.padding: list[tuple[float, float]] = []
         self.masks: list[Tensor] = []
         self.samples = 0  # of the batch, where they are known
+        self.rows = 0  # of the first call's input in this forward, samples joined
+        self.independent = True  # the rows are samples that know nothing of one another
+        self.dilution = 1.0  # rows to one independent sample, as far as it is known
         self.arrangement: Behavior | None = None  # of a layer whose forward is somebody's own
 
     def start(self, mode: str, masks: list[Tensor], samples: int = 0) -> None:
@@ -53,6 +64,18 @@ class Meter:
         is measured).
         """
         self.mode, self.call, self.masks, self.samples = mode, 0, masks, samples
+
+    def end(self, outputs: int | None) -> None:
+        """End an eval forward that gave so many outputs; None where that is not known.
+
+        Rows of graphs' nodes, points or regions are no independent samples: there are as many of
+        those as outputs.
+        """
+        if not self.call or not self.per_channel:
+            return
+        self.independent &= self.rows == self.samples and outputs in (None, self.samples)
+        if outputs:
+            self.dilution = max(self.dilution, self.rows / outputs)
 
     @property
     def per_channel(self) -> bool:
@@ -122,6 +145,7 @@ class Meter:
         batch_mean = mean.mean(0)
         var = square.mean(0) - batch_mean**2
         if call == 0:
+            self.rows = len(mean)
             self.evaluated.append((len(mean), batch_mean, ((mean - batch_mean) ** 2).sum(0), var))
             self._pad(x)
         if call < MAX_CALLS:
@@ -162,9 +186,10 @@ class Meter:
             return None
         facts = dict(self.facts)
         if self.reference:
-            columns = [np.mean(column, axis=0) for column in zip(*self.reference, strict=True)]
-            facts |= dict(zip(("mean", "var", "mean_noise", "var_noise"), columns, strict=True))
+            facts |= reference_facts(self.reference, self.dilution)
         facts |= eval_facts(self.evaluated)
+        if not self.independent:
+            facts.pop("heterogeneity", None)
         if len(self.calls) > 1:
             moments = [np.mean(entries, axis=0) for entries in self.calls]  # [2, C] each
             facts["call_mean"], facts["call_var"] = np.stack(moments, axis=1)
@@ -225,7 +250,7 @@ def _normalized_spread(layer: Layer, module: nn.Module, y: Tensor) -> float | No
     if layer.foreign and layer.kind in ("layer", "rms"):
         # The convention of its weight is not known: Gemma scales by 1 + weight.
         return _number(y.float().std(correction=0))
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    weight, bias = local_affine(module)
     values = y.detach().float()
     shape = (1, -1, *(1,) * (y.ndim - 2)) if layer.kind in ("batch", "instance", "group") else (-1,)
     if layer.kind in ("layer", "rms"):

@@ -31,7 +31,7 @@ def examine(
     model: nn.Module,
     batches: Iterable[Any] | None = None,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Any = None,
     other: Any = None,
     loader: Any = None,
     history: History | None = None,
@@ -45,7 +45,7 @@ def examine(
             torch.compile, or not.
         batches: yields tensors, (input, target) pairs or dicts; the first 16 are used. Give
             training batches: the running statistics are compared with theirs.
-        optimizer: the one that trains the model.
+        optimizer: the one that trains the model, or several in a list.
         other: a model, a callable or a state_dict that should agree with the model.
         loader: the training loader; nothing is drawn from it.
         history: what a recording showed.

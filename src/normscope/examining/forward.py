@@ -107,6 +107,10 @@ class ForwardRun:
             ) from error
         tensor = main_tensor(output)
         self.scores &= tensor is not None and tensor.ndim == 2
+        if mode == "eval":
+            outputs = len(tensor) if tensor is not None and tensor.ndim else None
+            for meter in self.meters.values():
+                meter.end(outputs)
         return rows(tensor, batch.samples)
 
     def _companions(self, whole: Tensor | None) -> None:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from normscope.errors import InputError, one_line
 from normscope.records.examination import Layer, Optimizer
 from normscope.user_models.norm_layers import NormLayer, is_norm, recognize
+from normscope.user_models.wrappers import local_part, torch_optimizers
 
 
 def switch_mode(model: nn.Module, *, training: bool) -> None:
@@ -48,7 +49,7 @@ def find_modules(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def describe_layers(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[Layer, ...]:
+def describe_layers(model: nn.Module, optimizer: Any) -> tuple[Layer, ...]:
     """Return the static facts of every normalization layer.
 
     Calls `eval()` and `train()`: run it inside `preserve_state`.
@@ -77,19 +78,20 @@ def describe_layers(model: nn.Module, optimizer: torch.optim.Optimizer | None) -
     )
 
 
-def describe_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Optimizer:
-    """Return the optimizer's facts.
+def describe_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
+    """Return the facts of the optimizer, or of several as of one.
 
     Raises:
         InputError: if it is none.
     """
+    several = torch_optimizers(optimizer)
     groups = parameter_groups(optimizer)
-    states = [state for state in optimizer.state.values() if isinstance(state, dict)]
+    states = [s for each in several for s in each.state.values() if isinstance(s, dict)]
     steps = [float(state["step"]) for state in states if "step" in state]
     return Optimizer(
-        type=type(optimizer).__name__,
+        type=" and ".join(type(each).__name__ for each in several),
         holds=sum(id(parameter) in groups for parameter in model.parameters()),
-        weight_decays=tuple(sorted({_decay(group) for group in optimizer.param_groups})),
+        weight_decays=tuple(sorted({_decay(g) for each in several for g in each.param_groups})),
         steps=int(max(steps)) if steps else None,
     )
 
@@ -125,9 +127,10 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 def _eps(module: nn.Module, norm: NormLayer) -> float | None:
     if isinstance(module, nn.RMSNorm) and module.eps is None:
-        # torch takes the machine epsilon of the input's type
+        # torch takes the machine epsilon of the type that it computes in: float32 for 16 bits
         weight = module._parameters.get("weight")
-        return float(torch.finfo(weight.dtype if weight is not None else torch.float32).eps)
+        wide = weight is not None and weight.dtype == torch.float64
+        return float(torch.finfo(torch.float64 if wide else torch.float32).eps)
     return norm.eps
 
 
@@ -153,10 +156,11 @@ def _values(module: nn.Module) -> dict[str, Tensor]:
 
 
 def to_array(tensor: Tensor | None) -> np.ndarray | None:
-    """Return the values as float64 [C], or None."""
+    """Return the values as float64 [C], or None; of a sharded tensor, those of this process."""
     if tensor is None or tensor.is_meta:
         return None
-    return tensor.detach().flatten().to(device="cpu", dtype=torch.float64).numpy().copy()
+    local = local_part(tensor.detach())
+    return local.flatten().to(device="cpu", dtype=torch.float64).numpy().copy()
 
 
 def to_count(tensor: Tensor | None) -> int | None:
@@ -201,19 +205,14 @@ def _scopes(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, list[n
     return scopes
 
 
-def parameter_groups(optimizer: torch.optim.Optimizer | None) -> dict[int, float]:
-    """Return {id of a parameter: its weight decay}, empty without an optimizer.
+def parameter_groups(optimizer: Any) -> dict[int, float]:
+    """Return {id of a parameter: its weight decay}, empty without an optimizer; of several, of all.
 
     Raises:
         InputError: if it is no optimizer.
     """
-    if optimizer is None:
-        return {}
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(
-            f"optimizer must be a torch.optim.Optimizer, not a {type(optimizer).__name__}."
-        )
-    return {id(p): _decay(group) for group in optimizer.param_groups for p in group["params"]}
+    groups = (group for each in torch_optimizers(optimizer) for group in each.param_groups)
+    return {id(p): _decay(group) for group in groups for p in group["params"]}
 
 
 def _optimized(

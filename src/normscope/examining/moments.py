@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -52,8 +54,8 @@ def joined(moments: tuple[np.ndarray, np.ndarray], samples: int) -> tuple[np.nda
 
 
 def batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple[np.ndarray, ...]:
-    """Return (batch mean, unbiased batch variance, iid variance of that mean / variance, iid
-    variance of the variance's logarithm).
+    """Return (batch mean, unbiased batch variance, iid variance of that mean, iid variance of that
+    variance).
     """
     samples = len(mean)
     values = samples * positions
@@ -61,13 +63,34 @@ def batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple
     # each sample's mean square around the batch mean
     around = square - 2 * batch_mean * mean + batch_mean**2
     var = around.mean(0) * values / max(values - 1, 1)
-    safe = np.maximum(var, TINY)
     if samples == 1:  # nothing shows how samples differ: take its positions as independent
-        noise = np.full_like(var, 1 / max(values, 1))
-        return batch_mean, var, noise, 2 * noise
-    mean_noise = mean.var(0, ddof=1) / samples / safe
-    var_noise = around.var(0, ddof=1) / samples / safe**2
-    return batch_mean, var, mean_noise, np.maximum(var_noise, 2 / max(values - 1, 1))
+        return batch_mean, var, var / max(values, 1), 2 * var**2 / max(values, 1)
+    mean_noise = mean.var(0, ddof=1) / samples
+    var_noise = around.var(0, ddof=1) / samples
+    return batch_mean, var, mean_noise, np.maximum(var_noise, 2 * var**2 / max(values - 1, 1))
+
+
+def reference_facts(batches: list[tuple[np.ndarray, ...]], dilution: float) -> dict[str, Any]:
+    """Return the means of `batch_moments` over batches, and the noise of one batch's mean and of
+    the logarithm of its variance.
+
+    The noises are taken over all batches before they are divided: a rare channel has batches
+    without any variance.
+
+    Args:
+        batches: their moments.
+        dilution: rows of the layer's input to one independent sample.
+    """
+    mean, var, mean_noise, var_noise = (
+        np.mean(column, axis=0) for column in zip(*batches, strict=True)
+    )
+    safe = np.maximum(var, TINY)
+    return {
+        "mean": mean,
+        "var": var,
+        "mean_noise": dilution * mean_noise / safe,
+        "var_noise": dilution * var_noise / safe**2,
+    }
 
 
 def eval_facts(

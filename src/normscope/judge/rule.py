@@ -284,6 +284,11 @@ def in_eval_mode_alone(layer: Layer, exam: Examination) -> bool:
     return bool(exam.training) and layer.training is False
 
 
+def never_ran(layer: Layer, exam: Examination) -> bool:
+    """Tell whether batches were run, and the layer was not called."""
+    return exam.forward is not None and layer.place is None and layer.measured is None
+
+
 def _plain(value: Any) -> Any:
     """A number rounded to four digits, as evidence is read by people; anything else as it is."""
     if isinstance(value, np.generic):

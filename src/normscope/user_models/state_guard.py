@@ -54,6 +54,7 @@ def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
         np.random.set_state(numpy_state)
         for generator, state in states:
             generator.set_state(state)
+        _reshard(model)
         for kept in modules:
             kept.put_back()
         for parameter, requires_grad, grad in parameters:
@@ -73,6 +74,13 @@ def preserve_script(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
                 tensor.copy_(state[name])
+
+
+def _reshard(model: nn.Module) -> None:
+    """Give parameters that a forward has gathered (FSDP2) back to their shards."""
+    for module in model.modules():
+        if hasattr(module, "reshard") and hasattr(module, "unshard"):
+            module.reshard()
 
 
 def _generators(batches: Any) -> list[Any]:

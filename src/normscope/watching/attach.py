@@ -15,7 +15,7 @@ from normscope.records.files import is_alive, this_process
 from normscope.records.recording import Recording, rank_path
 from normscope.records.recording_header import Header
 from normscope.records.recording_parts import FilePart, MemoryPart, WritablePart
-from normscope.user_models.wrappers import torch_optimizer, unwrapped_model
+from normscope.user_models.wrappers import stepping_optimizer, unwrapped_model
 from normscope.version import __version__
 from normscope.watching.budget import check_budget, spread_channels
 from normscope.watching.intervals import Intervals, LogSpacedInterval
@@ -70,7 +70,7 @@ def attach(
         budget=budget,
         writer=this_process(),
     )
-    optimizer = None if optimizer is None else torch_optimizer(optimizer)
+    optimizer = stepping_optimizer(optimizer, model)
     refuse_watched(selected)
     if after is None:
         spread_channels(infos, budget)

@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from normscope.records.examination import History, LayerHistory
 from normscope.user_models.state_guard import is_examined
-from normscope.user_models.wrappers import torch_optimizer, unwrapped_model
+from normscope.user_models.wrappers import stepping_optimizer, unwrapped_model
 from normscope.watching.hooks import LayerHooks, before_forward
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ class LoopObserver:
             self._parameters = {id(p) for p in model.parameters()}
             self._handles.append(register_optimizer_step_post_hook(self._some_step))
         else:
-            self._handles.append(torch_optimizer(optimizer).register_step_post_hook(self._step))
+            stepping = stepping_optimizer(optimizer, model)
+            assert stepping is not None
+            self._handles.append(stepping.register_step_post_hook(self._step))
 
     def history(self) -> History:
         """Return the counts so far."""

@@ -19,6 +19,7 @@ from normscope.records.recording_header import BINS, FRAME, SAMPLE_LEVELS, SAMPL
 from normscope.user_models.batch_reader import tensors_in
 from normscope.user_models.norm_behavior import Behavior, Moments, behavior_of
 from normscope.user_models.norm_layers import NormLayer
+from normscope.user_models.wrappers import local_affine
 from normscope.watching.row_buffers import Column, column
 from normscope.watching.tensor_statistics import (
     bin_counts,
@@ -280,7 +281,7 @@ class Observer:
             std = used.invstd.reciprocal()
             self._add_histogram(call, "output_histogram", values, used, weight=std, bias=used.mean)
             return
-        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        weight, bias = local_affine(module)
         if not self.plain or not self._is_normalized_by(module):
             weight = bias = None  # the output has a histogram of its own
         self._add_histogram(call, "histogram", values, used, weight=weight, bias=bias)
@@ -296,7 +297,7 @@ class Observer:
             return
         normalized = normalize(self.info.kind, module, sample)
         normalized = by_channel(normalized, layout[0], trailing=layout[1])
-        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        weight, bias = local_affine(module)
         self._add_histogram(call, "output_histogram", normalized, None, weight=weight, bias=bias)
         self._add_sample_statistics(call, values, sample, saved)
 
@@ -370,7 +371,7 @@ class Observer:
     def _per_sample_std(self, values: Tensor, sample: Tensor) -> Tensor:
         grouped, rms = self._groups(values, sample), self.info.kind == "rms"
         square = grouped.square().mean(-1) if rms else grouped.var(-1, correction=0)
-        eps = torch.finfo(sample.dtype).eps if self.info.eps is None else self.info.eps
+        eps = torch.finfo(values.dtype).eps if self.info.eps is None else self.info.eps
         return (square + eps).sqrt()
 
     def _groups(self, values: Tensor, sample: Tensor) -> Tensor:

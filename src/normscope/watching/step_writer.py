@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from normscope.user_models.wrappers import local_part
 from normscope.watching.device_to_host import PROBE
 from normscope.watching.gradient_hooks import loss_scale
 from normscope.watching.intervals import Due
@@ -70,9 +71,13 @@ class WatchedLayer:
                 if isinstance(table.get(name), Tensor):
                     get = functools.partial(table.get, name)
             if isinstance(value := get(), Tensor):
-                count = value.numel()
+                count = local_part(value).numel()
                 shape = () if name in COUNTERS else (-(-count // info.channel_stride),)
                 yield column(self.name, name, shape), count, get
+
+
+def _size(value: Tensor | None) -> int:
+    return -1 if value is None else local_part(value).numel()
 
 
 def _attribute(module: weakref.ref[nn.Module], name: str) -> Tensor | None:
@@ -98,7 +103,7 @@ class TensorReader:
     def row(self) -> Row:
         """Return (column, tensor) of each, as they are now."""
         values = [get() for get in self._getters]
-        if [-1 if value is None else value.numel() for value in values] != self._sizes:
+        if [_size(value) for value in values] != self._sizes:
             self._find()  # a layer was changed: pruned, its affine parameters taken away, ...
             values = [get() for get in self._getters]
         row = zip(self.columns, values, strict=True)
@@ -167,14 +172,13 @@ class StepWriter:
 
     def _append(self, group: str, step: int, row: Row) -> None:
         if row:
-            columns, values = zip(*row, strict=True)
-            if self._strides:
-                values = [self._spread(at, value) for at, value in row]
-            self._blocks.append(group, step, list(columns), list(values))
+            columns = [at for at, _ in row]
+            values = [self._spread(at, local_part(value)) for at, value in row]
+            self._blocks.append(group, step, columns, values)
 
     def _spread(self, at: Column, value: Tensor) -> Tensor:
         """Return the channels of a parameter, buffer or gradient that are recorded."""
-        if len(at.shape) != 1 or value.numel() == at.shape[0]:
+        if not self._strides or len(at.shape) != 1 or value.numel() == at.shape[0]:
             return value
         return value.reshape(-1)[:: self._strides[at.layer]]
 

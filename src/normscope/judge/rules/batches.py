@@ -26,11 +26,12 @@ CHANCE = 1e-3
 class StatisticsDisagree(Rule, code="NS501", severity="error"):
     """Running mean and variance are far from the statistics of the batches that were given.
 
-    z = |running_mean - mean| / sqrt(var + eps) and l = |ln((running_var + eps) / (var + eps))|, 95%
-    quantile over the channels. A running average with momentum m over batches of N samples has the
-    noise floor sd(z)^2 = m / (2 - m) Var(batch mean) / var, measured from the spread of samples
-    within batches, and likewise for l; the K batches given add 1/K. Reported above five floors, and
-    above z 0.25 or l 0.35. An error where both are large and the outputs suffer.
+    z = |running_mean - mean| / sqrt(var + eps) and l = |ln((running_var + eps) / (var + eps))|. A
+    running average with momentum m over batches of N samples has the noise floor sd(z)^2 = m / (2 -
+    m) Var(batch mean) / var, measured for each channel from the spread of samples within batches,
+    and likewise for l; the K batches given add 1/K. The limit of a channel is five floors, and at
+    least z 0.25 or l 0.35. Reported where more than 5% of the channels are beyond theirs. An error
+    where both are large and the outputs suffer.
 
     Why is this bad: evaluation normalizes with the wrong numbers, often without a visible loss of
         accuracy until the data change.
@@ -72,25 +73,27 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
         ratio = (np.maximum(layer.running_var, 0) + eps) / (var + eps)
         log = np.where(alive, np.abs(np.log(ratio)), np.nan)
         memory = _memory(layer, measured)
-        mean_limit = self._limit(memory, measured.mean_noise, FAR_MEAN)
-        var_limit = self._limit(memory, measured.var_noise, FAR_LOG_VAR)
-        mean_off, var_off = high(z), high(log)
-        if not (mean_off > mean_limit or var_off > var_limit):
+        mean_limits = self._limits(memory, measured.mean_noise, FAR_MEAN)
+        var_limits = self._limits(memory, measured.var_noise, FAR_LOG_VAR)
+        if not (high(z / mean_limits) > 1 or high(log / var_limits) > 1):
             return
-        large = mean_off > max(mean_limit, self.MEAN_LARGE)
-        large = large or var_off > max(var_limit, self.VAR_LARGE)
+        large = high(z / np.maximum(mean_limits, self.MEAN_LARGE)) > 1
+        large = large or high(log / np.maximum(var_limits, self.VAR_LARGE)) > 1
         worse = large and exam.training is not True and bool(_eval_gap(exam.forward))
         message = "The running statistics are not those of the batches given."
         evidence = {
-            "means_apart_in_sd": mean_off,
-            "limit_in_sd": mean_limit,
-            "log_variances_apart": var_off,
-            "log_variance_limit": var_limit,
+            "means_apart_in_sd": high(z),
+            "limit_in_sd": high(mean_limits, 0.5),
+            "log_variances_apart": high(log),
+            "log_variance_limit": high(var_limits, 0.5),
         }
         yield self.finding(layer.name, message, evidence, "error" if worse else "warning")
 
-    def _limit(self, memory: float, noise: np.ndarray | None, least: float) -> float:
-        return max(self.NOISE_FACTOR * np.sqrt(memory * high(noise, 0.5)), least)
+    def _limits(self, memory: float, noise: np.ndarray | None, least: float) -> np.ndarray:
+        """Return the limit of each channel: of rare ones, batches differ more."""
+        if noise is None:
+            return np.array(least)
+        return np.maximum(self.NOISE_FACTOR * np.sqrt(memory * np.maximum(noise, 0)), least)
 
 
 def _memory(layer: Layer, measured: Measured) -> float:
@@ -247,7 +250,8 @@ class BatchesNotAlike(ForwardRule, code="NS504", severity="warning"):
     F = N Var(batch means) / Var(sample means), of the inputs of batch normalization layers in eval
     mode: 1 for shuffled data. Reported where the median of a layer's channels is above 3 and above
     the value that chance exceeds once in 10,000 (F distribution with K - 1 and K(N - 1) degrees of
-    freedom). The worst layer is named.
+    freedom). The worst layer is named. Layers whose rows are no independent samples (the nodes of
+    graphs, regions of images: more rows than the model has outputs) are left out.
 
     Why is this bad: each batch is normalized by its own statistics, and no running average fits all
         of them.
@@ -271,6 +275,9 @@ class BatchesNotAlike(ForwardRule, code="NS504", severity="warning"):
             if layer.live and layer.measured is not None
         }
         if not medians:
+            return
+        if np.isnan(list(medians.values())).all():
+            yield self.not_evaluated("independent samples, one row of each layer's input to each")
             return
         batches = len(forward.batch_sizes)
         freedom = sum(forward.batch_sizes) - batches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normscope.judge.rule import Results, Rule, in_eval_mode_alone
+from normscope.judge.rule import Results, Rule, in_eval_mode_alone, never_ran
 from normscope.records.examination import BATCH_KINDS, Examination, Layer
 
 
@@ -99,7 +99,8 @@ class FrozenWithLiveStatistics(Rule, code="NS304", severity="warning", kinds=BAT
     Why is this bad: requires_grad=False does not freeze buffers. The frozen part computes another
         function after every forward.
     When it is fine: AdaBN and other re-estimation of statistics; a teacher that is meant to use
-        batch statistics.
+        batch statistics. Layers that the forward passes by are not reported, as the originals that
+        an adapter keeps beside the copies it trains.
     Example:
         model = trained().train()
         model.requires_grad_(False)
@@ -114,10 +115,18 @@ class FrozenWithLiveStatistics(Rule, code="NS304", severity="warning", kinds=BAT
 
     def check_layer(self, layer: Layer, exam: Examination) -> Results:
         moves = layer.live and layer.training and layer.tracked and layer.momentum != 0
+        moves = moves and not (never_ran(layer, exam) or _has_trained_copy(layer, exam))
         scope = layer.scope_trainable if layer.scope_trainable is not None else layer.trainable
         if moves and layer.tracks is not False and not layer.trainable and scope is False:
             message = "Nothing here is trained, but in train mode every forward moves statistics."
             yield self.finding(layer.name, message, {"requires_grad": False, "training": True})
+
+
+def _has_trained_copy(layer: Layer, exam: Examination) -> bool:
+    """Tell whether an adapter (peft) keeps the layer beside a copy that its forward runs."""
+    before, inside, _ = layer.name.partition("original_module")
+    copies = f"{before}modules_to_save."
+    return bool(inside) and any(other.name.startswith(copies) for other in exam.layers)
 
 
 class FreezeNotSticky(Rule, code="NS305", severity="warning", kinds=BATCH_KINDS):
