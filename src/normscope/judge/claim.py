@@ -19,6 +19,9 @@ from normscope.records.run import RunRecord
 RATIO = "times"
 """The unit of a ratio."""
 
+WIDEST = 50.0
+"""An interval of logarithms that goes further says nothing, and cannot be drawn."""
+
 SECTIONS = {"Quantity": "quantity", "Needs": "needs", "Decided by": "decides"}
 """Of a claim's docstring, and the attributes that they set."""
 
@@ -39,9 +42,10 @@ class Claim:
     measures it. The sections Quantity, Needs (which runs) and Decided by (where it is another rule
     than that of one difference) follow; a section that is not there is that of the base class.
 
-    The quantity has one value for each arm and seed at a setting. Values are paired by seed; over
-    several settings a seed's differences are averaged, so that one test decides, and a setting that
-    significantly says the opposite (Holm-adjusted) leaves the claim open. So does a run whose value
+    The quantity has one value for each arm and seed at a setting. The confidence sequence of the
+    mean difference decides. Over several settings a seed's values are averaged, so that one
+    interval decides, and a setting that says the opposite (p < LEVEL by itself) leaves the claim
+    open. So does a run whose value
     is infinite: an arm is not judged by the others. A claim reads records and imports no torch.
     """
 
@@ -64,6 +68,7 @@ class Claim:
     also: ClassVar[tuple[SecondaryMetric, ...]] = ()
     where_both_learn: ClassVar[bool] = False  # settings and seeds without learning say nothing
     arm_field: ClassVar[str] = "norm"
+    within_runs: ClassVar[bool] = False  # both arms are readings of the same runs
 
     def __init_subclass__(cls, *, code: str = "") -> None:
         """Read the docstring of a claim with a code, and register it."""
@@ -112,15 +117,15 @@ class Claim:
         groups = [group for group in every if group not in dead]
         resolution = max((self.resolution(runs_of(group)) for group in groups), default=0.0)
         value = self._value_of_learners if self.where_both_learn else self.value
-        summary = Summary(value, groups, arms, self.ratio)
+        summary = Summary(value, groups, arms, self.ratio, self.within_runs)
         if not summary.groups:
             needs = self.needs.format(norm=evidence.norm, reference=evidence.reference)
             if every and not groups:
                 needs = settings_to_learn_at(every, learners)
             return self._verdict(evidence, "cannot tell", needs=_finite(summary) or needs)
-        estimate = summary.estimate(self._margin, resolution)
+        estimate = summary.estimate(resolution)
         settings = self._settings(summary, resolution) if not summary.non_finite else ()
-        outcome, needs = self._decide(estimate, settings, resolution)
+        outcome, needs = self._decide(estimate, settings)
         if summary.non_finite:
             outcome, needs = "cannot tell", _finite(summary)
         shown = _in_unit(estimate, "", self.unit)
@@ -130,14 +135,16 @@ class Claim:
             effect=shown.effect,
             interval=shown.interval,
             n=shown.n,
+            e=shown.e,
             p=shown.p,
+            fixed_interval=shown.fixed_interval,
             test=estimate.test,
             improvement=summary.improvement(self.higher_supports),
             values=summary.values(),
             needs=needs,
             more_seeds=self._seeds_left(estimate, summary),
             settings=settings if len(settings) > 1 else (),
-            also=tuple(_secondary(item, summary.groups, arms) for item in self.also),
+            also=tuple(self._secondary(item, summary.groups) for item in self.also),
             notes=(*warnings_on(summary, groups, dead, learners), *self.notes(summary.groups)),
         )
 
@@ -164,18 +171,18 @@ class Claim:
         return bool(cells) and max(len(cell.runs) for cell in cells) >= self.least
 
     def _decide(
-        self, estimate: Estimate, settings: tuple[EffectEstimate, ...], resolution: float
+        self, estimate: Estimate, settings: tuple[EffectEstimate, ...]
     ) -> tuple[Outcome, str]:
         outcome = self._outcome(estimate)
         if outcome == "cannot tell":
             more = self._more_seeds(estimate)
-            if more is None and resolution >= self._margin:
-                step = f"{resolution:.2g} {self.unit}"
+            if more is None and estimate.resolution >= self._margin:
+                step = f"{estimate.resolution:.2g} {self.unit}"
                 return outcome, f"finer steps: it is read in steps of {step}, which is too coarse"
             return outcome, _seeds(more, estimate)
         opposite = {"supported": "contradicted", "contradicted": "supported"}.get(outcome)
-        against = [each.label for each in settings if each.outcome == opposite]
-        if against:
+        against = [each.label for each in settings if self._says(each) == opposite]
+        if opposite and against:
             both = f"on average {outcome}, but {opposite} at {against[0]}"
             return "cannot tell", f"one setting to speak of: {both}"
         return outcome, ""
@@ -188,23 +195,35 @@ class Claim:
             return None
         return self._more_seeds(estimate)
 
-    def _outcome(self, estimate: Estimate) -> Outcome:
-        if estimate.p_equivalent is not None and estimate.p_equivalent < LEVEL:
-            return "no difference"
-        if estimate.p is None or estimate.p >= LEVEL:
+    def _says(self, reading: EffectEstimate) -> Outcome:
+        """What a setting says by its fixed-n test alone: enough to make a verdict doubtful."""
+        if reading.effect is None or reading.p is None or reading.p >= LEVEL:
             return "cannot tell"
-        return "supported" if (estimate.effect > 0) == self.higher_supports else "contradicted"
+        above = reading.effect > (1 if self.ratio else 0)
+        return "supported" if above == self.higher_supports else "contradicted"
+
+    def _outcome(self, estimate: Estimate) -> Outcome:
+        if estimate.is_inside(self._margin):
+            return "negligible" if estimate.sign else "no difference"
+        if not estimate.sign:
+            return "cannot tell"
+        return "supported" if (estimate.sign > 0) == self.higher_supports else "contradicted"
 
     def _settings(self, summary: Summary, resolution: float) -> tuple[EffectEstimate, ...]:
         groups = summary.groups
-        estimates = [
-            summary.estimate_of(group, self._margin, resolution, tests=len(groups))
+        estimates = {
+            group.label: summary.estimate_of(group, resolution, tests=len(groups))
             for group in groups
-        ]
+        }
         return tuple(
-            _in_unit(estimate, group.label, self.unit, self._outcome(estimate))
-            for group, estimate in zip(groups, statistics.holm_estimates(estimates), strict=True)
+            _in_unit(estimate, label, self.unit, self._outcome(estimate))
+            for label, estimate in estimates.items()
         )
+
+    def _secondary(self, item: SecondaryMetric, groups: Sequence[Group]) -> EffectEstimate:
+        arms = groups[0].arms.keys()
+        summary = Summary(item.value, groups, tuple(arms), item.unit == RATIO, self.within_runs)
+        return _in_unit(summary.estimate(0.0), item.label, item.unit)
 
     def _verdict(self, evidence: Evidence, outcome: Outcome, **measured) -> Verdict:
         return Verdict(
@@ -223,21 +242,28 @@ class Claim:
         )
 
 
-def _secondary(
-    item: SecondaryMetric, groups: Sequence[Group], arms: tuple[str, str]
-) -> EffectEstimate:
-    summary = Summary(item.value, groups, arms, item.unit == RATIO)
-    return _in_unit(summary.estimate(0.0, 0.0), item.label, item.unit)
-
-
 def _in_unit(
     estimate: Estimate, label: str, unit: str, outcome: Outcome | None = None
 ) -> EffectEstimate:
     """An estimate in the unit of its quantity: of ratios it was made of logarithms."""
     shown = math.exp if unit == RATIO else float
-    effect = shown(estimate.effect) if math.isfinite(estimate.effect) else None
-    interval = estimate.interval and (shown(estimate.interval[0]), shown(estimate.interval[1]))
-    return EffectEstimate(label, unit, effect, interval, estimate.n, estimate.p, outcome)
+
+    def ends(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        if interval is None or (unit == RATIO and max(map(abs, interval)) > WIDEST):
+            return None
+        return shown(interval[0]), shown(interval[1])
+
+    return EffectEstimate(
+        label,
+        unit,
+        effect=shown(estimate.effect) if math.isfinite(estimate.effect) else None,
+        interval=ends(estimate.interval),
+        n=estimate.n,
+        p=estimate.p,
+        fixed_interval=ends(estimate.fixed_interval),
+        e=estimate.e,
+        outcome=outcome,
+    )
 
 
 def _finite(summary: Summary) -> str:

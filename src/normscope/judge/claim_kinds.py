@@ -92,6 +92,7 @@ class WithinRunClaim(Claim):
 
     readings: ClassVar[tuple[str, str]]
     arm_field = READING
+    within_runs = True
 
     def arms(self, evidence: Evidence) -> tuple[str, str]:
         return self.readings

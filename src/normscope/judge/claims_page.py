@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from normscope.judge.claim import Claim
 from normscope.judge.claim_kinds import WithinRunClaim
-from normscope.judge.statistics import LEAST_PAIRS, LEVEL, SIGN_FLIP_FROM
+from normscope.judge.statistics import FIRM_FROM, LEAST_PAIRS
 
 INTRODUCTION = f"""# Claims
 
@@ -12,34 +12,20 @@ What batch normalization is said to do, and what decides here. This page is made
 `src/normscope/judge/claims`; `normscope claims DIR` judges them on the runs that are there.
 
 A claim has one quantity, with one value for each arm and seed; some claims set two readings of the
-same runs against each other instead of two arms. Values are paired by seed. Where runs differ in
-other settings too, only runs with equal settings are compared, and a seed's differences are
-averaged over the settings, so that one test decides; the settings are listed beside it with
-Holm-adjusted p, and one that significantly says the opposite leaves the claim open. Initialization,
-activation function, block and batch size are varied for the claims about them; the other claims are
-judged at the default of these, or the most frequent value.
+same runs against each other instead of two arms. Where runs differ in other settings too, only runs
+with equal settings are compared, and a seed's values are averaged over the settings, so that one
+interval decides. Initialization, activation function, block and batch size are varied for the
+claims about them; the other claims are judged at the default of these, or the most frequent value.
 
-The interval is the paired t interval (95%). The test is the exact sign-flip test from
-{SIGN_FLIP_FROM} seeds on; with fewer, no choice of signs has p < {LEVEL}, and it is the paired t
-test; Welch's where the arms share fewer than {LEAST_PAIRS} seeds. Under {LEAST_PAIRS} seeds there
-is no verdict.
+The interval that is shown decides, and it holds at all numbers of seeds together (95%), so that
+seeds may be added until a claim is decided; [statistics.md](statistics.md) has the formula, its
+price and its limits. Under {LEAST_PAIRS} seeds there is no verdict, under {FIRM_FROM} it is
+provisional.
 
-- **supported**, **contradicted**: p < {LEVEL}, two-sided.
-- **no difference**: two one-sided tests put the difference inside the margin (p < {LEVEL}). This
-  comes first: a difference that is significant and inside the margin is none.
-- **cannot tell**: neither. The verdict says what would settle it.
-
-With some thirty claims judged at this level, one or two false verdicts among them are to be
-expected: read the intervals. And the level holds for a number of seeds that was decided beforehand.
-"5 more seeds" says what a study would take; whoever starts with three seeds where there is no
-difference and adds what is named until there is a verdict gets a false one in 15 to 20% of cases
-(simulated), not in {100 * LEVEL:g}%. To be sure, give the study other seeds, as many as were named,
-and judge those alone.
-
-Tests and intervals of a mean difference take the differences for symmetric: between arms that do
-not differ at all they are. An arm that is a little better and fails in one run of ten may have the
-same mean, and most studies of few seeds see no failure and call it better (72% at 3 seeds, 60% at
-5, if there is hardly any other noise): a rare failure takes many seeds to be judged.
+- **supported**, **contradicted**: the interval leaves out no effect at all.
+- **negligible**: it lies inside the margin and leaves out no effect; its sign is said.
+- **no difference**: it lies inside the margin.
+- **cannot tell**: none of these. The verdict says what would settle it.
 
 A network that did not learn has gradients and distributions too, and they would outweigh
 everything: claims about these are judged at the settings at which both arms learned on average, on

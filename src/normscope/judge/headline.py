@@ -31,7 +31,7 @@ from normscope.judge.headline_words import (
     with_norm,
 )
 from normscope.judge.layer_measures import active_share, layers_before_activations, measure_regions
-from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
+from normscope.judge.statistics import FIRM_FROM, LEAST_PAIRS, Estimate
 from normscope.judge.timeline import Timeline
 from normscope.judge.verdicts import OUTCOMES, Verdict, effect_text
 from normscope.records.recording import Recording
@@ -187,7 +187,7 @@ def passing(recordings: Mapping[str, Sequence[Recording]], layer: str | None = N
         f"{np.mean(values[0]):.1f}% of the values of {layer} {verb} {words[0]}",
         f"{np.mean(values[1]):.1f}% {words[1]}",
     ]
-    estimate = _difference(values)
+    estimate = statistics.compare(*(dict(enumerate(own)) for own in values))
     sure = estimate_text(estimate, _settled(estimate))
     return f"In the last epoch {shares[0]}, {shares[1]} ({sure})."
 
@@ -331,22 +331,17 @@ class _Case:
         ends = [f"{name_of(arm)} ({self._best(arm)[0]:.1f}%)" for arm in (ranked[0], ranked[-1])]
         pair = {self.arms[0]: self.accuracy} if self.accuracy else {}
         estimates = [self._of_many(arm, verdict) for arm, verdict in (pair | dict(found)).items()]
-        sure = [
-            estimate.effect > 0
-            for estimate in statistics.holm_estimates(estimates)
-            if estimate.p is not None and estimate.p < LEVEL
-        ]
+        sure = [estimate.sign > 0 for estimate in estimates if estimate.sign]
         return (
             f"Of all {len(arms)}, {ends[0]} is best and {ends[1]} last; {sum(sure)} of "
             f"{len(arms) - 1} are better than {name_of(self.arms[1])} for certain, "
-            f"{len(sure) - sum(sure)} worse (Holm-adjusted)."
+            f"{len(sure) - sum(sure)} worse (together 95%)."
         )
 
     def _of_many(self, arm: str, verdict: Verdict) -> Estimate:
         """An arm's difference from the reference, as one of as many tests as there are arms."""
         own, other = (verdict.values[each] for each in (arm, self.arms[1]))
-        differences = [own[seed] - other[seed] for seed in sorted(set(own) & set(other))]
-        return statistics.paired(differences, 0.0, tests=len(self.norms) - 1)
+        return statistics.compare(own, other, tests=len(self.norms) - 1)
 
     def rates(self) -> str:
         """The rate at which one of the two arms learns and the other does not, and how wide a range
@@ -492,19 +487,13 @@ class _Case:
             {run.seed: accuracy(run) or 0.0 for run in self.runs[arm][rate]}
             for arm, rate in zip(self.arms, rates, strict=True)
         ]
-        shared = sorted(set(values[0]) & set(values[1]))
-        if len(shared) >= LEAST_PAIRS or min(map(len, values)) < LEAST_PAIRS:
-            return _difference([[own[seed] for seed in shared] for own in values])
-        return statistics.welch(list(values[0].values()), list(values[1].values()), 0.0)
-
-
-def _difference(values: Sequence[Sequence[float]]) -> Estimate:
-    """First minus second arm, paired."""
-    return statistics.paired([a - b for a, b in zip(*values, strict=True)], 0.0)
+        return statistics.compare(*values)
 
 
 def _settled(estimate: Estimate) -> str:
-    return "settled" if estimate.p is not None and estimate.p < LEVEL else "not settled"
+    if not estimate.sign:
+        return "not settled"
+    return "settled" if estimate.n >= FIRM_FROM else "settled, provisionally"
 
 
 def _sureness(verdict: Verdict) -> float:

@@ -59,9 +59,12 @@ def verdict_text(verdict: Verdict, instead: str = "") -> str:
     word = {
         "supported": "settled",
         "contradicted": "settled, against common belief",
+        "negligible": f"negligible, within ±{verdict.margin:g}",
         "no difference": f"no difference beyond ±{verdict.margin:g}",
         "cannot tell": "not settled",
     }[verdict.outcome]
+    if verdict.provisional:
+        word = f"{word}, provisionally"
     effect = verdict.effect if verdict.effect is not None else math.nan
     return _with_interval(effect, verdict.unit, verdict.interval, verdict.n, instead or word)
 

@@ -1,4 +1,4 @@
-"""The statistics behind every verdict, and the only place of them.
+"""The statistics behind every verdict; `sequential` has the e-values that decide.
 
 Runs of two arms are paired by seed, so that most quantities are differences within a seed. Small
 numbers of seeds are the rule: nothing here is a bootstrap (at n = 3 a 95% bootstrap interval covers
@@ -9,17 +9,29 @@ import. The tests compare them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
+
+from normscope.judge.sequential import critical_t, e_value
 
 LEVEL = 0.05
 """Probability of a false verdict that every test is held to; intervals cover 1 - LEVEL."""
 
 LEAST_PAIRS = 3
 """Fewer differences say nothing that can be checked about their own spread."""
+
+FIRM_FROM = 5
+"""With fewer pairs a verdict is provisional: it says nothing of seeds that fail now and then, and
+an effect that is just found there is exaggerated several times.
+"""
+
+PAIRED_FROM = 5
+"""With fewer pairs two arms are compared as independent samples. What their seeds share moves them
+alike hardly at all, and pairs would cost half of the degrees of freedom (docs/statistics.md).
+"""
 
 SIGN_FLIP_FROM, SIGN_FLIP_TO = 6, 20
 """Numbers of pairs for the exact test: at 5 its smallest p is 0.0625, beyond 20 it takes long and t
@@ -32,70 +44,148 @@ MOST_SEEDS = 100
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean difference between two arms. What n does not allow is None."""
+    """A mean difference between two arms. What n does not allow is None.
+
+    `interval` and `e` hold at any number of seeds and decide; `p` and `fixed_interval` hold for a
+    number that was decided beforehand, and accompany.
+    """
 
     effect: float
-    interval: tuple[float, float] | None  # of the mean, t distribution, covers 95%
     n: int  # pairs; without pairing, runs of the smaller arm
-    spread: float | None  # sd of the differences; without pairing, one that gives this interval
-    p: float | None  # two-sided, of no difference
-    p_equivalent: float | None  # two one-sided tests, of one as large as the margin; None: coarse
-    test: str
+    interval: tuple[float, float] | None = None  # confidence sequence
+    e: float | None = None  # against no difference
+    p: float | None = None  # two-sided, of no difference
+    fixed_interval: tuple[float, float] | None = None  # t distribution
+    test: str = "none"  # the one behind p
+    spread: float | None = None  # sd of the differences; without pairing, one that gives this error
+    freedom: float = 0.0  # degrees of freedom
+    paired_from: float = 0.0  # number of seeds from which such arms are paired
+    resolution: float = 0.0  # step in which the quantity is read
+
+    def is_inside(self, margin: float) -> bool:
+        """Tell whether the difference is inside the margin for certain; never where the quantity is
+        read in steps as wide as the margin.
+        """
+        if self.interval is None or self.resolution >= margin:
+            return False
+        return -margin < self.interval[0] and self.interval[1] < margin
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 for a difference that is above or below zero for certain, else 0."""
+        low, high = self.interval or (0.0, 0.0)
+        return int(low > 0) - int(high < 0)
+
+
+def compare(
+    first: Mapping[int, float],
+    second: Mapping[int, float],
+    *,
+    resolution: float = 0.0,
+    tests: int = 1,
+    within: bool = False,
+) -> Estimate:
+    """Estimate the first arm's mean minus the second's, from {seed: value} of each.
+
+    Paired by seed from PAIRED_FROM shared seeds on, and always where both are readings of the same
+    runs (`within`); else as independent samples, of the shared seeds or, where these are fewer than
+    LEAST_PAIRS, of all. Which it is follows from the numbers of seeds alone. Other arguments as of
+    `paired`.
+    """
+    shared = sorted(set(first) & set(second))
+    options = {"resolution": resolution, "tests": tests}
+    if within or len(shared) >= PAIRED_FROM:
+        differences = [first[seed] - second[seed] for seed in shared]
+        return paired(differences, **options, paired_from=0 if within else PAIRED_FROM)
+    if is_unpaired(first, second):
+        return welch(list(first.values()), list(second.values()), **options, paired_from=math.inf)
+    arms = ([arm[seed] for seed in shared] for arm in (first, second))
+    return welch(*arms, **options, paired_from=PAIRED_FROM)
+
+
+def is_unpaired(first: Mapping[int, float], second: Mapping[int, float]) -> bool:
+    """Tell if arms share too few seeds to be compared by these, and have enough of their own."""
+    return len(set(first) & set(second)) < LEAST_PAIRS <= min(len(first), len(second))
 
 
 def paired(
-    differences: Sequence[float], margin: float, *, resolution: float = 0.0, tests: int = 1
+    differences: Sequence[float] | np.ndarray,
+    *,
+    resolution: float = 0.0,
+    tests: int = 1,
+    paired_from: float = 0.0,
 ) -> Estimate:
-    """Estimate the mean of differences within seeds, and test it.
+    """Estimate the mean of differences within seeds.
 
-    The interval is the paired t interval. The p is that of the exact sign-flip test where it can
-    come below the level, which takes 6 pairs and more of them when it is one of several tests; else
-    that of the paired t test, which assumes differences that are about normal.
+    The fixed-n p is that of the exact sign-flip test where it can come below the level, which takes
+    6 pairs; else that of the paired t test.
 
     Args:
         differences: one for each seed, finite.
-        margin: the largest mean difference that counts as none.
         resolution: step in which the quantity can be read, for example one test image. Equal
             readings are not taken for exact ones: each difference has at least the spread of two
             readings rounded to it. Rounding may move all seeds alike, so that with a step as large
-            as the margin nothing is tested for equivalence.
-        tests: how many tests of one family this is one of; it only decides whether the exact test
-            can say anything.
+            as a margin nothing is found inside it.
+        tests: how many intervals are to hold together.
+        paired_from: as in `Estimate`.
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
     effect = float(values.mean()) if n else math.nan
     if n < LEAST_PAIRS:
-        return Estimate(effect, None, n, None, None, None, f"none: n = {n}")
+        return Estimate(effect, n, test=f"none: n = {n}", paired_from=paired_from)
     spread = max(float(values.std(ddof=1)), resolution / math.sqrt(6))
-    error = spread / math.sqrt(n)
-    if error == 0:
-        return Estimate(effect, None, n, 0.0, None, None, "none: the differences have no spread")
-    p, test = _t_p(effect, error, n - 1), "paired t"
-    if SIGN_FLIP_FROM <= n <= SIGN_FLIP_TO and smallest_sign_flip_p(n) * tests < LEVEL:
-        p, test = sign_flip(values), "exact sign flip"
-    equivalent = _equivalence_p(effect, error, n - 1, margin, resolution)
-    return Estimate(effect, _t_interval(effect, error, n - 1), n, spread, p, equivalent, test)
+    known = Estimate(
+        effect, n, spread=spread, freedom=n - 1, paired_from=paired_from, resolution=resolution,
+        test="paired t",
+    )  # fmt: skip
+    if SIGN_FLIP_FROM <= n <= SIGN_FLIP_TO and spread > 0:
+        known = replace(known, p=sign_flip(values), test="exact sign flip")
+    return _tested(known, tests)
 
 
 def welch(
-    first: Sequence[float], second: Sequence[float], margin: float, *, resolution: float = 0.0
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    resolution: float = 0.0,
+    tests: int = 1,
+    paired_from: float = math.inf,
 ) -> Estimate:
-    """Estimate mean(first) - mean(second) of arms without shared seeds: Welch (1947)."""
+    """Estimate mean(first) - mean(second) of independent samples, with the degrees of freedom of
+    Welch (1947); arguments as of `paired`.
+    """
     arms = [np.asarray(values, dtype=np.float64) for values in (first, second)]
     n = min(len(values) for values in arms)
     effect = float(arms[0].mean() - arms[1].mean()) if n else math.nan
     if n < LEAST_PAIRS:
-        return Estimate(effect, None, n, None, None, None, f"none: n = {n}")
+        return Estimate(effect, n, test=f"none: n = {n}", paired_from=paired_from)
     shares = [max(float(values.var(ddof=1)), resolution**2 / 12) / len(values) for values in arms]
     error = math.sqrt(sum(shares))
-    if error == 0:
-        return Estimate(effect, None, n, 0.0, None, None, "none: the values have no spread")
-    losses = (share**2 / (len(arm) - 1) for share, arm in zip(shares, arms, strict=True))
-    freedom = sum(shares) ** 2 / sum(losses)
-    interval, p = _t_interval(effect, error, freedom), _t_p(effect, error, freedom)
-    equivalent = _equivalence_p(effect, error, freedom, margin, resolution)
-    return Estimate(effect, interval, n, error * math.sqrt(n), p, equivalent, "Welch t")
+    losses = sum(share**2 / (len(arm) - 1) for share, arm in zip(shares, arms, strict=True))
+    freedom = sum(shares) ** 2 / losses if losses else 0.0
+    known = Estimate(
+        effect, n, spread=error * math.sqrt(n), freedom=freedom, paired_from=paired_from,
+        resolution=resolution, test="Welch t",
+    )  # fmt: skip
+    return _tested(known, tests)
+
+
+def _tested(known: Estimate, tests: int) -> Estimate:
+    """The estimate with its intervals, e and p, where there is a spread to judge by."""
+    if not known.spread:
+        return replace(known, test="none: the values have no spread")
+    error = known.spread / math.sqrt(known.n)
+    t = known.effect / error
+    half = float(critical_t(known.n, known.freedom, LEVEL / tests)) * error
+    fixed = _t_quantile(1 - LEVEL / 2, known.freedom) * error
+    return replace(
+        known,
+        interval=(known.effect - half, known.effect + half) if math.isfinite(half) else None,
+        e=float(e_value(t, known.n, known.freedom)),
+        fixed_interval=(known.effect - fixed, known.effect + fixed),
+        p=float(2 * special.stdtr(known.freedom, -abs(t))) if known.p is None else known.p,
+    )
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
@@ -131,16 +221,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         worst = max(worst, min(1.0, (len(made) - rank) * p))
         adjusted[index] = worst
     return adjusted
-
-
-def holm_estimates(estimates: Sequence[Estimate]) -> list[Estimate]:
-    """Return the estimates with p adjusted: a family of differences, a family of equivalences."""
-    differences = holm([estimate.p for estimate in estimates])
-    equivalences = holm([estimate.p_equivalent for estimate in estimates])
-    return [
-        replace(estimate, p=p, p_equivalent=p_equivalent)
-        for estimate, p, p_equivalent in zip(estimates, differences, equivalences, strict=True)
-    ]
 
 
 def variation_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
@@ -185,41 +265,23 @@ def probability_of_improvement(first: Sequence[float], second: Sequence[float]) 
 def more_seeds(estimate: Estimate, margin: float, *, apart_from: float = 0.0) -> int | None:
     """Return how many more seeds like these would settle it; None for more than 100 in all.
 
-    Settled means: the 95% interval leaves out zero and whatever is as near to it as `apart_from`,
-    or two one-sided tests put the difference inside the margin.
+    Settled means: the confidence sequence leaves out zero and whatever is as near to it as
+    `apart_from`, or lies inside the margin. As it holds at every number of seeds, the advice may be
+    followed, again and again.
     """
     if estimate.n < LEAST_PAIRS:
         return LEAST_PAIRS - estimate.n
     if not estimate.spread:
         return None
     for n in range(estimate.n + 1, MOST_SEEDS + 1):
-        error = estimate.spread / math.sqrt(n)
-        apart = abs(estimate.effect) - _t_quantile(1 - LEVEL / 2, n - 1) * error > apart_from
-        alike = abs(estimate.effect) + _t_quantile(1 - LEVEL, n - 1) * error < margin
-        if apart or (alike and estimate.p_equivalent is not None):
+        by_seed = 1.0 if n >= estimate.paired_from else estimate.freedom / (estimate.n - 1)
+        half = float(critical_t(n, by_seed * (n - 1), LEVEL)) * estimate.spread / math.sqrt(n)
+        apart = abs(estimate.effect) - half > apart_from
+        alike = abs(estimate.effect) + half < margin and estimate.resolution < margin
+        if apart or alike:
             return n - estimate.n
     return None
 
 
 def _t_quantile(probability: float, freedom: float) -> float:
     return float(special.stdtrit(freedom, probability))
-
-
-def _t_interval(effect: float, error: float, freedom: float) -> tuple[float, float]:
-    half = _t_quantile(1 - LEVEL / 2, freedom) * error
-    return effect - half, effect + half
-
-
-def _t_p(effect: float, error: float, freedom: float) -> float:
-    return float(2 * special.stdtr(freedom, -abs(effect) / error))
-
-
-def _equivalence_p(
-    effect: float, error: float, freedom: float, margin: float, resolution: float
-) -> float | None:
-    """Schuirmann (1987): the larger of the two one-sided p; None where values are read in steps
-    like the margin.
-    """
-    if resolution > 0 and resolution >= margin:
-        return None
-    return float(special.stdtr(freedom, (abs(effect) - margin) / error))

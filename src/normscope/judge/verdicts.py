@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-Outcome = Literal["supported", "contradicted", "no difference", "cannot tell"]
+from normscope.judge.statistics import FIRM_FROM
+
+Outcome = Literal["supported", "contradicted", "negligible", "no difference", "cannot tell"]
+"""`negligible`: inside the margin, and not zero; `no difference`: inside it, and perhaps zero."""
+
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
@@ -28,9 +32,11 @@ class EffectEstimate:
     label: str  # the setting, or the quantity
     unit: str
     effect: float | None
-    interval: tuple[float, float] | None  # covers 95%
+    interval: tuple[float, float] | None  # holds at any n; those of several settings together
     n: int
-    p: float | None  # of no difference, two-sided; adjusted where it is one of several
+    p: float | None = None  # of no difference, two-sided, at a fixed n
+    fixed_interval: tuple[float, float] | None = None  # the same as an interval, 95%
+    e: float | None = None  # e-value against no difference
     outcome: Outcome | None = None  # None for a quantity that only accompanies
 
 
@@ -47,10 +53,12 @@ class Verdict:
     arms: tuple[str, str]
     effect: float | None = None
     unit: str
-    interval: tuple[float, float] | None = None
+    interval: tuple[float, float] | None = None  # covers 95%, at all numbers of seeds together
     n: int = 0
-    p: float | None = None
-    test: str = ""
+    e: float | None = None  # e-value against no difference: it decides
+    p: float | None = None  # of a test for which n was fixed beforehand
+    fixed_interval: tuple[float, float] | None = None  # covers 95% at such an n
+    test: str = ""  # the one behind p
     margin: float = 0.0
     neutral: float = 0.0  # the effect that is no effect: 0 of a difference, 1 of a ratio
     improvement: float | None = None  # probability that a run of the first arm is the better one
@@ -61,6 +69,26 @@ class Verdict:
     also: tuple[EffectEstimate, ...] = ()  # quantities that accompany the one that decides
     notes: tuple[str, ...] = ()
     source: Source
+
+    @property
+    def provisional(self) -> bool:
+        """A verdict on fewer seeds than are needed to see that one fails now and then."""
+        return self.outcome != "cannot tell" and self.n < FIRM_FROM
+
+    @property
+    def qualifiers(self) -> tuple[str, ...]:
+        """What belongs to the outcome wherever it is shown."""
+        found = []
+        if self.outcome == "negligible" and self.effect is not None:
+            found.append(f"{'above' if self.effect > self.neutral else 'below'} {self.neutral:g}")
+        if self.provisional:
+            found.append("provisional")
+        return tuple(found)
+
+    @property
+    def words(self) -> str:
+        """The outcome with its qualifiers, "supported (provisional)"."""
+        return f"{self.outcome} ({', '.join(self.qualifiers)})" if self.qualifiers else self.outcome
 
     @property
     def averaged(self) -> str:
@@ -75,12 +103,18 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return an entry of claims.json: plain values, null for what is missing or infinite."""
-        entry = _plain(asdict(self))
+        entry = _plain(asdict(self)) | {"provisional": self.provisional}
         del entry["neutral"]
         return entry
 
 
-JSON_NAMES = {"outcome": "verdict", "improvement": "probability_of_improvement"}
+JSON_NAMES = {
+    "outcome": "verdict",
+    "improvement": "probability_of_improvement",
+    "p": "fixed_n_p",
+    "fixed_interval": "fixed_n_interval",
+    "test": "fixed_n_test",
+}
 
 
 def effect_text(

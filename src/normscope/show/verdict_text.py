@@ -11,11 +11,12 @@ from rich.text import Text
 
 from normscope.judge.headline import Conclusions, counts_text
 from normscope.judge.verdicts import EffectEstimate, Verdict, effect_text
-from normscope.show.words import p_text, plural
+from normscope.show.words import e_text, p_text, plural
 
 STYLES = {
     "supported": "green",
     "contradicted": "red",
+    "negligible": "yellow",
     "no difference": "yellow",
     "cannot tell": "dim",
 }
@@ -51,7 +52,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     for verdict in shown:
         table.add_row(
             Text(f"{verdict.code} {verdict.name}"),
-            Text(verdict.outcome, style=STYLES[verdict.outcome]),
+            Text(verdict.words, style=STYLES[verdict.outcome]),
             Text(effect_text(verdict.effect, verdict.unit, verdict.interval)),
             str(verdict.n),
         )
@@ -97,7 +98,7 @@ def _overview(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         cells = (
             f"{verdict.code} {verdict.name}",
-            f"**{verdict.outcome}**",
+            f"**{verdict.words}**",
             effect_text(verdict.effect, verdict.unit, verdict.interval),
             str(verdict.n),
             verdict.needs,
@@ -114,8 +115,8 @@ def _section(verdict: Verdict, figure: str | None) -> str:
     better = f"Probability that a value of {first} is better than one of {second}"
     points = [
         f"Quantity: {_plain(verdict.quantity)}; {first} {'over' if ratio else 'minus'} {second}.",
-        f"Effect: {effect}, n = {verdict.n}, {p_text(verdict.p)} ({verdict.test}); up to {margin} "
-        "counts as none.",
+        f"Effect: {effect}, n = {verdict.n}, {e_text(verdict.e)}; up to {margin} counts as none.",
+        *([f"{fixed_n_text(verdict)}."] if verdict.p is not None else []),
         *([f"{better}: {verdict.improvement:.2f}."] if verdict.improvement is not None else []),
         *([f"What would settle it: {_plain(verdict.needs)}."] if verdict.needs else []),
         *(f"{_plain(arm)} by seed: {_seeds(values)}." for arm, values in verdict.values.items()),
@@ -124,7 +125,7 @@ def _section(verdict: Verdict, figure: str | None) -> str:
         *map(_plain, verdict.notes),
     ]
     lines = [
-        f"### {verdict.code} {verdict.name}: {verdict.outcome}",
+        f"### {verdict.code} {verdict.name}: {verdict.words}",
         "",
         f"> {verdict.statement}",
         "",
@@ -136,10 +137,16 @@ def _section(verdict: Verdict, figure: str | None) -> str:
     return "\n".join(lines)
 
 
+def fixed_n_text(verdict: Verdict) -> str:
+    """Return what a test says for which the number of seeds was decided beforehand."""
+    ends = effect_text(verdict.effect, verdict.unit, verdict.fixed_interval)
+    return f"For n = {verdict.n} decided beforehand: {ends}, {p_text(verdict.p)} ({verdict.test})"
+
+
 def _estimate(estimate: EffectEstimate) -> str:
     outcome = f": {estimate.outcome}" if estimate.outcome else ""
     effect = effect_text(estimate.effect, estimate.unit, estimate.interval)
-    return f"{_plain(estimate.label)}{outcome}, {effect}, n = {estimate.n}, {p_text(estimate.p)}."
+    return f"{_plain(estimate.label)}{outcome}, {effect}, n = {estimate.n}, {e_text(estimate.e)}."
 
 
 def _seeds(values: Mapping[int, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 
 
@@ -20,6 +21,13 @@ def p_text(p: float | None) -> str:
     if p is None:
         return "no test"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def e_text(e: float | None) -> str:
+    """Return an e-value with two digits, of a very large one its power of ten."""
+    if e is None:
+        return "no e-value"
+    return f"e = {e:.2g}" if e < 1000 else f"e > 10^{min(int(math.log10(e)), 300)}"
 
 
 def wrapped(text: str, width: int) -> str:

@@ -206,7 +206,7 @@ def test_the_order_of_the_runs_does_not_matter(random):
 
 
 def test_no_difference_is_said_within_the_margin_only():
-    assert verdict("C201", arms(batch={"final": 0.9001})).outcome == "no difference"
+    assert verdict("C201", arms(12, batch={"final": 0.9001})).outcome == "no difference"
     noisy = [
         run(norm, seed, final=0.9 + jitter(10 * seed + k, 0.05))
         for seed in range(4)

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from normscope.judge.sequential import PRIOR, critical_t, e_value
 from normscope.judge.statistics import (
     LEVEL,
+    PAIRED_FROM,
+    compare,
     holm,
-    holm_estimates,
     more_seeds,
     paired,
     probability_of_improvement,
@@ -29,16 +31,13 @@ VALUES = st.lists(
 
 
 @settings(deadline=None, max_examples=40)
-@given(VALUES.filter(lambda values: np.std(values) > 1e-3), st.floats(0.01, 10))
-def test_paired_t_and_equivalence_are_those_of_scipy(values, margin):
-    found = paired(values, margin)
+@given(VALUES.filter(lambda values: np.std(values) > 1e-3))
+def test_the_fixed_n_test_of_pairs_is_that_of_scipy(values):
+    found = paired(values)
     theirs = stats.ttest_1samp(values, 0)
-    assert found.interval == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    assert found.fixed_interval == pytest.approx(tuple(theirs.confidence_interval(0.95)))
     if found.test == "paired t":
         assert found.p == pytest.approx(theirs.pvalue, abs=1e-12)
-    lower = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
-    upper = stats.ttest_1samp(values, margin, alternative="less").pvalue
-    assert found.p_equivalent == pytest.approx(max(lower, upper), abs=1e-12)
 
 
 @settings(deadline=None, max_examples=40)
@@ -47,10 +46,10 @@ def test_paired_t_and_equivalence_are_those_of_scipy(values, margin):
     VALUES.filter(lambda values: np.std(values) > 1e-3),
 )
 def test_welch_is_that_of_scipy(first, second):
-    found = welch(first, second, 1.0)
+    found = welch(first, second)
     theirs = stats.ttest_ind(first, second, equal_var=False)
     assert found.p == pytest.approx(theirs.pvalue, abs=1e-12)
-    assert found.interval == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    assert found.fixed_interval == pytest.approx(tuple(theirs.confidence_interval(0.95)))
     assert found.n == min(len(first), len(second))
 
 
@@ -68,49 +67,38 @@ def test_the_smallest_sign_flip_p_is_reached_when_all_signs_agree():
     assert smallest_sign_flip_p(5) > LEVEL > smallest_sign_flip_p(6)
 
 
-def test_the_exact_test_decides_from_six_pairs_on_if_it_can():
+def test_from_six_pairs_on_the_fixed_n_test_is_the_exact_one():
     values = [1.0, 1.2, 0.9, 1.1, 1.0, 1.3]
-    assert paired(values[:5], 0.1).test == "paired t"
-    assert (paired(values, 0.1).test, paired(values, 0.1).p) == ("exact sign flip", 1 / 32)
-    assert paired(values, 0.1, tests=2).test == "paired t", (
-        "Holm over 2 would put 1/32 above the level"
-    )
+    assert paired(values[:5]).test == "paired t"
+    assert (paired(values).test, paired(values).p) == ("exact sign flip", 1 / 32)
 
 
 @pytest.mark.parametrize("values", [[], [3.0], [3.0, 3.1]])
 def test_too_few_pairs_have_no_interval_and_no_p(values):
-    for found in (paired(values, 0.1), welch(values, [1.0, 2.0, 3.0], 0.1)):
-        assert (found.interval, found.p, found.p_equivalent, found.n) == (
-            None,
-            None,
-            None,
-            len(values),
-        )
+    for found in (paired(values), welch(values, [1.0, 2.0, 3.0])):
+        assert (found.interval, found.fixed_interval, found.p, found.e) == (None,) * 4
+        assert (found.n, found.sign, found.is_inside(1e9)) == (len(values), 0, False)
 
 
 def test_equal_readings_are_not_exact_ones():
-    assert paired([1.0] * 4, 0.1).p is None, "no spread, nothing to test against"
-    coarse = paired([1.0] * 4, 0.1, resolution=1.0)
+    assert paired([1.0] * 4).p is None, "no spread, nothing to test against"
+    coarse = paired([1.0] * 4, resolution=1.0)
     assert coarse.spread == pytest.approx(1 / math.sqrt(6))
     assert coarse.p == pytest.approx(2 * stats.t.sf(1 / (coarse.spread / 2), 3))
 
 
-def test_nothing_is_equivalent_that_is_read_in_steps_as_wide_as_the_margin():
-    for resolution, known in ((0.5, True), (1.0, False), (2.0, False)):
-        assert (paired([0.0] * 5, 1.0, resolution=resolution).p_equivalent is not None) == known
-        assert (
-            welch([0.0] * 5, [0.0] * 5, 1.0, resolution=resolution).p_equivalent is not None
-        ) == known
-    assert more_seeds(paired([0.0] * 5, 1.0, resolution=1.0), 1.0) is None
+def test_nothing_is_inside_a_margin_that_is_read_in_steps_as_wide():
+    for resolution, known in ((0.05, True), (1.0, False), (2.0, False)):
+        assert paired([0.0] * 9, resolution=resolution).is_inside(1.0) == known
+        assert welch([0.0] * 9, [0.0] * 9, resolution=resolution).is_inside(1.0) == known
+    assert more_seeds(paired([0.0] * 5, resolution=1.0), 1.0) is None
 
 
-def test_settings_are_adjusted_for_equivalence_too():
-    estimates = [
-        paired(values, 1.0) for values in ([0.1, -0.4, 0.3], [0.0, 0.1, -0.1], [2.0, 2.1, 2.2])
-    ]
-    adjusted = holm_estimates(estimates)
-    assert [one.p for one in adjusted] == holm([one.p for one in estimates])
-    assert [one.p_equivalent for one in adjusted] == holm([one.p_equivalent for one in estimates])
+def test_intervals_of_several_settings_hold_together():
+    alone, together = paired(ASCENDING), paired(ASCENDING, tests=3)
+    assert together.interval[1] - together.interval[0] > alone.interval[1] - alone.interval[0]
+    assert together.fixed_interval == alone.fixed_interval
+    assert evidence_at_ends(together) == pytest.approx([3 / LEVEL] * 2, rel=1e-3)
 
 
 @settings(deadline=None, max_examples=40)
@@ -152,7 +140,7 @@ def test_times_beyond_the_horizon_count_as_the_horizon():
         times = [
             restricted_time(time if time < 1 else None, 1.0) for time in rng.exponential(1.0, 12)
         ]
-        low, high = paired(times, 0.1).interval
+        low, high = paired(times).fixed_interval
         covered += low <= 1 - math.exp(-1) <= high
     assert covered / 1000 == pytest.approx(0.95, abs=0.03)
 
@@ -171,7 +159,7 @@ def test_arms_that_do_not_differ_are_told_apart_at_the_nominal_rate(n):
     """A/A: both arms draw from one distribution."""
     rng = np.random.default_rng(n)
     draws = rng.normal(size=(4000, n)) - rng.normal(size=(4000, n))
-    p_values = np.array([paired(row, 0.0).p for row in draws])
+    p_values = np.array([paired(row).p for row in draws])
     rate = np.mean(p_values < LEVEL)
     error = 3 * math.sqrt(LEVEL * (1 - LEVEL) / 4000)
     assert rate < LEVEL + error
@@ -185,58 +173,178 @@ def test_independent_arms_that_do_not_differ_are_told_apart_at_the_nominal_rate(
     rng = np.random.default_rng(n)
     for second in (n, 2 * n):
         p_values = np.array(
-            [welch(rng.normal(size=n), rng.normal(size=second), 0.0).p for _ in range(3000)]
+            [welch(rng.normal(size=n), rng.normal(size=second)).p for _ in range(3000)]
         )
         assert np.mean(p_values < LEVEL) < LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / 3000)
 
 
-@pytest.mark.parametrize(("n", "rate"), [(3, 0.72), (5, 0.60)])
-def test_an_arm_that_fails_rarely_is_called_better_as_often_as_the_page_says(n, rate):
-    """Equal means: better by a tenth in nine runs of ten, worse by nine tenths in the other."""
-    rng = np.random.default_rng(n)
-    differences = np.where(rng.random((3000, n)) < 0.1, -0.9, 0.1) + 0.01 * rng.normal(
-        size=(3000, n)
-    )
-    assert np.mean([paired(row, 0.0).p < LEVEL for row in differences]) == pytest.approx(
-        rate, abs=0.03
-    )
+def numeric_e_value(t, n):
+    """Mean over N(0, PRIOR) of the noncentral t density over the central one."""
+    spread = math.sqrt(PRIOR)
+    effects = np.linspace(-9 * spread, 9 * spread, 2_001)
+    weights = stats.norm.pdf(effects, scale=spread)
+    densities = stats.nct.pdf(t, n - 1, effects * math.sqrt(n))
+    return np.trapezoid(densities * weights, effects) / stats.t.pdf(t, n - 1)
 
 
-@pytest.mark.parametrize("n", [3, 5])
-def test_equivalence_is_falsely_found_at_the_nominal_rate_at_the_margin(n):
-    rng = np.random.default_rng(n)
-    found = [paired(row, 1.0).p_equivalent < LEVEL for row in rng.normal(1.0, 0.05, size=(3000, n))]
-    assert np.mean(found) == pytest.approx(LEVEL, abs=0.013)
+def evidence_at_ends(found):
+    """The e-value against each end of an interval, by numerical integration."""
+    error = found.spread / math.sqrt(found.n)
+    return [numeric_e_value((found.effect - end) / error, found.n) for end in found.interval]
 
 
-def test_following_the_advice_until_there_is_a_verdict_is_worse_than_nominal():
-    """What the page of claims warns of, with its number: from three seeds on, as many more as are
-    named.
+ASCENDING = [0.1, 0.5, 1.3, 1.4, 2.0, 2.6]
+
+
+@pytest.mark.parametrize("t", [0.0, -1.0, 3.0, 8.0])
+@pytest.mark.parametrize("n", [3, 5, 12])
+def test_the_e_value_is_a_mean_over_its_prior(t, n):
+    assert e_value(t, n, n - 1) == pytest.approx(numeric_e_value(t, n), rel=1e-3)
+
+
+def test_the_interval_holds_the_differences_whose_e_value_is_below_twenty():
+    found = paired(ASCENDING)
+    assert evidence_at_ends(found) == pytest.approx([1 / LEVEL] * 2, rel=1e-3)
+    assert e_value(critical_t(6, 5, LEVEL), 6, 5) == pytest.approx(1 / LEVEL)
+    assert (found.e > 1 / LEVEL) == (found.sign != 0)
+
+
+def test_arms_of_few_seeds_are_compared_as_independent_samples():
+    first, second = ({seed: seed + shift for seed in range(5)} for shift in (1.0, 0.0))
+    few = [{seed: arm[seed] for seed in range(4)} for arm in (first, second)]
+    assert compare(*few).test == "Welch t"
+    assert compare(*few, within=True).test.startswith("none"), "the differences are all the same"
+    assert compare({**first, 9: 0.0}, second).n == 5, "a seed that one arm has alone is left out"
+    assert compare(first, {seed + 5: x for seed, x in second.items()}).test == "Welch t"
+
+
+LOOKS = 30
+
+
+def first_decisions(first, second):
+    """[studies, looks from 3 seeds on]: whether the rule of `compare` decides, by its closed form.
+
+    Of [studies, LOOKS] values of two arms.
     """
+    n = np.arange(1, LOOKS + 1)
+
+    def moments(values):
+        mean = values.cumsum(1) / n
+        squares = (values**2).cumsum(1) - n * mean**2
+        return mean, np.maximum(squares, 0)[:, 2:] / (n - 1)[2:]
+
+    means, variances = zip(*map(moments, (first, second, first - second)), strict=True)
+    n, effect = n[2:], np.abs(means[2][:, 2:])
+    shares = variances[0] / n, variances[1] / n
+    freedom = (shares[0] + shares[1]) ** 2 / ((shares[0] ** 2 + shares[1] ** 2) / (n - 1))
+    early = e_value(effect / np.sqrt(shares[0] + shares[1]), n, freedom)
+    late = e_value(effect / np.sqrt(variances[2] / n), n, n - 1)
+    return np.where(n < PAIRED_FROM, early, late) > 1 / LEVEL
+
+
+def mixture(rng, shape):
+    return rng.normal(size=shape) * np.where(rng.random(shape) < 0.1, 10, 1)
+
+
+DRAWS = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "t3": lambda rng, shape: rng.standard_t(3, size=shape),
+    "symmetric mixture": mixture,
+    "uniform": lambda rng, shape: rng.random(shape),
+    "skewed, both arms": lambda rng, shape: rng.exponential(size=shape),
+}
+
+
+def test_the_simulated_rule_is_the_one_that_judges():
+    rng = np.random.default_rng(4)
+    arms = rng.normal(size=(2, 20, LOOKS)) + np.array([1.5, 0.0])[:, None, None]
+    simulated = first_decisions(*arms)
+    for study in range(20):
+        for seeds in range(3, 12):
+            found = compare(*(dict(enumerate(arm[study, :seeds])) for arm in arms))
+            assert bool(found.sign) == simulated[study, seeds - 3]
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_looking_after_every_seed_up_to_thirty_gives_few_false_verdicts(kind):
+    rng = np.random.default_rng(12)
+    arms = (DRAWS[kind](rng, (6000, LOOKS)) for _ in range(2))
+    assert first_decisions(*arms).any(1).mean() < LEVEL
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 3.0])
+def test_so_it_does_where_one_arm_is_noisier(scale):
+    rng = np.random.default_rng(13)
+    arms = rng.normal(size=(6000, LOOKS)), scale * rng.normal(size=(6000, LOOKS))
+    assert first_decisions(*arms).any(1).mean() < LEVEL
+
+
+@pytest.mark.parametrize(("noise", "rate"), [(0.1, 0.16), (0.03, 0.60)])
+def test_an_arm_that_fails_rarely_is_called_better_as_often_as_the_page_says(noise, rate):
+    """Equal means: better by a tenth in nine runs of ten, worse by nine tenths in the other."""
+    rng = np.random.default_rng(14)
+    shape = (4000, LOOKS)
+    first = np.where(rng.random(shape) < 0.1, -0.9, 0.1) + noise * rng.normal(size=shape)
+    found = first_decisions(first, noise * rng.normal(size=shape)).any(1).mean()
+    assert found == pytest.approx(rate, abs=0.03)
+
+
+def test_one_sided_skew_is_called_a_difference_as_often_as_the_page_says():
+    rng = np.random.default_rng(15)
+    first = rng.exponential(size=(4000, LOOKS)) - 1
+    found = first_decisions(first, 0.05 * rng.normal(size=first.shape)).any(1).mean()
+    assert found == pytest.approx(0.135, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("effect", "decided"), [(1, (3, 12, 36)), (2, (14, 52, 96)), (3, (37, 89, 100))]
+)
+def test_effects_are_found_as_often_as_the_page_says(effect, decided):
+    """In percent of studies, by n = 3, 5 and 10; in standard deviations of a seed's difference."""
+    rng = np.random.default_rng(16)
+    first = effect * math.sqrt(2) + rng.normal(size=(4000, LOOKS))
+    by_look = np.logical_or.accumulate(first_decisions(first, rng.normal(size=first.shape)), axis=1)
+    assert 100 * by_look[:, [0, 2, 7]].mean(0) == pytest.approx(decided, abs=3)
+
+
+def test_a_difference_as_large_as_the_margin_is_rarely_called_smaller():
+    rng = np.random.default_rng(17)
+    false = 0
+    for _ in range(400):
+        first, second = 1.0 + 0.3 * rng.normal(size=12), 0.3 * rng.normal(size=12)
+        arms = [dict(enumerate(arm)) for arm in (first, second)]
+        looks = ({seed: arm[seed] for seed in range(n)} for n in range(3, 13) for arm in arms)
+        false += any(compare(one, other).is_inside(1.0) for one, other in zip(looks, looks))  # noqa: B905
+    assert false / 400 < LEVEL
+
+
+def test_following_the_advice_until_there_is_a_verdict_keeps_the_level():
+    """From three seeds on, as many more as are named, again and again."""
     rng = np.random.default_rng(0)
 
     def ends_in_a_false_verdict():
-        values = list(rng.normal(size=3))
-        while len(values) <= 60:
-            estimate = paired(values, 0.2)
-            if min(estimate.p, estimate.p_equivalent) < LEVEL:
-                return estimate.p_equivalent >= LEVEL
+        arms = [list(rng.normal(size=3)) for _ in range(2)]
+        while len(arms[0]) <= 60:
+            estimate = compare(*(dict(enumerate(arm)) for arm in arms))
+            if estimate.is_inside(0.2) or estimate.sign:
+                return not estimate.is_inside(0.2)
             more = more_seeds(estimate, 0.2)
             if more is None:
                 return False
-            values += list(rng.normal(size=more))
+            for arm in arms:
+                arm += list(rng.normal(size=more))
         return False
 
-    assert 0.12 < np.mean([ends_in_a_false_verdict() for _ in range(600)]) < 0.22
+    assert np.mean([ends_in_a_false_verdict() for _ in range(600)]) < LEVEL
 
 
 def test_seeds_that_settle_it_can_be_asked_for_beyond_a_margin():
     """Apart from zero already, and not yet from the margin."""
-    estimate = paired([-1.0, -1.4, -1.1, -1.6], 1.0)
+    estimate = paired([-1.2, -1.6, -1.3, -1.8])
     more = more_seeds(estimate, 1.0, apart_from=1.0)
     n = 4 + more
     ends = [
-        estimate.effect + stats.t.ppf(0.975, k - 1) * estimate.spread / math.sqrt(k)
+        estimate.effect + critical_t(k, k - 1, LEVEL) * estimate.spread / math.sqrt(k)
         for k in (n - 1, n)
     ]
     assert ends[1] < -1 <= ends[0]
@@ -245,10 +353,9 @@ def test_seeds_that_settle_it_can_be_asked_for_beyond_a_margin():
 
 def test_more_seeds_settles_it_when_they_go_on_alike():
     values = [0.5, 1.5, -0.4]
-    estimate = paired(values, 0.01)
-    more = more_seeds(estimate, 0.01)
-    n = 3 + more
-    half = [stats.t.ppf(0.975, k - 1) * estimate.spread / math.sqrt(k) for k in (n - 1, n)]
+    estimate = paired(values)
+    n = 3 + more_seeds(estimate, 0.01)
+    half = [critical_t(k, k - 1, LEVEL) * estimate.spread / math.sqrt(k) for k in (n - 1, n)]
     assert half[1] < abs(estimate.effect) <= half[0]
-    assert more_seeds(paired([1.0], 0.1), 0.1) == 2
-    assert more_seeds(paired([1e-9, 1.0, -1.0], 1e-6), 1e-6) is None
+    assert more_seeds(paired([1.0]), 0.1) == 2
+    assert more_seeds(paired([1e-9, 1.0, -1.0]), 1e-6) is None

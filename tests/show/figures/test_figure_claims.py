@@ -30,8 +30,8 @@ def verdict(**changes) -> Verdict:
         improvement=1.0,
         values={"batch": {0: 95.0, 1: 96.0, 2: 97.0}, "none": {0: 90.0, 1: 91.0, 2: 92.0}},
         settings=(
-            EffectEstimate("lr 0.1", "points", 6.0, (1.0, 11.0), 3, 0.03, "supported"),
-            EffectEstimate("lr 1, batch size 16", "points", 4.0, None, 2, None, "cannot tell"),
+            EffectEstimate("lr 0.1", "points", 6.0, (1.0, 11.0), 3, outcome="supported"),
+            EffectEstimate("lr 1, batch size 16", "points", 4.0, None, 2, outcome="cannot tell"),
         ),
     )
     return dataclasses.replace(made, **changes)
@@ -51,7 +51,7 @@ def test_values_and_intervals_are_those_of_the_verdict(run, tmp_path, real_files
     assert high > 11
     assert (tmp_path / "claim.png").stat().st_size > 10_000
     assert_within_page(figure)
-    assert "Supported: +5 [+3, +7] points" in texts(figure)
+    assert "Supported (provisional): +5 [+3, +7] points" in texts(figure)
 
 
 @pytest.mark.parametrize(

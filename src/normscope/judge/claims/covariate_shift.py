@@ -16,7 +16,7 @@ from normscope.judge.evidence.quantities import (
     evaluated,
     median_over_channels,
 )
-from normscope.judge.statistics import LEVEL, Estimate
+from normscope.judge.statistics import Estimate
 from normscope.judge.verdicts import EffectEstimate, Outcome, Verdict
 from normscope.records.measurement_names import MOVEMENT
 from normscope.records.run import RunRecord
@@ -88,7 +88,7 @@ class NotInternalCovariateShift(_Training, code="C1102"):
     If batch normalization helped by keeping distributions where they are, it would not help with
     noise behind it that moves them at every step. All parts must hold, so that each is tested at
     5%. It is contradicted where distributions move more and the accuracy is lower by more than a
-    point (95% interval). Where normalization is no help there is nothing to explain. It is about
+    point (whole interval). Where normalization is no help there is nothing to explain. It is about
     training, as in the paper, hence the training images, with the noise on. In eval mode there is
     none, while the running statistics are those of noisy activations: accuracy there says how well
     they fit, not how well the network trained. It stands beside, as does that with the batch's
@@ -97,9 +97,8 @@ class NotInternalCovariateShift(_Training, code="C1102"):
     Quantity: accuracy on the training images in the last epoch, as it trains, in percent (diverged:
         guessing)
     Decided by: three tests that must all hold: distributions move more with noise than without
-        normalization (C1101); the accuracy with noise is at most 1 point below that without it (two
-        one-sided tests; significantly above it will do as well); and it is higher than without
-        normalization
+        normalization (C1101); the accuracy with noise is at most 1 point below that without it
+        (whole interval); and it is higher than without normalization
     """
 
     also = (
@@ -134,11 +133,12 @@ class NotInternalCovariateShift(_Training, code="C1102"):
         )
 
     def _outcome(self, estimate: Estimate) -> Outcome:
-        if estimate.p is None or estimate.p_equivalent is None or estimate.interval is None:
+        if estimate.interval is None or estimate.resolution >= self.margin:
             return "cannot tell"
-        if estimate.p_equivalent < LEVEL or (estimate.effect > 0 and estimate.p < LEVEL):
+        low, high = estimate.interval
+        if low > -self.margin:
             return "supported"
-        return "contradicted" if estimate.interval[1] < -self.margin else "cannot tell"
+        return "contradicted" if high < -self.margin else "cannot tell"
 
     def _more_seeds(self, estimate: Estimate) -> int | None:
         return statistics.more_seeds(estimate, self.margin, apart_from=self.margin)
@@ -154,7 +154,7 @@ def _together(as_good: Verdict, moves: Verdict, better: Verdict) -> tuple[Outcom
         )
     if as_good.outcome == "contradicted" or as_good.outcome == better.outcome == "supported":
         return as_good.outcome, ""
-    if better.outcome in ("no difference", "contradicted"):
+    if better.outcome in ("negligible", "no difference", "contradicted"):
         return "cannot tell", "a setting at which normalization helps: here it does not"
     parts = (("as good as with normalization", as_good), ("better than without", better))
     return "cannot tell", "; ".join(f"{words}: {part.needs}" for words, part in parts if part.needs)
@@ -162,5 +162,13 @@ def _together(as_good: Verdict, moves: Verdict, better: Verdict) -> tuple[Outcom
 
 def _reading(label: str, verdict: Verdict) -> EffectEstimate:
     return EffectEstimate(
-        label, verdict.unit, verdict.effect, verdict.interval, verdict.n, verdict.p, verdict.outcome
+        label,
+        verdict.unit,
+        effect=verdict.effect,
+        interval=verdict.interval,
+        n=verdict.n,
+        p=verdict.p,
+        fixed_interval=verdict.fixed_interval,
+        e=verdict.e,
+        outcome=verdict.outcome,
     )

@@ -18,8 +18,15 @@ Value = Callable[[GridCell], float | None]
 class Summary:
     """The values of one quantity by setting, arm and seed."""
 
-    def __init__(self, value: Value, groups: Sequence[Group], arms: tuple[str, str], ratio: bool):
-        self._arms, self._ratio = arms, ratio
+    def __init__(
+        self,
+        value: Value,
+        groups: Sequence[Group],
+        arms: tuple[str, str],
+        ratio: bool,
+        within: bool = False,
+    ):
+        self._arms, self._ratio, self._within = arms, ratio, within
         self._values: dict[Group, dict[str, dict[int, float]]] = {}  # {setting: {arm: {seed: x}}}
         every: list[tuple[Group, dict[str, dict[int, float | None]]]] = []
         for group in groups:
@@ -38,32 +45,27 @@ class Summary:
         """The settings at which both arms have a value."""
         return list(self._values)
 
-    def estimate(self, margin: float, resolution: float) -> Estimate:
-        """Estimate the mean difference over the settings, paired by seed; at one setting without
-        seeds in common, that of the arms.
-        """
+    def estimate(self, resolution: float) -> Estimate:
+        """Estimate the mean difference over the settings; see `statistics.compare`."""
         if len(self._values) == 1:
-            return self.estimate_of(self.groups[0], margin, resolution)
-        first, second = self._arms
-        differences = [self._mean(first, seed) - self._mean(second, seed) for seed in self._seeds]
-        return statistics.paired(differences, margin, resolution=resolution)
+            return self.estimate_of(self.groups[0], resolution)
+        first, second = (
+            {seed: self._mean(arm, seed) for seed in self._seeds} for arm in self._arms
+        )
+        return statistics.compare(first, second, resolution=resolution, within=self._within)
 
-    def estimate_of(
-        self, group: Group, margin: float, resolution: float, tests: int = 1
-    ) -> Estimate:
-        """Estimate the difference at a setting: paired where three seeds are shared, else Welch."""
+    def estimate_of(self, group: Group, resolution: float, tests: int = 1) -> Estimate:
+        """Estimate the difference at a setting, one of so many."""
         first, second = self._values[group].values()
-        if _is_unpaired(first, second):
-            values = list(first.values()), list(second.values())
-            return statistics.welch(*values, margin, resolution=resolution)
-        differences = [first[seed] - second[seed] for seed in sorted(set(first) & set(second))]
-        return statistics.paired(differences, margin, resolution=resolution, tests=tests)
+        return statistics.compare(
+            first, second, resolution=resolution, tests=tests, within=self._within
+        )
 
     def values(self) -> dict[str, dict[int, float]]:
         """Return {arm: {seed: mean over the settings}} of the estimate, without logarithms."""
         shown = math.exp if self._ratio else float
         single = next(iter(self._values.values())) if len(self._values) == 1 else None
-        if single and (_is_unpaired(*single.values()) or not self._seeds):
+        if single and (statistics.is_unpaired(*single.values()) or not self._seeds):
             return {arm: {seed: shown(x) for seed, x in of.items()} for arm, of in single.items()}
         return {
             arm: {seed: shown(self._mean(arm, seed)) for seed in self._seeds} for arm in self._arms
@@ -166,8 +168,3 @@ def _non_finite_runs(
         for seed, x in values.items()
         if x is not None and not math.isfinite(x)
     )
-
-
-def _is_unpaired(first: dict[int, float], second: dict[int, float]) -> bool:
-    """Tell if arms are compared as independent samples: too few shared seeds, enough of each."""
-    return len(set(first) & set(second)) < LEAST_PAIRS <= min(len(first), len(second))

@@ -26,11 +26,12 @@ from normscope.show.figures.style import (
     norm_styles,
     save,
 )
-from normscope.show.words import p_text
+from normscope.show.words import e_text
 
 VERDICT_COLOURS = {
     "supported": "#009E73",
     "contradicted": "#D55E00",
+    "negligible": "#0072B2",
     "no difference": "#0072B2",
     "cannot tell": REFERENCE,
 }
@@ -51,7 +52,7 @@ def draw(verdict: Verdict, runs: Sequence[RunRecord], path: Path) -> Figure:
 
     Left, the value of each seed, the same seed in both arms joined by a line. Right, the difference
     with its 95% interval: over all settings, then at each. The band is the margin inside which
-    there is no difference.
+    a difference counts as none.
 
     Args:
         verdict: with values.
@@ -86,7 +87,7 @@ def _effects(verdict: Verdict) -> list[_Effect]:
 
 def _frame(verdict: Verdict, effects: Sequence[_Effect], runs: Sequence[RunRecord]) -> Frame:
     settle = f" To settle it: {verdict.needs}." if verdict.needs else ""
-    p = "" if verdict.p is None else f", {p_text(verdict.p)} ({verdict.test})"
+    evidence = "" if verdict.e is None else f", {e_text(verdict.e)}"
     effect = effect_text(verdict.effect, verdict.unit, verdict.interval)
     handles = [
         legend_line(color=REFERENCE, marker="o", linewidth=0.8, alpha=0.6, label="one seed"),
@@ -97,14 +98,15 @@ def _frame(verdict: Verdict, effects: Sequence[_Effect], runs: Sequence[RunRecor
                         label=f"{outcome}, 95% interval")
             for outcome in dict.fromkeys(row.outcome for row in effects)
         ),
-        Patch(color=REFERENCE, alpha=0.15, linewidth=0, label="margin: no difference"),
+        Patch(color=REFERENCE, alpha=0.15, linewidth=0, label="margin: as good as none"),
     ]  # fmt: skip
     return Frame(
         f"{verdict.code} {verdict.statement}",
         footer(runs),
-        subtitle=f"n = {verdict.n}{p}.{settle} {verdict.subject}. Quantity: {verdict.quantity}.",
+        subtitle=f"n = {verdict.n}{evidence}.{settle} {verdict.subject}. "
+        f"Quantity: {verdict.quantity}.",
         legends=(handles,),
-        result=f"{verdict.outcome.capitalize()}: {effect}",
+        result=f"{verdict.words.capitalize()}: {effect}",
         result_colour=VERDICT_COLOURS[verdict.outcome],
     )
 

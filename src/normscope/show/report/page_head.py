@@ -92,6 +92,7 @@ def verdict_rows(data: ReportData, judged: Judged) -> list[dict[str, Any]]:
             + verdict.subject
             + ("" if norms == ("batch", "none") else f", {norms[0]} against {norms[1]}"),
             "verdict": verdict.outcome,
+            "qualifiers": ", ".join(verdict.qualifiers),
             "quantity": "; ".join(filter(None, (verdict.quantity, verdict.averaged))),
             "settings": [
                 f"{reading.label}: {effect_text(reading.effect, reading.unit, reading.interval)}, "

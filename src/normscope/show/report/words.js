@@ -61,7 +61,7 @@ function headline() {
   return element("section", { id: "headline", "aria-label": "Result" }, ...made);
 }
 
-const MARKS = { supported: "✓", contradicted: "✗", "no difference": "=", "cannot tell": "?" };
+const MARKS = { supported: "✓", contradicted: "✗", negligible: "≈", "no difference": "=", "cannot tell": "?" };
 
 /** The claims, verdict first: what was measured, its effect with an interval, every seed's value. */
 function claims() {
@@ -73,13 +73,14 @@ function claims() {
       element("div", { class: "quantity", text: `Measured: ${row.quantity}` }),
       ...row.settings.map((text) => element("div", { class: "quantity", text })));
     const verdict = element("td", { class: "verdict" }, element("div", { class: `pill ${row.verdict.replace(" ", "-")}`, text: `${MARKS[row.verdict]} ${row.verdict}` }),
+      ...(row.qualifiers ? [element("div", { class: "quantity", text: row.qualifiers })] : []),
       ...(row.needs ? [element("div", { class: "quantity", text: `To settle it: ${row.needs}` })] : []));
     const seeds = element("td", { class: "values" }, ...row.values.map((text) => element("div", { text })));
     return element("tr", {}, verdict, claim, element("td", { class: "effect", text: row.effect }), element("td", { class: "number", text: String(row.n) }), seeds);
   });
   return element("section", { id: "claims", "aria-labelledby": "claims-title" },
     element("h2", { id: "claims-title", text: "Claims, tested on these runs" }),
-    element("p", { class: "note", text: "What is measured and how it is tested was fixed before the runs. Where these runs cannot tell, the row says what would settle it." }),
+    element("p", { class: "note", text: "What is measured and how it is tested was fixed before the runs. Intervals hold at all numbers of seeds together, so that seeds may be added until a claim is decided. Where these runs cannot tell, the row says what would settle it." }),
     element("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Claims" },
       element("table", {}, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col", class: text === "n" ? "number" : "" })))), element("tbody", {}, ...rows))));
 }
