@@ -17,6 +17,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normscope.errors import InputError, lookup
 
+EMBEDDING_STD = 0.02
+
 
 def keyed_generator(seed: int, key: str) -> Generator:
     """A random generator on the CPU, set by a hash of `seed` and `key`."""
@@ -35,8 +37,11 @@ def initialize(
     scale: float = 1.0,
     leave: Iterable[nn.Module] = (),
 ) -> None:
-    """Draw the convolutions and linear layers of `model` anew, and set its normalization layers to
-    the identity.
+    """Draw the convolutions, linear layers and embeddings of `model` anew, and set its
+    normalization layers to the identity.
+
+    Embeddings are normal with the standard deviation 0.02, as in GPT-2, also as a linear layer's
+    weight.
 
     Args:
         model: the network; its parameters keep their device and type, the numbers are drawn on the
@@ -56,12 +61,17 @@ def initialize(
             f"The initialization scale is {scale}; expected a finite number of at least 0."
         )
     left = {id(inner) for module in leave for inner in module.modules()}
+    tables = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Embedding)}
     with torch.no_grad():
         for name, layer in model.named_modules():
-            if id(layer) in left:
+            if id(layer) in left or (isinstance(layer, nn.Linear) and id(layer.weight) in tables):
                 continue
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 _fill(layer, name, seed, draw, scale)
+            elif isinstance(layer, nn.Embedding):
+                drawn = torch.empty(layer.weight.shape)
+                generator = keyed_generator(seed, f"{name}.weight")
+                layer.weight.copy_(drawn.normal_(0, EMBEDDING_STD, generator=generator))
             elif isinstance(layer, _NormBase | nn.GroupNorm):
                 layer.reset_parameters()
 

@@ -21,7 +21,7 @@ class Landmarks:
     """
 
     stem: str
-    """First convolution. The norm of its weight's gradient is the stem gradient."""
+    """First layer with a weight. The norm of its weight's gradient is the stem gradient."""
 
     classifier: str
     """Last linear layer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -53,8 +53,10 @@ def is_code(name: str) -> bool:
     return ":" in name
 
 
-def resolve_norm(norm: str | NormFactory) -> NormFactory:
+def resolve_norm(norm: str | NormFactory, norms: Mapping[str, NormFactory] = NORMS) -> NormFactory:
     """The factory behind a name, behind module:callable, or the factory that was given itself.
+
+    `norms` has the names: NORMS, of maps, or those of another kind of network.
 
     module:callable is imported here: pass on only what comes from the command line or from Python,
     never from a file that was received (`is_code`).
@@ -72,9 +74,9 @@ def resolve_norm(norm: str | NormFactory) -> NormFactory:
             kind = type(factory).__name__
             raise InputError(f"Normalization {norm!r} is of type {kind}; expected a callable.")
         return _guarded(norm, factory)
-    if norm not in NORMS:
-        raise InputError(f"{one_of('normalization', norm, NORMS)} Or your own as module:callable.")
-    return NORMS[norm]
+    if norm not in norms:
+        raise InputError(f"{one_of('normalization', norm, norms)} Or your own as module:callable.")
+    return norms[norm]
 
 
 def needs_bias(norm: nn.Module) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +13,11 @@ from normscope.errors import InputError, lookup
 from normscope.models.bird_plane import BirdPlaneNet
 from normscope.models.initialization import initialize, keyed_seed
 from normscope.models.landmarks import Network
-from normscope.models.norms import NormFactory, resolve_norm
+from normscope.models.norms import NORMS, NormFactory, resolve_norm
 from normscope.models.resnet import CIFAR_RESNETS, SmallResNet
 from normscope.models.tiny_cnn import TinyCNN
+from normscope.models.token_norms import TOKEN_NORMS
+from normscope.models.transformer import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,39 @@ class Entry:
     """Its constructor; takes norm, in_channels, num_classes and activation, and the options."""
 
     options: frozenset[str] = frozenset()
-    """Further arguments of `build` that it takes: block, widths, blocks_per_stage, image_size."""
+    """Further arguments that it takes: image_size, and knobs of `Recipe` that not all have."""
 
+    norms: Mapping[str, NormFactory] = field(default_factory=lambda: NORMS)
+    """The normalizations that it can be built with, by name."""
+
+    defaults: Mapping[str, str] = field(default_factory=lambda: CONVOLUTIONAL)
+    """What "auto" means for it, by knob."""
+
+    learning_rates: tuple[float, ...] = ()
+    """Those that it is trained at by default; where there are none, the data set's."""
+
+    takes: str = "images"
+    """What its inputs are: images, or text."""
+
+
+CONVOLUTIONAL = {"activation": "relu", "optimizer": "sgd"}
+TRANSFORMER = {"activation": "gelu", "optimizer": "adamw"}
+
+BLOCK_OPTIONS = frozenset({"depth", "width", "heads", "placement", "qk_norm", "no_bias"})
+"""The knobs of every transformer."""
 
 MODELS: dict[str, Entry] = {
     "small-resnet": Entry(SmallResNet, frozenset({"block", "widths", "blocks_per_stage"})),
     "bird-plane": Entry(BirdPlaneNet, frozenset({"image_size"})),
     "tiny-cnn": Entry(TinyCNN, frozenset({"image_size"})),
     **{name: Entry(make, frozenset({"block"})) for name, make in CIFAR_RESNETS.items()},
+    "vit": Entry(
+        VisionTransformer,
+        BLOCK_OPTIONS | {"image_size", "patch_size", "pooling"},
+        TOKEN_NORMS,
+        TRANSFORMER,
+        (0.001, 0.003),
+    ),
 }
 """Name -> network."""
 
@@ -45,12 +73,10 @@ def build(
     num_classes: int,
     image_size: int,
     activation: str = "relu",
-    block: str | None = None,
-    widths: Sequence[int] | None = None,
-    blocks_per_stage: int | None = None,
     initialization: str = "default",
     initialization_scale: float = 1.0,
     seed: int = 0,
+    **options: Any,
 ) -> Network:
     """The network called `name`, on the CPU, in train mode, with parameters that depend on the
     arguments alone.
@@ -60,29 +86,27 @@ def build(
 
     Args:
         name: a name in MODELS.
-        norm: a name in NORMS, module:callable (imported here), or a factory.
+        norm: a name in the entry's norms, module:callable (imported here), or a factory.
         in_channels: channels of the images.
         num_classes: number of logits.
         image_size: height and width of the images, in pixels.
         activation: a name in ACTIVATIONS.
-        block: a name in BLOCKS; residual networks only, default post-activation.
-        widths: channels of each stage; small-resnet only, default 16, 32, 64.
-        blocks_per_stage: residual blocks in each stage; small-resnet only, default 2.
         initialization: a name in SCHEMES.
         initialization_scale: factor on the weights of convolutions and linear layers.
         seed: seed of the parameters.
+        options: knobs of `Recipe` that not every network has, block for example. None and False
+            stand for the network's own choice.
 
     Raises:
         InputError: for an unknown name, an option that the network has not got, or images too small
             for it.
     """
     entry = lookup("model", name, MODELS)
-    options = {"block": block, "widths": widths, "blocks_per_stage": blocks_per_stage}
-    given = {option: value for option, value in options.items() if value is not None}
+    given = {option: value for option, value in options.items() if value not in (None, False)}
     _check_options(name, entry, given)
     if "image_size" in entry.options:
         given["image_size"] = image_size
-    factory, made = _remembering(resolve_norm(norm))
+    factory, made = _remembering(resolve_norm(norm, entry.norms))
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would set the generators of accelerators as well.
         torch.default_generator.manual_seed(keyed_seed(seed, "constructors"))

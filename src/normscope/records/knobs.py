@@ -22,7 +22,20 @@ FIRST_KNOBS: dict[str, Any] = {
 """{knob: its default in the first version}. Never changed, also where a default is or a knob goes.
 """
 
-ADDED_KNOBS: dict[str, Any] = {"threads": 1}
+ADDED_KNOBS: dict[str, Any] = {
+    "threads": 1,
+    "depth": None,
+    "width": None,
+    "heads": None,
+    "patch_size": None,
+    "pooling": None,
+    "placement": None,
+    "qk_norm": False,
+    "no_bias": False,
+    "optimizer": "sgd",
+    "warmup": 0,
+    "clip": 0.0,
+}
 """{knob that came later: the value that the runs before it had}.
 
 To be added to, and otherwise never changed, also where the knob's default is: a run at this value

@@ -16,12 +16,12 @@ from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
 from normscope.data.device_batches import Batches
-from normscope.errors import InputError, one_of
+from normscope.errors import InputError, lookup, one_of
 from normscope.models import registry
 from normscope.models.landmarks import Network
 from normscope.models.norms import is_code, resolve_norm
 from normscope.studies.options import GridOptions
-from normscope.studies.spec import Recipe, RunSpec, default_capture_epochs
+from normscope.studies.spec import NETWORK_OPTIONS, Recipe, RunSpec, default_capture_epochs
 from normscope.training.graphs import GRAPHS
 from normscope.training.precision import resolve_device, resolve_precision
 
@@ -56,6 +56,7 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
     check_graph(options.graph, device, options.watch)
     dataset = sources.load(options.data, data_dir=options.data_dir, classes=options.classes)
     defaults = dataset.recipe
+    rates = lookup("model", options.recipe.model, registry.MODELS).learning_rates
     shared: dict[str, Any] = {
         **{field.name: getattr(options.recipe, field.name) for field in fields(Recipe)},
         "data": dataset.name,
@@ -70,7 +71,7 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
         "threads": options.threads,
     }
     axes = {
-        "learning_rate": options.learning_rates or defaults.learning_rates,
+        "learning_rate": options.learning_rates or rates or defaults.learning_rates,
         "norm": options.norms,
         **(sweep or {}),
     }
@@ -112,8 +113,15 @@ def _spec(choices: dict[str, Any], capture_epochs: tuple[int, ...] | None) -> Ru
     captured = (
         default_capture_epochs(choices["epochs"]) if capture_epochs is None else capture_epochs
     )
+    choices = choices | decided(choices)
     code = code_checksum(choices["norm"])
     return RunSpec(**choices, norm_code=code, capture_epochs=tuple(sorted(set(captured))))
+
+
+def decided(choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return the knobs that are "auto" with what that means for the network."""
+    defaults = lookup("model", choices["model"], registry.MODELS).defaults
+    return {knob: value for knob, value in defaults.items() if choices[knob] == "auto"}
 
 
 def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
@@ -129,15 +137,7 @@ def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
     return counts
 
 
-_NETWORK = (
-    "model",
-    "activation",
-    "block",
-    "widths",
-    "blocks_per_stage",
-    "initialization",
-    "initialization_scale",
-)
+_NETWORK = ("model", "activation", *NETWORK_OPTIONS, "initialization", "initialization_scale")
 """Fields of a spec that decide the network, beside its norm and its seed."""
 
 
@@ -217,12 +217,10 @@ def build_for(dataset: Dataset, spec: RunSpec) -> Network:
         num_classes=len(dataset.classes),
         image_size=dataset.train_images.shape[1],
         activation=spec.activation,
-        block=spec.block,
-        widths=spec.widths,
-        blocks_per_stage=spec.blocks_per_stage,
         initialization=spec.initialization,
         initialization_scale=spec.initialization_scale,
         seed=spec.seed,
+        **{name: getattr(spec, name) for name in NETWORK_OPTIONS},
     )
 
 

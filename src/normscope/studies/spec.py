@@ -31,6 +31,12 @@ PRECISIONS = ("bf16", "fp32")
 
 MOST_THREADS = 256
 
+NETWORK_OPTIONS = (
+    "block", "widths", "blocks_per_stage", "depth", "width", "heads", "patch_size", "pooling",
+    "placement", "qk_norm", "no_bias",
+)  # fmt: skip
+"""Knobs that not every network has."""
+
 _Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 _Name = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 
@@ -40,12 +46,14 @@ class Recipe:
     """The network and how it is trained: the same in all runs of a study."""
 
     model: str = "small-resnet"
-    """Network: small-resnet, bird-plane, resnet-20, resnet-32, resnet-44, resnet-56, resnet-110 or
-    tiny-cnn.
+    """Network: small-resnet, bird-plane, resnet-20, resnet-32, resnet-44, resnet-56, resnet-110,
+    tiny-cnn or vit (a vision transformer).
     """
 
-    activation: str = "relu"
-    """Activation function: relu, sigmoid, tanh, gelu, silu or leaky_relu."""
+    activation: str = "auto"
+    """Activation function: relu, sigmoid, tanh, gelu, silu, leaky_relu, or auto: gelu in
+    transformers, relu in the others.
+    """
 
     block: _Name = None
     """Residual block: post-activation, pre-activation, after-activation or formula (y = f(x) + x,
@@ -60,6 +68,32 @@ class Recipe:
     blocks_per_stage: _Count = None
     """Residual blocks in each stage of small-resnet (default: 2)."""
 
+    depth: _Count = None
+    """Blocks of a transformer (default: 4)."""
+
+    width: _Count = None
+    """Values of a token in a transformer (default: 48)."""
+
+    heads: _Count = None
+    """Attention heads in each block of a transformer (default: 4)."""
+
+    patch_size: _Count = None
+    """Side of vit's patches, in pixels (default: an eighth of the image, at least 2)."""
+
+    pooling: _Name = None
+    """What vit reads the class from: mean (of all tokens, the default) or token (a class token)."""
+
+    placement: _Name = None
+    """Where a transformer normalizes: pre (before each branch, the default), post (after each sum),
+    peri (before and after each branch) or pre-scaled (pre, divided by the root of the depth).
+    """
+
+    qk_norm: bool = False
+    """RMS normalization of queries and keys in a transformer."""
+
+    no_bias: bool = False
+    """A transformer without biases in its linear layers and layer normalizations."""
+
     initialization: str = "default"
     """How weights are drawn: default (PyTorch's) or he (He et al. 2015)."""
 
@@ -69,11 +103,24 @@ class Recipe:
     batch_size: int = 128
     """Images per step; the last, incomplete batch of an epoch is kept."""
 
+    optimizer: str = "auto"
+    """Optimizer: sgd, adamw, muon (for matrices, with adamw for the rest), or auto: adamw for
+    transformers, sgd for the others.
+    """
+
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD and Muon, beta1 of AdamW (whose beta2 is 0.99)."""
 
     weight_decay: float = 1e-4
-    """Weight decay of SGD, on every parameter."""
+    """Weight decay: of SGD on every parameter, of AdamW and Muon not on biases, gains and
+    embeddings.
+    """
+
+    warmup: int = 0
+    """Steps at the start over which the learning rate rises from zero, in a straight line."""
+
+    clip: float = 0.0
+    """Largest norm of all gradients together; longer ones are shortened to it. 0: no limit."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the epochs: cosine annealing to zero, set once per epoch, or constant."""
@@ -83,6 +130,8 @@ class Recipe:
         _within("momentum", self.momentum, 0, 1)
         _within("weight decay", self.weight_decay, 0, math.inf)
         _within("initialization scale", self.initialization_scale, 0, math.inf)
+        at_least("number of warm-up steps", self.warmup, 0)
+        _within("gradients' largest norm", self.clip, 0, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +147,16 @@ class RunSpec(Recipe):
     classes: tuple[str, ...]
     """Names of the classes, in the order of their labels."""
 
+    activation: str = "relu"
+    """Activation function, never auto."""
+
+    optimizer: str = "sgd"
+    """Optimizer, never auto."""
+
     norm: str
-    """Normalization: batch, none, group, layer, instance, noisy-batch, or module:callable."""
+    """Normalization: batch, none, group, layer, instance, noisy-batch, those of transformers (rms,
+    dyt, ...), or module:callable.
+    """
 
     norm_code: str = ""
     """Checksum of the file behind a norm given as module:callable; empty for the others."""

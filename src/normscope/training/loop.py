@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from normscope.training.clock import Clock
 from normscope.training.graphs import GraphReplay, own_stream
+from normscope.training.optimizers import optimizer_of
 from normscope.training.passes import TestPass, TrainingPass
 from normscope.training.plan import Batches, Plan
 from normscope.training.precision import repeatable
 from normscope.training.resume import ResumeState
-from normscope.training.schedule import learning_rate
+from normscope.training.schedule import learning_rate, warmed_up
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,6 @@ class Callback:
 
     def on_epoch(self, epoch: Epoch) -> None:
         """The epoch is over, evaluated, and the network in eval mode."""
-
-
-def optimizer_of(model: nn.Module, plan: Plan) -> torch.optim.SGD:
-    """SGD over all parameters, in its fused form."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=plan.learning_rate,
-        momentum=plan.momentum,
-        weight_decay=plan.weight_decay,
-        fused=True,
-    )
 
 
 def train(
@@ -179,7 +169,7 @@ class _Epochs:
         for callback in self._callbacks:
             callback.on_epoch_start(number)
         clock = Clock(self._plan.device)
-        self._train_steps(number, rate)
+        self._train_steps(number, rate, steps_before)
         clock.lap("train")
         self._evaluate()
         clock.lap("test")
@@ -204,9 +194,12 @@ class _Epochs:
         state = ResumeState.of(number, steps_before + steps, self._model, self._optimizer)
         return Epoch(number, steps_before + steps, scalars, state)
 
-    def _train_steps(self, number: int, rate: float) -> None:
+    def _train_steps(self, number: int, rate: float, steps_before: int) -> None:
         self._training.begin(number, rate)
         for index in range(self._batches.train_batches):
+            step = steps_before + index + 1
+            if step <= self._plan.warmup + 1:  # one more: from there on the rate is the epoch's
+                self._training.set_rate(warmed_up(rate, step, self._plan.warmup))
             self._train_step(self._batches.train_size(index))
             for callback in self._callbacks:
                 callback.on_step(number, index)

@@ -52,11 +52,15 @@ class TrainingPass:
         self._index.zero_()
         self.losses.fill_(math.nan)
         self.totals.zero()
-        self._set_rate(rate if self._rate is None else self._rate.fill_(rate))
+        self.set_rate(rate)
 
     def end(self, rate: float) -> None:
         """Leave the learning rate as a number in the optimizer, whose state is stored next."""
-        self._set_rate(rate)
+        self._put_rate(rate)
+
+    def set_rate(self, rate: float) -> None:
+        """Take the next steps at this learning rate."""
+        self._put_rate(rate if self._rate is None else self._rate.fill_(rate))
 
     def step(self, size: int) -> None:
         """The epoch's next step, on a batch of this size."""
@@ -64,16 +68,18 @@ class TrainingPass:
         images, labels = self._batches.train_at(self._index, size)
         with autocast(self._plan.precision, self._plan.device):
             logits = self._model(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = mean_loss(logits, labels)
         loss.backward()
         for measure in self._on_backward:
             measure(self._index)
+        if self._plan.clip:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._plan.clip)
         self._optimizer.step()
         self.totals.add(logits.detach(), labels, loss.detach())
         self.losses[self._index] = loss.detach()
         self._index += 1
 
-    def _set_rate(self, rate: float | Tensor) -> None:
+    def _put_rate(self, rate: float | Tensor) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 
@@ -85,6 +91,11 @@ def rate_on_device(device: str) -> Tensor | None:
     A number would be captured with the step.
     """
     return torch.zeros((), device=device) if device == "cuda" else None
+
+
+def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy, in nats, of logits [..., classes] and labels [...]."""
+    return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten())
 
 
 class TestPass:
@@ -109,7 +120,7 @@ class TestPass:
         images, labels = self._batches.test_at(self._index, size)
         with autocast(self._plan.precision, self._plan.device):
             logits = self._model(images)
-        self.totals.add(logits, labels, F.cross_entropy(logits.float(), labels))
+        self.totals.add(logits, labels, mean_loss(logits, labels))
         self._index += 1
 
 
@@ -128,10 +139,10 @@ class Totals:
             total.zero_()
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Count a batch: logits [N, classes], labels int64 [N], and its mean loss."""
-        self._loss += loss * len(labels)
-        self._correct += (logits.argmax(1) == labels).sum()
-        self._images += len(labels)
+        """Count a batch: logits [..., classes], labels int64 [...], and its mean loss."""
+        self._loss += loss * labels.numel()
+        self._correct += (logits.argmax(-1) == labels).sum()
+        self._images += labels.numel()
 
     def means(self) -> dict[str, Tensor]:
         """{"loss", "accuracy", "images"}, 0-dim, on the device."""

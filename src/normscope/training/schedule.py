@@ -18,6 +18,11 @@ def _constant(epoch: int, epochs: int) -> float:
 SCHEDULES = {"cosine": _cosine, "constant": _constant}
 
 
+def warmed_up(rate: float, step: int, warmup: int) -> float:
+    """The learning rate of a step, counted from 1, that rises over `warmup` steps to `rate`."""
+    return rate * min(1.0, step / warmup) if warmup else rate
+
+
 def learning_rate(schedule: str, initial: float, epoch: int, epochs: int) -> float:
     """The learning rate of an epoch, counted from 1.
 
