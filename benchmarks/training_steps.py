@@ -63,6 +63,9 @@ class _Plan:
     schedule: str = "constant"
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    optimizer: str = "sgd"
+    warmup: int = 0
+    clip: float = 0.0
     device: str = "cpu"
 
 

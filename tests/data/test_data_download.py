@@ -58,7 +58,7 @@ def server(tmp_path):
 def archive(server, tiny, write_tiny_archive) -> Archive:
     _, folder, address = server
     path = write_tiny_archive(folder, tiny)
-    return Archive(f"{address}/{path.name}", hashlib.md5(path.read_bytes()).hexdigest())
+    return Archive(f"{address}/{path.name}", f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}")
 
 
 def test_without_a_directory_the_archive_is_downloaded_once(
@@ -72,7 +72,7 @@ def test_without_a_directory_the_archive_is_downloaded_once(
 
 
 def test_a_wrong_checksum_keeps_nothing(archive, tmp_path):
-    wrong = Archive(archive.url, "0" * 32)
+    wrong = Archive(archive.url, "md5:" + "0" * 32)
     with pytest.raises(
         InputError, match=f"does not have the checksum md5:{'0' * 32}; nothing was kept"
     ) as caught:
@@ -97,8 +97,8 @@ def test_a_transfer_that_breaks_off_keeps_nothing(archive, server, tmp_path):
 
 
 def test_no_such_file_and_no_server_are_one_line_with_a_way_out(archive, server, tmp_path):
-    absent = Archive(archive.url + "x", archive.md5)
-    unreachable = Archive("http://127.0.0.1:1/cifar-10-binary.tar.gz", archive.md5)
+    absent = Archive(archive.url + "x", archive.checksum)
+    unreachable = Archive("http://127.0.0.1:1/cifar-10-binary.tar.gz", archive.checksum)
     for wrong, reason in ((absent, "HTTPError"), (unreachable, "ConnectionError")):
         with pytest.raises(InputError, match=f"Cannot download {wrong.url}: {reason}") as caught:
             fetch(wrong, tmp_path / "cache")

@@ -68,6 +68,9 @@ class Settings:
     schedule: str = "cosine"
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    optimizer: str = "sgd"
+    warmup: int = 0
+    clip: float = 0.0
     device: str = "cpu"
     precision: str = "fp32"
 

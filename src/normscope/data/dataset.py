@@ -42,6 +42,8 @@ class Splits:
 class Dataset:
     """Images and labels on the host, ready for `Batches`.
 
+    Of text, an image is a window of bytes [T, 1, 1], and a label the byte after each, int64 [T].
+
     Attributes:
         name: the name that `load` knows it by.
         classes: the class names; a label is an index into them.
@@ -56,6 +58,7 @@ class Dataset:
             however stored.
         source: one phrase for people, such as "CIFAR-10, Hugging Face parquet layout".
         recipe: what training on this data uses unless told otherwise.
+        kind: "images" or "text".
     """
 
     name: str
@@ -69,6 +72,7 @@ class Dataset:
     fingerprint: str
     source: str
     recipe: Recipe
+    kind: str = "images"
 
 
 def select_classes(splits: Splits, classes: Sequence[str]) -> Splits:
@@ -76,10 +80,13 @@ def select_classes(splits: Splits, classes: Sequence[str]) -> Splits:
     is named.
 
     Raises:
-        InputError: for a class that is unknown or named twice, and for a single class.
+        InputError: for a class that is unknown or named twice, for a single class, and for classes
+            of text.
     """
-    if not classes:
+    if not classes or tuple(classes) == splits.classes:
         return splits
+    if splits.train_labels.ndim > 1:
+        raise InputError("Classes can be chosen of images, not of text (--classes).")
     known = f"Known: {', '.join(splits.classes)}."
     for name in classes:
         if name not in splits.classes:
@@ -116,7 +123,7 @@ def check(splits: Splits, where: str) -> Splits:
     ):
         if len(images) == 0:
             raise InputError(f"The {split} split of {where} holds no images.")
-        outside = (labels < 0) | (labels >= len(splits.classes))
+        outside = ((labels < 0) | (labels >= len(splits.classes))).reshape(len(labels), -1).any(1)
         if outside.any():
             row = int(outside.argmax())
             raise InputError(

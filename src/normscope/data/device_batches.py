@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -114,6 +115,9 @@ class Batches:
         self._begun: EpochPlan | None = None
         self._crop: Crop | None = None
 
+    unit: ClassVar[str] = "image"
+    """What speed counts."""
+
     def begin(self, seed: int, epoch: int) -> None:
         """Draw an epoch for `train_at`, into memory that stays in place from epoch to epoch."""
         drawn = self._draw(seed, epoch)
@@ -203,6 +207,15 @@ class Batches:
             .to(self.dtype)
             .permute(0, 3, 1, 2)
         )
+
+
+class TextBatches(Batches):
+    """Windows of text as int64 [B, T], their next bytes int64 [B, T]; otherwise as `Batches`."""
+
+    unit = "byte"
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        return images.flatten(1).long()
 
 
 class Crop:

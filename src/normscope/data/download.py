@@ -64,11 +64,7 @@ def fetch(archive: Archive, cache_dir: Path | None = None) -> Path:
         )
         try:
             path = pooch.retrieve(
-                archive.url,
-                f"md5:{archive.md5}",
-                archive.file_name,
-                str(folder),
-                downloader=downloader,
+                archive.url, archive.checksum, archive.file_name, str(folder), downloader=downloader
             )
         except requests.RequestException as error:
             raise InputError(
@@ -78,7 +74,7 @@ def fetch(archive: Archive, cache_dir: Path | None = None) -> Path:
             ValueError
         ) as error:  # pooch's word for a checksum that does not match; it has removed the file
             raise InputError(
-                f"What arrived from {archive.url} does not have the checksum md5:{archive.md5}; "
+                f"What arrived from {archive.url} does not have the checksum {archive.checksum}; "
                 "nothing was kept. "
                 f"Try again. {by_hand}"
             ) from error

@@ -6,9 +6,11 @@ imported by the layout that uses them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from normscope.data.cache import cached
 from normscope.data.dataset import (
@@ -20,7 +22,7 @@ from normscope.data.dataset import (
     fingerprint,
     select_classes,
 )
-from normscope.data.layouts import binary, digits, folders, official, parquet, pickled
+from normscope.data.layouts import binary, digits, folders, official, parquet, pickled, text
 from normscope.data.layouts.layout import Layout
 from normscope.errors import InputError, StorageError, lookup
 
@@ -35,6 +37,7 @@ class Source:
         recipe: what training uses unless told otherwise.
         mean: per channel, of pixels in [0, 1]; None has it computed from the training split.
         std: as `mean`.
+        kind: "images" or "text".
     """
 
     title: str
@@ -42,6 +45,7 @@ class Source:
     recipe: Recipe
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    kind: str = "images"
 
 
 def read_digits(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, str]:
@@ -100,6 +104,38 @@ def read_images(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, 
     return _read_directory(data_dir, cache_dir, [folders.find, parquet.find], IMAGE_LAYOUTS)
 
 
+def read_text(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, str]:
+    """Text: of Python's documentation, or of a file or folder of the user's.
+
+    Raises:
+        InputError: if the file or folder holds no text that can be used.
+    """
+    if data_dir is None:
+        return text.read_topics(), f"embedded in Python {sys.version_info[0]}.{sys.version_info[1]}"
+    try:
+        return text.read_path(data_dir), f"{data_dir.name or data_dir}"
+    except OSError as error:
+        raise InputError(f"Cannot read {error.filename or data_dir}: {error.strerror}.") from error
+
+
+def read_shakespeare(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits, str]:
+    """Karpathy's file of Shakespeare's plays, downloaded once.
+
+    Raises:
+        InputError: if it cannot be downloaded.
+    """
+    from normscope.data.download import fetch
+
+    return text.read_path(data_dir or fetch(SHAKESPEARE, cache_dir)), "1.1 MB"
+
+
+SHAKESPEARE = binary.Archive(
+    "https://raw.githubusercontent.com/karpathy/char-rnn/"
+    "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+    "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
+
+
 def _read_directory(
     directory: Path,
     cache_dir: Path | None,
@@ -138,6 +174,9 @@ CIFAR10_LAYOUTS = (
 )
 CIFAR10_RECIPE = Recipe(epochs=30, learning_rates=(0.1,), crop_padding=4, horizontal_flip=True)
 
+TEXT_RECIPE = Recipe(epochs=5, learning_rates=(0.001, 0.003), crop_padding=0, horizontal_flip=False)
+_BYTES: Any = {"kind": "text", "mean": (0.0,), "std": (1.0,)}
+
 DATASETS: Mapping[str, Source] = {
     "digits": Source(
         title="Handwritten digits (8x8)",
@@ -154,6 +193,10 @@ DATASETS: Mapping[str, Source] = {
         std=(0.2470, 0.2435, 0.2616),
     ),
     "images": Source(title="Images", read=read_images, recipe=CIFAR10_RECIPE),
+    "text": Source(title="English text", read=read_text, recipe=TEXT_RECIPE, **_BYTES),
+    "tiny-shakespeare": Source(
+        title="Tiny Shakespeare", read=read_shakespeare, recipe=TEXT_RECIPE, **_BYTES
+    ),
 }
 
 
@@ -195,4 +238,5 @@ def load(
         fingerprint=fingerprint(splits),
         source=f"{source.title}, {layout}",
         recipe=source.recipe,
+        kind=source.kind,
     )

@@ -17,7 +17,7 @@ from normscope.models.norms import NORMS, NormFactory, resolve_norm
 from normscope.models.resnet import CIFAR_RESNETS, SmallResNet
 from normscope.models.tiny_cnn import TinyCNN
 from normscope.models.token_norms import TOKEN_NORMS
-from normscope.models.transformer import VisionTransformer
+from normscope.models.transformer import ByteDecoder, VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,14 @@ MODELS: dict[str, Entry] = {
         TRANSFORMER,
         (0.001, 0.003),
     ),
+    "byte-lm": Entry(
+        ByteDecoder,
+        BLOCK_OPTIONS | {"context", "positions"},
+        TOKEN_NORMS,
+        TRANSFORMER,
+        (0.001, 0.003),
+        takes="text",
+    ),
 }
 """Name -> network."""
 
@@ -89,7 +97,7 @@ def build(
         norm: a name in the entry's norms, module:callable (imported here), or a factory.
         in_channels: channels of the images.
         num_classes: number of logits.
-        image_size: height and width of the images, in pixels.
+        image_size: height and width of the images, in pixels; of text, its window's length.
         activation: a name in ACTIVATIONS.
         initialization: a name in SCHEMES.
         initialization_scale: factor on the weights of convolutions and linear layers.
@@ -102,21 +110,21 @@ def build(
             for it.
     """
     entry = lookup("model", name, MODELS)
-    given = {option: value for option, value in options.items() if value not in (None, False)}
+    given = {
+        option: value
+        for option, value in options.items()
+        if value is not None and value is not False
+    }
     _check_options(name, entry, given)
-    if "image_size" in entry.options:
-        given["image_size"] = image_size
+    if entry.takes == "images":
+        given["in_channels"] = in_channels
+    for size in entry.options & {"image_size", "context"}:
+        given[size] = image_size
     factory, made = _remembering(resolve_norm(norm, entry.norms))
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would set the generators of accelerators as well.
         torch.default_generator.manual_seed(keyed_seed(seed, "constructors"))
-        network = entry.make(
-            norm=factory,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            activation=activation,
-            **given,
-        )
+        network = entry.make(norm=factory, num_classes=num_classes, activation=activation, **given)
     network.check_image_size(image_size)
     initialize(network, seed, initialization, initialization_scale, leave=made)
     return network

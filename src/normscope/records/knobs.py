@@ -29,6 +29,7 @@ ADDED_KNOBS: dict[str, Any] = {
     "heads": None,
     "patch_size": None,
     "pooling": None,
+    "positions": None,
     "placement": None,
     "qk_norm": False,
     "no_bias": False,

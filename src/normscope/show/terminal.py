@@ -45,6 +45,8 @@ class ProgressMessage(Protocol):
     def test_accuracy(self) -> float | None: ...
     @property
     def images_per_second(self) -> float | None: ...
+    @property
+    def unit(self) -> str: ...
 
 
 def say(console: Console, text: str | Text, style: str | None = None) -> None:
@@ -135,7 +137,8 @@ def _state(message: ProgressMessage, epochs: int, *, with_speed: bool) -> str:
     if message.test_accuracy is not None:
         parts.append(f"test {percent(message.test_accuracy)}")
     if message.images_per_second is not None and with_speed:
-        parts.append(f"{message.images_per_second:,.0f} img/s")
+        unit = "img" if message.unit == "image" else message.unit
+        parts.append(f"{message.images_per_second:,.0f} {unit}/s")
     return "  ".join(parts)
 
 

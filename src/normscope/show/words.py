@@ -16,6 +16,11 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def items(kind: str | None) -> str:
+    """Return what the inputs of a kind of data are: images, or windows of text."""
+    return "windows" if kind == "text" else "images"
+
+
 def p_text(p: float | None) -> str:
     """Return a p-value with three decimals."""
     if p is None:

@@ -15,7 +15,7 @@ import torch
 from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
-from normscope.data.device_batches import Batches
+from normscope.data.device_batches import Batches, TextBatches
 from normscope.errors import InputError, lookup, one_of
 from normscope.models import registry
 from normscope.models.landmarks import Network
@@ -83,7 +83,7 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
     choices = (
         shared | dict(zip(names, choice, strict=True)) for choice in itertools.product(*values)
     )
-    specs = tuple(_spec(choice, options.capture_epochs) for choice in choices)
+    specs = tuple(_spec(choice, dataset.kind, options.capture_epochs) for choice in choices)
     return Grid(
         specs,
         dataset,
@@ -109,19 +109,22 @@ def merged_by_data(grids: Sequence[Grid]) -> list[Grid]:
     ]
 
 
-def _spec(choices: dict[str, Any], capture_epochs: tuple[int, ...] | None) -> RunSpec:
+def _spec(choices: dict[str, Any], kind: str, capture_epochs: tuple[int, ...] | None) -> RunSpec:
+    """Make a run's spec; `kind` is that of the data."""
     captured = (
         default_capture_epochs(choices["epochs"]) if capture_epochs is None else capture_epochs
     )
-    choices = choices | decided(choices)
+    entry = lookup("model", choices["model"], registry.MODELS)
+    if entry.takes != kind:
+        takers = [name for name, other in registry.MODELS.items() if other.takes == kind]
+        raise InputError(
+            f"The model {choices['model']!r} takes {entry.takes}, and the data {choices['data']!r} "
+            f"is {kind}. Models for it: {', '.join(takers)}."
+        )
+    auto = {knob: value for knob, value in entry.defaults.items() if choices[knob] == "auto"}
+    choices = choices | auto
     code = code_checksum(choices["norm"])
     return RunSpec(**choices, norm_code=code, capture_epochs=tuple(sorted(set(captured))))
-
-
-def decided(choices: Mapping[str, Any]) -> dict[str, str]:
-    """Return the knobs that are "auto" with what that means for the network."""
-    defaults = lookup("model", choices["model"], registry.MODELS).defaults
-    return {knob: value for knob, value in defaults.items() if choices[knob] == "auto"}
 
 
 def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
@@ -233,7 +236,8 @@ def batches_for(
     augmented: bool = True,
 ) -> Batches:
     """Return a data set in batches of the spec's size or another, augmented or not."""
-    return Batches(
+    kind = TextBatches if dataset.kind == "text" else Batches
+    return kind(
         dataset,
         batch_size or spec.batch_size,
         torch.device(device),

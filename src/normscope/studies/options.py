@@ -33,12 +33,14 @@ class DataOptions:
     """The images that runs see: of compare, inspect, explain and study."""
 
     data: str = "digits"
-    """Data set: digits (embedded), cifar10, or images (your own, see --data-dir)."""
+    """Data set: digits (embedded), cifar10, images (your own, see --data-dir); for byte-lm: text
+    (embedded, or your own) or tiny-shakespeare.
+    """
 
     data_dir: Folder = None
     """Folder of the data. For cifar10: any of its published layouts; without it, the official
     archive is downloaded. For images: class folders under train/ and test/, or parquet files with
-    an image and a label column.
+    an image and a label column. For text: a file or a folder of files in UTF-8.
     """
 
     def __post_init__(self) -> None:

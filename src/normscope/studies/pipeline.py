@@ -20,6 +20,7 @@ from normscope.show.report.pages import report_after
 from normscope.show.sinks.replay import chosen_sinks, study_logs
 from normscope.show.sinks.runs import StudyLogs
 from normscope.show.terminal import StudyProgress, percent, say
+from normscope.show.words import items
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name, usable_cores
 from normscope.studies.execution import default_jobs, execute_all
@@ -56,13 +57,14 @@ class Training:
         train, test = (
             -(-len(labels) // spec.batch_size) for labels in (data.train_labels, data.test_labels)
         )
+        noun = items(data.kind)
         fused = ", fused normalization" if spec.fusion else ""
         lines = [
             f"Device      {device_name(spec.device)}, {spec.precision}{fused}",
             f"Data        {data.source}: {len(data.train_labels):,} training and "
-            f"{len(data.test_labels):,} test images, {len(data.classes)} classes",
+            f"{len(data.test_labels):,} test {noun}, {len(data.classes)} classes",
             f"Model       {spec.model}, parameters: {parameters}",
-            f"Batches     {train} training, {test} test, {spec.batch_size} images each",
+            f"Batches     {train} training, {test} test, {spec.batch_size} {noun} each",
             f"Runs        {len(grid.specs)}, {spec.epochs} epochs each, into {self.study.path}",
         ]
         say(self.console, "\n".join(lines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from normscope.training.loop import Callback, Epoch
 
@@ -18,6 +18,7 @@ class Progress:
     train_loss: float | None = None
     test_accuracy: float | None = None
     images_per_second: float | None = None
+    unit: str = "image"
 
 
 Report = Callable[[Progress], None]
@@ -28,9 +29,16 @@ SECONDS_BETWEEN_REPORTS = 0.5
 class ProgressCallback(Callback):
     """Report a run's progress after every epoch, and twice a second within one."""
 
-    def __init__(self, run: str, steps_per_epoch: int, report: Report, epochs_done: int = 0):
+    def __init__(
+        self,
+        run: str,
+        steps_per_epoch: int,
+        report: Report,
+        epochs_done: int = 0,
+        unit: str = "image",
+    ):
         self._run, self._steps, self._report = run, steps_per_epoch, report
-        self._last = Progress(run, epochs_done)
+        self._last = Progress(run, epochs_done, unit=unit)
         self._reported = time.monotonic()
         report(self._last)
 
@@ -40,18 +48,15 @@ class ProgressCallback(Callback):
             return
         self._reported = now
         done = epoch - 1 + (index + 1) / self._steps
-        last = self._last
-        self._report(
-            Progress(self._run, done, last.train_loss, last.test_accuracy, last.images_per_second)
-        )
+        self._report(replace(self._last, epochs_done=done))
 
     def on_epoch(self, epoch: Epoch) -> None:
         scalars = epoch.scalars
-        self._last = Progress(
-            self._run,
-            epoch.number,
-            scalars["train_loss"],
-            scalars["test_accuracy"],
-            scalars["images_per_second"],
+        self._last = replace(
+            self._last,
+            epochs_done=epoch.number,
+            train_loss=scalars["train_loss"],
+            test_accuracy=scalars["test_accuracy"],
+            images_per_second=scalars["images_per_second"],
         )
         self._report(self._last)

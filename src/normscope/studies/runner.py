@@ -241,7 +241,7 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     callbacks: list[Callback] = [
         GradientNorms(_watched_weights(model), batches.train_batches),
         StoreEpochs(store, spec, model, batches),
-        ProgressCallback(task.directory.name, batches.train_batches, report, done),
+        ProgressCallback(task.directory.name, batches.train_batches, report, done, batches.unit),
     ]
     watched = None
     if task.watch:
@@ -356,6 +356,7 @@ def _describe(
             else (fusion_unavailable_reason(spec.device) or "switched off"),
             data={
                 "source": dataset.source,
+                "kind": dataset.kind,
                 "classes": list(dataset.classes),
                 "train_images": len(dataset.train_labels),
                 "test_images": len(dataset.test_labels),

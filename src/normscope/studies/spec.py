@@ -29,11 +29,13 @@ ENGINE_REVISION = 1
 
 PRECISIONS = ("bf16", "fp32")
 
+OPTIMIZERS = ("sgd", "adamw", "muon")
+
 MOST_THREADS = 256
 
 NETWORK_OPTIONS = (
     "block", "widths", "blocks_per_stage", "depth", "width", "heads", "patch_size", "pooling",
-    "placement", "qk_norm", "no_bias",
+    "positions", "placement", "qk_norm", "no_bias",
 )  # fmt: skip
 """Knobs that not every network has."""
 
@@ -47,7 +49,8 @@ class Recipe:
 
     model: str = "small-resnet"
     """Network: small-resnet, bird-plane, resnet-20, resnet-32, resnet-44, resnet-56, resnet-110,
-    tiny-cnn or vit (a vision transformer).
+    tiny-cnn, vit (a vision transformer), or byte-lm (a decoder that predicts the next byte of a
+    text).
     """
 
     activation: str = "auto"
@@ -72,7 +75,7 @@ class Recipe:
     """Blocks of a transformer (default: 4)."""
 
     width: _Count = None
-    """Values of a token in a transformer (default: 48)."""
+    """Values of a token in a transformer (default: 48; byte-lm: 64)."""
 
     heads: _Count = None
     """Attention heads in each block of a transformer (default: 4)."""
@@ -82,6 +85,9 @@ class Recipe:
 
     pooling: _Name = None
     """What vit reads the class from: mean (of all tokens, the default) or token (a class token)."""
+
+    positions: _Name = None
+    """Positions of byte-lm: learned (the default) or rotary."""
 
     placement: _Name = None
     """Where a transformer normalizes: pre (before each branch, the default), post (after each sum),
@@ -200,8 +206,9 @@ class RunSpec(Recipe):
         at_least("seed", self.seed, 0)
         at_least("crop padding", self.crop_padding, 0)
         _within("number of threads", self.threads, 1, MOST_THREADS)
-        if self.precision not in PRECISIONS:
-            raise InputError(one_of("precision", self.precision, PRECISIONS))
+        for what, known in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
+            if (value := getattr(self, what)) not in known:
+                raise InputError(one_of(what, value, known))
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(
                 f"A learning rate is {self.learning_rate}; expected a positive number."

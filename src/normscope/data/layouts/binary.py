@@ -29,7 +29,7 @@ class Archive:
     """An archive that can be downloaded, and the checksum that tells whether it arrived whole."""
 
     url: str
-    md5: str
+    checksum: str  # with its algorithm, "md5:..." or "sha256:..."
 
     @property
     def file_name(self) -> str:
@@ -38,7 +38,8 @@ class Archive:
 
 
 CIFAR10 = Archive(
-    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "md5:c32a1d4ab5d03f1284b67883e8d87530",
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
 from normscope.show.figures.style import label_of
-from normscope.show.words import plural
+from normscope.show.words import items, plural
 
 
 def footer(runs: Sequence[RunRecord]) -> str:
@@ -64,7 +64,7 @@ def made_on(meta: Mapping[str, Any], precision: str | None) -> dict[str, str | N
         for key, word in (("train_images", "training"), ("test_images", "test"))
         if key in data
     ]
-    images = f", {' and '.join(counts)} images" if counts else ""
+    images = f", {' and '.join(counts)} {items(data.get('kind'))}" if counts else ""
     names = [f"{name}\u00a0{versions[name]}" for name in ("torch", "normscope") if name in versions]
     return {
         "Data": f"{data['source']}{images}" if "source" in data else None,
