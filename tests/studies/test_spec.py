@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,14 @@ def id_of_the_first_version(spec):
 
 
 def test_changing_any_knob_changes_the_identity():
-    spec = RunSpec(**FIELDS, widths=(4, 8), block="formula", blocks_per_stage=1)
+    chosen: dict[str, Any] = {
+        "widths": (4, 8),
+        "block": "formula",
+        "blocks_per_stage": 1,
+        **dict.fromkeys(("depth", "width", "heads", "patch_size"), 2),
+        **dict.fromkeys(("pooling", "positions", "placement"), "named"),
+    }
+    spec = RunSpec(**FIELDS, **chosen)
     for field in dataclasses.fields(spec):
         changed = dataclasses.replace(spec, **{field.name: other(getattr(spec, field.name))})
         assert changed.id != spec.id, field.name
