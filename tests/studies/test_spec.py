@@ -33,9 +33,11 @@ def other(value):
         case int():
             return value + 1
         case float():
-            return value / 2
+            return value / 2 or 1.0
         case "cosine":
             return "constant"
+        case "sgd":
+            return "adamw"
         case "fp32":
             return "bf16"
         case str():
