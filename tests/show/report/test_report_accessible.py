@@ -115,6 +115,7 @@ def test_the_way_to_a_layer_by_keyboard(open_page, path):
     assert "layer1.bn" in page.locator("#tooltip").inner_text()
     page.keyboard.press("Enter")
     assert page.locator("#layer h2").inner_text() == "Inside one layer: layer1.bn"
-    page.get_by_role("slider", name="Step").focus()
+    slider = page.locator("#layer").get_by_role("slider", name="Epoch")
+    slider.focus()
     page.keyboard.press("Home")
-    assert page.get_by_role("slider", name="Step").get_attribute("aria-valuetext") == "1"
+    assert slider.get_attribute("aria-valuetext") == "1 (step 1)"

@@ -19,7 +19,8 @@ from normscope.judge.check_formats import to_rows
 from normscope.records.files import write_text
 from normscope.show.figures.activation_distributions import shown_rate
 from normscope.show.report import page_head
-from normscope.show.report.layer_views import layer_names
+from normscope.show.report.inside_layer import layer_facts
+from normscope.show.report.layer_views import layer_names, stages
 from normscope.show.report.report_data import ReportData
 from normscope.show.report.specs import CONFIG
 from normscope.show.report.vega import vega_script
@@ -122,6 +123,9 @@ def _head(data: ReportData) -> dict[str, Any]:
         ],
         "first_rate": shown_rate(data.runs) if data.runs else None,
         "layers": layer_names(data),
+        "first_layer": _first_layer(data),
+        "stages": stages(layer_names(data)),
+        "facts": layer_facts(data),
         "recordings": [
             {"name": item.name, "run": item.run, "epochs": list(item.recording.epochs.items())}
             for item in data.watched
@@ -131,6 +135,13 @@ def _head(data: ReportData) -> dict[str, Any]:
             {"name": name, "title": title, "note": note} for name, (title, note) in SECTIONS.items()
         ],
     }
+
+
+def _first_layer(data: ReportData) -> int:
+    """The layer that the page begins with: the one that was inspected, else the first."""
+    names = layer_names(data)
+    inspected = [study.layer for study in data.studies if study.layer in names]
+    return names.index(inspected[0]) if inspected else 0
 
 
 def _views(data: ReportData) -> Iterator[dict[str, Any]]:
@@ -150,7 +161,10 @@ def as_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-SCRIPTS = ("decode.js", "rows.js", "charts.js", "words.js", "controls.js", "page.js")
+SCRIPTS = (
+    "decode.js", "rows.js", "layer_rows.js", "charts.js", "ridges.js", "words.js", "controls.js",
+    "address.js", "page.js",
+)  # fmt: skip
 
 
 def _finite(value: Any) -> Any:

@@ -22,9 +22,10 @@ class Chart {
     this.visible = false;
     this.drawing = Promise.resolve();
     this.host = element("div", { class: "panels" });
-    this.figure = element("figure", { id: `view-${view.name}` },
-      element("figcaption", {}, element("h3", { text: view.title }), ...(view.note ? [element("p", { text: view.note })] : [])),
-      this.host, this.numbers());
+    this.host.style.minHeight = `${expectedHeight(view)}px`; // so that nothing moves when it is drawn
+    this.note = element("p", { text: view.note, hidden: !view.note });
+    this.figure = element("figure", { id: `view-${view.name}`, class: view.shape },
+      element("figcaption", {}, element("h3", { text: view.title }), this.note), this.host, this.numbers());
   }
 
   /** Draw what has changed, once what is being drawn is done. */
@@ -44,14 +45,16 @@ class Chart {
   async draw() {
     this.dirty = false;
     const panels = SHAPES[this.view.shape](this.view);
-    this.figure.hidden = this.view.shape === "heatmap" && panels.length === 0;
+    this.figure.hidden = ["heatmap", "trajectories"].includes(this.view.shape) && panels.length === 0;
+    if (this.view.shape === "ridges") [this.note.textContent, this.note.hidden] = [ridgeNote(panels), false];
     this.host.classList.toggle("one", panels.length < 2);
     this.host.classList.toggle("narrow", Boolean(panels[0]?.narrow));
     for (const [key, panel] of this.panels) if (!panels.some((wanted) => wanted.key === key)) panel.remove(), this.panels.delete(key);
     for (const wanted of panels) {
-      if (!this.panels.has(wanted.key)) this.panels.set(wanted.key, new Panel(this, this.host));
+      if (!this.panels.has(wanted.key)) this.panels.set(wanted.key, new (this.view.shape === "ridges" ? Ridges : Panel)(this, this.host));
       await this.panels.get(wanted.key).draw(wanted);
     }
+    this.host.style.minHeight = "";
     if (this.details.open) this.fillNumbers();
   }
 
@@ -73,12 +76,20 @@ class Chart {
   }
 }
 
+/** The height of a figure's panels in pixels, before it is drawn. */
+function expectedHeight({ shape, spec, name }) {
+  if (shape === "heatmap") return name === overviewAtFirst() ? 95 + 17 * page.layers.length : 0;
+  return shape === "ridges" ? 430 : shape === "densities" ? 240 : spec.height;
+}
+
+const overviewAtFirst = () => page.views.find(({ section }) => section === "layers")?.name;
+
 class Panel {
   constructor(chart, host) {
     this.chart = chart;
     this.heading = element("h4");
     this.caption = element("p");
-    this.plot = element("div", { class: "plot", tabindex: 0, role: "img", "data-clickable": ["curves", "heatmap"].includes(this.view.shape) });
+    this.plot = element("div", { class: "plot", tabindex: 0, role: "img", "data-clickable": ["curves", "heatmap", "trajectories"].includes(this.view.shape) });
     this.box = element("div", { class: "panel" }, this.heading, this.caption, this.plot);
     host.append(this.box);
     this.plot.addEventListener("pointermove", (event) => this.point(event));
@@ -126,8 +137,9 @@ class Panel {
     this.log = log;
     const spec = structuredClone(this.view.spec);
     if (log) spec.encoding.y.scale = { type: "log", nice: false };
-    this.hasFocus = JSON.stringify(spec).includes('"focus"');
-    spec.datasets = { rows, ...(this.hasFocus ? { focus: [] } : {}) };
+    const uses = (data) => JSON.stringify(spec).includes(`{"name":"${data}"}`);
+    this.hasFocus = uses("focus");
+    spec.datasets = { rows, ...(this.hasFocus ? { focus: [] } : {}), ...(uses("stages") ? { stages: page.stages.map((one) => ({ ...one, colour: `var(--${one.number % 2 ? "line" : "muted"})` })) } : {}) };
     spec.width = this.width();
     spec.autosize = { type: "fit", contains: "padding" };
     const options = { mode: "vega-lite", ast: true, actions: false, renderer: "svg", tooltip: false, logLevel: ERRORS, defaultStyle: false, config: page.config };
@@ -158,7 +170,7 @@ class Panel {
     const [x, y] = [this.vega.scale("x"), this.vega.scale("y")];
     const offset = this.view.shape === "rates" ? this.vega.scale("xOffset") : null;
     const half = (scale) => (scale.bandwidth ? scale.bandwidth() / 2 : 0);
-    if (this.view.shape === "heatmap") return (row) => [x((row.x + row.x2) / 2), y(row.name) + half(y)];
+    if (this.view.shape === "heatmap") return (row) => [x((row.x + row.x2) / 2), y(row.layer) + half(y)];
     if (offset) return (row) => [x(row.x) + offset(row.arm) + half(offset), row.kind === "diverged" ? y.range()[0] : y(row.y)];
     return (row) => [x(row.x), y(row.y)];
   }
@@ -172,21 +184,18 @@ class Panel {
     if (!row) return;
     if (row.run !== undefined) toggleRun(row.run);
     else if (row.layer !== undefined) chooseLayer(row.layer);
+    else if (row.channel !== undefined) keepLit(row.channel);
   }
 
   focus(row, x, y) {
     this.focused = row;
     if (this.vega && this.hasFocus) this.vega.data("focus", row ? [{ ...row, shape: row.shape ?? "circle" }] : []).runAsync();
-    tooltip.hidden = !row;
-    if (!row) return;
-    tooltip.textContent = this.describeRow(row);
-    const { width, height } = tooltip.getBoundingClientRect();
-    tooltip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 6))}px`;
-    tooltip.style.top = `${Math.max(4, y + height + 20 > innerHeight ? y - height - 10 : y + 16)}px`;
+    if (this.view.shape === "trajectories") pointAt(row?.channel ?? null);
+    if (row) showTooltip(this.describeRow(row), x, y);
+    else tooltip.hidden = true;
   }
 
   describeRow(row) {
-    if (this.view.shape === "ridges") return `${row.name}\nvalue ${number(row.x)}`;
     const what = { curves: "epoch", trajectories: "step", heatmap: "step", densities: "value", rates: this.view.name.startsWith("sweep_") ? this.view.name.slice(6).replaceAll("_", " ") : "learning rate" }[this.view.shape];
     return `${row.name}\n${what} ${typeof row.x === "string" ? row.x : number(row.x)}: ${row.kind === "diverged" ? "no final accuracy" : number(row.y)}`;
   }
@@ -213,6 +222,14 @@ class Panel {
     const [left, top] = this.vega.origin();
     return this.focus(row, box.left + left + x, box.top + top + y);
   }
+}
+
+function showTooltip(text, x, y) {
+  tooltip.hidden = false;
+  tooltip.textContent = text;
+  const { width, height } = tooltip.getBoundingClientRect();
+  tooltip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 6))}px`;
+  tooltip.style.top = `${Math.max(4, y + height + 20 > innerHeight ? y - height - 10 : y + 16)}px`;
 }
 
 function nearestRow(rows, position, x, y, cells) {

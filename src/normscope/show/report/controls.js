@@ -89,6 +89,7 @@ function runControls() {
 const barHeight = new ResizeObserver(([{ target }]) => {
   const covered = getComputedStyle(target).position === "sticky" ? target.offsetHeight : 0;
   document.documentElement.style.scrollPaddingTop = `${covered + 12}px`;
+  document.documentElement.style.setProperty("--bar", `${covered}px`);
 });
 
 /** The box for logarithmic axes. Every section has one, and all of them say the same. */
@@ -113,7 +114,7 @@ function frames() {
   return ridges ? framesOf(ridges.view) : [];
 }
 
-const updateRidges = () => Promise.all(chartsOf("layer").filter(({ view }) => view.shape === "ridges").map((chart) => chart.update()));
+const stepShown = () => frames()[state.frame] ?? 0;
 
 /** {section: [what its controls depend on, the controls]}. */
 const LOCAL_CONTROLS = {
@@ -121,19 +122,31 @@ const LOCAL_CONTROLS = {
   activations: [capturedEpochs, (epochs) =>
     [slider("Epoch", { most: epochs.length - 1, value: state.epoch, say: (at) => `${epochs[at]}`, change: (at) => { state.epoch = at; return update("activations"); }, playing: true })]],
   layers: [() => [overviews(), page.layers, page.recordings, [...state.recordings]], ([names]) =>
-    [dropdown("Show", names, state.overview, (name) => { state.overview = name; update("layers"); }), layerList(), recordingChoices()]],
-  layer: [frames, (steps) => [logChoice(), ...(steps.length < 2 ? [] : [frameSlider(steps)])]],
+    [dropdown("Show", names, state.overview, (name) => { state.overview = name; update("layers"); writeAddress(); }), recordingChoices()]],
+  layer: [() => [frames(), page.layers, state.layer], ([steps]) => [layerList(), ...(steps.length < 2 ? [] : [frameSlider(steps)]), logChoice()]],
 };
 
 function layerList() {
-  const label = dropdown("Layer", page.layers.map((name, k) => [String(k), name]), String(state.layer), (value) => chooseLayer(Number(value), false));
-  label.querySelector("select").id = "layer-list";
-  return label;
+  return dropdown("Layer", page.layers.map((name, k) => [String(k), name]), String(state.layer), (value) => chooseLayer(Number(value)));
 }
 
+/** The slider over the recorded steps, which says the epoch where the loop marked epochs. */
 function frameSlider(steps) {
-  return slider("Step", { most: steps.length - 1, value: state.frame, say: (at) => String(steps[at]), playing: true,
-    change: (at) => { state.frame = at; return updateRidges(); } });
+  const [recording] = shownRecordings();
+  const epochs = steps.map((step) => epochOf(recording, step));
+  const named = epochs.every((epoch) => epoch !== null);
+  const say = (at) => (named ? `${epochs[at]} (step ${steps[at].toLocaleString("en")})` : steps[at].toLocaleString("en"));
+  const change = (at) => { state.frame = at; writeAddress(); return update("layer"); };
+  const made = slider(named ? "Epoch" : "Step", { most: steps.length - 1, value: state.frame, say, playing: true, change });
+  made.querySelector("input").id = "frame";
+  return made;
+}
+
+function moveFrame(by) {
+  const input = document.getElementById("frame");
+  if (!input) return;
+  input.value = Number(input.value) + by;
+  input.dispatchEvent(new Event("input"));
 }
 
 /** The slider over steps, when the layer or the recordings are other ones: at the last step. */
@@ -142,13 +155,22 @@ function renewFrames() {
   controls("layer");
 }
 
-function chooseLayer(layer, scroll = true) {
+/** Show another layer at the same moment, and bring it into sight where it is not. */
+function chooseLayer(layer) {
+  const step = stepShown();
   state.layer = layer;
-  document.getElementById("layer-list").value = String(layer);
   document.querySelector("#layer h2").textContent = `Inside one layer: ${page.layers[layer]}`;
-  renewFrames();
-  update("layer");
-  if (scroll) document.getElementById("layer").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  state.frame = Math.max(0, frames().indexOf(nearestTo(frames(), step)));
+  controls("layer");
+  update("layer", "layers");
+  writeAddress();
+  showLayer();
+}
+
+function showLayer(calm = matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  const box = document.getElementById("layer");
+  const { top } = box.getBoundingClientRect();
+  if (top < 0 || top > innerHeight - 200) box.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
 }
 
 /** One recording of every arm, at the shown learning rate if it was watched there; four at most: more are a click away. */

@@ -46,7 +46,7 @@ function contents() {
 
 /** In a notebook's frame a link to a part of the page would lead to the notebook. */
 function goTo(event, name) {
-  if (location.protocol !== "about:") return;
+  if (!inFrame) return;
   event.preventDefault();
   document.getElementById(name).scrollIntoView();
   document.getElementById(name).focus();
@@ -65,7 +65,7 @@ function controls(name) {
 }
 
 function section({ name, title, note }) {
-  const wide = ["activations", "layers", "layer", "rates"].includes(name);
+  const wide = ["activations", "layers", "rates"].includes(name);
   const own = { grid: element("div", { class: wide ? "grid whole" : "grid" }) };
   own.controls = element("div", { class: "toolbar local", role: "group", "aria-label": `${title}: controls`, hidden: !(name in LOCAL_CONTROLS) });
   own.heading = element("h2", { id: `${name}-title`, text: title });
@@ -92,12 +92,17 @@ function compose() {
     controls(described.name);
   }
   renew(made, page.made_by, () => [madeBy()]);
-  const boxes = page.sections.map(({ name }) => sections.get(name)?.box).filter(Boolean);
+  const boxes = page.sections.filter(({ name }) => !BESIDE.includes(name)).map(({ name }) => sections.get(name)?.box).filter(Boolean);
+  const pair = BESIDE.map((name) => sections.get(name)?.box).filter(Boolean);
+  pair.forEach((box, k) => beside.children[k] !== box && beside.append(box));
+  if (pair.length) boxes.push(beside);
   [...Object.values(regions), ...boxes, made].forEach((region, k) => main.children[k] !== region && main.insertBefore(region, main.children[k] ?? null));
   renew(document.getElementById("contents"), page.sections.filter(({ name }) => chartsOf(name).length).concat(page.verdicts.length, page.findings.length), contents);
 }
 
 const made = frame("made");
+const BESIDE = ["layers", "layer"]; // the last sections: the overview, and the layer that is chosen in it
+const beside = element("div", { class: "beside" });
 
 const inSight = new IntersectionObserver((entries) => {
   for (const entry of entries) {
@@ -159,10 +164,20 @@ function begin() {
 
 document.querySelector(".skip").addEventListener("click", (event) => goTo(event, "main"));
 document.querySelector("noscript")?.remove();
+state.layer = page.first_layer;
 begin();
 state.epoch = Math.max(0, capturedEpochs().length - 1);
 state.frame = Math.max(0, frames().length - 1);
+const linked = readAddress();
 compose();
 main.append(element("footer", { text: `Drawn with Vega by normscope. ${page.live ? "Served from where the study is." : "This page works offline."}` }));
 drawInSight();
 drawRestSoon(300);
+if (linked) showLayer(true);
+addEventListener("hashchange", () => {
+  if (!readAddress()) return;
+  shownIn.delete(sections.get("layer").controls); // the slider is at another moment
+  compose();
+  update("layers", "layer");
+  showLayer(true);
+});

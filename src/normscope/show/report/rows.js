@@ -18,6 +18,8 @@ const state = {
   recordings: new Set(),
   recordingsChosen: false,
   frame: 0, // place in the layer's recorded distributions
+  channel: null, // that is kept lit
+  pointed: null, // channel that the pointer is at
 };
 
 function shown(run, anyRate, line) {
@@ -148,80 +150,7 @@ const SHAPES = {
     const label = columns.level ? `learning rate ${number(at)}` : undefined;
     return [{ key: "all", label, rows: rows.sort((a, b) => (a.x < b.x ? -1 : a.x > b.x ? 1 : a.arm - b.arm)), narrow: true }];
   },
-
-  heatmap(view) {
-    if (view.name !== state.overview) return [];
-    const table = tableOf(view);
-    const { columns, curve, points } = table;
-    const mine = range(table.length).filter((k) => state.recordings.has(columns.recording[k]));
-    const values = mine.flatMap((k) => [...curve.subarray(k * points, (k + 1) * points)]);
-    if (view.if_zero && values.length && values.every((value) => value === 0)) return [{ key: "none", caption: view.if_zero, rows: [], bare: true }];
-    const span = extent(values);
-    return perRecording(columns, mine, (places) => {
-      const rows = places.flatMap((k) => cells(table, k));
-      return Object.assign(rows, { signals: { span }, height: 95 + 17 * new Set(rows.map((row) => row.layer)).size });
-    });
-  },
-
-  trajectories(view) {
-    const table = tableOf(view);
-    const { columns, length } = table;
-    const log = state.log && view.may_be_log;
-    const panels = perRecording(columns, ofLayer(columns, length), (places, colour) => {
-      const rows = [];
-      for (const k of places) {
-        for (let at = 0; at < table.points; at++) {
-          const y = table.curve[k * table.points + at];
-          if (log && !(y > 0)) continue;
-          const series = `channel ${columns.channel[k]}`;
-          rows.push({ x: place(table, k, at), y, series, name: series, colour, shape: "circle", dash: "", width: 1.1, opacity: 0.8 });
-        }
-      }
-      return rows;
-    });
-    return panels.map((panel) => ({ ...panel, log }));
-  },
-
-  ridges(view) {
-    const table = tableOf(view);
-    const { columns, length } = table;
-    const side = view.name === "input_ridges" ? "_input" : "_output";
-    const places = ofLayer(columns, length).filter((k) => Number.isFinite(columns[`low${side}`][k]));
-    const step = framesOf(view)[state.frame];
-    return perRecording(columns, places, (own, colour) => {
-      const nearest = nearestTo([...new Set(own.map((k) => columns.step[k]))], step);
-      const now = own.filter((k) => columns.step[k] === nearest).sort((a, b) => columns.channel[b] - columns.channel[a]);
-      const rows = [];
-      now.forEach((k) => {
-        const base = columns.channel[k];
-        const name = `channel ${base}, step ${nearest}`;
-        for (let at = 0; at < table.points; at++) {
-          const y = base + 1.7 * table.curve[k * table.points + at];
-          rows.push({ x: place(table, k, at, side), y, base, series: `${999 - base}`, name, colour });
-        }
-      });
-      const span = extent(own.flatMap((k) => [columns[`low${side}`][k], columns[`high${side}`][k]]));
-      return Object.assign(rows, { signals: { span }, height: 50 + 11 * Math.max(8, now.length), step: nearest });
-    });
-  },
 };
-
-/** A layer's cells: each reaches from one recorded step to the next, the last one as far as the one before. */
-function cells(table, row) {
-  const layer = table.columns.layer[row];
-  const at = range(table.points).map((k) => place(table, row, k));
-  const last = at.length > 1 ? Math.max(1, at.at(-1) - at.at(-2)) : 1;
-  return at
-    .map((x, k) => ({ x, x2: at[k + 1] ?? x + last, y: table.curve[row * table.points + k], layer, name: page.layers[layer] }))
-    .filter((cell) => cell.x2 > cell.x);
-}
-
-/** [least, greatest], pulled apart where they are one. */
-function extent(values) {
-  let [low, high] = [Infinity, -Infinity];
-  for (const value of values) if (Number.isFinite(value)) [low, high] = [Math.min(low, value), Math.max(high, value)];
-  return low < high ? [low, high] : [low, low + (Math.abs(low) || 1)];
-}
 
 /** The learning rate at which a setting is shown: the reader's, or else one at which it has most values. */
 function rateOf(columns, length) {
@@ -265,35 +194,4 @@ function momentsOf(columns, places) {
   if (of("zeros") >= 0.0005) parts.push(`${(100 * of("zeros")).toFixed(1)}% exact zeros`);
   parts.push(`${(100 * of("beyond")).toFixed(1)}% beyond ±5`, `n = ${places.length}`);
   return parts.join(" · ");
-}
-
-const ofLayer = (columns, length) => range(length).filter((k) => columns.layer[k] === state.layer);
-
-/** The steps at which the chosen layer's distributions were recorded in the shown recordings. */
-function framesOf(view) {
-  const { columns, length } = tableOf(view);
-  const mine = ofLayer(columns, length).filter((k) => state.recordings.has(columns.recording[k]));
-  return [...new Set(mine.map((k) => columns.step[k]))].sort((a, b) => a - b);
-}
-
-const nearestTo = (values, wanted) =>
-  values.reduce((best, value) => (Math.abs(value - wanted) < Math.abs(best - wanted) ? value : best), values[0]);
-
-/** A panel for each shown recording that has rows. */
-function perRecording(columns, places, make) {
-  const panels = [];
-  for (const [recording, own] of groupBy(places, (k) => columns.recording[k])) {
-    if (!state.recordings.has(recording)) continue;
-    const { name, run } = page.recordings[recording];
-    const rows = make(own, run === null ? "var(--c0)" : armOf(run).colour);
-    const { signals, height, step } = rows;
-    const when = step === undefined ? "" : ` · step ${step}${epochAt(recording, step)}`;
-    panels.push({ key: `recording ${recording}`, label: name + when, rows, signals, height, order: recording });
-  }
-  return panels.sort((a, b) => a.order - b.order);
-}
-
-function epochAt(recording, step) {
-  const begun = page.recordings[recording].epochs.filter(([, before]) => before < step);
-  return begun.length ? `, epoch ${begun[begun.length - 1][0]}` : "";
 }

@@ -123,6 +123,47 @@ def rates(title: str = "learning rate") -> Spec:
     return {"height": 300, "layer": [mean, point, diverged]}
 
 
+def trajectories() -> Spec:
+    """Return a line over the steps for each channel, with the band of its batches where there is
+    one. `lit` is the channel that is lit (-1: none), `now` the step whose distributions are shown.
+    """
+    axis = {**_WHOLE, "tickCount": 4, "format": "~s"}
+    x = _field("x", title="step", scale={"zero": False, "nice": False, "padding": 2}, axis=axis)
+    y = {**_y(""), "title": None, "axis": {"tickCount": 4, "format": "~r"}}
+    series = {"detail": _field("series", "nominal")}
+    band = _layer(
+        {"type": "area", "clip": True},
+        {**series, "y2": {"field": "y2"}, **_styled("fill", "stroke"),
+         "opacity": _if_lit(0.45, 0.13, 0.05), "strokeWidth": {"value": 0.6}},
+        "datum.band",
+    )  # fmt: skip
+    line = _layer(
+        {**_LINE, "strokeJoin": "round"},
+        {**series, **_styled("color", "strokeDash"), "opacity": _if_lit(1, 0.8, 0.18),
+         "strokeWidth": _if_lit(2.4, 1.1, 0.8)},
+        "!datum.band",
+    )  # fmt: skip
+    cursor = {
+        "data": {"values": [{}]}, "mark": {"type": "rule", "color": "var(--muted)"},
+        "encoding": {"x": {"datum": {"expr": "now"}, "type": "quantitative"},
+                     "y": {"value": 0}, "y2": {"value": {"expr": "height"}}},
+    }  # fmt: skip
+    params = [{"name": "lit", "value": -1}, {"name": "now", "value": 0}]
+    both = {"x": x, "y": y}
+    return {"height": 120, "params": params, "encoding": both, "layer": [band, line, cursor]}
+
+
+def _if_lit(lit: float, no_other_is: float, another_is: float) -> Spec:
+    """A value of a mark that depends on the channel that is lit."""
+    return {
+        "condition": [
+            {"test": "lit === datum.channel", "value": lit},
+            {"test": "lit < 0", "value": no_other_is},
+        ],
+        "value": another_is,
+    }
+
+
 def heatmap(title: str, scheme: str = "viridis", log: bool = False) -> Spec:
     """Return layers by time; a cell reaches from one record to the next. The legend names both ends
     of the scale and its middle.
@@ -131,30 +172,29 @@ def heatmap(title: str, scheme: str = "viridis", log: bool = False) -> Spec:
     middle = "sqrt(span[0] * span[1])" if log else "(span[0] + span[1]) / 2"
     legend = {
         "title": f"{title}, log scale" if log else title, "orient": "top", "format": ".2~r",
-        "gradientLength": 160, "values": {"expr": f"[span[0], {middle}, span[1]]"},
+        "gradientLength": {"expr": "clamp(width - 10, 60, 160)"},
+        "values": {"expr": f"[span[0], {middle}, span[1]]"},
     }  # fmt: skip
-    axis, scale = {"grid": False, "format": "~s"}, {"nice": False, "zero": False}
-    encoding = {
-        "x": _field("x", title="step", axis=axis, scale=scale),
-        "x2": {"field": "x2"},
-        "y": _field("name", "ordinal", sort={"field": "layer"}, title=None),
-        "color": _field("y", scale=colours, legend=legend),
-    }
-    return _with_signal(
-        "span", [1, 2], 200, _layer({"type": "rect", "cursor": "pointer"}, encoding)
+    axis, scale = {"grid": False, "format": "~s", "tickCount": 4}, {"nice": False, "zero": False}
+    # by number, as a name could be one that JavaScript takes for something else (__proto__)
+    y = _field("layer", "ordinal", title=None, scale={"domain": {"expr": "layers"}},
+               axis={"offset": 9, "labelExpr": "names[datum.value]"})  # fmt: skip
+    x = _field("x", title="step", axis=axis, scale=scale)
+    cells = _layer(
+        {"type": "rect", "cursor": "pointer"},
+        {"x": x, "x2": {"field": "x2"}, "y": y,
+         "color": _field("y", scale=colours, legend=legend)},
+    )  # fmt: skip
+    chosen = _layer(
+        {"type": "rect", "filled": False, "stroke": "var(--ink)", "strokeWidth": 2, "fill": None},
+        {"x": {"value": -1}, "x2": {"value": {"expr": "width + 1"}}, "y": y},
+        "datum.layer === chosen && datum.first",
     )
-
-
-def ridges(title: str) -> Spec:
-    """Return one density per channel, shifted upwards by its number: `base` is the channel's line,
-    `y` the curve above it.
-    """
-    encoding = {
-        "x": _field("x", title=title, scale={"zero": False, "domain": {"expr": "span"}}),
-        "y": _field("y", title="channel", axis=_WHOLE, scale={"reverse": False}),
-        "y2": {"field": "base"},
-        **_styled("fill", "stroke"),
-        "detail": {"field": "series"},
-    }
-    mark = {"type": "area", "clip": True, "strokeWidth": 0.8, "fillOpacity": 0.35}
-    return _with_signal("span", [-1, 1], 340, _layer(mark, encoding))
+    bracket = {"x": {"value": -7}, "x2": {"value": -4}, "y": y, **_styled("fill")}
+    stages = _layer({"type": "rect"}, bracket, "indexof(layers, datum.layer) >= 0",
+                    {"name": "stages"})  # fmt: skip
+    params = [
+        {"name": "span", "value": [1, 2]}, {"name": "chosen", "value": -1},
+        {"name": "layers", "value": []}, {"name": "names", "value": []},
+    ]  # fmt: skip
+    return {"height": 200, "params": params, "layer": [cells, chosen, stages]}

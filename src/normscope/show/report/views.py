@@ -17,8 +17,8 @@ from normscope.judge.evidence.cells import value_of
 from normscope.records.captures import LIMIT
 from normscope.records.run import ENDED
 from normscope.show.figures.activation_distributions import TENSORS, without_zeros
+from normscope.show.report import inside_layer, specs
 from normscope.show.report import layer_views as layers
-from normscope.show.report import specs
 from normscope.show.report.report_data import ReportData
 from normscope.show.report.tables import Table, exact, quantised, whole
 
@@ -91,9 +91,9 @@ SECTIONS = {
     ),
     "layer": (
         "Inside one layer",
-        "Each channel's distribution at one step, within four standard deviations and scaled to "
-        "its peak; below, what changed over training. Wide layers show an even selection of "
-        "channels, long runs of steps.",
+        "Point at a channel and it lights up in every figure; click to keep it lit. Mean and "
+        "variance: the line is the layer's running statistic (a batch's where it keeps none), the "
+        "band reaches from the smallest to the largest batch.",
     ),
 }  # fmt: skip
 """{section: (heading, note)} in the order of the page."""
@@ -232,18 +232,14 @@ VIEWS = (
         )
         for name, measure, title, note, unit, scheme, log in layers.OVERVIEWS
     ),
+    View("ridges", "layer", "ridges", "Input and output, channel by channel", "",
+         inside_layer.ridges, {}),
     *(
         View(
-            f"{side}_ridges", "layer", "ridges", title, note, layers.ridges, specs.ridges(unit)
+            name, "layer", "trajectories", title, "",
+            inside_layer.trajectories(name, statistics), specs.trajectories(), log,
         )
-        for side, title, note, unit in layers.SIDES
-    ),
-    *(
-        View(
-            name, "layer", "trajectories", title, "", layers.trajectories(name),
-            specs.curves(unit, "step"), log,
-        )
-        for name, title, unit, log in layers.TRAJECTORIES
+        for name, title, statistics, log in inside_layer.TRAJECTORIES
     ),
 )  # fmt: skip
 """Every view, in the order of the page."""
