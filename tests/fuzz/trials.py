@@ -31,6 +31,11 @@ def amount(small: int) -> int:
     return max(1, round(small * FACTOR))
 
 
+def some(written: int) -> range:
+    """The numbers of inputs that are written down: all of them in `make fuzz`, else each sixth."""
+    return range(written) if FACTOR > 1 else range(SEED % 6, written, 6)
+
+
 def generator(kind: str, number: int) -> random.Random:
     """The random numbers of one input."""
     return random.Random(f"{kind} {SEED} {number}")

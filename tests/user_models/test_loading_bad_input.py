@@ -1,14 +1,19 @@
 """Data and loaders that cannot be used end in one line, or are used as far as they can be."""
 
+import os
+import zipfile
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from normscope.commands.check import check, check_state_dict
 from normscope.errors import InputError
 from normscope.examining.examine import examine, examine_loader
-from normscope.user_models.loading import load_batches, load_into
+from normscope.examining.state_and_loader import layers_of_state
+from normscope.user_models.loading import load_batches, load_checkpoint, load_into
 
 
 @pytest.mark.parametrize("content", [b"", b"not an array"])
@@ -79,3 +84,43 @@ def test_targets_that_are_ragged():
     loader = examine_loader(DataLoader(Ragged(), batch_size=2)).loader
     assert loader is not None
     assert loader.samples == 3
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npy", ".safetensors"])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, suffix):
+    os.mkfifo(pipe := tmp_path / f"pipe{suffix}")
+    (endless := tmp_path / f"endless{suffix}").symlink_to("/dev/zero")
+    (folder := tmp_path / f"folder{suffix}").mkdir()
+    for path in (pipe, endless, folder):
+        with pytest.raises(InputError, match="cannot be read as .* not a file"):
+            load_batches(str(path)) if suffix == ".npy" else load_checkpoint(path)
+
+
+def test_an_archive_that_unpacks_to_much_more_than_it_is(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("archive/data.pkl", "w") as zeros:
+            for _ in range(30):
+                zeros.write(bytes(1 << 24))
+    with pytest.raises(InputError, match=r"has 0.5 MB and would unpack to 503 MB"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_tensor_that_repeats_what_it_stores_counts_by_what_is_stored(tmp_path):
+    for size, fits in ((1000, True), (10**9, False)):
+        path = tmp_path / f"{size}.pt"
+        torch.save({"bn.running_var": torch.ones(1).expand(size)}, path)
+        if fits:
+            assert layers_of_state(load_checkpoint(path))[0].features == 0
+            continue
+        with pytest.raises(InputError, match="no dense values"):
+            layers_of_state(load_checkpoint(path))
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), 1 + 2j])
+def test_a_counter_that_cannot_count(count):
+    layer = nn.BatchNorm1d(3)
+    layer.num_batches_tracked = torch.tensor(count)
+    with pytest.raises(InputError, match=r"holds .*(no count|no dense values)"):
+        check(layer)
+    with pytest.raises(InputError, match=r"holds .*(no count|no dense values)"):
+        check_state_dict(layer.state_dict())

@@ -91,7 +91,8 @@ class Batches:
         horizontal_flip: bool,
         dtype: torch.dtype = torch.float32,
     ):
-        self.batch_size = batch_size
+        largest = max(len(dataset.train_images), len(dataset.test_images))
+        self.batch_size = batch_size = min(batch_size, largest)
         self.device = device
         self.crop_padding = crop_padding
         self.horizontal_flip = horizontal_flip

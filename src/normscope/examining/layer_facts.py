@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -164,8 +165,17 @@ def to_array(tensor: Tensor | None) -> np.ndarray | None:
 
 
 def to_count(tensor: Tensor | None) -> int | None:
-    """Return the one number that a counter holds, or None."""
-    return None if tensor is None or tensor.numel() != 1 or tensor.is_meta else int(tensor)
+    """Return the one number that a counter holds, or None.
+
+    Raises:
+        InputError: if it is no number that can count: NaN, infinite, complex.
+    """
+    if tensor is None or tensor.is_meta or tensor.numel() != 1:
+        return None
+    value = tensor.item()
+    if isinstance(value, complex) or not math.isfinite(value):
+        raise InputError(f"num_batches_tracked holds {value}, which is no count.")
+    return int(value)
 
 
 def dtype_name(tensor: Tensor | None) -> str:

@@ -15,6 +15,7 @@ from normscope.examining.layer_facts import switch_mode
 from normscope.examining.outputs import main_output
 from normscope.records.examination import Layer, Pair, PairedLayer
 from normscope.user_models.batch_reader import Batch
+from normscope.user_models.tensor_files import is_dense
 
 PAIR_BATCHES = 4
 
@@ -39,9 +40,9 @@ def weight_distance(
     square, scale, shared = 0.0, 0.0, 0
     for name, tensor in here.items():
         other = there.get(name)
-        if other is None or other.shape != tensor.shape or not tensor.is_floating_point():
+        if not (is_dense(tensor) and is_dense(other)) or other.shape != tensor.shape:
             continue
-        if name.rpartition(".")[0] in skip:
+        if not tensor.is_floating_point() or name.rpartition(".")[0] in skip:
             continue
         shared += 1
         reference = other.detach().double().cpu()

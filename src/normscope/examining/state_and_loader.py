@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from normscope.errors import InputError
+from normscope.errors import InputError, one_line
 from normscope.examining.layer_facts import dtype_name, to_array, to_count
 from normscope.examining.outputs import label_facts
 from normscope.records.examination import Keys, Layer, Loader
 from normscope.user_models.state_dicts import NormEntries, norm_entries, without_prefixes
+from normscope.user_models.tensor_files import is_dense
+
+MOST_VALUES = 1 << 24
+"""Of the normalization layers of a state_dict: the largest language models have 5 million."""
 
 MAX_LABELS = 100_000
 MAX_LABEL_BATCHES = 64
@@ -62,7 +66,24 @@ def layers_of_state(state: Mapping[str, Any]) -> tuple[Layer, ...]:
     Raises:
         InputError: for a layer whose values are of different widths, or no dense tensors.
     """
-    return tuple(_layer(name, entries) for name, entries in norm_entries(state).items())
+    found = norm_entries(state)
+    _refuse_excess(found)
+    return tuple(_layer(name, entries) for name, entries in found.items())
+
+
+def _refuse_excess(found: Mapping[str, NormEntries]) -> None:
+    """Refuse values that are not there, and more than normalization layers have."""
+    for name, entries in found.items():
+        for entry, value in entries.values.items():
+            if not is_dense(value):
+                raise InputError(
+                    f"{name}.{entry} holds no dense values ({value.dtype}, {value.layout})."
+                )
+    values = sum(value.numel() for entries in found.values() for value in entries.values.values())
+    if values > MOST_VALUES:
+        raise InputError(
+            f"Its normalization layers hold {values:,} values; at most {MOST_VALUES:,} are judged."
+        )
 
 
 def compare_keys(state: Mapping[str, Any], model: nn.Module) -> Keys:
@@ -83,9 +104,6 @@ def compare_keys(state: Mapping[str, Any], model: nn.Module) -> Keys:
 
 def _layer(name: str, entries: NormEntries) -> Layer:
     values = entries.values
-    for entry, value in values.items():
-        if value.layout != torch.strided or value.is_meta:
-            raise InputError(f"{name}.{entry} holds no dense values ({value.layout}).")
     widths = {entry: value.numel() for entry, value in values.items() if value.numel() != 1}
     if len(set(widths.values())) > 1 and entries.kind == "batch":
         sizes = ", ".join(f"{entry} {width}" for entry, width in widths.items())
@@ -98,16 +116,27 @@ def _layer(name: str, entries: NormEntries) -> Layer:
         kind=entries.kind,
         foreign=not statistics,
         features=0 if mean is None else mean.numel(),
-        weight=to_array(weight),
-        bias=to_array(values.get("bias")),
-        running_mean=to_array(mean),
-        running_var=to_array(values.get("running_var")),
-        updates=to_count(values.get("num_batches_tracked")),
+        **_numbers(name, values),
         parameter_dtype=dtype_name(weight),
         statistics_dtype=dtype_name(mean),
         affine_names=tuple(key for key in ("weight", "bias") if key in values),
         live=statistics,
     )
+
+
+def _numbers(name: str, values: Mapping[str, Tensor]) -> dict[str, Any]:
+    arrays = ("weight", "bias", "running_mean", "running_var")
+    try:
+        numbers: dict[str, Any] = {entry: to_array(values.get(entry)) for entry in arrays}
+        return numbers | {"updates": to_count(values.get("num_batches_tracked"))}
+    except (
+        RuntimeError,
+        ValueError,
+        OverflowError,
+    ) as error:  # a type that cannot be computed with
+        raise InputError(
+            f"The values of layer {name!r} cannot be read: {one_line(error)}."
+        ) from error
 
 
 def _length(sized: Any) -> int | None:

@@ -147,7 +147,10 @@ def _check(batch: Batch, number: int) -> None:
     if batch.samples == 0:
         raise InputError(f"Batch {number} has no samples.")
     for tensor in tensors:
-        bad = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
+        try:
+            bad = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
+        except (RuntimeError, TypeError) as error:  # no values, or of a type without arithmetic
+            raise InputError(f"Batch {number} cannot be read: {one_line(error)}.") from error
         if bad:
             raise InputError(
                 f"Batch {number} holds {bad} values that are not finite: clean the data first."

@@ -39,28 +39,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if there is no such file, it cannot be read, or holds more than plain data.
     """
-    import pickle
-
-    import torch
-
     from normscope.user_models.state_dicts import unwrap_state
+    from normscope.user_models.tensor_files import read_safetensors, read_torch
 
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint at {path}.")
     if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds Python objects, which would have to be executed to be read; normscope "
-            "refuses. Save model.state_dict() alone."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as a checkpoint ({one_line(error)}); expected what torch.save "
-            "wrote of model.state_dict()."
-        ) from error
+        return dict(read_safetensors(path))
+    content = read_torch(path, "a checkpoint")
     return dict(unwrap_state(content))
 
 
@@ -132,37 +116,27 @@ def _training_batches(name: str, batch_size: int, data_dir: Path | None) -> Any:
 
 
 def _split_file(path: Path, batch_size: int) -> Any:
-    import numpy as np
-    import torch
+    from normscope.user_models.tensor_files import read_array
 
-    if not path.is_file():
-        raise InputError(f"There is no data at {path}.")
-    if path.suffix == ".npy":
-        try:
-            inputs = torch.from_numpy(np.load(path, allow_pickle=False))
-        except (ValueError, TypeError, EOFError, OSError) as error:
-            raise InputError(f"{path} cannot be read as an array: {error}") from error
-    else:
-        inputs = load_tensor(path)
-    if not inputs.ndim or not len(inputs):
+    inputs = read_array(path) if path.suffix == ".npy" else load_tensor(path)
+    if not inputs.ndim or not inputs.numel():
         raise InputError(f"{path} holds no samples: its shape is {tuple(inputs.shape)}.")
-    return list(inputs.split(batch_size))
+    return list(inputs.split(min(batch_size, len(inputs))))
 
 
 def load_tensor(path: Path) -> Any:
     """Return the one tensor in a file; raise an InputError if it holds anything else."""
-    import pickle
-
     import torch
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a tensor of inputs.") from error
+    from normscope.user_models.tensor_files import is_dense, read_torch
+
+    content = read_torch(path, "a tensor of inputs")
     if not isinstance(content, torch.Tensor):
         raise InputError(
             f"{path} must hold one tensor of inputs, and holds a {type(content).__name__}."
         )
+    if not is_dense(content):
+        raise InputError(f"{path} holds no dense tensor of real numbers.")
     return content
 
 
@@ -174,20 +148,6 @@ def load_side(text: str) -> Any:
 def is_checkpoint(text: str) -> bool:
     """Tell whether the text names a file of weights and no module:factory."""
     return Path(text).suffix in CHECKPOINTS
-
-
-def _load_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise InputError(
-            "Reading .safetensors needs the package: pip install safetensors."
-        ) from None
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def _call(text: str) -> Any:

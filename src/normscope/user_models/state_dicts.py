@@ -55,15 +55,28 @@ def unwrap_state(content: Any) -> Mapping[str, Any]:
     """
     if isinstance(content, nn.Module):
         return content.state_dict()
-    if not isinstance(content, Mapping):
+    seen: list[Any] = []  # a checkpoint may hold itself
+    while isinstance(content, Mapping) and not any(content is each for each in seen):
+        if any(isinstance(value, Tensor) for value in content.values()):
+            return _checked(content)
+        seen.append(content)
+        inside = (content.get(name) for name in CONTENTS)
+        content = next((each for each in inside if isinstance(each, Mapping)), None)
+    if not seen:
         raise InputError(f"The checkpoint holds a {type(content).__name__}, not a state_dict.")
-    if any(isinstance(value, Tensor) for value in content.values()):
-        return content
-    for name in CONTENTS:
-        if isinstance(content.get(name), Mapping):
-            return unwrap_state(content[name])
-    entries = ", ".join(map(str, islice(content, 12)))
+    entries = ", ".join(str(entry)[:40] for entry in islice(seen[-1], 12))
     raise InputError(f"The checkpoint holds no state_dict; its entries: {entries}.")
+
+
+def _checked(state: Mapping[Any, Any]) -> Mapping[str, Any]:
+    """Return the state_dict, if its names are text and its tensors have shapes."""
+    for name, value in state.items():
+        if not isinstance(name, str):
+            kind = type(name).__name__
+            raise InputError(f"An entry is called {str(name)[:40]}, a {kind}: it is no state_dict.")
+        if isinstance(value, Tensor) and value.is_nested:
+            raise InputError(f"{name} is a nested tensor; expected a state_dict of dense ones.")
+    return state
 
 
 def without_prefixes(state: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
