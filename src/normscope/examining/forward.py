@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from normscope.errors import InputError, NormscopeWarning, one_line
@@ -31,9 +31,12 @@ from normscope.examining.outputs import (
     rows,
     target_facts,
 )
+from normscope.examining.perturbations import see_later, see_padding
 from normscope.examining.trace import Trace, trace
+from normscope.examining.train_mode import modules_in_train_mode, train_failure
 from normscope.records.examination import Forward, Layer, Measured, Place
-from normscope.user_models.batch_reader import Batch, remix, tensors_in
+from normscope.user_models.batch_reader import Batch, call_pair, remix
+from normscope.user_models.state_guard import KeptState
 
 TRACED_SAMPLES = 4
 DROPOUT_BATCHES = 4
@@ -57,6 +60,7 @@ class ForwardRun:
         self.switched = [modules[layer.name] for layer in layers if layer.live]
         self.places: dict[str, Place] = {}
         self.facts: dict[str, Any] = {}
+        self.seen: dict[str, dict[str, float]] = {}
         self.scores = True  # outputs are [N, values] and may be class scores
 
     def run(self) -> Forward:
@@ -66,11 +70,15 @@ class ForwardRun:
             InputError: if the model fails in eval mode.
         """
         switch_mode(self.model, training=False)
+        self._eval_state = KeptState(self.model)
         with _observed(self.modules, self.meters):
-            evaluated = [self._forward(batch, number) for number, batch in enumerate(self.batches)]
+            evaluated = [self._evaluate(batch, i) for i, batch in enumerate(self.batches)]
             self._companions(evaluated[0])
             in_batches, mixed, order = self._with_batch_statistics()
         self._warn_of_unmeasured()
+        self._eval_state.put_back()  # batch statistics have moved
+        self._who_sees_whom()
+        self.facts |= train_failure(self.model, self.batches[0])
         first_parameter = next(self.model.parameters(), None)
         if in_batches and all(output is not None for output in (*evaluated, *in_batches)):
             self._compare(evaluated, in_batches, mixed, order)
@@ -87,7 +95,30 @@ class ForwardRun:
 
     def measured(self, name: str) -> Measured | None:
         """Return what one layer showed."""
-        return self.meters[name].measured()
+        measured = self.meters[name].measured()
+        return measured and replace(measured, **self.seen.get(name, {}))
+
+    def _evaluate(self, batch: Batch, number: int, mode: str = "eval") -> Tensor | None:
+        output = self._forward(batch, number, mode)
+        self._restore_moved()
+        return output
+
+    def _restore_moved(self) -> None:
+        """Put buffers that an eval forward changed back, so that each forward is of one model."""
+        if moved := self._eval_state.moved_buffers():
+            self.facts["moved_buffers"] = moved
+            self._eval_state.put_back()
+
+    @torch.no_grad()
+    def _who_sees_whom(self) -> None:
+        """Measure whose output changes with padding, and with later positions."""
+        for fact, see in (("padding_seen", see_padding), ("later_seen", see_later)):
+            for name, change in see(self.batches[0], self._change, self.modules).items():
+                self.seen.setdefault(name, {})[fact] = change
+
+    def _change(self, batch: Batch) -> None:
+        batch.forward(self.model)
+        self._restore_moved()
 
     @torch.no_grad()
     def _forward(self, batch: Batch, number: int, mode: str = "eval") -> Tensor | None:
@@ -124,13 +155,13 @@ class ForwardRun:
         if whole is None:
             self.facts["companions_failure"] = "the model's output has no sample axis"
             return
-        again = self._forward(batch, 0, "output")
+        again = self._evaluate(batch, 0, "output")
         self.facts["repeat_difference"] = difference(whole, again)
         if batch.samples < 2:
             self.facts["companions_failure"] = "the first batch has a single sample"
             return
         try:
-            alone = self._forward(batch.take(slice(0, 1)), 0, "alone")
+            alone = self._evaluate(batch.take(slice(0, 1)), 0, "alone")
         except (Exception, SystemExit) as error:
             # anything may be raised on a batch of one: that is the finding
             reason = f"the model fails on a batch of one sample: {one_line(error)}"
@@ -168,7 +199,7 @@ class ForwardRun:
         if not self.switched:
             return [], [], None
         try:
-            with _train_mode(self.switched):
+            with modules_in_train_mode(self.switched):
                 in_batches = [
                     self._forward(each, i, "batch") for i, each in enumerate(self.batches)
                 ]
@@ -186,7 +217,7 @@ class ForwardRun:
         if not any(place.dropout_before for place in self.places.values()):
             return
         dropouts = [module for module in self.model.modules() if isinstance(module, _DropoutNd)]
-        with _train_mode(dropouts):
+        with modules_in_train_mode(dropouts):
             for batch in self.batches[:DROPOUT_BATCHES]:
                 self._forward(batch, 0, "dropout")
 
@@ -211,30 +242,13 @@ class ForwardRun:
 @contextmanager
 def _observed(modules: dict[str, nn.Module], meters: dict[str, Meter]) -> Iterator[None]:
     def observe(meter: Meter, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        y = next(tensors_in(output), None)
-        inputs = (x for x in tensors_in((args, kwargs)) if y is not None and x.shape == y.shape)
-        if (x := next(inputs, None)) is not None and y is not None and x.ndim > 1:
-            meter.observe(x, y)
+        if (pair := call_pair(args, kwargs, output)) is not None:
+            meter.observe(*pair)
 
     with ExitStack() as hooks:
         for name, module in modules.items():
             hook = functools.partial(observe, meters[name])
             hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
-        yield
-
-
-@contextmanager
-def _train_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put only these modules into train mode; synchronized layers see this process's batch alone,
-    without waiting for others.
-    """
-    with ExitStack() as stack:
-        for module in modules:
-            stack.callback(setattr, module, "training", module.training)
-            module.training = True
-            if isinstance(module, nn.SyncBatchNorm):
-                module.forward = functools.partial(_BatchNorm.forward, module)
-                stack.callback(delattr, module, "forward")
         yield
 
 

@@ -94,6 +94,13 @@ class Measured:
     axis_spread: tuple[
         float, ...
     ] = ()  # largest / smallest standard deviation along axis 1, and along the last axis
+    padding_seen: float | None = (
+        None  # change of the output at positions of unchanged input when padding holds another
+        # content, relative to the output's size
+    )
+    later_seen: float | None = (
+        None  # the same at positions before those that changed, in a causal network
+    )
     padding: float | None = None  # share of positions that are padding
     padding_effect: float | None = (
         None  # median over channels of |ln(variance with / without padding)|
@@ -206,7 +213,10 @@ class Forward:
     functional_batch_norm: tuple[
         str, ...
     ] = ()  # where F.batch_norm(training=True) ran in eval mode
+    moved_buffers: tuple[str, ...] = ()  # that an eval forward changed
     batch_failure: str = ""  # why the pass with batch statistics failed
+    train_failure: str = ""  # why a forward in the model's own train mode failed
+    train_failure_at: str = ""  # the innermost module in which it failed
     samples: int = 0  # samples behind the comparison below
     gap: float | None = (
         None  # relative L2 difference of eval outputs and batch outputs (remixed batches)

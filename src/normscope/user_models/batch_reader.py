@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -51,7 +51,12 @@ class Batch:
             sampled = isinstance(value, Tensor) and value.ndim and len(value) == n
             return value[index] if sampled else value
 
-        return Batch(*(_map(cut, value) for value in vars(self).values()))
+        return Batch(*(map_tensors(cut, value) for value in vars(self).values()))
+
+    def changed(self, change: Callable[[Any], Any]) -> Batch:
+        """Return the batch with every entry of the model's call replaced."""
+        args, kwargs = map_tensors(change, self.args), map_tensors(change, self.kwargs)
+        return replace(self, args=args, kwargs=kwargs)
 
 
 def read_batches(
@@ -132,7 +137,8 @@ def _read(content: Any, number: int, device: torch.device | None) -> Batch:
         return value.to(device) if isinstance(value, Tensor) and device is not None else value
 
     target = target.detach().cpu() if isinstance(target, Tensor) else None
-    batch = Batch(_map(move, args), _map(move, kwargs), target, _map(move, mask))
+    args, kwargs, mask = (map_tensors(move, value) for value in (args, kwargs, mask))
+    batch = Batch(args, kwargs, target, mask)
     _check(batch, number)
     return batch
 
@@ -169,12 +175,20 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(entry)
 
 
-def _map(function: Any, value: Any) -> Any:
-    """Return the value with every tensor in its tuples, lists and dicts replaced."""
+def call_pair(args: Any, kwargs: Any, output: Any) -> tuple[Tensor, Tensor] | None:
+    """Return input and output of a module's call that keeps the shape; None of any other."""
+    y = next(tensors_in(output), None)
+    inputs = (x for x in tensors_in((args, kwargs)) if y is not None and x.shape == y.shape)
+    x = next(inputs, None)
+    return None if x is None or y is None or x.ndim < 2 else (x, y)
+
+
+def map_tensors(function: Any, value: Any) -> Any:
+    """Return the value with every entry of its tuples, lists and dicts replaced."""
     if isinstance(value, Mapping):
-        return {key: _map(function, entry) for key, entry in value.items()}
+        return {key: map_tensors(function, entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_map(function, entry) for entry in value)
+        return tuple(map_tensors(function, entry) for entry in value)
     return function(value)
 
 

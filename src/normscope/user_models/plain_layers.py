@@ -81,4 +81,4 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _is_torchs(method: object) -> bool:
-    return getattr(method, "__module__", "").startswith("torch.nn.modules.")
+    return (getattr(method, "__module__", "") or "").startswith("torch.nn.modules.")

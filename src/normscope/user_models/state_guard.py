@@ -37,7 +37,7 @@ def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
     batches. Parameters are not copied: no forward changes them in place, and they may fill the
     memory.
     """
-    modules = [_Kept(module) for module in model.modules()]
+    kept = KeptState(model)
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     generators = [g for g in _generators(batches) if isinstance(g, torch.Generator)]
     states = [(g, g.get_state()) for g in generators]
@@ -55,8 +55,7 @@ def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
         for generator, state in states:
             generator.set_state(state)
         _reshard(model)
-        for kept in modules:
-            kept.put_back()
+        kept.put_back()
         for parameter, requires_grad, grad in parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
@@ -89,6 +88,28 @@ def _generators(batches: Any) -> list[Any]:
     return [getattr(batches, "generator", None), getattr(sampler, "generator", None)]
 
 
+class KeptState:
+    """A model's attributes and tensors but for its parameters, as they were when this was made."""
+
+    def __init__(self, model: nn.Module):
+        self._modules = {name: _Kept(module) for name, module in model.named_modules()}
+
+    def put_back(self) -> None:
+        """Undo what was changed, added and taken away."""
+        for kept in self._modules.values():
+            kept.put_back()
+
+    def moved_buffers(self) -> tuple[str, ...]:
+        """Return the names of the buffers, those that no checkpoint holds aside, of which a bit has
+        changed.
+        """
+        return tuple(
+            f"{name}.{buffer}" if name else buffer
+            for name, kept in self._modules.items()
+            for buffer in kept.moved_buffers()
+        )
+
+
 class _Kept:
     """The attributes of one module that a forward may change, with their values."""
 
@@ -102,6 +123,17 @@ class _Kept:
         self.tensors = [
             (holder, name, holder[name], _copy(holder[name])) for holder, name in holders
         ]
+
+    def moved_buffers(self) -> Iterator[str]:
+        """Yield the names of the persistent buffers that are no longer what they were."""
+        buffers = self.module._buffers
+        for holder, name, _, kept in self.tensors:
+            if holder is not buffers or name in self.module._non_persistent_buffers_set:
+                continue
+            now = buffers.get(name)
+            dense = kept is not None and kept.layout is torch.strided and not kept.is_quantized
+            if dense and (now is None or not _same_bits(now, kept)):
+                yield name
 
     def put_back(self) -> None:
         """Undo what was changed, added and taken away."""

@@ -407,7 +407,9 @@ TABLE: dict[str, list[Row]] = {
     ],
     "NS510": [
         Row(seen(measured=measured(padding=0.4, padding_effect=0.9)), "warning",
-            seen(measured=measured(padding=0.4, padding_effect=0.01)))
+            seen(measured=measured(padding=0.4, padding_effect=0.01))),
+        Row(one(layer_norm(measured=measured(padding_seen=0.5))), "warning",
+            one(layer_norm(measured=measured(padding_seen=0.001)))),
     ],
     "NS511": [
         Row(seen(measured=measured(call_mean=np.stack([ONE, -ONE]), call_var=np.stack([ONE, ONE]))),
@@ -523,6 +525,23 @@ TABLE: dict[str, list[Row]] = {
             "warning",
             history(weight_moved=False)),
     ],
+    "NS307": [
+        Row(one(forward=forward(moved_buffers=("bn.running_mean",))), "error",
+            seen(training_after_eval=True), NO_NORM),
+        Row(one(forward=forward(moved_buffers=("encoder.seen",))), "warning",
+            one(forward=forward(moved_buffers=("bn.running_mean",),
+                                functional_batch_norm=("bn",)))),
+    ],
+    "NS308": [
+        Row(one(forward=forward(train_failure="ValueError: one value", train_failure_at="bn")),
+            "error",
+            one(norm(measured=measured(values=1)),
+                forward=forward(train_failure="ValueError: one value", train_failure_at="bn"))),
+        Row(one(forward=forward(train_failure="KeyError: 3", train_failure_at="head")), "warning",
+            one(forward=forward(train_failure="ValueError: targets should not be none"))),
+    ],
+    "NS514": [Row(seen(measured=measured(later_seen=0.5)), "warning",
+                  seen(measured=measured(later_seen=1e-4)))],
     "NS706": [
         Row(replace(seen(training=True), export=True), "error", replace(HEALTHY, export=True),
             seen(training=True)),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from normscope.judge.rule import Results, Rule, in_eval_mode_alone, never_ran
-from normscope.records.examination import BATCH_KINDS, Examination, Layer
+import re
+
+from normscope.judge.rule import ForwardRule, Results, Rule, in_eval_mode_alone, never_ran
+from normscope.records.examination import BATCH_KINDS, Examination, Forward, Layer
 
 
 class StaysInTrainMode(Rule, code="NS301", severity="error", kinds=()):
@@ -178,3 +180,108 @@ class HalfFrozen(Rule, code="NS306", severity="info", kinds=BATCH_KINDS):
         if frozen and layer.trainable:
             message = "The statistics are frozen, the weight and bias are trained."
             yield self.finding(layer.name, message, {"training": False, "requires_grad": True})
+
+
+class MovesInEvalMode(ForwardRule, code="NS307", severity="error", kinds=()):
+    """A forward in eval mode changes persistent buffers, compared bit by bit.
+
+    Layers that eval() leaves in train mode are reported by NS301. Counted as statistics are the
+    buffers of normalization layers, and those named mean, var, std, scale, moment or count.
+
+    Why is this bad: each evaluation changes the model, and the next checkpoint with it. What a
+        sample gets depends on what was evaluated before.
+    When it is fine: counters and caches that no output depends on (a warning, of buffers that do
+        not look like statistics).
+    Example:
+        class Observations(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("running_mean", torch.zeros(8))
+
+            def forward(self, x):
+                self.running_mean.lerp_(x.detach().mean(0), 0.1)  # in any mode
+                return x - self.running_mean
+
+        model = nn.Sequential(Observations(), nn.Linear(8, 2)).eval()
+        batches = [torch.randn(64, 8) + k for k in range(3)]
+    Use instead:
+        class Observations(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("running_mean", torch.zeros(8))
+
+            def forward(self, x):
+                if self.training:
+                    self.running_mean.lerp_(x.detach().mean(0), 0.1)
+                return x - self.running_mean
+
+        model = nn.Sequential(Observations(), nn.Linear(8, 2)).eval()
+    """
+
+    STATISTICS = re.compile(
+        r"(mean|var|std|sigma|scale|momentum|moment|count|m2|num_batches)", re.I
+    )
+    remedy = "Update the statistics in train mode only: ask self.training."
+    reference = "https://github.com/vwxyzjn/cleanrl/pull/556"
+
+    def check_forward(self, forward: Forward, exam: Examination) -> Results:
+        layers = {layer.name: layer for layer in exam.layers}
+        modules: dict[str, list[str]] = {}
+        for buffer in forward.moved_buffers:
+            module, _, name = buffer.rpartition(".")
+            modules.setdefault(module, []).append(name)
+        for module, names in modules.items():
+            layer = layers.get(module)
+            left_in_train_mode = layer is not None and layer.training_after_eval
+            if left_in_train_mode or module in forward.functional_batch_norm:
+                continue
+            statistics = layer is not None or any(map(self.STATISTICS.search, names))
+            message = "A forward in eval mode changes its buffers."
+            if statistics:
+                message = "A forward in eval mode moves its statistics."
+            severity = "error" if statistics else "warning"
+            evidence = {"buffers": ", ".join(names)}
+            yield self.finding(module, message, evidence, severity, cause=severity)
+
+
+class TrainForwardFails(ForwardRule, code="NS308", severity="error", kinds=()):
+    """After the model's own train(), a forward on the first batch raises.
+
+    Parts that act in train mode alone are looked at that way: ghost batches, dropout, wrappers. An
+    error where the layer that raises is a normalization or holds one. A forward that asks for
+    targets in train mode is not judged.
+
+    Why is this bad: the training ends there, or has never used this path.
+    When it is fine: a model for inference alone.
+    Example:
+        class Ghost(nn.BatchNorm1d):
+            def forward(self, x):
+                if not self.training:
+                    return super().forward(x)
+                return torch.cat([super(Ghost, self).forward(part) for part in x.split(16)])
+
+        model = Ghost(4).eval()
+        batches = [torch.randn(33, 4)]  # the last part is a single row
+    Use instead:
+        model = Ghost(4).eval()
+        batches = [torch.randn(48, 4)]
+    """
+
+    TARGETS = ("target", "label", "missing", "not implemented")
+    remedy = "Run a training step on this batch; give each part of it enough samples."
+    reference = "https://github.com/dreamquark-ai/tabnet/issues/305"
+
+    def check_forward(self, forward: Forward, exam: Examination) -> Results:
+        failure, at = forward.train_failure, forward.train_failure_at
+        # a batch of one is reported by NS506
+        measured = [layer.measured for layer in exam.layers if layer.live and layer.measured]
+        if not failure or any(each.values == 1 for each in measured):
+            return
+        if any(word in failure.lower() for word in self.TARGETS):
+            yield self.not_evaluated(f"a forward in train mode: {failure}")
+            return
+        layers = [layer.name for layer in exam.layers]
+        holds = any(name == at or name.rpartition(".")[0] == at for name in layers)
+        severity = "error" if holds and (at or layers) else "warning"
+        message = f"In train mode the forward raises: {failure}"
+        yield self.finding(at, message, {"batch_size": forward.batch_sizes[0]}, severity)
