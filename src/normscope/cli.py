@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import importlib
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from normscope.errors import InputError, NormscopeError, StorageError, one_line
 from normscope.escapes import for_line, printable_streams
 from normscope.paths import given_path
 from normscope.records.command_line import running
+from normscope.show.words import wrapped
 from normscope.studies.spec import Recipe
 from normscope.version import __version__
 
@@ -96,6 +99,24 @@ class _Output:
             raise StorageError(f"Standard output cannot be written: {reason}.") from error
 
 
+class _Help:
+    """Standard output for the help, whose paragraphs tyro does not wrap."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        width = shutil.get_terminal_size().columns
+        lines = (
+            wrapped(line, width) if len(re.sub(r"\x1b\[[\d;]*m", "", line)) > width else line
+            for line in text.split("\n")
+        )
+        return self._stream.write("\n".join(lines))
+
+
 def _status(arguments: list[str]) -> int:
     """Run a command and return its status; whatever goes wrong is said in one line."""
     try:
@@ -149,7 +170,10 @@ def _kept_traceback(error: Exception) -> str:
 def _complain(text: str) -> None:
     """Print one line on standard error, if there is one."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"normscope: {for_line(text)}", file=sys.stderr, flush=True)
+        line = f"normscope: {for_line(text)}"
+        if sys.stderr.isatty():
+            line = wrapped(line, shutil.get_terminal_size().columns)
+        print(line, file=sys.stderr, flush=True)
 
 
 def _working_folder() -> Path:
@@ -164,7 +188,8 @@ def _run(arguments: list[str]) -> int:
         print(f"normscope {__version__}")
         return 0
     try:
-        options = _parsed(arguments)
+        with contextlib.redirect_stdout(_Help(sys.stdout)):
+            options = _parsed(arguments)
     except SystemExit as end:  # the help was printed, or what is wrong with an argument
         return end.code if isinstance(end.code, int) else 2
     _judge_paths(options)

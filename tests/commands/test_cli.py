@@ -45,6 +45,19 @@ def test_the_help_of_a_command_imports_nothing_slow(command):
     assert not list(lines_that_end_early(done.stdout))
 
 
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_help_fits_the_terminal_and_names_nothing_of_the_inside(
+    command, width, monkeypatch, capsys
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert run(*filter(None, [command]), "--help") == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    assert "None" not in out
+    assert "docs/" not in out, "a wheel has none"
+
+
 def lines_that_end_early(text):
     """Lines of an option's help after which the next word would have fit."""
     lines = [line[1:-1].rstrip() for line in text.splitlines() if line.startswith("│")]

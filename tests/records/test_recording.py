@@ -30,7 +30,7 @@ def header(**changes):
     return Header(**settings)
 
 
-def block(**changes):
+def block(layer="bn", **changes):
     """Three steps of one layer with two channels."""
     values = {
         "batch_mean": np.array([[0, 1], [2, 3], [4, 5]], np.float32),
@@ -40,7 +40,7 @@ def block(**changes):
         "training": np.ones(3, np.bool_),
         **changes,
     }
-    return STEPS, {("bn", name): array for name, array in values.items()}
+    return STEPS, {(layer, name): array for name, array in values.items()}
 
 
 @pytest.fixture
@@ -337,6 +337,26 @@ class TestSummary:
             training=np.zeros(3, np.bool_)
         )
         assert "Nothing stands out." in self.summary(training=np.array([False, True, False]))
+
+    def test_it_answers_first_and_shows_of_many_layers_those_that_stand_out(self, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "60")
+        names = [f"layer{i}.bn" for i in range(40)]
+        kind = {"type": "BatchNorm2d", "kind": "batch", "channels": 2}
+        infos = [LayerInfo(name=name, **kind) for name in names]
+        part = MemoryPart(header(complete=True, layers=infos))
+        blocks = [block(name) for name in names]
+        blocks[7] = block("layer7.bn", weight=np.array([[0, 1]] * 3, np.float32))
+        part.write(Batch(header(complete=True, layers=infos), blocks))
+        recording = Recording([part])
+        text = recording.summary()
+        lines = text.splitlines()
+        assert lines[1] == "What stands out:"
+        assert max(map(len, lines)) <= 60
+        rows = [line.split()[0] for line in lines if ".." in line]
+        assert rows == ["layer0.bn", "layer7.bn", "layer39.bn"]
+        assert "37 other layers not shown" in text
+        assert text.count("BatchNorm2d") == 1, "what all share is said once"
+        assert recording.summary(every_layer=True).count(".bn ") >= 40
 
     def test_a_recording_that_goes_on(self, path):
         assert "The watcher was not closed" in Recording.load(path).summary()

@@ -1,4 +1,5 @@
 import io
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -45,6 +46,27 @@ def printed(thing, *, terminal=False):
 
 def comparison(*groups):
     return Comparison((), groups, {}, {}, {}, {}, {})
+
+
+def test_text_is_wrapped_where_a_width_is_known(monkeypatch):
+    text = "of many words " * 20
+    assert printed(lambda console: say(console, text)).count("\n") == 1, "a pipe keeps its lines"
+    monkeypatch.setenv("COLUMNS", "40")
+    file = io.StringIO()
+    say(Console(file=file), text)
+    assert max(map(len, file.getvalue().splitlines())) <= 40
+
+
+def test_no_time_is_promised_for_all_runs():
+    def progress(console):
+        with StudyProgress(console, {"a": "A", "b": "B"}, {"a": 4, "b": 4}) as bars:
+            bars.report(Message("a", 1.0))
+            bars.ended("a", "done")
+
+    lines = printed(progress, terminal=True).splitlines()
+    last = [line for line in lines if "all runs" in line][-1]
+    assert "1 of 2 runs" in last
+    assert len(re.findall(r"[\d-]+:[\d-]+:[\d-]+", last)) == 1, "the time so far"
 
 
 def test_the_table_says_what_is_missing_instead_of_a_number():

@@ -29,11 +29,17 @@ if TYPE_CHECKING:
     from normscope.judge.check_report import CheckReport
 
 
+def _option(metavar: str, default: str = "") -> Any:
+    """Return what `--help` says of an option that is None unless it is given."""
+    hint = f"(default: {default})" if default else ""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
     """Settings that pyproject.toml may hold, too."""
 
-    data: str | None = None
+    data: Annotated[str | None, _option("STR")] = None
     """Batches: a data set (digits, cifar10, images) in training batches, as `normscope compare`
     makes them; a function without arguments that yields batches, as module:name; or a file of
     inputs (.npy, .pt). Give training data. Without it only what can be seen without running is
@@ -43,26 +49,31 @@ class CheckSettings:
     data_dir: Folder = None
     """Folder of the data set; as for `normscope compare`."""
 
-    batch_size: int | None = None
-    """Samples in a batch of a data set or a file of inputs. [default: 128; of a file 64]"""
+    batch_size: Annotated[int | None, _option("INT", "128; of a file 64")] = None
+    """Samples in a batch of a data set or a file of inputs."""
 
-    select: tuple[str, ...] | None = None
-    """Codes or names of the rules to ask; NS5 stands for all of NS5xx. [default: all]"""
+    select: Annotated[tuple[str, ...] | None, _option("RULE ...", "all")] = None
+    """Codes or names of the rules to ask; NS5 stands for all of NS5xx."""
 
-    ignore: tuple[str, ...] | None = None
+    ignore: Annotated[tuple[str, ...] | None, _option("RULE ...", "none")] = None
     """Codes or names of rules not to ask."""
 
-    fail_on: Literal["error", "warning"] | None = None
-    """The level from which the exit status is 1. [default: error]"""
+    fail_on: Annotated[Literal["error", "warning"] | None, _option("{error,warning}", "error")] = (
+        None
+    )
+    """The level from which the exit status is 1."""
 
-    format: Literal["text", "json", "sarif", "github", "html"] | None = None
-    """How to print. [default: text]"""
+    format: Annotated[
+        Literal["text", "json", "sarif", "github", "html"] | None,
+        _option("{text,json,sarif,github,html}", "text"),
+    ] = None
+    """How to print."""
 
-    world_size: int | None = None
-    """Processes that train the model together. [default: 1]"""
+    world_size: Annotated[int | None, _option("INT", "1")] = None
+    """Processes that train the model together."""
 
-    export: bool | None = None
-    """The model is about to be exported, fused, quantized or compiled. [default: no]"""
+    export: Annotated[bool | None, _option("{True,False}", "False")] = None
+    """The model is about to be exported, fused, quantized or compiled."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "world_size"):
@@ -86,10 +97,10 @@ class CheckOptions(CheckSettings):
     judged.
     """
 
-    checkpoint: Path | None = field(default=None, kw_only=True)
+    checkpoint: Annotated[Path | None, _option("FILE")] = field(default=None, kw_only=True)
     """Load this state_dict into the model first. Nothing in it is executed."""
 
-    output: Path | None = field(default=None, kw_only=True)
+    output: Annotated[Path | None, _option("FILE")] = field(default=None, kw_only=True)
     """Write the report to this file and not to standard output."""
 
 
@@ -126,11 +137,13 @@ def _write(report: CheckReport, options: CheckOptions) -> None:
     if options.output is None:
         if text:
             print(text)
-    elif options.format != "html":
+        return
+    if options.format != "html":
         try:
             options.output.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"Cannot write {options.output}: {error.strerror}.") from error
+    print(f"{'Open' if options.format == 'html' else 'Written:'} {options.output}")
 
 
 def read_settings(directory: Path) -> dict[str, Any]:

@@ -34,7 +34,9 @@ class ClaimsOptions:
     Writes claims.json, claims.md and a figure for each claim. Nothing is trained.
     """
 
-    directories: Positional[tuple[Path, ...]]
+    directories: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="DIR ...", help_behavior_hint="(required)")
+    ]
     """Folders of studies; the runs of several are judged together."""
 
     norm: Annotated[str | None, arg(metavar="STR", help_behavior_hint=_COMPARED)] = None

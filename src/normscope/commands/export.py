@@ -25,15 +25,17 @@ class ExportOptions:
     """Write a study or a recording as tables: runs, epochs, distributions, statistics per layer,
     step and channel.
 
-    docs/exporting.md says what each column means, and its unit.
+    Parquet files say of each column what it means, and its unit.
     """
 
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR_OR_RECORD")]
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|FILE")]
     """Folder of a study, or a recording: its file or its folder."""
 
-    to: Literal["parquet", "csv", "tensorboard", "wandb"] = "parquet"
-    """Tables, or a dashboard: the numbers that --tensorboard and --wandb of a study give it
-    (docs/sinks.md).
+    to: Annotated[
+        Literal["parquet", "csv", "tensorboard", "wandb"], tyro.conf.arg(metavar="FORMAT")
+    ] = "parquet"
+    """parquet or csv: tables. tensorboard or wandb: a dashboard, with the numbers that
+    --tensorboard and --wandb of a study give it.
     """
 
     out: Folder = None

@@ -11,15 +11,19 @@ import tyro
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Show studies, runs and recordings on one page: one HTML file that opens without a network."""
+    """Show studies, runs and recordings on one page: one HTML file that works offline."""
 
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR_OR_RECORD")]
+    paths: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="DIR|FILE ...", help_behavior_hint="(required)"),
+    ]
     """Folders of studies, files or folders of recordings, and what `normscope check --format json`
     wrote. Several are set side by side.
     """
 
-    out: Path | None = None
-    """The file to write. Default: report.html in the study's folder, or beside the recording."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """The file to write (default: report.html in the study's folder, or beside the recording)."""
 
 
 def run_report(options: ReportOptions) -> int:

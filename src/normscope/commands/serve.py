@@ -29,7 +29,7 @@ class ServeOptions:
     server alone.
     """
 
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR_OR_RECORDING")]
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|FILE")]
     """The folder of a study, a folder with several somewhere below it, or a recording."""
 
     port: int = 8642

@@ -103,7 +103,7 @@ def watch(
             the steps behind which it looks are those of the first optimizer that steps a parameter
             of the model, while the steps that are named remain forwards.
         sinks: what is told of new data at each flush, and of the end:
-            `normscope.TensorBoard(folder)`, `normscope.WandB(project)` (docs/sinks.md), or anything
+            `normscope.TensorBoard(folder)`, `normscope.WandB(project)`, or anything
             with `flushed(recording)` and `close()`. An error of theirs ends them with one warning,
             and not the training.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -13,18 +14,37 @@ from normscope.judge.findings import SEVERITIES, Findings, Group
 from normscope.judge.rule import OPTIONS, Rule
 
 WIDTH = 100
+"""Columns of a line at most, and where there is no terminal."""
+
 SHOWN_LAYERS = 4
 SARIF_LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 GITHUB_LEVELS = {"error": "error", "warning": "warning", "info": "notice"}
 COLORS = {"error": "#b3261e", "warning": "#8a5a00", "info": "#3b5b8c"}
 
 
-def to_text(report: Findings) -> str:
-    """Return the totals, a paragraph per cause, and what the rules that could not decide lack."""
-    parts = [_totals(report), *(_paragraph(group, report) for group in report.groups)]
+def to_text(report: Findings, width: int | None = None) -> str:
+    """Return the totals, a paragraph per cause, and what the rules that could not decide lack.
+
+    Lines have at most `width` columns, by default those of the terminal, unless one word has more.
+    """
+    width = width or min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    parts = ["\n".join(filled(line, width) for line in _totals(report).split("\n"))]
+    parts += [_paragraph(group, report, width) for group in report.groups]
     if lacking := _lacking(report):
-        parts.append(textwrap.fill(lacking, WIDTH, subsequent_indent="  "))
+        parts.append(filled(lacking, width))
     return "\n\n".join(parts)
+
+
+def filled(text: str, width: int, indent: str = "") -> str:
+    """Break a paragraph at spaces, every line after the first indented by two more."""
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def to_json(report: Findings) -> str:
@@ -132,13 +152,12 @@ def to_rows(report: Findings) -> dict[str, Any]:
     }
 
 
-def _paragraph(group: Group, report: Findings) -> str:
+def _paragraph(group: Group, report: Findings, width: int) -> str:
     finding = group.first
     head = f"{finding.severity}: {finding.code} {finding.name}: {finding.message}"
     details = [_layers(group, report), _evidence(group.evidence), f"remedy: {finding.remedy}"]
-    lines = [textwrap.fill(head, WIDTH, subsequent_indent="  ")]
-    lines += [textwrap.indent(textwrap.fill(text, WIDTH - 2), "  ") for text in details if text]
-    return "\n".join(lines)
+    lines = [filled(text, width, "  ") for text in details if text]
+    return "\n".join([filled(head, width), *lines])
 
 
 def _joined(*texts: str) -> str:
@@ -158,7 +177,9 @@ def _layers(group: Group, report: Findings) -> str:
 
 def _evidence(evidence: Mapping[str, Any]) -> str:
     shown = "; ".join(
-        f"{name} {_value(value)}" for name, value in evidence.items() if value is not None
+        f"{name.replace('_', ' ')} {_value(value)}"
+        for name, value in evidence.items()
+        if value is not None
     )
     return f"evidence: {shown}" if shown else ""
 

@@ -35,7 +35,7 @@ class CheckReport(Findings):
             raise CheckError("; ".join(f"{f.code} {f.name}: {f.message}" for f in causes))
 
     def text(self) -> str:
-        """Return the report for a terminal."""
+        """Return the report for a terminal, in lines as wide as that."""
         return check_formats.to_text(self)
 
     def json(self) -> str:

@@ -1,10 +1,12 @@
-"""The difference of two models: a table of their normalization layers, and the first to differ."""
+"""The difference of two models: the first layer to differ, and a table of those that do."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 
+from normscope.judge.check_formats import WIDTH, filled
 from normscope.judge.rule import FAR_LOG_VAR, FAR_MEAN
 from normscope.records.examination import Pair, PairedLayer
 
@@ -26,17 +28,25 @@ class Difference:
         return tuple(layer for layer in self.pair.layers if _differs(layer))
 
     def text(self) -> str:
-        """Return the table, and a sentence on the first difference."""
-        width = max([len("layer"), *(len(layer.name) for layer in self.pair.layers)])
-        lines = [
-            f"  {'layer':<{width}}  means apart (sd)  ln var apart  "
-            f"updates {self.good} / {self.bad}  eps"
-        ]
-        lines += [_row(layer, width) for layer in self.pair.layers]
+        """Return the first difference, and a table of the layers that are not equal."""
+        shown = [layer for layer in self.pair.layers if not _is_equal(layer)]
+        equal = len(self.pair.layers) - len(shown)
+        blocks = [self._sentence()]
         for names, where in ((self.pair.only_here, self.bad), (self.pair.only_there, self.good)):
             if names:
-                lines.append(f"Only in {where}: {', '.join(names)}.")
-        return "\n".join([*lines, self._sentence()])
+                blocks.append(f"Only in {where}: {', '.join(names)}.")
+        if shown:
+            apart = (
+                f"Apart is {self.bad} from {self.good}: the running means in standard deviations"
+            )
+            blocks.append(f"{apart}, the running variances in ln. A star is beyond the limits.")
+        width = shutil.get_terminal_size((WIDTH, 24)).columns
+        lines = [filled(block, min(WIDTH, width)) for block in blocks]
+        if shown:
+            lines += ["", *_table(shown)]
+        if shown and equal:
+            lines += ["", f"{equal} equal layer{'s' if equal > 1 else ''} not shown."]
+        return "\n".join(lines)
 
     def json(self) -> str:
         """Return everything that is known of the pair, as JSON."""
@@ -51,7 +61,8 @@ class Difference:
         if not self.differing:
             return f"No shared layer differs.{others}"
         first, of = self.differing[0].name, len(self.pair.layers)
-        number = f"{len(self.differing)} of {of} shared layers are beyond the limits (*)"
+        are = "are" if len(self.differing) > 1 else "is"
+        number = f"{len(self.differing)} of {of} shared layers {are} beyond the limits"
         return f"First difference: {first}; {number}.{others}"
 
 
@@ -67,13 +78,35 @@ def _differs(layer: PairedLayer) -> bool:
     return far or unknown or gains or classes or layer.eps != layer.other_eps
 
 
-def _row(layer: PairedLayer, width: int) -> str:
+def _is_equal(layer: PairedLayer) -> bool:
+    """Tell whether nothing is known to set a layer apart, not even within the limits."""
+    return not (
+        _differs(layer)
+        or layer.mean_distance
+        or layer.var_distance
+        or layer.statistics_equal is False
+        or layer.affine_equal is False
+        or layer.updates != layer.other_updates
+    )
+
+
+def _table(layers: list[PairedLayer]) -> list[str]:
+    """A line per layer, columns as wide as they must be."""
+    rows = [("", "layer", "mean apart", "var apart", "updates", "eps"), *map(_cells, layers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{row[i]:{'<' if i < 2 else '>'}{widths[i]}}" for i in range(len(row))).rstrip()
+        for row in rows
+    ]
+
+
+def _cells(layer: PairedLayer) -> tuple[str, ...]:
     mean = "-" if layer.mean_distance is None else f"{layer.mean_distance:.3g}"
     var = "-" if layer.var_distance is None else f"{layer.var_distance:.3g}"
-    updates = f"{_or_dash(layer.other_updates)} / {_or_dash(layer.updates)}"
-    eps = "" if layer.eps == layer.other_eps else f"{layer.other_eps} / {layer.eps}"
-    mark = "*" if _differs(layer) else " "
-    return f"{mark} {layer.name:<{width}}  {mean:>16}  {var:>12}  {updates:>20}  {eps}".rstrip()
+    same = layer.updates == layer.other_updates
+    updates = "same" if same else f"{_or_dash(layer.other_updates)} / {_or_dash(layer.updates)}"
+    eps = "same" if layer.eps == layer.other_eps else f"{layer.other_eps} / {layer.eps}"
+    return "*" if _differs(layer) else " ", layer.name, mean, var, updates, eps
 
 
 def _or_dash(value: int | None) -> str:

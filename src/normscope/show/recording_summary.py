@@ -1,9 +1,10 @@
-"""A recording in the terminal: one row per layer, and below the table what stands out."""
+"""A recording in the terminal: what stands out, and a table of the layers."""
 
 from __future__ import annotations
 
 import io
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from normscope.records.recording import Recording
 from normscope.records.recording_header import CONSTANT_STD, HISTOGRAM_CHANNELS, LayerInfo
-from normscope.show.words import plural
+from normscope.show.words import plural, wrapped
 
 WIDTH = 200
 # Batch statistics are noisy: the state at the end is the median of this many records.
@@ -27,10 +28,13 @@ DRIFT_STDS = 1.0  # of the running mean from the batch mean, in batch standard d
 WEAK_GRADIENT = 1e-3  # of a layer's output, against the strongest layer's
 
 MOST_NAMED = 3
+MOST_ROWS = 16
 
 COLUMNS = (
     "layer", "type", "channels", "input mean", "input std", "weight", "bias", "gradient", "then",
 )  # fmt: skip
+
+DESCRIBING = ("type", "channels", "then")
 
 STATISTICS = (
     "batch_mean", "batch_var", "running_mean", "running_var", "weight", "bias",
@@ -40,23 +44,39 @@ STATISTICS = (
 Values = dict[str, np.ndarray]  # {statistic: its value at the end}, of one layer
 
 
-def summary(recording: Recording) -> str:
-    """Return the table and the remarks as text without colours."""
+def summary(recording: Recording, *, every_layer: bool = False) -> str:
+    """Return the remarks and the table as text without colours, as wide as the terminal."""
     recorded = {name: recording.statistics(name) for name in recording.layers}
     recording = recording.snapshot((*STATISTICS, "training"))
     facts = {name: _facts(recording, name) for name in recording.layers}
-    file = io.StringIO()
-    console = Console(
-        file=file, width=WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
-    )
-    console.print(_table(recording, facts))
     remarks = [*_not_looked_at(recorded), *_remarks(recording, facts)]
-    below = [
+    shown = list(facts) if every_layer else _shown(list(facts), remarks)
+    above = [
+        _heading(recording),
         "What stands out:" if remarks else "Nothing stands out.",
         *(f"- {remark}" for remark in remarks),
         *filter(None, [_left_out(recording)]),
     ]
-    return "\n".join([_heading(recording), file.getvalue() + below[0], *below[1:], ""])
+    file = io.StringIO()
+    width = shutil.get_terminal_size((WIDTH, 24)).columns
+    console = Console(
+        file=file, width=width, color_system=None, legacy_windows=False, force_jupyter=False
+    )
+    console.print(_table(recording, {name: facts[name] for name in shown}))
+    if hidden := len(facts) - len(shown):
+        more = f"{plural(hidden, 'other layer')} not shown: summary(every_layer=True)"
+        file.write(f"{wrapped(more, width)}\n")
+    table = [line.rstrip() for line in file.getvalue().split("\n")]
+    return "\n".join([*(wrapped(line, width) for line in above), "", *table])
+
+
+def _shown(names: list[str], remarks: list[str]) -> list[str]:
+    """The layers of a table that can be read: all, or those with a remark, the first and last."""
+    if len(names) <= MOST_ROWS:
+        return names
+    told = [name for name in names if any(text.startswith(f"{name}: ") for text in remarks)]
+    kept = {names[0], names[-1], *told[:MOST_ROWS]}
+    return [name for name in names if name in kept]
 
 
 def _heading(recording: Recording) -> str:
@@ -79,21 +99,37 @@ def _facts(recording: Recording, layer: str) -> Values:
 
 
 def _table(recording: Recording, facts: dict[str, Values]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in COLUMNS:
-        left = column in ("layer", "type", "then")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
-    for name, info in recording.layers.items():
-        at_end = facts[name]
-        var = at_end.get("batch_var")
-        table.add_row(
-            name, info.type, "?" if info.channels is None else str(info.channels),
-            _span(at_end.get("batch_mean")), _span(None if var is None else np.sqrt(var)),
-            _span(at_end.get("weight")), _span(at_end.get("bias")),
-            _one(at_end.get("output_gradient_norm")),
-            " + ".join([*info.via, info.activation]) if info.activation else "",
-        )  # fmt: skip
+    """A row per layer; what all have in common is said above it, and not in each row."""
+    rows = [_row(name, recording.layers[name], at_end) for name, at_end in facts.items()]
+    columns = list(zip(*rows, strict=True)) if rows else []
+    common = [
+        index
+        for index, values in enumerate(columns)
+        if COLUMNS[index] in DESCRIBING and len(rows) > 1 and len(set(values)) == 1
+    ]
+    said = "; ".join(f"{COLUMNS[i]} {rows[0][i]}" for i in common if rows[0][i])
+    table = Table(
+        box=None, pad_edge=False, header_style="", title=f"All: {said}" if said else None,
+        title_justify="left", title_style="",
+    )  # fmt: skip
+    for index, column in enumerate(COLUMNS):
+        if index not in common:
+            left = column in ("layer", *DESCRIBING)
+            table.add_column(column, justify="left" if left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell for index, cell in enumerate(row) if index not in common))
     return table
+
+
+def _row(name: str, info: LayerInfo, at_end: Values) -> tuple[str, ...]:
+    var = at_end.get("batch_var")
+    return (
+        name, info.type, "?" if info.channels is None else str(info.channels),
+        _span(at_end.get("batch_mean")), _span(None if var is None else np.sqrt(var)),
+        _span(at_end.get("weight")), _span(at_end.get("bias")),
+        _one(at_end.get("output_gradient_norm")),
+        " + ".join([*info.via, info.activation]) if info.activation else "",
+    )  # fmt: skip
 
 
 def _span(values: np.ndarray | None) -> str:

@@ -15,11 +15,15 @@ class Recording(recording.Recording):
     `watcher.recording` is what a watcher has so far.
     """
 
-    def summary(self) -> str:
-        """A table of the layers for the terminal, and beneath it what stands out."""
+    def summary(self, *, every_layer: bool = False) -> str:
+        """What stands out, and a table of the layers, for the terminal.
+
+        Args:
+            every_layer: show all layers of a network of many, not those alone that stand out.
+        """
         from normscope.show.recording_summary import summary  # rich takes time to import
 
-        return summary(self)
+        return summary(self, every_layer=every_layer)
 
     def report(self, path: str | Path) -> Path:
         """Write everything that was recorded on one page: an HTML file that works offline.

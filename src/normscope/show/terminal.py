@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -27,6 +29,8 @@ from normscope.show.words import percent, wrapped
 
 SECONDS_BETWEEN_LINES = 30.0
 """Without a terminal there are no bars: a run prints a line at most this often."""
+
+ALL_RUNS = "all runs"
 
 WIDE = 100
 """Columns of a terminal from which on there is room for a run's speed."""
@@ -50,12 +54,21 @@ class ProgressMessage(Protocol):
 
 
 def say(console: Console, text: str | Text, style: str | None = None) -> None:
-    """Print a text as it is, without highlighting or markup: wrapped at spaces on a terminal, with
-    lines as long as they are elsewhere.
+    """Print a text as it is, without highlighting or markup: wrapped at spaces on a terminal, or
+    where COLUMNS gives a width, with lines as long as they are elsewhere.
     """
-    if console.is_terminal and isinstance(text, str):
+    if isinstance(text, str) and (console.is_terminal or os.environ.get("COLUMNS")):
         text = wrapped(text, console.width)
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Remaining(TimeRemainingColumn):
+    """Time that a run still takes. Of all runs nothing is said: some cost eight times what others
+    do, and an estimate would jump.
+    """
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.description == ALL_RUNS else super().render(task)
 
 
 class StudyProgress:
@@ -76,11 +89,11 @@ class StudyProgress:
         self._lock = threading.Lock()
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24),
-            TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"), TimeElapsedColumn(), _Remaining(),
             console=console, disable=not self._live,
         )  # fmt: skip
         self._total = self._progress.add_task(
-            "all runs", total=len(labels), state="", completed=already_done
+            ALL_RUNS, total=len(labels), state="", completed=already_done
         )
         self._count()
 

@@ -105,9 +105,7 @@ class TrainingOptions:
     """
 
     tensorboard: Folder = None
-    """Also write epochs, distributions and figures into this TensorBoard folder, one log per run
-    (docs/sinks.md).
-    """
+    """Also write epochs, distributions and figures into this TensorBoard folder, one log a run."""
 
     wandb: Annotated[str | None, arg(metavar="PROJECT", help_behavior_hint="")] = None
     """Also write them to this project of Weights & Biases, one run per run; WANDB_MODE=offline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,46 @@ def test_diff_says_where_two_part(here: Path, capsys):
     assert run_diff(DiffOptions("nets:healthy", "nets:sick", format="json")) == 1
     assert json.loads(capsys.readouterr().out)["layers"][0]["eps"] == 0.8
     assert run_diff(DiffOptions("nets:healthy", "bad.pt")) == 1
+
+
+def test_diff_answers_first_and_leaves_out_what_is_equal(here: Path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    good, bad = trained(), trained()
+    bad[4].running_mean += 3 * bad[4].running_var.sqrt()
+    bad[7].weight.data += 1e-6
+    torch.save(good.state_dict(), "good.pt")
+    torch.save(bad.state_dict(), "bad.pt")
+    assert run_diff(DiffOptions("good.pt", "bad.pt")) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("First difference: 4; 1 of 3 shared layers is beyond")
+    assert max(map(len, lines)) <= 60
+    rows = [line.split() for line in lines if line[:1] in " *" and "same" in line]
+    assert [row[:3] for row in rows] == [["*", "4", "3"], ["7", "0", "0"]]
+    assert lines[-1] == "1 equal layer not shown."
+    assert run_diff(DiffOptions("good.pt", "good.pt")) == 0
+    assert capsys.readouterr().out.startswith("No shared layer differs.")
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 300])
+def test_the_text_is_as_wide_as_the_terminal_and_breaks_no_word(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    long = "a_stage_of_many_words." * 4 + "norm"
+    model = torch.nn.ModuleDict({"a": trained()})
+    model.a[1].eps, model.a[4].momentum = 0.8, 0.99
+    model.forward = model.a.forward
+    report = check_model(model, batches(2))
+    text = report.text()
+    assert len(report.groups) > 1
+    assert max(map(len, text.splitlines())) <= min(width, 100)
+    found = replace(report.findings[0], layer=long)
+    assert long in replace(report, findings=(found,)).text()
+
+
+@pytest.mark.parametrize(("form", "said"), [("html", "Open out"), ("json", "Written: out")])
+def test_a_report_in_a_file_is_named(here: Path, form, said, capsys):
+    assert run_check(CheckOptions("nets:healthy", format=form, output=Path("out"))) == 0
+    assert capsys.readouterr().out == f"{said}\n"
+    assert Path("out").stat().st_size
 
 
 def test_formats_hold_every_finding(here: Path, tmp_path: Path):
