@@ -18,6 +18,7 @@ class Message:
     train_loss: float | None = None
     test_accuracy: float | None = None
     images_per_second: float | None = None
+    unit: str = "image"
 
 
 def group(
