@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from normscope.judge import statistics
 from normscope.judge.docstrings import kebab_case, one_line, sections
@@ -67,6 +67,7 @@ class Claim:
     across: ClassVar[tuple[str, ...]] = ()  # other claims' knobs that may differ between settings
     also: ClassVar[tuple[SecondaryMetric, ...]] = ()
     where_both_learn: ClassVar[bool] = False  # settings and seeds without learning say nothing
+    where_arms_learn: ClassVar[bool] = False  # settings at which an arm does not learn say nothing
     arm_field: ClassVar[str] = "norm"
     within_runs: ClassVar[bool] = False  # both arms are readings of the same runs
 
@@ -105,6 +106,17 @@ class Claim:
         """
         return 0.0
 
+    def compare(
+        self, first: Mapping[int, float], second: Mapping[int, float], **options: Any
+    ) -> Estimate:
+        """Return the estimate that decides, from {seed: value} of each arm."""
+        return self._of_means(first, second, **options)
+
+    def _of_means(
+        self, first: Mapping[int, float], second: Mapping[int, float], **options: Any
+    ) -> Estimate:
+        return statistics.compare(first, second, **options, within=self.within_runs)
+
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
         """Return remarks on the settings of the verdict, beside those that every claim makes."""
         return ()
@@ -113,11 +125,12 @@ class Claim:
         """Return the verdict on the runs of one network on one data set."""
         arms = self.arms(evidence)
         every, learners = self._groups(evidence, arms), self._learners(evidence)
-        dead = [group for group in every if self.where_both_learn and idle(group, learners)]
+        strict = self.where_both_learn or self.where_arms_learn
+        dead = [group for group in every if strict and idle(group, learners)]
         groups = [group for group in every if group not in dead]
         resolution = max((self.resolution(runs_of(group)) for group in groups), default=0.0)
         value = self._value_of_learners if self.where_both_learn else self.value
-        summary = Summary(value, groups, arms, self.ratio, self.within_runs)
+        summary = Summary(value, groups, arms, self.ratio, self.compare)
         if not summary.groups:
             needs = self.needs.format(norm=evidence.norm, reference=evidence.reference)
             if every and not groups:
@@ -129,6 +142,7 @@ class Claim:
         if summary.non_finite:
             outcome, needs = "cannot tell", _finite(summary)
         shown = _in_unit(estimate, "", self.unit)
+        improvement, interval = summary.improvement(self.higher_supports)
         return self._verdict(
             evidence,
             outcome,
@@ -139,7 +153,8 @@ class Claim:
             p=shown.p,
             fixed_interval=shown.fixed_interval,
             test=estimate.test,
-            improvement=summary.improvement(self.higher_supports),
+            improvement=improvement,
+            improvement_interval=interval,
             values=summary.values(),
             needs=needs,
             more_seeds=self._seeds_left(estimate, summary),
@@ -222,7 +237,7 @@ class Claim:
 
     def _secondary(self, item: SecondaryMetric, groups: Sequence[Group]) -> EffectEstimate:
         arms = groups[0].arms.keys()
-        summary = Summary(item.value, groups, tuple(arms), item.unit == RATIO, self.within_runs)
+        summary = Summary(item.value, groups, tuple(arms), item.unit == RATIO, self._of_means)
         return _in_unit(summary.estimate(0.0), item.label, item.unit)
 
     def _verdict(self, evidence: Evidence, outcome: Outcome, **measured) -> Verdict:
@@ -277,7 +292,9 @@ def _finite(summary: Summary) -> str:
 def _seeds(more: int | None, estimate: Estimate) -> str:
     if estimate.n < LEAST_PAIRS:
         return f"{_count(more or 1)} of both arms: n = {estimate.n} is too few for a test"
-    if not estimate.spread:
+    if estimate.discordant == 0:
+        return "seeds at which the arms differ: here there is none"
+    if estimate.discordant is None and not estimate.spread:
         return "differences between seeds: here all are the same, so that their spread is not known"
     if more is None:
         return "more than 100 seeds, if they go on like these"

@@ -5,13 +5,15 @@ network read twice.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from normscope.judge import statistics
 from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence, Group, runs_of
 from normscope.judge.evidence.quantities import accuracy_step
+from normscope.judge.statistics import Estimate
 from normscope.judge.verdicts import Verdict
 from normscope.records.run import WEIGHTS_NAME, RunRecord
 
@@ -28,6 +30,21 @@ class AccuracyClaim(Claim):
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
         return accuracy_step(runs)
+
+
+class SignClaim(Claim):
+    """Base of the claims that are decided by how many seeds say so and not by how much, for
+    quantities of which a seed may fail now and then.
+    """
+
+    unit = "points"
+    higher_supports = True
+    margin = 25.0
+
+    def compare(
+        self, first: Mapping[int, float], second: Mapping[int, float], **options: Any
+    ) -> Estimate:
+        return statistics.compare_signs(first, second, **options)
 
 
 class MeasuredClaim(Claim):

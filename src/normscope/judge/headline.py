@@ -19,6 +19,7 @@ from normscope.judge import statistics
 from normscope.judge.claims import by_subject, claims, compared, judge_all
 from normscope.judge.evidence.cells import Evidence, runs_of
 from normscope.judge.evidence.quantities import accuracy, chance, learned_from
+from normscope.judge.family import family_sentence
 from normscope.judge.headline_words import (
     CONTRARY,
     count_text,
@@ -62,6 +63,7 @@ class Headline:
     subject: str  # which network on which data
     sentences: tuple[str, ...]
     settle: str = ""  # what would settle what is open; empty where nothing is
+    family: str = ""  # how many verdicts stand together; empty where none says anything
 
     @property
     def note(self) -> str:
@@ -79,6 +81,7 @@ class Headline:
             "subject": self.subject,
             "sentences": list(self.sentences),
             "settle": self.settle,
+            "family": self.family,
             "text": self.text,
         }
 
@@ -107,7 +110,8 @@ def headlines(
         by_code = {verdict.code: verdict for verdict in verdicts if verdict.subject == subject}
         case = _Case(Evidence(own, subject, *arms), by_code)
         sentences = (case.accuracies(), case.other_arms(), case.rates(), observed, case.contrary())
-        made.append(Headline(subject, tuple(filter(None, sentences)), case.settle()))
+        family = family_sentence(list(by_code.values()))
+        made.append(Headline(subject, tuple(filter(None, sentences)), case.settle(), family))
     return made
 
 
@@ -285,7 +289,8 @@ class _Case:
             first, second = ((f"{value:.1f}%", f"at {rate:g}") for value, rate, _ in best)
             each = [f"{first[0]} accuracy {first[1]}", " ".join(second)]
             estimate = self._at_best_rates([rate for _, rate, _ in best])
-            numbers = estimate_text(estimate, _settled(estimate))
+            neither = self._neither_learned([value for value, _, _ in best])
+            numbers = estimate_text(estimate, neither or _settled(estimate))
         words = [
             f"every run diverged {words}" if self._all_diverged(arm) else f"{value} {words}"
             for arm, value, words in zip(self.arms, each, with_each(self.arms), strict=True)

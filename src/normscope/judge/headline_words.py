@@ -15,6 +15,8 @@ CONTRARY = {
     "C101": "it takes more epochs to become as good {with_norm}",
     "C201": "the accuracy at equal settings is lower {with_norm}",
     "C202": "the accuracy at its own best rate is lower {with_norm}",
+    "C203": "fewer runs learn {with_norm}",
+    "C204": "the more accurate of two runs is less often the one {with_norm}",
     "C301": "gradients vary more from step to step {with_norm}",
     "C302": "the gradient norm varies more over the epochs {with_norm}",
     "C303": "more epochs have a step without gradient {with_norm}",

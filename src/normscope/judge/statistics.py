@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
-from normscope.judge.sequential import critical_t, e_value
+from normscope.judge.sequential import critical_t, e_value, sign_e_value, sign_interval
 
 LEVEL = 0.05
 """Probability of a false verdict that every test is held to; intervals cover 1 - LEVEL."""
@@ -61,6 +61,7 @@ class Estimate:
     freedom: float = 0.0  # degrees of freedom
     paired_from: float = 0.0  # number of seeds from which such arms are paired
     resolution: float = 0.0  # step in which the quantity is read
+    discordant: int | None = None  # seeds whose sign counts, where only the sign does
 
     def is_inside(self, margin: float) -> bool:
         """Tell whether the difference is inside the margin for certain; never where the quantity is
@@ -101,6 +102,37 @@ def compare(
         return welch(list(first.values()), list(second.values()), **options, paired_from=math.inf)
     arms = ([arm[seed] for seed in shared] for arm in (first, second))
     return welch(*arms, **options, paired_from=PAIRED_FROM)
+
+
+def compare_signs(
+    first: Mapping[int, float], second: Mapping[int, float], *, tests: int = 1, **_: float
+) -> Estimate:
+    """Estimate how much more often the first arm's value is the larger one, from {seed: value} of
+    each: the share of seeds at which it is, minus that at which it is the smaller one, in percent
+    of the seeds at which they differ.
+
+    Paired by seed, without seeds in common in their order. Nothing is taken for normal or
+    symmetric; p is that of the exact sign test.
+    """
+    seeds = sorted(set(first) & set(second))
+    pairs = [(first[seed], second[seed]) for seed in seeds]
+    if is_unpaired(first, second):
+        pairs = list(zip(first.values(), second.values(), strict=False))
+    wins, losses = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
+    known = Estimate(math.nan, len(pairs), discordant=wins + losses, test="exact sign test")
+    if not known.discordant:
+        return replace(known, test="none: no seed differs")
+    known = replace(known, effect=100 * (wins - losses) / known.discordant)
+    if known.n < LEAST_PAIRS:
+        return known
+    low, high = sign_interval(wins, losses, LEVEL / tests)
+    fewer = min(wins, losses)
+    return replace(
+        known,
+        interval=(100 * (2 * low - 1), 100 * (2 * high - 1)),
+        e=sign_e_value(wins, losses),
+        p=min(1.0, float(2 * special.bdtr(fewer, known.discordant, 0.5))),
+    )
 
 
 def is_unpaired(first: Mapping[int, float], second: Mapping[int, float]) -> bool:
@@ -262,6 +294,24 @@ def probability_of_improvement(first: Sequence[float], second: Sequence[float]) 
     return float(np.mean((a[:, None] > b) + 0.5 * (a[:, None] == b)))
 
 
+def improvement_interval(share: float, first: int, second: int) -> tuple[float, float]:
+    """Return the 95% interval of such a share of so many values of two arms: Newcombe 2006, method
+    5, in which the variance is that of exponential distributions. It stays inside 0 and 1, also
+    where every pair agrees, and is of independent arms at fixed numbers.
+    """
+    normal = float(special.ndtri(1 - LEVEL / 2))
+    size = (first + second) / 2 - 1
+
+    def excess(true: float) -> float:
+        shape = 1 + size * ((1 - true) / (2 - true) + true / (1 + true))
+        return (share - true) ** 2 - normal**2 * true * (1 - true) * shape / (first * second)
+
+    beside = 1e-9  # at 0 and 1 the variance vanishes: a root that is no end
+    low = optimize.brentq(excess, 0.0, share - beside) if share > 0 else 0.0
+    high = optimize.brentq(excess, share + beside, 1.0) if share < 1 else 1.0
+    return float(low), float(high)
+
+
 def more_seeds(estimate: Estimate, margin: float, *, apart_from: float = 0.0) -> int | None:
     """Return how many more seeds like these would settle it; None for more than 100 in all.
 
@@ -271,6 +321,8 @@ def more_seeds(estimate: Estimate, margin: float, *, apart_from: float = 0.0) ->
     """
     if estimate.n < LEAST_PAIRS:
         return LEAST_PAIRS - estimate.n
+    if estimate.discordant is not None:
+        return _more_signs(estimate)
     if not estimate.spread:
         return None
     for n in range(estimate.n + 1, MOST_SEEDS + 1):
@@ -279,6 +331,17 @@ def more_seeds(estimate: Estimate, margin: float, *, apart_from: float = 0.0) ->
         apart = abs(estimate.effect) - half > apart_from
         alike = abs(estimate.effect) + half < margin and estimate.resolution < margin
         if apart or alike:
+            return n - estimate.n
+    return None
+
+
+def _more_signs(estimate: Estimate) -> int | None:
+    if not estimate.discordant:
+        return None
+    for n in range(estimate.n + 1, MOST_SEEDS + 1):
+        differing = n * estimate.discordant / estimate.n
+        wins = differing * (1 + estimate.effect / 100) / 2
+        if sign_e_value(wins, differing - wins) >= 1 / LEVEL:
             return n - estimate.n
     return None
 

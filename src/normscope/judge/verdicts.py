@@ -62,6 +62,9 @@ class Verdict:
     margin: float = 0.0
     neutral: float = 0.0  # the effect that is no effect: 0 of a difference, 1 of a ratio
     improvement: float | None = None  # probability that a run of the first arm is the better one
+    improvement_interval: tuple[float, float] | None = None  # 95%, at this n
+    stands: bool | None = None  # among all claims (e-BH); None where there is no e-value
+    family_p: float | None = None  # p among all claims (Holm)
     values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # {arm: {seed: value}}
     needs: str = ""  # what would settle it
     more_seeds: int | None = None  # how many more would probably do, where only seeds lack
@@ -76,6 +79,20 @@ class Verdict:
         return self.outcome != "cannot tell" and self.n < FIRM_FROM
 
     @property
+    def turns(self) -> tuple[str, ...]:
+        """The settings at which the effect has another sign than that of the verdict."""
+        if self.outcome not in ("supported", "contradicted") or self.effect is None:
+            return ()
+        above = self.effect > self.neutral
+        return tuple(
+            each.label
+            for each in self.settings
+            if each.effect is not None
+            and each.effect != self.neutral
+            and (each.effect > self.neutral) != above
+        )
+
+    @property
     def qualifiers(self) -> tuple[str, ...]:
         """What belongs to the outcome wherever it is shown."""
         found = []
@@ -83,6 +100,8 @@ class Verdict:
             found.append(f"{'above' if self.effect > self.neutral else 'below'} {self.neutral:g}")
         if self.provisional:
             found.append("provisional")
+        if self.turns:
+            found.append(f"on average; the sign turns at {', '.join(self.turns)}")
         return tuple(found)
 
     @property
@@ -111,6 +130,9 @@ class Verdict:
 JSON_NAMES = {
     "outcome": "verdict",
     "improvement": "probability_of_improvement",
+    "improvement_interval": "probability_of_improvement_interval",
+    "stands": "stands_in_family",
+    "family_p": "fixed_n_p_in_family",
     "p": "fixed_n_p",
     "fixed_interval": "fixed_n_interval",
     "test": "fixed_n_test",

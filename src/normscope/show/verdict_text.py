@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from normscope.judge.family import MARK, family_sentence
 from normscope.judge.headline import Conclusions, counts_text
 from normscope.judge.verdicts import EffectEstimate, Verdict, effect_text
 from normscope.show.words import e_text, p_text, plural
@@ -29,6 +30,8 @@ def say_conclusions(console: Console, conclusions: Conclusions) -> None:
         console.print(Text(paragraph, style="bold"))
     if conclusions.counts:
         console.print(Text(f"Claims: {counts_text(conclusions.counts)}"))
+    for family in filter(None, (each.family for each in conclusions.headlines)):
+        console.print(Text(family, style="dim"))
     if note := next((each.note for each in conclusions.headlines if each.note), ""):
         console.print(Text(note, style="dim"))
     console.print()
@@ -52,7 +55,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     for verdict in shown:
         table.add_row(
             Text(f"{verdict.code} {verdict.name}"),
-            Text(verdict.words, style=STYLES[verdict.outcome]),
+            Text(verdict.words + _mark(verdict), style=STYLES[verdict.outcome]),
             Text(effect_text(verdict.effect, verdict.unit, verdict.interval)),
             str(verdict.n),
         )
@@ -98,13 +101,18 @@ def _overview(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         cells = (
             f"{verdict.code} {verdict.name}",
-            f"**{verdict.words}**",
+            f"**{verdict.words}**{_mark(verdict)}",
             effect_text(verdict.effect, verdict.unit, verdict.interval),
             str(verdict.n),
             verdict.needs,
         )
         lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
-    return "\n".join(lines)
+    sentence = family_sentence(verdicts)
+    return "\n".join([*lines, *(["", sentence] if sentence else [])])
+
+
+def _mark(verdict: Verdict) -> str:
+    return f" {MARK}" if verdict.stands else ""
 
 
 def _section(verdict: Verdict, figure: str | None) -> str:
@@ -117,7 +125,7 @@ def _section(verdict: Verdict, figure: str | None) -> str:
         f"Quantity: {_plain(verdict.quantity)}; {first} {'over' if ratio else 'minus'} {second}.",
         f"Effect: {effect}, n = {verdict.n}, {e_text(verdict.e)}; up to {margin} counts as none.",
         *([f"{fixed_n_text(verdict)}."] if verdict.p is not None else []),
-        *([f"{better}: {verdict.improvement:.2f}."] if verdict.improvement is not None else []),
+        *([f"{better}: {better_text(verdict)}."] if verdict.improvement is not None else []),
         *([f"What would settle it: {_plain(verdict.needs)}."] if verdict.needs else []),
         *(f"{_plain(arm)} by seed: {_seeds(values)}." for arm, values in verdict.values.items()),
         *(f"At {_estimate(estimate)}" for estimate in verdict.settings),
@@ -147,6 +155,17 @@ def _estimate(estimate: EffectEstimate) -> str:
     outcome = f": {estimate.outcome}" if estimate.outcome else ""
     effect = effect_text(estimate.effect, estimate.unit, estimate.interval)
     return f"{_plain(estimate.label)}{outcome}, {effect}, n = {estimate.n}, {e_text(estimate.e)}."
+
+
+def better_text(verdict: Verdict) -> str:
+    """Return the probability that a run of the first arm is the better one, with its interval; ""
+    where it is not known.
+    """
+    if verdict.improvement is None:
+        return ""
+    interval = verdict.improvement_interval
+    ends = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+    return f"{verdict.improvement:.2f}{ends}"
 
 
 def _seeds(values: Mapping[int, float]) -> str:

@@ -32,7 +32,13 @@ def e_text(e: float | None) -> str:
     """Return an e-value with two digits, of a very large one its power of ten."""
     if e is None:
         return "no e-value"
-    return f"e = {e:.2g}" if e < 1000 else f"e > 10^{min(int(math.log10(e)), 300)}"
+    return (
+        f"e = {e:.0f}"
+        if 10 <= e < 1000
+        else f"e = {e:.2g}"
+        if e < 10
+        else f"e > 10^{min(int(math.log10(e)), 300)}"
+    )
 
 
 def wrapped(text: str, width: int) -> str:

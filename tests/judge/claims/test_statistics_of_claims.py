@@ -9,12 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from normscope.judge.sequential import PRIOR, critical_t, e_value
+from normscope.judge.sequential import (
+    PRIOR,
+    critical_t,
+    e_benjamini_hochberg,
+    e_value,
+    sign_e_value,
+    sign_interval,
+)
 from normscope.judge.statistics import (
     LEVEL,
     PAIRED_FROM,
     compare,
+    compare_signs,
     holm,
+    improvement_interval,
     more_seeds,
     paired,
     probability_of_improvement,
@@ -359,3 +368,60 @@ def test_more_seeds_settles_it_when_they_go_on_alike():
     assert half[1] < abs(estimate.effect) <= half[0]
     assert more_seeds(paired([1.0]), 0.1) == 2
     assert more_seeds(paired([1e-9, 1.0, -1.0]), 1e-6) is None
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(7, 0), (5, 2), (0, 9), (30, 10)])
+def test_the_sign_bet_is_a_mean_over_its_prior(wins, losses):
+    shares = (np.arange(200_000) + 0.5) / 200_000
+    weights = stats.beta.pdf(shares, 0.5, 0.5)
+    weights /= weights.sum()
+    likelihood = np.exp(wins * np.log(shares) + losses * np.log1p(-shares))
+    expected = (likelihood * weights).sum() * 2 ** (wins + losses)
+    assert sign_e_value(wins, losses) == pytest.approx(expected, rel=0.01)
+    for end in sign_interval(wins, losses, LEVEL):
+        if 0 < end < 1:
+            assert sign_e_value(wins, losses, end) == pytest.approx(1 / LEVEL, rel=1e-6)
+
+
+def test_signs_keep_the_level_for_any_distribution_however_often_one_looks():
+    rng = np.random.default_rng(3)
+    first, second = (np.sort(rng.random((2, 3000, LOOKS)), axis=0) ** 9 for _ in range(2))
+    wins = (first[0] > second[0]).cumsum(1)
+    n = np.arange(1, LOOKS + 1)
+    table = np.array([[sign_e_value(k, max(m - k, 0)) for k in range(LOOKS + 1)] for m in n])
+    assert (table[n - 1, wins] >= 1 / LEVEL).any(1).mean() < LEVEL
+
+
+def test_signs_count_the_seeds_that_differ():
+    first = dict(enumerate([1.0, 2.0, 3.0, 4.0]))
+    found = compare_signs(first, {**first, 3: 0.0})
+    assert (found.n, found.discordant, found.effect) == (4, 1, 100)
+    assert compare_signs(first, first).test == "none: no seed differs"
+    assert compare_signs(first, {seed + 9: 5.0 for seed in first}).effect == -100
+    always = compare_signs(dict.fromkeys(range(6), 1.0), dict.fromkeys(range(6), 0.0))
+    assert (more_seeds(always, 0.25), always.p) == (1, 2 / 64)
+
+
+def test_newcombes_interval_solves_his_equation_and_covers():
+    low, high = improvement_interval(0.8, 12, 9)
+    for end in (low, high):
+        size = (12 + 9) / 2 - 1
+        shape = 1 + size * ((1 - end) / (2 - end) + end / (1 + end))
+        variance = end * (1 - end) * shape / (12 * 9)
+        assert abs(0.8 - end) / math.sqrt(variance) == pytest.approx(stats.norm.ppf(0.975))
+    assert 0.5 < improvement_interval(1.0, 5, 5)[0] < 0.9
+    assert 0.1 < improvement_interval(0.0, 5, 5)[1] < 0.5
+    rng = np.random.default_rng(8)
+    true, covered = stats.norm.cdf(1 / math.sqrt(2)), 0
+    for _ in range(500):
+        arms = rng.normal(1, 1, 6), rng.normal(0, 1, 6)
+        ends = improvement_interval(probability_of_improvement(*arms), 6, 6)
+        covered += ends[0] <= true <= ends[1]
+    assert covered / 500 > 0.92
+
+
+def test_e_values_of_a_family_stand_by_their_rank():
+    assert e_benjamini_hochberg([100, 41, 21, 1], LEVEL) == [True, True, False, False]
+    assert e_benjamini_hochberg([100, 41, 27, 1], LEVEL) == [True, True, True, False]
+    assert e_benjamini_hochberg([], LEVEL) == []
+    assert e_benjamini_hochberg([19.9], LEVEL) == [False]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from normscope.errors import InputError
 from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence
+from normscope.judge.family import marked
 from normscope.judge.verdicts import Verdict
 from normscope.records.run import RunRecord
 
@@ -46,7 +47,11 @@ def judge_all(
     if not runs:
         raise InputError("There is no run to judge a claim on.")
     every = [Evidence(own, subject, norm, reference) for subject, own in by_subject(runs).items()]
-    return [claim.judge(evidence) for evidence in every for claim in claims()]
+    return [
+        verdict
+        for evidence in every
+        for verdict in marked([claim.judge(evidence) for claim in claims()])
+    ]
 
 
 def compared(

@@ -1,24 +1,30 @@
-"""C2xx: normalization makes a network more accurate."""
+"""C2xx: normalization makes a network more accurate, and more often one that learns."""
 
 from __future__ import annotations
 
-from normscope.judge.claim_kinds import AccuracyClaim
+from normscope.judge.claim_kinds import AccuracyClaim, SignClaim
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import BLOG, NOTEBOOK
-from normscope.judge.evidence.quantities import accuracy, accuracy_at_the_choice_of_others
+from normscope.judge.evidence.quantities import (
+    accuracy,
+    accuracy_at_the_choice_of_others,
+    has_learned,
+)
 
 
 class HigherAccuracy(AccuracyClaim, code="C201"):
     """With batch normalization, all else equal, the network ends with a higher test accuracy.
 
-    The accuracy after the last epoch, never the best one on the test images. A diverged run counts
-    as guessing, or the arm would be judged by its survivors.
+    The accuracy after the last epoch, never the best one on the test images. Judged at the settings
+    at which both arms learn on average: where one does not, that is C203's. At these a run that
+    diverged or died counts, or the arm would be judged by its survivors.
 
     Quantity: test accuracy after the last epoch, in percent (diverged: that of guessing)
     Needs: runs with {norm} and {reference} at equal settings
     """
 
     source = NOTEBOOK
+    where_arms_learn = True
 
     def value(self, cell: GridCell) -> float | None:
         return accuracy(cell.run)
@@ -29,7 +35,8 @@ class HigherAccuracyAtItsOwnRate(AccuracyClaim, code="C202"):
     rate.
 
     At equal settings one arm may be run at a rate that suits the other. Each arm gets the rate that
-    was best for its *other* seeds, so that the accuracy that is reported chose nothing.
+    was best for its *other* seeds, so that the accuracy that is reported chose nothing. The rate is
+    all that is tuned: the network without normalization has no initialization made for it.
 
     Quantity: test accuracy after the last epoch at the rate that was best for the arm's other
         seeds, in percent
@@ -39,6 +46,43 @@ class HigherAccuracyAtItsOwnRate(AccuracyClaim, code="C202"):
     source = BLOG
     over = ("learning_rate",)
     least = 2
+    where_arms_learn = True
 
     def value(self, cell: GridCell) -> float | None:
         return accuracy_at_the_choice_of_others(cell, self.over)
+
+
+class LearnsMoreOften(SignClaim, code="C203"):
+    """With batch normalization the network learns at more settings and seeds.
+
+    Trainability: a run learns if it ends a fifth of the way from guessing to 1, or above. A seed
+    counts for the arm that learns at more of the settings. Seeds that fail now and then are
+    counted, not averaged; seeds at which both arms learn alike say nothing.
+
+    Quantity: share of the settings at which a seed's run learns, in percent; compared by the sign
+    Needs: runs with {norm} and {reference} at equal settings
+    """
+
+    source = BLOG
+
+    def value(self, cell: GridCell) -> float | None:
+        return None if accuracy(cell.run) is None else 100.0 * has_learned([cell])
+
+
+class MoreOftenMoreAccurate(SignClaim, code="C204"):
+    """With batch normalization, all else equal, the more accurate of two runs is more often the one
+    with it.
+
+    The second reading of C201, for arms of which a seed fails now and then: such a seed widens the
+    interval of a mean until nothing can be told, and here it is one of many. By how much an arm is
+    better plays no part. All settings and runs count.
+
+    Quantity: test accuracy after the last epoch, in percent (diverged: that of guessing), mean over
+        settings; compared by the sign
+    Needs: runs with {norm} and {reference} at equal settings
+    """
+
+    source = NOTEBOOK
+
+    def value(self, cell: GridCell) -> float | None:
+        return accuracy(cell.run)

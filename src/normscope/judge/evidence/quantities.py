@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -45,12 +46,15 @@ def accuracy(run: RunRecord, column: str = "test_accuracy") -> float | None:
 
 
 def has_learned(cells: Iterable[GridCell]) -> bool:
-    """Tell whether the mean accuracy of the runs is well above guessing; True where it is not
-    known.
+    """Tell whether the mean accuracy of the runs is well above guessing, of cells over knobs at the
+    value where it is highest; True where it is not known.
     """
-    runs = [run for cell in cells for run in cell.runs]
-    known = [value for run in runs if (value := accuracy(run)) is not None]
-    return not known or float(np.mean(known)) >= 100 * learned_from(runs[0])
+    means = []
+    for runs in itertools.zip_longest(*(cell.runs for cell in cells)):
+        known = [value for run in runs if run and (value := accuracy(run)) is not None]
+        if known:
+            means.append(float(np.mean(known)) - 100 * learned_from(runs[0] or runs[-1]))
+    return not means or max(means) >= 0
 
 
 def accuracy_step(runs: Iterable[RunRecord], images: str = "test_images") -> float:

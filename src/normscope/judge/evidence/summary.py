@@ -24,9 +24,9 @@ class Summary:
         groups: Sequence[Group],
         arms: tuple[str, str],
         ratio: bool,
-        within: bool = False,
+        compare: Callable[..., Estimate] = statistics.compare,
     ):
-        self._arms, self._ratio, self._within = arms, ratio, within
+        self._arms, self._ratio, self._compare = arms, ratio, compare
         self._values: dict[Group, dict[str, dict[int, float]]] = {}  # {setting: {arm: {seed: x}}}
         every: list[tuple[Group, dict[str, dict[int, float | None]]]] = []
         for group in groups:
@@ -46,20 +46,18 @@ class Summary:
         return list(self._values)
 
     def estimate(self, resolution: float) -> Estimate:
-        """Estimate the mean difference over the settings; see `statistics.compare`."""
+        """Estimate the mean difference over the settings."""
         if len(self._values) == 1:
             return self.estimate_of(self.groups[0], resolution)
         first, second = (
             {seed: self._mean(arm, seed) for seed in self._seeds} for arm in self._arms
         )
-        return statistics.compare(first, second, resolution=resolution, within=self._within)
+        return self._compare(first, second, resolution=resolution)
 
     def estimate_of(self, group: Group, resolution: float, tests: int = 1) -> Estimate:
         """Estimate the difference at a setting, one of so many."""
         first, second = self._values[group].values()
-        return statistics.compare(
-            first, second, resolution=resolution, tests=tests, within=self._within
-        )
+        return self._compare(first, second, resolution=resolution, tests=tests)
 
     def values(self) -> dict[str, dict[int, float]]:
         """Return {arm: {seed: mean over the settings}} of the estimate, without logarithms."""
@@ -75,12 +73,19 @@ class Summary:
         """Return {arm: seeds that have a value at a setting}."""
         return {arm: set(values) for arm, values in self._values[group].items()}
 
-    def improvement(self, higher_is_better: bool) -> float | None:
-        """Return the probability that a run of the first arm is better than one of the second."""
+    def improvement(
+        self, higher_is_better: bool
+    ) -> tuple[float | None, tuple[float, float] | None]:
+        """Return the probability that a run of the first arm is better than one of the second, and
+        its interval.
+        """
         first, second = (list(seeds.values()) for seeds in self.values().values())
         if not higher_is_better:
             first, second = second, first
-        return statistics.probability_of_improvement(first, second)
+        share = statistics.probability_of_improvement(first, second)
+        if share is None or min(len(first), len(second)) < LEAST_PAIRS:
+            return share, None
+        return share, statistics.improvement_interval(share, len(first), len(second))
 
     def _common_seeds(self) -> list[int]:
         """Seeds that both arms have at every setting, of the settings that were not just begun."""

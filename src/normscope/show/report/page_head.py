@@ -9,6 +9,7 @@ import numpy as np
 
 from normscope.judge.claims import compared, judge_all
 from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
+from normscope.judge.family import MARK
 from normscope.judge.headline import counts, counts_text, headlines, passing
 from normscope.judge.verdicts import Verdict, effect_text
 from normscope.records.recording import Recording
@@ -16,6 +17,7 @@ from normscope.records.run import RunRecord
 from normscope.show.figures.provenance import unfinished
 from normscope.show.report.report_data import ReportData, Study
 from normscope.show.terminal import accuracy_text, percent, threshold_text, variation_text
+from normscope.show.verdict_text import better_text
 from normscope.show.words import plural
 
 Row = list[str]
@@ -92,6 +94,7 @@ def verdict_rows(data: ReportData, judged: Judged) -> list[dict[str, Any]]:
             + verdict.subject
             + ("" if norms == ("batch", "none") else f", {norms[0]} against {norms[1]}"),
             "verdict": verdict.outcome,
+            "mark": f" {MARK}" if verdict.stands else "",
             "qualifiers": ", ".join(verdict.qualifiers),
             "quantity": "; ".join(filter(None, (verdict.quantity, verdict.averaged))),
             "settings": [
@@ -101,6 +104,7 @@ def verdict_rows(data: ReportData, judged: Judged) -> list[dict[str, Any]]:
             ],
             "effect": effect_text(verdict.effect, verdict.unit, verdict.interval),
             "n": verdict.n,
+            "better": better_text(verdict),
             "values": [_arm_values(arm, seeds) for arm, seeds in verdict.values.items()],
             "needs": verdict.needs,
         }

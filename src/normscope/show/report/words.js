@@ -32,10 +32,11 @@ function summaryTable() {
 /** What was found on each network and data set, and how many claims came out how. */
 function conclusion() {
   const { headlines, counts } = page.conclusion;
-  const made = headlines.map(({ subject, sentences: [first, ...rest], settle }) => element("div", { class: "finding" },
+  const made = headlines.map(({ subject, sentences: [first, ...rest], settle, family }) => element("div", { class: "finding" },
     ...(headlines.length > 1 ? [element("h2", { text: subject })] : []),
     element("p", { class: "lead" }, ...inParts(first ?? "")),
     ...(rest.length ? [element("p", { text: rest.join(" ") })] : []),
+    ...(family ? [element("p", { class: "note", text: family })] : []),
     ...(settle ? [element("p", { class: "settle", text: settle })] : [])));
   const pills = Object.entries(counts).map(([outcome, text]) => element("li", { class: `pill ${outcome.replace(" ", "-")}`, text }));
   if (pills.length) made.push(element("ul", { class: "counts", "aria-label": "Claims by verdict" }, element("li", { text: "Claims:" }), ...pills));
@@ -72,11 +73,11 @@ function claims() {
     const claim = element("td", { class: "claim" }, element("div", {}, element("strong", { text: words.join(" · ") }), ` ${row.statement}`),
       element("div", { class: "quantity", text: `Measured: ${row.quantity}` }),
       ...row.settings.map((text) => element("div", { class: "quantity", text })));
-    const verdict = element("td", { class: "verdict" }, element("div", { class: `pill ${row.verdict.replace(" ", "-")}`, text: `${MARKS[row.verdict]} ${row.verdict}` }),
+    const verdict = element("td", { class: "verdict" }, element("div", { class: `pill ${row.verdict.replace(" ", "-")}`, text: `${MARKS[row.verdict]} ${row.verdict}${row.mark}` }),
       ...(row.qualifiers ? [element("div", { class: "quantity", text: row.qualifiers })] : []),
       ...(row.needs ? [element("div", { class: "quantity", text: `To settle it: ${row.needs}` })] : []));
     const seeds = element("td", { class: "values" }, ...row.values.map((text) => element("div", { text })));
-    return element("tr", {}, verdict, claim, element("td", { class: "effect", text: row.effect }), element("td", { class: "number", text: String(row.n) }), seeds);
+    return element("tr", {}, verdict, claim, element("td", { class: "effect" }, row.effect, ...(row.better ? [element("div", { class: "quantity", text: `P(better) ${row.better}` })] : [])), element("td", { class: "number", text: String(row.n) }), seeds);
   });
   return element("section", { id: "claims", "aria-labelledby": "claims-title" },
     element("h2", { id: "claims-title", text: "Claims, tested on these runs" }),
