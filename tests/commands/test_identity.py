@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import sqlite3
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from normscope.records.knobs import ADDED_KNOBS
 from normscope.records.run import load_run
 from normscope.studies import pipeline
 from normscope.studies.spec import Recipe
+from planting import plant
 
 TINY = {
     "classes": ("3", "8"), "norms": ("batch",), "learning_rates": (0.1,), "seeds": 1, "epochs": 2,
@@ -40,12 +40,11 @@ def folder_of(result):
 
 def change_meta(folder, **values):
     """Write into a run's record; None takes an entry away."""
-    with sqlite3.connect(folder / "record.sqlite") as connection:
-        for key, value in values.items():
-            connection.execute("DELETE FROM meta WHERE key = ?", (key,))
-            if value is not None:
-                row = (key, json.dumps(value))
-                connection.execute("INSERT INTO meta (key, value) VALUES (?, ?)", row)
+    for key, value in values.items():
+        change = ("DELETE FROM meta WHERE key = ?", key)
+        if value is not None:
+            change = ("INSERT OR REPLACE INTO meta VALUES (?, ?, 0)", key, json.dumps(value))
+        plant(folder / "record.sqlite", change)
 
 
 def as_of_the_first_version(folder, **meta):
@@ -96,8 +95,7 @@ def test_a_run_of_the_first_version_goes_on_with_its_threads_and_that_is_said(tm
     first, _ = run(out=tmp_path / "study")
     folder = folder_of(first)
     as_of_the_first_version(folder, status="failed", threads=2)
-    with sqlite3.connect(folder / "record.sqlite") as connection:
-        connection.execute("DELETE FROM epochs")
+    plant(folder / "record.sqlite", "DELETE FROM epochs")
     _, text = run(out=tmp_path / "study")
     assert "1 of 1 runs were begun by an earlier version with another number of threads" in text
     assert load_run(folder).meta["threads"] == 2

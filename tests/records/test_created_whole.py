@@ -16,7 +16,10 @@ from normscope.records.recording_parts import Batch, FilePart
 from normscope.records.run import status_of
 from normscope.records.store import reader, writer
 
-META = {"spec": {"norm": "batch"}, "status": "interrupted"}
+SPEC = {
+    "norm": "batch", "learning_rate": 0.1, "seed": 0, "epochs": 1, "data": "digits", "model": "net"
+}  # fmt: skip
+META = {"spec": SPEC, "status": "interrupted"}
 
 
 def make_run(folder):

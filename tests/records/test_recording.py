@@ -10,6 +10,7 @@ from normscope.records.recording import rank_path
 from normscope.records.recording_header import BINS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart, MemoryPart
 from normscope.records.store import writer
+from planting import plant
 
 STEPS = np.array([1, 2, 4])
 
@@ -233,7 +234,7 @@ class TestBadFiles:
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA user_version = 99")
         connection.close()
-        with pytest.raises(RecordError, match="format 99; this normscope reads format 1"):
+        with pytest.raises(RecordError, match="format 99; this normscope reads formats 1 and 2"):
             Recording.load(path)
 
     def test_a_truncated_file(self, path):
@@ -253,9 +254,7 @@ class TestBadFiles:
         ],
     )
     def test_values_that_lie(self, path, statement, message):
-        with sqlite3.connect(path) as connection:
-            connection.execute(statement)
-        connection.close()
+        plant(path, statement)
         with pytest.raises(RecordError, match=message):
             Recording.load(path).query("bn", "batch_mean")
 
@@ -269,9 +268,7 @@ class TestBadFiles:
         ],
     )
     def test_descriptions_that_lie(self, path, key, value, message):
-        with sqlite3.connect(path) as connection:
-            connection.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
-        connection.close()
+        plant(path, ("UPDATE meta SET value = ? WHERE key = ?", value, key))
         with pytest.raises(RecordError, match=message):
             Recording.load(path)
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from normscope.errors import InputError, RecordError, StorageError
-from normscope.records.store import FORMAT_VERSION, reader, writer
+from normscope.records.schema import FORMAT_VERSION
+from normscope.records.store import reader, writer
+from planting import plant
 
 
 @pytest.fixture
@@ -133,14 +135,7 @@ def _truncated(path):
 
 
 def _alter(*statements):
-    def damage(path):
-        connection = sqlite3.connect(path)
-        for statement in statements:
-            connection.execute(statement)
-        connection.commit()
-        connection.close()
-
-    return damage
+    return lambda path: plant(path, *statements)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +147,7 @@ def _alter(*statements):
         (_truncated, "not a normscope record|cannot be read|damaged"),
         (
             _alter(f"PRAGMA user_version = {FORMAT_VERSION + 1}"),
-            "record of format 2; this normscope reads format 1",
+            "record of format 3; this normscope reads formats 1 and 2",
         ),
         (_alter("DROP TABLE epochs"), "tables are not those of a record"),
         (

@@ -16,6 +16,7 @@ import numpy as np
 
 from normscope.errors import InputError, RecordError
 from normscope.records.files import written_aside
+from normscope.records.run_description import Environment, Spec, Whole
 from normscope.records.store import reader, writer
 
 EXPLANATION_NAME = "explanation.sqlite"
@@ -146,33 +147,19 @@ class Explanation:
         )
 
 
-class _Spec(msgspec.Struct):
-    model: str
-    data: str
-    epochs: int
-    seed: int
-    learning_rate: float
-    classes: list
-
-
-class _Environment(msgspec.Struct):
-    hardware: dict
-    versions: dict
-
-
 class _Accuracies(msgspec.Struct):
-    images: int
-    eval_accuracy: float
+    images: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+    eval_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class _Layer(msgspec.Struct):
     layer: str
     layer_type: str
     chosen: Annotated[int, msgspec.Meta(ge=0)]
-    eps: Annotated[float, msgspec.Meta(ge=0)]
-    momentum: float | None
-    batches_before: int
-    disagreement: float
+    eps: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
+    momentum: Annotated[float, msgspec.Meta(ge=-1e3, le=1e3)] | None
+    batches_before: Whole
+    disagreement: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
 
 
 class _Description(_Layer):
@@ -180,9 +167,9 @@ class _Description(_Layer):
 
     run: str
     other_layers: list
-    spec: _Spec
+    spec: Spec
     data: dict
-    environment: _Environment
+    environment: Environment
     forgotten: _Accuracies
 
 
@@ -225,6 +212,7 @@ def load_explanation(path: Path) -> Explanation:
         RecordError: if the file is damaged, of another version, or something else.
     """
     with reader(path, KIND) as store:
+        store.check_whole()
         meta = store.meta()
         arrays = {(layer, statistic): array for layer, statistic, *_, array in store.arrays()}
     try:

@@ -1,7 +1,11 @@
-"""The knobs of a run that its identity leaves out, and the values at which it does."""
+"""A run's identity, the knobs that it leaves out, and the values at which it does."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 FIRST_KNOBS: dict[str, Any] = {
@@ -42,3 +46,27 @@ ADDED_KNOBS: dict[str, Any] = {
 To be added to, and otherwise never changed, also where the knob's default is: a run at this value
 has the identity that it had before there was the knob.
 """
+
+
+def run_id(spec: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> str:
+    """Return sixteen hexadecimal digits that depend on every knob that is not at its first value.
+
+    Version 1: the SHA-256 of `FIRST_KNOBS`, overlaid by those knobs, as JSON. A later version has
+    to say its number in what is hashed. `defaults` are of knobs that are in neither table.
+    """
+    first = {**(defaults or {}), **FIRST_KNOBS, **ADDED_KNOBS}
+    chosen = {
+        name: value for name, value in spec.items() if name not in first or value != first[name]
+    }
+    return hashlib.sha256(as_json(FIRST_KNOBS | chosen).encode()).hexdigest()[:16]
+
+
+def run_name(spec: Mapping[str, Any], identity: str = "") -> str:
+    """Return the name of a run's folder: norm, learning rate and seed, then its id."""
+    norm = re.sub(r"[^A-Za-z0-9_.-]+", "-", spec["norm"])[:40]
+    return f"{norm}-lr{spec['learning_rate']:g}-seed{spec['seed']}-{identity or run_id(spec)}"
+
+
+def as_json(values: Mapping[str, Any]) -> str:
+    """Return knobs as JSON, sorted."""
+    return json.dumps(values, sort_keys=True, indent=1)

@@ -13,7 +13,7 @@ from normscope.errors import InputError, RecordError, lookup, one_of
 from normscope.records.histogram import ChannelHistograms
 from normscope.records.recording_distribution import merge
 from normscope.records.recording_header import Cost, Header, LayerInfo
-from normscope.records.recording_parts import FilePart, Part
+from normscope.records.recording_parts import FilePart, MemoryPart, Part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,7 @@ class Recording:
 
     def __init__(self, parts: Iterable[Part]):
         self.parts = list(parts)
+        self.damage: list[str] = []  # a sentence for each file of which blocks were left out
         self._layers: tuple[Header, dict[str, LayerInfo]] | None = None
 
     @classmethod
@@ -48,7 +49,7 @@ class Recording:
         Raises:
             InputError: if there is no such file.
             RecordError: if it is no recording, is damaged, of another version, or the ranks do not
-                belong together.
+                belong together. Where single blocks are damaged, what asks for their steps raises.
         """
         path = Path(path)
         parts = [FilePart(path)]
@@ -75,6 +76,11 @@ class Recording:
             after: read only what was recorded after this step.
         """
         return type(self)(part.snapshot(statistics, after) for part in self.parts)
+
+    def leave_out_damaged(self) -> None:
+        """Of a snapshot: leave out blocks that are damaged; `damage` and the notes say so."""
+        held = (part for part in self.parts if isinstance(part, MemoryPart))
+        self.damage = [text for part in held if (text := part.leave_out_damaged())]
 
     # -- what was watched
 
@@ -188,9 +194,9 @@ class Recording:
         if statistic not in known:
             raise InputError(one_of(f"statistic of {layer}", statistic, known))
         if statistic in _POOLED and rank is None and len(self.parts) > 1:
-            steps, values = self._pooled(layer, statistic)
+            steps, values = self._pooled(layer, statistic, first, last)
         else:
-            steps, values = _read(self._part(rank), layer, statistic)
+            steps, values = _read(self._part(rank), layer, statistic, first, last)
         start = 0 if first is None else np.searchsorted(steps, first)
         end = None if last is None else np.searchsorted(steps, last, "right")
         return steps[start:end].copy(), values[start:end].copy()
@@ -291,11 +297,13 @@ class Recording:
             )
         return self.parts[self.ranks.index(rank)]
 
-    def _pooled(self, layer: str, statistic: str) -> tuple[np.ndarray, np.ndarray]:
+    def _pooled(
+        self, layer: str, statistic: str, first: int | None, last: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Moments of all ranks' batches as one batch, at the steps that all of them recorded."""
         parts = [
             {
-                name: _read(part, layer, name)
+                name: _read(part, layer, name, first, last)
                 for name in ("batch_mean", "batch_var", "values_per_channel")
             }
             for part in self.parts
@@ -317,8 +325,10 @@ class Recording:
         return steps, pooled.astype(np.float32)
 
 
-def _read(part: Part, layer: str, statistic: str) -> tuple[np.ndarray, np.ndarray]:
-    blocks = part.blocks(layer, statistic)
+def _read(
+    part: Part, layer: str, statistic: str, first: int | None = None, last: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    blocks = part.blocks(layer, statistic, first, last)
     if not blocks:
         return np.empty(0, np.int64), np.empty(0, np.float32)
     if len({values.shape[1:] for _, values in blocks}) > 1:
@@ -338,8 +348,8 @@ def _joined(
     part: Part, layer: str, name: str, first: int | None, last: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(steps, counts, frame) of the histograms whose frame is there, between two steps."""
-    steps, counts = _read(part, layer, name)
-    framed, frame = _read(part, layer, f"{name}_frame")
+    steps, counts = _read(part, layer, name, first, last)
+    framed, frame = _read(part, layer, f"{name}_frame", first, last)
     if counts.ndim != 3 or frame.ndim != 3:
         raise RecordError(
             f"The record of {layer} is damaged: its histograms do not have the shape of histograms."

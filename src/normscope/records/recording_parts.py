@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from normscope.errors import RecordError
+from normscope.errors import RecordError, StorageError
 from normscope.records.recording_header import Header
-from normscope.records.recording_shapes import Block, check_shape
-from normscope.records.store import Store, reader, writer
+from normscope.records.recording_shapes import SHAPES, Block, check_shape
+from normscope.records.rows import Damage, during
+from normscope.records.store import Store, existing_writer, reader, writer
 
 MEMORY_BYTES = 64 << 20
 SETTLED_NS = 100_000_000  # file systems tell the time of a write to some 10 ms
@@ -37,6 +38,11 @@ class Part(Protocol):
     """The recording of one process."""
 
     @property
+    def source(self) -> str:
+        """Where it is from, for a sentence."""
+        ...
+
+    @property
     def header(self) -> Header:
         """The part's description."""
         ...
@@ -54,8 +60,12 @@ class Part(Protocol):
         """{layer: the names of what was recorded of it}."""
         ...
 
-    def blocks(self, layer: str, statistic: str) -> list[Block]:
-        """(steps [R], values [R, ...]) in the order in which they were written."""
+    def blocks(
+        self, layer: str, statistic: str, first: int | None = None, last: int | None = None
+    ) -> list[Block]:
+        """(steps [R], values [R, ...]) in the order in which they were written: all of them, if
+        nothing is damaged from the step `first` to the step `last`.
+        """
         ...
 
     def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> MemoryPart:
@@ -87,6 +97,8 @@ class MemoryPart:
     non_finite: list[dict[str, Any]] = field(default_factory=list)
     _events: list[dict[str, Any]] = field(default_factory=list)
     _blocks: dict[str, dict[str, list[Block]]] = field(default_factory=dict)
+    _damaged: list[Damage] = field(default_factory=list)
+    source: str = "the recording"
 
     def write(self, batch: Batch) -> None:
         """Add to the part, thinning it where it has grown too large."""
@@ -113,13 +125,42 @@ class MemoryPart:
         """{layer: the names of what was recorded of it} so far."""
         return self._blocks
 
-    def blocks(self, layer: str, statistic: str) -> list[Block]:
-        """(steps, values) of this name."""
+    def blocks(
+        self, layer: str, statistic: str, first: int | None = None, last: int | None = None
+    ) -> list[Block]:
+        """(steps, values) of this name.
+
+        Raises:
+            RecordError: if something is damaged between the steps: whose it was cannot be told.
+        """
+        for damage in self._damaged:
+            if damage[1] >= (first or 0) and (last is None or damage[0] <= last):
+                raise RecordError(
+                    f"{self.source} is damaged {during(damage)}; the rest can be read (first=, "
+                    "last=)."
+                )
         return list(self._blocks.get(layer, {}).get(statistic, ()))
+
+    def leave_out_damaged(self) -> str:
+        """Be the recording without the blocks that are damaged, which is not complete; returns a
+        sentence that says so, and is among the notes, or nothing where there are none.
+        """
+        if not self._damaged:
+            return ""
+        places = ", ".join(map(during, sorted(set(self._damaged))[:3]))
+        more = " and elsewhere" if len(set(self._damaged)) > 3 else ""
+        text = f"{self.source} is damaged {places}{more}; the rest can be read, and is shown."
+        event = {"step": self._damaged[0][0], "epoch": None, "kind": "note", "layer": ""}
+        self._events.append(event | {"detail": text})
+        self.header, self._damaged = replace(self.header, complete=False), []
+        return text
 
     def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> MemoryPart:
         """See `Part.snapshot`; the arrays are shared."""
-        copy = MemoryPart(self.header, self.limit, self.non_finite, self.events())
+        copy = MemoryPart(
+            self.header, self.limit, self.non_finite, self.events(), source=self.source
+        )
+        copy._damaged = list(self._damaged)
         for (layer, statistic), blocks in self._items():
             if statistics is None or statistic in statistics:
                 for block in blocks:
@@ -181,17 +222,29 @@ class FilePart:
         if header is not None:
             writer(path, "recording", header=header.to_json(), non_finite=[]).close()
         self._described()
+        self._identity = _identity(path)
 
     def write(self, batch: Batch) -> None:
-        """Add to the file in one transaction."""
+        """Add to the file in one transaction.
+
+        Raises:
+            StorageError: if that fails, or the file is not the one that it was.
+        """
         self._state = None
-        first = {"header": batch.header.to_json(), "non_finite": []}
-        with writer(self.path, "recording", **first) as store, store.transaction():
+        if (found := _identity(self.path)) != self._identity:
+            what = "is gone" if found is None else "was replaced by another file"
+            raise StorageError(f"{self.path} {what}.")
+        with existing_writer(self.path, "recording") as store, store.transaction():
             for steps, arrays in batch.blocks:
                 store.add_block(steps, arrays)
             for event in batch.events:
                 store.add_event(**event)
             store.set_meta(header=batch.header.to_json(), non_finite=list(batch.non_finite))
+
+    @property
+    def source(self) -> str:
+        """The path."""
+        return str(self.path)
 
     @property
     def header(self) -> Header:
@@ -218,18 +271,22 @@ class FilePart:
                 self._statistics.setdefault(layer, []).append(statistic)
         return self._statistics
 
-    def blocks(self, layer: str, statistic: str) -> list[Block]:
+    def blocks(
+        self, layer: str, statistic: str, first: int | None = None, last: int | None = None
+    ) -> list[Block]:
         """(steps, values) of the file's blocks of this name.
 
         Raises:
-            RecordError: if one of the file's blocks has another shape than its statistic.
+            RecordError: if one of the file's blocks has another shape than its statistic, or one
+                that was read with these is damaged between the steps.
         """
         recorded, histograms = self.statistics(), _is_histogram(statistic)
-        if histograms not in self._passes:
+        if histograms not in self._passes:  # what has a name that is none may belong to either
             names = {name for table in recorded.values() for name in table}
-            wanted = {name for name in names if _is_histogram(name) == histograms}
-            self._passes[histograms] = self.snapshot(wanted)
-        return self._passes[histograms].blocks(layer, statistic)
+            self._passes[histograms] = self.snapshot(
+                {name for name in names if _is_histogram(name) == histograms or name not in SHAPES}
+            )
+        return self._passes[histograms].blocks(layer, statistic, first, last)
 
     def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> MemoryPart:
         """See `Part.snapshot`.
@@ -239,7 +296,8 @@ class FilePart:
         """
         with reader(self.path, "recording") as store, store.at_one_moment():
             held = self._description(store)
-            for layer, statistic, steps, values in store.blocks(statistics, after=after):
+            blocks = store.blocks(statistics, after=after, damaged=held._damaged)
+            for layer, statistic, steps, values in blocks:
                 check_shape(self.path, layer, statistic, values)
                 held._add(layer, statistic, (steps, values), after)
         return held
@@ -249,6 +307,7 @@ class FilePart:
         state = _state(self.path)
         if state is None or state != self._state:
             with reader(self.path, "recording") as store, store.at_one_moment():
+                store.check_whole()
                 self._kept = self._description(store)
             self._statistics, self._passes, self._state = None, {}, state
         return self._kept
@@ -257,11 +316,21 @@ class FilePart:
         meta = store.meta()
         header = Header.from_json(meta.get("header"), str(self.path))
         non_finite = _checked_non_finite(meta.get("non_finite", []), self.path)
-        return MemoryPart(header, non_finite=non_finite, _events=store.events())
+        events = store.events()
+        return MemoryPart(header, non_finite=non_finite, _events=events, source=self.source)
 
 
 def _is_histogram(statistic: str) -> bool:
     return "histogram" in statistic
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return which file is at the path, None where none is."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

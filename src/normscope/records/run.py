@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from normscope.errors import RecordError
@@ -16,6 +15,7 @@ from normscope.records.captures import load_captures
 from normscope.records.histogram import Histogram
 from normscope.records.knobs import ADDED_KNOBS
 from normscope.records.measurements import load_measurements
+from normscope.records.run_description import check_description
 from normscope.records.store import reader
 
 RUNS = "runs"  # the folder of a study in which each run has one of its own
@@ -120,7 +120,9 @@ def meta_of(directory: Path) -> dict[str, Any]:
     if not record.is_file() or record.stat().st_size == 0:
         return {}
     with reader(record, "run") as store:
-        return store.meta()
+        meta = store.meta()
+    check_description(record, meta, STATUSES)
+    return meta
 
 
 def status_of(directory: Path) -> str | None:
@@ -136,53 +138,18 @@ def load_run(directory: Path) -> RunRecord:
         RecordError: if the record is damaged, of another version, or no run's.
     """
     with reader(directory / RECORD_NAME, "run") as store:
+        store.check_whole()
         meta, epochs, captures = store.meta(), store.epochs(), load_captures(store)
         measured = load_measurements(store)
-    spec: Any = meta.get("spec")
-    status = meta.get("status", "interrupted")
     path = directory / RECORD_NAME
-    _check(path, "it holds no spec of a run", spec, _Spec)
-    _check(path, "its description is not one of a run", meta, _Description)
-    if status not in STATUSES:
-        raise RecordError(f"{path} is damaged: its status is {str(status)[:40]!r}.")
-    if status in ENDED and len(epochs["epoch"]) == 0:
-        raise RecordError(f"{path} is damaged: a {status} run without an epoch.")
+    if "spec" not in meta:
+        raise RecordError(f"{path} is damaged: it holds no spec of a run.")
+    check_description(path, meta, STATUSES)
+    spec, status, count = meta["spec"], meta.get("status", "interrupted"), len(epochs["epoch"])
+    if count > spec["epochs"] or (status == "finished" and count < spec["epochs"]):
+        raise RecordError(
+            f"{path} is damaged: a {status} run of {spec['epochs']} epochs with {count} of them."
+        )
+    if status == "diverged" and count == 0:
+        raise RecordError(f"{path} is damaged: a diverged run without an epoch.")
     return RunRecord(directory, ADDED_KNOBS | spec, status, epochs, captures, meta, measured)
-
-
-class _Spec(msgspec.Struct):
-    """The settings that readers rely on; others may be there."""
-
-    norm: str
-    learning_rate: float
-    seed: int
-    epochs: int
-    data: str
-    model: str
-    classes: list | None = None
-    batch_size: int | None = None
-
-
-class _Data(msgspec.Struct):
-    classes: list | None = None
-    train_images: int | None = None
-    test_images: int | None = None
-
-
-class _Environment(msgspec.Struct):
-    hardware: dict = {}
-    versions: dict = {}
-
-
-class _Description(msgspec.Struct):
-    """A record's description of its data and of the machine, where it has any."""
-
-    data: _Data = msgspec.field(default_factory=_Data)
-    environment: _Environment = msgspec.field(default_factory=_Environment)
-
-
-def _check(path: Path, what: str, value: Any, kind: type[msgspec.Struct]) -> None:
-    try:
-        msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is damaged: {what} ({error}).") from error

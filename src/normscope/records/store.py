@@ -1,4 +1,4 @@
-"""One record, one SQLite file: the tables, and how they are opened for writing and for reading.
+"""One record, one SQLite file: how it is made, and opened for writing and for reading.
 
 A record is written by one process at a time and read by any number, also while it is written.
 Everything that belongs to one epoch (or one flushed block) goes into one transaction, so a kill at
@@ -8,316 +8,24 @@ on shared folders, where WAL does not work.
 
 from __future__ import annotations
 
-import json
-import math
+import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from normscope.errors import InputError, NormscopeError, RecordError, StorageError
+from normscope.records.regular_files import check_regular, open_regular
+from normscope.records.rows import Store, budget, cannot_read
+from normscope.records.schema import check_schema, make_tables
 
-from normscope.errors import InputError, RecordError, StorageError
-from normscope.records.arrays import pack, unpack
+__all__ = ["Store", "existing_writer", "reader", "writer"]
 
-APPLICATION_ID = 0x6E6F726D  # "norm": marks the file as ours in SQLite's header
-FORMAT_VERSION = 1
 BUSY_SECONDS = 30.0
-MAX_BLOB_BYTES = 1 << 30
+MAX_BLOB_BYTES = 1 << 30  # of the state to go on from
 
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE epochs (
-    epoch INTEGER NOT NULL, name TEXT NOT NULL, value REAL, PRIMARY KEY (epoch, name)
-) WITHOUT ROWID;
-CREATE TABLE blocks (id INTEGER PRIMARY KEY, steps BLOB NOT NULL);
-CREATE TABLE arrays (
-    id INTEGER PRIMARY KEY,
-    layer TEXT NOT NULL, statistic TEXT NOT NULL,
-    first_step INTEGER NOT NULL, last_step INTEGER NOT NULL, epoch INTEGER,
-    block INTEGER REFERENCES blocks (id),
-    dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL
-);
-CREATE INDEX arrays_by_name ON arrays (layer, statistic, first_step);
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY,
-    step INTEGER NOT NULL, epoch INTEGER, kind TEXT NOT NULL, layer TEXT NOT NULL,
-    detail TEXT NOT NULL
-);
-CREATE TABLE resume (
-    id INTEGER PRIMARY KEY CHECK (id = 0), epoch INTEGER NOT NULL, state BLOB NOT NULL
-);
-"""
-
-
-class Store:
-    """An open record. `writer` and `reader` make one; close it, or use it as a context manager."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path):
-        self.connection = connection
-        self.path = path
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file. Closing twice does nothing."""
-        self.connection.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All that is written inside lands together, or not at all.
-
-        Raises:
-            StorageError: if the file cannot be written (disk full, folder gone, locked by another
-                writer).
-        """
-        try:
-            self.connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                if self.connection.in_transaction:  # a full disk has already rolled back
-                    self.connection.execute("ROLLBACK")
-                raise
-            self.connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            raise StorageError(f"Cannot write {self.path}: {error}.") from error
-
-    # -- meta: one JSON value per key
-
-    def set_meta(self, **values: Any) -> None:
-        """Store each value as JSON under its key, replacing what was there. Call inside a
-        transaction.
-        """
-        rows = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
-        self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
-
-    def meta(self, key: str | None = None) -> dict[str, Any]:
-        """Every key with its decoded value, or one key."""
-        rows = self._query("SELECT key, value FROM meta WHERE ?1 IS NULL OR key = ?1", (key,))
-        try:
-            return {key: json.loads(value) for key, value in rows}
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RecordError(f"{self.path} is damaged: its description is not JSON.") from error
-
-    # -- epochs: named scalars on the epoch axis
-
-    def add_epoch(self, epoch: int, values: dict[str, float | None]) -> None:
-        """Store the scalars of one epoch (counted from 1); what is missing or not finite becomes
-        null.
-        """
-        rows = [(epoch, name, _finite(value)) for name, value in values.items()]
-        self.connection.executemany("INSERT INTO epochs VALUES (?, ?, ?)", rows)
-
-    def epochs(self) -> dict[str, np.ndarray]:
-        """{name: float64 [epochs]} in order of epochs, with "epoch" itself; NaN where a value is
-        null.
-        """
-        table: dict[int, dict[str, float]] = {}
-        for epoch, name, value in self._query(
-            "SELECT epoch, name, value FROM epochs ORDER BY epoch, name"
-        ):
-            if type(epoch) is not int or not isinstance(value, float | int | None):
-                raise RecordError(
-                    f"{self.path} is damaged: an epoch holds something that is no number."
-                )
-            table.setdefault(epoch, {})[str(name)] = math.nan if value is None else float(value)
-        names = sorted({name for row in table.values() for name in row})
-        columns = {
-            name: np.array([row.get(name, math.nan) for row in table.values()]) for name in names
-        }
-        return {"epoch": np.array(list(table), dtype=np.float64), **columns}
-
-    # -- arrays: what was measured inside the network
-
-    def add_array(
-        self,
-        layer: str,
-        statistic: str,
-        array: np.ndarray,
-        *,
-        first_step: int,
-        last_step: int | None = None,
-        epoch: int | None = None,
-    ) -> None:
-        """Store one array. Steps count optimizer steps from 1; `add_block` stores what is measured
-        step by step.
-        """
-        last = first_step if last_step is None else last_step
-        self.connection.execute(
-            "INSERT INTO arrays (layer, statistic, first_step, last_step, epoch, dtype, shape, "
-            "data) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (layer, statistic, first_step, last, epoch, *pack(array)),
-        )
-
-    def add_block(self, steps: np.ndarray, arrays: Mapping[tuple[str, str], np.ndarray]) -> None:
-        """Store {(layer, statistic): [steps, ...]}, measured at these rising steps [steps]. Call
-        inside a transaction.
-
-        The step numbers are stored once for all of the block's arrays.
-        """
-        block = self.connection.execute(
-            "INSERT INTO blocks (steps) VALUES (?)", (steps.astype("<i8").tobytes(),)
-        )
-        first, last = int(steps[0]), int(steps[-1])
-        rows = [
-            (*name, first, last, block.lastrowid, *pack(array)) for name, array in arrays.items()
-        ]
-        self.connection.executemany(
-            "INSERT INTO arrays (layer, statistic, first_step, last_step, block, dtype, shape, "
-            "data) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
-
-    def blocks(
-        self, statistics: Collection[str] | None = None, *, after: int = -1
-    ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-        """(layer, statistic, int64 [steps], array [steps, ...]) of the blocks that end after a
-        step, in the order in which they were written: those of some statistics, or all.
-        """
-        chosen = ""
-        if statistics is not None:
-            chosen = f" AND statistic IN ({', '.join('?' * len(statistics))})"
-        rows = self._query(
-            "SELECT layer, statistic, block, steps, dtype, shape, data "
-            "FROM arrays JOIN blocks ON blocks.id = arrays.block "
-            f"WHERE last_step > ?{chosen} ORDER BY arrays.id",
-            (after, *(statistics or ())),
-        )
-        axes: dict[int, np.ndarray] = {}
-        for layer, statistic, block, data, dtype, shape, values in rows:
-            if block not in axes:
-                count = len(data) // 8 if isinstance(data, bytes) else 0
-                axes[block] = unpack("<i8", f"[{count}]", data)
-            steps, array = axes[block], unpack(dtype, shape, values)
-            if array.ndim == 0 or len(array) != len(steps):
-                raise RecordError(
-                    f"{self.path} is damaged: a block has {len(steps)} steps and other values."
-                )
-            yield str(layer), str(statistic), steps, array
-
-    def block_names(self) -> list[tuple[str, str]]:
-        """Every (layer, statistic) of a recording, in the order in which they came first."""
-        rows = self._query(
-            "SELECT layer, statistic FROM arrays GROUP BY layer, statistic ORDER BY min(id)"
-        )
-        return [(str(layer), str(statistic)) for layer, statistic in rows]
-
-    @contextmanager
-    def at_one_moment(self) -> Iterator[None]:
-        """All that is read inside is of one moment; a writer waits until it is read."""
-        self.connection.execute("BEGIN")
-        yield
-        self.connection.execute("COMMIT")
-
-    def arrays(
-        self, layer: str | None = None, statistic: str | None = None
-    ) -> Iterator[tuple[str, str, int, int, int | None, np.ndarray]]:
-        """(layer, statistic, first step, last step, epoch, array) in order of steps, those asked
-        for or all.
-        """
-        rows = self._query(
-            "SELECT layer, statistic, first_step, last_step, epoch, dtype, shape, data FROM arrays "
-            "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) ORDER BY "
-            "first_step, id",
-            (layer, statistic),
-        )
-        for name, quantity, first, last, epoch, dtype, shape, data in rows:
-            if type(first) is not int or type(last) is not int or not isinstance(epoch, int | None):
-                raise RecordError(f"{self.path} is damaged: an array has no step.")
-            yield str(name), str(quantity), first, last, epoch, unpack(dtype, shape, data)
-
-    # -- events: things that happened once, with a JSON detail
-
-    def add_event(
-        self, kind: str, step: int, *, epoch: int | None = None, layer: str = "", detail: Any = None
-    ) -> None:
-        """Store that something happened at a step. Call inside a transaction."""
-        row = (step, epoch, kind, layer, json.dumps(detail, allow_nan=False))
-        self.connection.execute(
-            "INSERT INTO events (step, epoch, kind, layer, detail) VALUES (?, ?, ?, ?, ?)", row
-        )
-
-    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Every event as {step, epoch, kind, layer, detail}, in the order in which they were
-        stored.
-        """
-        rows = self._query(
-            "SELECT step, epoch, kind, layer, detail FROM events WHERE (?1 IS NULL OR kind = ?1) "
-            "ORDER BY id",
-            (kind,),
-        )
-        names = ("step", "epoch", "kind", "layer")
-        try:
-            return [
-                dict(zip(names, row[:4], strict=True), detail=json.loads(row[4])) for row in rows
-            ]
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RecordError(f"{self.path} is damaged: an event's detail is not JSON.") from error
-
-    def drop_after(self, step: int) -> None:
-        """Forget what was measured after a step, and what happened after it. Call inside a
-        transaction.
-
-        Raises:
-            RecordError: if a block holds steps on both sides.
-        """
-        if next(
-            self._query(
-                "SELECT 1 FROM arrays WHERE first_step <= ?1 AND last_step > ?1 LIMIT 1", (step,)
-            ),
-            None,
-        ):
-            raise RecordError(f"{self.path} cannot go on after step {step}: a block crosses it.")
-        self.connection.execute("DELETE FROM arrays WHERE first_step > ?", (step,))
-        self.connection.execute(
-            "DELETE FROM blocks WHERE id NOT IN (SELECT block FROM arrays WHERE block NOT NULL)"
-        )
-        self.connection.execute(
-            "DELETE FROM events WHERE step > ?1 OR (kind = 'mark' AND step = ?1)", (step,)
-        )
-
-    # -- resume state: one blob, replaced with every epoch
-
-    def set_resume_state(self, epoch: int, state: bytes) -> None:
-        """Replace the state from which training can go on after `epoch`. Call inside the epoch's
-        transaction.
-        """
-        self.connection.execute("INSERT OR REPLACE INTO resume VALUES (0, ?, ?)", (epoch, state))
-
-    def resume_state(self) -> tuple[int, bytes] | None:
-        """(epoch, state) of the last whole epoch, or None before the first and after the last."""
-        rows = list(self._query("SELECT epoch, state FROM resume"))
-        return rows[0] if rows else None
-
-    def drop_resume_state(self) -> None:
-        """Forget the resume state. Call inside the transaction that says how the run ended."""
-        self.connection.execute("DELETE FROM resume")
-
-    def compact(self) -> None:
-        """Give freed space back to the file system. Call outside a transaction."""
-        try:
-            self.connection.execute("VACUUM")
-        except sqlite3.Error as error:
-            raise StorageError(f"Cannot write {self.path}: {error}.") from error
-
-    def _query(self, sql: str, parameters: tuple[Any, ...] = ()) -> Iterator[Any]:
-        try:
-            # not `yield from`, which would close the cursor when the connection may be closed
-            # already
-            for row in self.connection.execute(sql, parameters):  # noqa: UP028
-                yield row
-        except (sqlite3.Error, OverflowError) as error:
-            raise RecordError(f"{self.path} cannot be read as a record: {error}.") from error
+_NAMES_OTHERS = bytes.fromhex("d9d505f920a163d7")  # the end of a journal of several files
 
 
 def writer(path: Path, kind: str, **meta: Any) -> Store:
@@ -334,6 +42,7 @@ def writer(path: Path, kind: str, **meta: Any) -> Store:
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.new")
+    _check_files(path, new=True)
     if not path.exists():
         _create(aside, path, kind, meta)
     for leftover in (aside, aside.with_name(f"{aside.name}-journal")):
@@ -351,6 +60,17 @@ def writer(path: Path, kind: str, **meta: Any) -> Store:
     return store
 
 
+def existing_writer(path: Path, kind: str) -> Store:
+    """Open a record for writing that must be there, as `writer`.
+
+    Raises:
+        StorageError: also if it is not there.
+    """
+    if not path.exists():
+        raise StorageError(f"{path} is gone.")
+    return writer(path, kind)
+
+
 def _connect(file: Path, path: Path) -> Store:
     """Open a file that is, or will be, the record at the path."""
     try:
@@ -360,11 +80,11 @@ def _connect(file: Path, path: Path) -> Store:
     except sqlite3.Error as error:
         raise StorageError(f"Cannot open {path} for writing: {error}.") from error
     try:
-        _harden(connection)
+        _harden(connection, MAX_BLOB_BYTES)
+        return Store(connection, path)
     except BaseException:
         connection.close()
         raise
-    return Store(connection, path)
 
 
 def reader(path: Path, kind: str | None = None) -> Store:
@@ -378,8 +98,7 @@ def reader(path: Path, kind: str | None = None) -> Store:
         RecordError: if the file is no record, is damaged, or is of another kind or version.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no record at {path}.")
+    _check_files(path)
     try:
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=rw",
@@ -388,32 +107,70 @@ def reader(path: Path, kind: str | None = None) -> Store:
             isolation_level=None,
             check_same_thread=False,
         )
-    except sqlite3.Error as error:
-        raise RecordError(f"{path} cannot be read as a record: {error}.") from error
-    store = Store(connection, path)
+    except (sqlite3.Error, ValueError) as error:
+        raise cannot_read(path, error) from error
     try:
-        _harden(connection)
+        _harden(connection, budget())
         connection.execute("PRAGMA query_only = ON")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        store = Store(connection, path)
         _check(store, kind)
+    except sqlite3.Error as error:
+        connection.close()
+        raise cannot_read(path, error) from error
     except BaseException:
         connection.close()
         raise
     return store
 
 
-def _harden(connection: sqlite3.Connection) -> None:
-    """Settings for files that others may have made: no functions from the schema, no oversized
-    blob.
+def _check_files(path: Path, *, new: bool = False) -> None:
+    """Check what SQLite opens without looking: the file, and what it looks for beside it.
+
+    A journal that names another file is none of ours: SQLite would remove that file.
+    """
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file = path.with_name(f"{path.name}{suffix}")
+        try:
+            check_regular(file)
+            if suffix == "-journal" and _names_others(file):
+                raise RecordError(f"{file} is no journal of a normscope record.")
+        except FileNotFoundError:
+            if not suffix and not new:
+                raise InputError(f"There is no record at {path}.") from None
+        except OSError as error:
+            reason = error.strerror or error
+            kind = StorageError if new and not suffix else InputError
+            raise kind(f"{file} cannot be read: {reason}.") from error
+
+
+def _names_others(journal: Path) -> bool:
+    with open_regular(journal) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(_NAMES_OTHERS)))
+        return file.read() == _NAMES_OTHERS
+
+
+def _harden(connection: sqlite3.Connection, most: int) -> None:
+    """Settings for files that others may have made: no functions from the schema, no value of more
+    bytes.
     """
     connection.execute("PRAGMA trusted_schema = OFF")
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB_BYTES)
+    connection.execute("PRAGMA cell_size_check = ON")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
 
 
 def _is_empty(store: Store) -> bool:
     try:
         return store.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    except sqlite3.DatabaseError as error:
-        raise RecordError(f"{store.path} is not a normscope record: {error}.") from error
+    except sqlite3.Error as error:
+        raise _no_record(store.path, error) from error
+
+
+def _no_record(path: Path, error: sqlite3.Error) -> NormscopeError:
+    if isinstance(problem := cannot_read(path, error), StorageError):
+        return problem
+    return RecordError(f"{path} is not a normscope record: {error}.")
 
 
 def _create(aside: Path, path: Path, kind: str, meta: Mapping[str, Any]) -> None:
@@ -422,18 +179,17 @@ def _create(aside: Path, path: Path, kind: str, meta: Mapping[str, Any]) -> None
     All that make this record at a time, and one after another that was killed, use one file: SQLite
     lets one of them write it and rolls back what a dead one left; the first to name it has made it.
     """
-    store = _connect(aside, path)
     try:
-        with store.transaction():
+        with _connect(aside, path) as store, store.transaction():
             if not path.exists():
                 _fill(store, kind, meta)
-    finally:
-        store.close()
-    try:
         _name(aside, path)
     except OSError as error:
-        if not path.exists():  # else another was first
-            raise StorageError(f"Cannot make {path}: {error}.") from error
+        if path.exists():  # another was first, and has removed the file aside
+            return
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"Cannot make {path}: {error}.") from error
 
 
 def _name(aside: Path, path: Path) -> None:
@@ -449,38 +205,17 @@ def _name(aside: Path, path: Path) -> None:
 def _fill(store: Store, kind: str, meta: Mapping[str, Any]) -> None:
     """Make the tables and the first entries. Call inside a transaction."""
     if _is_empty(store):
-        for statement in SCHEMA.split(";"):
-            store.connection.execute(statement)
-        store.connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        store.connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        make_tables(store.connection)
     store.set_meta(kind=kind, **meta)
 
 
 def _check(store: Store, kind: str | None) -> None:
     try:
-        application = store.connection.execute("PRAGMA application_id").fetchone()[0]
-        version = store.connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = dict(
-            store.connection.execute(
-                "SELECT name, type FROM sqlite_master WHERE name NOT LIKE 'sqlite%'"
-            )
-        )
-    except sqlite3.DatabaseError as error:
-        raise RecordError(f"{store.path} is not a normscope record: {error}.") from error
-    if application != APPLICATION_ID:
-        raise RecordError(f"{store.path} is a SQLite file, but not a normscope record.")
-    if version != FORMAT_VERSION:
-        raise RecordError(
-            f"{store.path} is a record of format {version}; this normscope reads format "
-            f"{FORMAT_VERSION}."
-        )
-    expected = dict.fromkeys(("meta", "epochs", "blocks", "arrays", "events", "resume"), "table")
-    if any(tables.get(name) != form for name, form in expected.items()):
-        raise RecordError(f"{store.path} is damaged: its tables are not those of a record.")
+        store.checked = check_schema(store.connection, store.path) > 1
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise RecordError(f"{store.path} is damaged: its tables have no names.") from error
+        raise _no_record(store.path, error) from error
     actual = store.meta("kind").get("kind")
     if kind is not None and actual != kind:
-        raise RecordError(f"{store.path} is a record of a {actual}, not of a {kind}.")
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
+        raise RecordError(f"{store.path} is a record of a {actual!s:.40}, not of a {kind}.")

@@ -11,10 +11,7 @@ that earlier runs had. Runs at that value keep their identity.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -22,7 +19,7 @@ import msgspec
 from tyro.conf import arg
 
 from normscope.errors import InputError, RecordError, one_of
-from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS
+from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS, as_json, run_id, run_name
 
 ENGINE_REVISION = 1
 """Raised with every change of the engine's arithmetic: runs of two engines are different runs."""
@@ -222,26 +219,19 @@ class RunSpec(Recipe):
 
     @property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that depend on every knob that is not at its first value.
-
-        Version 1: the SHA-256 of `FIRST_KNOBS`, overlaid by those knobs, as JSON. A later version
-        has to say its number in what is hashed.
-        """
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        first = defaults | FIRST_KNOBS | ADDED_KNOBS
-        values = dataclasses.asdict(self).items()
-        chosen = {name: value for name, value in values if value != first[name]}
-        return hashlib.sha256(_as_json(FIRST_KNOBS | chosen).encode()).hexdigest()[:16]
+        """Sixteen hexadecimal digits that depend on every knob that is not at its first value."""
+        fields = dataclasses.fields(self)
+        defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+        return run_id(dataclasses.asdict(self), defaults)
 
     @property
     def name(self) -> str:
         """The run's folder: norm, learning rate and seed, then its id."""
-        norm = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.norm)[:40]
-        return f"{norm}-lr{self.learning_rate:g}-seed{self.seed}-{self.id}"
+        return run_name(dataclasses.asdict(self), self.id)
 
     def to_json(self) -> str:
         """Return the spec as JSON with sorted keys."""
-        return _as_json(dataclasses.asdict(self))
+        return as_json(dataclasses.asdict(self))
 
     @staticmethod
     def from_json(text: str | bytes) -> RunSpec:
@@ -267,10 +257,6 @@ class RunSpec(Recipe):
 def default_capture_epochs(epochs: int) -> tuple[int, ...]:
     """Return the first, middle and last epoch: 1, 15 and 30 of 30."""
     return tuple(sorted({1, max(1, epochs // 2), epochs}))
-
-
-def _as_json(values: dict[str, Any]) -> str:
-    return json.dumps(values, sort_keys=True, indent=1)
 
 
 def at_least(what: str, value: int, least: int) -> None:

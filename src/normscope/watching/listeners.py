@@ -8,14 +8,15 @@ from typing import Protocol
 
 from normscope.errors import CheckError, NormscopeWarning
 from normscope.records.recording import Recording
+from normscope.watching.interrupts import noticing_signals
 
 
 class Listener(Protocol):
     """Anything that wants to know what a watcher records.
 
     It is called in the process that trains, between two steps; its time counts as time that
-    watching took. An error of its own ends it with one warning: neither the training nor the
-    recording stops.
+    watching took. An error of its own ends it with one warning, a SystemExit or KeyboardInterrupt
+    too: neither the training nor the recording stops. A real Ctrl-C reaches the program.
     """
 
     def flushed(self, recording: Recording) -> None:
@@ -62,23 +63,29 @@ class Listeners:
         return next(filter(None, verdicts), None)
 
     def _flushed(self, listener: Listener, recording: Recording) -> None:
-        try:
-            listener.flushed(recording)
-        except Exception as error:  # somebody else's code; the training must go on
-            _warn(listener, error)
-            self._close(listener)
+        with noticing_signals() as came:
+            try:
+                listener.flushed(recording)
+            except BaseException as error:  # somebody else's code; the training must go on
+                if came and not isinstance(error, Exception):
+                    raise
+                _warn(listener, error)
+                self._close(listener)
 
     def _close(self, listener: Listener) -> CheckError | None:
         self._listeners.remove(listener)
-        try:
-            listener.close()
-        except CheckError as error:
-            return error
-        except Exception as error:  # somebody else's code, at the end of somebody's program
-            _warn(listener, error)
+        with noticing_signals() as came:
+            try:
+                listener.close()
+            except CheckError as error:
+                return error
+            except BaseException as error:  # somebody else's code, at the end of their program
+                if came and not isinstance(error, Exception):
+                    raise
+                _warn(listener, error)
         return None
 
 
-def _warn(listener: Listener, error: Exception) -> None:
+def _warn(listener: Listener, error: BaseException) -> None:
     text = f"Listener {type(listener).__name__} failed and was disabled; recording continues."
     warnings.warn(f"{text} {type(error).__name__}: {error}", NormscopeWarning, stacklevel=2)

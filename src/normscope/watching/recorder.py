@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from normscope.errors import NormscopeWarning
+from normscope.errors import NormscopeWarning, StorageError
 from normscope.records.recording import Recording
-from normscope.records.recording_header import LayerInfo
+from normscope.records.recording_header import Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart, WritablePart
 from normscope.watching.budget import Planned
 from normscope.watching.device_to_host import NonFinite, record_arrays
+from normscope.watching.interrupts import to_its_end
 from normscope.watching.intervals import Intervals
 from normscope.watching.listeners import Listeners
-from normscope.watching.row_buffers import Blocks
+from normscope.watching.row_buffers import Blocks, HostBlock
 from normscope.watching.step_writer import WatchedLayer
 
 FLUSH_SECONDS = 30.0
@@ -51,6 +52,7 @@ class Recorder:
         self._events: list[dict[str, Any]] = []
         self._noted: set[str] = set()
         self._non_finite = NonFinite()
+        self._begun = False  # whether a write has begun and not ended
         self.seconds = 0.0  # that watching took
         self._began: float | None = None
         self._last = self._flushed = time.perf_counter()
@@ -99,14 +101,27 @@ class Recorder:
         self._write(steps, wait=True, complete=complete)
 
     def _write(self, steps: int, *, wait: bool, complete: bool = False) -> None:
+        """Write what is there in one transaction, and tell the listeners.
+
+        A write that does not end, whatever keeps it from that, is the last: what it took from the
+        buffers is lost, and a recording has no holes.
+        """
+        if self._begun:
+            raise StorageError(f"{self.part.source} was not written to the end")
+        self._begun = True
         blocks = self.blocks.take(wait=wait)
-        if not blocks and not wait:
-            return
+        if blocks or wait:
+            self._write_blocks(blocks, steps, complete=complete)
+        self._begun = False
+        if self.listeners and (blocks or wait):
+            self.listeners.flushed(self.recording)
+
+    def _write_blocks(self, blocks: list[HostBlock], steps: int, *, complete: bool) -> None:
         infos = self._infos()
         self._non_finite.search(blocks, {info.name: info.channel_stride for info in infos})
         began = self._last if self._began is None else self._began
         elapsed = self._last - began
-        self.header = replace(
+        header = replace(
             self.header,
             layers=infos,
             complete=complete,
@@ -115,14 +130,12 @@ class Recorder:
             left_out=dict(self.planned.left_out),
         )
         eps = {info.name: info.eps or 0.0 for info in infos}
-        self._write_batch(record_arrays(blocks, eps))
-        if self.listeners:
-            self.listeners.flushed(self.recording)
+        self._write_batch(header, record_arrays(blocks, eps))
 
-    def _write_batch(self, arrays: Sequence[tuple[np.ndarray, dict]]) -> None:
-        batch = Batch(self.header, arrays, self._events, self._non_finite.rows)
-        self.part.write(batch)
-        self._events = []
+    def _write_batch(self, header: Header, arrays: Sequence[tuple[np.ndarray, dict]]) -> None:
+        batch = Batch(header, arrays, self._events, self._non_finite.rows)
+        to_its_end(lambda: self.part.write(batch))
+        self.header, self._events = header, []
 
     def stop(self, steps: int, reason: str) -> str:
         """Write what is left, and why nothing is recorded any more.
@@ -133,6 +146,8 @@ class Recorder:
         self.event("stopped", steps + 1, reason)
         failed = ""
         for write in (self.flush, self._write_reason):
+            if self._begun and write == self.flush:
+                continue  # the part ends with its last whole write
             try:
                 write(steps)
                 return ""
@@ -141,8 +156,9 @@ class Recorder:
         return failed
 
     def _write_reason(self, steps: int) -> None:
-        self.header = replace(self.header, complete=False)
-        self._write_batch([])
+        """Write why recording stopped, and nothing that came after the last whole write."""
+        self._events = [event for event in self._events if event["kind"] == "stopped"]
+        self._write_batch(replace(self.header, complete=False), [])
 
     def _infos(self) -> list[LayerInfo]:
         return [info for layer in self.layers for info in _entries(layer)]
@@ -153,7 +169,7 @@ class Recorder:
         share = "not one step of the model was seen"
         if cost.steps:
             share = f"watching took {cost.fraction:.1%} of the time"
-        kept = str(self.part.path) if isinstance(self.part, FilePart) else "kept in memory"
+        kept = self.part.source if isinstance(self.part, FilePart) else "kept in memory"
         layers, steps = len(self.layers), cost.steps
         watched = f"{layers} layer{'s' * (layers != 1)}, {steps} step{'s' * (steps != 1)}"
         return f"normscope: {watched}; {share} ({kept})"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +109,16 @@ class Watcher:
         return part.path.absolute() if isinstance(part, FilePart) else None
 
     def flush(self) -> None:
-        """Write what is recorded so far."""
+        """Write what is recorded so far. Where that fails, recording stops with one warning."""
         if self.active:
-            self._recorder.flush(self.step)
+            try:
+                self._recorder.flush(self.step)
+            except Exception as error:  # the training must go on
+                self._stop(error)
 
     def mark(self, **labels: str | int | float | bool | None) -> None:
-        """Label the steps from here on, for example `mark(epoch=3)`.
+        """Label the steps from here on, for example `mark(epoch=3)`. NaN and infinities are kept as
+        text.
 
         Raises:
             InputError: if the watcher is closed, or a label is neither a number nor a string.
@@ -124,7 +130,8 @@ class Watcher:
                 raise InputError(
                     f"mark() takes numbers and strings, not {name}={type(value).__name__}."
                 )
-        self._recorder.event("mark", self.step, labels)
+        kept = {name: _as_json_has_it(value) for name, value in labels.items()}
+        self._recorder.event("mark", self.step, kept)
 
     def listen(self, *listeners: Listener) -> None:
         """Call these, too, at each flush and at close."""
@@ -166,7 +173,8 @@ class Watcher:
             self._stop(error)
             return None
         if self._recorder.header.rank == 0 and not quiet:
-            print(self._recorder.report(), file=sys.stderr)
+            with suppress(OSError, ValueError):  # stderr may be closed, full or gone
+                print(self._recorder.report(), file=sys.stderr)
         return self._recorder.listeners.close()
 
     def leave_to_parent(self) -> None:
@@ -190,3 +198,7 @@ class Watcher:
             if (module := layer.module()) is not None:
                 _watchers.pop(module, None)
         self._finalizer.detach()
+
+
+def _as_json_has_it(value: str | int | float | bool | None) -> str | int | float | bool | None:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

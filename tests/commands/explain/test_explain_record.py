@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sqlite3
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from normscope.records.explanation import (
     store_explanation,
 )
 from normscope.records.store import writer
+from planting import plant
 
 
 def assert_equal(one, other):
@@ -88,8 +87,7 @@ DAMAGE = {
 def test_damage_is_one_line(statement, explained, tmp_path):
     path = tmp_path / "explanation.sqlite"
     store_explanation(explained.explanation, path)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        assert connection.execute(statement).rowcount > 0
+    assert plant(path, statement) > 0
     with pytest.raises(RecordError) as error:
         load_explanation(path)
     assert "\n" not in str(error.value)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import sqlite3
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from normscope.studies.runner import RunTask, execute
 from normscope.studies.spec import RunSpec
 from normscope.studies.study_description import GridPlan
 from normscope.studies.study_measurements import measure
+from planting import plant
 
 SETTINGS = {
     "data": "digits", "classes": ("3", "8"), "widths": (4, 8), "blocks_per_stage": 1, "epochs": 2,
@@ -212,8 +212,7 @@ def test_a_run_whose_weights_are_gone_is_left_without_and_the_claim_names_it(tra
 
 def forget(record):
     """Take the measurements out of a record."""
-    with sqlite3.connect(record) as connection:
-        connection.execute("DELETE FROM arrays WHERE layer LIKE 'measured:%'")
+    plant(record, "DELETE FROM arrays WHERE layer LIKE 'measured:%'")
 
 
 def judged(code, runs):

@@ -60,7 +60,8 @@ def add_epoch(folder: Path, epoch: int, loss: float = 0.5, **meta: str) -> None:
     values = {"train_loss": loss, "test_accuracy": 0.9, "learning_rate": 0.1, "seconds": 1.0}
     with writer(folder / RECORD_NAME, "run") as store, store.transaction():
         store.add_epoch(epoch, values)
-        store.set_meta(**meta)
+        spec = store.meta("spec")["spec"]
+        store.set_meta(spec=spec | {"epochs": max(epoch, spec["epochs"])}, **meta)
 
 
 def until(condition, seconds: float = 15.0) -> None:

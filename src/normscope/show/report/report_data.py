@@ -213,6 +213,7 @@ class _Reading:
     def add(self, path: Path, name: str, run: int | None = None) -> None:
         recording = self.tried(self.read.recording, path)
         if recording is not None:
+            self.problems += recording.damage
             self.watched.append(Watched(name, recording, run))
 
     def add_recordings_of(self, studies: Sequence[Study]) -> None:
@@ -246,18 +247,18 @@ def _begun(path: Path) -> bool:
 
 
 def _whole(recording: Recording) -> Recording:
-    """All of a recording, read once.
+    """All of a recording that is not damaged, read once; its notes say what is.
 
     Raises:
         RecordError: if histograms and what belongs to them are of different channels.
     """
     whole = recording.snapshot()
-    for part, held in zip(recording.parts, whole.parts, strict=True):
-        source = getattr(part, "path", "the recording")
+    whole.leave_out_damaged()
+    for held in whole.parts:
         for layer in held.header.layers:
             for name in ("histogram", "output_histogram"):
                 counts, frames = (held.blocks(layer.name, n) for n in (name, f"{name}_frame"))
-                check_widths(source, layer, counts, frames)
+                check_widths(held.source, layer, counts, frames)
     return whole
 
 
