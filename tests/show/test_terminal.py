@@ -32,7 +32,9 @@ def group(
     epochs=2.5,
     reached=3,
 ):
-    return GroupSummary(norm, rate, n, diverged, mean, std, 0.1, threshold, epochs, reached, 0.5)
+    return GroupSummary(
+        norm, rate, n, diverged, mean, std, 0.1, 1.5, 0.25, threshold, epochs, reached, 0.5
+    )
 
 
 def printed(thing, *, terminal=False):
@@ -68,6 +70,14 @@ def test_no_time_is_promised_for_all_runs():
     last = [line for line in lines if "all runs" in line][-1]
     assert "1 of 2 runs" in last
     assert len(re.findall(r"[\d-]+:[\d-]+:[\d-]+", last)) == 1, "the time so far"
+
+
+def test_of_text_the_table_has_loss_and_perplexity():
+    of_text = Comparison((), (group(), group("none", std=None)), {}, {"kind": "text"}, {}, {}, {})
+    table = printed(comparison_table(of_text, 20))
+    assert "1.500 ± 0.250" in table
+    assert "4.48" in table
+    assert "threshold" not in table
 
 
 def test_the_table_says_what_is_missing_instead_of_a_number():

@@ -156,11 +156,15 @@ def _say_result(console: Console, grid: Grid, summary: Comparison) -> None:
     from normscope.show.terminal import comparison_table, say
 
     console.print(comparison_table(summary, grid.specs[0].epochs))
+    measured = (
+        f"Threshold: 95% of {grid.norms[0]}'s mean final accuracy at that rate. Gradient noise: "
+        "standard deviation over mean of the stem-gradient norm over epochs."
+    )
+    if grid.dataset.kind == "text":
+        measured = "Perplexity: e to the mean loss. Accuracy: of the next byte."
     say(
         console,
-        "Accuracy after the last epoch (not the best epoch): mean ± standard deviation of n "
-        f"finished runs, on {summary.data.get('source')}. Threshold: 95% of {grid.norms[0]}'s mean "
-        "final accuracy at that rate. Gradient noise: standard deviation over mean of the "
-        "stem-gradient norm over epochs.",
+        "After the last epoch (not the best epoch): mean ± standard deviation of n finished runs, "
+        f"on {summary.data.get('source')}. {measured}",
         style="dim",
     )

@@ -28,6 +28,7 @@ class RunSummary:
     epochs: int
     test_accuracy: float | None  # after the last epoch, never the best one
     train_loss: float | None
+    test_loss: float | None  # in nats; of text per byte
     seconds: float | None  # of all its epochs, evaluation included
     epochs_to_threshold: float | None
     diverged_step: int | None
@@ -50,6 +51,8 @@ class GroupSummary:
     test_accuracy_mean: float | None
     test_accuracy_std: float | None  # of a sample (n - 1); None for n < 2
     train_loss_mean: float | None
+    test_loss_mean: float | None  # in nats; of text per byte
+    test_loss_std: float | None  # as that of the accuracy
     threshold: float | None
     epochs_to_threshold: float | None
     reached_threshold: int
@@ -147,6 +150,7 @@ def _group(
 ) -> GroupSummary:
     finished = _of(runs, norm, rate, "finished")
     accuracies = [last for run in finished if (last := run.final("test_accuracy")) is not None]
+    losses = [last for run in finished if (last := run.final("test_loss")) is not None]
     times = [epochs_to_reach(run.column("test_accuracy"), threshold) for run in finished]
     return GroupSummary(
         norm=norm,
@@ -154,7 +158,9 @@ def _group(
         n=len(finished),
         diverged=len(_of(runs, norm, rate, "diverged")),
         test_accuracy_mean=_mean(accuracies),
-        test_accuracy_std=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        test_accuracy_std=_std(accuracies),
+        test_loss_mean=_mean(losses),
+        test_loss_std=_std(losses),
         train_loss_mean=_mean([run.final("train_loss") for run in finished]),
         threshold=threshold,
         epochs_to_threshold=None if None in times else _mean(times),
@@ -174,6 +180,7 @@ def _run(run: RunRecord, threshold: float | None) -> RunSummary:
         epochs=len(run.epochs["epoch"]),
         test_accuracy=run.final("test_accuracy"),
         train_loss=run.final("train_loss"),
+        test_loss=run.final("test_loss"),
         seconds=float(np.nansum(seconds)) if len(seconds) else None,
         epochs_to_threshold=epochs_to_reach(
             run.column("test_accuracy"), threshold if finished else None
@@ -186,3 +193,8 @@ def _run(run: RunRecord, threshold: float | None) -> RunSummary:
 def _mean(values: Sequence[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
+
+
+def _std(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample (n - 1); None of fewer than two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

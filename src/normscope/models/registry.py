@@ -36,6 +36,9 @@ class Entry:
     defaults: Mapping[str, str] = field(default_factory=lambda: CONVOLUTIONAL)
     """What "auto" means for it, by knob."""
 
+    compared: tuple[str, ...] = ("batch", "none")
+    """The normalizations that are compared by default."""
+
     learning_rates: tuple[float, ...] = ()
     """Those that it is trained at by default; where there are none, the data set's."""
 
@@ -59,6 +62,7 @@ MODELS: dict[str, Entry] = {
         BLOCK_OPTIONS | {"image_size", "patch_size", "pooling"},
         TOKEN_NORMS,
         TRANSFORMER,
+        ("layer", "none"),
         (0.001, 0.003),
     ),
     "byte-lm": Entry(
@@ -66,6 +70,7 @@ MODELS: dict[str, Entry] = {
         BLOCK_OPTIONS | {"context", "positions"},
         TOKEN_NORMS,
         TRANSFORMER,
+        ("layer", "none"),
         (0.001, 0.003),
         takes="text",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -174,13 +175,18 @@ def telling(console: Console, task: str) -> Iterator[Callable[[str], None]]:
 
 
 def comparison_table(comparison: Comparison, epochs: int) -> Table:
-    """Return the closing table: one row per norm and learning rate."""
+    """Return the closing table: one row per norm and learning rate. Of text it has the loss and
+    the perplexity per byte in place of the epochs to a threshold and the gradient noise.
+    """
+    text = comparison.data.get("kind") == "text"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("normalization", overflow="fold")
-    for heading in (
-        "learning\nrate", "final test\naccuracy", "runs", "epochs to\nthreshold", "gradient\nnoise",
-        "diverged",
-    ):  # fmt: skip
+    of_images, of_text = (
+        ("epochs to\nthreshold", "gradient\nnoise"),
+        ("nats\nper byte", "perplexity"),
+    )
+    special = of_text if text else of_images
+    for heading in ("learning\nrate", "final test\naccuracy", "runs", *special, "diverged"):
         table.add_column(heading, justify="right", overflow="fold")
     previous = None
     for group in comparison.groups:
@@ -189,7 +195,8 @@ def comparison_table(comparison: Comparison, epochs: int) -> Table:
         previous = group.learning_rate
         table.add_row(
             Text(group.norm), f"{group.learning_rate:g}", accuracy_text(group), str(group.n),
-            threshold_text(group, epochs), variation_text(group), str(group.diverged),
+            *(loss_texts(group) if text else (threshold_text(group, epochs), variation_text(group))),
+            str(group.diverged),
         )  # fmt: skip
     return table
 
@@ -199,6 +206,14 @@ def accuracy_text(group: GroupSummary) -> str:
     if group.test_accuracy_mean is None or group.test_accuracy_std is None:
         return percent(group.test_accuracy_mean)
     return f"{percent(group.test_accuracy_mean)} ± {100 * group.test_accuracy_std:.1f}"
+
+
+def loss_texts(group: GroupSummary) -> tuple[str, str]:
+    """Return the mean final test loss with its standard deviation, and the perplexity."""
+    if group.test_loss_mean is None:
+        return "–", "–"
+    spread = "" if group.test_loss_std is None else f" ± {group.test_loss_std:.3f}"
+    return f"{group.test_loss_mean:.3f}{spread}", f"{math.exp(group.test_loss_mean):.2f}"
 
 
 def threshold_text(group: GroupSummary, epochs: int) -> str:

@@ -56,7 +56,7 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
     check_graph(options.graph, device, options.watch)
     dataset = sources.load(options.data, data_dir=options.data_dir, classes=options.classes)
     defaults = dataset.recipe
-    rates = lookup("model", options.recipe.model, registry.MODELS).learning_rates
+    model = lookup("model", options.recipe.model, registry.MODELS)
     shared: dict[str, Any] = {
         **{field.name: getattr(options.recipe, field.name) for field in fields(Recipe)},
         "data": dataset.name,
@@ -71,8 +71,8 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
         "threads": options.threads,
     }
     axes = {
-        "learning_rate": options.learning_rates or rates or defaults.learning_rates,
-        "norm": options.norms,
+        "learning_rate": options.learning_rates or model.learning_rates or defaults.learning_rates,
+        "norm": options.norms or model.compared,
         **(sweep or {}),
     }
     swept = [name for name in axes if name not in ("learning_rate", "norm")]

@@ -138,13 +138,17 @@ class MachineOptions:
 class GridOptions(MachineOptions, TrainingOptions, JobsOption, SeveralOptions, NetworkOptions):
     """A grid of runs: the options of `compare`, also made from those of other commands."""
 
-    norms: tuple[str, ...] = ("batch", "none")
-    """Normalizations to compare: batch, none, group, layer, instance, noisy-batch, or
+    norms: Annotated[
+        tuple[str, ...], arg(help_behavior_hint="(default: batch none; transformers: layer none)")
+    ] = ()
+    """Normalizations to compare: batch, none, group, layer, instance, noisy-batch; in transformers
+    layer, rms, dyt, derf, batch, none, and with the gain 1 + weight layer-1p, rms-1p; or
     module:callable (channels -> nn.Module).
     """
 
     learning_rates: Annotated[
-        tuple[float, ...], arg(help_behavior_hint="(default: 0.1; digits: 0.01 0.1 1.0)")
+        tuple[float, ...],
+        arg(help_behavior_hint="(default: 0.1; digits: 0.01 0.1 1.0; transformers: 0.001 0.003)"),
     ] = ()
     """Learning rates to train each normalization at."""
 
@@ -156,8 +160,6 @@ class GridOptions(MachineOptions, TrainingOptions, JobsOption, SeveralOptions, N
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.norms:
-            raise InputError("No normalization was given to --norms; expected at least one.")
         for what, values in (("norms", self.norms), ("learning-rates", self.learning_rates)):
             repeated = sorted({str(value) for value in values if values.count(value) > 1})
             if repeated:
