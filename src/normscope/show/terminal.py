@@ -181,11 +181,9 @@ def comparison_table(comparison: Comparison, epochs: int) -> Table:
     text = comparison.data.get("kind") == "text"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("normalization", overflow="fold")
-    of_images, of_text = (
-        ("epochs to\nthreshold", "gradient\nnoise"),
-        ("nats\nper byte", "perplexity"),
-    )
-    special = of_text if text else of_images
+    special = ("epochs to\nthreshold", "gradient\nnoise")
+    if text:
+        special = ("nats\nper byte", "perplexity")
     for heading in ("learning\nrate", "final test\naccuracy", "runs", *special, "diverged"):
         table.add_column(heading, justify="right", overflow="fold")
     previous = None
@@ -193,10 +191,12 @@ def comparison_table(comparison: Comparison, epochs: int) -> Table:
         if previous is not None and group.learning_rate != previous:
             table.add_section()
         previous = group.learning_rate
+        texts = (
+            loss_texts(group) if text else (threshold_text(group, epochs), variation_text(group))
+        )
         table.add_row(
             Text(group.norm), f"{group.learning_rate:g}", accuracy_text(group), str(group.n),
-            *(loss_texts(group) if text else (threshold_text(group, epochs), variation_text(group))),
-            str(group.diverged),
+            *texts, str(group.diverged),
         )  # fmt: skip
     return table
 
