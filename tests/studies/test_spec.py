@@ -214,7 +214,6 @@ def test_a_spec_that_is_none_is_refused(text):
         ({"jobs": 0}, "number of jobs is 0"),
         ({"threads": 0}, "number of threads is 0"),
         ({"batch_size": 0}, "batch size is 0"),
-        ({"norms": ()}, "No normalization"),
         ({"norms": ["batch", "batch"]}, "--norms names batch more than once"),
         ({"learning_rates": [0.1, 0.1]}, "--learning-rates names 0.1 more than once"),
         ({"momentum": -1.0}, "momentum is -1.0; expected a number between 0 and 1"),
