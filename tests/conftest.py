@@ -84,10 +84,12 @@ def training_here():
 
 @pytest.fixture
 def worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have commands train in worker processes, as they do for a user."""
-    from normscope.studies.executors.local import ProcessExecutor
+    """Have commands train in worker processes, as they do for a user, but warm ones."""
+    from normscope.studies.executors import local
+    from warm_processes import WarmProcess
 
-    monkeypatch.setattr("normscope.studies.pipeline.ProcessExecutor", ProcessExecutor)
+    monkeypatch.setattr("normscope.studies.pipeline.ProcessExecutor", local.ProcessExecutor)
+    monkeypatch.setattr(local, "LokyProcess", WarmProcess)
 
 
 @pytest.fixture(autouse=True)

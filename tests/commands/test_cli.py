@@ -1,6 +1,7 @@
 """The command line itself: without a command, on Ctrl-C, and its imports for --help."""
 
 import itertools
+import re
 import subprocess
 import sys
 
@@ -30,19 +31,39 @@ def test_a_command_that_is_none_is_status_2_and_names_those_that_are(capsys):
     assert "compare" in error
 
 
+EACH_HELP = """
+import os, sys
+from normscope.cli import COMMANDS, main
+for command in COMMANDS:
+    if os.fork() == 0:
+        try: main([command, '--help'])
+        except SystemExit as end: code = end.code
+        slow = {'torch', 'numpy', 'sklearn', 'pyarrow', 'matplotlib', 'scipy'} & set(sys.modules)
+        print(f'--- {command}: {slow or code}', flush=True)
+        os._exit(0)
+    os.wait()
+"""
+"""A fork for each, so that what one command imports is not another's."""
+
+
+@pytest.fixture(scope="module")
+def helps():
+    """{command: (its help, what it imported that is slow, or else its exit status)}."""
+    done = subprocess.run([sys.executable, "-c", EACH_HELP], capture_output=True, text=True)
+    *texts, last = re.split(r"--- (\w+): (.*)\n", done.stdout)
+    assert not last, done.stderr
+    return {
+        command: (text, ended)
+        for text, command, ended in zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+    }
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_a_command_imports_nothing_slow(command):
-    script = (
-        f"import sys\nfrom normscope.cli import main\ntry: main([{command!r}, '--help'])\n"
-        "except SystemExit as end: code = end.code\n"
-        "slow = {'torch', 'numpy', 'sklearn', 'pyarrow', 'matplotlib', 'scipy'}\n"
-        "slow &= set(sys.modules)\n"
-        "sys.exit(f'{slow} imported' if slow else code)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"usage: normscope {command}" in done.stdout
-    assert not list(lines_that_end_early(done.stdout))
+def test_the_help_of_a_command_imports_nothing_slow(command, helps):
+    text, ended = helps[command]
+    assert ended == "0"
+    assert f"usage: normscope {command}" in text
+    assert not list(lines_that_end_early(text))
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -18,6 +18,7 @@ from normscope.errors import RecordError
 from normscope.records.run import load_run
 from normscope.records.store import reader
 from normscope.studies.grid import code_checksum
+from warm_processes import Python
 
 QUICK = ["--classes", "3", "8", "--widths", "4", "8", "8", "--blocks-per-stage", "1", "--seeds",
          "2", "--epochs", "2",
@@ -188,9 +189,9 @@ def test_a_norm_that_fails_before_training_is_a_failed_run_and_the_others_finish
     tmp_path, monkeypatch, worker_processes
 ):
     (tmp_path / "late_norms.py").write_text(
-        "import sys, torch\n"
+        "import os, torch\n"
         "def norm(channels):\n"
-        "    if 'loky' in sys.modules and any('popen' in a for a in sys.orig_argv):\n"
+        f"    if os.getpid() != {os.getpid()}:\n"
         "        raise RuntimeError('only here')\n"
         "    return torch.nn.BatchNorm2d(channels)\n"
     )
@@ -222,13 +223,13 @@ def test_a_norm_that_was_edited_is_another_norm(tmp_path, monkeypatch):
 
 
 def test_a_file_of_the_current_folder_is_not_taken_for_a_library(tmp_path):
-    (tmp_path / "filelock.py").write_text("raise SystemExit('the wrong filelock')")
+    (tmp_path / "tyro.py").write_text("raise SystemExit('the wrong tyro')")
     told = subprocess.run(
-        [Path(sys.executable).with_name("normscope"), "compare", "--data", "nothing"],
+        [Path(sys.executable).with_name("normscope"), "report", "nothing"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert told.returncode == 2, told.stderr
-    assert "Unknown data 'nothing'" in told.stderr
+    assert "nothing" in told.stderr
 
 
 def test_figures_of_an_earlier_grid_do_not_stay(study, tmp_path, capsys):
@@ -312,13 +313,8 @@ def test_a_damaged_record_is_named_with_what_to_do(study, tmp_path, capsys):
     assert "\n" not in error
 
 
-def start(out, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "normscope.cli", "compare", *arguments, "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
-        # a suite that runs in the background of a shell has inherited that SIGINT is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+def start(out, *arguments):
+    return Python("-m", "normscope.cli", "compare", *arguments, "--out", out)
 
 
 def wait_for(condition, seconds=60):
@@ -352,7 +348,7 @@ def test_ctrl_c_leaves_everything_resumable_and_says_so(tmp_path):
     process = start(tmp_path / "study", *LONG)
     wait_for(lambda: any(epochs_done(run) for run in tmp_path.glob("study/runs/*")))
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate()
     assert process.returncode == 130, error
     assert error.strip().splitlines() == [
         "normscope: interrupted; finished epochs are kept, and the same command resumes."
@@ -365,7 +361,7 @@ def test_ctrl_c_leaves_everything_resumable_and_says_so(tmp_path):
 def test_two_commands_on_one_folder_train_no_run_twice(tmp_path):
     arguments = [*QUICK, "--learning-rates", "0.1", "--epochs", "3", "--seeds", "1"]
     first, second = start(tmp_path / "s", *arguments), start(tmp_path / "s", *arguments)
-    outputs = [process.communicate(timeout=200) for process in (first, second)]
+    outputs = [process.communicate() for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), outputs
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert [entry["status"] for entry in summary["runs"]] == ["finished"] * 2

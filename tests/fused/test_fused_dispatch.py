@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from normscope.fused import library
 from normscope.models import fusing
 from normscope.models.residual_blocks import BLOCKS
 from normscope.models.resnet import SmallResNet
+from warm_processes import run_python
 
 needs_kernels = pytest.mark.skipif(
     fused.availability() is not None, reason=f"no kernels: {fused.availability()}"
@@ -190,21 +188,11 @@ def test_in_the_network_every_normalization_is_fused(monkeypatch):
         train(model, None, 1)
 
 
-def run_python(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **environment},
-    )
-    return done.stdout.strip()
-
-
 TRAIN_ONCE = """
 import torch
 from normscope import fused
 from normscope.models import fusing
+from warm_processes import run_python
 norm = torch.nn.BatchNorm2d(4)
 x = torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
 with fusing.using(fused.normalize):
@@ -213,8 +201,10 @@ print(fused.availability(), int(norm.num_batches_tracked), sep="; ")
 """
 
 
-def test_without_a_compiler_the_modules_do_the_work():
-    assert run_python(TRAIN_ONCE, CXX="no-such-compiler") == "no C++ compiler; 1"
+def test_without_a_compiler_the_modules_do_the_work(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    done = run_python("-c", TRAIN_ONCE)
+    assert done.stdout == "no C++ compiler; 1\n", done.stderr
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 
 import pytest
+
+from warm_processes import run_python
 
 FAULTS = """
 import resource, torch
@@ -25,10 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(keep: bool) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)
+    return int(run_python("-c", FAULTS.format(keep=keep)).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")

@@ -23,7 +23,6 @@ def largest_difference(widths, size, batch, steps):
     }  # fmt: skip
     network = build("small-resnet", **options).to(memory_format=torch.channels_last)
     exact = build("small-resnet", **options).double()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for _ in range(steps):
@@ -37,7 +36,9 @@ def largest_difference(widths, size, batch, steps):
         for ours, true in zip(network.parameters(), exact.parameters(), strict=True):
             difference = (ours.grad.double() - true.grad).norm() / true.grad.norm()
             worst = max(worst, float(difference))
-        optimizer.step()
+        with torch.no_grad():  # an optimizer of torch's would load its compiler, in 1.6 s
+            for weight in network.parameters():
+                weight -= 0.05 * weight.grad
     return worst
 
 

@@ -357,14 +357,3 @@ class TestSummary:
 
     def test_a_recording_that_goes_on(self, path):
         assert "The watcher was not closed" in Recording.load(path).summary()
-
-
-def test_reading_needs_no_torch(path):
-    import subprocess
-
-    code = (
-        "import sys; from normscope import Recording; "
-        f"r = Recording.load({str(path)!r}); r.summary(); r.query('bn', 'weight'); assert "
-        "'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

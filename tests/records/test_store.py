@@ -1,6 +1,4 @@
 import sqlite3
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ from normscope.errors import InputError, RecordError, StorageError
 from normscope.records.schema import FORMAT_VERSION
 from normscope.records.store import reader, writer
 from planting import plant
+from warm_processes import run_python
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ with store.transaction():
     os.kill(os.getpid(), signal.SIGKILL)
 """
     path = tmp_path / "record.sqlite"
-    ended = subprocess.run([sys.executable, "-c", script, path], check=False)
+    ended = run_python("-c", script, path)
     assert ended.returncode == -9
     assert path.with_name(
         "record.sqlite-journal"

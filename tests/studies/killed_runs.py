@@ -2,18 +2,17 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
-import torch._dynamo  # what the first optimizer loads, in a second: once, not in every child
 
 from normscope.data import sources
 from normscope.studies import runner
 from normscope.studies.run_recording import WatchedTraining
 from normscope.studies.runner import ProgressCallback, RunResult, RunTask, execute
 from normscope.studies.spec import RunSpec
+from warm_processes import run_python
 
 
 def kill_and_resume(spec, moments, directory, watch=False):
@@ -24,11 +23,8 @@ def kill_and_resume(spec, moments, directory, watch=False):
     about.
     """
     (directory / "spec.json").write_text(spec.to_json())
-    killed = subprocess.run(
-        [sys.executable, __file__, directory / "spec.json", directory, str(int(watch)),
-         *moments.values()],
-        capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
+    spec_file = directory / "spec.json"
+    killed = run_python(__file__, spec_file, directory, int(watch), *moments.values())
     assert killed.returncode == 0, killed.stderr
     for index, (moment, code) in enumerate(moments.items()):
         output = f"{killed.stdout}{killed.stderr}"

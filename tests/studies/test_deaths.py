@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -18,6 +17,7 @@ from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.executors.losses import how_it_ended
 from normscope.studies.grid import lay_out
 from normscope.studies.runner import RunResult, RunTask, execute
+from warm_processes import run_python
 
 CRASHED = "crashed with {}: a fault of a native library, and no matter of memory"
 
@@ -53,7 +53,7 @@ def test_who_is_killed_is_told_how_to_go_on():
 
 
 def test_runs_that_end_their_process_twice_fail_and_say_how_and_the_others_finish(
-    spec, tmp_path, monkeypatch
+    spec, tmp_path, monkeypatch, worker_processes
 ):
     """One worker, so that all of them pass through it: the command outlives each."""
     monkeypatch.setenv("NORMSCOPE_TEST_MARKERS", str(tmp_path))
@@ -92,9 +92,11 @@ def test_a_command_with_one_job_survives_a_crash_and_records_it(
 COMMAND = """
 import os, sys
 from pathlib import Path
-from normscope.studies.executors.local import ProcessExecutor
+from loky.backend.process import LokyProcess
+from normscope.studies.executors import local
 from normscope.studies.runner import RunTask
 from normscope.studies.spec import RunSpec
+local.LokyProcess = LokyProcess  # a child of the command, which a warm process is not
 spec = RunSpec.from_json(Path(sys.argv[1]).read_text())
 
 def end(message):
@@ -102,15 +104,14 @@ def end(message):
     print(children, flush=True)
     os.kill(os.getpid(), 9)
 
-list(ProcessExecutor(1).run([RunTask(spec, Path(sys.argv[2]))], end))
+list(local.ProcessExecutor(1).run([RunTask(spec, Path(sys.argv[2]))], end))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_command_that_is_killed_leaves_no_worker_behind(spec, tmp_path):
     (tmp_path / "spec.json").write_text(spec.to_json())
-    command = [sys.executable, "-c", COMMAND, tmp_path / "spec.json", tmp_path]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    told = run_python("-c", COMMAND, tmp_path / "spec.json", tmp_path)
     assert told.returncode == -signal.SIGKILL, told.stderr
     workers = told.stdout.split()
     assert workers

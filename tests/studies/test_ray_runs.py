@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +22,7 @@ from normscope.studies.grid import lay_out
 from normscope.studies.run_recording import is_recorded
 from normscope.studies.runner import RunResult, RunTask
 from training_here import TrainsHere
+from warm_processes import Python, run_python
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
 
@@ -224,9 +223,7 @@ def test_a_run_that_was_begun_here_is_finished_elsewhere(
     )
     (task,) = tasks_of(spec, tmp_path / "runs", seeds=1)
     (tmp_path / "spec.json").write_text(spec.to_json())
-    killed = subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "spec.json", task.directory], check=False
-    )
+    killed = run_python("-c", script, tmp_path / "spec.json", task.directory)
     assert killed.returncode == -9
     assert (task.directory / "record.sqlite-journal").stat().st_size > 0
     unseen(monkeypatch)
@@ -246,12 +243,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(cluster, spec, tmp_path
         "with RunDirectory(Path(sys.argv[1])).locked():\n"
         "    print('locked', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, task.directory],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
+    with Python("-c", script, task.directory) as other:
         assert other.stdout.readline() == "locked\n"
         assert [result.status for _, result in RayExecutor(cluster).run([task], ignore)] == ["busy"]
         other.communicate()
@@ -311,16 +303,8 @@ def test_the_driver_may_be_killed_and_the_same_command_goes_on(
     (markers / "waits").unlink(missing_ok=True)
     task = RunTask(with_norm(spec, "waits_once"), tmp_path / "runs" / "run")
     (tmp_path / "spec.json").write_text(task.spec.to_json())
-    command = [
-        sys.executable,
-        "-c",
-        DRIVER,
-        cluster,
-        tmp_path / "spec.json",
-        task.directory,
-        str(shared),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+    arguments = cluster, tmp_path / "spec.json", task.directory, shared
+    with Python("-c", DRIVER, *arguments) as driver:
         assert within(60, (markers / "waits").exists)
         assert within(10, lambda: status_of(task.directory) is not None)
         driver.kill()

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import lay_out
 from normscope.studies.runner import RunResult, RunTask, execute
 from training_here import TrainsHere
+from warm_processes import run_python
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +117,7 @@ def test_a_locked_run_is_busy(spec, tmp_path):
         script = "import sys; from pathlib import Path\n"
         script += "from normscope.studies.directory import RunDirectory\n"
         script += "with RunDirectory(Path(sys.argv[1])).locked() as ours: print(ours)"
-        told = subprocess.run(
-            [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
-        )
+        told = run_python("-c", script, tmp_path)
         assert told.stdout.strip() == "False"
 
 

@@ -1,7 +1,5 @@
 """Two gloo processes under DistributedDataParallel: each records its part, loading merges them."""
 
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 
 from normscope.errors import InputError
 from normscope.records.recording import Recording
+from warm_processes import Python
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
@@ -65,12 +64,9 @@ def folder(tmp_path_factory):
     did not change.
     """
     folder = tmp_path_factory.mktemp("ddp")
-    command = [sys.executable, "-c", textwrap.dedent(WORKER)]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    errors = [process.communicate(timeout=200)[1] for process in processes]
+    worker = textwrap.dedent(WORKER)
+    processes = [Python("-c", worker, rank, folder) for rank in (0, 1)]
+    errors = [process.communicate()[1] for process in processes]
     assert all(process.returncode == 0 for process in processes), errors
     assert "1 layer, 3 steps" in errors[0]
     assert "layers" not in errors[1], "the first rank speaks for all"

@@ -5,8 +5,6 @@ import gc
 import math
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -21,6 +19,7 @@ from normscope.errors import InputError, NormscopeWarning
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import MemoryPart
 from normscope.watching.intervals import Intervals, LogSpacedInterval
+from warm_processes import Python, run_python
 
 EVERYTHING = {"every": 1, "histograms_every": 1, "gradients_every": 1}
 NAME = "stem.1"
@@ -241,13 +240,7 @@ class TestLife:
             for _ in range(3):
                 model(torch.randn(5, 4)).sum().backward()
             """
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
+        done = run_python("-c", textwrap.dedent(script))
         assert "1 layer, 3 steps" in done.stderr
         assert list(Recording.load(tmp_path / "r.sqlite").query("1", "batch_mean")[0]) == [1, 2, 3]
 
@@ -432,7 +425,7 @@ class TestStorage:
             watcher = normscope.watch(model, path={str(path)!r})
             os.kill(os.getpid(), signal.SIGKILL)
             """
-        killed = subprocess.run([sys.executable, "-c", code], check=False)
+        killed = run_python("-c", code)
         assert killed.returncode == -signal.SIGKILL
         assert Recording.load(path).cost.steps == 0
         with pytest.warns(NormscopeWarning, match=r"r\.sqlite was left by .* it is replaced"):
@@ -457,13 +450,11 @@ class TestStorage:
             print("ready", flush=True)
             sys.stdin.read()
             """
-        with subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as process:
-            assert process.stdout.readline() == b"ready\n"
+        with Python("-c", code) as process:
+            assert process.stdout.readline() == "ready\n"
             with pytest.raises(InputError, match="exists already"):
                 watch(model, path=living)
-            process.communicate(b"")
+            process.communicate()
 
     def test_a_missing_folder_is_named(self, model, tmp_path):
         with pytest.raises(InputError, match="folder of .* does not exist"):

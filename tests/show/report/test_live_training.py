@@ -4,11 +4,8 @@ stays small.
 
 import asyncio
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from live_server import ask, until
 from report_records import write_study
 
 from normscope.records.run import load_run
+from warm_processes import Python, run_python
 
 VIEWERS, EPOCHS = 20, 15
 COMPARE = [
@@ -76,13 +74,13 @@ def megabytes(process):
 def served(tmp_path):
     """(a study's folder, the server's process, its address)."""
     study = write_study(tmp_path / "study", norms=())
-    command = [sys.executable, "-m", "normscope.cli", "serve", str(study), "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    yield study, server, server.stdout.readline().removeprefix("Open ").strip()
+    server = Python("-m", "normscope.cli", "serve", study, "--port", "0")
+    address = server.stdout.readline().removeprefix("Open ").strip()
+    assert address, server.communicate()[1]
+    yield study, server, address
     server.send_signal(signal.SIGINT)
     assert server.wait(10) == 0
-    server.stdout.close()
+    server.communicate()
 
 
 @pytest.mark.skipif(
@@ -99,10 +97,7 @@ def test_no_epoch_is_lost_and_memory_is_bounded(served, chromium):
     until(lambda: all(viewer.seen for viewer in viewers))
     before = megabytes(server)
 
-    training = subprocess.run(
-        [sys.executable, "-m", "normscope.cli", *COMPARE, "--out", str(study)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    training = run_python("-m", "normscope.cli", *COMPARE, "--out", study)
     assert training.returncode == 0, training.stdout + training.stderr
     following.join(30)
     until(lambda: page.evaluate("page.runs.filter((run) => run.status === 'finished').length") == 2)

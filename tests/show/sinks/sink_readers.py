@@ -7,9 +7,11 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto.wandb_internal_pb2 import Record
+if TYPE_CHECKING:  # slow to import, and every worker of the suite imports every file of tests
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK = 32768
 """Bytes of a block in W&B's transaction log, which is LevelDB's log format behind a header of 7
@@ -19,6 +21,8 @@ bytes.
 
 def tensorboard(folder: Path) -> EventAccumulator:
     """Everything in a log folder, nothing sampled away."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     return EventAccumulator(
         str(folder), {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
     ).Reload()
@@ -57,6 +61,8 @@ def wandb_records(folder: Path, run: str = "*") -> Iterator[Record]:
 
 
 def _records(file: Path) -> Iterator[Record]:
+    from wandb.proto.wandb_internal_pb2 import Record
+
     for data in _log_entries(file.read_bytes()):
         record = Record()
         record.ParseFromString(data)
