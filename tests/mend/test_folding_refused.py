@@ -103,7 +103,37 @@ class OnlyLarge(nn.BatchNorm2d):
         return torch.relu(y) if input.shape[-1] > 16 else y
 
 
+class AttendsWith(Pair):
+    """PyTorch's attention reads the weights of its out_proj itself, and the forward calls it."""
+
+    def __init__(self):
+        super().__init__(bn=nn.BatchNorm1d(8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        y = torch.flatten(self.conv(x), 1)
+        return self.bn(self.attention.out_proj(y)) + self.attention(y, y, y)[0]
+
+
+class Keeps(Pair):
+    def forward(self, x):
+        self.seen = {"last": [self.conv(x)]}
+        return self.bn(self.seen["last"][0])
+
+
+class HasAnotherMethod(Pair):
+    def embed(self, x):
+        return torch.relu(self.conv(x))
+
+
+class AsksForTheGradMode(Pair):
+    def forward(self, x):
+        y = self.conv(x)
+        return self.bn(y) if torch.is_grad_enabled() else self.bn(y) + y
+
+
 LOOKING = [
+    AttendsWith, Keeps, HasAnotherMethod, AsksForTheGradMode,
     AsksForTheClass, AsksForTheBias, AsksForTheWidth, Trains, Decays, CallsWithAScale,
     CallsWithAnActivation,
     *(lambda kind=kind: Pair(bn=kind(8)) for kind in (NotForOne, NotForPixels, OnlyLarge)),
@@ -117,7 +147,26 @@ def test_a_forward_that_looks_at_its_layers_is_not_folded(make):
         fold(make().eval())
 
 
-@pytest.mark.parametrize("make", [Pair, lambda: nn.Sequential(*Pair().children(), nn.ReLU())])
+class HasAMethodWithBoth(Pair):
+    def embed(self, x):
+        return torch.relu(self.bn(self.conv(x)))
+
+    def widths(self):
+        return self.conv.out_channels, self.conv.weight.shape
+
+
+class CallsAMethod(Pair):
+    def embed(self, x):
+        return self.conv(x)
+
+    def forward(self, x):
+        return self.bn(self.embed(x))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Pair, HasAMethodWithBoth, CallsAMethod, lambda: nn.Sequential(*Pair().children(), nn.ReLU())],
+)
 def test_the_same_layers_in_a_forward_that_does_not_are_folded(make):
     torch.manual_seed(0)
     model = make().double().eval()

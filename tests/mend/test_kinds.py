@@ -64,6 +64,12 @@ def norm() -> nn.Module:
     return copy.deepcopy(NORM)
 
 
+def with_buffer(layer: nn.Module) -> nn.Module:
+    """A norm that holds a tensor more than its own, as one that counts what it has seen does."""
+    layer.register_buffer("seen", torch.zeros(1))
+    return layer
+
+
 @pytest.mark.parametrize("target", ["sync", "group", "instance", lambda old: nn.GroupNorm(2, 4)])
 @pytest.mark.parametrize(
     "make",
@@ -71,6 +77,7 @@ def norm() -> nn.Module:
         lambda: ActivatedNorm(4),
         lambda: PreActivatedNorm(4),
         lambda: Sticky(4),
+        lambda: with_buffer(norm()),
         lambda: hooked(norm()),
         lambda: patched(norm()),
         lambda: parametrizations.weight_norm(norm(), dim=None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from normscope.errors import InputError, lookup
 from normscope.mend.forward_paths import operations
 from normscope.mend.freeze import Frozen, freeze
+from normscope.mend.other_readers import plain_values
 from normscope.user_models.plain_layers import alteration, forward_override
 
 MAX_GROUPS = 32
@@ -22,6 +23,7 @@ SOURCES: dict[str, tuple[type[nn.Module], ...]] = {
     "instance": (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     "group": (nn.GroupNorm,),
 }
+STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 BARE = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 TRACKING = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
@@ -57,7 +59,7 @@ def convert(
     layers = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
     if not layers:
         raise InputError(f"The model has no {source} normalization: there is nothing to convert.")
-    held = {id(layer) for module in model.modules() for layer in _held_elsewhere(module)}
+    held = {id(value) for module in model.modules() for value in plain_values(module)}
     for name, layer in layers.items():
         reason = alteration(layer)
         if id(layer) in held:
@@ -85,27 +87,6 @@ def _exchange(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> 
                 module._modules[name] = replacements[child]
 
 
-def _held_elsewhere(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules in a module's plain attributes: in lists, tuples, sets and dicts."""
-    values = [value for name, value in vars(module).items() if not _is_torchs_table(name)]
-    seen: set[int] = set()
-    while values:
-        value = values.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, nn.Module):
-            yield value
-        elif isinstance(value, list | tuple | set | frozenset):
-            values.extend(value)
-        elif isinstance(value, dict):
-            values.extend(value.values())
-
-
-def _is_torchs_table(name: str) -> bool:
-    return name == "_modules" or "_hooks" in name or name in ("_parameters", "_buffers")
-
-
 def _replacement(name: str, old: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """The new layer with the old one's weight, bias, statistics, types, device and mode.
 
@@ -116,6 +97,7 @@ def _replacement(name: str, old: nn.Module, make: Callable[[nn.Module], nn.Modul
     override = forward_override(old)
     if type(old).train is not nn.Module.train and not isinstance(old, Frozen):
         override = override or "its class has a train of its own"
+    override = override or _further_state(old, new)
     if override and isinstance(new, BARE) and not forward_override(new):
         raise InputError(
             f"{name!r} ({type(old).__name__}) is not converted: {override}, which a bare "
@@ -125,16 +107,27 @@ def _replacement(name: str, old: nn.Module, make: Callable[[nn.Module], nn.Modul
     like = next((t for t in tensors if t is not None and t.is_floating_point()), None)
     if like is not None:
         new.to(like.device, like.dtype)
-    for parameter in ("weight", "bias"):
+    for parameter in STATE[:2]:
         if parameter in new._parameters and parameter in old._parameters:
             new._parameters[parameter] = old._parameters[parameter]
-    for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+    for buffer in STATE[2:]:
         if old._buffers.get(buffer) is not None and new._buffers.get(buffer) is not None:
             new._buffers[buffer] = old._buffers[buffer]
     new.train(old.training)
     if isinstance(old, Frozen) and new._buffers.get("running_mean") is not None:
         freeze(new, affine=False)
     return new
+
+
+def _further_state(old: nn.Module, new: nn.Module) -> str:
+    """Name the tensors that the old layer has beyond a norm's own and the new one does not hold."""
+    kept = {id(tensor) for tensor in (*new.parameters(), *new.buffers())}
+    names = [
+        repr(name)
+        for name, tensor in (*old.named_parameters(), *old.named_buffers())
+        if name not in STATE and id(tensor) not in kept
+    ]
+    return f"it holds {', '.join(names)} too" if names else ""
 
 
 def _width(old: nn.Module) -> int:

@@ -20,6 +20,7 @@ from normscope.mend.forward_paths import (
     traced_paths,
 )
 from normscope.mend.observed_paths import observed_paths, outputs_of
+from normscope.mend.other_readers import method_without
 from normscope.mend.own_forwards import behind_normalization, keeps_function
 from normscope.user_models.batch_reader import Batch, read_batches
 from normscope.user_models.plain_layers import alteration, forward_override
@@ -219,6 +220,8 @@ def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
     for layer, label, change in zip((source, name), names, changes, strict=True):
         if change and any(layer in path.argued for path in paths):
             raise NotUnderstoodError(f"{label}: {change}, and it is called with further arguments")
+    if method := method_without(model, source, name):
+        raise NotUnderstoodError(f"{names[0]}: {method} calls it without the normalization")
     if replacement is None:
         raise NotUnderstoodError(f"{names[1]}: {changes[1]}, with more than one way through it")
     reasons = [f"{n}: {change}" for n, change in zip(names, changes, strict=True) if change]

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from normscope.errors import InputError
+from normscope.mend.other_readers import plain_values
 from normscope.mend.tensor_rank import ranks
 from normscope.user_models.norm_layers import recognize
 
@@ -163,7 +165,8 @@ class BranchTracer(fx.Tracer):
     Attributes:
         decisions: of every branch that depends on the inputs, in order.
         graph: what was traced.
-        hooked: the nodes that hooks of modules around the followed layers get to see.
+        kept: the nodes that hooks of modules around the followed layers get to see, or attributes
+            hold afterwards.
         read: ids of the parameters that the forward itself computes with.
     """
 
@@ -171,7 +174,7 @@ class BranchTracer(fx.Tracer):
         super().__init__()
         self.proxy_buffer_attributes = True
         self.model, self.decisions, self._next = model, list(decisions), 0
-        self.hooked: set[fx.Node] = set()
+        self.kept: set[fx.Node] = set()
         self.read: set[int] = set()
         self._whole = frozenset(whole)
         self.layers = followed_layers(model)
@@ -189,7 +192,12 @@ class BranchTracer(fx.Tracer):
         parameters = inspect.signature(self.model.forward).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         try:
-            with TRACING, _Reads(self.read), warnings.catch_warnings():
+            with (
+                TRACING,
+                _Reads(self.read),
+                self._asking_for_the_grad_mode(),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore")  # of defaults that the graph does not check
                 self.graph = self.trace(self.model, defaults or None)
         except Exception as error:  # whatever the model's code does with a traced value
@@ -197,15 +205,38 @@ class BranchTracer(fx.Tracer):
                 return False
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UntraceableError(f"its forward cannot be traced ({reason})") from error
+        held = (value for module in self.model.modules() for value in plain_values(module))
+        self.kept |= {value.node for value in held if isinstance(value, fx.Proxy)}
         return True
 
-    def to_bool(self, obj: fx.Proxy) -> bool:
+    @contextmanager
+    def _asking_for_the_grad_mode(self) -> Iterator[None]:
+        """Make a forward's `torch.is_grad_enabled()` a branch, the same one at each call."""
+        original, answers = torch.is_grad_enabled, []
+
+        def asked() -> bool:
+            if sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
+                return original()
+            if not answers:
+                answers.append(self._decide())
+            return answers[0]
+
+        torch.is_grad_enabled = asked
+        try:
+            yield
+        finally:
+            torch.is_grad_enabled = original
+
+    def _decide(self) -> bool:
         if self._next == len(self.decisions):
             if self._next == MAX_PATHS:
                 raise TraceError(f"more than {MAX_PATHS} branches")
             self.decisions.append(True)
         self._next += 1
         return self.decisions[self._next - 1]
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return self._decide()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if m in self._followed or module_qualified_name in self._whole:
@@ -218,7 +249,7 @@ class BranchTracer(fx.Tracer):
         if (m._forward_hooks or m._forward_pre_hooks) and m not in self._followed:
             map_aggregate(
                 (args, kwargs, result),
-                lambda value: self.hooked.add(value.node) if isinstance(value, fx.Proxy) else None,
+                lambda value: self.kept.add(value.node) if isinstance(value, fx.Proxy) else None,
             )
         return result
 
@@ -257,6 +288,8 @@ def _path(tracer: BranchTracer, owners: dict[int, set[str]]) -> Path:
         if node.op == "get_attr":
             path.read |= owners.get(id(attribute(model, str(node.target))), set())
         name = str(node.target)
+        if node.op == "call_module" and name not in layers:
+            path.read |= _inside(model.get_submodule(name), layers)
         if node.op != "call_module" or name not in layers:
             continue
         path.calls[name] += 1
@@ -268,7 +301,7 @@ def _path(tracer: BranchTracer, owners: dict[int, set[str]]) -> Path:
             readers = set(readers_of(node))
             norms = [r for r in readers if r.op == "call_module" and str(r.target) in layers
                      and not isinstance(layers[str(r.target)], WEIGHTED)]  # fmt: skip
-            path.others[name] += len(readers) - min(len(norms), 1) + (node in tracer.hooked)
+            path.others[name] += len(readers) - min(len(norms), 1) + (node in tracer.kept)
         elif len(node.all_input_nodes) == 1:
             source = node.all_input_nodes[0]
             if source.op == "call_module" and isinstance(layers.get(str(source.target)), WEIGHTED):
@@ -276,6 +309,14 @@ def _path(tracer: BranchTracer, owners: dict[int, set[str]]) -> Path:
             if source in known_ranks:
                 path.ranks[name] = known_ranks[source]
     return path
+
+
+def _inside(module: nn.Module, layers: dict[str, nn.Module]) -> set[str]:
+    """The layers inside a module that is called as a whole: one of PyTorch's, as
+    MultiheadAttention, reads their weights itself.
+    """
+    inner = set(module.modules())
+    return {name for name, layer in layers.items() if layer in inner}
 
 
 def readers_of(node: fx.Node) -> Iterator[fx.Node]:

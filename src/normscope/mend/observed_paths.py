@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from normscope.errors import InputError
 from normscope.mend.forward_paths import WEIGHTED, Path, followed_layers, tensor_owners
+from normscope.mend.other_readers import plain_values
 from normscope.user_models.batch_reader import Batch, tensors_in
 from normscope.user_models.state_guard import preserve_state
 
@@ -68,7 +69,8 @@ class _Observer(TorchDispatchMode):
         self.path = Path()
         self.outputs: dict[int, tuple[str, Tensor]] = {}
         self._layers, self._owners = followed_layers(model), tensor_owners(model)
-        self._surrounding = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+        self._modules = list(model.modules())
+        self._surrounding = [m for m in self._modules if m._forward_hooks or m._forward_pre_hooks]
         self._inside = 0
 
     def __enter__(self) -> _Observer:
@@ -93,6 +95,8 @@ class _Observer(TorchDispatchMode):
         for handle in self._handles:
             handle.remove()
         super().__exit__(*error)
+        kept = (value for module in self._modules for value in plain_values(module))
+        self.read_by_caller([value for value in kept if isinstance(value, Tensor)])
 
     def __torch_dispatch__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
