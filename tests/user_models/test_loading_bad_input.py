@@ -92,7 +92,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path, suffix):
     (endless := tmp_path / f"endless{suffix}").symlink_to("/dev/zero")
     (folder := tmp_path / f"folder{suffix}").mkdir()
     for path in (pipe, endless, folder):
-        with pytest.raises(InputError, match="cannot be read as .* not a file"):
+        with pytest.raises(InputError, match="not a file|is a folder"):
             load_batches(str(path)) if suffix == ".npy" else load_checkpoint(path)
 
 

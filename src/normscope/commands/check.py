@@ -14,13 +14,8 @@ import tyro
 
 from normscope.errors import InputError, StorageError, one_of
 from normscope.studies.options import Folder, as_path
-from normscope.user_models.loading import (
-    is_checkpoint,
-    load_batches,
-    load_checkpoint,
-    load_into,
-    make_model,
-)
+from normscope.user_models.checkpoint_files import load_checkpoint
+from normscope.user_models.loading import is_checkpoint, load_batches, load_into, make_model
 
 if TYPE_CHECKING:
     import torch

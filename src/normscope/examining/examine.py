@@ -7,7 +7,7 @@ and the generators of random numbers, also when it raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from normscope.examining.pair import compare_outputs, make_pair, pair_layers, we
 from normscope.examining.state_and_loader import compare_keys, describe_loader, layers_of_state
 from normscope.records.examination import Examination, History, Layer, Pair
 from normscope.user_models.batch_reader import Batch, read_batches
-from normscope.user_models.state_dicts import unwrap_state, without_prefixes
+from normscope.user_models.state_dicts import states_in, unwrap_state, without_prefixes
 from normscope.user_models.state_guard import preserve_script, preserve_state
 from normscope.user_models.wrappers import unwrapped_model
 
@@ -97,17 +97,28 @@ def examine(
 def examine_state(state: Any, model: nn.Module | None = None, other: Any = None) -> Examination:
     """Return what a state_dict says: the values of its layers, and whether it fits a model.
 
-    Layers have the names of the file; to be compared with others, those of the unwrapped model.
+    Layers have the names of the file, those of a second state_dict in it the entry's before them;
+    to be compared with others, those of the unwrapped model.
     """
-    state = unwrap_state(state)
-    layers = layers_of_state(state)
+    states = states_in(state)
+    layers = tuple(_renamed(states))
+    state = next(iter(states.values()))
     keys = compare_keys(state, unwrapped_model(model)) if model is not None else None
     pair = None
     if other is not None:
-        here, there = without_prefixes(state), without_prefixes(unwrap_state(other))
+        here = without_prefixes(state)
+        there = without_prefixes(unwrap_state(other), here)
+        here = without_prefixes(here, there)
         pair = _pair_states(here, layers_of_state(here), there)
     versions = {"torch": str(torch.__version__)}
     return Examination(source="state_dict", layers=layers, keys=keys, pair=pair, versions=versions)
+
+
+def _renamed(states: Mapping[str, Mapping[str, Any]]) -> Iterator[Layer]:
+    """Yield the layers of all state_dicts of a checkpoint; behind the first, under their entry."""
+    for number, (entry, state) in enumerate(states.items()):
+        for layer in layers_of_state(state):
+            yield replace(layer, name=f"{entry}.{layer.name}") if number else layer
 
 
 def examine_loader(loader: Any, world_size: int = 1, devices: int = 1) -> Examination:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normscope.callables import import_named
 from normscope.errors import InputError, one_line
+from normscope.user_models.checkpoint_files import CHECKPOINTS, load_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
 
-CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 DATA_FILES = (".pt", ".pth", ".npy")
 
 
@@ -32,27 +33,11 @@ def make_model(text: str) -> nn.Module:
     return made
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the state_dict in a .safetensors file or one of torch.save, of which only plain data
-    and tensors are read.
+def load_into(model: nn.Module, content: Any, path: Path) -> None:
+    """Load what fits of a checkpoint; an InputError where shapes differ, or nothing fits at all."""
+    from normscope.user_models.state_dicts import unwrap_state, without_prefixes
 
-    Raises:
-        InputError: if there is no such file, it cannot be read, or holds more than plain data.
-    """
-    from normscope.user_models.state_dicts import unwrap_state
-    from normscope.user_models.tensor_files import read_safetensors, read_torch
-
-    if path.suffix == ".safetensors":
-        return dict(read_safetensors(path))
-    content = read_torch(path, "a checkpoint")
-    return dict(unwrap_state(content))
-
-
-def load_into(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Load what fits; an InputError where shapes differ, or nothing fits at all."""
-    from normscope.user_models.state_dicts import without_prefixes
-
-    state = without_prefixes(state, model.state_dict())
+    state = without_prefixes(unwrap_state(content), model.state_dict())
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -141,13 +126,14 @@ def load_tensor(path: Path) -> Any:
 
 
 def load_side(text: str) -> Any:
-    """Return the state_dict of a checkpoint, or the model of a factory."""
+    """Return what a checkpoint holds, or the model of a factory."""
     return load_checkpoint(Path(text)) if is_checkpoint(text) else make_model(text)
 
 
 def is_checkpoint(text: str) -> bool:
-    """Tell whether the text names a file of weights and no module:factory."""
-    return Path(text).suffix in CHECKPOINTS
+    """Tell whether the text names a file or folder of weights and no module:factory."""
+    path = Path(text)
+    return path.suffix in CHECKPOINTS or (os.sep in text and ":" not in text) or path.exists()
 
 
 def _call(text: str) -> Any:

@@ -7,7 +7,7 @@ so a vector counts as a gain where they leave no doubt, and else stays out.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -17,12 +17,22 @@ from torch import Tensor, nn
 
 from normscope.errors import InputError
 
-CONTENTS = ("state_dict", "model_state_dict", "model", "module", "net", "ema", "model_ema")
-WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+CONTENTS = (
+    "state_dict", "model_state_dict", "model", "module", "net", "network", "network_weights",
+    "params", "weights", "generator", "student",
+)  # fmt: skip
+"""Entries of a checkpoint that hold the model, where they exist."""
+
+MAX_PREFIX = 8  # names that a wrapper puts before those of a model
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 AFFINE = {"weight": "bias", "gamma": "beta", "scale": "bias", "g": "b"}
 """{name of a gain: that of the bias beside it}"""
 
+_WRAPPED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_NO_STATE = re.compile(
+    "^opt|optim|sched|scaler|callback|loop|hyper|args|config|rng|loss", re.IGNORECASE
+)
+"""Entries of a checkpoint that hold tensors, but no network."""
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NORM = re.compile(r"(ln|bn|gn|rms|lnf)$|.*(norm(?!al)|normalization)")
 _OTHER = {"act", "activation", "affine", "prelu", "relu", "scale", "scales"}
@@ -48,24 +58,66 @@ class NormEntries:
 
 
 def unwrap_state(content: Any) -> Mapping[str, Any]:
-    """Return the state_dict inside what a checkpoint holds: itself, or the usual entry for it.
+    """Return the state_dict inside what a checkpoint holds: itself, or the first of `states_in`.
+
+    Raises:
+        InputError: if there is none.
+    """
+    return next(iter(states_in(content).values()))
+
+
+def states_in(content: Any) -> dict[str, Mapping[str, Any]]:
+    """Return {entry: state_dict} of a checkpoint, that of the model first: {"": itself} where it is
+    one; several where it also holds an average, or a second network.
 
     Raises:
         InputError: if there is none.
     """
     if isinstance(content, nn.Module):
-        return content.state_dict()
-    seen: list[Any] = []  # a checkpoint may hold itself
-    while isinstance(content, Mapping) and not any(content is each for each in seen):
-        if any(isinstance(value, Tensor) for value in content.values()):
-            return _checked(content)
-        seen.append(content)
-        inside = (content.get(name) for name in CONTENTS)
-        content = next((each for each in inside if isinstance(each, Mapping)), None)
-    if not seen:
+        return {"": content.state_dict()}
+    if not isinstance(content, Mapping):
         raise InputError(f"The checkpoint holds a {type(content).__name__}, not a state_dict.")
-    entries = ", ".join(str(entry)[:40] for entry in islice(seen[-1], 12))
+    nested = _nested_states(content)
+    most = max((len(_tensors(state)) for state in nested.values()), default=0)
+    if len(_tensors(content)) > most:
+        return {"": _checked(content)}
+    if nested:
+        return {name: _checked(state) for name, state in nested.items()}
+    entries = ", ".join(str(entry)[:40] for entry in islice(content, 12))
     raise InputError(f"The checkpoint holds no state_dict; its entries: {entries}.")
+
+
+def _nested_states(content: Mapping[str, Any], depth: int = 3) -> dict[str, Mapping[str, Any]]:
+    """Return the state_dicts among a mapping's entries, the usual names first.
+
+    Looks a few mappings deep: a checkpoint may hold itself.
+    """
+    names = [*(name for name in CONTENTS if name in content), *map(str, content)]
+    found: dict[str, Mapping[str, Any]] = {}
+    for name in dict.fromkeys(names):
+        value = content.get(name)
+        value = value.state_dict() if isinstance(value, nn.Module) else value
+        if not isinstance(value, Mapping) or _NO_STATE.search(name):
+            continue
+        if _holds_weights(value):
+            found[name] = value
+        elif depth > 1:
+            inner = _nested_states(value, depth - 1)
+            alone = len(inner) == 1
+            found |= {name if alone else f"{name}.{key}": state for key, state in inner.items()}
+    return found
+
+
+def _tensors(content: Mapping[str, Any]) -> list[Tensor]:
+    return [value for value in content.values() if isinstance(value, Tensor)]
+
+
+def _holds_weights(content: Mapping[str, Any]) -> bool:
+    """Tell whether a mapping holds tensors by name that may be weights, and not counters alone."""
+    named = all(isinstance(key, str) for key in content)
+    return named and any(
+        v.is_nested or (v.ndim and v.is_floating_point()) for v in _tensors(content)
+    )
 
 
 def _checked(state: Mapping[Any, Any]) -> Mapping[str, Any]:
@@ -82,25 +134,36 @@ def _checked(state: Mapping[Any, Any]) -> Mapping[str, Any]:
 def without_prefixes(state: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
     """Return the state_dict with the names of the unwrapped model.
 
-    DistributedDataParallel, torch.compile and AveragedModel put their own before every name.
+    DistributedDataParallel, torch.compile and AveragedModel put their own before every name, FSDP,
+    compiled and checkpointed blocks in the middle of some; Lightning that of its attribute.
 
     Args:
         state: the state_dict.
         names: those of the model that it is for, where it is known. Names that match stay.
     """
     plain = {str(key): value for key, value in state.items()}
-    while plain.keys().isdisjoint(names):
-        prefix = next((p for p in WRAPPERS if _all_begin(plain, p)), "")
-        if not prefix:
-            break
+    if not plain.keys().isdisjoint(names):
+        return plain
+    averaged = plain.keys() & {"n_averaged"}
+    plain = {_WRAPPED.sub("", name): v for name, v in plain.items() if name not in averaged}
+    while plain and plain.keys().isdisjoint(names) and all(n.startswith("module.") for n in plain):
+        plain = {name.removeprefix("module."): value for name, value in plain.items()}
+    if names and plain.keys().isdisjoint(names) and (prefix := _prefix(plain, names)):
         plain = {name.removeprefix(prefix): value for name, value in plain.items()}
-        plain.pop("n_averaged", None)
     return plain
 
 
-def _all_begin(state: Mapping[str, Any], prefix: str) -> bool:
-    names = state.keys() - {"n_averaged"}
-    return bool(names) and all(name.startswith(prefix) for name in names)
+def _prefix(state: Mapping[str, Any], names: Collection[str]) -> str:
+    """Return what stands before the most names of a model in a state_dict, "" for nothing."""
+    known, counts = set(names), Counter[str]()
+    for name in state:
+        rest = name
+        for _ in range(MAX_PREFIX):
+            rest = rest.partition(".")[2]
+            if rest in known:
+                counts[name.removesuffix(rest)] += 1
+                break
+    return max(counts, key=counts.__getitem__, default="")
 
 
 def norm_entries(state: Mapping[str, Any]) -> dict[str, NormEntries]:

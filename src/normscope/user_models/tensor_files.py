@@ -4,12 +4,14 @@ by the bytes on the disk, not by the shapes that they claim.
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,16 +48,46 @@ def read_torch(path: Path, what: str) -> Any:
     def read() -> Any:
         _refuse_compressed(path)
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_inert_classes()):
+                return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             if "nsupported" not in str(error):  # neither a global nor an operation: damaged
                 raise
+            found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
             raise InputError(
-                f"{path} holds Python objects, which would have to be executed to be read; "
-                "normscope refuses. Save model.state_dict() alone."
+                f"{path} holds Python objects{f' ({found[1]})' if found else ''}, which would have "
+                "to be executed to be read; normscope refuses. Where you trust it, load it in "
+                "Python, and save model.state_dict() alone."
             ) from error
 
     return _read(path, what, read)
+
+
+def _inert_classes() -> list[Any]:
+    """Return what checkpoints of training scripts hold beside tensors, and can do nothing: command
+    lines, paths, numbers of numpy.
+    """
+    rebuild = [
+        (getattr(np._core.multiarray, name), f"{module}.multiarray.{name}")
+        for module in ("numpy.core", "numpy._core")
+        for name in ("scalar", "_reconstruct")
+    ]
+    paths = [
+        (kind, f"{module}.{kind.__name__.removeprefix('Pure')}")
+        for module in ("pathlib", "pathlib._local")
+        for kind in (PurePosixPath, PureWindowsPath)
+    ]
+    dtypes = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdSU"]
+    builtins = [list, dict, set, int, float, str, bool, tuple]
+    return [
+        argparse.Namespace, PurePosixPath, PureWindowsPath, np.dtype, np.ndarray, *dtypes,
+        *builtins, *rebuild, *paths, (_without_factory, "collections.defaultdict"),
+    ]  # fmt: skip
+
+
+def _without_factory(*_: Any) -> dict[Any, Any]:
+    """Make a dict in place of a defaultdict, which would call something for a key it lacks."""
+    return {}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
