@@ -266,6 +266,16 @@ class TestPerSampleStatistics:
         )
         assert "sample_mean" not in recording.statistics(name)
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_rms_norm_of_16_bits_without_an_eps(self, dtype):
+        """torch computes it in float32, with that type's epsilon, which is next to nothing."""
+        norm, x = nn.RMSNorm(12).to(dtype), (0.05 * torch.randn(4, 7, 12)).to(dtype)
+        recording, name = self.record(norm, x, steps=1)
+        rms = x.double().square().mean(-1).sqrt().reshape(-1, 1).numpy()
+        assert np.allclose(
+            recording.query(name, "sample_std")[1][0], self.distribution_of(rms), rtol=0.02
+        )
+
     def test_instance_norm(self):
         norm, x = nn.InstanceNorm2d(3, affine=True), torch.randn(5, 3, 6, 6) * 2 + 1
         recording, name = self.record(norm, x)

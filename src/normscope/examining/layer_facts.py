@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from normscope.errors import InputError, one_line
 from normscope.records.examination import Layer, Optimizer
-from normscope.user_models.norm_layers import NormLayer, is_norm, recognize
+from normscope.user_models.norm_layers import NormLayer, is_norm, machine_eps, recognize
 from normscope.user_models.wrappers import local_part, torch_optimizers
 
 
@@ -128,10 +128,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 def _eps(module: nn.Module, norm: NormLayer) -> float | None:
     if isinstance(module, nn.RMSNorm) and module.eps is None:
-        # torch takes the machine epsilon of the type that it computes in: float32 for 16 bits
         weight = module._parameters.get("weight")
-        wide = weight is not None and weight.dtype == torch.float64
-        return float(torch.finfo(torch.float64 if wide else torch.float32).eps)
+        return machine_eps(torch.float32 if weight is None else weight.dtype)
     return norm.eps
 
 

@@ -33,7 +33,7 @@ CONTRARY = {
     "C702": "gradients at the first layer are smaller {with_norm}",
     "C801": "channel means vary more from batch to batch {with_norm}",
     "C901": "running statistics are farther from those of the data than a batch's own",
-    "C902": "running statistics do worse than a small batch's own",
+    "C902": "small test batches are normalized as well by themselves as large ones, or better",
     "C1001": "the loss varies more along its gradient {with_norm}",
     "C1002": "the gradient changes more along its own direction {with_norm}",
     "C1003": "the landscape is rougher along the gradient {with_norm}",

@@ -26,6 +26,24 @@ FIRST_KNOBS: dict[str, Any] = {
 """{knob: its default in the first version}. Never changed, also where a default is or a knob goes.
 """
 
+STANDS_FOR: dict[tuple[str, str], Any] = {
+    ("small-resnet", "widths"): [16, 32, 64],
+    ("small-resnet", "blocks_per_stage"): 2,
+}
+"""{(model, knob): what None means there}; of `block` it is DEFAULT_BLOCK in every model."""
+
+DEFAULT_BLOCK = "post-activation"
+
+
+def meaning(model: str, knob: str, value: Any) -> Any:
+    """Return a knob's value with what it stands for where it is None, so that equal settings are
+    equal.
+    """
+    if value is not None:
+        return list(value) if isinstance(value, tuple) else value
+    return DEFAULT_BLOCK if knob == "block" else STANDS_FOR.get((model, knob))
+
+
 ADDED_KNOBS: dict[str, Any] = {
     "threads": 1,
     "depth": None,

@@ -17,7 +17,7 @@ places].
 EVALUATION = "evaluation"
 """Test accuracies of the batch-normalized network as fractions: with "running" and "recalibrated"
 statistics, float64 [1] each, and with those of the "batch", float64 [sizes], by batch "size", int64
-[sizes].
+[sizes], the largest of which may hold all images.
 """
 
 LANDSCAPE = "landscape"

@@ -129,7 +129,7 @@ def _eval_step(channel: Channel, index: tuple[int, int, int]) -> Step:
     mean, var = channel.eval_moments
     return Step(
         "output in eval mode",
-        "weight · (x − running mean) / √(running variance + eps) + bias",
+        "weight · (x − old running mean) / √(old running variance + eps) + bias",
         f"{number(channel.weight)} · ({number(float(channel.x[index]))} − {_signed(mean)}) / "
         f"√({number(var)} + {number(channel.eps)}) + {_signed(channel.bias)} = "
         f"{number(float(channel.eval_output[index]))}",

@@ -160,6 +160,12 @@ def _forgotten(explanation: Explanation, console: Console) -> None:
         f"one), one trained network (seed {seed}).\n"
         "Class-ordered: images sorted by class, as a folder of images is read.",
     )
+    if forgotten.batch_sizes[-1] >= forgotten.images:
+        say(
+            console,
+            f"What is lost with all {forgotten.images:,} in one batch is not the noise of a small "
+            "one: they are not augmented, as those were on which the network was trained.",
+        )
     if explanation.running_before is not None:
         say(
             console,

@@ -20,6 +20,7 @@ from normscope.errors import InputError, lookup, one_of
 from normscope.models import registry
 from normscope.models.landmarks import Network
 from normscope.models.norms import is_code, resolve_norm
+from normscope.records.knobs import meaning
 from normscope.studies.options import GridOptions
 from normscope.studies.spec import NETWORK_OPTIONS, Recipe, RunSpec, default_capture_epochs
 from normscope.training.graphs import GRAPHS
@@ -83,7 +84,8 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
     choices = (
         shared | dict(zip(names, choice, strict=True)) for choice in itertools.product(*values)
     )
-    specs = tuple(_spec(choice, dataset.kind, options.capture_epochs) for choice in choices)
+    made = (_spec(choice, dataset.kind, options.capture_epochs) for choice in choices)
+    specs = tuple(dict.fromkeys(made))  # a knob's default and its name are one setting
     return Grid(
         specs,
         dataset,
@@ -123,6 +125,9 @@ def _spec(choices: dict[str, Any], kind: str, capture_epochs: tuple[int, ...] | 
         )
     auto = {knob: value for knob, value in entry.defaults.items() if choices[knob] == "auto"}
     choices = choices | auto
+    for knob in entry.options & {"block", "widths", "blocks_per_stage"}:
+        if meaning(choices["model"], knob, choices[knob]) == meaning(choices["model"], knob, None):
+            choices = choices | {knob: None}
     code = code_checksum(choices["norm"])
     return RunSpec(**choices, norm_code=code, capture_epochs=tuple(sorted(set(captured))))
 

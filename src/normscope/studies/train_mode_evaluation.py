@@ -66,6 +66,14 @@ class AccuracyMeter:
         self._model.eval()
         return self._accuracy(torch.arange(len(self.labels), device=self._device), max(BATCH_SIZES))
 
+    def sizes(self, *more: int) -> tuple[int, ...]:
+        """Return the batch sizes to try, in order: BATCH_SIZES, some more, and all images at once.
+
+        What is lost with all at once is not the noise of a batch: the images are not augmented, as
+        those of the training were, so that their statistics differ from the training's.
+        """
+        return tuple(sorted({*BATCH_SIZES, *more, len(self.labels)}))
+
     def refuses(self, batch_size: int) -> bool:
         """Return whether PyTorch refuses such a pass: some batch has one value per channel."""
         last = len(self.labels) % batch_size or batch_size
@@ -119,11 +127,12 @@ def accuracies_without_eval(
     """
     subject = AccuracyMeter(model, dataset, spec)
     eval_accuracy = subject.eval_accuracy()
-    during = np.full((len(ORDERS), len(BATCH_SIZES), REPEATS), np.nan)
+    sizes = subject.sizes()
+    during = np.full((len(ORDERS), len(sizes), REPEATS), np.nan)
     afterwards = during.copy()
     labels = subject.labels.cpu()
     for done, (place, order) in enumerate(_orders(labels, spec.seed)):
-        for column, batch_size in enumerate(BATCH_SIZES):
+        for column, batch_size in enumerate(sizes):
             # alone in its batch an image meets no other, so its order is tried once, for what it
             # leaves behind
             if not subject.refuses(batch_size) and (batch_size > 1 or place[1] == 0):
@@ -132,7 +141,7 @@ def accuracies_without_eval(
                     order.to(subject.labels.device), batch_size
                 )
         progress(done + 1, len(ORDERS) * REPEATS)
-    return Forgotten(len(labels), eval_accuracy, BATCH_SIZES, during, afterwards)
+    return Forgotten(len(labels), eval_accuracy, sizes, during, afterwards)
 
 
 def _orders(labels: Tensor, seed: int) -> Iterator[tuple[tuple[int, int], Tensor]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -126,6 +127,13 @@ def _kind(module: nn.Module) -> tuple[str, str]:
         kind = "layer" if module._parameters.get("bias") is not None else "rms"
         return kind, "weight and epsilon"
     return "", ""
+
+
+def machine_eps(dtype: torch.dtype) -> float:
+    """Return the epsilon that torch's norms take for `eps=None`: that of the type in which they
+    compute, float32 for 16 bits.
+    """
+    return float(torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps)
 
 
 def _eps(module: nn.Module) -> float | None:

@@ -18,7 +18,7 @@ from torch.autograd.graph import Node
 from normscope.records.recording_header import BINS, FRAME, SAMPLE_LEVELS, SAMPLE_MOMENTS, LayerInfo
 from normscope.user_models.batch_reader import tensors_in
 from normscope.user_models.norm_behavior import Behavior, Moments, behavior_of
-from normscope.user_models.norm_layers import NormLayer
+from normscope.user_models.norm_layers import NormLayer, machine_eps
 from normscope.user_models.wrappers import local_affine
 from normscope.watching.row_buffers import Column, column
 from normscope.watching.tensor_statistics import (
@@ -371,7 +371,7 @@ class Observer:
     def _per_sample_std(self, values: Tensor, sample: Tensor) -> Tensor:
         grouped, rms = self._groups(values, sample), self.info.kind == "rms"
         square = grouped.square().mean(-1) if rms else grouped.var(-1, correction=0)
-        eps = torch.finfo(values.dtype).eps if self.info.eps is None else self.info.eps
+        eps = machine_eps(values.dtype) if self.info.eps is None else self.info.eps
         return (square + eps).sqrt()
 
     def _groups(self, values: Tensor, sample: Tensor) -> Tensor:

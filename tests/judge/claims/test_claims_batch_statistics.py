@@ -158,7 +158,7 @@ def test_evaluation_is_that_of_a_slow_loop(trained, monkeypatch):
     monkeypatch.setattr(evaluation_room, "BATCHES", 3)
     given, own = context(trained, "batch", 8)
     found = evaluation(given)
-    assert found["size"].tolist() == [1, 2, 8, 128]
+    assert found["size"].tolist() == sorted([1, 2, 8, 128, len(given.dataset.test_labels)])
     images, labels = (torch.cat(parts) for parts in zip(*given.batches(64).test(), strict=True))
 
     def accuracy(model, order, size):
@@ -170,7 +170,7 @@ def test_evaluation_is_that_of_a_slow_loop(trained, monkeypatch):
         assert (
             accuracy(given.trained(), order, 50) == found["running"] == own.final("test_accuracy")
         )
-        for size, measured in zip((1, 2, 8, 128), found["batch"], strict=True):
+        for size, measured in zip(found["size"].tolist(), found["batch"], strict=True):
             assert accuracy(given.trained().train(), order, size) == pytest.approx(
                 measured, abs=2.01 / len(labels)
             )
@@ -248,8 +248,8 @@ def with_evaluation(seed, running, recalibrated, batch, **spec):
         for k, (name, value) in enumerate(values.items())
     }
     arrays |= {
-        "size": np.array([1, 2, 8, 128]),
-        "batch": np.array([np.nan, 0.3, batch, 0.9]) + jitter(seed + 5, 0.0005),
+        "size": np.array([1, 2, 8, 128, 1000]),
+        "batch": np.array([np.nan, 0.3, batch, 0.9, 0.9]) + jitter(seed + 5, 0.0005) * np.arange(5),
     }
     return dataclasses.replace(
         run("batch", seed, final=running, **spec), measured={"evaluation": arrays}
@@ -276,8 +276,8 @@ PLANTED = {  # code: (runs for which it holds, runs for which it does not, effec
     "C801": (statistics(0.02, 0.06, 0.005), statistics(0.06, 0.02, 0.005), 1 / 3),
     "C901": (statistics(0.02, 0.02, 0.002), statistics(0.02, 0.02, 0.2), 0.002 / 0.02),
     "C902": (
-        [with_evaluation(seed, 0.95, 0.95, 0.80) for seed in range(4)],
-        [with_evaluation(seed, 0.80, 0.80, 0.95) for seed in range(4)],
+        [with_evaluation(seed, 0.95, 0.95, 0.75) for seed in range(4)],
+        [with_evaluation(seed, 0.95, 0.95, 0.95) for seed in range(4)],
         15.0,
     ),
     "C1303": (sizes(0.6, 0.85), sizes(0.85, 0.6), 25.0),
@@ -307,6 +307,18 @@ def test_equal_readings_are_no_difference(code):
     assert judged(code, runs).outcome == "no difference"
 
 
+def test_what_images_without_augmentation_lose_is_not_the_small_batch_s():
+    """Two points are lost in one batch of all images, where nothing is noisy: they are no part of
+    the verdict, and stand beside it.
+    """
+    found = judged("C902", [with_evaluation(seed, 0.92, 0.92, 0.86) for seed in range(4)])
+    assert found.effect == pytest.approx(4, abs=0.3)
+    beside = {reading.label: reading.effect for reading in found.also}
+    assert beside["eval mode against batches of 8"] == pytest.approx(6, abs=0.3)
+    assert beside["eval mode against the largest"] == pytest.approx(2, abs=0.3)
+    assert found.notes == ("The large batches have 1000 images.",)
+
+
 def test_only_runs_of_settings_that_were_measured_are_called_for():
     measured = [with_statistics("batch", seed, 0.02, 0.02) for seed in range(2)]
     forgotten = dataclasses.replace(run("batch", 2), measured={})
@@ -323,11 +335,12 @@ def test_only_runs_of_settings_that_were_measured_are_called_for():
 
 def test_what_stands_beside_the_deciding_quantity():
     also = {reading.label: reading for reading in judged("C902", PLANTED["C902"][0]).also}
-    assert also["test batches of 1"].effect is None, "refused there: one value in a channel"
-    assert also["test batches of 2"].effect == pytest.approx(65, abs=1)
-    assert also["test batches of 128"].effect == pytest.approx(5, abs=1)
+    assert also["batches of 1"].effect is None, "refused there: one value in a channel"
+    assert also["batches of 2"].effect == pytest.approx(60, abs=1)
+    assert also["eval mode against the largest"].effect == pytest.approx(5, abs=1)
 
 
-def test_one_normalization_is_named_once_where_it_did_not_learn():
-    (note,) = judged("C902", [with_evaluation(seed, 0.12, 0.12, 0.1) for seed in range(4)]).notes
-    assert note.startswith("batch did not learn")
+def test_of_a_network_that_did_not_learn_nothing_is_said():
+    found = judged("C902", [with_evaluation(seed, 0.12, 0.12, 0.1) for seed in range(4)])
+    assert (found.outcome, found.effect) == ("cannot tell", None)
+    assert "a setting at which batch learns" in found.needs

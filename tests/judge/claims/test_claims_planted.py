@@ -567,3 +567,18 @@ def test_exact_zeros_are_a_step_and_distances_between_captures_follow_scipy():
         stats.wasserstein_distance(first, second), abs=0.03
     )
     assert between(describe(first), describe(first)) == 0
+
+
+def test_a_default_and_its_name_are_one_setting_and_what_was_measured_counts():
+    """Six seeds of one setting, three of them trained a second time under its name."""
+    measured = {"evaluation": {"size": np.array([8, 1000]), "batch": np.array([0.8, 0.9])}}
+    named = {"block": "post-activation", "widths": [16, 32, 64], "blocks_per_stage": 2}
+    runs = arms(6, widths=None, blocks_per_stage=None)
+    runs = [
+        dataclasses.replace(one, measured=measured) if one.norm == "batch" else one for one in runs
+    ]
+    again = arms(3, **named)
+    for both in (runs + again, again + runs):
+        assert verdict("C201", both).n == 6
+        assert verdict("C201", both).settings == ()
+        assert verdict("C902", both).n == 6

@@ -210,6 +210,18 @@ def test_a_sweep_is_every_combination_and_leaves_identities_alone():
     assert {spec.capture_epochs for spec in longer} == {(1, 2), (1, 3, 6)}
 
 
+def test_a_default_and_its_name_are_one_run():
+    settings = {"data": "digits", "seeds": 1, "norms": ("batch",), "learning_rates": (0.1,)}
+    sweep = {
+        "block": (None, "post-activation"), "widths": (None, (16, 32, 64)),
+        "blocks_per_stage": (None, 2, 1),
+    }  # fmt: skip
+    plain = lay_out(GridPlan(settings).options({"device": "cpu"})).specs
+    both = lay_out(GridPlan(settings).options({"device": "cpu"}), sweep).specs
+    assert len(both) == 2
+    assert both[0].id == plain[0].id
+
+
 def test_sweeps_are_read_in_the_type_of_their_knob():
     sweep = parse_sweeps(
         ["initialization_scale=0.1,1", "batch_size=16,128", "widths=8x16x32,4x8x8", "norm=batch"]

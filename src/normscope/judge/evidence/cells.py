@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from normscope.records.knobs import DEFAULT_BLOCK, meaning
 from normscope.records.run import ENDED, RunRecord
 
 _NOT_A_SETTING = ("seed", "capture_epochs", "norm_code")  # the last belongs to the arm
-DEFAULT_BLOCK = "post-activation"
-
 _WORDS = {"learning_rate": "lr", "block": "", "activation": ""}
 
 USUAL = {
@@ -131,8 +130,7 @@ def runs_of(group: Group) -> list[RunRecord]:
 
 def value_of(run: RunRecord, knob: str) -> Any:
     """Return a field of a run's spec, a default by its name."""
-    value = run.spec.get(knob)
-    return DEFAULT_BLOCK if knob == "block" and value is None else value
+    return meaning(run.spec["model"], knob, run.spec.get(knob))
 
 
 def knobs_of(run: RunRecord, over: Sequence[str]) -> tuple[Any, ...]:
@@ -191,7 +189,9 @@ def _filled(
     """The group with the cells of its members that have every value of the knobs."""
     runs: dict[str, dict[int, dict[tuple[Any, ...], RunRecord]]] = {arm: {} for arm in arms}
     for arm, run in members:
-        runs[arm].setdefault(run.seed, {})[knobs_of(run, over)] = run
+        of_seed, knobs = runs[arm].setdefault(run.seed, {}), knobs_of(run, over)
+        if knobs not in of_seed or len(run.measured) > len(of_seed[knobs].measured):
+            of_seed[knobs] = run  # of two runs of one setting the one that was measured
     wanted = {arm: {knobs for seeds in runs[arm].values() for knobs in seeds} for arm in arms}
     if same_knobs:
         shared = wanted[arms[0]] & wanted[arms[1]]

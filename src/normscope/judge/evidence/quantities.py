@@ -139,6 +139,11 @@ def evaluated(run: RunRecord, statistics: str, batch_size: int = 0) -> float | N
     return 100 * float(values[0]) if len(values) and np.isfinite(values[0]) else None
 
 
+def largest_evaluated(run: RunRecord) -> int:
+    """Return the largest batch size at which the accuracy without eval() was measured; 0: none."""
+    return int(max(run.measured.get(EVALUATION, {}).get("size", ()), default=0))
+
+
 def evaluation_step(runs: Sequence[RunRecord]) -> float:
     """Return the least difference of such accuracies, in percent: of 1,000 images at most."""
     return max(accuracy_step(runs), 0.1)

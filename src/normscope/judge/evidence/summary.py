@@ -137,7 +137,8 @@ def idle(group: Group, learners: dict[str, str]) -> list[str]:
 def settings_to_learn_at(groups: Sequence[Group], learners: dict[str, str]) -> str:
     """Say what is needed where no setting is left."""
     where = [f"{' and '.join(idle(group, learners))} not{group.where}" for group in groups]
-    return f"a setting at which {' and '.join(learners.values())} learn: here {'; '.join(where)}"
+    verb = "learn" if len(learners) > 1 else "learns"
+    return f"a setting at which {' and '.join(learners.values())} {verb}: here {'; '.join(where)}"
 
 
 def _without_value(summary: Summary, group: Group) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normscope.studies.measurements.run_context import Arrays, RunContext
 from normscope.studies.spec import RunSpec
-from normscope.studies.train_mode_evaluation import BATCH_SIZES, AccuracyMeter
+from normscope.studies.train_mode_evaluation import AccuracyMeter
 
 BATCHES, BATCH_SIZE = 16, 128
 """Training batches for new running statistics, and their size, whatever that of the training is."""
@@ -29,12 +29,12 @@ def evaluation(context: RunContext) -> Arrays:
     - "recalibrated" [1]: the same with statistics of 16 training batches of 128, augmented as in
       training.
     - "batch" [sizes]: without eval(), over one random order of the images in batches of "size"
-      (int64 [sizes]); the run's own batch size is among them. NaN where a batch would have one
-      value in a channel.
+      (int64 [sizes]); the run's own batch size is among them, and all images at once. NaN where
+      a batch would have one value in a channel.
     """
     spec = context.spec
     network = AccuracyMeter(context.trained(), context.dataset, spec)
-    sizes = sorted({*BATCH_SIZES, spec.batch_size})
+    sizes = network.sizes(spec.batch_size)
     order = torch.from_numpy(np.random.default_rng([spec.seed, 1]).permutation(len(network.labels)))
     running = network.eval_accuracy()
     network.recalibrate(_training_batches(context))
