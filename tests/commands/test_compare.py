@@ -213,6 +213,27 @@ def test_a_norm_that_fails_before_training_is_a_failed_run_and_the_others_finish
     assert (tmp_path / "study" / "comparison.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("def norm(channels): os._exit(0)", "ended itself with exit status 0"),
+        ("def norm(channels): sys.exit()", "ended itself with exit status 0"),
+        ("def norm(channels): os.kill(os.getpid(), 11)", "crashed with SIGSEGV"),
+        ("os._exit(3)", "ended itself with exit status 3"),
+    ],
+)
+def test_a_norm_that_ends_its_process_is_refused_in_one_line(code, how, tmp_path, monkeypatch):
+    """In a process of its own, which must outlive it."""
+    (tmp_path / "ending.py").write_text(f"import os, sys\n{code}\n")
+    monkeypatch.chdir(tmp_path)
+    with start(tmp_path / "study", *QUICK, "--norms", "batch", "ending:norm") as process:
+        _, error = process.communicate()
+    assert process.returncode == 2, error
+    assert f"Normalization 'ending:norm' cannot be had: its process {how}" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_norm_that_was_edited_is_another_norm(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "edited_norms.py").write_text("import torch\nnorm = torch.nn.BatchNorm2d\n")

@@ -14,8 +14,8 @@ from normscope.commands.compare import CompareOptions, compare
 from normscope.records.run import load_run
 from normscope.studies.executors import local
 from normscope.studies.executors.local import ProcessExecutor
-from normscope.studies.executors.losses import how_it_ended
 from normscope.studies.grid import lay_out
+from normscope.studies.process_ends import how_it_ended
 from normscope.studies.runner import RunResult, RunTask, execute
 from warm_processes import run_python
 

@@ -22,6 +22,7 @@ from normscope.models.landmarks import Network
 from normscope.models.norms import is_code, resolve_norm
 from normscope.records.knobs import meaning
 from normscope.studies.options import GridOptions
+from normscope.studies.process_ends import refuse_what_ends_processes
 from normscope.studies.spec import NETWORK_OPTIONS, Recipe, RunSpec, default_capture_epochs
 from normscope.training.graphs import GRAPHS
 from normscope.training.precision import resolve_device, resolve_precision
@@ -140,6 +141,8 @@ def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
         network = (spec.norm, *(getattr(spec, name) for name in _NETWORK))
         if network not in built:
             built.add(network)
+            if is_code(spec.norm):
+                refuse_what_ends_processes(spec.norm, lambda spec=spec: build_for(dataset, spec))
             count = count_parameters(build_for(dataset, spec))
             counts.setdefault(spec.norm, count)
     return counts
@@ -206,6 +209,8 @@ def code_checksum(norm: str) -> str:
     """
     if not is_code(norm):
         return ""
+    if norm.partition(":")[0] not in sys.modules:
+        refuse_what_ends_processes(norm, lambda: resolve_norm(norm))
     resolve_norm(norm)
     file = sys.modules[norm.partition(":")[0]].__file__
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file is not None else ""

@@ -16,7 +16,8 @@ from loky.backend.process import LokyProcess
 
 from normscope.fused.memory import keep_freed_memory
 from normscope.studies.directory import RunDirectory
-from normscope.studies.executors.losses import Losses, how_it_ended
+from normscope.studies.executors.losses import Losses
+from normscope.studies.process_ends import how_it_ended
 from normscope.studies.progress_message import Progress, Report
 from normscope.studies.runner import RunResult, RunTask, execute, record_failure
 

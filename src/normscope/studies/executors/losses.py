@@ -1,40 +1,10 @@
-"""Processes that died while they trained: what ended them, and how many a run has lost."""
+"""Processes that died while they trained: how many a run has lost."""
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 
 from normscope.studies.progress_message import Progress
-
-CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS"})
-"""Signals that a process brings on itself."""
-
-
-def how_it_ended(exitcode: int) -> str:
-    """Return what ended a process, for a sentence that begins with "its process".
-
-    Args:
-        exitcode: as `multiprocessing.Process` has it, the signal with a minus sign.
-    """
-    if exitcode >= 0:
-        return f"ended itself with exit status {exitcode}, as sys.exit or os._exit do"
-    try:
-        name = signal.Signals(-exitcode).name
-    except ValueError:
-        name = f"signal {-exitcode}"
-    if name in CRASHES:
-        what = f"{name}, {signal.strsignal(-exitcode)}"
-        return f"crashed with {what}: a fault of a native library, and no matter of memory"
-    if name == "SIGKILL":
-        return (
-            "was killed with SIGKILL, for want of memory or by somebody: the same command tries it "
-            "again from its last whole epoch, with less memory under a smaller --jobs"
-        )
-    return (
-        f"was ended with {name}, which others send: the same command tries the run again from its "
-        "last whole epoch"
-    )
 
 
 @dataclass
