@@ -3,6 +3,7 @@
 #   make test   builds .venv with the test extras; lint, types, tests in two processes (WORKERS=8: in eight)
 # make fuzz tries broken files, arguments and kills, 20 times as many as the tests do (FUZZ=100: 100 times).
 # make site builds build/site/html/index.html, the documentation with a search; a broken link fails it.
+# make notebooks runs the examples and stores them with their outputs.
 # make wheel builds dist/*.whl, which installs anywhere with pip.
 # make bench measures speed beside the notebook's way; NORMSCOPE_CIFAR10 names the folder of the images.
 PYTHON ?= python3.11
@@ -11,7 +12,7 @@ FUZZ ?= 20
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test fuzz lint types bench site wheel clean
+.PHONY: demo test fuzz lint types bench site notebooks wheel clean
 
 demo: .venv/installed
 	$(BIN)/normscope compare
@@ -28,6 +29,9 @@ bench: .venv/installed
 
 site: .venv/installed-test
 	$(BIN)/python docs/site/build.py build/site
+
+notebooks: .venv/installed-test
+	$(BIN)/python examples/notebooks/make.py
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

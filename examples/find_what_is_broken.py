@@ -11,9 +11,6 @@
 # %% [markdown]
 # # Find what is broken
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/examples/notebooks/find_what_is_broken.ipynb)
-# (the repository's address goes in the place of `OWNER/REPOSITORY`)
-#
 # A network trains well: its loss goes to almost nothing. In eval mode it gets one image in five wrong. Where is the
 # fault? `normscope.check` asks the rules that know how normalization breaks, mends nothing by itself, and leaves the
 # model as it was. About ten seconds on one core.
@@ -25,10 +22,12 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("normscope") is None:
-    # a wheel that `make wheel` built and that lies beside this notebook, or else the repository itself
     wheels = sorted(Path().glob("normscope-*.whl"))
-    source = str(wheels[-1]) if wheels else "git+https://github.com/OWNER/REPOSITORY"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    if not wheels:
+        raise FileNotFoundError(
+            "Put the wheel that `make wheel` builds (dist/normscope-*.whl) beside this notebook."
+        )
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(wheels[-1])], check=True)
 
 # %%
 import torch
@@ -82,6 +81,7 @@ print(f"accuracy in eval mode: {before:.1%}")
 batches = [(images[batch], labels[batch]) for batch in training.split(100)]
 report = normscope.check(model, batches, optimizer=optimizer)
 print(report)
+report
 
 # %% [markdown]
 # The findings belong together: the running statistics are still those of a new layer (`statistics-stuck`), so they are

@@ -11,9 +11,6 @@
 # %% [markdown]
 # # Inside one batch normalization layer
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/examples/notebooks/inside_one_batchnorm.ipynb)
-# (the repository's address goes in the place of `OWNER/REPOSITORY`)
-#
 # What does a batch normalization layer get, what does it give, and what does it keep? We watch one while a small
 # network learns to read digits: every channel's input and output, the batch's statistics, the running statistics,
 # weight and bias. About ten seconds on one core.
@@ -32,10 +29,12 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("normscope") is None:
-    # a wheel that `make wheel` built and that lies beside this notebook, or else the repository itself
     wheels = sorted(Path().glob("normscope-*.whl"))
-    source = str(wheels[-1]) if wheels else "git+https://github.com/OWNER/REPOSITORY"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    if not wheels:
+        raise FileNotFoundError(
+            "Put the wheel that `make wheel` builds (dist/normscope-*.whl) beside this notebook."
+        )
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(wheels[-1])], check=True)
 
 # %%
 import matplotlib.pyplot as plt
@@ -73,6 +72,7 @@ with normscope.watch(model, optimizer=optimizer, every=1, histograms_every=5) as
 recording = watcher.recording
 layer = "4"  # the second batch normalization
 print(recording.summary())
+recording
 
 # %% [markdown]
 # ## What goes in, what comes out

@@ -11,9 +11,6 @@
 # %% [markdown]
 # # Watch your own model
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/examples/notebooks/watch_your_own_model.ipynb)
-# (the repository's address goes in the place of `OWNER/REPOSITORY`)
-#
 # You have a model and a training loop, and want to see what its normalization layers do. One line is added; nothing
 # about the training changes, to the last bit. About ten seconds on one core.
 
@@ -24,10 +21,12 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("normscope") is None:
-    # a wheel that `make wheel` built and that lies beside this notebook, or else the repository itself
     wheels = sorted(Path().glob("normscope-*.whl"))
-    source = str(wheels[-1]) if wheels else "git+https://github.com/OWNER/REPOSITORY"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    if not wheels:
+        raise FileNotFoundError(
+            "Put the wheel that `make wheel` builds (dist/normscope-*.whl) beside this notebook."
+        )
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(wheels[-1])], check=True)
 
 # %%
 import tempfile
@@ -86,11 +85,12 @@ print("same bits:", same_bits)
 # %% [markdown]
 # ## Looking at it
 #
-# First the summary: a row per layer, and beneath it what stands out.
+# First the summary: what stands out, and a row per layer. A cell that ends in the recording shows its page.
 
 # %%
 recording = normscope.Recording.load(folder / "recording.sqlite")
 print(recording.summary())
+recording
 
 # %% [markdown]
 # Every statistic of every layer and channel is there by name, as arrays over the steps.
@@ -107,7 +107,7 @@ print(
 # %% [markdown]
 # ## Taking it elsewhere
 #
-# One interactive page that opens without a network; tables for pandas or a spreadsheet; TensorBoard or W&B while the
+# The page as a file that works offline; tables for pandas or a spreadsheet; TensorBoard or W&B while the
 # training runs (`watch(..., sinks=[normscope.TensorBoard("runs/mine")])`).
 
 # %%

@@ -11,9 +11,6 @@
 # %% [markdown]
 # # With and without batch normalization
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/examples/notebooks/with_and_without_bn.ipynb)
-# (the repository's address goes in the place of `OWNER/REPOSITORY`)
-#
 # The same small residual network is trained on the same handwritten digits in the same order, with batch normalization
 # and without, from the same initial weights where the two have them in common. Two seeds each, two learning rates:
 # eight runs, about half a minute on one core. No download is needed: the digits come with scikit-learn.
@@ -25,10 +22,12 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("normscope") is None:
-    # a wheel that `make wheel` built and that lies beside this notebook, or else the repository itself
     wheels = sorted(Path().glob("normscope-*.whl"))
-    source = str(wheels[-1]) if wheels else "git+https://github.com/OWNER/REPOSITORY"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+    if not wheels:
+        raise FileNotFoundError(
+            "Put the wheel that `make wheel` builds (dist/normscope-*.whl) beside this notebook."
+        )
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(wheels[-1])], check=True)
 
 # %%
 import tempfile
@@ -50,6 +49,7 @@ result = normscope.compare(
     jobs=1,
     out=study,
 )
+result
 
 # %% [markdown]
 # ## What came out
@@ -99,6 +99,7 @@ judged = normscope.claims(study, console=Console(quiet=True))
 for verdict in judged.verdicts:
     if verdict.n:
         print(f"{verdict.code} {verdict.name}: {verdict.outcome} (n = {verdict.n})")
+judged
 
 # %% [markdown]
 # Try it: more seeds (`seeds=5`), more epochs, `norms=["batch", "group", "none"]`. The runs that are there are not

@@ -3,6 +3,7 @@ from them.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,39 @@ def test_a_published_summary_follows_from_its_records(study):
 
 def test_there_are_published_results():
     assert STUDIES
+
+
+PAGE = RESULTS.parent / "what_batch_norm_does.md"
+SAID = re.compile(r"(?P<effect>×[\d.]+|[+−][\d.]+ points|[\d.]+ points lower)\D*\((?P<code>C\d+)\)")
+
+
+def test_the_article_says_what_the_claims_measured():
+    found = json.loads((RESULTS / "cifar10-30-epochs/claims.json").read_text())["claims"]
+    claims = {claim["code"]: claim for claim in found}
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    said = {match["code"]: match["effect"] for match in SAID.finditer(text)}
+    assert set(said) == {"C404", "C801", "C902", "C702", "C402"}
+    for code, effect in said.items():
+        number = re.sub(r"[^\d.]", "", effect)
+        decimals = len(number.partition(".")[2])
+        assert f"{abs(claims[code]['effect']):.{decimals}f}" == number, code
+    does, does_not = text.split("## It does not")
+    verdicts = {code: claims[code]["verdict"] for code in re.findall(r"\((C\d+)\)", text)}
+    for code, verdict in verdicts.items():
+        assert (verdict == "supported") == (f"({code})" in does), code
+        assert (verdict in ("contradicted", "no difference")) == (f"({code})" in does_not), code
+    for verdict in ("supported", "contradicted"):
+        count = sum(claim["verdict"] == verdict for claim in found)
+        assert f"{count} {'are ' if verdict == 'supported' else ''}{verdict}" in text
+
+
+@pytest.mark.parametrize(
+    ("code", "arms"), [("C101", "6.9 epochs instead of 12.5"), ("C701", "78% against 42%")]
+)
+def test_the_articles_means_are_those_of_the_seeds(code, arms):
+    found = json.loads((RESULTS / "cifar10-30-epochs/claims.json").read_text())["claims"]
+    values = next(claim for claim in found if claim["code"] == code)["values"]
+    means = [sum(values[arm].values()) / len(values[arm]) for arm in ("batch", "none")]
+    assert arms in PAGE.read_text(encoding="utf-8")
+    for said, mean in zip(re.findall(r"[\d.]+", arms), means, strict=True):
+        assert f"{mean:.{len(said.partition('.')[2])}f}" == said

@@ -323,6 +323,12 @@ class TestSummary:
         assert "bn: 1 of 2 channels have a weight below 0.001 (0)." in text
         assert "the running mean of 2 of 2 channels" in text
 
+    @pytest.mark.parametrize(("end", "told"), [(30, True), (10, False), (np.nan, False)])
+    def test_an_input_that_spreads_out(self, end, told):
+        text = self.summary(batch_var=np.array([[1, 1], [end**2] * 2, [end**2] * 2], np.float32))
+        assert ("bn: the spread of the input grew 30 times, from 1 to 30 (" in text) == told
+        assert ("spread" in text) == told
+
     def test_running_statistics_that_have_not_settled_are_left_alone(self):
         text = self.summary(
             running_mean=np.full((3, 2), 50, np.float32), num_batches_tracked=np.array([1, 2, 4])

@@ -22,6 +22,7 @@ LAST_RECORDS = 10
 
 # What stands out; these only point at layers to look at, `normscope check` judges.
 SMALL_WEIGHT = 1e-3
+SURGE = 20.0  # times the first record's standard deviation; a training of digits that went well: 5
 # Updates of the running statistics, in units of 1 / momentum, after which their start is forgotten.
 SETTLED = 5.0
 DRIFT_STDS = 1.0  # of the running mean from the batch mean, in batch standard deviations
@@ -94,6 +95,8 @@ def _facts(recording: Recording, layer: str) -> Values:
     for statistic in set(STATISTICS) & set(recording.statistics(layer)):
         _, values = recording.query(layer, statistic)
         if len(values):
+            if statistic == "batch_var":
+                facts["first_batch_var"] = values[0].astype(np.float64)
             facts[statistic] = np.median(values[-LAST_RECORDS:].astype(np.float64), axis=0)
     return facts
 
@@ -155,6 +158,7 @@ def _remarks(recording: Recording, facts: dict[str, Values]) -> Iterator[str]:
         for layer, at_end in facts.items():
             if remark := test(at_end, recording.layers[layer]):
                 yield f"{layer}: {remark}"
+    yield from _grown(facts)
     yield from _never_in_train_mode(recording)
     yield from _weak_gradients(facts)
     yield from dict.fromkeys(note for note in recording.notes if note != reason)
@@ -218,6 +222,25 @@ def _constant(at_end: Values, info: LayerInfo) -> str:
     std = np.sqrt(var)
     constant = std <= CONSTANT_STD * np.median(std)
     return _of_channels(constant, info, "hardly vary in the batch ({}).")
+
+
+def _grown(facts: dict[str, Values]) -> Iterator[str]:
+    """Remark on the layer whose input spread out most, if it did, and how many others did."""
+    spreads = {
+        name: [float(np.sqrt(np.median(at_end[key]))) for key in ("first_batch_var", "batch_var")]
+        for name, at_end in facts.items()
+        if "batch_var" in at_end
+    }
+    grown = {n: last / first for n, (first, last) in spreads.items() if last > SURGE * first > 0}
+    if not grown:
+        return
+    most = max(grown, key=lambda name: grown[name])
+    first, last = spreads[most]
+    others = f"; {plural(len(grown) - 1, 'other layer')} likewise" if len(grown) > 1 else ""
+    yield (
+        f"{most}: the spread of the input grew {grown[most]:.0f} times, from {first:.2g} to "
+        f"{last:.2g} (standard deviation, median over channels){others}."
+    )
 
 
 def _small_weights(at_end: Values, info: LayerInfo) -> str:
