@@ -53,7 +53,7 @@ def one_of(what: str, given: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not known: what was given, near matches first, then all that
     is known.
     """
-    names = list(known)
+    names, given = list(known), given if len(given) <= 60 else f"{given[:60]}..."
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown {what} {given!r}.{hint} Known: {', '.join(names)}."

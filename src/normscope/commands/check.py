@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import msgspec
 import tyro
 
-from normscope.errors import InputError, StorageError, one_of
+from normscope.errors import InputError, StorageError, first_line, one_of
+from normscope.paths import given_path
+from normscope.records.regular_files import read_toml
 from normscope.studies.options import Folder, as_path
 from normscope.user_models.checkpoint_files import load_checkpoint
 from normscope.user_models.loading import is_checkpoint, load_batches, load_into, make_model
@@ -148,13 +149,13 @@ def read_settings(directory: Path) -> dict[str, Any]:
         InputError: if it is no TOML, or holds a setting that is not known or of another type.
     """
     above = (folder / "pyproject.toml" for folder in (directory, *directory.parents))
-    path = next((path for path in above if path.is_file()), None)
+    path = next((path for path in above if given_path(path).exists()), None)
     if path is None:
         return {}
     try:
-        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}.") from error
+        table: Any = read_toml(path)
+    except ValueError as error:
+        raise InputError(f"{path} is not TOML: {first_line(error)}.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     for key in ("tool", "normscope", "check"):
@@ -175,9 +176,16 @@ def _setting(name: str, value: Any, path: Path) -> tuple[str, Any]:
     try:
         converted = msgspec.convert(value, kinds[field], dec_hook=as_path)
         return field, getattr(CheckSettings(**{field: converted}), field)
-    except (msgspec.ValidationError, InputError) as error:
-        what = f"{path}: [tool.normscope.check] {name} = {value!r} is no value for it"
+    except (msgspec.ValidationError, InputError, RecursionError) as error:
+        what = f"{path}: [tool.normscope.check] {name} = {_short(value)} is no value for it"
         raise InputError(f"{what}: {str(error).rstrip('.')}.") from error
+
+
+def _short(value: Any) -> str:
+    try:
+        return repr(value)[:60]
+    except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 def _report(options: CheckOptions) -> CheckReport:

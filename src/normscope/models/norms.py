@@ -93,7 +93,7 @@ def _guarded(name: str, factory: NormFactory) -> NormFactory:
     def checked(channels: int) -> nn.Module:
         try:
             module = factory(channels)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"Normalization {name!r} failed for {channels} channels: {one_line(error)}."
             ) from error

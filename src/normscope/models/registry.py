@@ -89,6 +89,7 @@ def build(
     initialization: str = "default",
     initialization_scale: float = 1.0,
     seed: int = 0,
+    shapes_only: bool = False,
     **options: Any,
 ) -> Network:
     """The network called `name`, on the CPU, in train mode, with parameters that depend on the
@@ -107,6 +108,7 @@ def build(
         initialization: a name in SCHEMES.
         initialization_scale: factor on the weights of convolutions and linear layers.
         seed: seed of the parameters.
+        shapes_only: build it on the meta device, where it takes no memory and has no values.
         options: knobs of `Recipe` that not every network has, block for example. None and False
             stand for the network's own choice.
 
@@ -126,11 +128,14 @@ def build(
     for size in entry.options & {"image_size", "context"}:
         given[size] = image_size
     factory, made = _remembering(resolve_norm(norm, entry.norms))
-    with torch.random.fork_rng(devices=[]):
+    device = torch.device("meta" if shapes_only else "cpu")
+    with torch.random.fork_rng(devices=[]), device:
         # Not torch.manual_seed: that would set the generators of accelerators as well.
         torch.default_generator.manual_seed(keyed_seed(seed, "constructors"))
         network = entry.make(norm=factory, num_classes=num_classes, activation=activation, **given)
     network.check_image_size(image_size)
+    if shapes_only:
+        return network
     initialize(network, seed, initialization, initialization_scale, leave=made)
     return network
 

@@ -6,7 +6,9 @@ import errno
 import json
 import math
 import os
+import re
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -85,6 +87,25 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
         ValueError: if it is not JSON in UTF-8, or is nested too deeply.
     """
     return decode_json(read_text(path, most))
+
+
+_DOTTED = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){40}""")
+
+
+def read_toml(path: Path, most: int = 1 << 22) -> dict[str, Any]:
+    """Return the table in a regular file of TOML.
+
+    Raises:
+        OSError: as `open_regular`.
+        ValueError: if it is not TOML in UTF-8, or is nested too deeply.
+    """
+    text = read_text(path, most).replace("\r\n", "\n")
+    try:
+        if _DOTTED.search(text):  # tomllib's time grows with the square of the parts
+            raise RecursionError
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def decode_json(text: str | bytes) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,7 +22,8 @@ from normscope.models import registry
 from normscope.models.landmarks import Network
 from normscope.models.norms import is_code, resolve_norm
 from normscope.records.knobs import meaning
-from normscope.studies.options import GridOptions
+from normscope.studies.memory import refuse_activations, refuse_parameters
+from normscope.studies.options import MOST_RUNS, GridOptions
 from normscope.studies.process_ends import refuse_what_ends_processes
 from normscope.studies.spec import NETWORK_OPTIONS, Recipe, RunSpec, default_capture_epochs
 from normscope.training.graphs import GRAPHS
@@ -82,6 +84,11 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
     # side by side
     names = ("seed", *swept, "learning_rate", "norm")
     values = [(axes | {"seed": range(options.seeds)})[name] for name in names]
+    if (runs := math.prod(map(len, values))) > MOST_RUNS:
+        counts = " x ".join(
+            f"{len(each):,} {name}" for name, each in zip(names, values, strict=True)
+        )
+        raise InputError(f"The grid has {runs:,} runs ({counts}); at most {MOST_RUNS:,} are made.")
     choices = (
         shared | dict(zip(names, choice, strict=True)) for choice in itertools.product(*values)
     )
@@ -141,11 +148,21 @@ def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:
         network = (spec.norm, *(getattr(spec, name) for name in _NETWORK))
         if network not in built:
             built.add(network)
-            if is_code(spec.norm):
-                refuse_what_ends_processes(spec.norm, lambda spec=spec: build_for(dataset, spec))
-            count = count_parameters(build_for(dataset, spec))
-            counts.setdefault(spec.norm, count)
+            counts.setdefault(spec.norm, count_parameters(_tried(dataset, spec)))
     return counts
+
+
+def _tried(dataset: Dataset, spec: RunSpec) -> Network:
+    """Build the network of a spec, if it has room to be trained."""
+    refuse_parameters(build_for(dataset, spec, shapes_only=True), spec)
+    if is_code(spec.norm):
+        refuse_what_ends_processes(spec.norm, lambda: build_for(dataset, spec))
+    network = build_for(dataset, spec)
+    if not is_code(spec.norm):  # whose forward may fail, as its run will say
+        sample, _ = next(batches_for(dataset, spec, batch_size=1).test(limit=1))
+        samples = min(spec.batch_size, len(dataset.train_images))
+        refuse_activations(network, sample, spec, samples)
+    return network
 
 
 _NETWORK = ("model", "activation", *NETWORK_OPTIONS, "initialization", "initialization_scale")
@@ -212,7 +229,7 @@ def code_checksum(norm: str) -> str:
     if norm.partition(":")[0] not in sys.modules:
         refuse_what_ends_processes(norm, lambda: resolve_norm(norm))
     resolve_norm(norm)
-    file = sys.modules[norm.partition(":")[0]].__file__
+    file = getattr(sys.modules[norm.partition(":")[0]], "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file is not None else ""
 
 
@@ -221,11 +238,13 @@ def count_parameters(model: Network) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def build_for(dataset: Dataset, spec: RunSpec) -> Network:
-    """Build the network of a spec for a data set, with the weights of the spec's seed."""
+def build_for(dataset: Dataset, spec: RunSpec, *, shapes_only: bool = False) -> Network:
+    """Build the network of a spec for a data set, with the weights of the spec's seed, or on the
+    meta device, without any and without code of a user's.
+    """
     return registry.build(
         spec.model,
-        norm=spec.norm,
+        norm="none" if shapes_only and is_code(spec.norm) else spec.norm,
         in_channels=dataset.train_images.shape[3],
         num_classes=len(dataset.classes),
         image_size=dataset.train_images.shape[1],
@@ -233,6 +252,7 @@ def build_for(dataset: Dataset, spec: RunSpec) -> Network:
         initialization=spec.initialization,
         initialization_scale=spec.initialization_scale,
         seed=spec.seed,
+        shapes_only=shapes_only,
         **{name: getattr(spec, name) for name in NETWORK_OPTIONS},
     )
 

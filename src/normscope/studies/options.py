@@ -15,7 +15,7 @@ import msgspec
 from tyro.conf import OmitArgPrefixes, arg
 
 from normscope.errors import InputError, one_of
-from normscope.studies.spec import Recipe, at_least
+from normscope.studies.spec import MOST_EPOCHS, MOST_THREADS, Recipe, within
 
 Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 Name = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
@@ -24,8 +24,11 @@ Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 STUDIES = Path("normscope-runs")
 """The folder of studies for which none was named."""
 
+MOST_RUNS = 10_000
+"""In one grid: beyond, it is a mistake, and takes days."""
 
-_LEAST = {"seeds": 1, "epochs": 1, "jobs": 1, "threads": 1}
+
+_MOST = {"seeds": MOST_RUNS, "epochs": MOST_EPOCHS, "jobs": MOST_RUNS, "threads": MOST_THREADS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +47,9 @@ class DataOptions:
     """
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
+        for name, most in _MOST.items():
             if (value := getattr(self, name, None)) is not None:
-                at_least(f"number of {name}", value, least)
+                within(f"number of {name}", value, 1, most)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,17 @@ OPTIMIZERS = ("sgd", "adamw", "muon")
 
 MOST_THREADS = 256
 
+MOST_EPOCHS = 1_000_000
+
+MOST = 1_000_000_000
+"""Of what has no other limit: a larger number is a mistake."""
+
+_SIZES = {
+    "blocks_per_stage": 256, "depth": 256, "widths": 1_000_000, "width": 1_000_000,
+    "heads": 1_000_000, "patch_size": 1_000_000,
+}  # fmt: skip
+"""Most of each size of a network; what it takes in memory is counted besides."""
+
 NETWORK_OPTIONS = (
     "block", "widths", "blocks_per_stage", "depth", "width", "heads", "patch_size", "pooling",
     "positions", "placement", "qk_norm", "no_bias",
@@ -129,12 +140,17 @@ class Recipe:
     """Learning rate over the epochs: cosine annealing to zero, set once per epoch, or constant."""
 
     def __post_init__(self) -> None:
-        at_least("batch size", self.batch_size, 1)
-        _within("momentum", self.momentum, 0, 1)
-        _within("weight decay", self.weight_decay, 0, math.inf)
-        _within("initialization scale", self.initialization_scale, 0, math.inf)
-        at_least("number of warm-up steps", self.warmup, 0)
-        _within("gradients' largest norm", self.clip, 0, math.inf)
+        within("batch size", self.batch_size, 1, MOST)
+        for name, most in _SIZES.items():
+            value = getattr(self, name)
+            for each in value if isinstance(value, tuple) else () if value is None else (value,):
+                within(f"value of {name}", each, 1, most)
+        within("number of widths", len(self.widths or ()), 0, _SIZES["depth"])
+        within("momentum", self.momentum, 0, 1)
+        within("weight decay", self.weight_decay, 0, math.inf)
+        within("initialization scale", self.initialization_scale, 0, math.inf)
+        within("number of warm-up steps", self.warmup, 0, MOST)
+        within("gradients' largest norm", self.clip, 0, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,10 +215,10 @@ class RunSpec(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("number of epochs", self.epochs, 1)
-        at_least("seed", self.seed, 0)
-        at_least("crop padding", self.crop_padding, 0)
-        _within("number of threads", self.threads, 1, MOST_THREADS)
+        within("number of epochs", self.epochs, 1, MOST_EPOCHS)
+        within("seed", self.seed, 0, 2**63 - 1)
+        within("crop padding", self.crop_padding, 0, MOST)
+        within("number of threads", self.threads, 1, MOST_THREADS)
         for what, known in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
             if (value := getattr(self, what)) not in known:
                 raise InputError(one_of(what, value, known))
@@ -259,13 +275,15 @@ def default_capture_epochs(epochs: int) -> tuple[int, ...]:
     return tuple(sorted({1, max(1, epochs // 2), epochs}))
 
 
-def at_least(what: str, value: int, least: int) -> None:
-    """Refuse a number that is smaller; InputError."""
-    if value < least:
-        raise InputError(f"The {what} is {value}; expected {least} or more.")
-
-
-def _within(what: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
-        limits = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
-        raise InputError(f"The {what} is {value}; expected a number {limits}.")
+def within(what: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside of these limits, NaN, and what is no number; InputError."""
+    if not isinstance(value, int | float):
+        raise InputError(f"The {what} is {value!r}; expected a number.")
+    if not low <= value <= high or value == math.inf:
+        open_above = math.isinf(high) or (value < low and high > MOST_THREADS)
+        number = "a number " if isinstance(value, float) else ""
+        limits = (
+            f"{number}{low:g} or more" if open_above else f"a number between {low:g} and {high:,}"
+        )
+        shown = value if isinstance(value, float) or abs(value) < 10**18 else "out of all bounds"
+        raise InputError(f"The {what} is {shown}; expected {limits}.")

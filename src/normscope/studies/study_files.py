@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from normscope.errors import InputError, one_of
+from normscope.errors import InputError, first_line, one_of
+from normscope.paths import given_path
+from normscope.records.regular_files import read_toml
 from normscope.studies.options import GridOptions, settings_of
 from normscope.studies.study_description import OF_THE_MACHINE, GridPlan, StudyPlan, checked_values
 from normscope.studies.study_plans import STUDIES
@@ -38,7 +39,7 @@ def find_study(name: str, *, allow_code: bool = False) -> StudyPlan:
     """
     if name in STUDIES:
         return STUDIES[name]
-    path = Path(name)
+    path = given_path(name, "A study")
     if path.suffix == ".toml" or path.is_file():
         return read_study(path, allow_code=allow_code)
     raise InputError(f"{one_of('study', name, STUDIES)} Or a TOML file.")
@@ -56,7 +57,7 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
         InputError: if the file cannot be read or used, or names code and `allow_code` is false.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = read_toml(path)
         for key in content:
             if key not in _File.__struct_fields__:
                 raise InputError(
@@ -65,8 +66,8 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
         file = msgspec.convert(content, _File)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"{path} is no study: {error}.") from error
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise InputError(f"{path} is no study: {first_line(error)}.") from error
     if not (file.settings or file.sweep or file.grid):
         raise InputError(
             f"{path} is no study: it is empty; expected [settings], [sweep] or [[grid]]."
