@@ -63,7 +63,7 @@ def _refuse(needed: int, what: str, spec: RunSpec, remedy: str) -> None:
     there = memory_at_hand(spec.device)
     if there is not None and needed > there:
         raise InputError(
-            f"{spec.model} would need {needed / 1e9:,.3g} GB for {what}, and {there / 1e9:,.3g} GB "
+            f"{spec.model} would need {needed / 1e9:,.1f} GB for {what}, and {there / 1e9:,.1f} GB "
             f"are at hand; give it {remedy}."
         )
 
