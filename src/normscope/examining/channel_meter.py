@@ -15,10 +15,12 @@ from normscope.examining.moments import (
     TINY,
     batch_moments,
     eval_facts,
+    gain_in_effect,
     joined,
     reference_facts,
     sample_moments,
 )
+from normscope.examining.own_arithmetic import own_arithmetic
 from normscope.records.examination import Layer, Measured
 from normscope.user_models.norm_behavior import Behavior, behavior_of
 from normscope.user_models.norm_layers import NormLayer, recognize
@@ -57,6 +59,8 @@ class Meter:
         self.rows = 0  # of the first call's input in this forward, samples joined
         self.independent = True  # the rows are samples that know nothing of one another
         self.dilution = 1.0  # rows to one independent sample, as far as it is known
+        self.repeated = False
+        self.largest = 0.0  # |x|
         self.arrangement: Behavior | None = None  # of a layer whose forward is somebody's own
 
     def start(self, mode: str, masks: list[Tensor], samples: int = 0) -> None:
@@ -97,6 +101,20 @@ class Meter:
         except Exception as error:  # whatever a model's tensors may be
             self.failure = one_line(error)
 
+    def repeat(self, args: Any, kwargs: Any, output: Tensor) -> None:
+        """Repeat the layer's first call of an eval forward, where it is somebody's own, or of 16
+        bits.
+        """
+        if self.repeated or self.mode != "eval" or self.norm is None:
+            return
+        self.repeated = True
+        if self.norm.plain or output.device.type == "mps":
+            return
+        try:
+            self.facts |= own_arithmetic(self.module, args, kwargs, output)
+        except Exception:  # it takes no other type, or keeps more than tensors: nothing is known
+            return
+
     def _arrangement(self, norm: NormLayer, x: Tensor, y: Tensor) -> Behavior:
         """Return where the layer's channels stand, by what it did, else by sizes and kind."""
         behavior = behavior_of(norm, x, y)
@@ -129,6 +147,7 @@ class Meter:
         if not self.per_channel:
             self.facts["input_non_finite"] += _non_finite(x)
         self.facts["output_non_finite"] += _non_finite(y)
+        self.largest = max(self.largest, _number(x.detach().abs().max()) or 0.0)
         self.shape_samples.append(len(x))
         self.shape_values.append(_values_behind_one_statistic(self.layer, x))
         if new:
@@ -158,6 +177,8 @@ class Meter:
         shifted = values - values[0]  # so that a constant has exactly no spread
         self.facts["input_spread"] = _number(shifted.std(correction=0))
         self.facts["output_spread"] = _normalized_spread(self.layer, self.module, y)
+        if self.layer.kind in ("layer", "rms"):
+            self.facts["gain"] = gain_in_effect(self.layer, x, y)
         if self.per_channel and x.ndim == 3 and x.shape[1] == x.shape[2]:
             spreads = [x.float().std(dim=dims, correction=0) for dims in ((0, 2), (0, 1))]
             ratios = [float(std.max() / std.min().clamp_min(TINY)) for std in spreads]
@@ -207,6 +228,7 @@ class Meter:
         return Measured(
             batches=len(self.evaluated) or len(self.shape_values),
             samples=min(self.shape_samples),
+            input_largest=self.largest,
             values=min(self.shape_values),
             **facts,
         )

@@ -19,11 +19,17 @@ from normscope.errors import InputError
 from normscope.examining.forward import ForwardRun
 from normscope.examining.layer_facts import describe_layers, describe_optimizer, find_modules
 from normscope.examining.pair import compare_outputs, make_pair, pair_layers, weight_distance
-from normscope.examining.state_and_loader import compare_keys, describe_loader, layers_of_state
+from normscope.examining.state_and_loader import (
+    compare_keys,
+    describe_loader,
+    layers_of_state,
+    lost_prefix,
+)
 from normscope.records.examination import Examination, History, Layer, Pair
 from normscope.user_models.batch_reader import Batch, read_batches
 from normscope.user_models.state_dicts import states_in, unwrap_state, without_prefixes
 from normscope.user_models.state_guard import preserve_script, preserve_state
+from normscope.user_models.who_trains import was_trained
 from normscope.user_models.wrappers import unwrapped_model
 
 
@@ -83,6 +89,7 @@ def examine(
         **_wrapper_facts(model),
         world_size=world_size,
         export=export,
+        was_trained=was_trained(inner.parameters()),
         trainable_parameters=sum(p.requires_grad for p in inner.parameters()),
         layers=layers,
         optimizer=describe_optimizer(optimizer, inner) if optimizer is not None else None,
@@ -132,7 +139,9 @@ def _examine_pair(
 ) -> Pair:
     if isinstance(other, Mapping):
         own = model.state_dict()
-        return _pair_states(own, layers, without_prefixes(unwrap_state(other), own))
+        there = unwrap_state(other)
+        plain = without_prefixes(there, own)
+        return replace(_pair_states(own, layers, plain), prefix=lost_prefix(there, plain))
     if not callable(other):
         raise InputError(
             f"other must be a model, a callable or a state_dict, not a {type(other).__name__}."

@@ -244,6 +244,7 @@ def _observed(modules: dict[str, nn.Module], meters: dict[str, Meter]) -> Iterat
     def observe(meter: Meter, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if (pair := call_pair(args, kwargs, output)) is not None:
             meter.observe(*pair)
+            meter.repeat(args, kwargs, pair[1])
 
     with ExitStack() as hooks:
         for name, module in modules.items():

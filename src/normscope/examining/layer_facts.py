@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from normscope.errors import InputError, one_line
 from normscope.records.examination import Layer, Optimizer
 from normscope.user_models.norm_layers import NormLayer, is_norm, machine_eps, recognize
+from normscope.user_models.who_trains import Holder, holders, part_left_in_eval, weights_around
 from normscope.user_models.wrappers import local_part, torch_optimizers
 
 
@@ -56,13 +57,14 @@ def describe_layers(model: nn.Module, optimizer: Any) -> tuple[Layer, ...]:
     Calls `eval()` and `train()`: run it inside `preserve_state`.
     """
     modules = find_modules(model)
+    parts = {name: part_left_in_eval(model, name) for name in modules}
     modes = {name: [module.training] for name, module in modules.items()}
     for training in (False, True):
         switch_mode(model, training=training)
         for name, module in modules.items():
             modes[name].append(module.training)
-    groups = parameter_groups(optimizer)
-    scopes = _scopes(model, modules)
+    held = holders(optimizer)
+    scopes = weights_around(model, modules)
     return tuple(
         Layer(
             name=name,
@@ -73,7 +75,8 @@ def describe_layers(model: nn.Module, optimizer: Any) -> tuple[Layer, ...]:
             training_after_train=modes[name][2],
             trainable=_any_trainable(list(module.parameters(recurse=False))),
             scope_trainable=_any_trainable(scopes[name]),
-            **_optimized(module, scopes[name], groups),
+            left_in_eval=parts[name],
+            **_held(module, scopes[name], held),
         )
         for name, module in modules.items()
     )
@@ -86,19 +89,15 @@ def describe_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
         InputError: if it is none.
     """
     several = torch_optimizers(optimizer)
-    groups = parameter_groups(optimizer)
+    held = holders(optimizer)
     states = [s for each in several for s in each.state.values() if isinstance(s, dict)]
     steps = [float(state["step"]) for state in states if "step" in state]
     return Optimizer(
         type=" and ".join(type(each).__name__ for each in several),
-        holds=sum(id(parameter) in groups for parameter in model.parameters()),
-        weight_decays=tuple(sorted({_decay(g) for each in several for g in each.param_groups})),
+        holds=sum(id(parameter) in held for parameter in model.parameters()),
+        weight_decays=tuple(sorted({holder.weight_decay for holder in held.values()})),
         steps=int(max(steps)) if steps else None,
     )
-
-
-def _decay(group: dict[str, Any]) -> float:
-    return float(group.get("weight_decay") or 0.0)
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
@@ -189,49 +188,18 @@ def _any_trainable(parameters: list[nn.Parameter]) -> bool | None:
     return any(p.requires_grad for p in parameters) if parameters else None
 
 
-def _scopes(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
-    """Return the weights around each normalization layer: those of the sibling before it, or else
-    behind it, that has any, or else of the smallest module around it that has.
-    """
-    norms = {id(p) for module in modules.values() for p in module.parameters()}
-
-    def others(module: nn.Module) -> list[nn.Parameter]:
-        return [p for p in module.parameters() if id(p) not in norms]
-
-    scopes = {}
-    for name in modules:
-        parent, _, child = name.rpartition(".")
-        siblings = dict(model.get_submodule(parent).named_children()) if name else {}
-        index = list(siblings).index(child) if child in siblings else 0
-        modules_near = list(siblings.values())
-        near = (*reversed(modules_near[:index]), *modules_near[index + 1 :])
-        scope = next((weights for module in near if (weights := others(module))), [])
-        while not scope and parent:
-            parent = parent.rpartition(".")[0]
-            scope = others(model.get_submodule(parent))
-        scopes[name] = scope
-    return scopes
-
-
-def parameter_groups(optimizer: Any) -> dict[int, float]:
-    """Return {id of a parameter: its weight decay}, empty without an optimizer; of several, of all.
-
-    Raises:
-        InputError: if it is no optimizer.
-    """
-    groups = (group for each in torch_optimizers(optimizer) for group in each.param_groups)
-    return {id(p): _decay(group) for group in groups for p in group["params"]}
-
-
-def _optimized(
-    module: nn.Module, scope: list[nn.Parameter], groups: dict[int, float]
-) -> dict[str, Any]:
-    if not groups:
+def _held(module: nn.Module, scope: list[nn.Parameter], held: dict[int, Holder]) -> dict[str, Any]:
+    """Return what an optimizer, where one was given, does to the layer's parameters."""
+    if not held:
         return {}
     trainable = [p for p in module.parameters(recurse=False) if p.requires_grad]
-    held = [groups[id(p)] for p in trainable if id(p) in groups]
+    holding = [(held[id(p)], p) for p in trainable if id(p) in held]
+    weight = module._parameters.get("weight")
+    holder = held.get(id(weight)) if weight is not None and weight.requires_grad else None
     return {
-        "optimized": len(held) == len(trainable) if trainable else None,
-        "scope_optimized": any(id(p) in groups for p in scope),
-        "weight_decay": max(held, default=None),
+        "optimized": len(holding) == len(trainable) if trainable else None,
+        "scope_optimized": any(id(p) in held for p in scope),
+        "weight_decay": max((each.weight_decay for each, _ in holding), default=None),
+        "step_size": holder.step_size(weight) if holder and weight is not None else None,
+        "optimizer": holder.optimizer if holder else "",
     }

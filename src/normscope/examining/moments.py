@@ -8,7 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normscope.records.examination import Layer
+
 TINY = 1e-30
+FITTED_ROWS, LEAST_ROWS = 512, 8
+FIT = 1e-3
+"""A gain leaves no larger share of the output's variance unexplained."""
 CANCELLATION = 100.0
 """A squared mean so many times the variance leaves fp32 sums five digits of it; beyond, values are
 shifted first.
@@ -115,3 +120,28 @@ def eval_facts(
             inside > floor, between / (len(sizes) - 1) / np.maximum(inside, TINY), np.nan
         )
     return facts
+
+
+def gain_in_effect(layer: Layer, x: Tensor, y: Tensor) -> np.ndarray | None:
+    """Return the factor of each channel that makes y of the normalized x, by least squares; None
+    where there are too few rows, or something else happened to them.
+
+    Args:
+        layer: a layer or RMS normalization.
+        x, y: its input and output, channels last.
+    """
+    width = int(np.prod(x.shape[x.ndim - max(layer.normalized_dims, 1) :]))
+    rows = [v.detach().reshape(-1, width)[:FITTED_ROWS].double() for v in (x, y)]
+    if len(rows[0]) < LEAST_ROWS:
+        return None
+    normalized, made = rows
+    if layer.kind == "layer":
+        normalized = normalized - normalized.mean(1, keepdim=True)
+    eps = layer.eps or 0.0
+    normalized = normalized / (normalized.square().mean(1, keepdim=True) + eps).sqrt()
+    centred, made = normalized - normalized.mean(0), made - made.mean(0)
+    energy = centred.square().sum(0)
+    gain = (centred * made).sum(0) / energy.clamp_min(TINY)
+    left = (made - gain * centred).square().sum()
+    exact = bool(left <= FIT * made.square().sum().clamp_min(TINY)) and bool((energy > 0).all())
+    return gain.cpu().numpy() if exact else None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from normscope.errors import one_line
 from normscope.examining.layer_facts import switch_mode
 from normscope.examining.outputs import main_output
-from normscope.records.examination import Layer, Pair, PairedLayer
+from normscope.records.examination import ROUNDING, Layer, Pair, PairedLayer
 from normscope.user_models.batch_reader import Batch
 from normscope.user_models.tensor_files import is_dense
 
@@ -108,6 +108,7 @@ def _pair(here: Layer, there: Layer) -> PairedLayer:
         ),
         affine_equal=_all_equal((here.weight, there.weight), (here.bias, there.bias)),
         **_distances(here, there),
+        **_gain_facts(here, there),
         at_initialization=here.at_initialization,
         other_at_initialization=there.at_initialization,
         updates=here.updates,
@@ -115,6 +116,39 @@ def _pair(here: Layer, there: Layer) -> PairedLayer:
         eps=here.eps,
         other_eps=there.eps,
     )
+
+
+def _gain_facts(here: Layer, there: Layer) -> dict[str, Any]:
+    """Return how weight and bias are apart, and whether those of one of the two are new ones."""
+    facts: dict[str, Any] = {
+        "gains_new": _are_new(here) and not _are_new(there),
+        "other_gains_new": _are_new(there) and not _are_new(here),
+    }
+    pairs = ((here.weight, there.weight), (here.bias, there.bias))
+    shared = [(a, b) for a, b in pairs if a is not None and b is not None and a.shape == b.shape]
+    if shared:
+        apart = math.sqrt(sum(float(np.square(a - b).sum()) for a, b in shared))
+        size = math.sqrt(sum(float(np.square(b).sum()) for _, b in shared))
+        distance = apart / max(size, 1e-30)
+        facts["gains_distance"] = distance if math.isfinite(distance) else None
+    return {**facts, "gain_offset": _gain_offset(here, there)}
+
+
+def _are_new(layer: Layer) -> bool:
+    """Tell whether weight and bias are those of a new layer: each of one value, 0 or 1."""
+    values = [v for v in (layer.weight, layer.bias) if v is not None and len(v) > 1]
+    return bool(values) and all(v[0] in (0.0, 1.0) and np.all(v == v[0]) for v in values)
+
+
+def _gain_offset(here: Layer, there: Layer) -> float | None:
+    """Return 1 or -1 where the other's weight is this one's with that added, up to rounding."""
+    a, b = here.weight, there.weight
+    if a is None or b is None or a.shape != b.shape or not len(a):
+        return None
+    coarsest = max(ROUNDING.get(layer.parameter_dtype, 0.0) for layer in (here, there))
+    limit = 2 * coarsest * float(max(np.abs(a).max(), np.abs(b).max(), 1.0))
+    offsets = (o for o in (1.0, -1.0) if float(np.abs(b - a - o).max()) <= limit)
+    return next(offsets, None)
 
 
 def _all_equal(*pairs: tuple[np.ndarray | None, np.ndarray | None]) -> bool | None:

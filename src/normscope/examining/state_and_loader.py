@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from normscope.errors import InputError, one_line
-from normscope.examining.layer_facts import dtype_name, to_array, to_count
+from normscope.examining.layer_facts import dtype_name, find_modules, to_array, to_count
 from normscope.examining.outputs import label_facts
 from normscope.records.examination import Keys, Layer, Loader
 from normscope.user_models.state_dicts import NormEntries, norm_entries, without_prefixes
@@ -92,6 +92,8 @@ def compare_keys(state: Mapping[str, Any], model: nn.Module) -> Keys:
     plain = without_prefixes(state, wanted)
     present = {key: value for key, value in plain.items() if isinstance(value, Tensor)}
     return Keys(
+        norms=tuple(find_modules(model)),
+        prefix=lost_prefix(state, plain),
         missing=tuple(key for key in wanted if key not in present),
         unexpected=tuple(key for key in present if key not in wanted),
         wrong_shape=tuple(
@@ -100,6 +102,12 @@ def compare_keys(state: Mapping[str, Any], model: nn.Module) -> Keys:
             if key in wanted and value.shape != wanted[key].shape
         ),
     )
+
+
+def lost_prefix(state: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+    """Return what `without_prefixes` took from before every name, "" for nothing."""
+    first, bare = next(iter(state), ""), next(iter(plain), "")
+    return str(first).removesuffix(bare) if str(first).endswith(bare) else ""
 
 
 def _layer(name: str, entries: NormEntries) -> Layer:

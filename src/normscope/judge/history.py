@@ -60,6 +60,8 @@ class GrowingHistory:
             self._last = max(self._last, *layer.last.values(), 0)
             if (distance := _rank_distance(new, name)) is not None:
                 layer.rank_distance = distance
+            if (equal := _rank_gains_equal(new, name, info)) is not None:
+                layer.rank_gains_equal = equal and layer.rank_gains_equal is not False
         some_train = any(layer.began_training for layer in self._layers.values())
         layers = tuple(
             layer.history(infos[name], broken.get(name), max(1, calls[name]), some_train)
@@ -74,6 +76,7 @@ class _Layer:
     def __init__(self):
         self.last: dict[str, int] = {}  # {statistic: the last step that was read}
         self.rank_distance: float | None = None
+        self.rank_gains_equal: bool | None = None
         self._first_step: int | None = None
         self._counts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._ends: dict[str, dict[int, np.ndarray]] = {}  # {statistic: {first and last step: it}}
@@ -144,10 +147,16 @@ class _Layer:
             lag=tuple(self._lag) if moves else (),
             lag_steps=tuple(self._lag_steps) if moves else (),
             weight_moved=self._moved("weight"),
+            weight_size=self._size("weight"),
             gradient_zero=self._gradient_zero,
             trainable=info.trainable if info.trainable is not None else gradients or None,
             rank_distance=self.rank_distance,
+            rank_gains_equal=self.rank_gains_equal,
         )
+
+    def _size(self, statistic: str) -> float | None:
+        ends = tuple(self._ends.get(statistic, {}).values())
+        return float(np.median(np.abs(ends[-1]))) if ends else None
 
     def _moved(self, statistic: str) -> bool | None:
         ends = tuple(self._ends.get(statistic, {}).values())
@@ -160,7 +169,10 @@ def with_counts(recorded: History, counted: History) -> History:
     layers = []
     for layer in recorded.layers:
         if count := counts.pop(layer.name, None):
-            layer = replace(layer, **{name: getattr(count, name) for name in COUNTED})
+            names = HELD if count.updates is None else (*COUNTED, *HELD)
+            known = {name: getattr(count, name) for name in names}
+            unknown = {name for name in HELD if known[name] is None}
+            layer = replace(layer, **{n: v for n, v in known.items() if n not in unknown})
         layers.append(layer)
     return replace(counted, layers=(*layers, *counts.values()))
 
@@ -168,7 +180,10 @@ def with_counts(recorded: History, counted: History) -> History:
 COUNTED = (
     "steps", "updates", "calls", "updates_in_backward", "updates_without_grad",
     "first_without_grad", "steps_in_eval", "first_in_eval", "declared_frozen", "drifted_at",
-    "samples", "trainable",
+    "samples",
+)  # fmt: skip
+HELD = (
+    "trainable", "parameter_dtype", "optimizer", "scope_optimized", "step_size", "left_in_eval",
 )  # fmt: skip
 
 
@@ -235,3 +250,26 @@ def _rank_distance(recording: Recording, name: str) -> float | None:
         return None
     apart = [np.abs(m[-1] - means[0][-1]) / np.sqrt(np.maximum(var[-1], TINY)) for m in means[1:]]
     return float(max(np.quantile(value, 0.95) for value in apart))
+
+
+def _rank_gains_equal(recording: Recording, name: str, info: LayerInfo) -> bool | None:
+    """Tell whether the last weight and bias that all ranks recorded at one step are the same; None
+    of a single rank, and of shards.
+    """
+    known = [key for key in ("weight", "bias") if key in recording.statistics(name)]
+    if len(recording.ranks) < 2 or not known:
+        return None
+    equal = None
+    for statistic in known:
+        first, *others = (recording.query(name, statistic, rank=rank) for rank in recording.ranks)
+        for steps, values in others:
+            shared = np.intersect1d(first[0], steps)
+            whole = info.channels in (None, values[0].size if len(values) else 0)
+            if not len(shared) or not (whole or info.channel_stride > 1):
+                continue
+            last = int(shared[-1])
+            here = first[1][np.searchsorted(first[0], last)]
+            there = values[np.searchsorted(steps, last)]
+            same = here.shape == there.shape and np.array_equal(here, there, equal_nan=True)
+            equal = same and equal is not False
+    return equal

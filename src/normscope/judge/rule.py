@@ -17,6 +17,7 @@ from normscope.judge.docstrings import RuleText, kebab_case, rule_text
 from normscope.judge.findings import Finding, NotEvaluated, Severity
 from normscope.records.examination import (
     BATCH_KINDS,
+    ROUNDING,
     Examination,
     Forward,
     History,
@@ -282,6 +283,34 @@ def deliberately_frozen(layer: Layer, exam: Examination) -> bool:
 def in_eval_mode_alone(layer: Layer, exam: Examination) -> bool:
     """Tell whether the layer is in eval mode inside a model in train mode."""
     return bool(exam.training) and layer.training is False
+
+
+def half_unit(weight: np.ndarray, dtype: str) -> np.ndarray:
+    """Return half a unit in the last place of each weight, on its side towards zero."""
+    mantissa, exponent = np.frexp(np.abs(weight))
+    power = np.ldexp(1.0, exponent - 1)  # the largest power of two that is not above |weight|
+    half = power * ROUNDING.get(dtype, 0.0)
+    return np.where(mantissa == 0.5, half / 2, half)
+
+
+def multiplies_by_one_more(layer: Layer) -> bool:
+    """Tell whether a forward showed that the layer multiplies by 1 + weight."""
+    return _gain_offset(layer) == 1
+
+
+def multiplies_by_weight(layer: Layer) -> bool:
+    """Tell whether the layer multiplies by its weight: PyTorch's class, or as a forward showed."""
+    return not layer.foreign or _gain_offset(layer) == 0
+
+
+def _gain_offset(layer: Layer) -> int | None:
+    """Return 0 or 1, which the layer adds to its weight, as a forward showed it."""
+    gain = layer.measured.gain if layer.measured is not None else None
+    if gain is None or layer.weight is None or gain.shape != layer.weight.shape:
+        return None
+    size = max(float(np.abs(gain).max()), 1e-3)
+    fits = [o for o in (0, 1) if float(np.abs(gain - layer.weight - o).max()) < 0.05 * size]
+    return fits[0] if len(fits) == 1 else None
 
 
 def never_ran(layer: Layer, exam: Examination) -> bool:

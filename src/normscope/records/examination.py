@@ -24,6 +24,10 @@ BATCH_KINDS = ("batch", "instance")
 """Kinds of layer that may keep running statistics."""
 
 
+ROUNDING = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Half a unit in the last place of 1.0: the largest relative error of rounding."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Place:
     """The position of a normalization layer in the network, as one real forward showed it."""
@@ -81,6 +85,11 @@ class Measured:
     set_mean_square: tuple[float, ...] = ()  # the same of the mean square
     input_non_finite: int = 0
     output_non_finite: int = 0
+    input_largest: float | None = None  # the largest |x|
+    precision_error: float | None = (
+        None  # relative distance of its output from that of its own forward in float64
+    )
+    in_half: tuple[str, ...] = ()  # what its own forward computes in 16 bits
     input_spread: float | None = None  # standard deviation of the input over everything
     output_spread: float | None = (
         None  # standard deviation of the normalized value over everything, without affine
@@ -91,6 +100,7 @@ class Measured:
     alone_output: float | None = None
     call_mean: Array | None = None  # [calls, C] where a layer runs several times in one forward
     call_var: Array | None = None
+    gain: Array | None = None  # by which the normalized value was multiplied, per channel
     axis_spread: tuple[
         float, ...
     ] = ()  # largest / smallest standard deviation along axis 1, and along the last axis
@@ -145,6 +155,9 @@ class Layer:
     optimized: bool | None = None  # all its trainable parameters are in the optimizer
     scope_optimized: bool | None = None  # a weight of that enclosing module is in the optimizer
     weight_decay: float | None = None  # the largest that the optimizer applies to it
+    optimizer: str = ""  # that holds its weight
+    step_size: float | None = None  # the largest step that it takes at one of its weights
+    left_in_eval: str = ""  # the part around it in eval mode, whose other weights are trained
     place: Place | None = None
     measured: Measured | None = None
 
@@ -259,6 +272,10 @@ class PairedLayer:
     var_distance: float | None = None  # 95% quantile of |ln(ratio of running variances)|
     at_initialization: bool = False
     other_at_initialization: bool = False
+    gains_new: bool = False  # weight and bias are those of a new layer
+    other_gains_new: bool = False
+    gains_distance: float | None = None  # relative L2 distance of weight and bias
+    gain_offset: float | None = None  # 1 or -1, where the other's weight is ours with it added
     updates: int | None = None
     other_updates: int | None = None
     eps: float | None = None
@@ -272,6 +289,7 @@ class Pair:
     layers: tuple[PairedLayer, ...] = ()
     only_here: tuple[str, ...] = ()  # normalization layers that the other lacks
     only_there: tuple[str, ...] = ()
+    prefix: str = ""  # as of Keys, of the other's names
     weight_distance: float | None = (
         None  # relative L2 distance of all other shared weights; None without shared ones
     )
@@ -284,6 +302,8 @@ class Pair:
 class Keys:
     """The differences between the keys of a state_dict and those of the model that it is for."""
 
+    norms: tuple[str, ...] = ()  # the model's normalization layers
+    prefix: str = ""  # that stands before every name of the state, and of none of the model
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     wrong_shape: tuple[str, ...] = ()
@@ -311,8 +331,15 @@ class LayerHistory:
     lag: tuple[float, ...] = ()  # 95% quantile of |running mean - batch mean| / sd, at lag_steps
     lag_steps: tuple[int, ...] = ()
     weight_moved: bool | None = None
+    weight_size: float | None = None  # median of |weight|, at last
+    parameter_dtype: str = ""
+    optimizer: str | None = None  # that was seen to step its weight, "" for none
+    scope_optimized: bool | None = None  # one was seen to step a weight around it
+    step_size: float | None = None  # the largest step that it takes at one of its weights
+    left_in_eval: str = ""  # as of Layer, when the training began
     gradient_zero: bool | None = None  # the gradient of the weight was zero at every step
     rank_distance: float | None = None  # largest distance between two ranks' running means, in sd
+    rank_gains_equal: bool | None = None  # weight and bias of all ranks are the same, bitwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +374,7 @@ class Examination:
     world_size: int = 1
     export: bool = False
     trainable_parameters: int = 0
+    was_trained: bool | None = None  # parameters hold gradients, or were written to many times
     layers: tuple[Layer, ...] = ()
     optimizer: Optimizer | None = None
     loader: Loader | None = None

@@ -54,7 +54,6 @@ def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
         np.random.set_state(numpy_state)
         for generator, state in states:
             generator.set_state(state)
-        _reshard(model)
         kept.put_back()
         for parameter, requires_grad, grad in parameters:
             parameter.requires_grad_(requires_grad)
@@ -92,10 +91,12 @@ class KeptState:
     """A model's attributes and tensors but for its parameters, as they were when this was made."""
 
     def __init__(self, model: nn.Module):
+        self._model = model
         self._modules = {name: _Kept(module) for name, module in model.named_modules()}
 
     def put_back(self) -> None:
         """Undo what was changed, added and taken away."""
+        _reshard(self._model)
         for kept in self._modules.values():
             kept.put_back()
 

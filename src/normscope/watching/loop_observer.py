@@ -18,6 +18,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from normscope.records.examination import History, LayerHistory
 from normscope.user_models.state_guard import is_examined
 from normscope.user_models.wrappers import stepping_optimizer, unwrapped_model
+from normscope.watching.gain_holders import GainHolders
 from normscope.watching.hooks import LayerHooks, before_forward
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class LoopObserver:
         self._stepped = stepped
         model = unwrapped_model(model)
         self._model = weakref.ref(model)
+        self._holders = GainHolders(model)
         self._hooks = LayerHooks()
         self._layers = [
             self._observed(name, module)
@@ -99,9 +101,10 @@ class LoopObserver:
         self._probe = next((p for p in model.parameters() if p.requires_grad), None)
         if self._probe is not None:
             self._handles.append(self._probe.register_post_accumulate_grad_hook(self._backward))
+        self._parameters = {id(p) for p in model.parameters()}
+        self._handles.append(register_optimizer_step_post_hook(self._any_step))
         self._optimizer: weakref.ref[Optimizer] | None = None
         if optimizer is None:
-            self._parameters = {id(p) for p in model.parameters()}
             self._handles.append(register_optimizer_step_post_hook(self._some_step))
         else:
             stepping = stepping_optimizer(optimizer, model)
@@ -118,8 +121,13 @@ class LoopObserver:
             usual = self._backwards_of_steps.most_common(1)[0][0]
             accumulation = usual if usual > 1 else None
             batches = self.backwards
+        held = self._holders.facts()
+        counted = {counts.history.name: self._history_of(counts) for counts in self._layers}
+        layers = {name: LayerHistory(name=name, kind="", steps=self.steps) for name in held}
         return History(
-            layers=tuple(self._history_of(counts) for counts in self._layers),
+            layers=tuple(
+                replace(layer, **held.get(name, {})) for name, layer in (layers | counted).items()
+            ),
             steps=self.steps,
             accumulation=accumulation,
             batches=batches,
@@ -162,7 +170,8 @@ class LoopObserver:
             if not counts.trained and torch.is_grad_enabled():
                 counts.frozen |= self._model_trains
             counts.trained |= torch.is_grad_enabled()
-            if torch.is_grad_enabled() and not self._model_trains:
+            left = not self._model_trains or self._holders.left_in_eval(counts.history.name)
+            if torch.is_grad_enabled() and left:
                 counts.eval_in_step = True
                 counts.first_in_eval = counts.first_in_eval or self._now
             return
@@ -192,6 +201,8 @@ class LoopObserver:
             counts.calls_now = 0
         if is_examined() or not model.training or not torch.is_grad_enabled() or graph_task() != -1:
             return
+        if not self.forwards:
+            self._holders.look_at_modes(model)
         self.forwards += 1
         self._await_penalty(args)
         if self._probe is not None:
@@ -211,12 +222,18 @@ class LoopObserver:
     def _backward(self, parameter: Tensor) -> None:
         self.backwards += 1
 
+    def _any_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._steps_the_model(optimizer):
+            self._holders.saw(optimizer)
+
+    def _steps_the_model(self, optimizer: Optimizer) -> bool:
+        stepped = (p for group in optimizer.param_groups for p in group["params"])
+        return any(id(parameter) in self._parameters for parameter in stepped)
+
     def _some_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Count a step if it is of the first optimizer that trains the model."""
-        if self._optimizer is None:
-            stepped = (p for group in optimizer.param_groups for p in group["params"])
-            if any(id(parameter) in self._parameters for parameter in stepped):
-                self._optimizer = weakref.ref(optimizer)
+        if self._optimizer is None and self._steps_the_model(optimizer):
+            self._optimizer = weakref.ref(optimizer)
         if self._optimizer is not None and self._optimizer() is optimizer:
             self._step(optimizer, args, kwargs)
 

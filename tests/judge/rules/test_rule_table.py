@@ -194,6 +194,7 @@ ZERO, ONE = np.zeros(C), np.ones(C)
 NEW = {"running_mean": ZERO, "running_var": ONE}
 UNTRAINED = dict(NEW, updates=0, weight=ONE, bias=ZERO)
 HEALTHY = one()
+ADAMW = Optimizer(type="AdamW", holds=2)
 NO_NORM = Examination(model="Net", forward=forward())
 ONLY_LAYER_NORM = one(layer_norm())
 SPOILED = np.where(np.arange(C) == 2, np.nan, RAMP)
@@ -539,6 +540,25 @@ TABLE: dict[str, list[Row]] = {
                 forward=forward(train_failure="ValueError: one value", train_failure_at="bn"))),
         Row(one(forward=forward(train_failure="KeyError: 3", train_failure_at="head")), "warning",
             one(forward=forward(train_failure="ValueError: targets should not be none"))),
+    ],
+    "NS407": [
+        Row(one(layer_norm(parameter_dtype="bfloat16", step_size=3e-4, optimizer="AdamW"),
+                optimizer=ADAMW), "warning",
+            one(layer_norm(parameter_dtype="float32", step_size=3e-4), optimizer=ADAMW), NO_NORM),
+        Row(one(layer_norm(parameter_dtype="float16", step_size=1e-4, optimizer="Adam"),
+                optimizer=ADAMW), "warning",
+            one(layer_norm(parameter_dtype="bfloat16", step_size=3e-3), optimizer=ADAMW)),
+    ],
+    "NS408": [
+        Row(one(layer_norm(weight=np.linspace(0, 0.02, 64), weight_decay=0.1), optimizer=ADAMW),
+            "warning",
+            one(layer_norm(weight=np.linspace(0, 0.02, 64), weight_decay=0.0), optimizer=ADAMW),
+            one(layer_norm(weight=np.zeros(64), weight_decay=0.1), optimizer=ADAMW)),
+    ],
+    "NS515": [
+        Row(seen(measured=measured(precision_error=0.01)), "error",
+            seen(measured=measured(precision_error=1e-7))),
+        Row(seen(measured=measured(in_half=("variance",))), "warning"),
     ],
     "NS514": [Row(seen(measured=measured(later_seen=0.5)), "warning",
                   seen(measured=measured(later_seen=1e-4)))],

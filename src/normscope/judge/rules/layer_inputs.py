@@ -14,7 +14,7 @@ from normscope.judge.rule import (
     count,
     high,
 )
-from normscope.records.examination import BATCH_KINDS, Examination, Layer, Measured, Place
+from normscope.records.examination import Examination, Layer, Measured, Place
 
 
 class BatchTooSmall(MeasuredRule, code="NS506", severity="error"):
@@ -128,12 +128,18 @@ class VanishedOutput(MeasuredRule, code="NS508", severity="error", kinds=EVERY_K
 
     def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
         output, input_ = measured.output_spread, measured.input_spread
-        if output is None or not input_ or (layer.foreign and layer.kind in ("layer", "rms")):
+        own = layer.foreign and layer.kind in ("layer", "rms")
+        if output is None or not input_ or (own and not _has_gain(layer)):
             return
         if output < self.LIMIT < input_:
             message = "The input varies, the normalized value does not."
             evidence = {"output_std": output, "input_std": input_, "limit": self.LIMIT}
             yield self.finding(layer.name, message, evidence)
+
+
+def _has_gain(layer: Layer) -> bool:
+    """Tell whether the weights of a library's own layer, whatever it adds to them, are not zero."""
+    return layer.weight is not None and bool(np.median(np.abs(layer.weight)) > 0.1)
 
 
 class NonFiniteForward(Rule, code="NS509", severity="error", kinds=()):
@@ -264,15 +270,16 @@ class SharedLayer(MeasuredRule, code="NS511", severity="warning"):
             yield self.finding(layer.name, message, evidence)
 
 
-class WrongAxis(PlaceRule, code="NS512", severity="warning", kinds=(*BATCH_KINDS, "layer", "rms")):
+class WrongAxis(PlaceRule, code="NS512", severity="warning", kinds=EVERY_KIND):
     """The layer takes time, or width, for the feature axis.
 
-    A batch or instance normalization on [N, L, C] with L = C channels: what feeds it (a linear
-    layer, an embedding, a recurrent layer) puts features last, or the spread is flat along axis 1
-    (ratio below 2) and varies along the last (above 5). A batch or instance normalization behind a
-    view or reshape that mixes features and positions where axes should have been transposed. A
-    LayerNorm over the last axis alone of a convolution's [N, C, H, W]: it normalizes rows of
-    pixels.
+    A batch, instance or group normalization on [N, L, C] with L = C channels: what feeds it (a
+    linear layer, an embedding, a recurrent layer) puts features last, or the spread is flat along
+    axis 1 (ratio below 2) and varies along the last (above 5). An instance normalization whose
+    number of channels is that of the last axis, and not of axis 1. A batch or instance
+    normalization behind a view or reshape that mixes features and positions where axes should have
+    been transposed. A LayerNorm over the last axis alone of a convolution's [N, C, H, W]: it
+    normalizes rows of pixels.
 
     Why is this bad: shapes fit and nothing raises, but every time step gets its own gain while
         features are mixed.
@@ -296,12 +303,12 @@ class WrongAxis(PlaceRule, code="NS512", severity="warning", kinds=(*BATCH_KINDS
             yield from self._check_layer_norm(layer, place)
             return
         shape, fed_by = place.input_shape, place.fed_by
-        square = len(shape) == 3 and shape[1] == shape[2]
+        square = len(shape) > 2 and shape[1] == shape[-1]
         if place.features_scattered and not place.features_last:
             message = "A reshape has mixed features and positions: axis 1 only has the right size."
             evidence = {"shape": str(shape), "fed_by": fed_by}
             yield self.finding(layer.name, message, evidence, cause="reshape")
-        elif square and place.features_last:
+        elif (square and place.features_last) or _has_features_last(layer, shape):
             message = "Its input has the features on the last axis, the layer expects axis 1."
             evidence = {"shape": str(shape), "fed_by": fed_by}
             yield self.finding(layer.name, message, evidence, cause="last axis")
@@ -355,3 +362,58 @@ class SeesLaterPositions(MeasuredRule, code="NS514", severity="warning", kinds=E
             message = "Its statistics run over time: outputs depend on later positions."
             evidence = {"relative_change": measured.later_seen, "limit": self.SEEN}
             yield self.finding(layer.name, message, evidence)
+
+
+class ImpreciseForward(MeasuredRule, code="NS515", severity="error", kinds=EVERY_KIND):
+    """A layer's own forward loses its result to rounding, or computes in 16 bits what belongs in
+    32.
+
+    Its first call is repeated in float64 on the same input. Reported are outputs further apart than
+    5% in 16 bits or 0.1% in fp32 (an error: squares that overflow, variances in which an offset
+    cancels, an eps that rounds to zero), a variance that is rounded to 16 bits, and 1 + weight
+    rounded to 16 bits, where small weights are lost. PyTorch's own layers compute in fp32 inside
+    and are left out.
+
+    Why is this bad: in fp16 |x| above 256 has an infinite square, and x / inf is 0, without a NaN
+        anywhere. In bf16 a variance has three digits.
+    When it is fine: a model that was trained that way, and is run that way (a warning).
+    Example:
+        class RMS(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight, self.eps = nn.Parameter(torch.ones(32)), 1e-5
+
+            def forward(self, x):
+                return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+        model = nn.Sequential(nn.Linear(32, 32), RMS()).half()
+        batches = [1000 * torch.randn(64, 32).half()]
+    Use instead:
+        model = nn.Sequential(nn.Linear(32, 32), nn.RMSNorm(32)).half()
+    """
+
+    LIMIT, LIMIT_HALF = 1e-3, 0.05
+    remedy = "Compute in fp32 inside: x.float() first, back to the input's type last."
+    reference = "https://github.com/neuroneural/brainchop-cli/pull/56"
+
+    def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
+        dtype = layer.place.input_dtype if layer.place is not None else layer.parameter_dtype
+        limit = self.LIMIT_HALF if dtype in ("float16", "bfloat16") else self.LIMIT
+        error = measured.precision_error
+        if error is not None and error > limit:
+            message = f"Its own forward loses the result to rounding in {dtype}."
+            evidence = {"relative_error": error, "limit": limit, "input": measured.input_largest}
+            yield self.finding(layer.name, message, evidence, cause=dtype)
+            return
+        for what in measured.in_half:
+            message = f"Its own forward rounds the {what} to {dtype}, which belongs in fp32."
+            evidence = {"relative_error": error}
+            yield self.finding(layer.name, message, evidence, "warning", cause=f"{what} {dtype}")
+
+
+def _has_features_last(layer: Layer, shape: tuple[int, ...]) -> bool:
+    """Tell whether an instance normalization without weights, which takes any size, has its number
+    of channels on the last axis alone.
+    """
+    own = layer.kind == "instance" and not layer.foreign and layer.features > 1
+    return own and len(shape) > 2 and shape[1] != layer.features == shape[-1]

@@ -158,8 +158,11 @@ class FreezeNotSticky(Rule, code="NS305", severity="warning", kinds=BATCH_KINDS)
             yield self.finding(layer.name, message, evidence)
 
 
-class HalfFrozen(Rule, code="NS306", severity="info", kinds=BATCH_KINDS):
+class HalfFrozen(Rule, code="NS306", severity="warning", kinds=BATCH_KINDS):
     """In a model in train mode the layer is in eval mode, while its weight and bias are trained.
+
+    An info where the layers alone are in eval mode; a warning where a whole part of the model is,
+    whose other weights are trained: somebody has left it so.
 
     Why is this bad: eval() does not stop gradients, so the layer is only half frozen.
     When it is fine: common, and often intended, in fine-tuning.
@@ -178,8 +181,14 @@ class HalfFrozen(Rule, code="NS306", severity="info", kinds=BATCH_KINDS):
     def check_layer(self, layer: Layer, exam: Examination) -> Results:
         frozen = in_eval_mode_alone(layer, exam) and layer.live and layer.tracked
         if frozen and layer.trainable:
+            part = layer.left_in_eval
             message = "The statistics are frozen, the weight and bias are trained."
-            yield self.finding(layer.name, message, {"training": False, "requires_grad": True})
+            severity = "info"
+            if part:
+                message = f"All of {part} is in eval mode, while its weights are trained."
+                severity = "warning"
+            evidence = {"training": False, "requires_grad": True}
+            yield self.finding(layer.name, message, evidence, severity, cause=part)
 
 
 class MovesInEvalMode(ForwardRule, code="NS307", severity="error", kinds=()):

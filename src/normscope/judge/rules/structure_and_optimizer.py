@@ -6,11 +6,15 @@ import numpy as np
 
 from normscope.judge.rule import (
     EVERY_KIND,
+    SAMPLE_KINDS,
     OptimizerRule,
     PlaceRule,
     Results,
     Rule,
     deliberately_frozen,
+    half_unit,
+    multiplies_by_one_more,
+    multiplies_by_weight,
 )
 from normscope.records.examination import Examination, Layer, Optimizer, Place
 
@@ -57,6 +61,8 @@ class NeverTrained(OptimizerRule, code="NS401", severity="warning"):
 class DecayedNorm(OptimizerRule, code="NS402", severity="info"):
     """The optimizer applies weight decay to the layer's weight and bias.
 
+    Layers that multiply by 1 + weight are left out: zero is the identity there.
+
     Why is this bad: decay pulls the gain to zero instead of to the identity. Many recipes leave
         these parameters out.
     When it is fine: it is PyTorch's default, and part of many published recipes.
@@ -72,7 +78,7 @@ class DecayedNorm(OptimizerRule, code="NS402", severity="info"):
     reference = "https://github.com/ultralytics/yolov3/issues/469"
 
     def check_layer(self, layer: Layer, exam: Examination) -> Results:
-        if layer.weight_decay:
+        if layer.weight_decay and not multiplies_by_one_more(layer):
             message = "Weight decay is applied to its parameters."
             yield self.finding(layer.name, message, {"weight_decay": layer.weight_decay})
 
@@ -80,6 +86,9 @@ class DecayedNorm(OptimizerRule, code="NS402", severity="info"):
 class DeadGain(Rule, code="NS403", severity="warning", kinds=EVERY_KIND):
     """Every weight of the layer is exactly zero, after more than 1,000 updates or where no shortcut
     passes by.
+
+    Layers of libraries' own classes, and of state_dicts, may store the weight as its distance from
+    one: there, others of the same kind must be trained and near one.
 
     A gain of zero at the start is meant where the output is added to a shortcut (zero-init
     residual); it then moves.
@@ -101,7 +110,12 @@ class DeadGain(Rule, code="NS403", severity="warning", kinds=EVERY_KIND):
 
     def check_layer(self, layer: Layer, exam: Examination) -> Results:
         weight = layer.weight
-        if weight is None or layer.foreign or not len(weight) or np.any(weight != 0):
+        if weight is None or not len(weight) or np.any(weight != 0):
+            return
+        if layer.foreign:
+            if _others_are_near_one(layer, exam):
+                message = "Every weight is exactly zero, while those of its like are trained."
+                yield self.finding(layer.name, message, {"limit": 0}, cause="foreign")
             return
         steps = layer.updates
         if steps is None and exam.optimizer is not None:
@@ -118,6 +132,19 @@ class DeadGain(Rule, code="NS403", severity="warning", kinds=EVERY_KIND):
             message = "Every weight is zero and no shortcut passes by: nothing gets through."
             evidence = {"updates": steps or 0, "limit": 0}
             yield self.finding(layer.name, message, evidence, cause="no shortcut")
+
+
+def _others_are_near_one(layer: Layer, exam: Examination) -> bool:
+    """Tell whether the other layers of this type have trained weights around one, so that they do
+    not multiply by 1 + weight.
+    """
+    others = [
+        other.weight
+        for other in exam.of_kind(layer.kind)
+        if other.type == layer.type and other.weight is not None and other.affine_trained
+    ]
+    means = [float(np.mean(weight)) for weight in others if np.any(weight != 0)]
+    return bool(means) and float(np.median(means)) > 0.5
 
 
 class RedundantBias(PlaceRule, code="NS404", severity="info", kinds=("batch", "instance", "group")):
@@ -209,3 +236,80 @@ class NormAfterNorm(PlaceRule, code="NS406", severity="info", kinds=("batch", "i
         if place.fed_by == "norm" and next(feeding, None) == layer.kind:
             message = "The layer normalizes what a layer of its kind has just normalized."
             yield self.finding(layer.name, message, {"fed_by": place.fed_by_module})
+
+
+class StepBelowResolution(OptimizerRule, code="NS407", severity="warning"):
+    """The optimizer's step is below half a unit in the last place of most of the layer's weights.
+
+    Adam and its kin step by about the learning rate (the largest that the scheduler is known to
+    reach), SGD by the rate times the gradient that is there, over 1 - momentum. From 1.0 downwards
+    half a unit is 0.002 in bf16 and 0.00024 in fp16.
+
+    Why is this bad: weight minus step rounds to the weight again. Gains at 1 stay there for ever,
+        while smaller weights of the model do train.
+    When it is fine: an optimizer that rounds stochastically, or keeps its own fp32 copy.
+    Example:
+        model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)).bfloat16()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    Use instead:
+        model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))  # and bf16 by autocast
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    """
+
+    SHARE = 0.5
+    remedy = "Keep the parameters of normalization layers in fp32 (autocast, or fp32 copies)."
+    reference = "https://github.com/vllm-project/speculators/pull/765"
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        step, weight = layer.step_size, layer.weight
+        if not step or weight is None or not np.isfinite(weight).all() or not len(weight):
+            return
+        half = half_unit(weight, layer.parameter_dtype)
+        share = float(np.mean(step < half))
+        if share > self.SHARE:
+            message = (
+                f"A step of {layer.optimizer} is less than half a unit in the last place of its "
+                f"{layer.parameter_dtype} weight: it cannot move."
+            )
+            evidence = {"step": step, "half_unit": float(np.median(half)), "share_stuck": share}
+            cause = f"{layer.optimizer} {layer.parameter_dtype}"
+            yield self.finding(layer.name, message, evidence, cause=cause)
+
+
+class DecayedAway(Rule, code="NS408", severity="warning", kinds=SAMPLE_KINDS):
+    """Weight decay has pulled most of the layer's weights near zero.
+
+    The median of |weight| is below 0.05, most of the values differ, and the optimizer, where one is
+    given, applies decay. Layers that multiply by 1 + weight are left out: decay pulls these to the
+    identity.
+
+    Why is this bad: zero is no neutral gain. The layer's output fades, and in low precision the
+        gains lose their bits.
+    When it is fine: gains that a network has learnt to be small, on a branch that it does not need.
+    Example:
+        model = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
+        for step in range(200):
+            optimizer.zero_grad()
+            F.layer_norm(model(torch.randn(64, 32)), (32,)).square().mean().backward()
+            optimizer.step()
+    Use instead:
+        model = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32))
+        optimizer = torch.optim.SGD(mend.weight_decay_groups(model, 0.5), lr=0.1)
+    """
+
+    NEAR_ZERO = 0.05
+    remedy = "Leave decay off for weights of normalization layers, or store them as 1 + weight."
+    mend = "normscope.mend.weight_decay_groups"
+    reference = "https://github.com/ultralytics/yolov3/issues/469"
+
+    def check_layer(self, layer: Layer, exam: Examination) -> Results:
+        weight = layer.weight
+        decayed = exam.optimizer is None or bool(layer.weight_decay)
+        if weight is None or len(weight) < 4 or not decayed or len(np.unique(weight)) < 4:
+            return
+        size = float(np.median(np.abs(weight)))
+        if size < self.NEAR_ZERO and multiplies_by_weight(layer):
+            message = "Weight decay has pulled its weights to zero."
+            evidence = {"median": size, "limit": self.NEAR_ZERO, "weight_decay": layer.weight_decay}
+            yield self.finding(layer.name, message, evidence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.rule import FAR_MEAN, HistoryRule, Results
+from normscope.judge.rule import FAR_MEAN, HistoryRule, Results, half_unit
 from normscope.records.examination import History, LayerHistory
 
 
@@ -93,6 +93,10 @@ class TrainedInEvalMode(HistoryRule, code="NS803", severity="warning"):
     """In more than 5% of the steps the layer was trained in eval mode, without having been frozen
     from the start.
 
+    In eval mode from the start counts as frozen where the layers alone are; where a whole part of
+    the model is, while its other weights are trained, somebody has left it so (a library gives
+    models in eval mode, and its trainer does not call train()).
+
     Why is this bad: its statistics are those of an earlier network, so the layer does not normalize
         what it is given.
     When it is fine: statistics frozen on purpose in the last epochs.
@@ -114,8 +118,11 @@ class TrainedInEvalMode(HistoryRule, code="NS803", severity="warning"):
 
     def check_steps(self, layer: LayerHistory, history: History) -> Results:
         share = layer.steps_in_eval / layer.steps if layer.steps else 0.0
-        if share > self.LIMIT and layer.trainable is not False and not layer.declared_frozen:
+        frozen = layer.declared_frozen and not layer.left_in_eval
+        if share > self.LIMIT and layer.trainable is not False and not frozen:
             message = "The layer is trained in eval mode."
+            if layer.left_in_eval:
+                message = f"All of {layer.left_in_eval} is trained in eval mode, the layer with it."
             first, steps = layer.first_in_eval, layer.steps
             evidence = {
                 "share_of_steps": share,
@@ -227,7 +234,8 @@ class AccumulationIsNoBatch(HistoryRule, code="NS806", severity="info"):
 
 
 class RanksApart(HistoryRule, code="NS807", severity="warning"):
-    """The running means of two processes are more than a quarter of a standard deviation apart.
+    """The running means of two processes are more than a quarter of a standard deviation apart, or
+    their weights and biases, which are copies, are not the same.
 
     Why is this bad: only one process's statistics are saved. They are those of its share of the
         data, or of a hook that ran on it alone.
@@ -247,7 +255,11 @@ class RanksApart(HistoryRule, code="NS807", severity="warning"):
         apart = layer.rank_distance
         if apart is not None and apart > FAR_MEAN:
             message = "The processes' running statistics are apart."
-            yield self.finding(layer.name, message, {"means_apart_in_sd": apart, "limit": FAR_MEAN})
+            evidence = {"means_apart_in_sd": apart, "limit": FAR_MEAN}
+            yield self.finding(layer.name, message, evidence, cause="statistics")
+        if layer.rank_gains_equal is False:
+            message = "The processes' copies of weight and bias are not the same."
+            yield self.finding(layer.name, message, {"equal": False}, cause="gains")
 
 
 class StatisticsLag(HistoryRule, code="NS808", severity="warning"):
@@ -290,11 +302,15 @@ class StatisticsLag(HistoryRule, code="NS808", severity="warning"):
 
 
 class GainNeverMoves(HistoryRule, code="NS809", severity="warning"):
-    """Over the whole recording the layer's weight did not change by a bit, while other layers'
-    weights did.
+    """Over the whole recording the layer's weight, which needs a gradient, did not change by a bit.
 
-    Why is this bad: it is not in the optimizer, gets no gradient, or what follows it is dead.
-    When it is fine: a layer frozen on purpose.
+    Told apart are: no optimizer steps it, though one steps weights around it or other layers'
+    weights move; a step is below half a unit in the last place of the weight; its gradient is
+    always zero.
+
+    Why is this bad: the layer is not trained. In pure bf16 that is the rule for gains near one.
+    When it is fine: a layer frozen on purpose: say so with requires_grad=False, and it is not
+        reported.
     Example:
         names = ["7.weight", "7.bias"]  # a filter that drops one layer
         optimizer = torch.optim.SGD([p for n, p in model.named_parameters() if n not in names], 0.1)
@@ -309,19 +325,35 @@ class GainNeverMoves(HistoryRule, code="NS809", severity="warning"):
     """
 
     FEWEST_STEPS = 50
-    remedy = "Check the optimizer's parameters, and what follows the layer."
+    remedy = "Check the optimizer's parameters, the weight's precision, and what follows the layer."
     reference = "https://github.com/official-stockfish/nnue-pytorch/pull/91"
-
-    def check_history(self, history: History) -> Results:
-        if any(layer.weight_moved for layer in history.layers):
-            yield from super().check_history(history)
 
     def check_steps(self, layer: LayerHistory, history: History) -> Results:
         stands = layer.weight_moved is False and layer.steps >= self.FEWEST_STEPS
-        if stands and layer.trainable is not False:
-            message = "The weight never changed, while those of other layers did."
+        if not stands or layer.trainable is False:
+            return
+        others_move = any(other.weight_moved for other in history.layers)
+        dtype, step, size = layer.parameter_dtype, layer.step_size, layer.weight_size
+        half = None if size is None else float(half_unit(np.array(size), dtype))
+        evidence = {"steps": layer.steps, "optimizer": layer.optimizer}
+        if layer.optimizer == "":
+            if layer.scope_optimized or (layer.scope_optimized is None and others_move):
+                message = "The weight never changed: no optimizer steps it."
+                yield self.finding(layer.name, message, evidence, cause="optimizer")
+        elif step and half and step < half:
+            message = (
+                f"The weight never changed: a step of {layer.optimizer} is less than half a unit "
+                f"in the last place of {dtype}, and is lost by rounding."
+            )
+            evidence = {**evidence, "step": step, "half_unit": half}
+            yield self.finding(layer.name, message, evidence, cause=f"{layer.optimizer} {dtype}")
+        elif others_move or layer.gradient_zero is False:
+            message = "The weight never changed by a bit."
+            if others_move:
+                message = "The weight never changed, while those of other layers did."
             zero = "always zero" if layer.gradient_zero else "not zero, or not recorded"
-            yield self.finding(layer.name, message, {"steps": layer.steps, "gradient": zero})
+            evidence = {"steps": layer.steps, "gradient": zero, "dtype": dtype}
+            yield self.finding(layer.name, message, evidence, cause=message)
 
 
 class PenaltyThroughBatchStatistics(HistoryRule, code="NS810", severity="warning"):

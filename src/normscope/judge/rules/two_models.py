@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from normscope.judge.rule import FAR_LOG_VAR, FAR_MEAN, KEYS, PairRule, Results, Rule
+from normscope.judge.rule import EVERY_KIND, FAR_LOG_VAR, FAR_MEAN, KEYS, PairRule, Results, Rule
 from normscope.records.examination import BATCH_KINDS, Examination, Layer, Pair, PairedLayer
 
 STATISTICS = ("running_mean", "running_var")
+SAME_OUTPUTS = 1e-3
 
 
-class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("batch",)):
-    """One of two models that should agree has buffers that were not carried along.
+def outputs_agree(pair: Pair) -> bool:
+    """Tell whether both models were run, and give the same."""
+    return pair.output_difference is not None and pair.output_difference <= SAME_OUTPUTS
 
-    The two are a model and its average, target network, merged or federated version. The buffers
-    are those of a new layer while the other's are trained, or far from the other's. Equal buffers
-    under weights that differ by more than 30% are one model's, and not the average's.
+
+class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=EVERY_KIND):
+    """One of two models that should agree has buffers, or weights and biases, that were not carried
+    along.
+
+    The two are a model and its average, target network, merged, federated or loaded version. The
+    values are those of a new layer while the other's are trained; or buffers are far from the
+    other's; or weights and biases differ by more than 1% while all other weights are the same.
+    Equal buffers under weights that differ by more than 30% are one model's, and not the average's.
 
     Why is this bad: parameters() has no buffers. An average of parameters keeps statistics of
-        weights that are long gone.
+        weights that are long gone. A state_dict whose names have a prefix loads nothing with
+        strict=False.
     When it is fine: an average that runs in train mode and updates its own statistics.
     Example:
         other = trained()
@@ -31,21 +42,34 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
         model = model.module
     """
 
-    MERGED = 0.3
+    MERGED, SAME_WEIGHTS, GAINS_APART = 0.3, 1e-6, 0.01
     remedy = "Average or copy the buffers too (use_buffers=True, state_dict), or recalibrate."
     mend = "normscope.mend.recalibrate"
     reference = "https://github.com/CuriousAI/mean-teacher/issues/9"
-
-    def applies(self, exam: Examination) -> bool:
-        """Tell whether two models share layers with statistics."""
-        return exam.pair is None or any(
-            layer.statistics_equal is not None for layer in exam.pair.layers
-        )
 
     def check_pair(self, pair: Pair, exam: Examination) -> Results:
         for layer in pair.layers:
             if layer.statistics_equal is not None:
                 yield from self._judge(layer, pair.weight_distance)
+            if not (layer.at_initialization or layer.other_at_initialization):
+                yield from self._judge_gains(layer, pair)
+
+    def _judge_gains(self, layer: PairedLayer, pair: Pair) -> Results:
+        same = pair.weight_distance is not None and pair.weight_distance < self.SAME_WEIGHTS
+        apart = layer.gains_distance or 0.0
+        evidence = {"weights_apart": pair.weight_distance, "gains_apart": layer.gains_distance}
+        if layer.gain_offset is not None:
+            return  # another convention: NS702
+        if layer.gains_new or layer.other_gains_new:
+            new = "here" if layer.gains_new else "in the other model"
+            message = f"Weight and bias are those of a new layer {new}; the others are trained."
+            if pair.prefix and layer.gains_new:
+                message += f" The other's names have the prefix {pair.prefix!r}: it was not loaded."
+            yield self.finding(layer.name, message, evidence, cause=f"gains new {new}")
+        elif same and apart > self.GAINS_APART and not outputs_agree(pair):
+            message = "Weight and bias are not the other model's; all other weights are."
+            evidence = {**evidence, "limit": self.GAINS_APART}
+            yield self.finding(layer.name, message, evidence, cause="gains apart")
 
     def _judge(self, layer: PairedLayer, weights: float | None) -> Results:
         mean, var = layer.mean_distance or 0.0, layer.var_distance or 0.0
@@ -73,9 +97,12 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=("bat
 
 
 class ConvertedDifferently(PairRule, code="NS702", severity="warning"):
-    """The same layer has another eps, or another class, in the two models.
+    """The same layer has another eps, or another class, in the two models, or a weight that is
+    exactly one more or less.
 
-    BatchNorm and SyncBatchNorm are the same function in eval mode and count as one class.
+    BatchNorm and SyncBatchNorm are the same function in eval mode and count as one class. Some
+    libraries store a gain as its distance from one and multiply by 1 + weight; where the outputs
+    agree, the two models differ in that alone and nothing is reported.
 
     Why is this bad: the class or setting is not in the checkpoint. Weights load without a word and
         compute something else.
@@ -103,6 +130,13 @@ class ConvertedDifferently(PairRule, code="NS702", severity="warning"):
                 message = "The layer has another eps in the other model."
                 evidence = {"eps": layer.eps, "other": layer.other_eps}
                 yield self.finding(layer.name, message, evidence, cause="eps")
+            if layer.gain_offset is not None and not outputs_agree(pair):
+                message = (
+                    "The weights differ by exactly one: one model's layer multiplies by "
+                    "1 + weight, or should."
+                )
+                evidence = {"weight_offset": layer.gain_offset}
+                yield self.finding(layer.name, message, evidence, cause="offset")
 
     def _same(self, first: str, second: str) -> bool:
         types = {first, second}
@@ -128,7 +162,7 @@ class OutputsDisagree(PairRule, code="NS703", severity="error"):
         other = lambda x: converted(x)
     """
 
-    LIMIT = 1e-3
+    LIMIT = SAME_OUTPUTS
     SAME_WEIGHTS = 1e-6
     DEPENDENCE = 5e-3
     remedy = "Call eval() before converting; find the layer with `normscope diff`."
@@ -156,11 +190,14 @@ class OutputsDisagree(PairRule, code="NS703", severity="error"):
 
 
 class StatisticsMissing(Rule, code="NS704", severity="error", kinds=()):
-    """The state_dict lacks running statistics, or has them under other names or in other shapes.
+    """The state_dict lacks running statistics, weights or biases of normalization layers, or has
+    them under other names or in other shapes.
 
-    The counter num_batches_tracked alone may be missing: it matters with momentum=None only.
+    The counter num_batches_tracked alone may be missing: it matters with momentum=None only. A
+    prefix before every name (`module.`, `_orig_mod.`) is told as an info.
 
-    Why is this bad: with strict=False the layers silently keep mean 0 and variance 1.
+    Why is this bad: with strict=False the layers silently keep mean 0 and variance 1, weight 1 and
+        bias 0.
     When it is fine: old checkpoints without the counter (an info).
     Example:
         model = Net()
@@ -178,29 +215,39 @@ class StatisticsMissing(Rule, code="NS704", severity="error", kinds=()):
         return exam.source == "state_dict"
 
     def check(self, exam: Examination) -> Results:
-        missing = exam.keys.missing if exam.keys is not None else ()
+        if exam.keys is None:
+            return
+        missing, norms = exam.keys.missing, set(exam.keys.norms)
+        if exam.keys.prefix:
+            message = (
+                f"Every name has the prefix {exam.keys.prefix!r}: take it off before you load the "
+                "state_dict."
+            )
+            yield self.finding("", message, {"prefix": exam.keys.prefix}, "info", cause="prefix")
         for key in missing:
             layer, _, name = key.rpartition(".")
-            if name in STATISTICS:
+            if name in STATISTICS or (layer in norms and name != "num_batches_tracked"):
+                instead = [k for k in exam.keys.unexpected if k.rpartition(".")[0] == layer]
                 message = f"{name} is missing."
-                yield self.finding(layer, message, {"present": False}, cause=f"{name} missing")
+                evidence = {"present": False, "unexpected": ", ".join(instead)}
+                yield self.finding(layer, message, evidence, cause=f"{name} missing")
             elif name == "num_batches_tracked" and f"{layer}.running_mean" not in missing:
                 message = f"{name} is missing, which does no harm."
                 yield self.finding(layer, message, {"present": False}, "info")
-        for key in exam.keys.wrong_shape if exam.keys is not None else ():
+        for key in exam.keys.wrong_shape:
             layer, _, name = key.rpartition(".")
-            if name in STATISTICS:
+            if name in STATISTICS or layer in norms:
                 message = f"{name} has another shape than the model's."
                 yield self.finding(layer, message, {"present": True}, cause=f"{name} shape")
 
 
-class IncompleteStatistics(Rule, code="NS705", severity="error", kinds=BATCH_KINDS):
-    """A layer has only one of running mean and variance, or exactly the statistics of another
-    layer.
+class IncompleteStatistics(Rule, code="NS705", severity="error", kinds=EVERY_KIND):
+    """A layer has only one of running mean and variance, or exactly the statistics, or weight and
+    bias, of another layer.
 
     Why is this bad: a script that renames or copies entries has dropped or doubled some.
     When it is fine: layers that share statistics, or copies of one block that were not trained
-        since (a warning).
+        since (a warning; an info where more than a quarter of the layers have another's weights).
     Example:
         model = trained()
         model[7].load_state_dict(model[4].state_dict())  # the wrong block
@@ -218,18 +265,30 @@ class IncompleteStatistics(Rule, code="NS705", severity="error", kinds=BATCH_KIN
                 lacks = "running_mean" if layer.running_mean is None else "running_var"
                 message = f"The layer has no {lacks}, but the other statistic."
                 yield self.finding(layer.name, message, {"missing": lacks}, cause=lacks)
-        yield from self._repeated(layers)
+        for name, earlier in _repeated(layers, "running_mean", "running_var"):
+            message = "The layer has exactly another layer's statistics."
+            yield self.finding(name, message, {"same_as": earlier}, "warning", cause="statistics")
+        repeated = _repeated([each for each in layers if not each.tracked], "weight", "bias")
+        severity = "warning" if len(repeated) <= max(1, len(layers) // 4) else "info"
+        for name, earlier in repeated:
+            message = "The layer has exactly another layer's weight."
+            yield self.finding(name, message, {"same_as": earlier}, severity, cause="weight")
 
-    def _repeated(self, layers: tuple[Layer, ...]) -> Results:
-        first: dict[bytes, str] = {}
-        for layer in layers:
-            mean, var = layer.running_mean, layer.running_var
-            if mean is None or var is None or len(mean) < 4 or not np.any(mean):
-                continue
-            earlier = first.setdefault(mean.tobytes() + var.tobytes(), layer.name)
-            if earlier != layer.name:
-                message = "The layer has exactly another layer's statistics."
-                yield self.finding(layer.name, message, {"same_as": earlier}, "warning")
+
+def _repeated(layers: Sequence[Layer], *names: str) -> list[tuple[str, str]]:
+    """Return (layer, earlier layer with the same values) of values that tell a layer: the first are
+    not all the same.
+    """
+    first: dict[bytes, str] = {}
+    repeated = []
+    for layer in layers:
+        values = [v for v in (getattr(layer, name) for name in names) if v is not None]
+        if not values or len(values[0]) < 4 or np.all(values[0] == values[0][0]):
+            continue
+        earlier = first.setdefault(b"".join(v.tobytes() for v in values), layer.name)
+        if earlier != layer.name:
+            repeated.append((layer.name, earlier))
+    return repeated
 
 
 class ExportInTrainMode(Rule, code="NS706", severity="error", kinds=BATCH_KINDS):

@@ -6,10 +6,7 @@ import numpy as np
 
 from normscope.judge.findings import Finding
 from normscope.judge.rule import EVERY_KIND, Results, Rule, count, deliberately_frozen
-from normscope.records.examination import BATCH_KINDS, Examination, Layer
-
-ROUNDING = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""Half a unit in the last place of 1.0: the largest relative error of rounding."""
+from normscope.records.examination import BATCH_KINDS, ROUNDING, Examination, Layer
 
 
 class NonFiniteState(Rule, code="NS101", severity="error", kinds=EVERY_KIND):
@@ -68,7 +65,9 @@ class NegativeVariance(Rule, code="NS102", severity="error", kinds=BATCH_KINDS):
 class StatisticsNeverUpdated(Rule, code="NS103", severity="error"):
     """Running mean 0, running variance 1 and no update counted, in a model that is trained.
 
-    An untrained model is left alone: no weight or bias of its layers has moved, and no counter.
+    An untrained model is left alone: no weight or bias of its layers has moved, and no counter. A
+    layer with fixed statistics (FrozenBatchNorm2d) is judged where parameters of the model hold
+    gradients, or were written to as often as by an optimizer.
 
     Why is this bad: in eval mode the layer does not normalize. It treats its input as if that had
         mean 0 and variance 1.
@@ -93,6 +92,13 @@ class StatisticsNeverUpdated(Rule, code="NS103", severity="error"):
             for layer in layers:
                 if layer.at_initialization and not layer.updates:
                     yield self._judge(layer, exam, others_updated)
+        for layer in exam.of_kind("batch"):
+            if not layer.live and layer.at_initialization and exam.was_trained:
+                message = (
+                    "The layer's fixed statistics are those of a new one: it does not normalize."
+                )
+                evidence = {"running_mean": 0, "running_var": 1}
+                yield self.finding(layer.name, message, evidence, "warning", cause="fixed")
 
     def _judge(self, layer: Layer, exam: Examination, others_updated: bool) -> Finding:
         if exam.forward is not None and layer.place is None:
@@ -350,8 +356,12 @@ class LowPrecisionStatistics(Rule, code="NS109", severity="warning", kinds=BATCH
 
 
 class OutOfHalfRange(Rule, code="NS110", severity="error", kinds=EVERY_KIND):
-    """eps rounds to zero in fp16 where the layer works in it, or a running variance is above the
-    largest number of fp16.
+    """eps rounds to zero in fp16 where the layer works in it, or a running variance, weight or bias
+    is above the largest number of fp16, or the layer's input comes near it.
+
+    Of the input: |x| above an eighth of that number (an info; with export=True a warning), or its
+    square, which a layer in fp16 computes, above it (|x| above 256; told where the model is
+    exported, or the layer's forward is its own and in fp16).
 
     Why is this bad: eps 0 turns a constant input into NaN. An infinite variance turns the channel
         into its bias, silently.
@@ -363,6 +373,7 @@ class OutOfHalfRange(Rule, code="NS110", severity="error", kinds=EVERY_KIND):
     """
 
     LARGEST = 65504.0
+    NEAR = 0.125
     SMALLEST = 2.0**-25  # half the smallest subnormal: this and what is below rounds to zero
     remedy = "Use eps >= 1e-5 and keep the layer in fp32."
     reference = "https://github.com/pytorch/pytorch/issues/41527"
@@ -374,13 +385,31 @@ class OutOfHalfRange(Rule, code="NS110", severity="error", kinds=EVERY_KIND):
             message = "eps rounds to zero in fp16."
             evidence = {"eps": layer.eps, "limit": self.SMALLEST}
             yield self.finding(layer.name, message, evidence, cause="eps")
-        var = layer.running_var
-        if var is None:
-            return
-        large = np.isfinite(var) & (var > self.LARGEST)
-        if channels := count(large):
-            severity = "error" if half else "warning" if exam.export else "info"
-            message = "A running variance is too large for fp16."
-            evidence = {"channels": channels, "largest": float(var[large].max())}
-            evidence = {**evidence, "limit": self.LARGEST}
-            yield self.finding(layer.name, message, evidence, severity, cause="variance")
+        yield from self._check_input(layer, exam, dtype)
+        for name in ("running_var", "running_mean", "weight", "bias"):
+            values = getattr(layer, name)
+            if values is None:
+                continue
+            large = np.isfinite(values) & (np.abs(values) > self.LARGEST)
+            if channels := count(large):
+                severity = "error" if half else "warning" if exam.export else "info"
+                message = f"{name} is too large for fp16."
+                largest = float(np.abs(values[large]).max())
+                evidence = {"channels": channels, "largest": largest, "limit": self.LARGEST}
+                yield self.finding(layer.name, message, evidence, severity, cause=name)
+
+    def _check_input(self, layer: Layer, exam: Examination, dtype: str) -> Results:
+        measured = layer.measured
+        largest = (measured.input_largest or 0.0) if measured is not None else 0.0
+        squares = exam.export or (
+            dtype == "float16" and measured and "variance" in measured.in_half
+        )
+        if largest > self.LARGEST * self.NEAR:
+            severity = "warning" if exam.export or dtype == "float16" else "info"
+            message = "The input comes near the largest number of fp16."
+            evidence = {"largest": largest, "limit": self.LARGEST * self.NEAR}
+            yield self.finding(layer.name, message, evidence, severity, cause="input")
+        elif squares and largest**2 > self.LARGEST:
+            message = "The square of the input leaves fp16's range."
+            evidence = {"largest": largest, "limit": self.LARGEST**0.5}
+            yield self.finding(layer.name, message, evidence, "warning", cause="square")
