@@ -17,7 +17,7 @@ Parts:
 
 The parts from jobs to memory take about 7 minutes together. What is measured next is told on
 standard error. Run it with nothing else on the machine. Every part prints a Markdown table and
-appends a line of JSON to <results>/<part>.jsonl. See docs/performance.md for the method.
+appends a line of JSON to <results>/<part>.jsonl. See benchmarks/README.md for the method.
 """
 
 from __future__ import annotations
