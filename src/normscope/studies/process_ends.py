@@ -74,7 +74,8 @@ def _try(action: Callable[[], object], writing: int) -> None:
     status = 0
     try:
         silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1), os.dup2(silent, 2)  # it is said where it is run for good
+        for stream in (1, 2):  # it is said where it is run for good
+            os.dup2(silent, stream)
         torch.set_num_threads(1)  # the pool's threads stayed behind
         with suppress(Exception):
             action()
