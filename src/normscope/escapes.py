@@ -10,6 +10,7 @@ import codecs
 import html
 import re
 import sys
+from typing import Any
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -60,12 +61,12 @@ def for_markdown(text: str) -> str:
     text = for_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_\[\]|~!])", r"\\\1", text)
     text = text.replace("://", "&#58;//")  # an address becomes a link by itself
-    return re.sub(r"(?i)\b(www)\.", r"\1&#46;", text)
+    return re.sub(r"(?i)(www)\.", r"\1&#46;", text)
 
 
-def for_csv(text: str) -> str:
-    """Return a cell's text with an apostrophe before what a spreadsheet would run as a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+def for_csv(value: Any) -> Any:
+    """Return a cell, a text with an apostrophe before what a spreadsheet would run as a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def for_html(text: str) -> str:

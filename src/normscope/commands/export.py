@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from normscope.errors import InputError, RecordError
+from normscope.escapes import for_line
 from normscope.studies.options import Folder
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def run_export(options: ExportOptions) -> int:
         return _pass_on(options)
     exported = export(options.path, options.to, options.out)
     for problem in exported.problems:
-        print(f"normscope: not exported: {problem}", file=sys.stderr)
+        print(f"normscope: not exported: {for_line(problem)}", file=sys.stderr)
     print(
         f"Written to {exported.files[0].parent}: {', '.join(file.name for file in exported.files)}"
     )
@@ -121,7 +122,7 @@ def _pass_on(options: ExportOptions) -> int:
     for path in recordings:
         pass_on_recording(path, sink, problems.append)
     for problem in problems:
-        print(f"normscope: {problem}", file=sys.stderr)
+        print(f"normscope: {for_line(problem)}", file=sys.stderr)
     print(
         f"Written to {folder}."
         if to_tensorboard

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import shutil
 import textwrap
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from normscope.escapes import for_annotation, for_html, for_line, for_terminal
 from normscope.judge.findings import SEVERITIES, Findings, Group
 from normscope.judge.rule import OPTIONS, Rule
 
@@ -32,7 +32,7 @@ def to_text(report: Findings, width: int | None = None) -> str:
     parts += [_paragraph(group, report, width) for group in report.groups]
     if lacking := _lacking(report):
         parts.append(filled(lacking, width))
-    return "\n\n".join(parts)
+    return for_terminal("\n\n".join(parts))
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
@@ -108,15 +108,15 @@ def to_github(report: Findings) -> str:
         text = _joined(
             finding.message, _layers(group, report), _evidence(group.evidence), finding.remedy
         )
-        title = _escape(f"{finding.code} {finding.name}", properties=True)
-        lines.append(f"::{GITHUB_LEVELS[finding.severity]} title={title}::{_escape(text)}")
+        title = for_annotation(f"{finding.code} {finding.name}", in_property=True)
+        lines.append(f"::{GITHUB_LEVELS[finding.severity]} title={title}::{for_annotation(text)}")
     return "\n".join(lines)
 
 
 def to_html(report: Findings) -> str:
     """Return one self-contained fragment with a table of causes."""
     rows = "".join(_html_row(group, report) for group in report.groups)
-    lacking = html.escape(_lacking(report))
+    lacking = for_html(_lacking(report))
     columns = ("severity", "rule", "found", "layers", "evidence", "remedy")
     heading = f"<tr>{''.join(f'<th>{column}</th>' for column in columns)}</tr>"
     table = f"<table>{heading}{rows}</table>" if rows else ""
@@ -125,7 +125,7 @@ def to_html(report: Findings) -> str:
         ".normscope-check td,.normscope-check th"
         "{text-align:left;vertical-align:top;padding:.3em .7em .3em 0}</style>"
     )
-    totals = f"<p>{html.escape(_totals(report))}</p>"
+    totals = f"<p>{for_html(_totals(report))}</p>"
     return f'{style}<div class="normscope-check">{totals}{table}<p>{lacking}</p></div>'
 
 
@@ -218,9 +218,9 @@ def _totals(report: Findings) -> str:
     counts = ", ".join(_counted(len(report.of(severity)), severity) for severity in SEVERITIES)
     counts = f"{counts} ({_counted(len(report.groups), 'cause')})."
     if report.saw_no_layer:
-        place = report.model or f"the {report.source}"
+        place = for_line(report.model) or f"the {report.source}"
         return f"No normalization layer was recognized in {place}: none was judged.\n{counts}"
-    model = f"{report.model}, " if report.model else ""
+    model = f"{for_line(report.model)}, " if report.model else ""
     return f"{model}{_counted(report.layers, 'normalization layer')}: {counts}"
 
 
@@ -236,18 +236,11 @@ def _location(model: str, layer: str) -> dict[str, str]:
     }
 
 
-def _escape(text: str, properties: bool = False) -> str:
-    """GitHub's escapes: a newline or a percent sign would end or change the command."""
-    for character in "%\r\n:," if properties else "%\r\n":
-        text = text.replace(character, f"%{ord(character):02X}")
-    return text
-
-
 def _html_row(group: Group, report: Findings) -> str:
     finding = group.first
     evidence = _evidence(group.evidence).removeprefix("evidence: ")
     rule = f"{finding.code} {finding.name}"
     texts = (rule, finding.message, _layers(group, report), evidence, finding.remedy)
-    cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
+    cells = "".join(f"<td>{for_html(text)}</td>" for text in texts)
     color = COLORS[finding.severity]
     return f'<tr><td style="color:{color}">{finding.severity}</td>{cells}</tr>'

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 
+from normscope.escapes import for_terminal
 from normscope.judge.check_formats import WIDTH, filled
 from normscope.judge.rule import FAR_LOG_VAR, FAR_MEAN
 from normscope.records.examination import Pair, PairedLayer
@@ -46,7 +47,7 @@ class Difference:
             lines += ["", *_table(shown)]
         if shown and equal:
             lines += ["", f"{equal} equal layer{'s' if equal > 1 else ''} not shown."]
-        return "\n".join(lines)
+        return for_terminal("\n".join(lines))
 
     def json(self) -> str:
         """Return everything that is known of the pair, as JSON."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from normscope.escapes import for_csv
 from normscope.judge.activation_regions import active_region, inside
 from normscope.judge.layer_measures import BINS, layers_before_activations, measure_regions
 from normscope.judge.timeline import Timeline
@@ -93,7 +94,9 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        writer.writerow(
+            {k: f"{v:.6g}" if isinstance(v, float) else for_csv(v) for k, v in row.items()}
+        )
     return text.getvalue()
 
 

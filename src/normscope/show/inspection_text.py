@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from normscope.escapes import for_line
 from normscope.judge.activation_regions import NAMED_REGIONS, SHARE, active_words, interval_words
 from normscope.judge.inspection import Row, channel_table
 from normscope.records.recording import Recording
@@ -71,12 +72,12 @@ def _regions(rows: Sequence[dict[str, Any]]) -> Table:
     for heading in (within, "active region", "mean slope"):
         for norm in norms:
             first_line = heading.replace(" ", "\n", 1) if norm == norms[0] else "\n"
-            table.add_column(Text(f"{first_line}\n{norm}"), justify="right")
+            table.add_column(Text(f"{first_line}\n{for_line(norm)}"), justify="right")
     for layer in layers:
         of_layer = [last.get((norm, layer)) for norm in norms]
         via = next(row for row in of_layer if row)["via"]
         table.add_row(
-            Text(f"{layer} (+)" if "addition" in via else layer),
+            Text(for_line(f"{layer} (+)" if "addition" in via else layer)),
             *(percent(row["named"] if row else None) for row in of_layer),
             *(percent(row["active"] if row else None) for row in of_layer),
             *(_decimals(row["mean_derivative"] if row else None) for row in of_layer),
@@ -96,7 +97,7 @@ def _regions(rows: Sequence[dict[str, Any]]) -> Table:
 def _titled(title: str) -> Table:
     """A table as narrow as its contents, which fits 80 columns."""
     return Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=Text(title),
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=Text(for_line(title)),
         title_justify="left", title_style="bold", caption_justify="left",
     )  # fmt: skip
 
@@ -109,6 +110,9 @@ def _accuracies(runs: Sequence[dict[str, Any]]) -> Table:
         diverged = "" if run["status"] == "finished" else f" ({run['status']})"
         accuracies = (percent(run[f"{split}_accuracy"]) for split in ("train", "test"))
         table.add_row(
-            Text(run["norm"] + diverged), str(run["seed"]), str(run["epochs"]), *accuracies
+            Text(for_line(run["norm"]) + diverged),
+            str(run["seed"]),
+            str(run["epochs"]),
+            *accuracies,
         )
     return table

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from normscope.escapes import for_line, for_terminal
 from normscope.records.recording import Recording
 from normscope.records.recording_header import CONSTANT_STD, HISTOGRAM_CHANNELS, LayerInfo
 from normscope.show.words import plural, wrapped
@@ -68,7 +70,7 @@ def summary(recording: Recording, *, every_layer: bool = False) -> str:
         more = f"{plural(hidden, 'other layer')} not shown: summary(every_layer=True)"
         file.write(f"{wrapped(more, width)}\n")
     table = [line.rstrip() for line in file.getvalue().split("\n")]
-    return "\n".join([*(wrapped(line, width) for line in above), "", *table])
+    return for_terminal("\n".join([*(wrapped(line, width) for line in above), "", *table]))
 
 
 def _shown(names: list[str], remarks: list[str]) -> list[str]:
@@ -86,7 +88,7 @@ def _heading(recording: Recording) -> str:
     ranks = several if header.world_size > 1 else ""
     share = f"; watching took {cost.fraction:.1%} of the time" if cost.elapsed else ""
     counts = f"{plural(len(recording.layers), 'layer')}, {plural(cost.steps, 'step')}"
-    return f"{header.model}: {counts} ({header.unit}s){ranks}{share}"
+    return f"{for_line(header.model)}: {counts} ({header.unit}s){ranks}{share}"
 
 
 def _facts(recording: Recording, layer: str) -> Values:
@@ -111,8 +113,9 @@ def _table(recording: Recording, facts: dict[str, Values]) -> Table:
         if COLUMNS[index] in DESCRIBING and len(rows) > 1 and len(set(values)) == 1
     ]
     said = "; ".join(f"{COLUMNS[i]} {rows[0][i]}" for i in common if rows[0][i])
+    title = Text(for_line(f"All: {said}")) if said else None
     table = Table(
-        box=None, pad_edge=False, header_style="", title=f"All: {said}" if said else None,
+        box=None, pad_edge=False, header_style="", title=title,
         title_justify="left", title_style="",
     )  # fmt: skip
     for index, column in enumerate(COLUMNS):
@@ -120,7 +123,9 @@ def _table(recording: Recording, facts: dict[str, Values]) -> Table:
             left = column in ("layer", *DESCRIBING)
             table.add_column(column, justify="left" if left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(cell for index, cell in enumerate(row) if index not in common))
+        table.add_row(
+            *(Text(for_line(cell)) for index, cell in enumerate(row) if index not in common)
+        )
     return table
 
 

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from normscope.escapes import for_line, for_terminal
 from normscope.judge.comparison import Comparison, GroupSummary
 from normscope.show.words import percent, wrapped
 
@@ -58,8 +59,10 @@ def say(console: Console, text: str | Text, style: str | None = None) -> None:
     """Print a text as it is, without highlighting or markup: wrapped at spaces on a terminal, or
     where COLUMNS gives a width, with lines as long as they are elsewhere.
     """
-    if isinstance(text, str) and (console.is_terminal or os.environ.get("COLUMNS")):
-        text = wrapped(text, console.width)
+    if isinstance(text, str):
+        if console.is_terminal or os.environ.get("COLUMNS"):
+            text = wrapped(text, console.width)
+        text = for_terminal(text)
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -114,7 +117,7 @@ class StudyProgress:
                 self._say(message, state)
                 return
             if message.run not in self._bars:
-                label = escape(self._labels[message.run])
+                label = escape(for_line(self._labels[message.run]))
                 self._bars[message.run] = self._progress.add_task(
                     label, total=self._epochs[message.run], state=""
                 )
@@ -128,7 +131,7 @@ class StudyProgress:
             if run in self._bars:
                 self._progress.remove_task(self._bars.pop(run))
             mark = Text("✓ " if good else "✗ ", style="green" if good else "red")
-            say(self._console, mark + Text(f"{self._labels[run]}  {outcome}"))
+            say(self._console, mark + Text(for_line(f"{self._labels[run]}  {outcome}")))
             self._progress.advance(self._total, 1)
             self._count()
 
@@ -195,8 +198,8 @@ def comparison_table(comparison: Comparison, epochs: int) -> Table:
             loss_texts(group) if text else (threshold_text(group, epochs), variation_text(group))
         )
         table.add_row(
-            Text(group.norm), f"{group.learning_rate:g}", accuracy_text(group), str(group.n),
-            *texts, str(group.diverged),
+            Text(for_line(group.norm)), f"{group.learning_rate:g}", accuracy_text(group),
+            str(group.n), *texts, str(group.diverged),
         )  # fmt: skip
     return table
 

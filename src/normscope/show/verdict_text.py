@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from normscope.escapes import for_line, for_terminal
+from normscope.escapes import for_markdown as plain
 from normscope.judge.family import MARK, family_sentence
 from normscope.judge.headline import Conclusions, counts_text
 from normscope.judge.verdicts import EffectEstimate, Verdict, effect_text
@@ -27,7 +29,7 @@ def say_conclusions(console: Console, conclusions: Conclusions) -> None:
     """Print the headlines and the counts of verdicts, wrapped between words."""
     for paragraph in conclusions.paragraphs():
         console.print()
-        console.print(Text(paragraph, style="bold"))
+        console.print(Text(for_terminal(paragraph), style="bold"))
     if conclusions.counts:
         console.print(Text(f"Claims: {counts_text(conclusions.counts)}"))
     for family in filter(None, (each.family for each in conclusions.headlines)):
@@ -41,8 +43,9 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """Return one row per claim, of one subject; those without runs are only counted, as the open
     questions say what they need.
     """
+    title = Text(for_line(verdicts[0].subject))
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=verdicts[0].subject, title_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left",
         caption_justify="left",
     )  # fmt: skip
     table.add_column("claim", no_wrap=True)
@@ -84,7 +87,7 @@ def verdict_page(verdicts: Sequence[Verdict], figures: dict[tuple[str, str], str
     parts = ["# Claims, judged from runs"]
     for subject in dict.fromkeys(verdict.subject for verdict in verdicts):
         chosen = [verdict for verdict in verdicts if verdict.subject == subject]
-        parts += [f"## {_plain(subject)}", _overview(chosen)]
+        parts += [f"## {plain(subject)}", _overview(chosen)]
         parts += [
             _section(verdict, figures.get((subject, verdict.code)))
             for verdict in chosen
@@ -102,11 +105,11 @@ def _overview(verdicts: Sequence[Verdict]) -> str:
         cells = (
             f"{verdict.code} {verdict.name}",
             f"**{verdict.words}**{_mark(verdict)}",
-            effect_text(verdict.effect, verdict.unit, verdict.interval),
+            plain(effect_text(verdict.effect, verdict.unit, verdict.interval)),
             str(verdict.n),
-            verdict.needs,
+            plain(verdict.needs),
         )
-        lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     sentence = family_sentence(verdicts)
     return "\n".join([*lines, *(["", sentence] if sentence else [])])
 
@@ -116,21 +119,21 @@ def _mark(verdict: Verdict) -> str:
 
 
 def _section(verdict: Verdict, figure: str | None) -> str:
-    first, second = (_plain(arm) for arm in verdict.arms)
+    first, second = (plain(arm) for arm in verdict.arms)
     ratio = verdict.unit == "times"
     margin = f"×{verdict.margin:g}" if ratio else f"{verdict.margin:g} {verdict.unit}"
     effect = effect_text(verdict.effect, verdict.unit, verdict.interval)
     better = f"Probability that a value of {first} is better than one of {second}"
     points = [
-        f"Quantity: {_plain(verdict.quantity)}; {first} {'over' if ratio else 'minus'} {second}.",
+        f"Quantity: {plain(verdict.quantity)}; {first} {'over' if ratio else 'minus'} {second}.",
         f"Effect: {effect}, n = {verdict.n}, {e_text(verdict.e)}; up to {margin} counts as none.",
         *([f"{fixed_n_text(verdict)}."] if verdict.p is not None else []),
         *([f"{better}: {better_text(verdict)}."] if verdict.improvement is not None else []),
-        *([f"What would settle it: {_plain(verdict.needs)}."] if verdict.needs else []),
-        *(f"{_plain(arm)} by seed: {_seeds(values)}." for arm, values in verdict.values.items()),
+        *([f"What would settle it: {plain(verdict.needs)}."] if verdict.needs else []),
+        *(f"{plain(arm)} by seed: {_seeds(values)}." for arm, values in verdict.values.items()),
         *(f"At {_estimate(estimate)}" for estimate in verdict.settings),
         *(f"Beside it, {_estimate(each)}" for each in verdict.also if each.effect is not None),
-        *map(_plain, verdict.notes),
+        *map(plain, verdict.notes),
     ]
     lines = [
         f"### {verdict.code} {verdict.name}: {verdict.words}",
@@ -154,7 +157,7 @@ def fixed_n_text(verdict: Verdict) -> str:
 def _estimate(estimate: EffectEstimate) -> str:
     outcome = f": {estimate.outcome}" if estimate.outcome else ""
     effect = effect_text(estimate.effect, estimate.unit, estimate.interval)
-    return f"{_plain(estimate.label)}{outcome}, {effect}, n = {estimate.n}, {e_text(estimate.e)}."
+    return f"{plain(estimate.label)}{outcome}, {effect}, n = {estimate.n}, {e_text(estimate.e)}."
 
 
 def better_text(verdict: Verdict) -> str:
@@ -170,8 +173,3 @@ def better_text(verdict: Verdict) -> str:
 
 def _seeds(values: Mapping[int, float]) -> str:
     return ", ".join(f"{seed}: {value:.4g}" for seed, value in sorted(values.items()))
-
-
-def _plain(text: str) -> str:
-    """A text that may hold a name of the user's, so that Markdown shows it as it is."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

@@ -5,7 +5,6 @@ A file is known by its first bytes and what its archive holds, not by its name.
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from normscope.errors import InputError, one_line
 from normscope.paths import given_path
-from normscope.records.regular_files import check_regular
+from normscope.records.regular_files import check_regular, read_json
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar", ".npz", ".index.json")
 FOLDER_FILES = (
@@ -113,15 +112,15 @@ def _in_folder(folder: Path) -> Path:
 def _load_shards(index: Path) -> dict[str, Any]:
     """Return the state_dict whose entries an index spreads over files beside it."""
     try:
-        entries = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        entries = read_json(index)["weight_map"]
         names = sorted(set(entries.values()))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise InputError(
             f"{index} is no index of a sharded checkpoint ({one_line(error)})."
         ) from error
     outside = [n for n in names if not isinstance(n, str) or Path(n).name != n or "\\" in n]
-    if outside:
-        raise InputError(f"{index} names a file that is not beside it: {outside[0]!r}.")
+    if outside := outside or [n for n in names if n.endswith(".index.json")]:
+        raise InputError(f"{index} names what is no file of weights beside it: {outside[0]!r}.")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise InputError(

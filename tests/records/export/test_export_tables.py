@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from normscope import Recording
 from normscope.commands.export import export
+from normscope.escapes import for_csv
 from normscope.records.export.tables_page import TABLES, page
 from normscope.records.recording_header import FRAME, SAMPLE_MOMENTS
 from normscope.records.run import EPOCH_COLUMNS, load_run
@@ -42,7 +43,8 @@ def read(folder, table, kind):
 
 def typed(text, kind):
     if kind is None or pa.types.is_string(kind):
-        return text or None
+        plain = text.removeprefix("'")
+        return (plain if for_csv(plain) == text else text) or None
     if text == "":
         return None
     if pa.types.is_list(kind):

@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from normscope.errors import InputError, StorageError
+from normscope.escapes import for_csv
 from normscope.records.export.schema import TEXT, Table
 from normscope.records.files import write_json, written_aside
 
@@ -100,7 +101,9 @@ def _open(path: Path, kind: str, schema: pa.Schema) -> pyarrow.parquet.ParquetWr
 
 
 class _CsvFile:
-    """CSV as RFC 4180 has it: text always in quotes, null empty, lists as JSON text."""
+    """CSV as RFC 4180 has it: text always in quotes, null empty, lists as JSON text. A text that a
+    spreadsheet would run begins with an apostrophe.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema):
         self._lists = [index for index, field in enumerate(schema) if pa.types.is_list(field.type)]
@@ -116,6 +119,10 @@ class _CsvFile:
             table = table.set_column(
                 index, name, [[_as_json(value) for value in table.column(index).to_pylist()]]
             )
+        for index, field in enumerate(self._schema):
+            if field.type == TEXT and index not in self._lists:  # a list's text begins with [
+                cells = [for_csv(cell) for cell in table.column(index).to_pylist()]
+                table = table.set_column(index, field, pa.array(cells, TEXT))
         self._file.write_table(table.cast(self._schema))
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from normscope.escapes import for_html
 from normscope.show.live.access import Access, Guard
 from normscope.show.live.followed import Follower, LiveStudy
 from normscope.show.live.source import Source
@@ -158,7 +159,7 @@ def _row(followed: LiveStudy, request: Request) -> str:
     newest = max((modified for _, modified, _ in files), default=0) / 1e9
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest)) if newest else "–"
     query = urlencode({"token": request.query_params["token"], "of": followed.source.name})
-    link = f'<a href="?{html.escape(query)}">{html.escape(followed.source.name)}</a>'
+    link = f'<a href="?{html.escape(query)}">{for_html(followed.source.name)}</a>'
     count = str(runs) if followed.source.directories else "a recording"
     cells = (("name", link), ("number", count), ("short", written))
     return "<tr>" + "".join(f'<td class="{kind}">{cell}</td>' for kind, cell in cells) + "</tr>"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from normscope.errors import InputError
+from normscope.escapes import for_html
 from normscope.judge.check_formats import to_rows
 from normscope.records.files import write_text
 from normscope.show.figures.activation_distributions import shown_rate
@@ -87,7 +87,7 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
     policy = content_policy(scripts, style) + ("; connect-src 'self'" if live is not None else "")
     views = ",".join(content.views.values())
     parts = {
-        "TITLE": html.escape(title),
+        "TITLE": for_html(title),
         "MARK": MARK,
         "POLICY": policy,
         "STYLE": style,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normscope.errors import InputError, NormscopeError
+from normscope.escapes import for_html
 from normscope.records.command_line import command_line
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 
@@ -149,7 +150,7 @@ def _framed(data: ReportData, draw: Callable[[Path], object]) -> str:
     """
     from normscope.show.report.build import page
 
-    title = html.escape(data.title)
+    title = for_html(data.title)
     frame = (
         f'<iframe title="{title}" sandbox="allow-scripts allow-downloads" style="width:100%;'
         f'height:{FRAME_HEIGHT}px;border:1px solid #8885;resize:vertical" '
