@@ -240,3 +240,10 @@ def test_a_second_network_is_named():
     report = check_state_dict({"generator": Net().state_dict(), "discriminator": sick()})
     assert report.layers == 4
     assert [f.layer for f in report if f.code == "NS102"] == ["discriminator.1"]
+
+
+@pytest.mark.parametrize("text", ['{"weight_map": {"a": "x.index.json"}}', "[" * 100_000, "5"])
+def test_an_index_that_names_itself_or_is_none(tmp_path, text):
+    (tmp_path / "x.index.json").write_text(text)
+    with pytest.raises(InputError, match="or an index|no index of a sharded checkpoint"):
+        load_checkpoint(tmp_path / "x.index.json")

@@ -120,7 +120,9 @@ def _load_shards(index: Path) -> dict[str, Any]:
         ) from error
     outside = [n for n in names if not isinstance(n, str) or Path(n).name != n or "\\" in n]
     if outside := outside or [n for n in names if n.endswith(".index.json")]:
-        raise InputError(f"{index} names what is no file of weights beside it: {outside[0]!r}.")
+        raise InputError(
+            f"{index} names a file that is not beside it, or an index: {outside[0]!r}."
+        )
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise InputError(
