@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from watch_cases import CLASSES, images, seeded, sgd, small_resnet, train
+from watch_cases import images, seeded, sgd, small_resnet, train
 
 from normscope.commands.watch import watch
 from normscope.errors import InputError, NormscopeWarning
@@ -556,47 +556,3 @@ class TestWhatIsGiven:
             train(model, sgd(model), 1)
             assert steps_of(watcher, "weight") == [1]
             assert steps_of(watcher, "batch_mean") == [1, 2]
-
-
-class TestCompiled:
-    @pytest.mark.parametrize("first", ["watched", "compiled"])
-    def test_is_bitwise_the_same_and_says_what_is_missing(self, first):
-        def build():
-            return seeded(
-                lambda: nn.Sequential(
-                    nn.Conv2d(3, 4, 3),
-                    nn.BatchNorm2d(4),
-                    nn.ReLU(),
-                    nn.Flatten(),
-                    nn.Linear(144, CLASSES),
-                )
-            )
-
-        torch.compiler.reset()
-        plain = build()
-        expected = train(torch.compile(plain, backend="aot_eager"), sgd(plain), 4)
-        torch.compiler.reset()
-        model = build()
-        optimizer = sgd(model)
-        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-        watcher = watch(
-            model if first == "watched" else compiled, optimizer=optimizer, **EVERYTHING
-        )
-        with pytest.warns(
-            NormscopeWarning, match="1 of 1 layers were not called in any training forward"
-        ):
-            losses = train(compiled, optimizer, 4)
-        watcher.close()
-        assert all(torch.equal(a, b) for a, b in zip(losses, expected, strict=True))
-        assert all(
-            torch.equal(a, b)
-            for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True)
-        )
-        recording = watcher.recording
-        assert list(recording.layers) == ["1"]
-        assert {"weight", "bias", "running_mean", "weight_gradient"} <= set(
-            recording.statistics("1")
-        )
-        assert "batch_mean" not in recording.statistics("1")
-        assert len(recording.notes) == 1
-        torch.compiler.reset()

@@ -61,9 +61,16 @@ def watch(
     the CPU is up to four times further off.
 
     With gradient accumulation, a step's batch statistics are those of its first forward. A layer
-    that is called several times in one forward is recorded as `name`, `name#2`, ...; under
-    torch.compile only parameters, buffers and their gradients can be recorded, and a warning says
-    so. A watched model cannot be given to `torch.jit.script`, which compiles its hooks; a deep copy
+    that is called several times in one forward is recorded as `name`, `name#2`, ...
+
+    Of a model under torch.compile, whole or block by block, before or after `watch`, graphs and
+    bits stay as they are. At steps that are recorded the uncompiled model is called once more,
+    behind the backward and before the optimizer's step, on the input of the last forward, and put
+    back as it was: layers are measured there. With the default intervals these calls take at most
+    2% of the time. They cannot show gradients at a layer's input and output, and dropout has other
+    masks. Steps are then an optimizer's, also where none was given.
+
+    A watched model cannot be given to `torch.jit.script`, which compiles its hooks; a deep copy
     of it can.
 
     With `check`, the training is judged as it goes by the rules of `normscope.check` for loops:

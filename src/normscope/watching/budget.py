@@ -14,7 +14,7 @@ from normscope.records.recording_header import (
     SAMPLE_MOMENTS,
     LayerInfo,
 )
-from normscope.watching.intervals import Due, Intervals
+from normscope.watching.intervals import Due, Intervals, LogSpacedInterval
 
 BUDGET = 20.0  # MB per STEPS steps
 STEPS = 10_000
@@ -117,6 +117,11 @@ class Planned:
         self._spent = dict.fromkeys(SHARES, 0)
         self._step = 0
         self._due = Due(False, False, False)
+
+    @property
+    def spaced(self) -> bool:
+        """Tell if moments are due ever more rarely, so that a few less make no difference."""
+        return isinstance(self._intervals.moments, LogSpacedInterval)
 
     def due(self, step: int) -> Due:
         """Return what this step, counted from 1, records. Ask for steps in their order."""

@@ -69,6 +69,10 @@ class Recorder:
         self.seconds = self.header.cost.seconds
         self._began = self._last - self.header.cost.elapsed
 
+    def count_optimizer_steps(self) -> None:
+        """Say that a step is an optimizer's, where it was a forward's."""
+        self.header = replace(self.header, unit="optimizer step")
+
     def clock(self, start: float) -> None:
         """Count the time since `start` as time that watching took."""
         self._last = time.perf_counter()

@@ -14,10 +14,12 @@ from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from normscope.user_models.wrappers import unwrapped_model
 from normscope.watching.active_regions import followers
 from normscope.watching.gradient_hooks import GradientNorms
 from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward
 from normscope.watching.observe import Call, first_tensor, input_of
+from normscope.watching.probe_forward import Allowance, KeptCall, communicates, has_compiled_parts
 from normscope.watching.recorder import Recorder
 from normscope.watching.step_writer import Row, StepWriter, WatchedLayer
 from normscope.watching.tensor_statistics import TELLS_OF_HOOKS
@@ -37,7 +39,10 @@ def _out_of_forward() -> bool:
 
 
 def _inside(method: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a method that runs inside somebody's training: timed, and unable to end it."""
+    """Wrap a method that runs inside somebody's training: timed, and unable to end it.
+
+    Inside a probe forward it is a part of what is timed already.
+    """
 
     @functools.wraps(method)
     def wrapper(self: Session, *args: Any) -> None:
@@ -49,7 +54,8 @@ def _inside(method: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:  # the training must go on; a warning carries it
             self.fail(error)
         finally:
-            self._recorder.clock(start)
+            if self._probed is None:
+                self._recorder.clock(start)
 
     return wrapper
 
@@ -85,6 +91,7 @@ class Session:
         self._recorder = recorder
         self._rows = StepWriter(self.layers, recorder.blocks)
         self._by_optimizer = optimizer is not None
+        self._stepping = False  # whether the optimizer is at it
         self._due = recorder.planned.due(1)
         self._depth = 0  # of forwards of the model, which may call itself
         self._taken = 0  # EVAL or TRAIN once the step has a forward
@@ -99,13 +106,18 @@ class Session:
         self._awaits_gradients: int | None = None
         self._gradients = GradientNorms(self._timed_norm)
         self._traced = False
+        self._probed: set[str] | None = None  # the layers that a probe forward measures, inside it
+        self._never_called: set[str] = set()  # not even by a probe
+        self._kept = KeptCall(unwrapped_model(model))
+        self._allowance = Allowance()
         self._layer_hooks = LayerHooks()
         self._handles = self._attach(model, matched, optimizer)
 
     def _attach(
         self, model: nn.Module, matched: list[MatchedLayer], optimizer: Optimizer | None
     ) -> list[RemovableHandle]:
-        handles = [before_forward(model, self._forward_begins)]
+        assert self._kept.handle is not None
+        handles = [before_forward(model, self._forward_begins), self._kept.handle]
         for layer, watched in zip(matched, self.layers, strict=True):
             called = functools.partial(self._layer_called, watched)
             light = watched.observer.plain and watched.observer.info.kind == "batch"
@@ -137,6 +149,7 @@ class Session:
         self._layer_hooks.remove()
         self._gradients.clear()
         self._postponed = []
+        self._kept.drop()
 
     # -- forwards
 
@@ -188,7 +201,7 @@ class Session:
         self._read_postponed()
         if not self._traced:
             self._trace(output)
-        if not self._by_optimizer:
+        if not self._by_optimizer and not self._is_compiled():
             self._collect(self._parameters())
             if self._due.gradients:
                 self._awaits_gradients = self.steps + 1
@@ -197,6 +210,8 @@ class Session:
     def _layer_called(
         self, layer: WatchedLayer, module: nn.Module, args: Any, kwargs: Any, output: Any
     ) -> None:
+        if self._probed is not None and layer.name not in self._probed:
+            return
         if self._listening:
             if self._light and type(output) is Tensor and not layer.observer.needs_input:
                 # Nothing is needed but what autograd keeps until backward. Reading it when the
@@ -297,6 +312,64 @@ class Session:
             if layer.name in activations:
                 layer.observer.info.activation, layer.observer.info.via = activations[layer.name]
 
+    # -- compiled models
+
+    def _is_compiled(self) -> bool:
+        """Tell if a forward of compiled code has hidden layers, and its arguments are kept.
+
+        Once nothing is hidden, arguments are kept of compiled calls alone.
+        """
+        model, kept = self._model(), self._kept
+        if model is None or not self._hidden():
+            kept.wanted = False
+            return False
+        return kept.is_there and (kept.traced or has_compiled_parts(model))
+
+    def _hidden(self) -> set[str]:
+        """Return the layers that this step's forward has not called and a probe may."""
+        uncalled = {layer.name for layer in self.layers if not layer.calls}
+        return uncalled - self._never_called
+
+    def _probe(self) -> None:
+        """Measure the layers that a compiled graph has hidden by a forward of the uncompiled model,
+        at the end of a step's backward: the parameters are as the step's forward used them.
+        """
+        model, hidden = self._model(), self._hidden()
+        assert model is not None
+        if self._recorder.planned.spaced and not self._allowance.suffices():
+            return
+        if communicates(model):
+            self._note(
+                "probe",
+                "The model is compiled, and its forward waits for other processes: of its layers "
+                "only weight, bias, buffers and parameter gradients are recorded.",
+            )
+            return
+        self._note(
+            "probe",
+            "The model is compiled: its layers are measured by a forward of the uncompiled model "
+            "behind the backward, on the same input. Dropout has other masks there, and gradients "
+            "at the layers' inputs and outputs are not recorded.",
+        )
+        due, self._due = self._due, self._due._replace(gradients=False)
+        self._probed, self._listening, self._light = hidden, True, False
+        self._depth += 1
+        try:
+            with self._allowance.spending():
+                output = self._kept.repeat()
+                if not self._traced:
+                    self._trace(output)
+            self._never_called |= self._hidden()
+        except Exception as error:
+            self._note(
+                "probe failed",
+                "The uncompiled model cannot be called once more for a measurement: "
+                f"{type(error).__name__}: {error}",
+            )
+        finally:
+            self._depth -= 1
+            self._due, self._probed, self._listening = due, None, False
+
     # -- steps
 
     def _begin_step(self) -> None:
@@ -308,6 +381,7 @@ class Session:
 
     def _end_step(self) -> None:
         self.steps += 1
+        self._kept.drop()
         for layer in self.layers:
             layer.calls = []
         self._recorder.step_done(self.steps)
@@ -316,6 +390,11 @@ class Session:
 
     @_inside
     def _step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._stepping:
+            return
+        self._stepping = True
+        if self._is_compiled() and (self._due.moments or self._due.histograms):
+            self._probe()
         self._collected = any(layer.calls for layer in self.layers)
         if self._collected:
             self._collect(self._parameters())
@@ -325,6 +404,7 @@ class Session:
 
     @_inside
     def _step_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._stepping = False
         if not self._collected:
             self._collect(self._used)
             self._collect_step_gradients(optimizer)
@@ -333,11 +413,26 @@ class Session:
 
     @_inside
     def _some_optimizer_steps(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._awaits_gradients is None:
+        compiled = self._is_compiled()
+        if self._by_optimizer or (self._awaits_gradients is None and not compiled):
             return
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if any(id(value) in stepped for _, value in self._rows.parameters()):
+        if not any(id(value) in stepped for _, value in self._rows.parameters()):
+            return
+        if compiled:
+            self._count_steps_of(optimizer)
+        elif self._awaits_gradients is not None:
             self._collect_gradients(self._awaits_gradients, optimizer)
+
+    def _count_steps_of(self, optimizer: Optimizer) -> None:
+        """Count the steps of the optimizer from now on, the one that begins among them: a compiled
+        model's forwards are not seen.
+        """
+        self._by_optimizer = True
+        self._handles.append(optimizer.register_step_pre_hook(self._step_begins))
+        self._handles.append(optimizer.register_step_post_hook(self._step_ends))
+        self._recorder.count_optimizer_steps()
+        self._step_begins(optimizer, (), {})  # once: torch may call the new hook yet, or not
 
     def _parameters(self) -> Row:
         return self._rows.parameters() if self._due.moments else []

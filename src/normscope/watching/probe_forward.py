@@ -1,0 +1,126 @@
+"""A forward of the uncompiled model behind a compiled step: what a compiled graph does not show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from normscope.user_models.state_guard import preserve_state
+from normscope.watching.hooks import Hook
+
+SHARE = 0.02
+"""Of the training's time, for probes at default intervals."""
+
+FREE = 1
+"""Probes that are made whatever they cost."""
+
+
+class KeptCall(Hook):
+    """Keeps the arguments of a module's latest call with gradients, also inside a compiled graph.
+
+    There the assignment is a side effect that Dynamo replays behind the graph, which stays that of
+    an unwatched model. Nothing that a call of the model reads is changed: no recompilation follows.
+
+    Attributes:
+        wanted: whether calls outside of a compiled graph are kept as well.
+        traced: whether a call was inside of a compiled graph.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__(module, lambda *_: None)
+        self.wanted, self.traced = True, False
+        self._call: tuple[Any, Any] | None = None
+        self._autocast: tuple[tuple[str, bool, torch.dtype], ...] = ()
+        self.handle = module.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module: nn.Module, *rest: Any) -> None:
+        if not torch.is_grad_enabled():  # of a validation
+            return
+        if torch.compiler.is_compiling() or (self.wanted and module is self._module()):
+            self._call = rest[0], rest[1]
+            self.traced = torch.compiler.is_compiling()
+            self._autocast = (
+                ("cpu", torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
+                ("cuda", torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")),
+            )
+
+    @property
+    def is_there(self) -> bool:
+        """Tell whether a call is kept."""
+        return self._call is not None
+
+    def drop(self) -> None:
+        """Let go of the arguments."""
+        self._call = None
+
+    def repeat(self) -> Any:
+        """Call the module once more, uncompiled, and leave model and generators as they were.
+
+        The parameters must not have moved since the call. Gradients are traced, for the statistics
+        that layers save for backward, and go nowhere.
+        """
+        module = self._module()
+        assert module is not None
+        assert self._call is not None
+        args, kwargs = self._call
+        with ExitStack() as stack:
+            stack.enter_context(preserve_state(module))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            for device, enabled, dtype in self._autocast:
+                if enabled:
+                    stack.enter_context(torch.autocast(device, dtype, cache_enabled=False))
+            return module(*args, **kwargs)
+
+
+class Allowance:
+    """The time that probes may take: a share of what has passed since the first."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self._began = clock()
+        self._spent = self._longest = 0.0
+        self._probes = 0
+
+    def suffices(self) -> bool:
+        """Tell whether another probe is within the share."""
+        expected = self._spent + self._longest
+        return self._probes < FREE or expected <= SHARE * (self._clock() - self._began)
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Count what happens inside as a probe."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            took = self._clock() - begun
+            self._probes += 1
+            self._spent += took
+            self._longest = max(self._longest, took) if self._probes > 1 else 0.0
+
+
+def has_compiled_parts(model: nn.Module) -> bool:
+    """Tell whether the model, or a module or forward inside it, was given to torch.compile."""
+    return any(
+        "_orig_mod" in module._modules
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+        for module in model.modules()
+    )
+
+
+def communicates(model: nn.Module) -> bool:
+    """Tell whether a forward of the model waits for other processes, which do not probe."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    if distributed.get_world_size() == 1:
+        return False
+    sharded = any(hasattr(p, "to_local") for p in model.parameters())
+    return sharded or any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
