@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from normscope.errors import InputError, StorageError
 from normscope.records.files import write_json
+from normscope.records.progress import LOCK_NAME, PATIENCE_SECONDS
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RUNS, SPEC_NAME, WEIGHTS_NAME
 from normscope.studies.spec import RunSpec
 from normscope.version import __version__
@@ -53,8 +54,8 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / "run.lock")
-            lock.acquire(timeout=0)
+            lock = FileLock(self.path / LOCK_NAME)
+            lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=PATIENCE_SECONDS / 10)
         except Timeout:
             yield False
             return

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from normscope.errors import RecordError
+from normscope.records.progress import write_plan
 from normscope.records.run import ENDED, RUNS, SPEC_NAME, RunRecord, load_run, meta_of
 from normscope.show.report.pages import report_after
 from normscope.show.sinks.replay import chosen_sinks, study_logs
@@ -80,6 +81,7 @@ class Training:
             RecordError: for a run whose record or recording is damaged.
             StorageError: as soon as a run cannot be stored.
         """
+        write_plan(self.study.path, [spec.name for spec in grid.specs])
         tasks = self._tasks(grid, options)
         jobs = _jobs(grid, options)
         if tasks and self.executor is None:

@@ -102,7 +102,7 @@ def test_an_interrupted_run_is_drawn_as_far_as_it_goes(run, compared, tmp_path):
     (mean,) = by_gid(figure.axes[1], "batch mean")
     np.testing.assert_allclose(mean.get_ydata(), 100 * runs[0].column("test_accuracy"))
     assert (
-        "batch: 1 interrupted or still training of 2 runs; none: 1 interrupted or still training "
+        "batch: 1 interrupted of 2 runs; none: 1 interrupted "
         "of 2 runs (left out of means)." in texts(figure)
     )
 

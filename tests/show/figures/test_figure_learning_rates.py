@@ -73,8 +73,7 @@ def test_a_norm_without_any_finished_run(run, compared, tmp_path):
     figure = drawn(runs, compared, tmp_path)
     assert len(by_gid(figure.axes[0], "none seeds")[0].get_ydata()) == 0
     assert any(
-        "batch: 3 interrupted or still training of 3 runs; none: 2 interrupted" in text
-        for text in texts(figure)
+        "batch: 3 interrupted of 3 runs; none: 2 interrupted" in text for text in texts(figure)
     )
 
 

@@ -3,11 +3,14 @@ survived.
 """
 
 import json
+import os
 
 import pytest
+from filelock import FileLock
 from live_server import add_epoch, serving, until
 from report_records import write_recording, write_run, write_study
 
+from normscope.records.progress import LOCK_NAME, write_plan
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 
 
@@ -117,7 +120,7 @@ def test_a_study_that_has_nothing_yet_grows_into_a_page(visit, tmp_path):
         assert "no run to show so far" in page.locator("main").inner_text()
         write_run(study / "runs" / "run0", "batch", 0.1, 0, epochs=1, status="interrupted")
         page.locator("#view-train_loss svg").wait_for()
-        assert "0: epoch 1 of 1" in page.locator("#summary").inner_text()
+        assert "0: interrupted, epoch 1 of 1" in page.locator("#summary").inner_text()
         write_recording(study / "runs" / "run0" / RECORDING_NAME)
         page.locator("#view-overview_std svg").wait_for()
         assert page.locator("#layer h2").inner_text() == "Inside one layer: stem.bn"
@@ -151,10 +154,27 @@ def test_a_page_out_of_sight_holds_no_connection(visit, study):
         until(lambda: page.evaluate("page.runs[0].epochs === 3"))
 
 
+def test_the_page_says_how_far_the_study_is(visit, study):
+    write_plan(study, [f"run{k}" for k in range(9)])
+    with serving(study) as (_, address):
+        page = visit(address)
+        page.get_by_text("Waiting: 0 of 9 runs done, none in training now.").wait_for()
+        with FileLock(study / "runs" / "run0" / LOCK_NAME):
+            page.get_by_text("Training: 0 of 9 runs done, 1 in training.").wait_for()
+            assert "0: still training, epoch 2 of 2" in page.locator("#summary").inner_text()
+        page.get_by_text("none in training now").wait_for()  # killed: no file has changed
+        for k in range(4):
+            add_epoch(study / "runs" / f"run{k}", 3, status="finished")
+        write_plan(study, [f"run{k}" for k in range(4)])
+        page.get_by_text("Finished: 4 of 4 runs done.").wait_for()
+
+
 def test_the_list_leads_to_each_study(visit, chromium, tmp_path):
     for name in ("one", "below/two"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_study(tmp_path / name, norms=("batch",), epochs=1)
+    os.utime(tmp_path / "one" / "runs" / "run0" / RECORD_NAME, (1e9, 1e9))
+    os.utime(tmp_path / "one" / "runs" / "run1" / RECORD_NAME, (1e9, 1e9))
     with serving(tmp_path) as (_, address):
         page = chromium.new_page()
         page.goto(address)

@@ -7,12 +7,14 @@ import re
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from report_pages import column, curve, payload_of
 from report_records import HOSTILE, write_recording, write_run, write_study
 
 from normscope.commands.report import ReportOptions, run_report
 from normscope.errors import InputError
 from normscope.judge.claims import judge_all
+from normscope.records.progress import LOCK_NAME
 from normscope.records.run import RECORD_NAME
 from normscope.show.figures.style import norm_styles
 from normscope.show.report.build import COLOURS, SCRIPTS, as_json, asset
@@ -168,8 +170,14 @@ class TestBadInput:
         study = write_study(tmp_path / "study", status="interrupted", epochs=2, done=1)
         payload = payload_of(report(study))
         assert {run["status"] for run in payload["runs"]} == {"interrupted"}
-        assert payload["summary"][0]["seeds"] == ["0: epoch 1 of 2", "1: epoch 1 of 2"]
-        assert "2 interrupted or still training of 2 runs" in payload["summary_note"]
+        seeds = ["0: interrupted, epoch 1 of 2", "1: interrupted, epoch 1 of 2"]
+        assert payload["summary"][0]["seeds"] == seeds
+        assert "2 interrupted of 2 runs" in payload["summary_note"]
+        with FileLock(study / "runs" / "run0" / LOCK_NAME):  # as whoever trains it does
+            payload = payload_of(report(study))
+        assert payload["summary"][0]["seeds"][0] == "0: still training, epoch 1 of 2"
+        assert payload["runs"][0]["status"] == "still training"
+        assert "1 still training, 1 interrupted of 2 runs" in payload["summary_note"]
 
     def test_a_study_without_a_run(self, tmp_path):
         study = write_study(tmp_path / "study", norms=())

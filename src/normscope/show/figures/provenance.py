@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from normscope.records.progress import is_training
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
 from normscope.show.figures.style import label_of
@@ -33,7 +34,10 @@ def recorded(recording: Recording) -> str:
     return f"Recorded by normscope on {header.device}; {steps}. Versions: {versions}."
 
 
-_WORDS = {"interrupted": "interrupted or still training"}  # a record cannot tell which
+def state_of(run: RunRecord) -> str:
+    """Return a run's status, or "still training" where a process trains it at this moment."""
+    is_left = run.status == "interrupted" and is_training(run.directory)
+    return "still training" if is_left else run.status
 
 
 def unfinished(runs: Sequence[RunRecord], except_for: Sequence[str] = ()) -> str:
@@ -42,9 +46,9 @@ def unfinished(runs: Sequence[RunRecord], except_for: Sequence[str] = ()) -> str
     """
     notes = []
     for norm in dict.fromkeys(run.norm for run in runs):
-        statuses = Counter(run.status for run in runs if run.norm == norm)
+        statuses = Counter(state_of(run) for run in runs if run.norm == norm)
         others = [
-            f"{count} {_WORDS.get(status, status)}"
+            f"{count} {status}"
             for status, count in statuses.items()
             if status not in ("finished", *except_for)
         ]

@@ -7,7 +7,6 @@ import gzip
 import html
 import time
 from collections.abc import Callable, Iterable
-from importlib import resources
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
@@ -19,9 +18,10 @@ from starlette.types import Receive, Scope, Send
 
 from normscope.escapes import for_html
 from normscope.show.live.access import Access, Guard
+from normscope.show.live.described import Described, describe
 from normscope.show.live.followed import Follower, LiveStudy
 from normscope.show.live.source import Source
-from normscope.show.report.build import asset, checksum
+from normscope.show.report.build import asset, checksum, filled
 
 TELL_SECONDS = 0.2
 """Time between a stream's looks for a new version. One thread looks at the files for all."""
@@ -63,10 +63,8 @@ class App:
         if "of" not in request.query_params:
             await asyncio.to_thread(self._find_more)
             if len(self.sources) > 1:
-                rows = await asyncio.to_thread(
-                    lambda: [_row(one, request) for one in self.sources.values()]
-                )
-                return HTMLResponse(_list(rows))
+                token = request.query_params["token"]
+                return await asyncio.to_thread(_list_page, list(self.sources.values()), token)
         followed = self._asked(request)
         if followed is None:
             return _not_found()
@@ -152,25 +150,25 @@ def _compressed(request: Request, body: bytes, media_type: str) -> Response:
     return Response(gzip.decompress(body), media_type=media_type)
 
 
-def _row(followed: LiveStudy, request: Request) -> str:
-    """A study in the list: a link, its runs, and when it was last written."""
-    files = followed.source.signature()
-    runs = sum(path.endswith("record.sqlite") for path, _, _ in files)
-    newest = max((modified for _, modified, _ in files), default=0) / 1e9
-    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest)) if newest else "–"
-    query = urlencode({"token": request.query_params["token"], "of": followed.source.name})
-    link = f'<a href="?{html.escape(query)}">{for_html(followed.source.name)}</a>'
-    count = str(runs) if followed.source.directories else "a recording"
-    cells = (("name", link), ("number", count), ("short", written))
-    return "<tr>" + "".join(f'<td class="{kind}">{cell}</td>' for kind, cell in cells) + "</tr>"
-
-
-def _list(rows: list[str]) -> str:
-    """The page that leads to each study."""
+def _list_page(studies: Iterable[LiveStudy], token: str) -> HTMLResponse:
+    """The page that leads to each study, the one that was written last first."""
+    described = sorted((describe(study.source) for study in studies), key=lambda one: -one.written)
     style = asset("page.css")
     policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src {checksum(style)}"
-    text = resources.files("normscope.show.live").joinpath("list.html").read_text(encoding="utf-8")
-    parts = {"POLICY": policy, "STYLE": style, "ROWS": "\n".join(rows)}
-    for name, part in parts.items():
-        text = text.replace(f"{{{{{name}}}}}", part, 1)
-    return text
+    rows = "\n".join(_row(one, token) for one in described)
+    text = asset("list.html", "normscope.show.live")
+    return HTMLResponse(filled(text, {"POLICY": policy, "STYLE": style, "ROWS": rows}))
+
+
+def _row(described: Described, token: str) -> str:
+    """A study in the list: a link, its state, what was found so far, when it was last written."""
+    moment = time.localtime(described.written)
+    written = time.strftime("%Y-%m-%d %H:%M", moment) if described.written else "–"
+    query = urlencode({"token": token, "of": described.name})
+    cells = (
+        ("name", f'<a href="?{html.escape(query)}">{for_html(described.name)}</a>'),
+        ("state", f'<span class="pill {described.state}">{for_html(described.text)}</span>'),
+        ("claim", for_html(described.result) or "–"),
+        ("short", written),
+    )
+    return "<tr>" + "".join(f'<td class="{kind}">{cell}</td>' for kind, cell in cells) + "</tr>"

@@ -12,8 +12,10 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from normscope.errors import NormscopeError
+from normscope.records.progress import OVER, is_training
 from normscope.show.live.source import Signature, Source, SourceCache
 from normscope.show.report.build import Content, assemble, encode
 from normscope.show.report.report_data import ReportData, load_report_data
@@ -84,7 +86,8 @@ class LiveStudy:
     viewers: int = 0
     not_before: float = 0.0
     _asked: float = -ASKED_SECONDS
-    _signature: Signature | None = None
+    _signature: tuple[Signature, tuple[bool, ...]] | None = None
+    _left: tuple[Path, ...] = ()  # folders of runs that have not ended
     _known: OrderedDict[str, dict[str, str]] = field(default_factory=OrderedDict)
     _answers: dict[str, bytes] = field(default_factory=dict)  # to versions, of the newest content
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -100,8 +103,10 @@ class LiveStudy:
         return now >= self.not_before and (self.viewers > 0 or now - self._asked < ASKED_SECONDS)
 
     def look(self) -> bool:
-        """Build the content if a file changed since the last look; return whether it changed."""
-        signature = self.source.signature()
+        """Build the content if a file changed since the last look, or a run is trained that was
+        not, or no more; return whether it changed.
+        """
+        signature = self.source.signature(), tuple(map(is_training, self._left))
         if signature == self._signature:
             return False
         self._signature = signature  # of before the build: what is written meanwhile comes next
@@ -139,6 +144,7 @@ class LiveStudy:
         try:
             read = self._cache.reading()
             data = load_report_data(source.directories, source.recordings, read=read)
+            self._left = tuple(run.directory for run in data.runs if run.status not in OVER)
             paths = (*source.directories, *source.recordings)
             if gone := tuple(f"{path} is gone." for path in paths if not path.exists()):
                 data = ReportData(data.studies, data.watched, (*data.problems, *gone))

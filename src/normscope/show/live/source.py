@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from normscope.records.progress import PLAN_NAME
 from normscope.records.recording import Recording
 from normscope.records.run import RECORD_NAME, RUNS, RunRecord, load_run
 from normscope.show.report.report_data import RecordReaders, read_recording
+
+RESULTS = ("summary.json", "inspection.json", "claims.json")
+"""The files of a study that hold its result in a sentence, besides figures."""
 
 T = TypeVar("T")
 Signature = tuple[tuple[str, int, int], ...]  # (path, modified in ns, bytes) of every file
@@ -76,7 +80,8 @@ def _unless_same(
 
 
 def _files_of_study(directory: Path) -> Iterator[Path]:
-    yield directory / "summary.json"
+    for name in (PLAN_NAME, *RESULTS):
+        yield directory / name
     for folder in (directory / RUNS).glob("*/"):
         yield folder / RECORD_NAME
         yield from _recorded(folder, "recording")

@@ -16,11 +16,15 @@ function say(text) {
   status.hidden = false;
 }
 
+function sayHowFar() {
+  say(`${page.progress} Live: new epochs appear by themselves.`.trim());
+}
+
 /** Follow while the page is seen: a browser opens six connections to a server, for all of its tabs together. */
 function follow() {
   if (stream || document.hidden) return;
   stream = new EventSource(address("events"));
-  stream.onopen = () => say("Live: new epochs appear by themselves.");
+  stream.onopen = sayHowFar;
   stream.onmessage = ({ data }) => {
     newest = data;
     fetching = fetching.then(catchUp);
@@ -49,6 +53,7 @@ async function catchUp() {
     const changes = await response.json();
     await takeOver(changes);
     page.live = changes.version;
+    sayHowFar();
   } catch (error) {
     if (!(error instanceof TypeError || error instanceof SyntaxError || error.message.startsWith("status"))) throw error;
     retry(); // the server went away in between; it tells the version again when it is back

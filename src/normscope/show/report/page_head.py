@@ -12,9 +12,10 @@ from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
 from normscope.judge.family import MARK
 from normscope.judge.headline import counts, counts_text, headlines, passing
 from normscope.judge.verdicts import Verdict, effect_text
+from normscope.records.progress import progress_of
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
-from normscope.show.figures.provenance import unfinished
+from normscope.show.figures.provenance import state_of, unfinished
 from normscope.show.report.report_data import ReportData, Study
 from normscope.show.terminal import accuracy_text, percent, threshold_text, variation_text
 from normscope.show.verdict_text import better_text
@@ -82,6 +83,23 @@ def _inspected(data: ReportData, study: Study) -> dict[str, list[Recording]]:
     return found
 
 
+def progress(data: ReportData) -> str:
+    """Say how far the studies are, and whether recordings that belong to none are whole."""
+    if not data.studies and not data.watched:
+        return "Waiting: no run has begun."
+    texts = []
+    for study in data.studies:
+        statuses = {run.directory.name: run.status for run in study.runs}
+        training = sum(state_of(run) == "still training" for run in study.runs)
+        text = progress_of(study.runs[0].directory.parent.parent, statuses, training).text
+        texts.append(f"{study.name}: {text}" if len(data.studies) > 1 else text)
+    for item in data.watched:
+        if item.run is None:
+            is_whole = item.recording.complete
+            texts.append(f"{item.name}: {'finished' if is_whole else 'not finished'}.")
+    return " ".join(texts)
+
+
 def verdict_rows(data: ReportData, judged: Judged) -> list[dict[str, Any]]:
     """The claims on which the runs say something, study by study; open ones with what would settle
     them.
@@ -127,7 +145,7 @@ def run_rows(data: ReportData) -> list[dict[str, Any]]:
                     "arm": arms.index(arm),
                     "rate": run.learning_rate,
                     "seed": run.seed,
-                    "status": run.status,
+                    "status": state_of(run),
                     "epochs": len(run.epochs["epoch"]),
                     "test_accuracy": run.final("test_accuracy"),
                     "train_loss": run.final("train_loss"),
@@ -223,11 +241,7 @@ def _group(data: ReportData, study: Study, setting: str, group: GroupSummary) ->
 
 
 def _how_far(run: RunRecord) -> str:
-    """A run without a result. Whether an interrupted one is being trained at this moment, its
-    record cannot tell.
-    """
-    return (
-        run.status
-        if run.status != "interrupted"
-        else f"epoch {len(run.epochs['epoch'])} of {run.spec['epochs']}"
-    )
+    """A run without a result: its status, of one that has not ended how far it is."""
+    if run.status != "interrupted":
+        return run.status
+    return f"{state_of(run)}, epoch {len(run.epochs['epoch'])} of {run.spec['epochs']}"

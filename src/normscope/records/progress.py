@@ -1,0 +1,108 @@
+"""How far a study is: the runs that a command planned, those that have ended, those in training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from normscope.errors import RecordError
+from normscope.records.files import write_json
+from normscope.records.run import RECORD_NAME, RUNS, meta_of
+
+LOCK_NAME = "run.lock"
+PLAN_NAME = "plan.json"
+
+PATIENCE_SECONDS = 0.2
+"""Time for which training waits for a run's lock: whoever looks at it has it for microseconds."""
+
+OVER = ("finished", "diverged", "failed")
+"""The statuses of runs that the command which planned them leaves as they are."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The numbers of runs of a study: planned, ended and, at this moment, in training."""
+
+    planned: int
+    ended: int
+    training: int
+
+    @property
+    def state(self) -> str:
+        """Return "training", "finished", or "waiting" where runs are left and none is trained."""
+        if self.training:
+            return "training"
+        return "finished" if 0 < self.planned == self.ended else "waiting"
+
+    @property
+    def text(self) -> str:
+        """Return the state in a sentence."""
+        done = f"{self.ended} of {self.planned} {'run' if self.planned == 1 else 'runs'} done"
+        if self.training:
+            return f"Training: {done}, {self.training} in training."
+        if self.state == "finished":
+            return f"Finished: {done}."
+        if not self.planned:
+            return "Waiting: no run has begun."
+        return f"Waiting: {done}, none in training now."
+
+
+def write_plan(study: Path, names: Sequence[str]) -> None:
+    """Note which runs a command is about to train in a study's folder, or has found ended there.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    write_json(study / PLAN_NAME, {"runs": list(names)})
+
+
+def planned_runs(study: Path) -> list[str]:
+    """Return the names of the runs that the last command planned; none where that is not known."""
+    try:
+        names = json.loads((study / PLAN_NAME).read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def is_training(run: Path) -> bool:
+    """Return whether a process is training the run of this folder at this moment.
+
+    It holds the run's lock then. False where that cannot be told, as in a folder of others.
+    """
+    lock = run / LOCK_NAME
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def progress_of(study: Path, statuses: Mapping[str, str], training: int) -> Progress:
+    """Return how far a study is, whose begun runs have these statuses; `training` of them are being
+    trained.
+    """
+    planned = planned_runs(study) or list(statuses)
+    ended = sum(statuses.get(name) in OVER for name in planned)
+    return Progress(len(planned), ended, training)
+
+
+def read_progress(study: Path) -> Progress:
+    """Return how far a study is, from its files; a damaged record is a run that has not ended."""
+    statuses, training = {}, 0
+    for record in study.glob(f"{RUNS}/*/{RECORD_NAME}"):
+        try:
+            status = str(meta_of(record.parent).get("status"))
+        except RecordError:
+            status = "damaged"
+        statuses[record.parent.name] = status
+        training += status not in OVER and is_training(record.parent)
+    return progress_of(study, statuses, training)
