@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from normscope.judge.evidence.quantities import learned_from
 from normscope.records.run import RunRecord
 
 THRESHOLD_SHARE = 0.95
@@ -141,8 +142,11 @@ def _of(runs: Sequence[RunRecord], norm: str, rate: float, status: str) -> list[
 
 
 def _threshold(runs: Sequence[RunRecord], norm: str, rate: float) -> float | None:
-    mean = _mean([run.final("test_accuracy") for run in _of(runs, norm, rate, "finished")])
-    return None if mean is None else THRESHOLD_SHARE * mean
+    finished = _of(runs, norm, rate, "finished")
+    mean = _mean([run.final("test_accuracy") for run in finished])
+    if mean is None or mean < learned_from(finished[0]):
+        return None  # guessing would pass it
+    return THRESHOLD_SHARE * mean
 
 
 def _group(

@@ -29,12 +29,14 @@ from normscope.show.figures.style import (
 from normscope.show.words import e_text
 
 VERDICT_COLOURS = {
-    "supported": "#009E73",
-    "contradicted": "#D55E00",
-    "negligible": "#0072B2",
-    "no difference": "#0072B2",
+    "supported": "#0a6045",
+    "contradicted": "#8a3b00",
+    "negligible": "black",
+    "no difference": "black",
     "cannot tell": REFERENCE,
 }
+"""{outcome: its colour, as on the page}; none is a norm's."""
+
 DECADES_FOR_LOG = 1.5
 WIDTH = 9.0
 

@@ -19,7 +19,14 @@ from normscope.records.recording import Recording
 from normscope.records.recording_header import LayerInfo
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import recorded
-from normscope.show.figures.style import REFERENCE, SMALL, house_style, legend_line, save
+from normscope.show.figures.style import (
+    REFERENCE,
+    SMALL,
+    house_style,
+    legend_line,
+    norm_styles,
+    save,
+)
 
 MAX_CHANNELS = 64
 """Of a wider layer, as many channels are shown, evenly spaced."""
@@ -27,7 +34,7 @@ MAX_CHANNELS = 64
 PER_BLOCK = 32
 """Channels that stand under one another; more begin a second pair of panels."""
 
-INPUT, OUTPUT = "#D55E00", "#0072B2"
+INPUT, OUTPUT = "#7d8791", norm_styles(["batch"])["batch"].colour
 REGION = "#009E73"
 
 _BINS = 90

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +83,14 @@ def norm_styles(norms: Iterable[str]) -> dict[str, NormStyle]:
         )
         for name, index in indices.items()
     }
+
+
+def at_setting(style: NormStyle, number: int) -> NormStyle:
+    """Return a norm's style at another setting: its colour and marker with other dashes, 0 for its
+    own.
+    """
+    dashes = _DASHES[(_DASHES.index(style.dashes) + number) % len(_DASHES)]
+    return replace(style, dashes=dashes)
 
 
 @contextmanager

@@ -14,6 +14,13 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
+const svgElement = (name, attributes = {}, ...children) => {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+};
+
 class Chart {
   constructor(view) {
     this.view = view;
@@ -48,7 +55,6 @@ class Chart {
     this.figure.hidden = ["heatmap", "trajectories"].includes(this.view.shape) && panels.length === 0;
     if (this.view.shape === "ridges") [this.note.textContent, this.note.hidden] = [ridgeNote(panels), false];
     this.host.classList.toggle("one", panels.length < 2);
-    this.host.classList.toggle("narrow", Boolean(panels[0]?.narrow));
     for (const [key, panel] of this.panels) if (!panels.some((wanted) => wanted.key === key)) panel.remove(), this.panels.delete(key);
     for (const wanted of panels) {
       if (!this.panels.has(wanted.key)) this.panels.set(wanted.key, new (this.view.shape === "ridges" ? Ridges : Panel)(this, this.host));
@@ -163,15 +169,14 @@ class Panel {
     const [left, top] = this.vega.origin();
     const x = event.clientX - box.left - left;
     const y = event.clientY - box.top - top;
-    return nearestRow(this.rows, this.positions(), x, y, this.view.shape === "heatmap");
+    return nearestRow([...this.rows].filter((row) => !row.band), this.positions(), x, y, this.view.shape === "heatmap");
   }
 
   positions() {
     const [x, y] = [this.vega.scale("x"), this.vega.scale("y")];
-    const offset = this.view.shape === "rates" ? this.vega.scale("xOffset") : null;
     const half = (scale) => (scale.bandwidth ? scale.bandwidth() / 2 : 0);
     if (this.view.shape === "heatmap") return (row) => [x((row.x + row.x2) / 2), y(row.layer) + half(y)];
-    if (offset) return (row) => [x(row.x) + offset(row.arm) + half(offset), row.kind === "diverged" ? y.range()[0] : y(row.y)];
+    if (this.view.shape === "rates") return (row) => [x(row.x) + half(x) + row.shift, row.kind === "diverged" ? this.vega.height() - 10 : y(row.y)];
     return (row) => [x(row.x), y(row.y)];
   }
 
@@ -197,7 +202,7 @@ class Panel {
 
   describeRow(row) {
     const what = { curves: "epoch", trajectories: "step", heatmap: "step", densities: "value", rates: this.view.name.startsWith("sweep_") ? this.view.name.slice(6).replaceAll("_", " ") : "learning rate" }[this.view.shape];
-    return `${row.name}\n${what} ${typeof row.x === "string" ? row.x : number(row.x)}: ${row.kind === "diverged" ? "no final accuracy" : number(row.y)}`;
+    return `${row.name}\n${what} ${typeof row.level === "string" ? row.level : number(row.level ?? row.x)}: ${row.kind === "diverged" ? "no final accuracy" : number(row.y)}`;
   }
 
   /** Left and right go along a line, up and down to the next one, Enter selects, Escape leaves. */
@@ -210,7 +215,7 @@ class Panel {
     }
     if (!(event.key in moves) || !this.rows?.length) return undefined;
     event.preventDefault();
-    const lines = [...groupBy(this.rows.filter((row) => !row.mean), (row) => row.series ?? row.layer ?? row.run).values()];
+    const lines = [...groupBy(this.rows.filter((row) => !row.mean && !row.band), (row) => row.series ?? row.layer ?? row.run).values()];
     let line = lines.findIndex((own) => own.includes(this.focused));
     let at = line < 0 ? 0 : lines[line].indexOf(this.focused);
     if (line >= 0) [line, at] = [line + moves[event.key][0], at + moves[event.key][1]];

@@ -72,12 +72,28 @@ function showSelection() {
   selection.replaceChildren(element("legend", { text: "Selected" }), ...chips, only, clear);
 }
 
+const LISTED_SEEDS = 8; // of more seeds, a range is chosen
+
+function seedRange(seeds) {
+  const shownSeeds = seeds.filter((seed) => !state.hiddenSeeds.has(seed));
+  const ends = [shownSeeds[0] ?? seeds[0], shownSeeds.at(-1) ?? seeds.at(-1)];
+  const choose = (end, value) => {
+    ends[end] = Number(value);
+    const [low, high] = [...ends].sort((a, b) => a - b);
+    state.hiddenSeeds = new Set(seeds.filter((seed) => seed < low || seed > high));
+    update();
+  };
+  const options = seeds.map((seed) => [String(seed), String(seed)]);
+  return element("span", { class: "control" }, dropdown("Seeds from", options, String(ends[0]), (value) => choose(0, value)), dropdown("to", options, String(ends[1]), (value) => choose(1, value)));
+}
+
 function runControls() {
   const rates = [...new Set(page.runs.map((run) => run.rate))].sort((a, b) => a - b);
   const seeds = [...new Set(page.runs.map((run) => run.seed))].sort((a, b) => a - b);
   const options = [...rates.map((rate) => [String(rate), number(rate)]), ["all", "all"]];
   const made = [choices("Arms", page.arms.map((arm, key) => ({ key, label: arm.label, picture: swatch(arm) })), state.hiddenArms)];
-  if (seeds.length > 1) made.push(choices("Seeds", seeds.map((key) => ({ key, label: String(key) })), state.hiddenSeeds));
+  if (seeds.length > LISTED_SEEDS) made.push(seedRange(seeds));
+  else if (seeds.length > 1) made.push(choices("Seeds", seeds.map((key) => ({ key, label: String(key) })), state.hiddenSeeds));
   if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("sweeps", "curves", "activations"); }));
   const bar = element("div", { class: "toolbar", role: "group", "aria-label": "Runs shown" }, ...made, selection);
   barHeight.disconnect();

@@ -126,7 +126,7 @@ function ridgeNote([first, ...others]) {
   const followed = [first, ...others].map(({ recording }) => factsOf(recording)).find(({ region }) => region.length);
   return [
     `${whenText(first)}.`,
-    `Each curve: ${share} values of a channel in one training batch (whole images), scaled to its peak.`,
+    `Each curve: ${share} values of a channel in one training batch (whole samples), scaled to its peak.`,
     ...(drawn < facts.channels ? [`${drawn} of ${facts.channels} channels, evenly spread.`] : []),
     `The slider has ${facts.steps.length} of ${facts.recorded} recorded steps.`,
     "Outline: the first of them. Dashed: N(0, 1).",

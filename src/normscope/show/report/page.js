@@ -65,7 +65,7 @@ function controls(name) {
 }
 
 function section({ name, title, note }) {
-  const wide = ["activations", "layers", "rates"].includes(name);
+  const wide = ["activations", "layers"].includes(name);
   const own = { grid: element("div", { class: wide ? "grid whole" : "grid" }) };
   own.controls = element("div", { class: "toolbar local", role: "group", "aria-label": `${title}: controls`, hidden: !(name in LOCAL_CONTROLS) });
   own.heading = element("h2", { id: `${name}-title`, text: title });

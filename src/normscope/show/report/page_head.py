@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from normscope.judge.claims import compared, judge_all
 from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
+from normscope.judge.evidence.quantities import LEARNED, learned_from
 from normscope.judge.family import MARK
 from normscope.judge.headline import counts, counts_text, headlines, passing
 from normscope.judge.verdicts import Verdict, effect_text
@@ -22,6 +24,9 @@ from normscope.show.verdict_text import better_text
 from normscope.show.words import plural
 
 Row = list[str]
+
+LISTED_SEEDS = 8
+"""Of more seeds, the values stand as dots on a line instead of a list."""
 
 
 def summary_rows(data: ReportData) -> list[dict[str, Any]]:
@@ -45,7 +50,9 @@ def summary_note(data: ReportData) -> str:
         [
             "Accuracy after the last epoch (not the best epoch); ± is the standard deviation over "
             f"seeds. Threshold: {THRESHOLD_SHARE:.0%} of {first}'s mean final accuracy at that "
-            "learning rate.",
+            f"learning rate; none (–) where {first} has not learned. A network has learned from "
+            f"{percent(learned_from(data.runs[0]))} on: {LEARNED:.0%} of the way from guessing to "
+            "100%.",
             *(note for note in notes if note),
         ]
     )
@@ -124,6 +131,7 @@ def verdict_rows(data: ReportData, judged: Judged) -> list[dict[str, Any]]:
             "n": verdict.n,
             "better": better_text(verdict),
             "values": [_arm_values(arm, seeds) for arm, seeds in verdict.values.items()],
+            "numbers": [_many(list(seeds.values())) for seeds in verdict.values.values()],
             "needs": verdict.needs,
         }
         for study, norms, verdicts in judged
@@ -188,7 +196,19 @@ def made_by(data: ReportData) -> list[Row]:
 
 
 def _arm_values(arm: str, seeds: Mapping[int, float]) -> str:
+    if len(seeds) > LISTED_SEEDS:
+        return f"{arm}: {_middle(list(seeds.values()), '{:.4g}'.format)}"
     return f"{arm}: " + ", ".join(f"{value:.4g}" for _, value in sorted(seeds.items()))
+
+
+def _many(values: Sequence[float]) -> list[float]:
+    """The values that the page draws as dots, since they are too many to be listed."""
+    return [float(f"{value:.6g}") for value in values] if len(values) > LISTED_SEEDS else []
+
+
+def _middle(values: Sequence[float], say: Callable[[float], str]) -> str:
+    low, middle, high = (say(float(at)) for at in np.quantile(values, [0, 0.5, 1]))
+    return f"{low} to {high}, median {middle}, {plural(len(values), 'seed')}"
 
 
 def _values(dictionaries: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -222,15 +242,14 @@ def _runs_of(study: Study, setting: str, group: GroupSummary) -> list[RunRecord]
 
 def _group(data: ReportData, study: Study, setting: str, group: GroupSummary) -> dict[str, Any]:
     own = _runs_of(study, setting, group)
-    seeds = []
-    for run in own:
-        final = run.final("test_accuracy")
-        seeds.append(f"{run.seed}: {percent(final) if final is not None else _how_far(run)}")
+    finals = {run: run.final("test_accuracy") for run in own}
+    known = [final for final in finals.values() if final is not None]
     return {
         "arm": list(data.arms).index(data.arm(study, group.norm, setting)),
         "rate": group.learning_rate,
         "accuracy": accuracy_text(group),
-        "seeds": seeds,
+        "seeds": _seeds(finals, known),
+        "numbers": _many([100 * final for final in known]),
         "n": group.n,
         "threshold": threshold_text(
             group, max((len(run.epochs["epoch"]) for run in own), default=0)
@@ -238,6 +257,17 @@ def _group(data: ReportData, study: Study, setting: str, group: GroupSummary) ->
         "variation": variation_text(group),
         "diverged": group.diverged,
     }
+
+
+def _seeds(finals: Mapping[RunRecord, float | None], known: Sequence[float]) -> list[str]:
+    """Every seed's accuracy, or how its run ended; of many, the middle and what did not finish."""
+    if len(known) <= LISTED_SEEDS:
+        return [
+            f"{run.seed}: {percent(final) if final is not None else _how_far(run)}"
+            for run, final in finals.items()
+        ]
+    others = Counter(state_of(run) for run, final in finals.items() if final is None)
+    return [_middle(known, percent), *(f"{count} {state}" for state, count in others.items())]
 
 
 def _how_far(run: RunRecord) -> str:

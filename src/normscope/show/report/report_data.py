@@ -16,7 +16,7 @@ from normscope.records.recording import Recording
 from normscope.records.recording_shapes import check_widths
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RunRecord, load_run, run_folders
 from normscope.show.figures.provenance import subject
-from normscope.show.figures.style import norm_styles
+from normscope.show.figures.style import at_setting, norm_styles
 from normscope.show.report.settings import Settings
 
 T = TypeVar("T")
@@ -100,19 +100,21 @@ class ReportData:
     @cached_property
     def arms(self) -> dict[str, tuple[str, str, str]]:
         """{label: (colour, SVG dashes, marker)}, in the order of the runs within each part of each
-        study.
+        study. Colour and marker are the norm's; settings differ in their dashes.
         """
-        labels = [
-            self.arm(study, norm, setting)
+        parts = [
+            (study, setting, norms_of(runs))
             for study in self.studies
             for setting, runs in study.parts.items()
-            for norm in norms_of(runs)
         ]
-        styles = norm_styles(labels)
-        dashes = {label: " ".join(f"{dash:g}" for dash in styles[label].dashes) for label in labels}
-        return {
-            label: (styles[label].colour, dashes[label], styles[label].marker) for label in labels
-        }
+        styles = norm_styles(norm for _, _, norms in parts for norm in norms)
+        arms = {}
+        for number, (study, setting, norms) in enumerate(parts):
+            for norm in norms:
+                style = at_setting(styles[norm], number)
+                dashes = " ".join(f"{dash:g}" for dash in style.dashes)
+                arms[self.arm(study, norm, setting)] = (style.colour, dashes, style.marker)
+        return arms
 
     @property
     def usual_arms(self) -> set[str]:

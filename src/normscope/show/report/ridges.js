@@ -1,12 +1,5 @@
 // Ridges: the channels of a layer, one under another, drawn by hand so that every panel has the same axis and channels light up together.
 
-const svgElement = (name, attributes = {}, ...children) => {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
-};
-
 const litChannel = () => state.pointed ?? state.channel ?? -1;
 
 /** Light a channel up wherever it is drawn. */

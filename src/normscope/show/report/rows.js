@@ -71,6 +71,26 @@ function range(length) {
 
 const MOST_SEEDS = 12; // lines of single seeds in a panel of distributions; the mean is over all of them
 
+const MOST_LINES = 8; // of more runs of one arm and rate, a few are drawn and a band for the middle of them
+const FEW_LINES = 5;
+
+/** Rows of curves, of many like runs only a few: a band reaches from the tenth to the ninetieth of a hundred of them. */
+function inBands(rows) {
+  return [...groupBy(rows, ({ run }) => `${page.runs[run].arm} ${page.runs[run].rate}`).values()].flatMap((own) => {
+    const runs = [...new Set(own.map(({ run }) => run))];
+    if (runs.length <= MOST_LINES) return own;
+    const { arm, rate } = page.runs[runs[0]];
+    const { label, colour } = page.arms[arm];
+    const band = [...groupBy(own.filter((row) => Number.isFinite(row.y)), ({ x }) => x)].map(([x, at]) => {
+      const sorted = at.map(({ y }) => y).sort((a, b) => a - b);
+      const part = (share) => sorted[Math.round(share * (sorted.length - 1))];
+      return { x, y: part(0.1), y2: part(0.9), band: true, series: `band ${arm} ${rate}`, colour, name: `${label}, 10% to 90% of ${runs.length} runs` };
+    });
+    const few = new Set(runs.slice(0, FEW_LINES));
+    return [...band, ...own.filter(({ run, end }) => few.has(run) || state.selected.has(run) || end)];
+  });
+}
+
 const SHAPES = {
   curves(view) {
     const { columns, length } = tableOf(view);
@@ -86,7 +106,7 @@ const SHAPES = {
       });
       if (rows.length && page.runs[run].status === "diverged") rows.at(-1).end = true;
     }
-    return [{ key: "all", rows: rows.concat(means(rows)), log }];
+    return [{ key: "all", rows: inBands(rows).concat(means(rows)), log }];
   },
 
   densities(view) {
@@ -128,29 +148,34 @@ const SHAPES = {
 
   rates(view) {
     const { columns, length, levels } = tableOf(view);
-    const over = (k) => (columns.level ? levels[columns.level[k]] : page.runs[columns.run[k]].rate);
     const at = columns.level && rateOf(columns, length); // of other settings than the learning rate, one rate is shown
-    const rows = [];
     const places = range(length).filter((k) => shown(columns.run[k], true, columns.line?.[k]) && (!columns.level || page.runs[columns.run[k]].rate === at));
+    const armAt = (k) => columns.line?.[k] ?? page.runs[columns.run[k]].arm;
+    const arms = [...new Set(places.map(armAt))].sort((a, b) => a - b);
+    const shift = (arm) => ARM_SHIFT * (arms.indexOf(arm) - (arms.length - 1) / 2);
+    const rows = [];
     for (const k of places) {
       const run = columns.run[k];
-      const { label: name, status } = page.runs[run];
-      const arm = columns.line?.[k] ?? page.runs[run].arm;
+      const { label: name, status, rate } = page.runs[run];
+      const arm = armAt(k);
       const { colour, shape } = page.arms[arm];
-      const row = { run, x: over(k), y: columns.y[k], arm, name, ...looks(run), colour, shape, opacity: looks(run).opacity + 0.2 };
+      const row = { run, x: columns.level?.[k] ?? rate, y: columns.y[k], arm, name, shift: shift(arm), ...looks(run), colour, shape, opacity: looks(run).opacity + 0.2 };
+      if (columns.level) row.level = levels[row.x];
       if (status === "diverged") rows.push({ ...row, kind: "diverged", name: `${name}: diverged` });
       else if (Number.isFinite(row.y)) rows.push({ ...row, kind: "seed" });
     }
-    for (const [series, own] of groupBy(rows.filter((row) => row.kind === "seed"), (row) => `${row.arm} ${row.x}`)) {
-      const { arm, x } = own[0];
+    for (const own of groupBy(rows.filter((row) => row.kind === "seed"), (row) => `${row.arm} ${row.x}`).values()) {
+      const { arm, x, level } = own[0];
       const { label, colour, dash } = page.arms[arm];
-      const y = mean(own.map((row) => row.y));
-      rows.push({ x, y, arm, kind: "mean", series: arm, key: series, colour, dash: dashes(dash), name: `${label}, mean of ${own.length}` });
+      rows.push({ x, level, y: mean(own.map((row) => row.y)), arm, shift: shift(arm), kind: "mean", series: arm, colour, dash: dashes(dash), name: `${label}, mean of ${own.length}` });
     }
     const label = columns.level ? `learning rate ${number(at)}` : undefined;
-    return [{ key: "all", label, rows: rows.sort((a, b) => (a.x < b.x ? -1 : a.x > b.x ? 1 : a.arm - b.arm)), narrow: true }];
+    const signals = { lane: rows.some(({ kind }) => kind === "diverged") ? 26 : 0, ...(columns.level ? { levels } : { rates: [...new Set(rows.map(({ x }) => x))].sort((a, b) => a - b) }) };
+    return [{ key: "all", label, rows: rows.sort((a, b) => a.x - b.x || a.arm - b.arm), signals }];
   },
 };
+
+const ARM_SHIFT = 7; // pixels between arms at one value, so that their points do not hide each other
 
 /** The learning rate at which a setting is shown: the reader's, or else one at which it has most values. */
 function rateOf(columns, length) {

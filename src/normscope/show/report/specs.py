@@ -75,12 +75,23 @@ def curves(unit: str, x: str = "epoch") -> Spec:
     across = _field("x", title=x, scale={"zero": False, "nice": False, "padding": 6}, axis=axis)
     style = _styled("color", "strokeWidth", "strokeDash", "opacity")
     line = _layer(
-        {**_LINE, "strokeJoin": "round"}, {**style, "detail": _field("series", "nominal")}
+        {**_LINE, "strokeJoin": "round"},
+        {**style, "detail": _field("series", "nominal")},
+        "!datum.band",
+    )
+    band = _layer(
+        {"type": "area", "clip": True, "opacity": 0.22},
+        {"y2": {"field": "y2"}, **_styled("fill"), "detail": _field("series", "nominal")},
+        "datum.band",
     )
     ends = _layer(_CROSS, _styled("color"), "datum.end")
     ring = {"type": "point", "filled": False, "size": 60, "strokeWidth": 2}
     points = _layer(ring, _styled("color", "shape"), data=FOCUS)
-    return {"height": 250, "encoding": {"x": across, "y": _y(unit)}, "layer": [line, ends, points]}
+    return {
+        "height": 250,
+        "encoding": {"x": across, "y": _y(unit)},
+        "layer": [band, line, ends, points],
+    }
 
 
 def densities(near_normal: bool) -> Spec:
@@ -104,23 +115,38 @@ def densities(near_normal: bool) -> Spec:
     return _with_signal("top", 1, 175, {"layer": [area, line, *([normal] if near_normal else [])]})
 
 
-def rates(title: str = "learning rate") -> Spec:
-    """Return final accuracy over learning rates or another setting.
+def rates(title: str = "learning rate", levels: bool = False) -> Spec:
+    """Return final accuracy over learning rates (a logarithmic axis) or, with `levels`, over the
+    values of another setting, x being the place in the list `levels`.
 
-    A point for every seed, a line through the means, crosses for divergence.
+    A point for every seed, a line through the means; a lane beneath holds the runs that diverged.
+    Arms are set side by side by the pixels of the column `shift`.
     """
-    across: Spec = {
-        "x": _field("x", "ordinal", title=title, axis={"labelAngle": 0}, scale={"padding": 0.6}),
-        "xOffset": _field("arm", "ordinal"),
-    }
-    body = {**across, "y": _y("final test accuracy (%)", domain=[0, 100], nice=False)}
-    dot = {"type": "point", "filled": True, "size": 46}
-    point = _layer(dot, {**body, **_styled("color", "shape", "opacity")}, "datum.kind == 'seed'")
+    if levels:
+        axis = {"labelAngle": 0, "labelExpr": "levels[datum.value]"}
+        x = _field("x", "ordinal", title=title, scale={"padding": 0.6}, axis=axis)
+    else:
+        axis = {"values": {"expr": "rates"}, "format": "~g", "grid": False}
+        x = _field("x", title=title, scale={"type": "log", "nice": False, "padding": 30}, axis=axis)
+    above = [{"expr": "height - lane"}, 0]
+    y = _y("final test accuracy (%)", domain=[0, 100], nice=False, range=above)
+    beside = {"xOffset": {"expr": "datum.shift"}}
+    dot = {"type": "point", "filled": True, "size": 46, **beside}
+    point = _layer(dot, {"x": x, "y": y, **_styled("color", "shape", "opacity")},
+                   "datum.kind == 'seed'")  # fmt: skip
     style = {**_styled("color", "strokeDash"), "detail": {"field": "series"}}
-    mean = _layer({"type": "line", "strokeWidth": 2}, {**body, **style}, "datum.kind == 'mean'")
-    top = {"value": {"expr": "height"}}
-    diverged = _layer(_CROSS, {**across, "y": top, **_styled("color")}, "datum.kind == 'diverged'")
-    return {"height": 300, "layer": [mean, point, diverged]}
+    mean = _layer({"type": "line", "strokeWidth": 2, **beside}, {"x": x, "y": y, **style},
+                  "datum.kind == 'mean'")  # fmt: skip
+    low = {"value": {"expr": "height - 10"}}
+    diverged = _layer({**_CROSS, **beside}, {"x": x, "y": low, **_styled("color")},
+                      "datum.kind == 'diverged'")  # fmt: skip
+    words = {"type": "text", "text": {"expr": "lane ? 'diverged' : ''"}, "align": "left",
+             "color": "var(--muted)"}  # fmt: skip
+    lane = {"data": {"values": [{}]}, "mark": words, "encoding": {"x": {"value": 2}, "y": low}}
+    rule = {"data": {"values": [{}]}, "mark": {"type": "rule", "color": "var(--line)"},
+            "encoding": {"y": {"value": {"expr": "height - lane"}}}}  # fmt: skip
+    params = [{"name": "lane", "value": 0}, {"name": "levels" if levels else "rates", "value": []}]
+    return {"height": 300, "params": params, "layer": [mean, point, diverged, rule, lane]}
 
 
 def trajectories() -> Spec:

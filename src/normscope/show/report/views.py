@@ -77,7 +77,8 @@ SECTIONS = {
     ),
     "curves": (
         "Over the epochs",
-        "Thin: one run. Thick: the mean of finished runs. Cross: diverged.",
+        "Thin: one run. Thick: the mean of finished runs. Cross: diverged. Of more than eight like "
+        "runs five are drawn, and a band from the 10th to the 90th percentile.",
     ),
     "activations": (
         "Activations",
@@ -197,7 +198,7 @@ def _sweep(setting: str) -> View:
 
     words = setting.replace("_", " ")
     name, title = f"sweep_{setting}", f"Over {words}"
-    return View(name, "sweeps", "rates", title, "", query, specs.rates(words))
+    return View(name, "sweeps", "rates", title, "", query, specs.rates(words, levels=True))
 
 
 def _level(value: Any) -> float | str:

@@ -1,32 +1,34 @@
 // The words and tables: summary, findings, claims.
 
 function swatch({ colour, dash }) {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  const line = document.createElementNS(space, "line");
-  const attributes = { x1: 0, x2: 26, y1: 6, y2: 6, stroke: colour, "stroke-width": 3, "stroke-dasharray": dash };
-  for (const [key, value] of Object.entries(attributes)) line.setAttribute(key, value);
-  svg.setAttribute("class", "swatch");
-  svg.setAttribute("aria-hidden", "true");
-  svg.append(line);
-  return svg;
+  const line = svgElement("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: colour, "stroke-width": 3, "stroke-dasharray": dash });
+  return svgElement("svg", { class: "swatch", "aria-hidden": "true" }, line);
+}
+
+/** Many values as dots on a line from the least to the greatest of their table; none for few, which are listed. */
+function dots(values, colour, [low, high]) {
+  if (!values.length) return [];
+  const [width, height] = [220, 18];
+  const marks = values.map((value) => svgElement("circle", { cx: 4 + ((value - low) / (high - low)) * (width - 8), cy: height / 2, r: 3, fill: colour, "fill-opacity": 0.35 }));
+  return [svgElement("svg", { class: "dots", width, height, "aria-hidden": "true" }, svgElement("line", { class: "zero", x1: 0, x2: width, y1: height / 2, y2: height / 2 }), ...marks)];
 }
 
 function summaryTable() {
   const header = ["learning rate", "normalization", "final test accuracy", "runs", "every seed", "epochs to threshold", "gradient noise (std\u00a0/\u00a0mean)", "diverged"];
   const numeric = new Set([0, 3, 5, 6, 7]);
   const head = header.map((text, k) => element("th", { text, scope: "col", class: numeric.has(k) ? "number" : "" }));
+  const percents = extent(page.summary.flatMap((row) => row.numbers));
   const rows = page.summary.map((row, k) => {
     const arm = page.arms[row.arm];
-    const seeds = element("div", { class: "seeds" }, ...row.seeds.map((text) => element("span", { text })));
+    const seeds = element("div", { class: "seeds" }, ...dots(row.numbers, arm.colour, percents), ...row.seeds.map((text) => element("span", { text })));
     const cells = [number(row.rate), arm.label, row.accuracy, String(row.n), seeds, row.threshold, row.variation, String(row.diverged)];
     const made = cells.map((cell, at) =>
-      cell instanceof Node ? element("td", {}, cell) : element("td", { text: cell, class: numeric.has(at) ? "number" : at === 1 ? "name" : "short" }));
+      cell instanceof Node ? element("td", { "data-label": header[at] }, cell) : element("td", { text: cell, "data-label": header[at], class: numeric.has(at) ? "number" : at === 1 ? "name" : "short" }));
     made[1].prepend(swatch(arm), " ");
     return element("tr", { class: page.summary[k + 1]?.rate !== row.rate ? "group" : "" }, ...made);
   });
   return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Summary" },
-    element("table", { id: "summary" }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
+    element("table", { id: "summary", class: "cards" }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
 }
 
 /** What was found on each network and data set, and how many claims came out how. */
@@ -64,26 +66,33 @@ function headline() {
 
 const MARKS = { supported: "✓", contradicted: "✗", negligible: "≈", "no difference": "=", "cannot tell": "?" };
 
+/** The colour of the arm that a text begins with. */
+const colourOfArm = (text) => page.arms.find(({ label }) => text.startsWith(`${label}: `))?.colour ?? "var(--muted)";
+
 /** The claims, verdict first: what was measured, its effect with an interval, every seed's value. */
 function claims() {
   const header = ["verdict", "claim", "effect [95%]", "n", "every seed"];
   const subjects = new Set(page.verdicts.map((row) => row.subject));
+  const quiet = (text) => element("div", { class: "quantity", text });
   const rows = page.verdicts.map((row) => {
     const words = [row.claim, ...(subjects.size > 1 ? [row.subject] : [])];
-    const claim = element("td", { class: "claim" }, element("div", {}, element("strong", { text: words.join(" · ") }), ` ${row.statement}`),
-      element("div", { class: "quantity", text: `Measured: ${row.quantity}` }),
-      ...row.settings.map((text) => element("div", { class: "quantity", text })));
-    const verdict = element("td", { class: "verdict" }, element("div", { class: `pill ${row.verdict.replace(" ", "-")}`, text: `${MARKS[row.verdict]} ${row.verdict}${row.mark}` }),
-      ...(row.qualifiers ? [element("div", { class: "quantity", text: row.qualifiers })] : []),
-      ...(row.needs ? [element("div", { class: "quantity", text: `To settle it: ${row.needs}` })] : []));
-    const seeds = element("td", { class: "values" }, ...row.values.map((text) => element("div", { text })));
-    return element("tr", {}, verdict, claim, element("td", { class: "effect" }, row.effect, ...(row.better ? [element("div", { class: "quantity", text: `P(better) ${row.better}` })] : [])), element("td", { class: "number", text: String(row.n) }), seeds);
+    const reach = extent(row.numbers.flat());
+    const cells = [
+      [element("div", { class: `pill ${row.verdict.replace(" ", "-")}`, text: `${MARKS[row.verdict]} ${row.verdict}${row.mark}` }),
+        ...(row.qualifiers ? [quiet(row.qualifiers)] : []), ...(row.needs ? [quiet(`To settle it: ${row.needs}`)] : [])],
+      [element("div", {}, element("strong", { text: words.join(" · ") }), ` ${row.statement}`), quiet(`Measured: ${row.quantity}`), ...row.settings.map(quiet)],
+      [row.effect, ...(row.better ? [quiet(`P(better) ${row.better}`)] : [])],
+      [String(row.n)],
+      row.values.flatMap((text, k) => [...dots(row.numbers[k], colourOfArm(text), reach), element("div", { text })]),
+    ];
+    const kinds = ["verdict", "claim", "effect", "number", "values"];
+    return element("tr", {}, ...cells.map((content, k) => element("td", { class: kinds[k], "data-label": header[k] }, ...content)));
   });
   return element("section", { id: "claims", "aria-labelledby": "claims-title" },
     element("h2", { id: "claims-title", text: "Claims, tested on these runs" }),
     element("p", { class: "note", text: "What is measured and how it is tested was fixed before the runs. Intervals hold at all numbers of seeds together, so that seeds may be added until a claim is decided. Where these runs cannot tell, the row says what would settle it." }),
     element("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Claims" },
-      element("table", {}, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col", class: text === "n" ? "number" : "" })))), element("tbody", {}, ...rows))));
+      element("table", { class: "cards" }, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col", class: text === "n" ? "number" : "" })))), element("tbody", {}, ...rows))));
 }
 
 const SEVERITIES = { error: "✗ error", warning: "! warning", info: "i info" };
@@ -91,11 +100,13 @@ const SEVERITIES = { error: "✗ error", warning: "! warning", info: "i info" };
 /** The findings of a model's check: a row for each cause, with its evidence and what to do. */
 function findings(check, k) {
   const header = ["severity", "rule", "finding", "layers", "evidence", "remedy"];
-  const rows = check.causes.map(({ severity, rule, message, layers, evidence, remedy }) =>
-    element("tr", {}, element("td", { text: SEVERITIES[severity], class: `short ${severity}` }), element("td", { text: rule, class: "name" }), element("td", { text: message, class: "claim" }),
-      element("td", {}, layerNames(layers)), element("td", { text: evidence, class: "evidence" }), element("td", { text: remedy, class: "claim" })));
+  const rows = check.causes.map(({ severity, rule, message, layers, evidence, remedy }) => {
+    const cells = [SEVERITIES[severity], rule, message, layerNames(layers), evidence, remedy];
+    const kinds = [`short ${severity}`, "name", "claim", "", "evidence", "claim"];
+    return element("tr", {}, ...cells.map((content, k) => element("td", { class: kinds[k], "data-label": header[k] }, content)));
+  });
   const table = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Findings of ${check.model || "the model"}` },
-    element("table", {}, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col" })))), element("tbody", {}, ...rows)));
+    element("table", { class: "cards" }, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col" })))), element("tbody", {}, ...rows)));
   const undecided = check.undecided.length
     ? [element("details", {}, element("summary", { text: "Not enough data to tell" }), element("p", { text: "What is missing, and the rules that need it:" }), element("ul", {}, ...check.undecided.map((text) => element("li", { text }))))] : [];
   return element("section", { id: k ? `findings-${k}` : "findings", "aria-labelledby": `findings-title-${k}` },
