@@ -142,6 +142,30 @@ def test_every_experiment_answers(opened):
     assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+OVERLAPS = """() => [...document.querySelectorAll('svg')].flatMap((svg) => {
+  const texts = [...svg.querySelectorAll('text')].map((each) => [each.textContent, each.getBBox()]);
+  return texts.flatMap(([one, a], k) => texts.slice(k + 1)
+    .filter(([, b]) => Math.min(a.x + a.width, b.x + b.width) - Math.max(a.x, b.x) > 1
+      && Math.min(a.y + a.height, b.y + b.height) - Math.max(a.y, b.y) > 4)
+    .map(([other]) => [svg.id, one, other]));
+})"""
+
+
+def test_no_label_covers_another_however_many_settings_were_tried(opened):
+    view = opened(made_page(*trained_like(4, 1, 8)))
+    for order in (False, True):
+        view.set_checked("#forget-sorted", order)
+        for size in (7, 6, 3, 3):
+            view.locator("#forget-size").fill(str(size))
+            view.click("#forget-run")
+    view.click("#memory-run")
+    for bias in (3, -3, 0):
+        view.locator("#affine-bias").fill(str(bias))
+        assert view.evaluate(OVERLAPS) == []
+    right = "(svg) => Math.max(...[...svg.querySelectorAll('text')].map((t) => t.getBBox().x))"
+    assert view.locator("#forget-plot").evaluate(right) < 560
+
+
 def test_eval_mode_ignores_the_company_and_train_mode_does_not(opened):
     view = opened(made_page(*trained_like(6, 1, 8)))
     shares = {}

@@ -58,9 +58,10 @@ function histogram(svg, { values, range, kind, lines = [], normal = false, posit
   lines.forEach(({ at, label, kind: colour }, index) => {
     if (at < low || at > high) return;
     const end = at > (low + high) / 2;
-    draw(svg, "line", { x1: x(at), x2: x(at), y1: 12 + 16 * index, y2: bottom, class: `line ${colour}` });
+    const row = index + (positive ? 1 : 0); // below what the shading is called
+    draw(svg, "line", { x1: x(at), x2: x(at), y1: 12 + 16 * row, y2: bottom, class: `line ${colour}` });
     draw(svg, "text", {
-      x: x(at) + (end ? -5 : 5), y: 22 + 16 * index, "text-anchor": end ? "end" : "start", class: colour,
+      x: x(at) + (end ? -5 : 5), y: 22 + 16 * row, "text-anchor": end ? "end" : "start", class: colour,
     }, label);
   });
   axis(svg, x, ticks(low, high), bottom, width);
@@ -101,7 +102,6 @@ function scatter(svg, { columns, points, levels = [], range, format, title, sent
   draw(svg, "text", { x: (left + width) / 2, y: height - 10, "text-anchor": "middle" }, title);
   levels.forEach(({ at, label, kind }) => {
     draw(svg, "line", { x1: left, x2: width - 8, y1: y(at), y2: y(at), class: `line ${kind}` });
-    draw(svg, "text", { x: width - 10, y: y(at) - 6, "text-anchor": "end", class: kind }, label);
   });
   if (joined) {
     const line = points.filter((point) => point.kind === joined);
@@ -111,8 +111,25 @@ function scatter(svg, { columns, points, levels = [], range, format, title, sent
   }
   points.forEach(({ column, y: value, kind, label }) => {
     draw(svg, "circle", { cx: x(column), cy: y(value), r: joined ? 3 : 5.5, class: `dot ${kind}` });
-    if (label) draw(svg, "text", { x: x(column) + 9, y: y(value) + (value > (low + high) / 2 ? 16 : -8) }, label);
   });
+  const put = labeller(svg, bottom - 4);
+  levels.forEach(({ at, label, kind }) => put(label, width - 10 - WIDE * label.length, y(at), kind));
+  points.forEach(({ column, y: value, label }) => label && put(label, Math.min(x(column) + 9, width - 2 - WIDE * label.length), y(value), ""));
+}
+
+const WIDE = 7.2; // pixels of a letter, about
+
+/** Puts labels above what they are of, else below or farther away: where no other one is, and left out where all is taken. */
+function labeller(svg, bottom) {
+  const taken = [];
+  return (label, left, y, kind) => {
+    const right = left + WIDE * label.length;
+    const free = (at) => at > 10 && at < bottom && taken.every((other) => Math.abs(other.at - at) >= 15 || other.left > right || other.right < left);
+    const at = [-8, 16, -23, 31, -38, 46].map((off) => y + off).find(free);
+    if (at === undefined) return;
+    taken.push({ at, left, right });
+    draw(svg, "text", { x: left, y: at, class: kind }, label);
+  };
 }
 
 /** Bars of the probabilities of every class; `marked` is the true one. */

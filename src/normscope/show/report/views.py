@@ -67,7 +67,8 @@ class View:
 SECTIONS = {
     "rates": (
         "Accuracy over learning rates",
-        "Every finished run is a point; the line joins the means.",
+        "Every finished run is a point; the line joins the means. Arms stand a few pixels apart. "
+        "Crosses beneath: runs that diverged.",
     ),
     "sweeps": (
         "Accuracy over other settings",
