@@ -86,7 +86,7 @@ class LiveStudy:
     viewers: int = 0
     not_before: float = 0.0
     _asked: float = -ASKED_SECONDS
-    _signature: tuple[Signature, tuple[bool, ...]] | None = None
+    _signature: tuple[Signature, tuple[Path, ...]] | None = None
     _left: tuple[Path, ...] = ()  # folders of runs that have not ended
     _known: OrderedDict[str, dict[str, str]] = field(default_factory=OrderedDict)
     _answers: dict[str, bytes] = field(default_factory=dict)  # to versions, of the newest content
@@ -106,7 +106,7 @@ class LiveStudy:
         """Build the content if a file changed since the last look, or a run is trained that was
         not, or no more; return whether it changed.
         """
-        signature = self.source.signature(), tuple(map(is_training, self._left))
+        signature = self.source.signature(), tuple(filter(is_training, self._left))
         if signature == self._signature:
             return False
         self._signature = signature  # of before the build: what is written meanwhile comes next
