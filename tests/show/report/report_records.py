@@ -52,7 +52,8 @@ def write_run(
     folder.mkdir(parents=True)
     with writer(folder / RECORD_NAME, "run") as store, store.transaction():
         store.set_meta(**meta)
-        for epoch in range(1, (epochs if done is None else done) + 1):
+        last = epochs if done is None else done
+        for epoch in range(1, last + 1):
             fit = 1 - np.exp(-epoch * (1 + (norm == "batch")) / 4) * draw.uniform(0.9, 1) * (
                 1 if rate == 0.1 else 1.25
             )
@@ -68,7 +69,7 @@ def write_run(
                 "seconds": 1.5,
             }
             store.add_epoch(epoch, values)
-            if epoch in (1, epochs):
+            if epoch in (1, last):
                 for tensor in ("block_output", "before_activation", "normalized"):
                     store_capture(store, tensor, captured(draw), step=epoch, epoch=epoch)
     return folder

@@ -16,7 +16,7 @@ from normscope.records.run import RECORD_NAME, RECORDING_NAME
 
 @pytest.fixture
 def study(tmp_path):
-    return write_study(tmp_path / "study", epochs=2, status="interrupted")
+    return write_study(tmp_path / "study", epochs=4, done=2, status="interrupted")
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_what_the_reader_chose_stays(visit, study):
         page.locator("#view-test_loss svg").wait_for()
         page.wait_for_selector("body[data-drawn=all]")  # what is above as well
         before = page.evaluate(top)
-        write_run(study / "runs" / "a-first", "group", 0.1, 0, epochs=2)  # the others' places move
+        write_run(study / "runs" / "a-first", "group", 0.1, 0, epochs=4)  # the others' places move
         until(lambda: page.evaluate("page.runs.length === 5"))
         labels = "[...state.selected].map((run) => page.runs[run].label)"
         assert page.evaluate(labels) == ["batch, learning rate 0.1, seed 1"]
@@ -156,7 +156,7 @@ def test_a_page_out_of_sight_holds_no_connection(visit, study):
 
 def test_the_page_says_how_far_the_study_is(visit, tmp_path):
     study = write_study(
-        tmp_path / "study", norms=("batch",), seeds=(0,), epochs=2, status="interrupted"
+        tmp_path / "study", norms=("batch",), seeds=(0,), epochs=3, done=2, status="interrupted"
     )
     write_plan(study, [f"run{k}" for k in range(9)])
     with serving(study) as (_, address):
@@ -164,7 +164,7 @@ def test_the_page_says_how_far_the_study_is(visit, tmp_path):
         page.get_by_text("Waiting: 0 of 9 runs done, none in training now.").wait_for()
         with FileLock(study / "runs" / "run0" / LOCK_NAME):
             page.get_by_text("Training: 0 of 9 runs done, 1 in training.").wait_for()
-            assert "0: still training, epoch 2 of 2" in page.locator("#summary").inner_text()
+            assert "0: still training, epoch 2 of 3" in page.locator("#summary").inner_text()
         page.get_by_text("none in training now").wait_for()  # killed: no file has changed
         add_epoch(study / "runs" / "run0", 3, status="finished")
         page.get_by_text("Waiting: 1 of 9 runs done, none in training now.").wait_for()

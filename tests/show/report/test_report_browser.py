@@ -291,7 +291,7 @@ def test_a_setting_is_shown_at_the_rate_where_it_has_most_values(open_page, tmp_
     assert page.evaluate("page.first_rate") == 0.1
     heading = page.locator("#view-sweep_batch_size h4")
     assert heading.inner_text() == "learning rate 0.01"
-    assert {row["x"] for row in rows(page, "sweep_batch_size")} == {8, 32, 128}
+    assert {row["level"] for row in rows(page, "sweep_batch_size")} == {8, 32, 128}
     for rate in ("all", "0.1"):  # until the reader chooses one
         page.get_by_label("Learning rate", exact=True).select_option(rate)
     heading.filter(has_text="learning rate 0.1").wait_for()
