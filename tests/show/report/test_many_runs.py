@@ -123,9 +123,9 @@ def test_a_setting_may_have_any_value(open_page, tmp_path, level):
 
 
 def test_where_the_first_norm_has_not_learned_there_is_no_threshold(tmp_path):
-    study = write_study(tmp_path / "study", norms=(), epochs=2)
+    study = write_study(tmp_path / "study", norms=())
     for norm, accuracy in (("batch", 0.12), ("none", 0.11)):
-        folder = write_run(study / "runs" / norm, norm, 0.1, 0, epochs=2, done=0, status="finished")
+        folder = write_run(study / "runs" / norm, norm, 0.1, 0, epochs=1, done=0, status="finished")
         add_epoch(folder, 1, test_accuracy=accuracy)
     rows = payload_of(report(study))["summary"]
     assert [row["threshold"] for row in rows] == ["–", "–"]
