@@ -41,7 +41,8 @@ def test_a_run_is_in_training_as_long_as_its_lock_is_held(tmp_path):
 def test_a_process_that_was_killed_trains_no_more(tmp_path):
     run = begun(tmp_path, "a")
     code = (
-        "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire();"
+        "import sys, time; from filelock import FileLock;"
+        "lock = FileLock(sys.argv[1]); lock.acquire();"
         "print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(run / LOCK_NAME)]
