@@ -23,6 +23,10 @@ class InputError(NormscopeError):
     exit_status = 2
 
 
+class NothingToWatchError(InputError):
+    """A model has no normalization layer that could be watched."""
+
+
 class RecordError(InputError):
     """A file that was given as a record is none, is damaged, or is of another version."""
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from normscope.errors import CheckError
+from normscope.errors import CheckError, NormscopeWarning
 from normscope.records.recording import Recording
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -69,3 +69,12 @@ def test_a_fault_ends_the_fit(tmp_path, lightning):
         1,
         2,
     ]
+
+
+def test_a_module_without_a_norm_trains_on_with_one_warning(lightning):
+    callback = lightning.WatchNormalization()
+    with pytest.warns(NormscopeWarning, match=r"the training goes on. Linear has no norm") as said:
+        callback.on_train_start(SimpleNamespace(optimizers=[]), torch.nn.Linear(2, 2))
+    callback.on_train_epoch_start(SimpleNamespace(current_epoch=0), None)
+    callback.on_train_end(None, None)
+    assert len(said) == 1

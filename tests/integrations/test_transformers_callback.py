@@ -8,7 +8,7 @@ pytest.importorskip("accelerate", reason="accelerate is not installed (normscope
 
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-from normscope.errors import CheckError
+from normscope.errors import CheckError, NormscopeWarning
 from normscope.integrations.transformers import WatchNormalization
 from normscope.records.recording import Recording
 
@@ -95,3 +95,11 @@ def test_a_fault_ends_the_training(tmp_path):
         "transformer.h.0.ln_1",
         4,
     )
+
+
+def test_a_model_without_a_norm_trains_on_with_one_warning():
+    callback = WatchNormalization()
+    with pytest.warns(NormscopeWarning, match=r"the training goes on. Linear has no norm") as said:
+        callback.on_train_begin(None, None, None, model=torch.nn.Linear(2, 2))
+    callback.on_train_end(None, None, None)
+    assert len(said) == 1

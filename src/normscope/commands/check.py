@@ -89,12 +89,15 @@ class CheckOptions(CheckSettings):
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FACTORY|CHECKPOINT")]
     """What to check: a function without arguments (or a class) that returns the model, as
-    module:name; or a checkpoint (.pt, .safetensors), of whose normalization layers the values are
-    judged.
+    module:name; or a checkpoint (a file, an index of shards, a model's folder), of whose
+    normalization layers the values are judged.
     """
 
     checkpoint: Annotated[Path | None, _option("FILE")] = field(default=None, kw_only=True)
     """Load this state_dict into the model first. Nothing in it is executed."""
+
+    list: bool = field(default=False, kw_only=True)
+    """Say of each layer what it was taken for and why, and what it does, before the findings."""
 
     output: Annotated[Path | None, _option("FILE")] = field(default=None, kw_only=True)
     """Write the report to this file and not to standard output."""
@@ -130,6 +133,8 @@ def _write(report: CheckReport, options: CheckOptions) -> None:
         text = check_page(report, options.model, options.output)
     else:
         text = getattr(report, options.format or "text")()
+        if options.list and options.format in (None, "text"):
+            text = f"{report.listing()}\n\n{text}"
     if options.output is None:
         if text:
             print(text)

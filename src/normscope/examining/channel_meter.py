@@ -21,6 +21,7 @@ from normscope.examining.moments import (
     sample_moments,
 )
 from normscope.examining.own_arithmetic import own_arithmetic
+from normscope.examining.recognition import as_called
 from normscope.records.examination import Layer, Measured
 from normscope.user_models.norm_behavior import Behavior, behavior_of
 from normscope.user_models.norm_layers import NormLayer, recognize
@@ -37,7 +38,8 @@ class Meter:
 
     def __init__(self, layer: Layer, module: nn.Module):
         self.layer, self.module = layer, module
-        self.norm = recognize(module)
+        self.norm = recognize(module, layer.name)
+        self.recognition = layer.recognition
         self.failure = ""  # why nothing more is measured
         self.mode = "eval"
         self.call = 0
@@ -118,6 +120,7 @@ class Meter:
     def _arrangement(self, norm: NormLayer, x: Tensor, y: Tensor) -> Behavior:
         """Return where the layer's channels stand, by what it did, else by sizes and kind."""
         behavior = behavior_of(norm, x, y)
+        self.recognition = as_called(norm, self.module, behavior, x, y)
         if behavior is not None:
             self.layer = replace(self.layer, kind=behavior.kind, groups=behavior.groups or 0)
             return behavior

@@ -19,6 +19,7 @@ from normscope.errors import InputError
 from normscope.examining.forward import ForwardRun
 from normscope.examining.layer_facts import describe_layers, describe_optimizer, find_modules
 from normscope.examining.pair import compare_outputs, make_pair, pair_layers, weight_distance
+from normscope.examining.recognition import unknown_norms
 from normscope.examining.state_and_loader import (
     compare_keys,
     describe_loader,
@@ -64,20 +65,19 @@ def examine(
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, not a {type(model).__name__}.")
     inner = unwrapped_model(model)
-    modules = find_modules(inner)
-    forward, pair = None, None
+    modules = find_modules(inner, perhaps=batches is not None)
+    forward, pair, functional = None, None, None
     with ExitStack() as stack:
         stack.enter_context(preserve_state(model, batches))
         read = read_batches(batches, inner) if batches is not None else []
-        layers = describe_layers(inner, optimizer)
+        layers = describe_layers(inner, optimizer, modules)
         if read:
             run = ForwardRun(inner, layers, modules, read)
             with preserve_state(inner):  # what comes next must not see the batch statistics
                 forward = run.run()
-            layers = tuple(
-                replace(layer, place=run.places.get(layer.name), measured=run.measured(layer.name))
-                for layer in layers
-            )
+            functional = run.functional
+            layers = tuple(_as_run(layer, run) for layer in layers)
+        layers = tuple(layer for layer in layers if _is_sure(layer))
         if other is not None:
             if isinstance(other, nn.Module):
                 preserve = preserve_script if _is_script(other) else preserve_state
@@ -97,8 +97,25 @@ def examine(
         forward=forward,
         pair=pair,
         history=history,
+        unknown=tuple(unknown_norms(inner, functional, {layer.name for layer in layers})),
         versions={"torch": str(torch.__version__)},
     )
+
+
+def _as_run(layer: Layer, run: ForwardRun) -> Layer:
+    """Return a layer's facts with those that the batches showed."""
+    name, found = layer.name, run.recognition(layer.name)
+    called = run.meters[name].layer  # of the kind that its call showed
+    kind = {"kind": called.kind, "groups": called.groups} if found and found.explained else {}
+    return replace(
+        layer, place=run.places.get(name), measured=run.measured(name), recognition=found, **kind
+    )
+
+
+def _is_sure(layer: Layer) -> bool:
+    """Tell whether it is a normalization layer: not by its name alone."""
+    found = layer.recognition
+    return found is None or found.by != "name" or bool(found.explained)
 
 
 def examine_state(state: Any, model: nn.Module | None = None, other: Any = None) -> Examination:

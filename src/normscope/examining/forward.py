@@ -34,7 +34,7 @@ from normscope.examining.outputs import (
 from normscope.examining.perturbations import see_later, see_padding
 from normscope.examining.trace import Trace, trace
 from normscope.examining.train_mode import modules_in_train_mode, train_failure
-from normscope.records.examination import Forward, Layer, Measured, Place
+from normscope.records.examination import Forward, Layer, Measured, Place, Recognition
 from normscope.user_models.batch_reader import Batch, call_pair, remix
 from normscope.user_models.state_guard import KeptState
 
@@ -59,6 +59,7 @@ class ForwardRun:
         self.meters = {layer.name: Meter(layer, modules[layer.name]) for layer in layers}
         self.switched = [modules[layer.name] for layer in layers if layer.live]
         self.places: dict[str, Place] = {}
+        self.functional: tuple[tuple[str, str], ...] = ()  # (module, function) outside of layers
         self.facts: dict[str, Any] = {}
         self.seen: dict[str, dict[str, float]] = {}
         self.scores = True  # outputs are [N, values] and may be class scores
@@ -97,6 +98,10 @@ class ForwardRun:
         """Return what one layer showed."""
         measured = self.meters[name].measured()
         return measured and replace(measured, **self.seen.get(name, {}))
+
+    def recognition(self, name: str) -> Recognition | None:
+        """Return what one module was taken for, with what its calls showed."""
+        return self.meters[name].recognition
 
     def _evaluate(self, batch: Batch, number: int, mode: str = "eval") -> Tensor | None:
         output = self._forward(batch, number, mode)
@@ -152,6 +157,7 @@ class ForwardRun:
             meter.start("output", [])
         traced = self._trace(few)
         self.places, self.facts["functional_batch_norm"] = traced.places, traced.batch_norm_calls
+        self.functional = traced.functional
         if whole is None:
             self.facts["companions_failure"] = "the model's output has no sample axis"
             return
@@ -190,7 +196,7 @@ class ForwardRun:
                 return self._trace(self.batches[0])
             text = "The model's forward cannot be traced; what feeds its layers is not judged"
             warnings.warn(f"{text}: {one_line(error)}", NormscopeWarning, stacklevel=2)
-            return Trace({}, ())
+            return Trace({}, (), ())
 
     def _with_batch_statistics(self) -> tuple[Outputs, Outputs, Tensor | None]:
         """Return (outputs with batch statistics, the same with other companions, their order), all

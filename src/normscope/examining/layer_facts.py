@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normscope.errors import InputError, one_line
+from normscope.examining.recognition import as_declared
 from normscope.records.examination import Layer, Optimizer
 from normscope.user_models.norm_layers import NormLayer, is_norm, machine_eps, recognize
 from normscope.user_models.who_trains import Holder, holders, part_left_in_eval, weights_around
@@ -32,8 +33,9 @@ def switch_mode(model: nn.Module, *, training: bool) -> None:
         raise InputError(f"model.{name}() raises {one_line(error)}") from error
 
 
-def find_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return {name: module} of every normalization layer, in the model's order.
+def find_modules(model: nn.Module, perhaps: bool = False) -> dict[str, nn.Module]:
+    """Return {name: module} of every normalization layer, in the model's order; `perhaps` with
+    those that are only called so.
 
     Raises:
         InputError: if a lazy layer has not seen its first batch, or the model is a TorchScript one.
@@ -42,7 +44,11 @@ def find_modules(model: nn.Module) -> dict[str, nn.Module]:
         raise InputError(
             "A TorchScript model cannot be examined: give the module that it was made from."
         )
-    layers = {name: module for name, module in model.named_modules() if is_norm(module)}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if (recognize(module, name) if perhaps else is_norm(module))
+    }
     for name, module in layers.items():
         if any(is_lazy(value) for value in _values(module).values()):
             raise InputError(
@@ -51,12 +57,14 @@ def find_modules(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def describe_layers(model: nn.Module, optimizer: Any) -> tuple[Layer, ...]:
-    """Return the static facts of every normalization layer.
+def describe_layers(
+    model: nn.Module, optimizer: Any, modules: dict[str, nn.Module] | None = None
+) -> tuple[Layer, ...]:
+    """Return the static facts of every normalization layer, or of these modules.
 
     Calls `eval()` and `train()`: run it inside `preserve_state`.
     """
-    modules = find_modules(model)
+    modules = find_modules(model) if modules is None else modules
     parts = {name: part_left_in_eval(model, name) for name in modules}
     modes = {name: [module.training] for name, module in modules.items()}
     for training in (False, True):
@@ -68,7 +76,8 @@ def describe_layers(model: nn.Module, optimizer: Any) -> tuple[Layer, ...]:
     return tuple(
         Layer(
             name=name,
-            **_settings(module),
+            **_settings(module, name),
+            recognition=as_declared(module, name),
             **_state(module),
             training=modes[name][0],
             training_after_eval=modes[name][1],
@@ -100,8 +109,8 @@ def describe_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
     )
 
 
-def _settings(module: nn.Module) -> dict[str, Any]:
-    norm = recognize(module)
+def _settings(module: nn.Module, name: str) -> dict[str, Any]:
+    norm = recognize(module, name)
     assert norm is not None
     per_channel = norm.kind in ("batch", "instance")
     momentum = getattr(module, "momentum", None)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Tenso
 from normscope.errors import InputError, one_line
 from normscope.examining.layer_facts import dtype_name, find_modules, to_array, to_count
 from normscope.examining.outputs import label_facts
-from normscope.records.examination import Keys, Layer, Loader
+from normscope.records.examination import Keys, Layer, Loader, Recognition
 from normscope.user_models.state_dicts import NormEntries, norm_entries, without_prefixes
 from normscope.user_models.tensor_files import is_dense
 
@@ -129,6 +129,7 @@ def _layer(name: str, entries: NormEntries) -> Layer:
         statistics_dtype=dtype_name(mean),
         affine_names=tuple(key for key in ("weight", "bias") if key in values),
         live=statistics,
+        recognition=Recognition(by=entries.recognized_by),
     )
 
 

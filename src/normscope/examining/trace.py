@@ -29,6 +29,7 @@ from normscope.examining.operations import (
 )  # fmt: skip
 from normscope.records.examination import Place
 from normscope.user_models.batch_reader import tensors_in
+from normscope.user_models.functional_norms import NAMES
 
 
 @dataclass
@@ -38,10 +39,13 @@ class Trace:
     Attributes:
         places: where each layer stands.
         batch_norm_calls: modules in which F.batch_norm(training=True) ran outside of the layers.
+        functional: (module, function) of normalizations outside of the layers. Those of weights
+            count neither here nor there.
     """
 
     places: dict[str, Place]
     batch_norm_calls: tuple[str, ...]
+    functional: tuple[tuple[str, str], ...]
 
 
 @torch.no_grad()
@@ -57,7 +61,10 @@ def trace(
         name: _place(name, nodes, shapes[name], recorder)
         for name, nodes in recorder.layer_nodes.items()
     }
-    return Trace(places, tuple(dict.fromkeys(recorder.batch_norm_calls)))
+    calls = [call for call in recorder.norm_calls if _comes_from_input(call[0])]
+    trained = (node.module for node, _, trains in calls if trains)
+    functional = ((node.module, f"F.{name}") for node, name, _ in calls)
+    return Trace(places, tuple(dict.fromkeys(trained)), tuple(dict.fromkeys(functional)))
 
 
 class _Recorder(TorchFunctionMode):
@@ -73,7 +80,7 @@ class _Recorder(TorchFunctionMode):
         self.open: list[tuple[str, tuple[Node, ...]]] = []  # normalization layers that are running
         self.layer_nodes: dict[str, list[Node]] = {}
         self.shapes: dict[str, tuple[tuple[int, ...], str]] = {}
-        self.batch_norm_calls: list[str] = []
+        self.norm_calls: list[tuple[Node, str, bool]] = []  # outside of layers; if it trains
         self.called: set[int] = set()
         self.features = Features()
         self.scattered: dict[str, bool] = {}
@@ -85,12 +92,13 @@ class _Recorder(TorchFunctionMode):
         if self.open:
             return result
         module = self.stack[-1] if self.stack else ""
-        if name in BATCH_NORMS and batch_norm_trains(args, kwargs):
-            self.batch_norm_calls.append(module)
         outputs = list(tensors_in(result))
         if outputs:
             node = node_of(name, module, args, kwargs)
             self.add(node, (args, kwargs), outputs)
+            if name in BATCH_NORMS or name in NAMES:
+                trains = name in BATCH_NORMS and batch_norm_trains(args, kwargs)
+                self.norm_calls.append((node, name, trains))
             self.features.follow(func, name, node.kind, (args, kwargs), outputs)
         return result
 
@@ -128,6 +136,19 @@ class _Recorder(TorchFunctionMode):
             self.add(node, args, outputs)
             self.features.keep(args, outputs)
             self.layer_nodes.setdefault(name, []).append(node)
+
+
+def _comes_from_input(node: Node) -> bool:
+    """Tell whether a node's values depend on the model's input: weights alone do not."""
+    visited, waiting = set(), [node]
+    while waiting:
+        source = waiting.pop()
+        if source.kind == "input":
+            return True
+        if id(source) not in visited:
+            visited.add(id(source))
+            waiting += source.inputs
+    return False
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from normscope.commands.watch import watch
+from normscope.errors import NormscopeWarning, NothingToWatchError
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
 from normscope.watching.budget import BUDGET
 from normscope.watching.intervals import Interval
@@ -20,7 +22,7 @@ class Watching:
     `normscope.watch`.
 
     With `check="raise"` a fault ends the training behind the step in which it shows; what is
-    recorded is written.
+    recorded is written. A model without a layer to watch is one warning, and trains on.
 
     To be the first base of a callback, before the trainer's own.
     """
@@ -51,8 +53,12 @@ class Watching:
         }
 
     def _attach(self, model: Any, optimizer: Any) -> None:
-        """Attach the watcher."""
-        self.watcher = watch(model, optimizer=optimizer, **self._settings)
+        """Attach the watcher; where there is nothing to watch, say so in one warning."""
+        try:
+            self.watcher = watch(model, optimizer=optimizer, **self._settings)
+        except NothingToWatchError as error:
+            text = f"Nothing is recorded; the training goes on. {error}"
+            warnings.warn(text, NormscopeWarning, stacklevel=3)
 
     def _mark(self, epoch: int) -> None:
         """Label what follows with an epoch, counted from 1."""

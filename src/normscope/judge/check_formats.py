@@ -6,7 +6,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from normscope.escapes import for_annotation, for_html, for_line, for_terminal
@@ -57,6 +57,7 @@ def to_json(report: Findings) -> str:
         "findings": [asdict(finding) for finding in report],
         "undecided": [asdict(entry) for entry in report.not_evaluated],
         "rules": report.rules,
+        "recognized": [asdict(row) for row in report.recognized],
         "layer_types": dict(report.layer_types),
         "versions": dict(report.versions),
     }
@@ -145,11 +146,21 @@ def to_rows(report: Findings) -> dict[str, Any]:
             }
             for group in report.groups
         ],
+        "recognized": [asdict(row) for row in report.recognized],
         "undecided": [
             f"{missing}: {', '.join(codes)}" for missing, codes in _missing(report).items()
         ],
         "versions": dict(report.versions),
     }
+
+
+def to_listing(report: Findings) -> str:
+    """Return what each layer was taken for, and why, a line each, in columns."""
+    header = ("layer", "class", "kind", "why", "what it does")
+    rows = [header, *(tuple(map(for_line, astuple(row))) for row in report.recognized)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _paragraph(group: Group, report: Findings, width: int) -> str:

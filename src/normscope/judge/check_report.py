@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from normscope.errors import CheckError, RecordError
 from normscope.judge import check_formats
 from normscope.judge.findings import SEVERITIES, Finding, Findings, NotEvaluated
+from normscope.judge.recognized import RecognizedRow, recognized_rows
 from normscope.judge.rules import choose, rules
 from normscope.records.examination import Examination
 
@@ -37,6 +38,10 @@ class CheckReport(Findings):
     def text(self) -> str:
         """Return the report for a terminal, in lines as wide as that."""
         return check_formats.to_text(self)
+
+    def listing(self) -> str:
+        """Return what each layer was taken for, and why, a line each."""
+        return check_formats.to_listing(self)
 
     def json(self) -> str:
         """Return the report as JSON."""
@@ -83,6 +88,7 @@ def judge(
         layers=len(examination.layers),
         source=examination.source,
         versions=examination.versions,
+        recognized=recognized_rows(examination),
         layer_types={layer.name: layer.type for layer in examination.layers if layer.type},
         rules=len(chosen),
     )
@@ -105,6 +111,7 @@ def from_json(text: str, source: str) -> CheckReport:
             dict(content.get("layer_types", {})),  # not in files of earlier versions
             content.get("rules", 0),
             content.get("source", "recording"),
+            tuple(RecognizedRow(**row) for row in content.get("recognized", ())),
         )
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         report = None
@@ -122,6 +129,7 @@ def _finding(entry: dict[str, Any]) -> Finding:
 def _has_types(report: CheckReport) -> bool:
     """Tell whether the fields hold what they are for: the text may have been written by anybody."""
     texts = [report.model, report.source]
+    texts += [text for row in report.recognized for text in astuple(row)]
     for names in (report.versions, report.layer_types):
         texts += [*names, *names.values()]
     for f in report.findings:

@@ -64,6 +64,17 @@ class Group:
 
 
 @dataclass(frozen=True)
+class RecognizedRow:
+    """What one layer, or something that looks like one, was taken for: texts for a table."""
+
+    layer: str
+    type: str  # its class
+    kind: str
+    why: str
+    what: str  # it does, as far as that is known
+
+
+@dataclass(frozen=True)
 class Findings:
     """The findings of a check, most severe first, and the rules that could not decide.
 
@@ -78,6 +89,7 @@ class Findings:
     layer_types: Mapping[str, str] = field(default_factory=dict)  # {layer: its class}
     rules: int = 0  # that were asked; 0 where that is not known
     source: str = "recording"  # what was examined, as in Examination
+    recognized: tuple[RecognizedRow, ...] = ()  # what each layer was taken for
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)

@@ -8,6 +8,7 @@ from normscope.judge.rule import Rule
 from normscope.judge.rules import rules
 
 SECTIONS = {
+    "NS0": "What was recognized",
     "NS1": "Values of a layer",
     "NS2": "Settings",
     "NS3": "Modes and freezing",

@@ -118,6 +118,29 @@ class Measured:
     dropout_ratio: float | None = None  # median over channels of variance with dropout / without
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recognition:
+    """What a module was taken for, why, and what a call showed that it does."""
+
+    by: str  # as user_models.norm_layers.NormLayer.recognized_by
+    explained: bool | None = None  # a call's output was a normalization of its input, or was not
+    axis: str = ""  # of the channels: "1" or "last"
+    centered: bool | None = None
+    gain: str = ""  # "w", "1 + w", "none" or "other"
+    bias: bool | None = None
+    eps: float | None = None  # that a call showed
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownNorm:
+    """Something that looks like a normalization, and is no layer that is judged."""
+
+    name: str  # of the module
+    type: str
+    reason: str
+    function: bool = False  # it is a call of a function in this module's forward
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
     """One normalization layer."""
@@ -160,6 +183,7 @@ class Layer:
     left_in_eval: str = ""  # the part around it in eval mode, whose other weights are trained
     place: Place | None = None
     measured: Measured | None = None
+    recognition: Recognition | None = None
 
     @property
     def tracked(self) -> bool:
@@ -382,6 +406,7 @@ class Examination:
     pair: Pair | None = None
     keys: Keys | None = None
     history: History | None = None
+    unknown: tuple[UnknownNorm, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ def ways(layer: NormLayer, x: Tensor) -> Iterator[Behavior]:
     first = -1 if layer.kind in ("layer", "rms") else 1
     axes = [axis for axis in (first, -first) if _fits(layer, x, axis)]
     kinds = dict.fromkeys((layer.kind, "layer", "rms", "group", "instance", "batch"))
+    if layer.recognized_by in ("class name", "name"):
+        kinds.pop("batch")  # any affine map of the channels looks like one
     groups = dict.fromkeys((layer.groups or 1, 1))
     for kind in kinds:
         for axis in axes:
@@ -98,6 +100,64 @@ def behavior_of(
         return _explaining(possible, layer, _few(x), _few(y))
 
 
+@dataclass(frozen=True)
+class Convention:
+    """The affine part of a call, beside what the module holds.
+
+    Attributes:
+        gain: "w" where the normalized value is multiplied by the module's gain, "1 + w" by one
+            more, "none" where it is left as it is, "other".
+        bias: whether something is added.
+    """
+
+    gain: str
+    bias: bool
+
+
+def convention_of(
+    way: Behavior, layer: NormLayer, gain: Tensor | None, x: Tensor, y: Tensor
+) -> Convention | None:
+    """Return what a call did to the normalized values, None where too few rows show it.
+
+    Args:
+        way: as `behavior_of` found it.
+        layer: what the module was taken for.
+        gain: the module's, or None.
+        x: the input.
+        y: the output.
+    """
+    with torch.no_grad():
+        x, y = _few(x.detach()), _few(y.detach())
+        normalized, made = _fitted(way, layer, x, y)
+        if len(made) < MIN_ROWS or way.kind == "batch":
+            return None
+        center, mean = normalized.mean(0), made.mean(0)
+        energy = (normalized - center).square().sum(0)
+        slope = ((normalized - center) * (made - mean)).sum(0) / energy
+        live = energy > 0
+        offset = (mean - slope * center)[live]
+        slope = slope[live]
+    size = slope.abs().max().clamp_min(1e-30) if len(slope) else 1.0
+    bias = bool(len(offset)) and bool((offset.abs() > 0.01 * size).any())
+    return Convention(_gain_convention(slope, gain, live), bias)
+
+
+def _gain_convention(slope: Tensor, gain: Tensor | None, live: Tensor) -> str:
+    """Name what was done with a gain [C] or [1] by the factors [live] that are seen."""
+
+    def close(expected: Any) -> bool:
+        return bool(torch.allclose(slope, expected, rtol=0.02, atol=0.005))
+
+    if gain is not None and gain.numel() in (1, len(live)):
+        values = gain.detach().flatten().to(slope)
+        held = values[live] if len(values) == len(live) else values.expand_as(slope)
+        if close(held):
+            return "w"
+        if close(1 + held):
+            return "1 + w"
+    return "none" if gain is None and close(torch.ones_like(slope)) else "other"
+
+
 def _few(values: Tensor) -> Tensor:
     """Return some samples in float64; they show every way but that of whole batches."""
     positions = max(values[0].numel() // max(values.shape[1], values.shape[-1]), 1)
@@ -124,8 +184,7 @@ def _unexplained(way: Behavior, layer: NormLayer, x: Tensor, y: Tensor) -> float
     """Return the share of y's variance that gain and bias per channel cannot make of the
     normalized x.
     """
-    normalized = _rows(_normalized(way, layer, x), layer)
-    made = _rows(way.arranged(y), layer) if way.kind in ("layer", "rms") else _last(way, y)
+    normalized, made = _fitted(way, layer, x, y)
     if len(made) < MIN_ROWS:
         return torch.inf
     normalized = normalized - normalized.mean(0)
@@ -138,6 +197,13 @@ def _unexplained(way: Behavior, layer: NormLayer, x: Tensor, y: Tensor) -> float
     rest = (made - slope * normalized).square().sum()
     share = float(rest / total) * len(made) / (len(made) - 2)
     return share if share == share else torch.inf
+
+
+def _fitted(way: Behavior, layer: NormLayer, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the normalized input and the output, [rows, values of one gain] each."""
+    normalized = _rows(_normalized(way, layer, x), layer)
+    made = _rows(way.arranged(y), layer) if way.kind in ("layer", "rms") else _last(way, y)
+    return normalized, made
 
 
 def _normalized(way: Behavior, layer: NormLayer, x: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ it, over which axis for example, `normscope.user_models.norm_behavior` reads fro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,22 @@ KINDS: dict[type[nn.Module], str] = {
     nn.LayerNorm: "layer",
     nn.RMSNorm: "rms",
 }
+GAIN_NAMES = ("weight", "gamma", "g", "gain", "scale")
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_NORM = re.compile(r"(ln|bn|gn|rms|lnf|grn|frn|lrn)$|.*(norm(?!al)|normalization)")
+_OTHER_NORMS = {"weight", "spectral", "flow", "vector", "linear", "embedding"}
+"""Words beside "norm" in names of what normalizes weights, or nothing."""
+
+_KIND_WORDS = {
+    "layer": "layer", "ln": "layer", "rms": "rms", "l": "rms", "scale": "rms", "simple": "rms",
+    "instance": "instance",
+}  # fmt: skip
+"""{word of a class's name: the kind that it says}; L2Norm and ScaleNorm divide by a length."""
+
+LOCAL = (nn.LocalResponseNorm, nn.CrossMapLRN2d)
+"""PyTorch's own that are called norms and take no statistics of a kind that is judged."""
 
 _REGISTERED: dict[type[nn.Module], str] = {}
 
@@ -38,8 +54,10 @@ class NormLayer:
 
     Attributes:
         kind: batch, instance, group, layer or rms: what its statistics are taken over.
-        recognized_by: "registration", "type", "running statistics" (it holds them) or "weight and
-            epsilon" (a vector and an epsilon, no module inside, as in transformers).
+        recognized_by: "registration", "type", "running statistics" (it holds them), "weight and
+            epsilon" (a vector and an epsilon, no module inside, as in transformers), "class name"
+            (which says the kind; it holds vectors at most), or "name": of its class or attribute
+            alone, so that only a call can tell, and the kind is a guess.
         plain: whether its forward is PyTorch's own, so that the class says what it does. Else only
             a call shows the channels' axis, and what comes behind the normalization.
         channels: channels, or the values of a normalized shape; None if only a call shows them.
@@ -72,9 +90,28 @@ def register_normalization(cls: type[nn.Module], kind: str) -> None:
     _REGISTERED[cls] = kind
 
 
-def recognize(module: nn.Module) -> NormLayer | None:
-    """Return what a module was taken for, None if it is no normalization layer."""
+def words_of(name: str) -> set[str]:
+    """Return the words of a name in lower case: {"rms", "norm"} of RMSNorm and rms_norm."""
+    return {word.lower() for word in _WORDS.findall(name)}
+
+
+def says_norm(words: Iterable[str]) -> bool:
+    """Tell whether one of these words is that of a normalization: norm, bn, ln, ..."""
+    return any(_NORM.match(word) for word in words)
+
+
+def recognize(module: nn.Module, name: str | None = None) -> NormLayer | None:
+    """Return what a module was taken for, None if it is no normalization layer.
+
+    Args:
+        module: the module.
+        name: its name in the model. With it, what is only called like a normalization and holds
+            vectors at most is taken for one too, recognized by "name".
+    """
     kind, recognized_by = _kind(module)
+    if not kind and name is not None and _holds_vectors(module) and called_norm(module, name):
+        vectors = sum(p.numel() > 1 for p in module.parameters() if not is_lazy(p))
+        kind, recognized_by = "layer" if vectors > 1 else "rms", "name"
     if not kind:
         return None
     shape = getattr(module, "normalized_shape", None)
@@ -91,8 +128,42 @@ def recognize(module: nn.Module) -> NormLayer | None:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module is a normalization layer."""
+    """Tell whether a module is a normalization layer, whatever a call would show."""
     return bool(_kind(module)[0])
+
+
+def called_norm(module: nn.Module, name: str) -> bool:
+    """Tell whether a module that is not recognized is called like a normalization: by its class, or
+    by its attribute where it holds vectors and nothing else.
+
+    PyTorch's own modules are known, and one that holds a normalization is a block around it.
+    """
+    if type(module).__module__.startswith("torch.") and not isinstance(module, LOCAL):
+        return False
+    by_class = _says_norm_alone(words_of(type(module).__name__))
+    by_name = _says_norm_alone(words_of(name.rpartition(".")[2])) and bool(module._parameters)
+    named = by_class or (by_name and _holds_vectors(module))
+    return named and not _has_norm_inside(module)
+
+
+def _says_norm_alone(words: set[str]) -> bool:
+    return says_norm(words) and words.isdisjoint(_OTHER_NORMS)
+
+
+def _has_norm_inside(module: nn.Module) -> bool:
+    return any(
+        is_norm(child) or called_norm(child, name)
+        for name, child in module.named_modules()
+        if child is not module
+    )
+
+
+def _holds_vectors(module: nn.Module) -> bool:
+    """Tell whether no parameter has several dimensions, but for those of one, and no module inside
+    has any.
+    """
+    tensors = [p for p in module.parameters() if not is_lazy(p)]
+    return all(sum(size > 1 for size in p.shape) <= 1 for p in tensors)
 
 
 def normalization_layers(model: nn.Module) -> dict[str, NormLayer]:
@@ -126,6 +197,10 @@ def _kind(module: nn.Module) -> tuple[str, str]:
     if vector and not module._modules and len(module._parameters) <= 2 and _eps(module) is not None:
         kind = "layer" if module._parameters.get("bias") is not None else "rms"
         return kind, "weight and epsilon"
+    words = words_of(type(module).__name__)
+    kind = next((kind for word, kind in _KIND_WORDS.items() if word in words), "")
+    if kind and _says_norm_alone(words) and _is_leaf(module) and _holds_vectors(module):
+        return kind, "class name"
     return "", ""
 
 
@@ -134,6 +209,20 @@ def machine_eps(dtype: torch.dtype) -> float:
     compute, float32 for 16 bits.
     """
     return float(torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """Tell whether a module of somebody's own holds none but PyTorch's without weights, such as an
+    activation.
+    """
+    if type(module).__module__.startswith("torch."):
+        return False
+    return all(
+        type(child).__module__.startswith("torch.")
+        and not is_norm(child)
+        and next(child.parameters(), None) is None
+        for child in module.children()
+    )
 
 
 def _eps(module: nn.Module) -> float | None:
@@ -148,8 +237,17 @@ def _channels(module: nn.Module) -> int | None:
             return value
     if isinstance(shape := getattr(module, "normalized_shape", None), tuple | list):
         return math.prod(shape)
-    for name in ("weight", "running_mean"):
-        value = getattr(module, name, None)
+    gain = gain_of(module)
+    for value in (gain, getattr(module, "running_mean", None)):
         if isinstance(value, Tensor) and not is_lazy(value):
             return value.numel()
     return None
+
+
+def gain_of(module: nn.Module) -> Tensor | None:
+    """Return the gain: the parameter called weight, gamma, g or scale, or a single other vector."""
+    named = (getattr(module, name, None) for name in GAIN_NAMES)
+    gain = next((value for value in named if isinstance(value, Tensor)), None)
+    if gain is None and len(module._parameters) == 1:
+        gain = next(iter(module._parameters.values()))
+    return gain

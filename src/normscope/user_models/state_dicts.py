@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from normscope.errors import InputError
+from normscope.user_models.norm_layers import says_norm, words_of
 
 CONTENTS = (
     "state_dict", "model_state_dict", "model", "module", "net", "network", "network_weights",
@@ -33,8 +34,6 @@ _NO_STATE = re.compile(
     "^opt|optim|sched|scaler|callback|loop|hyper|args|config|rng|loss", re.IGNORECASE
 )
 """Entries of a checkpoint that hold tensors, but no network."""
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_NORM = re.compile(r"(ln|bn|gn|rms|lnf)$|.*(norm(?!al)|normalization)")
 _OTHER = {"act", "activation", "affine", "prelu", "relu", "scale", "scales"}
 _INSIDE = {"base_layer", "default", "fn", "inner", "modules_to_save", "original_module"}
 """Names that a wrapper of one module gives to it."""
@@ -186,9 +185,9 @@ def _recognized(module: str, groups: Mapping[str, dict[str, Tensor]]) -> NormEnt
     if not values:
         return None
     path = [part for part in module.split(".") if not (part.isdecimal() or part in _INSIDE)]
-    words = {word.lower() for word in _WORDS.findall(path[-1] if path else "")} - {"actnorm"}
+    words = words_of(path[-1] if path else "") - {"actnorm"}
     in_norms = len(path) > 1 and path[-2].endswith("norms") and "bias" in values
-    named = in_norms or any(_NORM.match(word) for word in words)
+    named = in_norms or says_norm(words)
     numbered = not module or module.rpartition(".")[2].isdecimal()
     if "bias" not in values:
         sure = named and words.isdisjoint(_OTHER) and (not numbered or _alike(module, groups))

@@ -15,6 +15,7 @@ from normscope.records.files import is_alive, this_process
 from normscope.records.recording import Recording, rank_path
 from normscope.records.recording_header import Header
 from normscope.records.recording_parts import FilePart, MemoryPart, WritablePart
+from normscope.user_models.functional_norms import functional_norms
 from normscope.user_models.wrappers import stepping_optimizer, unwrapped_model
 from normscope.version import __version__
 from normscope.watching.budget import check_budget, spread_channels
@@ -85,7 +86,21 @@ def attach(
     if after is not None:
         watcher.resume(after)
     watcher.listen(*listeners)
+    if layers is None:
+        _name_functions(watcher, unwrapped_model(model))
     return watcher
+
+
+def _name_functions(watcher: Watcher, model: nn.Module) -> None:
+    """Say which normalizations no hook can see: those that forwards call as functions."""
+    if found := functional_norms(model):
+        name, calls = next(iter(found.items()))
+        where = f"{calls[0]} in {name or type(model).__name__}"
+        more = f" and in {len(found) - 1} more modules" if len(found) > 1 else ""
+        watcher.note(
+            "functions",
+            f"Normalizations that a forward calls as functions are not recorded: {where}{more}.",
+        )
 
 
 def _process() -> tuple[int, int]:

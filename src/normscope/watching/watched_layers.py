@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normscope.errors import InputError
+from normscope.errors import InputError, NothingToWatchError
 from normscope.records.recording_header import LayerInfo
-from normscope.user_models.norm_layers import NormLayer, is_norm, recognize
+from normscope.user_models.functional_norms import functional_norms
+from normscope.user_models.norm_layers import NormLayer, called_norm, is_norm, recognize
 
 LayerSelector = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
@@ -44,16 +45,16 @@ def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[M
     """
     modules = {name or type(model).__name__: module for name, module in model.named_modules()}
     if layers is None:
-        chosen = {name for name, module in modules.items() if is_norm(module)}
+        chosen = {name for name, module in modules.items() if recognize(module, name)}
         if not chosen:
-            raise InputError(_no_normalization(model))
+            raise NothingToWatchError(_no_normalization(model))
     else:
         single = isinstance(layers, str | type)
         chosen = set[str]().union(*(_matches(s, modules) for s in ([layers] if single else layers)))
         if not chosen:
             raise InputError("layers= is empty; leave it out to watch every normalization layer.")
     return [
-        MatchedLayer(name, module, recognize(module))
+        MatchedLayer(name, module, recognize(module, name))
         for name, module in modules.items()
         if name in chosen
     ]
@@ -84,12 +85,15 @@ def _no_match(selector: str, modules: dict[str, nn.Module]) -> str:
 
 
 def _no_normalization(model: nn.Module) -> str:
-    classes = {type(module).__name__ for module in model.modules()}
-    similar = sorted(name for name in classes if "norm" in name.lower())
+    cls, calls = type(model).__name__, functional_norms(model)
+    functions = [f"{call} in {name or cls}" for name, each in calls.items() for call in each]
+    modules = model.named_modules()
+    similar = sorted({type(m).__name__ for name, m in modules if called_norm(m, name)})
+    hidden = f" It calls {_listing(functions)}, which nothing can hook." if functions else ""
     perhaps = f" (perhaps {_listing(similar)})" if similar else ""
     return (
-        f"{type(model).__name__} has no normalization layer of PyTorch's. Name the modules to "
-        f"watch in layers=, or make a class{perhaps} known with "
+        f"{cls} has no normalization layer that is known.{hidden} Name the modules to watch in "
+        f"layers=, or make a class{perhaps} known with "
         "normscope.user_models.norm_layers.register_normalization."
     )
 
@@ -108,7 +112,7 @@ def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:
     """
     tensors = (*module._parameters.values(), *module._buffers.values())
     if any(value is not None and is_lazy(value) for value in tensors):
-        raise InputError(
+        raise NothingToWatchError(
             f"{name} is a lazy layer that has not seen a batch. Run one batch before watching."
         )
     values = (getattr(module, name, None) for name in ("weight", "bias"))

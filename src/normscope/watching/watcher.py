@@ -137,6 +137,10 @@ class Watcher:
         """Call these, too, at each flush and at close."""
         self._recorder.listeners.add(listeners)
 
+    def note(self, reason: str, text: str) -> None:
+        """Say once per reason what cannot be recorded: as a warning, and in the record."""
+        self._recorder.note(reason, text, step=self.step)
+
     def spend(self, start: float) -> None:
         """Count the time since `start`, from `time.perf_counter`, as time that watching took."""
         self._recorder.clock(start)

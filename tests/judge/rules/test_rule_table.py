@@ -23,6 +23,8 @@ from normscope.records.examination import (
     Pair,
     PairedLayer,
     Place,
+    Recognition,
+    UnknownNorm,
     from_json,
     to_json,
 )
@@ -220,7 +222,21 @@ class Row:
     not_applicable: Examination = NO_NORM
 
 
+CALLED_NORM = UnknownNorm(name="n", type="PowerNorm", reason="called so")
+CALLED_FUNCTION = UnknownNorm(name="", type="Net", reason="F.layer_norm", function=True)
+
+
+def doubted(by: str, explained: bool | None) -> Examination:
+    return one(layer_norm(recognition=Recognition(by=by, explained=explained)))
+
+
 TABLE: dict[str, list[Row]] = {
+    "NS001": [
+        Row(one(unknown=(CALLED_NORM,)), "info"),
+        Row(one(unknown=(CALLED_FUNCTION,)), "info"),
+        Row(doubted("class name", False), "info", doubted("class name", True)),
+        Row(doubted("weight and epsilon", False), "info", doubted("type", False)),
+    ],
     "NS101": [Row(seen(running_var=SPOILED), "error"), Row(seen(weight=SPOILED), "error")],
     "NS102": [Row(seen(running_var=RAMP - 0.6), "error", not_applicable=ONLY_LAYER_NORM)],
     "NS103": [

@@ -108,10 +108,10 @@ class ConstantChannels(MeasuredRule, code="NS507", severity="warning"):
 
 class VanishedOutput(MeasuredRule, code="NS508", severity="error", kinds=EVERY_KIND):
     """The normalized value is all but constant over samples, channels and positions, while the
-    input varies.
+    input varies ten times as much or more.
 
     Measured: the standard deviation of the normalized value in eval mode, near 1 in a healthy
-    layer.
+    layer, and near that of the input in one with the running statistics of a new layer.
 
     Why is this bad: nothing of the input passes the layer, and the network cannot learn through it.
     When it is fine: never. A weight of zero is reported by another rule.
@@ -122,7 +122,7 @@ class VanishedOutput(MeasuredRule, code="NS508", severity="error", kinds=EVERY_K
         mend.recalibrate(model, batches)
     """
 
-    LIMIT = 1e-3
+    LIMIT, SHARE = 1e-3, 0.1
     remedy = "Look at the size of the normalized sets, at eps, and at the running variance."
     reference = "https://github.com/pytorch/pytorch/issues/19250"
 
@@ -131,7 +131,7 @@ class VanishedOutput(MeasuredRule, code="NS508", severity="error", kinds=EVERY_K
         own = layer.foreign and layer.kind in ("layer", "rms")
         if output is None or not input_ or (own and not _has_gain(layer)):
             return
-        if output < self.LIMIT < input_:
+        if output < self.LIMIT < input_ and output < self.SHARE * input_:
             message = "The input varies, the normalized value does not."
             evidence = {"output_std": output, "input_std": input_, "limit": self.LIMIT}
             yield self.finding(layer.name, message, evidence)

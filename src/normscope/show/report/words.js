@@ -97,6 +97,15 @@ function claims() {
 
 const SEVERITIES = { error: "✗ error", warning: "! warning", info: "i info" };
 
+/** What each layer of a checked model was taken for, and why. */
+function recognizedLayers(layers) {
+  const rows = layers.map(({ layer, type, kind, why, what }) => element("tr", {}, ...[layer, type, kind, why, what].map((text, i) => element("td", { text, class: i ? "" : "name" }))));
+  const header = ["layer", "class", "kind", "why", "what it does"];
+  return element("details", { class: "recognized" }, element("summary", { text: "What each layer was taken for" }),
+    element("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Layers" },
+      element("table", {}, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col" })))), element("tbody", {}, ...rows))));
+}
+
 /** The findings of a model's check: a row for each cause, with its evidence and what to do. */
 function findings(check, k) {
   const header = ["severity", "rule", "finding", "layers", "evidence", "remedy"];
@@ -109,8 +118,9 @@ function findings(check, k) {
     element("table", { class: "cards" }, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col" })))), element("tbody", {}, ...rows)));
   const undecided = check.undecided.length
     ? [element("details", {}, element("summary", { text: "Not enough data to tell" }), element("p", { text: "What is missing, and the rules that need it:" }), element("ul", {}, ...check.undecided.map((text) => element("li", { text }))))] : [];
+  const recognized = check.recognized.length ? [recognizedLayers(check.recognized)] : [];
   return element("section", { id: k ? `findings-${k}` : "findings", "aria-labelledby": `findings-title-${k}` },
-    element("h2", { id: `findings-title-${k}`, text: "Findings" }), element("p", { text: check.totals }), ...(rows.length ? [table] : []), ...undecided);
+    element("h2", { id: `findings-title-${k}`, text: "Findings" }), element("p", { text: check.totals }), ...(rows.length ? [table] : []), ...recognized, ...undecided);
 }
 
 const SHOWN_LAYERS = 6;
