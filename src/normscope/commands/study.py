@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from normscope.errors import InputError, one_of
 from normscope.studies.options import (
+    MOST_RUNS,
     STUDIES,
     DataOptions,
     GridOptions,
@@ -20,6 +21,7 @@ from normscope.studies.options import (
     MachineOptions,
     TrainingOptions,
 )
+from normscope.studies.spec import within
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from normscope.commands.claims import ClaimsResult
     from normscope.studies.grid import Grid
     from normscope.studies.pipeline import Training
+    from normscope.studies.spec import RunSpec
     from normscope.studies.study_description import StudyPlan
 
 _OF_THE_STUDY = "(default: the study's)"
@@ -61,6 +64,17 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
     epochs: _Count = None
     """Passes over the training images."""
 
+    until_decided: bool = False
+    """Add seeds one by one, to the runs of claims that are open and could still be decided, until
+    none is. Verdicts hold at any number of seeds (docs/statistics.md).
+    """
+
+    max_seeds: int = 20
+    """With --until-decided, the most seeds."""
+
+    claims: Annotated[tuple[str, ...], arg(metavar="CODE ...", help_behavior_hint="")] = ()
+    """Train only the runs that these claims are judged on, for example C101 C201 (default: all)."""
+
     executor: Literal["local", "ray"] = "local"
     """Where runs are trained: in processes of this machine, or as tasks of a Ray cluster
     (normscope[ray]), as many at once as there is room for.
@@ -82,6 +96,7 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
         super().__post_init__()
         if self.executor not in ("local", "ray"):
             raise InputError(one_of("executor", self.executor, ("local", "ray")))
+        within("number of seeds (--max-seeds)", self.max_seeds, 1, MOST_RUNS)
         if self.address is not None and self.executor == "local":
             raise InputError(
                 f"--address {self.address} is for --executor ray; the executor is local."
@@ -121,8 +136,9 @@ def study(
         name: a built-in study, or a TOML file.
         sweep: {knob: values} to vary as well.
         console: where to print; None prints to standard output.
-        settings: fields of `StudyOptions`: data, data_dir, seeds, epochs, jobs, threads, device,
-            precision, fusion, graph, watch, executor, address, allow_code, tensorboard, wandb, out.
+        settings: fields of `StudyOptions`: data, data_dir, seeds, until_decided, max_seeds, claims,
+            epochs, jobs, threads, device, precision, fusion, graph, watch, executor, address,
+            allow_code, tensorboard, wandb, out.
 
     Raises:
         InputError: for a study, settings or data that cannot be used, or where no Ray answers at
@@ -158,9 +174,11 @@ def train_study(
     from normscope.studies.pipeline import open_study
     from normscope.studies.study_description import parse_sweeps
     from normscope.studies.study_files import find_study
+    from normscope.studies.until_decided import check_codes
 
     console = console or Console()
     plan = find_study(options.study, allow_code=options.allow_code)
+    check_codes(options.claims)
     plan = plan.swept({**parse_sweeps(options.sweep), **(sweep or {})})
     asked = [grid.options(options.overrides()) for grid in plan.grids]
     laid_out = [lay_out(each, grid.sweep) for each, grid in zip(asked, plan.grids, strict=True)]
@@ -171,10 +189,8 @@ def train_study(
     ):
         folder = training.study.path
         say(console, describe_study(plan, laid_out, training.study, shared.jobs))
-        for grid in merged_by_data(laid_out):
-            training.train(grid, shared)
-            _measure(training, grid, _wanted(plan, laid_out))
-        names = {spec.name for grid in laid_out for spec in grid.specs}
+        merged, wanted = merged_by_data(laid_out), _wanted(plan, laid_out)
+        names = _train(training, merged, shared, wanted, options)
         result = judge_runs(load_runs(training.study, names), folder, console)
         training.logs.figures(result.figures)
     if result.failed:
@@ -220,13 +236,45 @@ def _counted(runs: int) -> str:
     return f"{runs} run{'s' if runs > 1 else ''}"
 
 
-def _wanted(plan: StudyPlan, grids: Sequence[Grid]) -> dict[str, set[str]]:
-    """Return {run id: names of the measurements that its grids ask for}."""
-    from normscope.studies.study_measurements import BY_DEFAULT
+def _train(
+    training: Training,
+    grids: Sequence[Grid],
+    shared: GridOptions,
+    wanted: Mapping[RunSpec, Collection[str]],
+    options: StudyOptions,
+) -> set[str]:
+    """Train and measure the runs that the asked claims are judged on, and with --until-decided
+    those of further seeds; return the names of all.
+    """
+    from normscope.studies.until_decided import UntilDecided, family, needed_by
 
-    wanted: dict[str, set[str]] = {}
+    specs = [spec for grid in grids for spec in grid.specs]
+    needed = needed_by(options.claims, specs)
+    new = [spec for spec in specs if family(spec) in needed]
+    if not new:
+        raise InputError(f"No run of this study is of {', '.join(options.claims)} (--claims).")
+    seeds = UntilDecided(training.study, options.claims, options.max_seeds)
+    while new:
+        for grid in grids:
+            data = grid.specs[0].data_fingerprint
+            own = tuple(spec for spec in new if spec.data_fingerprint == data)
+            if own:
+                part = dataclasses.replace(grid, specs=own)
+                training.train(part, shared)
+                _measure(training, part, {spec.id: wanted[family(spec)] for spec in own})
+        seeds.trained += new
+        new = seeds.next_runs(training.console) if options.until_decided else []
+    return {spec.name for spec in seeds.trained}
+
+
+def _wanted(plan: StudyPlan, grids: Sequence[Grid]) -> dict[RunSpec, set[str]]:
+    """Return {run of seed 0: names of the measurements that its grids ask for, of every seed}."""
+    from normscope.studies.study_measurements import BY_DEFAULT
+    from normscope.studies.until_decided import family
+
+    wanted: dict[RunSpec, set[str]] = {}
     for grid, planned in zip(grids, plan.grids, strict=True):
         for spec in grid.specs:
             names = BY_DEFAULT if planned.measure is None else planned.measure
-            wanted.setdefault(spec.id, set()).update(names)
+            wanted.setdefault(family(spec), set()).update(names)
     return wanted

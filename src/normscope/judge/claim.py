@@ -121,12 +121,24 @@ class Claim:
         """Return remarks on the settings of the verdict, beside those that every claim makes."""
         return ()
 
+    def judged_on(self, evidence: Evidence) -> list[RunRecord]:
+        """Return the runs that the verdict is about: those at its settings, of both arms."""
+        arms = self.arms(evidence)
+        every = [group for group in self._groups(evidence, arms) if all(group.arms.values())]
+        dead = self._dead(every, evidence)
+        return [run for group in every if group not in dead for run in runs_of(group)]
+
+    def _dead(self, groups: Sequence[Group], evidence: Evidence) -> list[Group]:
+        """The settings at which nothing is judged, as an arm does not learn there."""
+        learners = self._learners(evidence)
+        strict = self.where_both_learn or self.where_arms_learn
+        return [group for group in groups if strict and idle(group, learners)]
+
     def judge(self, evidence: Evidence) -> Verdict:
         """Return the verdict on the runs of one network on one data set."""
         arms = self.arms(evidence)
         every, learners = self._groups(evidence, arms), self._learners(evidence)
-        strict = self.where_both_learn or self.where_arms_learn
-        dead = [group for group in every if strict and idle(group, learners)]
+        dead = self._dead(every, evidence)
         groups = [group for group in every if group not in dead]
         resolution = max((self.resolution(runs_of(group)) for group in groups), default=0.0)
         value = self._value_of_learners if self.where_both_learn else self.value

@@ -115,6 +115,10 @@ class NotInternalCovariateShift(_Training, code="C1102"):
     def arms(self, evidence: Evidence) -> tuple[str, str]:
         return NOISY, evidence.norm
 
+    def judged_on(self, evidence: Evidence) -> list[RunRecord]:
+        parts = _BetterThanReference().judged_on(evidence)
+        return [*super().judged_on(evidence), *parts]
+
     def judge(self, evidence: Evidence) -> Verdict:
         verdict = super().judge(evidence)
         if not verdict.n:
