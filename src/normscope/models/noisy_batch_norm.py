@@ -42,7 +42,7 @@ class NoisyBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, num_features: int):
         super().__init__(num_features)
-        self.noise_seed = int(torch.randint(2**31, ()))
+        self.noise_seed = int(torch.randint(2**31, (), device="cpu"))  # also of a trial on "meta"
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape and type."""
