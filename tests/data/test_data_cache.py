@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -86,7 +87,16 @@ def test_many_small_files_are_told_apart_by_size_time_and_place(tiny, source, tm
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut an array", "remove an array", "empty an array", "cut the classes"]
+    "damage",
+    [
+        "cut an array",
+        "remove an array",
+        "empty an array",
+        "cut the description",
+        "exchange the labels",
+        "rename a class",
+        "flip a bit of an image",
+    ],
 )
 def test_a_damaged_entry_is_decoded_again(damage, tiny, source, tmp_path):
     layout, log = make_layout(source, tiny, tmp_path / "log"), tmp_path / "log"
@@ -100,8 +110,18 @@ def test_a_damaged_entry_is_decoded_again(damage, tiny, source, tmp_path):
             array.unlink()
         case "empty an array":
             array.write_bytes(b"")
-        case "cut the classes":
-            (entry / "classes.json").write_text('["a')
+        case "cut the description":
+            (entry / "entry.json").write_text('["a')
+        case "exchange the labels":
+            labels = np.load(entry / "train_labels.npy")
+            np.save(entry / "train_labels.npy", labels[::-1])
+        case "rename a class":
+            about = json.loads((entry / "entry.json").read_text())
+            (entry / "entry.json").write_text(json.dumps(about | {"classes": ["x", "y", "z"]}))
+        case "flip a bit of an image":
+            content = bytearray(array.read_bytes())
+            content[-1] ^= 1
+            array.write_bytes(content)
     assert np.array_equal(cached(layout, tmp_path / "cache").train_images, tiny.train_images)
     assert times_read(log) == 2
 

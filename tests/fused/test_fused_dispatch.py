@@ -238,11 +238,25 @@ def test_a_cache_that_cannot_be_written_is_no_error(fresh, monkeypatch):
 @needs_kernels
 def test_kernels_are_built_once(fresh, monkeypatch):
     assert fused.availability() is None
-    (built,) = Path(fresh, "cache", "kernels").iterdir()
+    built, sealed = sorted(Path(fresh, "cache", "kernels").iterdir())
     library.load.cache_clear()
     monkeypatch.setattr(library, "_build", lambda *args: pytest.fail("built again"))
     assert fused.availability() is None
-    assert built.suffix == ".so"
+    assert (built.suffix, sealed.suffix) == (".so", ".sha256")
+
+
+@needs_kernels
+@pytest.mark.parametrize("damage", ["cut", "another", "empty"])
+def test_kernels_that_are_damaged_are_built_again(fresh, damage):
+    """A library cut in half ends a process with SIGBUS when it is loaded."""
+    folder = Path(fresh, "cache", "kernels")
+    compiler = library.find_compiler()
+    built = library._built(compiler, parallel=False)
+    whole = built.read_bytes()
+    built.write_bytes({"cut": whole[: len(whole) // 2], "another": b"else", "empty": b""}[damage])
+    assert library._built(compiler, parallel=False) == built
+    assert len(built.read_bytes()) == len(whole)
+    assert len(list(folder.iterdir())) == 2
 
 
 @needs_kernels

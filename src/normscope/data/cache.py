@@ -13,17 +13,20 @@ import errno
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from normscope.data.dataset import Splits, check
 from normscope.data.layouts.layout import Layout
-from normscope.errors import StorageError
-from normscope.records.files import cache_folder
+from normscope.errors import InputError, StorageError
+from normscope.records.files import cache_folder, write_json
+from normscope.records.regular_files import open_regular, read_json
 
 VERSION = 1  # of the entries: raise it when the same files would be decoded to something else
 ARRAYS = tuple(field.name for field in fields(Splits) if field.name != "classes")
@@ -114,11 +117,27 @@ def _open(entry: Path) -> Splits | None:
     folder).
     """
     try:
-        classes = tuple(json.loads((entry / "classes.json").read_text(encoding="utf-8")))
+        about = read_json(entry / "entry.json")
+        sums = {name: _sum(entry / f"{name}.npy") for name in ARRAYS}
+        if about != {"classes": about["classes"], "sums": sums, "sum": _sum_of(about)}:
+            return None
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
-    except (OSError, ValueError, EOFError):
+        return check(Splits(tuple(about["classes"]), **arrays), str(entry))
+    except (OSError, ValueError, EOFError, LookupError, TypeError, InputError):
         return None
-    return Splits(classes, **arrays)
+
+
+def _sum(path: Path) -> int:
+    """Return the CRC-32 of a file: 60,000 images of CIFAR-10 in 0.1 s."""
+    total = 0
+    with open_regular(path) as file:
+        while chunk := file.read(1 << 20):
+            total = zlib.crc32(chunk, total)
+    return total
+
+
+def _sum_of(about: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps([about["classes"], about["sums"]]).encode())
 
 
 def _store(splits: Splits, entry: Path) -> None:
@@ -133,7 +152,11 @@ def _store(splits: Splits, entry: Path) -> None:
             aside.mkdir()
             for name in ARRAYS:
                 np.save(aside / f"{name}.npy", getattr(splits, name), allow_pickle=False)
-            (aside / "classes.json").write_text(json.dumps(splits.classes), encoding="utf-8")
+            about: dict[str, Any] = {
+                "classes": list(splits.classes),
+                "sums": {name: _sum(aside / f"{name}.npy") for name in ARRAYS},
+            }
+            write_json(aside / "entry.json", about | {"sum": _sum_of(about)})
             aside.rename(entry)
         except OSError:
             shutil.rmtree(aside, ignore_errors=True)

@@ -123,6 +123,10 @@ def check(splits: Splits, where: str) -> Splits:
     ):
         if len(images) == 0:
             raise InputError(f"The {split} split of {where} holds no images.")
+        if len(labels) != len(images):
+            raise InputError(
+                f"The {split} split of {where} has {len(images)} images and {len(labels)} labels."
+            )
         outside = ((labels < 0) | (labels >= len(splits.classes))).reshape(len(labels), -1).any(1)
         if outside.any():
             row = int(outside.argmax())

@@ -18,7 +18,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from normscope.records.files import cache_folder
+from normscope.records.files import cache_folder, written_aside
+from normscope.records.seals import is_sealed, seal
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 
@@ -124,10 +125,11 @@ def _built(compiler: str, parallel: bool) -> Path:
     """Path of the shared library, after building it where it is not in the cache yet."""
     flags = _flags(parallel)
     path = cache_directory() / f"fused-{_key(compiler, flags)}.so"
-    if not path.exists():
+    if not is_sealed(path):  # a damaged library would end the process
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             _build(compiler, flags, path)
+            seal(path)
         except OSError as error:
             raise Unavailable(f"the kernels cannot be built: {error}") from error
     return path
@@ -166,14 +168,13 @@ def _key(compiler: str, flags: list[str]) -> str:
 
 
 def _build(compiler: str, flags: list[str], path: Path) -> None:
-    """Build into a new folder and move into place, so that simultaneous builds do not collide."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        target, built = Path(folder, "kernels.o"), Path(folder, path.name)
+    """Build aside and move into place, so that simultaneous builds do not collide."""
+    with tempfile.TemporaryDirectory() as folder, written_aside(path) as built:
+        target = Path(folder, "kernels.o")
         # linked without -fopenmp: the symbols come from the OpenMP runtime that PyTorch has loaded
         undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         _run([compiler, *flags, "-c", str(SOURCE), "-o", str(target)])
         _run([compiler, "-shared", *undefined, str(target), "-o", str(built)])
-        built.replace(path)
 
 
 def _run(command: list[str]) -> None:

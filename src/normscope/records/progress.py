@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from normscope.errors import RecordError
 from normscope.records.files import write_json
+from normscope.records.regular_files import read_json
 from normscope.records.run import RECORD_NAME, RUNS, meta_of
 
 LOCK_NAME = "run.lock"
@@ -63,8 +63,8 @@ def write_plan(study: Path, names: Sequence[str]) -> None:
 def planned_runs(study: Path) -> list[str]:
     """Return the names of the runs that the last command planned; none where that is not known."""
     try:
-        names = json.loads((study / PLAN_NAME).read_text(encoding="utf-8"))["runs"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        names = read_json(study / PLAN_NAME)["runs"]
+    except (OSError, ValueError, LookupError, TypeError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
 

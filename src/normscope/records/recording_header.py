@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from normscope.errors import RecordError
+from normscope.escapes import for_line
 
 # A normalized value is binned in BINS equal bins over [-BIN_LIMIT, BIN_LIMIT), with an under- and
 # an overflow bin.
@@ -32,6 +33,9 @@ CONSTANT_STD = 1e-4
 # batch.
 SAMPLE_MOMENTS = ("mean", "std", "minimum", "maximum")
 SAMPLE_LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+
+MOST_LAYERS = 20_000
 
 
 def bin_edges() -> np.ndarray:
@@ -122,10 +126,16 @@ class Header:
         """
         try:
             header = msgspec.convert(value, cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, OverflowError) as error:
+            why = for_line(str(error)[:300])
             raise RecordError(
-                f"{source} is damaged: its description cannot be read ({error})."
+                f"{source} is damaged: its description cannot be read ({why})."
             ) from error
+        if len(header.layers) > MOST_LAYERS:
+            raise RecordError(
+                f"{source} describes {len(header.layers):,} layers; at most {MOST_LAYERS:,} are "
+                "read."
+            )
         if header.bins != BINS or header.bin_limit != BIN_LIMIT:
             raise RecordError(
                 f"{source} has {header.bins} bins in its histograms; this normscope reads {BINS}."

@@ -15,6 +15,9 @@ from typing import Any, BinaryIO
 MOST_BYTES = 64 << 20
 """Of a file that is read whole, unless its reader allows more: descriptions, summaries, results."""
 
+MOST_DEPTH = 64
+"""Of lists and tables inside one another."""
+
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFDIR: "a folder",
@@ -115,9 +118,32 @@ def decode_json(text: str | bytes) -> Any:
         ValueError: if it is not JSON, or is nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    _check_depth(value)
+    escape = b"\\ud" if isinstance(text, bytes) else "\\ud"
+    if escape in text.lower():  # pyright: ignore[reportOperatorIssue]: of one type
+        _check_text(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        inside = (item.values() if isinstance(item, dict) else item for item in level
+                  if isinstance(item, dict | list))  # fmt: skip
+        level = [part for parts in inside for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def _check_text(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a character (a lone surrogate)") from None
 
 
 def _refuse(name: str) -> None:

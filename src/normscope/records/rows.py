@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from normscope.errors import InputError, NormscopeError, RecordError, StorageError
+from normscope.escapes import for_line
 from normscope.records.arrays import pack, unpack
 from normscope.records.regular_files import decode_json
 from normscope.records.schema import COUNTED, checksum
@@ -60,8 +61,13 @@ def cannot_read(path: Path, error: BaseException) -> NormscopeError:
     if code == _TOO_BIG:
         return _over_budget(path)
     if code in _MACHINE:
-        return StorageError(f"{path} cannot be read now: {error}.")
-    return RecordError(f"{path} cannot be read as a record: {error}.")
+        return StorageError(f"{path} cannot be read now: {reason(error)}.")
+    return RecordError(f"{path} cannot be read as a record: {reason(error)}.")
+
+
+def reason(error: BaseException) -> str:
+    """Return what SQLite says, in one line: it quotes the file."""
+    return for_line(str(error)[:200])
 
 
 def _over_budget(path: Path) -> RecordError:
@@ -326,7 +332,8 @@ class Store:
     def block_names(self) -> list[tuple[str, str]]:
         """Every (layer, statistic) of a recording, in the order in which they came first."""
         rows = self._query(
-            "SELECT layer, statistic FROM arrays GROUP BY layer, statistic ORDER BY min(id)"
+            "SELECT layer, statistic FROM arrays NOT INDEXED GROUP BY layer, statistic "
+            "ORDER BY min(id)"
         )
         return [(str(layer), str(statistic)) for layer, statistic in rows]
 
@@ -348,6 +355,7 @@ class Store:
         rows = self._select(
             "arrays",
             _ARRAY,
+            "NOT INDEXED "
             "WHERE (?1 IS NULL OR layer = ?1) AND (?2 IS NULL OR statistic = ?2) "
             "ORDER BY first_step, id",
             (layer, statistic),
@@ -450,9 +458,9 @@ _EVENT = "step, epoch, kind, layer, detail"
 _REPLACED = ("meta", "resume")  # the tables of which a row takes the place of an earlier one
 _WHERE = {
     "meta": " in its description ({0!r:.40})",
-    "epochs": " at epoch {0}",
-    "arrays": " at step {2} ({0!r:.60}, {1!r:.40})",
-    "events": " at step {0}",
+    "epochs": " at epoch {0!r:.20}",
+    "arrays": " at step {2!r:.20} ({0!r:.60}, {1!r:.40})",
+    "events": " at step {0!r:.20}",
     "resume": " in the state to go on from",
 }
 """Where a row is, for an error: with the row's values."""

@@ -9,13 +9,15 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from normscope.errors import RecordError
-from normscope.records.knobs import run_name
+from normscope.escapes import for_line
+from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS, run_name
 
 Whole = Annotated[int, Meta(ge=0, le=1 << 53)]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
 Number = Annotated[float, Meta(ge=-1e300, le=1e300)]
 Positive = Annotated[float, Meta(gt=0, le=1e300)]
 
+STUDY_MARKER = "normscope.json"  # the file that makes a folder a study's
 MOST_EPOCHS, MOST_THREADS = 10_000_000, 4096
 
 
@@ -29,26 +31,26 @@ class Spec(msgspec.Struct):
     data: str
     model: str
     classes: list[str] | None = None
-    batch_size: Count | None = None
-    activation: str | None = None
-    block: str | None = None
-    widths: list[Count] | None = None
-    blocks_per_stage: Count | None = None
-    initialization: str | None = None
-    initialization_scale: Number | None = None
-    momentum: Number | None = None
-    weight_decay: Number | None = None
-    schedule: str | None = None
     data_fingerprint: str | None = None
-    norm_code: str | None = None
     capture_epochs: list[Count] | None = None
     crop_padding: Whole | None = None
     horizontal_flip: bool | None = None
     device: str | None = None
     precision: str | None = None
     fusion: bool | None = None
-    engine: Whole | None = None
-    threads: Count | None = None
+
+
+_KINDS: dict[type, Any] = {
+    bool: bool, int: Whole, float: Number, str: str, type(None): str | Whole | list[Count] | None
+}  # fmt: skip
+_KNOBS = msgspec.defstruct(
+    "Knobs",
+    [
+        (name, _KINDS[type(first)] | None, None)
+        for name, first in (FIRST_KNOBS | ADDED_KNOBS).items()
+    ],
+)
+"""The other settings, each of the type of its first value."""
 
 
 class _Data(msgspec.Struct):
@@ -103,7 +105,8 @@ def check_description(path: Path, meta: dict[str, Any], statuses: tuple[str, ...
     if (status := meta.get("status", statuses[0])) not in statuses:
         raise RecordError(f"{path} is damaged: its status is {str(status)[:40]!r}.")
     if "spec" in meta:
-        check_typed(path, "it holds no spec of a run", meta["spec"], Spec)
+        for kind in (Spec, _KNOBS):
+            check_typed(path, "it holds no spec of a run", meta["spec"], kind)
         _check_place(path, meta["spec"])
 
 
@@ -116,12 +119,14 @@ def check_typed(path: Path, what: str, value: Any, kind: type[msgspec.Struct]) -
     try:
         msgspec.convert(value, kind)
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
-        raise RecordError(f"{path} is damaged: {what} ({error!s:.300}).") from error
+        raise RecordError(f"{path} is damaged: {what} ({for_line(str(error)[:300])}).") from error
 
 
 def _check_place(path: Path, spec: dict[str, Any]) -> None:
-    """Check that a run lies in the folder of its name, where its spec is whole enough to tell."""
+    """Check that a study's run lies in the folder of its name, if its spec is whole."""
+    if not (path.parent.parent.parent / STUDY_MARKER).is_file():
+        return
     whole = isinstance(spec.get("data_fingerprint"), str)
-    known = spec.keys() <= set(Spec.__struct_fields__)
+    known = spec.keys() <= {*Spec.__struct_fields__, *_KNOBS.__struct_fields__}
     if whole and known and path.parent.name != (name := run_name(spec)):
         raise RecordError(f"{path} is the record of the run {name}, not of the folder it is in.")

@@ -1,7 +1,8 @@
 """The tables of a record's file, their versions, and the checksum in each row.
 
 Version 2 has a checksum of a row in every row, and the number of rows of every table; version 1 has
-neither. Both are read; a file keeps the version it was made with, new ones have the last.
+neither, and an index. Both are read, without the index, which may be damaged without a word; a file
+keeps the version it was made with, new ones have the last.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ CREATE TABLE arrays (
     block INTEGER REFERENCES blocks (id),
     dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL{crc}
 );
-CREATE INDEX arrays_by_name ON arrays (layer, statistic, first_step);
 CREATE TABLE events (
     id INTEGER PRIMARY KEY,
     step INTEGER NOT NULL, epoch INTEGER, kind TEXT NOT NULL, layer TEXT NOT NULL,
@@ -39,6 +39,7 @@ CREATE TABLE events (
 CREATE TABLE resume (
     id INTEGER PRIMARY KEY CHECK (id = 0), epoch INTEGER NOT NULL, state BLOB NOT NULL{crc}
 )"""
+_INDEX = "CREATE INDEX arrays_by_name ON arrays (layer, statistic, first_step)"
 _COUNTS = "CREATE TABLE counts (name TEXT PRIMARY KEY, rows INTEGER NOT NULL) WITHOUT ROWID"
 
 COUNTED = ("meta", "epochs", "blocks", "arrays", "events", "resume")
@@ -50,7 +51,7 @@ _SCHEMA_BYTES = 1 << 16
 def statements(version: int) -> list[str]:
     """Return the statements that make the tables and the index of a version."""
     if version == 1:
-        return _TABLES.format(crc="").split(";")
+        return [*_TABLES.format(crc="").split(";"), _INDEX]
     return [*_TABLES.format(crc=", crc INTEGER NOT NULL").split(";"), _COUNTS]
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from normscope.errors import InputError, NormscopeError, RecordError, StorageError
 from normscope.records.regular_files import check_regular, open_regular
-from normscope.records.rows import Store, budget, cannot_read
+from normscope.records.rows import Store, budget, cannot_read, reason
 from normscope.records.schema import check_schema, make_tables
 
 __all__ = ["Store", "existing_writer", "reader", "writer"]
 
+KINDS = ("run", "recording", "explanation")
 BUSY_SECONDS = 30.0
 MAX_BLOB_BYTES = 1 << 30  # of the state to go on from
 
@@ -170,7 +171,7 @@ def _is_empty(store: Store) -> bool:
 def _no_record(path: Path, error: sqlite3.Error) -> NormscopeError:
     if isinstance(problem := cannot_read(path, error), StorageError):
         return problem
-    return RecordError(f"{path} is not a normscope record: {error}.")
+    return RecordError(f"{path} is not a normscope record: {reason(error)}.")
 
 
 def _create(aside: Path, path: Path, kind: str, meta: Mapping[str, Any]) -> None:
@@ -218,4 +219,5 @@ def _check(store: Store, kind: str | None) -> None:
         raise _no_record(store.path, error) from error
     actual = store.meta("kind").get("kind")
     if kind is not None and actual != kind:
-        raise RecordError(f"{store.path} is a record of a {actual!s:.40}, not of a {kind}.")
+        named = actual if actual in KINDS else repr(actual)[:40]
+        raise RecordError(f"{store.path} is a record of a {named}, not of a {kind}.")

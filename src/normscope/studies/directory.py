@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from normscope.errors import InputError, StorageError
-from normscope.records.files import write_json
+from normscope.escapes import for_line
+from normscope.records.files import clear_dead, write_json
 from normscope.records.progress import LOCK_NAME, PATIENCE_SECONDS
+from normscope.records.regular_files import read_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RUNS, SPEC_NAME, WEIGHTS_NAME
+from normscope.records.run_description import STUDY_MARKER
 from normscope.studies.spec import RunSpec
 from normscope.version import __version__
 
-MARKER = "normscope.json"
+MARKER = STUDY_MARKER
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,17 @@ class RunDirectory:
     def spec(self) -> Path:
         """The run's spec as JSON."""
         return self.path / SPEC_NAME
+
+    def clear_leftovers(self) -> None:
+        """Remove what processes that were killed have left aside, of this and earlier versions.
+        Call as the run's only writer.
+        """
+        aside = re.compile(r"\.(spec|weights|record|recording)\b.*")
+        with suppress(OSError):  # whether the folder can be used shows when it is
+            for path in self.path.iterdir():
+                journal = path.name.endswith("-journal") and path.stat().st_size == 0
+                if aside.fullmatch(path.name) or journal:
+                    path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
@@ -89,6 +103,7 @@ class StudyDirectory:
         """
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; expected a folder for the study (--out).")
+        clear_dead(path / MARKER)
         try:
             # another command may be writing the marker aside at this moment
             if path.is_dir() and any(
@@ -115,14 +130,15 @@ class StudyDirectory:
         if not path.is_dir():
             raise InputError(f"There is no folder {path}; expected the folder of a study.")
         try:
-            marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+            marker = read_json(path / MARKER)
         except FileNotFoundError:
             raise InputError(
                 f"{path} is not a normscope study (no {MARKER}); nothing in it was touched. Give a "
                 "study's folder, or an empty or new one."
             ) from None
         except (OSError, ValueError) as error:
-            raise InputError(f"{path / MARKER} cannot be read: {error}.") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{path / MARKER} cannot be read: {for_line(str(why))}.") from error
         if (
             not isinstance(marker, dict)
             or marker.get("format") != "normscope study"

@@ -26,14 +26,17 @@ def execute_all(
     executor: Executor,
     report: Report,
     ended: Callable[[RunTask, RunResult], None],
+    waiting: Callable[[list[RunTask]], None] = lambda tasks: None,
 ) -> None:
     """Execute every task; runs that other processes are training are waited for, and taken over if
     those die.
 
+    `waiting` is told of those that are waited for, once, when the others have had their turn.
+
     Raises:
         StorageError: as soon as one run cannot be stored, for none of the others could.
     """
-    pending = list(tasks)
+    pending, said = list(tasks), False
     while pending:
         busy: list[RunTask] = []
         for task, result in executor.run(pending, report):
@@ -43,6 +46,9 @@ def execute_all(
                 busy.append(task)
             else:
                 ended(task, result)
+        if busy and not said:
+            waiting(busy)
+            said = True
         if len(busy) == len(pending):
             time.sleep(SECONDS_BETWEEN_TRIES)
         pending = busy

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from normscope.errors import RecordError
 from normscope.records.progress import write_plan
+from normscope.records.regular_files import read_bytes
 from normscope.records.run import ENDED, RUNS, SPEC_NAME, RunRecord, load_run, meta_of
 from normscope.show.report.pages import report_after
 from normscope.show.sinks.replay import chosen_sinks, study_logs
@@ -108,7 +109,12 @@ class Training:
                 outcome = "; ".join(filter(None, (_outcome(task, result), result.note)))
                 progress.ended(name, outcome, good=result.status == "finished")
 
-            execute_all(tasks, self.executor or ProcessExecutor(jobs), report, ended)
+            def waiting(busy: list[RunTask]) -> None:
+                names = ", ".join(labels[task.directory.name] for task in busy[:3])
+                more = f" and {len(busy) - 3} more" if len(busy) > 3 else ""
+                say(progress.console, f"Waiting for another process, which trains {names}{more}.")
+
+            execute_all(tasks, self.executor or ProcessExecutor(jobs), report, ended, waiting)
         return results
 
     def runs(self, grid: Grid) -> tuple[RunRecord, ...]:
@@ -190,7 +196,7 @@ class Training:
         start = spec.name.removesuffix(spec.id)
         for path in sorted(self.study.path.glob(f"{RUNS}/{start}*/{SPEC_NAME}")):
             try:
-                other = dataclasses.asdict(RunSpec.from_json(path.read_bytes()))
+                other = dataclasses.asdict(RunSpec.from_json(read_bytes(path)))
             except (RecordError, OSError):
                 continue
             ours = dataclasses.asdict(spec).items()

@@ -16,6 +16,7 @@ from normscope.records.recording_parts import FilePart
 from normscope.studies.grid import WATCHED, build_for
 from normscope.studies.spec import RunSpec
 from normscope.training.loop import Callback, Epoch
+from normscope.user_models.tensor_files import read_torch
 from normscope.watching.attach import attach
 from normscope.watching.intervals import Intervals, LogSpacedInterval
 from normscope.watching.watched_layers import find_layers
@@ -131,10 +132,7 @@ class WatchedTraining(Callback):
     def on_epoch(self, epoch: Epoch) -> None:
         if self._watcher is None:
             return
-        try:
-            self._watcher.flush()
-        except StorageError as error:
-            self._stop(error, f"after epoch {epoch.number}")
+        self._watcher.flush()  # where that fails, it stops with a warning
         self.stopped |= not self._watcher.active
 
     def close(self) -> None:
@@ -164,10 +162,9 @@ def differing(state: dict[str, torch.Tensor], weights: Path) -> list[str]:
     """The names of the tensors that have other bits than in a file of weights.
 
     Raises:
-        OSError, pickle.UnpicklingError, RuntimeError: if the file cannot be read. It is never
-            executed.
+        InputError: if the file cannot be read. It is never executed.
     """
-    saved = torch.load(weights, map_location="cpu", weights_only=True)
+    saved = read_torch(weights, "weights")
     names = dict.fromkeys([*saved, *state])
     return [
         n

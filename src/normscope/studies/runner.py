@@ -23,7 +23,8 @@ from normscope.models.fusing import using
 from normscope.models.landmarks import Network
 from normscope.records.captures import store_capture
 from normscope.records.files import write_text, written_aside
-from normscope.records.run import ENDED
+from normscope.records.run import ENDED, STATUSES
+from normscope.records.run_description import check_description
 from normscope.records.store import Store, writer
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import describe_environment
@@ -87,8 +88,10 @@ def execute(task: RunTask, report: Report) -> RunResult:
         with directory.locked() as ours:
             if not ours:
                 return RunResult("busy")
+            directory.clear_leftovers()
             begun = {"spec": asdict(task.spec), "status": "interrupted"}
             with writer(directory.record, "run", **begun) as store:
+                check_description(directory.record, store.meta(), STATUSES)
                 _set_threads(task, store)
                 return _execute_recorded(task, directory, store, report)
     except NormscopeError as error:
@@ -121,9 +124,7 @@ def _execute_recorded(
 
 
 def _begin(spec: RunSpec, directory: RunDirectory, store: Store) -> None:
-    """Record which run this is before anything can go wrong; remove what a killed process left."""
-    for leftover in directory.path.glob(f".{directory.weights.stem}-*"):
-        leftover.unlink(missing_ok=True)
+    """Record which run this is before anything can go wrong."""
     if not directory.spec.exists():
         write_text(directory.spec, spec.to_json() + "\n")
     with store.transaction():

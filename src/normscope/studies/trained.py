@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-
-import torch
-
 from normscope.data.dataset import Dataset
-from normscope.errors import RecordError, first_line
+from normscope.errors import InputError, RecordError, first_line
 from normscope.models.landmarks import Network
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import build_for
 from normscope.studies.spec import RunSpec
+from normscope.user_models.tensor_files import read_torch
 
 
 def trained_network(run: RunDirectory, spec: RunSpec, dataset: Dataset) -> Network:
@@ -23,16 +20,8 @@ def trained_network(run: RunDirectory, spec: RunSpec, dataset: Dataset) -> Netwo
     """
     model = build_for(dataset, spec)
     try:
-        state = torch.load(run.weights, map_location="cpu", weights_only=True)
-        model.load_state_dict(state)
-    except (
-        OSError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        TypeError,
-        AttributeError,
-    ) as error:
+        model.load_state_dict(read_torch(run.weights, "weights"))
+    except (InputError, RuntimeError, TypeError, AttributeError) as error:
         raise RecordError(
             f"{run.weights} cannot be read ({first_line(error)}). Remove {run.path} to train that "
             "run again."

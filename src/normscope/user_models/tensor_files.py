@@ -46,7 +46,7 @@ def read_torch(path: Path, what: str) -> Any:
     """
 
     def read() -> Any:
-        _refuse_compressed(path)
+        _check_archive(path)
         try:
             with torch.serialization.safe_globals(_inert_classes()):
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -139,13 +139,18 @@ def _read(path: Path, what: str, read: Callable[[], T]) -> T:
         ) from error
 
 
-def _refuse_compressed(path: Path) -> None:
-    """Refuse an archive that unpacks to more than it is: torch.save does not compress."""
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is, as torch.save does not compress, and one
+    whose content is not that of its checksums, at which torch.load does not look.
+    """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > path.stat().st_size + SPARE_BYTES:
+        large = unpacked > path.stat().st_size + SPARE_BYTES
+        if not large and (damaged := archive.testzip()):
+            raise InputError(f"{path} is damaged: {damaged} in it is not what was written.")
+    if large:
         raise InputError(
             f"{path} has {path.stat().st_size / 1e6:.1f} MB and would unpack to "
             f"{unpacked / 1e6:,.0f} MB; torch.save does not compress."

@@ -4,6 +4,7 @@ handler raises reaches the user's program.
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -24,29 +25,38 @@ def to_its_end(work: Callable[[], object]) -> None:
     """
     failed: list[BaseException] = []
     interrupts: list[BaseException] = []
+    gate, done = threading.Lock(), threading.Event()  # of the first that does it; of its end
 
     def run() -> None:
+        if not gate.acquire(blocking=False):
+            return
         try:
             work()
         except BaseException as error:
             failed.append(error)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=run)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter ends, and starts no threads any more
-        run()
-    except BaseException as interrupt:
-        interrupts.append(interrupt)
-    while thread.is_alive():
+    while not done.is_set():
         try:
-            thread.join()
+            if not gate.locked():
+                _begin(run)
+            while not done.is_set():
+                done.wait()
         except BaseException as interrupt:
             interrupts.append(interrupt)
     for error in (*interrupts, *failed):
         if isinstance(error, Exception) or error in interrupts:
             raise error
         raise RuntimeError(f"{type(error).__name__} inside a write") from error
+
+
+def _begin(run: Callable[[], None]) -> None:
+    # not threading.Thread: an interrupted join() takes a thread that runs for one that ended
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:  # the interpreter ends, and starts no threads any more
+        run()
 
 
 @contextmanager

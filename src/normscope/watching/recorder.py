@@ -116,7 +116,8 @@ class Recorder:
         blocks = self.blocks.take(wait=wait)
         if blocks or wait:
             self._write_blocks(blocks, steps, complete=complete)
-        self._begun = False
+        else:
+            self._begun = False
         if self.listeners and (blocks or wait):
             self.listeners.flushed(self.recording)
 
@@ -138,8 +139,12 @@ class Recorder:
 
     def _write_batch(self, header: Header, arrays: Sequence[tuple[np.ndarray, dict]]) -> None:
         batch = Batch(header, arrays, self._events, self._non_finite.rows)
-        to_its_end(lambda: self.part.write(batch))
-        self.header, self._events = header, []
+
+        def write() -> None:
+            self.part.write(batch)
+            self.header, self._events, self._begun = header, [], False
+
+        to_its_end(write)
 
     def stop(self, steps: int, reason: str) -> str:
         """Write what is left, and why nothing is recorded any more.

@@ -74,6 +74,7 @@ class Watcher:
         _watchers.update({layer.module: self for layer in matched})
         self._finalizer = weakref.finalize(model, self._end)
         self.findings: list[Any] = []
+        self._stopped = False  # by an error, which was said: the training must not see more of it
 
     def __enter__(self) -> Watcher:
         if not self.active:
@@ -123,7 +124,7 @@ class Watcher:
         Raises:
             InputError: if the watcher is closed, or a label is neither a number nor a string.
         """
-        if not self.active:
+        if not (self.active or self._stopped):
             raise InputError("This watcher is closed; it cannot mark anything.")
         for name, value in labels.items():
             if not isinstance(value, str | int | float | bool | None):
@@ -188,6 +189,7 @@ class Watcher:
 
     def _stop(self, error: Exception) -> None:
         """Give up recording, with one warning, which the record keeps where it can be written."""
+        self._stopped = True
         self._detach()
         self._recorder.listeners.close()
         cause = f"{type(error).__name__}: {error}"

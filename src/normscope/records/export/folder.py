@@ -17,6 +17,7 @@ from normscope.errors import InputError, StorageError
 from normscope.escapes import for_csv
 from normscope.records.export.schema import TEXT, Table
 from normscope.records.files import write_json, written_aside
+from normscope.records.regular_files import open_regular, read_json
 
 MANIFEST = "normscope-export.json"
 """Names the files of an export with their checksums: a file that is not in it, or has changed, is
@@ -136,7 +137,7 @@ def _as_json(value: list[Any] | None) -> str | None:
 def _earlier(folder: Path) -> dict[str, list[str]]:
     """Read {file: checksums} of what exports have written into a folder."""
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = read_json(folder / MANIFEST)["files"]
         return {str(name): [str(each) for each in sums] for name, sums in files.items()}
     except FileNotFoundError:
         return {}
@@ -186,5 +187,5 @@ def _make(folder: Path) -> None:
 
 
 def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,7 @@ from normscope.errors import InputError
 from normscope.escapes import for_html
 from normscope.judge.check_formats import to_rows
 from normscope.records.files import write_text
+from normscope.records.regular_files import open_regular
 from normscope.show.figures.activation_distributions import shown_rate
 from normscope.show.report import page_head
 from normscope.show.report.inside_layer import layer_facts
@@ -213,6 +214,12 @@ def refuse_foreign(path: Path) -> None:
         raise InputError(f"{path} is a folder. Give a file for the report (--out).")
     if not path.exists():
         return
-    with path.open("rb") as file:
-        if MARK.encode() not in file.read(4096):
-            raise InputError(f"{path} is not a normscope report and was kept. Give another --out.")
+    try:
+        with open_regular(path) as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror or error}), and was kept."
+        ) from error
+    if MARK.encode() not in head:
+        raise InputError(f"{path} is not a normscope report and was kept. Give another --out.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from normscope.errors import InputError, NormscopeError
 from normscope.escapes import for_html
 from normscope.records.command_line import command_line
+from normscope.records.regular_files import open_regular, read_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 
 if TYPE_CHECKING:
@@ -194,14 +194,17 @@ _EXPECTED = "Give a study folder or a recording."
 
 
 def _is_database(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"
+    try:
+        with open_regular(path) as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return False
 
 
 def is_study(path: Path) -> bool:
     """Return whether a folder is a study's: it holds a marker that says so."""
     try:
-        marker = json.loads((path / "normscope.json").read_text(encoding="utf-8"))
+        marker = read_json(path / "normscope.json")
     except (OSError, ValueError):
         return False
     return isinstance(marker, dict) and marker.get("format") == "normscope study"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from normscope.errors import InputError
+from normscope.errors import InputError, StorageError
 from normscope.judge.check_report import CheckReport, from_json
 from normscope.judge.comparison import Comparison, summarize
 from normscope.records.recording import Recording
 from normscope.records.recording_shapes import check_widths
+from normscope.records.regular_files import read_bytes, read_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RunRecord, load_run, run_folders
 from normscope.show.figures.provenance import subject
 from normscope.show.figures.style import at_setting, norm_styles
@@ -34,8 +34,7 @@ class Study:
         """The layer that was inspected in this folder, if any."""
         try:
             folder = self.runs[0].directory.parent.parent
-            text = (folder / "inspection.json").read_text(encoding="utf-8")
-            return str(json.loads(text)["layers"][0])
+            return str(read_json(folder / "inspection.json")["layers"][0])
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
 
@@ -208,7 +207,7 @@ class _Reading:
     def tried(self, read: Callable[[Path], T], path: Path) -> T | None:
         try:
             return read(path)
-        except InputError as error:
+        except (InputError, StorageError) as error:
             self.problems.append(str(error))
             return None
 
@@ -231,13 +230,16 @@ class _Reading:
 
 
 def _read_check(path: Path) -> CheckReport:
-    return from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    try:
+        return from_json(read_bytes(path).decode(errors="replace"), str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _asked_for(directory: Path) -> dict[str, int]:
     """{norm: index} as in the study's summary; batch norm first where that cannot be read."""
     try:
-        groups = json.loads((directory / "summary.json").read_text(encoding="utf-8"))["groups"]
+        groups = read_json(directory / "summary.json")["groups"]
         norms = dict.fromkeys(str(group["norm"]) for group in groups)
         return {norm: index for index, norm in enumerate(norms)}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

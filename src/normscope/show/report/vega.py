@@ -9,6 +9,7 @@ import vl_convert
 
 from normscope.errors import StorageError
 from normscope.records.files import cache_folder, write_text
+from normscope.records.seals import read_sealed, seal
 
 # vega-embed carries Vega, Vega-Lite and the expression interpreter, with which the page needs no
 # eval
@@ -22,13 +23,13 @@ def vega_script() -> str:
     is done without.
     """
     path = cache_folder() / f"vega-{version('vl-convert-python')}-{_REVISION}.js"
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        script = vl_convert.javascript_bundle(_SNIPPET)
+    if (kept := read_sealed(path)) is not None:
+        return kept.decode("utf-8")
+    script = vl_convert.javascript_bundle(_SNIPPET)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, script)
+        seal(path)
     except (OSError, StorageError):
         pass  # a read-only home costs seconds, not the report
     return script

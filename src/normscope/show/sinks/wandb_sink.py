@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from normscope.records.files import write_json
 from normscope.records.histogram import Histogram
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import FilePart
+from normscope.records.regular_files import read_json
 from normscope.show.sinks.sink import Log
 from normscope.show.sinks.watched import WatcherSink
 
@@ -215,7 +215,7 @@ class _Ledger:
 
 def _entries(path: Path) -> dict[str, Any]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +28,9 @@ MOST_DEATHS = 2
 
 SECONDS_TO_END = 30.0
 """For a process that let go of its connection to be gone, too."""
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""Between a worker's looks at whether the command that started it is there."""
 
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows knows but one way
 
@@ -133,17 +138,26 @@ def _work(connection: Any, parent: int) -> None:
     """Train what comes through the connection until it ends, also when the command is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     keep_freed_memory()  # a worker trains and ends
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
-    def report(progress: Progress) -> None:
-        with suppress(OSError):
-            if os.getppid() == parent:
-                return connection.send(progress)
-        # the command was killed: nobody waits for this run, and its finished epochs are on disk
-        os._exit(1)
+    def send(message: Progress | RunResult) -> None:
+        try:
+            connection.send(message)
+        except OSError:  # the command was killed: nobody waits for this run
+            os._exit(1)
 
     while True:
         try:
             task = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(execute(task, report))
+        send(execute(task, send))
+
+
+def _end_with(parent: int) -> None:
+    """End this process, busy or idle, soon after the one that started it; finished epochs are on
+    the disk.
+    """
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
