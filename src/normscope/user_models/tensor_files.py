@@ -5,12 +5,10 @@ by the bytes on the disk, not by the shapes that they claim.
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from normscope.errors import InputError, one_line
 from normscope.paths import given_path
+from normscope.records.memory_limit import limited_memory
 from normscope.records.regular_files import check_regular
 
 T = TypeVar("T")
@@ -155,27 +154,6 @@ def _check_archive(path: Path) -> None:
             f"{path} has {path.stat().st_size / 1e6:.1f} MB and would unpack to "
             f"{unpacked / 1e6:,.0f} MB; torch.save does not compress."
         )
-
-
-@contextmanager
-def limited_memory(budget: int) -> Iterator[None]:
-    """Let this process take so many more bytes of address space; a MemoryError or a RuntimeError
-    beyond. Does nothing where the system has no such limit.
-    """
-    try:
-        import resource
-
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (ImportError, OSError):  # Windows, macOS
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [each for each in (soft, hard) if each != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min([taken + budget, *limits]), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def is_dense(value: Any) -> bool:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from normscope.data.progress_bars import Bar
 from normscope.errors import InputError
+from normscope.records.memory_limit import images_budget, refuse_beyond
 
 # Only formats that Pillow reads itself: for PostScript, for example, it would start an interpreter.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -23,6 +24,8 @@ GRAYSCALE = frozenset({"1", "L", "LA"})
 DEEP = frozenset(
     {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 )  # more than 8 bits a channel: no faithful uint8
+ONE = 64  # share of the budget that one image may take: eight are decoded at a time
+ENCODED = 16  # the same of its file
 TASK = 64  # images a thread decodes at a time: small ones take 0.1 ms each
 BLOCK = 16 * TASK  # images whose encoded bytes are held at once
 
@@ -39,6 +42,7 @@ def decode(count: int, encoded: Iterable[Encoded], bar: Bar) -> tuple[np.ndarray
     remaining = iter(encoded)
     first_name, first_bytes = next(remaining)
     first, _ = _decode_one((first_name, first_bytes), None, "")
+    refuse_beyond(count * first.size, images_budget(), f"{count:,} images like {first_name}")
     images = np.empty((count, *first.shape), np.uint8)
     grayscale = True
     entries = chain([(first_name, first_bytes)], remaining)
@@ -93,6 +97,7 @@ def _decode_one(
     """
     name, read = entry
     with _opened(name, read()) as image:
+        refuse_beyond(3 * image.width * image.height, images_budget() // ONE, name)
         if size is not None and (image.height, image.width) != size:
             raise InputError(
                 f"{name} is {image.width}x{image.height} pixels but {size_of} is "

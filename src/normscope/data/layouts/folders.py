@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ from normscope.data.dataset import Splits
 from normscope.data.layouts.layout import Layout
 from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError
+from normscope.records.memory_limit import images_budget
+from normscope.records.regular_files import read_bytes
 
 TEST_NAMES = ("test", "val", "valid", "validation")
 SUFFIXES = frozenset(
@@ -49,12 +51,7 @@ def find(directory: Path, known: tuple[str, ...] = ()) -> Layout | None:
         else f"class folders ({test.name}/ as the test split)"
     )
     return Layout(
-        phrase,
-        directory,
-        files,
-        classes,
-        functools.partial(_read, classes, *splits),
-        by_content=False,
+        phrase, directory, files, classes, partial(_read, classes, *splits), by_content=False
     )
 
 
@@ -95,6 +92,7 @@ def _read(classes: tuple[str, ...], train: Entries, test: Entries) -> Splits:
 
 
 def _decode(entries: Entries, bar: Bar) -> tuple[np.ndarray, bool]:
-    from normscope.data.layouts.decode import decode
+    from normscope.data.layouts.decode import ENCODED, decode
 
-    return decode(len(entries), ((str(path), path.read_bytes) for path, _ in entries), bar)
+    most = images_budget() // ENCODED
+    return decode(len(entries), ((str(p), partial(read_bytes, p, most)) for p, _ in entries), bar)

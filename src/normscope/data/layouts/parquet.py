@@ -19,6 +19,8 @@ from normscope.data.dataset import Splits
 from normscope.data.layouts.layout import Layout
 from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError, first_line
+from normscope.records.memory_limit import images_budget, limited_memory, refuse_beyond
+from normscope.records.regular_files import check_regular
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels")
@@ -29,7 +31,9 @@ PLACES = (
     "*/*/*.parquet",
 )  # data/train-0.parquet and plain_text/train/0.parquet are usual
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")
-ROWS = 1024
+ROWS = 128  # read at a time: a small file may say one long value many times
+ROW = 200  # bytes of the images' budget that a row takes at least
+MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def _read(train: Sequence[Path], test: Sequence[Path], known: tuple[str, ...]) -
     labels = [[label for table in part for label in _labels(table)] for part in tables]
     classes, (train_labels, test_labels) = _name_labels(labels, tables[0][0].class_names or known)
     total = sum(table.rows for part in tables for table in part)
-    with progress("Decoding images", total) as bar:
+    with progress("Decoding images", total) as bar, limited_memory(2 * images_budget()):
         train_images, test_images = channels(*(_decode(part, bar) for part in tables))
     return Splits(classes, train_images, train_labels, test_images, test_labels)
 
@@ -111,8 +115,10 @@ def _read(train: Sequence[Path], test: Sequence[Path], known: tuple[str, ...]) -
 def _open(path: Path) -> Table:
     import pyarrow.parquet as pq
 
+    check_regular(path)
     with _named_errors(path), pq.ParquetFile(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
+        _refuse_excess(file.metadata, path)
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
     if image is None or label is None:
@@ -123,6 +129,20 @@ def _open(path: Path) -> Table:
     if rows == 0:
         raise InputError(f"{path} has no rows.")
     return Table(path, rows, image, label, _class_names(schema.metadata, label))
+
+
+def _refuse_excess(metadata: Any, path: Path) -> None:
+    """Refuse more rows than the budget for images has room for, and parts that unpack to much more
+    than they are.
+    """
+    budget = images_budget()
+    refuse_beyond(metadata.num_rows * ROW, budget, f"{metadata.num_rows:,} rows in {path}")
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        columns = [group.column(each) for each in range(group.num_columns)]
+        packed = sum(column.total_compressed_size for column in columns)
+        unpacked = sum(column.total_uncompressed_size for column in columns)
+        refuse_beyond(unpacked, max(budget // 16, 4 * packed), f"Part {index} of {path}, unpacked,")
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...]:
@@ -157,6 +177,11 @@ def _name_labels(
     """
     present = {label for labels in splits for label in labels}
     if all(isinstance(label, int) for label in present):
+        odd = max(present, key=abs)
+        if abs(odd) >= MOST_CLASSES:
+            raise InputError(
+                f"A row has the label {odd}; there are at most {MOST_CLASSES:,} classes."
+            )
         classes = known or tuple(str(label) for label in range(max(present) + 1))
         return classes, [np.array(labels, np.int64) for labels in splits]
     if not all(isinstance(label, str) for label in present):
@@ -213,11 +238,11 @@ def _column(table: Table, column: str) -> Iterator[Any]:
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
     """Turn pyarrow's errors into one line that names the file."""
-    import pyarrow as pa
-
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes make pyarrow raise anything
         raise InputError(
             f"{path} is truncated, damaged, or no parquet file: {first_line(error)}"
         ) from error

@@ -19,6 +19,8 @@ from normscope.data.dataset import Splits
 from normscope.data.layouts import official
 from normscope.data.layouts.layout import Layout
 from normscope.errors import InputError
+from normscope.records.memory_limit import limited_memory
+from normscope.records.regular_files import open_regular
 
 
 class DType:
@@ -68,8 +70,12 @@ STAND_INS: Mapping[tuple[str, str], Any] = {
 }
 
 
-class RestrictedUnpickler(pickle.Unpickler):
-    """Refuses every global that is not in `STAND_INS`; imports none of them."""
+class RestrictedUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+    """Refuses every global that is not in `STAND_INS`; imports none of them.
+
+    It is the one in Python: the one in C makes a table as long as the largest number that a pickle
+    names.
+    """
 
     def __init__(self, file: Any, where: str):
         super().__init__(file, encoding="bytes")
@@ -107,7 +113,8 @@ def read_batch(path: Path) -> official.Batch:
             holds anything but the two arrays in sizes that belong together.
     """
     try:
-        with path.open("rb") as file:
+        size = path.stat().st_size
+        with open_regular(path) as file, limited_memory(4 * size + (1 << 28)):
             content = RestrictedUnpickler(file, str(path)).load()
     except (InputError, OSError):
         raise
