@@ -55,8 +55,9 @@ types: .venv/installed-test
 	@touch $@
 
 .venv/installed-test: pyproject.toml constraints.txt .venv/installed
-	@echo "Installing the test extras into .venv"
-	$(PIP) -e '.[test]'
+	@echo "Installing all extras and what the tests need into .venv"
+	$(PIP) 'pip>=25.1'
+	$(PIP) -e '.[dataframe,examples,lightning,ray,safetensors,tensorboard,transformers,wandb]' --group test
 	@touch $@
 
 clean:

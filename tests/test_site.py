@@ -91,7 +91,7 @@ def test_a_link_that_leads_nowhere_is_told(site: ModuleType, tmp_path: Path, pag
 
 @pytest.mark.parametrize("target", ["other.md", "other.md#a-title", "missing.md", "other.md#none"])
 def test_a_small_site_is_built_and_a_broken_link_fails_it(site: ModuleType, tmp_path: Path, target):
-    pytest.importorskip("sphinx", reason="the extra docs is not installed")
+    pytest.importorskip("sphinx", reason="the dependency group docs is not installed")
     source = tmp_path / "source"
     source.mkdir()
     toctree = site.toctree("Part", ["other"])

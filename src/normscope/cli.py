@@ -188,7 +188,8 @@ def _run(arguments: list[str]) -> int:
         print(f"normscope {__version__}")
         return 0
     try:
-        with contextlib.redirect_stdout(_Help(sys.stdout)):
+        help_wrapped: Any = _Help(sys.stdout)
+        with contextlib.redirect_stdout(help_wrapped):
             options = _parsed(arguments)
     except SystemExit as end:  # the help was printed, or what is wrong with an argument
         return end.code if isinstance(end.code, int) else 2
