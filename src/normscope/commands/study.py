@@ -66,7 +66,7 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
 
     until_decided: bool = False
     """Add seeds one by one, to the runs of claims that are open and could still be decided, until
-    none is. Verdicts hold at any number of seeds (docs/statistics.md).
+    none is. Verdicts hold at any number of seeds.
     """
 
     max_seeds: int = 20
