@@ -118,6 +118,23 @@ def test_the_same_module_under_another_name_is_nobodys_business():
     assert not check(nn.Sequential(nn.Linear(3, WIDTH), Affine()))
 
 
+def test_small_inputs_show_a_layer_whose_eps_has_no_name():
+    class HiddenRMSNorm(nn.Module):
+        def forward(self, x):
+            return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+    model = Net(HiddenRMSNorm())
+    with torch.no_grad():
+        model.embed.weight.mul_(1e-3)
+    assert examine(model, batches()).layers[0].recognition.explained
+
+
+@pytest.mark.parametrize("name", ["NormFreeNet", "WeightNormBlock", "NormalHead", "Normalize"])
+def test_names_that_hold_the_word_and_mean_something_else(name):
+    module = type(name, (Affine,), {})()
+    assert not check(nn.Sequential(nn.Linear(3, WIDTH), module))
+
+
 class AdaptiveNorm(nn.Module):
     """A norm with weights of its own, as diffusion models have."""
 

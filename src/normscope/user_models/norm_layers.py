@@ -33,7 +33,7 @@ EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NORM = re.compile(r"(ln|bn|gn|rms|lnf|grn|frn|lrn)$|.*(norm(?!al)|normalization)")
-_OTHER_NORMS = {"weight", "spectral", "flow", "vector", "linear", "embedding"}
+_OTHER_NORMS = {"free", "weight", "spectral", "flow", "vector", "linear", "embedding"}
 """Words beside "norm" in names of what normalizes weights, or nothing."""
 
 _KIND_WORDS = {
@@ -109,7 +109,7 @@ def recognize(module: nn.Module, name: str | None = None) -> NormLayer | None:
             vectors at most is taken for one too, recognized by "name".
     """
     kind, recognized_by = _kind(module)
-    if not kind and name is not None and _holds_vectors(module) and called_norm(module, name):
+    if not kind and name is not None and _may_be_norm(module, name):
         vectors = sum(p.numel() > 1 for p in module.parameters() if not is_lazy(p))
         kind, recognized_by = "layer" if vectors > 1 else "rms", "name"
     if not kind:
@@ -144,6 +144,12 @@ def called_norm(module: nn.Module, name: str) -> bool:
     by_name = _says_norm_alone(words_of(name.rpartition(".")[2])) and bool(module._parameters)
     named = by_class or (by_name and _holds_vectors(module))
     return named and not _has_norm_inside(module)
+
+
+def _may_be_norm(module: nn.Module, name: str) -> bool:
+    """Tell whether a call could show that a module is a normalization."""
+    known = isinstance(module, LOCAL)
+    return not known and _holds_vectors(module) and called_norm(module, name)
 
 
 def _says_norm_alone(words: set[str]) -> bool:

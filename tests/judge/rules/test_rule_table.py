@@ -416,7 +416,9 @@ TABLE: dict[str, list[Row]] = {
     ],
     "NS508": [
         Row(seen(measured=measured(output_spread=1e-5)), "error",
-            seen(measured=measured(output_spread=1e-5, input_spread=0.0)))
+            seen(measured=measured(output_spread=1e-5, input_spread=0.0))),
+        Row(seen(measured=measured(output_spread=9e-4, input_spread=0.1)), "error",
+            seen(measured=measured(output_spread=9e-4, input_spread=1.1e-3))),  # a new network
     ],
     "NS509": [
         Row(seen(measured=measured(input_non_finite=3)), "error"),
