@@ -155,3 +155,12 @@ def _finite(digits: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{digits[:20]} is too large")
     return value
+
+
+def is_database(path: Path) -> bool:
+    """Tell whether a path is a SQLite file, as records and recordings are."""
+    try:
+        with open_regular(path) as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return False

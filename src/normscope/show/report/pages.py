@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from normscope.errors import InputError, NormscopeError
 from normscope.escapes import for_html
 from normscope.records.command_line import command_line
-from normscope.records.regular_files import open_regular, read_json
+from normscope.records.regular_files import is_database, read_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """
     studies, recordings = [], []
     for path in paths:
-        if path.is_file() and (path.suffix == ".sqlite" or _is_database(path)):
+        if path.is_file() and (path.suffix == ".sqlite" or is_database(path)):
             recordings.append(path)
         elif is_study(path):
             studies.append(path)
@@ -191,14 +191,6 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 _EXPECTED = "Give a study folder or a recording."
-
-
-def _is_database(path: Path) -> bool:
-    try:
-        with open_regular(path) as file:
-            return file.read(16) == b"SQLite format 3\0"
-    except OSError:
-        return False
 
 
 def is_study(path: Path) -> bool:

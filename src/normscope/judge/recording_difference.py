@@ -1,0 +1,264 @@
+"""The difference of two recordings: where they first part, by how much, and how that grows."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from normscope.escapes import for_terminal
+from normscope.judge.check_formats import WIDTH, filled
+from normscope.records.recording import Recording
+
+ROUNDING = 16 * float(np.finfo(np.float32).eps)
+"""The largest relative distance that is called rounding: a few units in the last place of float32.
+"""
+
+PARAMETERS = ("weight", "bias")
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+GROWTH = 8
+"""Steps at which the distance is shown."""
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first value in which two recordings are not equal to the bit.
+
+    Attributes:
+        step: counted from 1.
+        layer: its name.
+        statistic: that parts first at that step, in the order of a training step.
+        distance: the root mean square of the difference, over that of the first recording's values.
+        noise: the same distance between two successive records of the first recording, the median
+            over its steps; None with fewer than three.
+        again: the same distance to a run that is meant to be equal, at that step; None without one.
+    """
+
+    step: int
+    layer: str
+    statistic: str
+    distance: float
+    noise: float | None
+    again: float | None
+
+    @property
+    def size(self) -> str:
+        """How far apart: "rounding", "within the noise of equal runs", or "more than rounding"."""
+        if self.distance <= ROUNDING:
+            return "rounding"
+        if self.again is not None and self.distance <= self.again:
+            return "within the noise of equal runs"
+        return "more than rounding"
+
+
+@dataclass(frozen=True)
+class RecordingDifference:
+    """Two recordings side by side. It is true if they differ.
+
+    Attributes:
+        good, bad: the recordings' names.
+        compared: steps that both recorded.
+        equal_before: of them, those before the first difference.
+        first: where they part; None where every value is equal to the bit.
+        growth: (step, largest distance of any layer, that layer) from there on.
+        only_good, only_bad: layers of one alone.
+        settings: what the descriptions of the layers differ in, in words.
+    """
+
+    good: str
+    bad: str
+    compared: int
+    equal_before: int
+    first: Parting | None
+    growth: tuple[tuple[int, float, str], ...]
+    only_good: tuple[str, ...]
+    only_bad: tuple[str, ...]
+    settings: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.first or self.only_good or self.only_bad or self.settings)
+
+    def json(self) -> str:
+        """Return everything as JSON."""
+        size = self.first.size if self.first else None
+        return json.dumps({"differs": bool(self), "size": size, **asdict(self)}, indent=2)
+
+    def text(self) -> str:
+        """Return where they part first, then how the distance grows."""
+        blocks = [self._sentence()]
+        for names, where in ((self.only_bad, self.bad), (self.only_good, self.good)):
+            if names:
+                blocks.append(f"Only in {where}: {', '.join(names)}.")
+        blocks += [f"{setting}." for setting in self.settings]
+        if self.first is not None:
+            blocks.append(self._size())
+        width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+        lines = [filled(block, width) for block in blocks]
+        if self.growth:
+            lines += ["", f"{'step':>8}  {'distance':>9}  layer that is furthest"]
+            lines += [f"{step:>8}  {far:>9.2g}  {layer}" for step, far, layer in self.growth]
+        return for_terminal("\n".join(lines))
+
+    def _sentence(self) -> str:
+        if self.first is None:
+            steps = f"{self.compared:,} step{'s' * (self.compared != 1)}"
+            return f"Equal to the bit in all they both recorded, at {steps}."
+        first = self.first
+        what = f"{first.layer} ({first.statistic.replace('_', ' ')})"
+        equal = ", equal to the bit in every step before" if self.equal_before else ""
+        return f"First difference: step {first.step:,}, {what}{equal}."
+
+    def _size(self) -> str:
+        first = self.first
+        assert first is not None
+        words = f"The distance there is {first.distance:.2g} of the values' size: {first.size}."
+        if first.noise:
+            words += f" From one record to the next this value moves by {first.noise:.2g}."
+        if first.again is not None:
+            words += f" The equal run is {first.again:.2g} away at that step."
+        return words
+
+
+def difference_of(
+    good: Recording, bad: Recording, again: Recording | None = None, *, names: tuple[str, str]
+) -> RecordingDifference:
+    """Compare two recordings value by value, in the order in which a training step makes them.
+
+    Within a step the parameters come first, as its forward used them; then what the layers
+    measured, in the model's order; then the running statistics it left; then gradients, from the
+    last layer to the first.
+
+    Args:
+        good: the one that is compared with.
+        bad: the other one.
+        again: a recording that is meant to be equal to `good`, for what equal runs differ by.
+        names: of the two in the text.
+    """
+    layers = [name for name in good.layers if name in bad.layers]
+    good, bad = good.snapshot(), bad.snapshot()
+    steps: set[int] = set()
+    partings: list[tuple[tuple[int, int, int], str, str]] = []
+    far: dict[int, tuple[float, str]] = {}
+    for index, layer in enumerate(layers):
+        for statistic, at, one, other in _pairs(good, bad, layer):
+            steps |= {int(step) for step in at}
+            unequal = np.flatnonzero(_differ(one, other))
+            for row in unequal:
+                distance = _distance(one[row], other[row])
+                if distance >= far.get(int(at[row]), (-1.0, ""))[0] and _is_measure(statistic):
+                    far[int(at[row])] = distance, layer
+            if len(unequal):
+                phase = _phase(statistic)
+                order = index if phase < len(_PHASES) - 1 else -index
+                key = int(at[unequal[0]]), phase, order
+                partings.append((key, layer, statistic))
+    first = None
+    if partings:
+        (step, _, _), layer, statistic = min(partings)
+        first = _parting(good, bad, again, layer, statistic, step)
+        far.setdefault(step, (first.distance, layer))
+    return RecordingDifference(
+        *names,
+        compared=len(steps),
+        equal_before=sum(first is None or step < first.step for step in steps),
+        first=first,
+        growth=_spread(far),
+        only_good=tuple(name for name in good.layers if name not in bad.layers),
+        only_bad=tuple(name for name in bad.layers if name not in good.layers),
+        settings=_settings(good, bad, layers),
+    )
+
+
+def _pairs(
+    good: Recording, bad: Recording, layer: str
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield (statistic, steps, values of one, of the other) that both recordings have."""
+    theirs = set(bad.statistics(layer))
+    for statistic in good.statistics(layer):
+        if statistic not in theirs:
+            continue
+        (ours, one), (others, other) = good.query(layer, statistic), bad.query(layer, statistic)
+        at, left, right = np.intersect1d(ours, others, return_indices=True)
+        if len(at) and one.shape[1:] == other.shape[1:]:
+            yield statistic, at, one[left], other[right]
+
+
+def _differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Tell of each row whether a value differs; two NaN are equal."""
+    same = (one == other) | ((one != one) & (other != other))
+    return ~same.reshape(len(one), -1).all(1)
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the root mean square of a difference over that of `one`; infinite where that is 0 or
+    a value is not finite.
+    """
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    size = np.sqrt(np.mean(one**2))
+    with np.errstate(all="ignore"):
+        distance = float(np.sqrt(np.mean((one - other) ** 2)) / size)
+    return distance if np.isfinite(distance) else float("inf")
+
+
+_PHASES = (PARAMETERS, (), RUNNING, ())
+"""Parameters, measurements of the forward, running statistics, gradients."""
+
+
+def _phase(statistic: str) -> int:
+    if "gradient" in statistic:
+        return 3
+    return {**dict.fromkeys(PARAMETERS, 0), **dict.fromkeys(RUNNING, 2)}.get(statistic, 1)
+
+
+def _is_measure(statistic: str) -> bool:
+    """Tell whether a distance between two of these values says how far two runs are apart."""
+    return statistic in ("batch_mean", "batch_var", "sample_std", "weight", "running_mean")
+
+
+def _parting(
+    good: Recording, bad: Recording, again: Recording | None, layer: str, statistic: str, step: int
+) -> Parting:
+    def at(recording: Recording) -> np.ndarray | None:
+        if layer not in recording.layers or statistic not in recording.statistics(layer):
+            return None
+        steps, values = recording.query(layer, statistic, first=step, last=step)
+        return values[0] if len(steps) else None
+
+    one, other = at(good), at(bad)
+    assert one is not None
+    assert other is not None
+    equal = None if again is None else at(again)
+    values = good.query(layer, statistic)[1]
+    moves = [_distance(a, b) for a, b in itertools.pairwise(values)]
+    return Parting(
+        step,
+        layer,
+        statistic,
+        distance=_distance(one, other),
+        noise=float(np.median(moves)) if len(moves) > 1 else None,
+        again=None if equal is None else _distance(one, equal),
+    )
+
+
+def _spread(far: dict[int, tuple[float, str]]) -> tuple[tuple[int, float, str], ...]:
+    """Return at most GROWTH of the steps at which the recordings differ, evenly spread."""
+    steps = sorted(far)
+    if not steps:
+        return ()
+    rows = np.linspace(0, len(steps) - 1, GROWTH).round().astype(int)
+    return tuple((steps[row], *far[steps[row]]) for row in np.unique(rows))
+
+
+def _settings(good: Recording, bad: Recording, layers: list[str]) -> tuple[str, ...]:
+    """Return in words what the layers' descriptions differ in."""
+    found = []
+    for layer in layers:
+        one, other = good.layers[layer], bad.layers[layer]
+        for name in ("type", "kind", "channels", "groups", "eps", "momentum", "trainable"):
+            if (ours := getattr(one, name)) != (theirs := getattr(other, name)):
+                found.append(f"{layer} has {name} {ours} in one and {theirs} in the other")
+    return tuple(found)
