@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from normscope.errors import one_line
 from normscope.examining.moments import (
     TINY,
+    affine_in_effect,
     batch_moments,
     eval_facts,
-    gain_in_effect,
     joined,
     reference_facts,
     sample_moments,
 )
-from normscope.examining.own_arithmetic import own_arithmetic
+from normscope.examining.own_arithmetic import eps_response, own_arithmetic
 from normscope.examining.recognition import as_called
 from normscope.records.examination import Layer, Measured
 from normscope.user_models.norm_behavior import Behavior, behavior_of
@@ -114,6 +114,9 @@ class Meter:
             return
         try:
             self.facts |= own_arithmetic(self.module, args, kwargs, output)
+            if self.layer.kind in ("layer", "rms") and self.layer.eps:
+                response = eps_response(self.module, args, kwargs, output, self.layer.eps)
+                self.facts["eps_response"] = response
         except Exception:  # it takes no other type, or keeps more than tensors: nothing is known
             return
 
@@ -181,7 +184,7 @@ class Meter:
         self.facts["input_spread"] = _number(shifted.std(correction=0))
         self.facts["output_spread"] = _normalized_spread(self.layer, self.module, y)
         if self.layer.kind in ("layer", "rms"):
-            self.facts["gain"] = gain_in_effect(self.layer, x, y)
+            self.facts |= affine_in_effect(self.layer, x, y)
         if self.per_channel and x.ndim == 3 and x.shape[1] == x.shape[2]:
             spreads = [x.float().std(dim=dims, correction=0) for dims in ((0, 2), (0, 1))]
             ratios = [float(std.max() / std.min().clamp_min(TINY)) for std in spreads]

@@ -180,7 +180,7 @@ def _examine_pair(
 def _pair_states(
     state: Mapping[str, Any], layers: tuple[Layer, ...], other: Mapping[str, Any]
 ) -> Pair:
-    facts = pair_layers(layers, layers_of_state(other))
+    facts = pair_layers(layers, layers_of_state(other, layers))
     facts["weight_distance"] = weight_distance(state, other, {layer.name for layer in layers})
     return make_pair(facts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -104,9 +105,19 @@ def describe_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
     return Optimizer(
         type=" and ".join(type(each).__name__ for each in several),
         holds=sum(id(parameter) in held for parameter in model.parameters()),
+        wide_copies=_are_wide_copies(model, several),
         weight_decays=tuple(sorted({holder.weight_decay for holder in held.values()})),
         steps=int(max(steps)) if steps else None,
     )
+
+
+def _are_wide_copies(model: nn.Module, optimizers: tuple[torch.optim.Optimizer, ...]) -> bool:
+    """Tell whether the optimizers hold fp32 copies of a model in 16 bits: its masters."""
+    groups = [group for each in optimizers for group in each.param_groups]
+    copies = Counter((p.shape, p.dtype) for group in groups for p in group["params"])
+    half = (p for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16))
+    wanted = Counter((p.shape, torch.float32) for p in half if p.requires_grad)
+    return bool(wanted) and wanted <= copies
 
 
 def _settings(module: nn.Module, name: str) -> dict[str, Any]:

@@ -122,8 +122,8 @@ def eval_facts(
     return facts
 
 
-def gain_in_effect(layer: Layer, x: Tensor, y: Tensor) -> np.ndarray | None:
-    """Return the factor of each channel that makes y of the normalized x, by least squares; None
+def affine_in_effect(layer: Layer, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:
+    """Return gain and offset of each channel that make y of the normalized x, by least squares; {}
     where there are too few rows, or something else happened to them.
 
     Args:
@@ -133,15 +133,17 @@ def gain_in_effect(layer: Layer, x: Tensor, y: Tensor) -> np.ndarray | None:
     width = int(np.prod(x.shape[x.ndim - max(layer.normalized_dims, 1) :]))
     rows = [v.detach().reshape(-1, width)[:FITTED_ROWS].double() for v in (x, y)]
     if len(rows[0]) < LEAST_ROWS:
-        return None
+        return {}
     normalized, made = rows
     if layer.kind == "layer":
         normalized = normalized - normalized.mean(1, keepdim=True)
     eps = layer.eps or 0.0
     normalized = normalized / (normalized.square().mean(1, keepdim=True) + eps).sqrt()
-    centred, made = normalized - normalized.mean(0), made - made.mean(0)
-    energy = centred.square().sum(0)
-    gain = (centred * made).sum(0) / energy.clamp_min(TINY)
-    left = (made - gain * centred).square().sum()
-    exact = bool(left <= FIT * made.square().sum().clamp_min(TINY)) and bool((energy > 0).all())
-    return gain.cpu().numpy() if exact else None
+    centre, middle = normalized.mean(0), made.mean(0)
+    energy = (normalized - centre).square().sum(0)
+    gain = ((normalized - centre) * (made - middle)).sum(0) / energy.clamp_min(TINY)
+    left = (made - middle - gain * (normalized - centre)).square().sum()
+    if not (left <= FIT * (made - middle).square().sum() and (energy > 0).all()):
+        return {}
+    offset = middle - gain * centre
+    return {"gain": gain.cpu().numpy(), "offset": offset.cpu().numpy()}

@@ -46,6 +46,32 @@ def own_arithmetic(module: nn.Module, args: Any, kwargs: Any, output: Tensor) ->
     return facts | {"precision_error": error if float(size) > 0 else None}
 
 
+@torch.no_grad()
+def eps_response(
+    module: nn.Module, args: Any, kwargs: Any, output: Tensor, eps: float
+) -> float | None:
+    """Return the size of the output at an input whose variance is eps, over that at a large input.
+
+    It is 1 / sqrt(2) where eps is added to the variance, and about 1 where to its root, or nowhere.
+    """
+    twin, few = _twin(module, wide=True), (_cut(args, output), _cut(kwargs, output))
+    sizes = []
+    for std in (0.0, eps**0.5, 1e6 * eps**0.5):
+
+        def scaled(value: Any, std: float = std) -> Any:
+            if not isinstance(value, Tensor) or value.shape[1:] != output.shape[1:]:
+                return _wide(value)
+            value = value.double() - value.double().mean(-1, keepdim=True)
+            return std * value / value.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-30)
+
+        moved = [map_tensors(scaled, value) for value in few]
+        sizes.append(next(tensors_in(twin.forward(*moved[0], **moved[1]))))
+    none, small, large = sizes
+    change = (large - none).norm()
+    ratio = float((small - none).norm() / change.clamp_min(1e-30))
+    return ratio if change > 0 and ratio == ratio else None
+
+
 class _Types(TorchDispatchMode):
     """Notes what is computed in 16 bits."""
 

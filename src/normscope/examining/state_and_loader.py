@@ -58,15 +58,22 @@ def describe_loader(loader: Any) -> Loader:
     )
 
 
-def layers_of_state(state: Mapping[str, Any]) -> tuple[Layer, ...]:
+def layers_of_state(state: Mapping[str, Any], known: tuple[Layer, ...] = ()) -> tuple[Layer, ...]:
     """Return the normalization layers that a state_dict holds, as its names and shapes show them.
 
-    Of those without running statistics only the values are known: no sizes, no class.
+    Of those without running statistics only the values are known: no sizes, no class. `known` are
+    the layers of the model that it is for, whose names need not tell.
 
     Raises:
         InputError: for a layer whose values are of different widths, or no dense tensors.
     """
     found = norm_entries(state)
+    for layer in known:
+        names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        held = {name: state.get(f"{layer.name}.{name}" if layer.name else name) for name in names}
+        values = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+        if values:
+            found.setdefault(layer.name, NormEntries(layer.kind, "model", values))
     _refuse_excess(found)
     return tuple(_layer(name, entries) for name, entries in found.items())
 

@@ -11,6 +11,9 @@ from normscope.judge.check_formats import WIDTH, filled
 from normscope.judge.rule import FAR_LOG_VAR, FAR_MEAN
 from normscope.records.examination import Pair, PairedLayer
 
+FAR_GAINS = 0.1
+"""Relative distance from which weights and biases differ where statistics are compared, too."""
+
 
 @dataclass(frozen=True, eq=False)
 class Difference:
@@ -40,7 +43,8 @@ class Difference:
             apart = (
                 f"Apart is {self.bad} from {self.good}: the running means in standard deviations"
             )
-            blocks.append(f"{apart}, the running variances in ln. A star is beyond the limits.")
+            units = "the running variances in ln, weight and bias relative to their size"
+            blocks.append(f"{apart}, {units}. A star is beyond the limits.")
         width = shutil.get_terminal_size((WIDTH, 24)).columns
         lines = [filled(block, min(WIDTH, width)) for block in blocks]
         if shown:
@@ -61,6 +65,11 @@ class Difference:
         others = "" if weights is None else f" Their other weights differ by {weights:.2g}."
         if not self.differing:
             return f"No shared layer differs.{others}"
+        if offsets := sum(layer.gain_offset is not None for layer in self.pair.layers):
+            others += (
+                f" The weights of {offsets} layers differ by exactly one: one of the two stores "
+                "them as their distance from one, for 1 + weight."
+            )
         first, of = self.differing[0].name, len(self.pair.layers)
         are = "are" if len(self.differing) > 1 else "is"
         number = f"{len(self.differing)} of {of} shared layers {are} beyond the limits"
@@ -74,7 +83,8 @@ def _differs(layer: PairedLayer) -> bool:
     far = (layer.mean_distance or 0) > FAR_MEAN or (layer.var_distance or 0) > FAR_LOG_VAR
     # Without a distance, values that are not equal hold NaN or are of different widths.
     unknown = layer.statistics_equal is False and layer.mean_distance is None
-    gains = layer.statistics_equal is None and layer.affine_equal is False
+    apart = (layer.gains_distance or 0) > FAR_GAINS or layer.gain_offset is not None
+    gains = layer.affine_equal is False and (layer.statistics_equal is None or apart)
     classes = bool(layer.type and layer.other_type) and layer.type != layer.other_type
     return far or unknown or gains or classes or layer.eps != layer.other_eps
 
@@ -93,7 +103,10 @@ def _is_equal(layer: PairedLayer) -> bool:
 
 def _table(layers: list[PairedLayer]) -> list[str]:
     """A line per layer, columns as wide as they must be."""
-    rows = [("", "layer", "mean apart", "var apart", "updates", "eps"), *map(_cells, layers)]
+    rows = [
+        ("", "layer", "mean apart", "var apart", "weight apart", "updates", "eps"),
+        *map(_cells, layers),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(f"{row[i]:{'<' if i < 2 else '>'}{widths[i]}}" for i in range(len(row))).rstrip()
@@ -104,10 +117,13 @@ def _table(layers: list[PairedLayer]) -> list[str]:
 def _cells(layer: PairedLayer) -> tuple[str, ...]:
     mean = "-" if layer.mean_distance is None else f"{layer.mean_distance:.3g}"
     var = "-" if layer.var_distance is None else f"{layer.var_distance:.3g}"
+    gains = "-" if layer.gains_distance is None else f"{layer.gains_distance:.3g}"
+    if layer.gain_offset is not None:
+        gains = f"{-layer.gain_offset:+.0f}"
     same = layer.updates == layer.other_updates
     updates = "same" if same else f"{_or_dash(layer.other_updates)} / {_or_dash(layer.updates)}"
     eps = "same" if layer.eps == layer.other_eps else f"{layer.other_eps} / {layer.eps}"
-    return "*" if _differs(layer) else " ", layer.name, mean, var, updates, eps
+    return "*" if _differs(layer) else " ", layer.name, mean, var, gains, updates, eps
 
 
 def _or_dash(value: int | None) -> str:

@@ -101,6 +101,10 @@ class Measured:
     call_mean: Array | None = None  # [calls, C] where a layer runs several times in one forward
     call_var: Array | None = None
     gain: Array | None = None  # by which the normalized value was multiplied, per channel
+    offset: Array | None = None  # that was added to it
+    eps_response: float | None = (
+        None  # output at an input whose variance is eps, relative to that at a large one
+    )
     axis_spread: tuple[
         float, ...
     ] = ()  # largest / smallest standard deviation along axis 1, and along the last axis
@@ -215,6 +219,7 @@ class Optimizer:
 
     type: str
     holds: int  # of the model's parameters, how many
+    wide_copies: bool = False  # it holds fp32 copies of a model in 16 bits
     weight_decays: tuple[float, ...] = ()
     steps: int | None = None  # steps taken, where its state tells
 

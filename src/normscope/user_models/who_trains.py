@@ -72,26 +72,24 @@ def _number(value: Any) -> float:
 def weights_around(
     model: nn.Module, modules: dict[str, nn.Module]
 ) -> dict[str, list[nn.Parameter]]:
-    """Return the weights around each normalization layer: those of the sibling before it, or else
-    behind it, that has any, or else of the smallest module around it that has.
+    """Return the weights around each normalization layer: those of the module before it, or else
+    behind it, that has any, in the smallest module around it where one has.
     """
     norms = {id(p) for module in modules.values() for p in module.parameters()}
 
     def others(module: nn.Module) -> list[nn.Parameter]:
         return [p for p in module.parameters() if id(p) not in norms]
 
-    scopes = {}
+    scopes: dict[str, list[nn.Parameter]] = {}
     for name in modules:
-        parent, _, child = name.rpartition(".")
-        siblings = dict(model.get_submodule(parent).named_children()) if name else {}
-        index = list(siblings).index(child) if child in siblings else 0
-        modules_near = list(siblings.values())
-        near = (*reversed(modules_near[:index]), *modules_near[index + 1 :])
-        scope = next((weights for module in near if (weights := others(module))), [])
-        while not scope and parent:
-            parent = parent.rpartition(".")[0]
-            scope = others(model.get_submodule(parent))
-        scopes[name] = scope
+        scopes[name], inner = [], name
+        while inner and not scopes[name]:
+            parent, _, child = inner.rpartition(".")
+            siblings = dict(model.get_submodule(parent).named_children())
+            near, index = list(siblings.values()), list(siblings).index(child)
+            order = (*reversed(near[:index]), *near[index + 1 :])
+            scopes[name] = next((weights for module in order if (weights := others(module))), [])
+            inner = parent
     return scopes
 
 

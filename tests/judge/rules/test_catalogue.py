@@ -21,7 +21,7 @@ def test_codes_and_names_are_unique_and_well_formed():
     codes, names = [rule.code for rule in rules()], [rule.name for rule in rules()]
     assert len(set(codes)) == len(codes)
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"NS[1-8]\d\d", code) for code in codes)
+    assert all(re.fullmatch(r"NS[0-8]\d\d", code) for code in codes)
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", name) for name in names)
 
 

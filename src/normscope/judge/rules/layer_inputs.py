@@ -411,6 +411,90 @@ class ImpreciseForward(MeasuredRule, code="NS515", severity="error", kinds=EVERY
             yield self.finding(layer.name, message, evidence, "warning", cause=f"{what} {dtype}")
 
 
+class WeightsMisapplied(MeasuredRule, code="NS516", severity="warning", kinds=("layer", "rms")):
+    """What a library's own layer multiplies by and adds is not what its weight and bias say.
+
+    Gain and offset of each channel follow from one call. Compared with the weight, the gain may
+    have 1 added (or be a multiple of it): any other difference is reported, and so is a bias that
+    is not added. Where 1 is added although the weights of all layers are around one, it is added
+    twice; where it is not although they are all around zero, it was lost in a conversion. An eps
+    that is added to the standard deviation in place of the variance is an info, or a warning where
+    it is more than 1% of it.
+
+    Why is this bad: weights were trained for another formula. The model runs, and is a little or
+        much worse.
+    When it is fine: a formula of its own, with which the weights were trained.
+    Example:
+        class RMS(nn.RMSNorm):
+            def forward(self, x):
+                return F.rms_norm(x, self.normalized_shape, None, self.eps) * (1 + self.weight)
+
+        model = nn.Sequential(RMS(32, eps=1e-6), nn.Linear(32, 32), RMS(32, eps=1e-6))
+        for norm in (model[0], model[2]):
+            nn.init.normal_(norm.weight, 1.0, 0.02)  # of a checkpoint that multiplies by weight
+        batches = [torch.randn(64, 32)]
+    Use instead:
+        for norm in (model[0], model[2]):
+            norm.weight.data -= 1  # its distance from one
+    """
+
+    EXACT, OUTSIDE, NOTABLE = 0.05, 0.85, 0.01
+    NEAR_ONE, NEAR_ZERO = (0.7, 1.4), 0.3
+    remedy = (
+        "Compare the formula with that of the weights' library: 1 + weight, bias, place of eps."
+    )
+    reference = "https://github.com/huggingface/transformers/pull/29402"
+
+    def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
+        if not layer.foreign:
+            return
+        yield from self._check_gain(layer, measured, exam)
+        bias, offset = layer.bias, measured.offset
+        if bias is not None and offset is not None and bias.shape == offset.shape:
+            size = float(np.abs(bias).max())
+            if size > 1e-2 and float(np.abs(offset).max()) < self.EXACT * size:
+                message = "The layer holds a bias, and does not add it."
+                yield self.finding(layer.name, message, {"largest_bias": size}, cause="bias")
+        response = measured.eps_response
+        if response is not None and response > self.OUTSIDE and layer.eps:
+            squares = measured.set_mean_square if layer.kind == "rms" else measured.set_var
+            std = squares[1] ** 0.5 if len(squares) == 3 else 1.0
+            share = layer.eps / max(std, 1e-30)
+            severity = "warning" if share > self.NOTABLE else "info"
+            message = "eps is not added to the variance, but behind its root or not at all."
+            evidence = {"eps": layer.eps, "eps_over_std": share, "limit": self.NOTABLE}
+            yield self.finding(layer.name, message, evidence, severity, cause=f"eps {severity}")
+
+    def _check_gain(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
+        gain, weight = measured.gain, layer.weight
+        if gain is None or weight is None or gain.shape != weight.shape or len(gain) < 4:
+            return
+        added, size = float(np.median(gain - weight)), max(float(np.abs(gain).max()), 1e-3)
+        alike = [each.weight for each in exam.layers if each.type == layer.type]
+        medians = [float(np.median(each)) for each in alike if each is not None and len(each) > 3]
+        low, high_ = min(medians), max(medians)
+        evidence = {"added_to_weight": added, "median_weight": float(np.median(weight))}
+        exact = float(np.abs(gain - weight - added).max()) < self.EXACT * size
+        trained = len(medians) > 1 and len(np.unique(weight)) > 3
+        multiple = float(np.median(gain)) / (float(np.median(weight)) or np.inf)
+        scaled = float(np.abs(gain - multiple * weight).max()) < self.EXACT * size
+        if exact and abs(added) < self.EXACT and trained and max(abs(low), high_) < self.NEAR_ZERO:
+            message = "The layer multiplies by its weight, which looks like a distance from one."
+            yield self.finding(layer.name, message, evidence, cause="lost")
+        elif exact and abs(added - 1) < self.EXACT and low > self.NEAR_ONE[0]:
+            if high_ < self.NEAR_ONE[1]:
+                message = (
+                    "The layer multiplies by 1 + weight, but its weight is around one already."
+                )
+                yield self.finding(layer.name, message, evidence, cause="doubled")
+        elif exact and abs(added - 2) < self.EXACT:
+            message = "The layer multiplies by 2 + weight: one is added twice."
+            yield self.finding(layer.name, message, evidence, cause="twice")
+        elif min(abs(added), abs(added - 1)) > self.EXACT and not scaled:
+            message = "The layer multiplies by something else than its weight."
+            yield self.finding(layer.name, message, evidence, cause="other")
+
+
 def _has_features_last(layer: Layer, shape: tuple[int, ...]) -> bool:
     """Tell whether an instance normalization without weights, which takes any size, has its number
     of channels on the last axis alone.

@@ -38,6 +38,8 @@ class NeverTrained(OptimizerRule, code="NS401", severity="warning"):
     reference = "https://github.com/official-stockfish/nnue-pytorch/pull/91"
 
     def check_optimizer(self, optimizer: Optimizer, exam: Examination) -> Results:
+        if optimizer.holds == 0 and optimizer.wide_copies:
+            return  # what it steps is copied into the model
         if optimizer.holds == 0:
             message = (
                 "The optimizer holds no parameter of the model: it was made for another one, or "
@@ -310,6 +312,6 @@ class DecayedAway(Rule, code="NS408", severity="warning", kinds=SAMPLE_KINDS):
             return
         size = float(np.median(np.abs(weight)))
         if size < self.NEAR_ZERO and multiplies_by_weight(layer):
-            message = "Weight decay has pulled its weights to zero."
+            message = "Its weights are near zero: decayed, or stored as their distance from one."
             evidence = {"median": size, "limit": self.NEAR_ZERO, "weight_decay": layer.weight_decay}
             yield self.finding(layer.name, message, evidence)

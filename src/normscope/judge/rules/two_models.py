@@ -125,7 +125,8 @@ class ConvertedDifferently(PairRule, code="NS702", severity="warning"):
             if layer.type and layer.other_type and not self._same(layer.type, layer.other_type):
                 message = "The layer is of another class in the other model."
                 evidence = {"type": layer.type, "other": layer.other_type}
-                yield self.finding(layer.name, message, evidence, cause="class")
+                severity = "info" if outputs_agree(pair) else "warning"
+                yield self.finding(layer.name, message, evidence, severity, cause="class")
             if None not in (layer.eps, layer.other_eps) and layer.eps != layer.other_eps:
                 message = "The layer has another eps in the other model."
                 evidence = {"eps": layer.eps, "other": layer.other_eps}
