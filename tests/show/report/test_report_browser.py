@@ -47,11 +47,31 @@ def test_every_view_is_drawn(open_page, path):
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
 
 
-def test_the_claims_are_a_table(open_page, path):
+def test_the_claims_are_tables_the_decided_ones_first(open_page, path):
     page = open_page(path)
-    table = page.get_by_role("region", name="Claims", exact=True)
-    assert table.locator("tbody tr").count() == page.evaluate("page.verdicts.length") > 0
-    assert "Measured: " in table.inner_text()
+    decided = page.get_by_role("region", name="Claims", exact=True).locator("tbody tr")
+    open_ones = page.locator("#claims details tbody tr")
+    verdicts = page.evaluate("page.verdicts.map((row) => row.verdict)")
+    assert open_ones.count() == verdicts.count("cannot tell") > 0
+    assert decided.count() == len(verdicts) - open_ones.count() > 0
+    assert "cannot tell" not in decided.locator(".pill").all_inner_texts()
+    assert "Measured: " in decided.first.inner_text()
+    assert not open_ones.first.is_visible()
+    page.locator("#claims summary").click()
+    assert open_ones.first.is_visible()
+
+
+def test_what_was_found_comes_first_then_the_curves_with_names(open_page, path):
+    page = open_page(path)
+    ids = page.locator("main section").evaluate_all("(all) => all.map((section) => section.id)")
+    assert ids[:4] == ["headline", "main", "numbers", "claims"]
+    assert ids[-3:] == ["layers", "layer", "made-by"]
+    page.locator("#view-test_accuracy svg").wait_for()
+    settle(page)
+    names = page.locator("#view-test_accuracy .mark-text text")
+    assert sorted(names.all_text_contents()) == ["batch", "none"]
+    tops = names.evaluate_all("(all) => all.map((name) => name.getBoundingClientRect().top)")
+    assert abs(tops[0] - tops[1]) > 10  # both can be read, however near the lines end
 
 
 def test_arms_seeds_and_rates_hide(open_page, path):
@@ -299,7 +319,6 @@ def test_a_setting_is_shown_at_the_rate_where_it_has_most_values(open_page, tmp_
 
 def test_a_claim_begins_with_its_verdict(open_page, path):
     page = open_page(path)
-    outcomes = page.locator("#claims tbody tr td:first-child .pill").all_inner_texts()
-    assert [text[2:] for text in outcomes] == page.evaluate(
-        "page.verdicts.map((row) => row.verdict)"
-    )
+    outcomes = page.locator("#claims tbody tr td:first-child .pill").all_text_contents()
+    expected = page.evaluate("page.verdicts.map((row) => row.verdict + row.mark)")
+    assert sorted(text[2:] for text in outcomes) == sorted(expected)

@@ -58,7 +58,7 @@ function playButton(input, set) {
 function toggleRun(run) {
   state.selected[state.selected.has(run) ? "delete" : "add"](run);
   showSelection();
-  update("rates", "sweeps", "curves", "activations");
+  update("main", "rates", "sweeps", "curves", "activations");
 }
 
 const selection = element("fieldset", { hidden: true });
@@ -94,7 +94,7 @@ function runControls() {
   const made = [choices("Arms", page.arms.map((arm, key) => ({ key, label: arm.label, picture: swatch(arm) })), state.hiddenArms)];
   if (seeds.length > LISTED_SEEDS) made.push(seedRange(seeds));
   else if (seeds.length > 1) made.push(choices("Seeds", seeds.map((key) => ({ key, label: String(key) })), state.hiddenSeeds));
-  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("sweeps", "curves", "activations"); }));
+  if (rates.length > 1) made.unshift(dropdown("Learning rate", options, String(state.rate), (value) => { state.rate = value === "all" ? null : Number(value); state.rateChosen = true; update("main", "sweeps", "curves", "activations"); }));
   const bar = element("div", { class: "toolbar", role: "group", "aria-label": "Runs shown" }, ...made, selection);
   barHeight.disconnect();
   barHeight.observe(bar);
@@ -113,7 +113,7 @@ function logChoice() {
   const label = choice("Log axis", state.log, (on) => {
     state.log = on;
     for (const box of document.querySelectorAll("input[data-log]")) box.checked = on;
-    update("curves", "layer");
+    update("main", "curves", "layer");
   });
   label.querySelector("input").dataset.log = "";
   return label;
@@ -134,7 +134,7 @@ const stepShown = () => frames()[state.frame] ?? 0;
 
 /** {section: [what its controls depend on, the controls]}. */
 const LOCAL_CONTROLS = {
-  curves: [() => null, () => [logChoice(), slider("Smoothing", { most: 0.95, step: 0.05, value: state.smoothing, say: (value) => value.toFixed(2), change: (value) => { state.smoothing = value; return update("curves"); } })]],
+  curves: [() => null, () => [logChoice(), slider("Smoothing", { most: 0.95, step: 0.05, value: state.smoothing, say: (value) => value.toFixed(2), change: (value) => { state.smoothing = value; return update("main", "curves"); } })]],
   activations: [capturedEpochs, (epochs) =>
     [slider("Epoch", { most: epochs.length - 1, value: state.epoch, say: (at) => `${epochs[at]}`, change: (at) => { state.epoch = at; return update("activations"); }, playing: true })]],
   layers: [() => [overviews(), page.layers, page.recordings, [...state.recordings]], ([names]) =>

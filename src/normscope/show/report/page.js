@@ -36,11 +36,18 @@ function madeBy() {
 
 /** A print has room for what is folded. */
 for (const [event, open] of [["beforeprint", true], ["afterprint", false]]) {
-  addEventListener(event, () => { document.querySelector("#made-by details").open = open; });
+  addEventListener(event, () => { for (const folded of document.querySelectorAll("#made-by details, #claims details")) folded.open = open; });
 }
 
 function contents() {
-  const parts = [...(page.findings.length ? [{ name: "findings", title: "Findings" }] : []), ...(page.verdicts.length ? [{ name: "claims", title: "Claims" }] : []), ...page.sections.filter(({ name }) => chartsOf(name).length), { name: "made-by", title: "How this was made" }];
+  const parts = [
+    ...(page.findings.length ? [{ name: "findings", title: "Findings" }] : []),
+    ...page.sections.filter(({ name }) => name === "main" && chartsOf(name).length),
+    ...(page.summary.length ? [{ name: "numbers", title: "In numbers" }] : []),
+    ...(page.verdicts.length ? [{ name: "claims", title: "Claims" }] : []),
+    ...page.sections.filter(({ name }) => name !== "main" && chartsOf(name).length),
+    { name: "made-by", title: "How this was made" },
+  ];
   return parts.map(({ name, title }) => element("a", { href: `#${name}`, text: title, onclick: (event) => goTo(event, name) }));
 }
 
@@ -53,7 +60,7 @@ function goTo(event, name) {
 }
 
 const frame = (name) => element("div", { "data-region": name });
-const regions = { headline: frame("headline"), findings: frame("findings"), claims: frame("claims"), runs: frame("runs") };
+const regions = { headline: frame("headline"), numbers: frame("numbers"), findings: frame("findings"), claims: frame("claims"), runs: frame("runs") };
 const sections = new Map(page.sections.map(({ name }) => [name, null]));
 
 function controls(name) {
@@ -75,7 +82,8 @@ function section({ name, title, note }) {
 
 /** Bring every region up to date with `page`; charts draw themselves. */
 function compose() {
-  renew(regions.headline, [page.conclusion, page.problems, page.summary, page.summary_note, page.runs, page.arms, page.recordings.length], () => [headline()]);
+  renew(regions.headline, [page.conclusion, page.problems, page.summary.length, page.recordings.length], () => [headline()]);
+  renew(regions.numbers, [page.summary, page.summary_note, page.runs, page.arms], () => (page.summary.length ? [summary()] : []));
   renew(regions.findings, page.findings, () => page.findings.map(findings));
   renew(regions.claims, page.verdicts, () => (page.verdicts.length ? [claims()] : []));
   renew(regions.runs, [page.runs.map(({ rate, seed }) => [rate, seed]), page.arms], () => (page.runs.length ? [runControls()] : []));
@@ -96,8 +104,10 @@ function compose() {
   const pair = BESIDE.map((name) => sections.get(name)?.box).filter(Boolean);
   pair.forEach((box, k) => beside.children[k] !== box && beside.append(box));
   if (pair.length) boxes.push(beside);
-  [...Object.values(regions), ...boxes, made].forEach((region, k) => main.children[k] !== region && main.insertBefore(region, main.children[k] ?? null));
-  renew(document.getElementById("contents"), page.sections.filter(({ name }) => chartsOf(name).length).concat(page.verdicts.length, page.findings.length), contents);
+  const first = sections.get("main")?.box;
+  const { headline: found, findings: faults, runs, numbers, claims: tested } = regions;
+  [found, faults, runs, ...(first ? [first] : []), numbers, tested, ...boxes.filter((box) => box !== first), made].forEach((region, k) => main.children[k] !== region && main.insertBefore(region, main.children[k] ?? null));
+  renew(document.getElementById("contents"), page.sections.filter(({ name }) => chartsOf(name).length).concat(page.verdicts.length, page.findings.length, page.summary.length), contents);
 }
 
 const made = frame("made");

@@ -91,6 +91,24 @@ function inBands(rows) {
   });
 }
 
+const MOST_LABELS = 6;
+const LABEL_PIXELS = 13;
+
+/** Means with the arm's name at the end of each line; names that would cover each other are moved apart. */
+function labelled(rows, log) {
+  const ends = [...groupBy(rows, ({ series }) => series).values()].map((own) => own.at(-1));
+  if (ends.length > MOST_LABELS) return rows;
+  const size = log ? Math.log : Number;
+  const [low, high] = extent(rows.map(({ y }) => size(y)));
+  let taken = -Infinity;
+  for (const end of ends.sort((a, b) => a.y - b.y)) {
+    const at = ((size(end.y) - low) / (high - low)) * 200;
+    taken = Math.max(at, taken + LABEL_PIXELS);
+    Object.assign(end, { label: state.rate === null ? `${end.arm}, ${number(end.rate)}` : end.arm, nudge: at - taken });
+  }
+  return rows;
+}
+
 const SHAPES = {
   curves(view) {
     const { columns, length } = tableOf(view);
@@ -106,7 +124,7 @@ const SHAPES = {
       });
       if (rows.length && page.runs[run].status === "diverged") rows.at(-1).end = true;
     }
-    return [{ key: "all", rows: inBands(rows).concat(means(rows)), log }];
+    return [{ key: "all", rows: inBands(rows).concat(labelled(means(rows), log)), log }];
   },
 
   densities(view) {
@@ -199,7 +217,7 @@ function means(rows) {
     const { label, colour, dash, shape } = page.arms[arm];
     const n = own.length;
     found.push({
-      x: own[0].x, y: mean(own.map((row) => row.y)), series: `mean ${arm} ${rate}`, colour, shape, dash: dashes(dash), width: 2.4,
+      x: own[0].x, y: mean(own.map((row) => row.y)), arm: label, rate, series: `mean ${arm} ${rate}`, colour, shape, dash: dashes(dash), width: 2.4,
       opacity: state.selected.size ? 0.3 : 1, name: `${label}, learning rate ${number(rate)}, mean of ${n}`,
     });
   }

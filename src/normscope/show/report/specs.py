@@ -67,12 +67,14 @@ def _with_signal(name: str, value: Any, height: int, body: Spec) -> Spec:
     return {"height": height, "params": [{"name": name, "value": value}], **body}
 
 
-def curves(unit: str, x: str = "epoch") -> Spec:
-    """Return lines over epochs or steps, one per series; a diverged run ends in a cross, and
-    `focus` is pointed at.
+def curves(unit: str) -> Spec:
+    """Return lines over epochs, one per series, with a name at the end of those that have a label;
+    a diverged run ends in a cross, and `focus` is pointed at.
     """
-    axis = {**_WHOLE, "tickCount": 6, "format": "~s" if x == "step" else "d"}
-    across = _field("x", title=x, scale={"zero": False, "nice": False, "padding": 6}, axis=axis)
+    axis = {**_WHOLE, "tickCount": 6, "format": "d"}
+    across = _field(
+        "x", title="epoch", scale={"zero": False, "nice": False, "padding": 6}, axis=axis
+    )
     style = _styled("color", "strokeWidth", "strokeDash", "opacity")
     line = _layer(
         {**_LINE, "strokeJoin": "round"},
@@ -85,12 +87,15 @@ def curves(unit: str, x: str = "epoch") -> Spec:
         "datum.band",
     )
     ends = _layer(_CROSS, _styled("color"), "datum.end")
+    beside = {"type": "text", "align": "left", "dx": 6, "dy": {"expr": "datum.nudge"}}
+    names = _layer({**beside, "color": "var(--ink)", "limit": 150},
+                   {"text": _field("label", "nominal")}, "datum.label")  # fmt: skip
     ring = {"type": "point", "filled": False, "size": 60, "strokeWidth": 2}
     points = _layer(ring, _styled("color", "shape"), data=FOCUS)
     return {
         "height": 250,
         "encoding": {"x": across, "y": _y(unit)},
-        "layer": [band, line, ends, points],
+        "layer": [band, line, ends, names, points],
     }
 
 

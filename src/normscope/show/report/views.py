@@ -65,6 +65,11 @@ class View:
 
 
 SECTIONS = {
+    "main": (
+        "Loss and accuracy",
+        "Thin: one run. Thick: the mean of finished runs. Cross: diverged. Of more than eight like "
+        "runs five are drawn, and a band from the 10th to the 90th percentile.",
+    ),
     "rates": (
         "Accuracy over learning rates",
         "Every finished run is a point; the line joins the means. Arms stand a few pixels apart. "
@@ -77,9 +82,8 @@ SECTIONS = {
         "finished run is a point; the line joins the means.",
     ),
     "curves": (
-        "Over the epochs",
-        "Thin: one run. Thick: the mean of finished runs. Cross: diverged. Of more than eight like "
-        "runs five are drawn, and a band from the 10th to the 90th percentile.",
+        "More over the epochs",
+        "As loss and accuracy above.",
     ),
     "activations": (
         "Activations",
@@ -107,7 +111,14 @@ TENSOR_NOTES = {
 }
 
 
-def _curve(column: str, title: str, unit: str, scale: float = 1.0, may_be_log: bool = True) -> View:
+def _curve(
+    column: str,
+    title: str,
+    unit: str,
+    scale: float = 1.0,
+    may_be_log: bool = True,
+    section: str = "curves",
+) -> View:
     def query(data: ReportData) -> Table | None:
         values = [scale * run.column(column) for run in data.runs]
         if not any(np.isfinite(each).any() for each in values):
@@ -119,7 +130,7 @@ def _curve(column: str, title: str, unit: str, scale: float = 1.0, may_be_log: b
         }
         return Table(columns)
 
-    return View(column, "curves", "curves", title, "", query, specs.curves(unit), may_be_log)
+    return View(column, section, "curves", title, "", query, specs.curves(unit), may_be_log)
 
 
 def _activation(tensor: str, title: str, near_normal: bool) -> View:
@@ -213,13 +224,13 @@ def _percent(accuracy: float | None) -> float:
 
 
 VIEWS = (
+    _curve("train_loss", "Training loss", "cross-entropy (nats)", section="main"),
+    _curve("test_accuracy", "Test accuracy", "accuracy (%)", 100, False, section="main"),
     View(
         "learning_rates", "rates", "rates", "Final test accuracy", "", _learning_rates,
         specs.rates(),
     ),
     *map(_sweep, SWEPT),
-    _curve("train_loss", "Training loss", "cross-entropy (nats)"),
-    _curve("test_accuracy", "Test accuracy", "accuracy (%)", scale=100, may_be_log=False),
     _curve("test_loss", "Test loss", "cross-entropy (nats)"),
     _curve("train_accuracy", "Training accuracy", "accuracy (%)", scale=100, may_be_log=False),
     _curve("stem_gradient_mean", "Stem gradient, mean of the epoch's steps", "L2 norm"),

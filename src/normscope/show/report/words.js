@@ -55,13 +55,16 @@ function inParts(text) {
 function headline() {
   const made = [...conclusion(), ...page.problems.map((text) => element("p", { class: "problem", text: `Not shown: ${text}` }))];
   if (!page.summary.length && !page.recordings.length && !page.findings.length) made.push(element("p", { text: "There is no run to show so far." }));
-  if (page.summary.length) {
-    const keys = ["label", "status", "epochs", "test_accuracy", "train_loss", "seconds", "error", "id"];
-    const rows = () => [keys, ...page.runs.map((run) => keys.map((key) => String(run[key] ?? "")))];
-    made.push(summaryTable(), element("p", { class: "note", text: page.summary_note }),
-      element("button", { type: "button", text: "Save all runs as CSV", onclick: () => saveCsv("runs", rows()) }));
-  }
   return element("section", { id: "headline", "aria-label": "Result" }, ...made);
+}
+
+/** Every arm at every learning rate, in numbers. */
+function summary() {
+  const keys = ["label", "status", "epochs", "test_accuracy", "train_loss", "seconds", "error", "id"];
+  const rows = () => [keys, ...page.runs.map((run) => keys.map((key) => String(run[key] ?? "")))];
+  return element("section", { id: "numbers", "aria-labelledby": "numbers-title" },
+    element("h2", { id: "numbers-title", text: "In numbers" }), summaryTable(), element("p", { class: "note", text: page.summary_note }),
+    element("button", { type: "button", text: "Save all runs as CSV", onclick: () => saveCsv("runs", rows()) }));
 }
 
 const MARKS = { supported: "✓", contradicted: "✗", negligible: "≈", "no difference": "=", "cannot tell": "?" };
@@ -74,7 +77,7 @@ function claims() {
   const header = ["verdict", "claim", "effect [95%]", "n", "every seed"];
   const subjects = new Set(page.verdicts.map((row) => row.subject));
   const quiet = (text) => element("div", { class: "quantity", text });
-  const rows = page.verdicts.map((row) => {
+  const rowOf = (row) => {
     const words = [row.claim, ...(subjects.size > 1 ? [row.subject] : [])];
     const reach = extent(row.numbers.flat());
     const cells = [
@@ -87,12 +90,16 @@ function claims() {
     ];
     const kinds = ["verdict", "claim", "effect", "number", "values"];
     return element("tr", {}, ...cells.map((content, k) => element("td", { class: kinds[k], "data-label": header[k] }, ...content)));
-  });
+  };
+  const table = (rows, name) => element("div", { class: rows.length > 6 ? "scroll tall" : "scroll", tabindex: 0, role: "region", "aria-label": name },
+    element("table", { class: "cards" }, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col", class: text === "n" ? "number" : "" })))), element("tbody", {}, ...rows.map(rowOf))));
+  const open = page.verdicts.filter(({ verdict }) => verdict === "cannot tell");
+  const decided = page.verdicts.filter((row) => !open.includes(row));
   return element("section", { id: "claims", "aria-labelledby": "claims-title" },
     element("h2", { id: "claims-title", text: "Claims, tested on these runs" }),
-    element("p", { class: "note", text: "What is measured and how it is tested was fixed before the runs. Intervals hold at all numbers of seeds together, so that seeds may be added until a claim is decided. Where these runs cannot tell, the row says what would settle it." }),
-    element("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Claims" },
-      element("table", { class: "cards" }, element("thead", {}, element("tr", {}, ...header.map((text) => element("th", { text, scope: "col", class: text === "n" ? "number" : "" })))), element("tbody", {}, ...rows))));
+    element("p", { class: "note", text: "What is measured and how it is tested was fixed before the runs. Intervals hold at all numbers of seeds together, so that seeds may be added until a claim is decided." }),
+    ...(decided.length ? [table(decided, "Claims")] : []),
+    ...(open.length ? [element("details", { open: !decided.length }, element("summary", { text: `${plural(open.length, "claim")} on which these runs cannot tell, and what would settle them` }), table(open, "Open claims"))] : []));
 }
 
 const SEVERITIES = { error: "✗ error", warning: "! warning", info: "i info" };
