@@ -26,7 +26,7 @@ MOST_STEPS, FEWEST_STEPS = 80, 10
 MOST_FRAMES, FEWEST_FRAMES = 100, 4
 RIDGE_BINS = BINS // 2
 RIDGE_ROW_BYTES = RIDGE_BINS + 14
-CHANNELS = (64, 32, 16)  # per layer, evenly spread over it: as many as the budget allows
+CHANNELS = (64, 32, 16, 8)  # per layer, evenly spread over it: as many as the budget allows
 
 TRAJECTORIES = (
     # name, title, the first of these that was recorded is the line, may be logarithmic
