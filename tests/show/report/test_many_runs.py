@@ -57,6 +57,20 @@ class TestSeeds:
         }
 
 
+def test_the_claims_are_tables_the_decided_ones_first(open_page, many):
+    page = open_page(many)
+    decided = page.get_by_role("region", name="Claims", exact=True).locator("tbody tr")
+    open_ones = page.locator("#claims details tbody tr")
+    verdicts = page.evaluate("page.verdicts.map((row) => row.verdict)")
+    assert open_ones.count() == verdicts.count("cannot tell") > 0
+    assert decided.count() == len(verdicts) - open_ones.count() > 0
+    assert "cannot tell" not in decided.locator(".pill").all_inner_texts()
+    assert "Measured: " in decided.first.inner_text()
+    assert not open_ones.first.is_visible()
+    page.locator("#claims summary").click()
+    assert open_ones.first.is_visible()
+
+
 def test_of_many_runs_a_few_are_drawn_and_a_band(open_page, many):
     page = open_page(many)
     drawn = rows(page, "train_loss")
