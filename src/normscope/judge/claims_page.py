@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from normscope.judge.claim import Claim
 from normscope.judge.claim_kinds import WithinRunClaim
+from normscope.judge.retired import RETIRED
 from normscope.judge.statistics import FIRM_FROM, LEAST_PAIRS
 
 INTRODUCTION = f"""# Claims
@@ -37,14 +38,17 @@ training that diverged, is infinite, and leaves its claim open.
 
 NOT_JUDGED = """## Not judged
 
-- *Batch normalization does better on long-tailed data* (the blog post mentions it): there is no
-  such data here.
+- *Batch normalization does better on long-tailed data*: the blog post's gloss on internal covariate
+  shift. It is wrong about Ioffe & Szegedy, who say nothing of long tails, and there is no such data
+  here.
 """
 
 
 def catalogue(claims: tuple[Claim, ...]) -> str:
     """Return the page, Markdown."""
-    return "\n".join([INTRODUCTION, *(_entry(claim) for claim in claims), NOT_JUDGED])
+    retired = [f"- **{code}** {why}" for code, why in RETIRED.items()]
+    gone = "\n".join(["## Retired", "", "Codes are not used again.", "", *retired])
+    return "\n".join([INTRODUCTION, *(_entry(claim) for claim in claims), NOT_JUDGED, gone, ""])
 
 
 def _first(claim: Claim) -> str:

@@ -33,5 +33,24 @@ MOVEMENT = "movement"
 [channels of all places].
 """
 
-KNOWN = (PROPAGATION, BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT)
+INITIALIZATION = "initialization"
+"""Before the first step: "gradient" and "rank", float64 [layers], through a deep network of its
+own; "cosine", float64 [convolutions], |cosine| of weights and their gradient.
+"""
+
+WEIGHTS = "weights"
+"""Norm of each convolution's weights after the training over that before it: "growth", float64
+[convolutions].
+"""
+
+CORRUPTION = "corruption"
+"""Test accuracies on noisy images as fractions, float64 [1] each: with "running" statistics, with
+those of batches of 128 ("batch") and of 8 ("small"), and of batches of 128 of images sorted by
+class ("one_class").
+"""
+
+KNOWN = (
+    PROPAGATION, BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT, INITIALIZATION, WEIGHTS,
+    CORRUPTION,
+)  # fmt: skip
 """Every measurement. How each is made is in `studies/study_measurements.py`."""

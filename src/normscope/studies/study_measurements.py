@@ -10,17 +10,26 @@ from normscope.data.dataset import Dataset
 from normscope.errors import RecordError
 from normscope.records.measurement_names import (
     BATCH_STATISTICS,
+    CORRUPTION,
     EVALUATION,
+    INITIALIZATION,
     LANDSCAPE,
     MOVEMENT,
     PROPAGATION,
+    WEIGHTS,
 )
 from normscope.records.measurements import measured_in, store_measurement
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import using_threads
 from normscope.studies.measurements.batch_statistics_measurement import batch_statistics
+from normscope.studies.measurements.corruption_measurement import corruption
 from normscope.studies.measurements.evaluation_measurement import evaluation, is_batch_normalized
+from normscope.studies.measurements.initialization_measurement import (
+    initialization,
+    is_of_vectors,
+    weight_growth,
+)
 from normscope.studies.measurements.landscape_measurement import landscape
 from normscope.studies.measurements.movement_measurement import movement
 from normscope.studies.measurements.propagation_measurement import has_paths, propagation
@@ -47,6 +56,9 @@ MEASUREMENTS = {
         Measurement(PROPAGATION, propagation, has_paths, trained=False),
         Measurement(BATCH_STATISTICS, batch_statistics, lambda spec: True, trained=True),
         Measurement(EVALUATION, evaluation, is_batch_normalized, trained=True),
+        Measurement(INITIALIZATION, initialization, is_of_vectors, trained=False),
+        Measurement(WEIGHTS, weight_growth, lambda spec: True, trained=True),
+        Measurement(CORRUPTION, corruption, is_batch_normalized, trained=True),
         Measurement(LANDSCAPE, landscape, lambda spec: True, trained=False, by_default=False),
         Measurement(MOVEMENT, movement, lambda spec: True, trained=False, by_default=False),
     )

@@ -6,10 +6,13 @@ from typing import Any
 
 from normscope.records.measurement_names import (
     BATCH_STATISTICS,
+    CORRUPTION,
     EVALUATION,
+    INITIALIZATION,
     LANDSCAPE,
     MOVEMENT,
     PROPAGATION,
+    WEIGHTS,
 )
 from normscope.studies.study_description import GridPlan, StudyPlan
 
@@ -37,7 +40,8 @@ STUDIES = {
             "Tests every claim that small images can say something about, on the embedded digits.",
             (
                 _grid(measure=(), **_DIGITS, learning_rates=(0.01, 0.1, 1.0)),
-                _grid(**_AT_ONE_RATE, measure=(BATCH_STATISTICS, EVALUATION)),
+                _grid(**_AT_ONE_RATE, measure=(BATCH_STATISTICS, EVALUATION, INITIALIZATION,
+                                               WEIGHTS, CORRUPTION)),
                 _grid({"initialization_scale": (0.1, 1.0, 3.0)}, (), **_AT_ONE_RATE),
                 _grid({"activation": ("tanh",)}, (), **_AT_ONE_RATE),
                 _grid({"batch_size": (8, 128)}, (EVALUATION,), **_DIGITS,

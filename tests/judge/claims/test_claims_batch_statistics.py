@@ -280,6 +280,11 @@ PLANTED = {  # code: (runs for which it holds, runs for which it does not, effec
         [with_evaluation(seed, 0.95, 0.95, 0.95) for seed in range(4)],
         15.0,
     ),
+    "C903": (
+        [with_evaluation(seed, 0.95, 0.95, 0.8) for seed in range(4)],
+        [with_evaluation(seed, 0.85, 0.85, 0.8) for seed in range(4)],
+        5.0,
+    ),
     "C1303": (sizes(0.6, 0.85), sizes(0.85, 0.6), 25.0),
 }
 
@@ -302,6 +307,7 @@ def test_equal_readings_are_no_difference(code):
     runs = {
         "C801": statistics(0.02, 0.0201, 0.02, seeds=9), "C901": statistics(0.02, 0.02, 0.0202),
         "C902": [with_evaluation(seed, 0.9, 0.9, 0.9) for seed in range(4)],
+        "C903": [with_evaluation(seed, 0.9, 0.9, 0.9) for seed in range(12)],
         "C1303": sizes(0.9, 0.9),
     }[code]  # fmt: skip
     assert judged(code, runs).outcome == "no difference"

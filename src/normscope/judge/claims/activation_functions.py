@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from normscope.judge.activation_regions import active_region
-from normscope.judge.claim import Claim, SecondaryMetric
+from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import BLOG
-from normscope.judge.evidence.quantities import captured, first_to_last, usual_gradient
+from normscope.judge.evidence.quantities import captured
 from normscope.judge.evidence.wasserstein import cumulative
 
 JUDGED = ("relu", "sigmoid", "tanh")
@@ -46,25 +46,3 @@ class InputsInTheActiveRegion(Claim, code="C701"):
         ends = np.array([np.nextafter(start, np.inf), min(end, 1e30)])
         low, high = cumulative(captures[-1], ends)
         return 100 * float(high - low)
-
-
-class LargerGradients(Claim, code="C702"):
-    """With batch normalization the gradients that arrive at the first layer are larger.
-
-    The consequence that the post draws from inputs in the active region. Scales differ between the
-    arms for other reasons too: the ratio of first to last layer stands beside it.
-
-    Quantity: median over epochs of the mean stem-gradient norm
-    Needs: finished runs with {norm} and {reference} at equal settings
-    """
-
-    source = BLOG
-    unit = "times"
-    higher_supports = True
-    across = ("activation",)
-    margin = 1.25
-    where_both_learn = True
-    also = (SecondaryMetric("stem gradient over last-layer gradient", "times", first_to_last),)
-
-    def value(self, cell: GridCell) -> float | None:
-        return usual_gradient(cell.run, "stem") if cell.run.status == "finished" else None

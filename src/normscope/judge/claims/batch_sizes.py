@@ -33,7 +33,10 @@ def sizes_of(groups: Sequence[Group]) -> tuple[str, ...]:
         for cells in group.arms.values()
         for cell in cells.values()
     }
-    return tuple(f"Batch sizes: {small} against {large}." for small, large in sorted(sizes))
+    rates = "at one learning rate, which is not adapted to the batch size"
+    return tuple(
+        f"Batch sizes: {small} against {large}, {rates}." for small, large in sorted(sizes)
+    )
 
 
 def _drop_with(statistics: str) -> Callable[[GridCell], float | None]:
@@ -65,6 +68,7 @@ class SuffersFromSmallBatches(AccuracyClaim, code="C1301"):
     source = WU_HE
     over = ("batch_size",)
     least = 2
+    where_arms_learn = True
     also = (
         SecondaryMetric("with the test batch's statistics", "points", _drop_with("batch")),
         SecondaryMetric("with recalibrated statistics", "points", _drop_with("recalibrated")),

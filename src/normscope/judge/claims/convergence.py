@@ -58,7 +58,8 @@ def reference_accuracy(group: Group) -> float | None:
 
 
 class FasterConvergence(Claim, code="C101"):
-    """With batch normalization the network needs fewer epochs to become as good as without.
+    """With batch normalization the network needs fewer epochs to become nine tenths as good as
+    without.
 
     Epochs to a threshold say how long one has to wait; a loss is not comparable between networks
     that regularize differently. The threshold is what the network without normalization ends with,

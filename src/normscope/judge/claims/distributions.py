@@ -49,28 +49,13 @@ class NormalizedTensorNearNormal(_Distribution, code="C401"):
         return distance_to_normal(cell, "normalized")
 
 
-class BlockOutputNearNormal(_Distribution, code="C402"):
-    """With batch normalization the output of the first stage of blocks stays nearer to N(0, 1).
-
-    The notebook says it of the output of its first stage. That tensor follows a ReLU and cannot be
-    negative, so that the distance cannot be zero: the verdict is only about which arm is nearer.
-
-    Quantity: Wasserstein distance of the first stage's output (after its ReLU) to N(0, 1), in its
-        standard deviations, mean over captures
-    """
-
-    source = NOTEBOOK
-
-    def value(self, cell: GridCell) -> float | None:
-        return distance_to_normal(cell, "block_output")
-
-
 class NoDrift(_Distribution, code="C403"):
     """With batch normalization the distribution of the first stage's output drifts less during
     training.
 
     How far values move between the first and the last captured epoch, as a multiple of their spread
     at the first: without a unit, or the arm with the smaller activations would win by their size.
+    All channels are one distribution here: shifts of channels against each other are not seen.
 
     Quantity: Wasserstein distance of the block output between first and last capture, over its
         first spread
@@ -99,8 +84,8 @@ class NoWidening(_Distribution, code="C404"):
     """With batch normalization the distribution of the first stage's output widens less during
     training.
 
-    The last captured spread over the first one. Both may shrink: whether one widens is in the
-    values of the arms.
+    The last captured spread over the first one, of all channels as one distribution. Both may
+    shrink: whether one widens is in the values of the arms.
 
     Quantity: standard deviation of the block output at the last capture over that at the first
     """

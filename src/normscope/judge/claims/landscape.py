@@ -3,7 +3,7 @@
 Santurkar et al. move by multiples of the gradient, the same for all networks. An arm with larger
 gradients then moves further and sees more, whatever the landscape is like; an arm whose loss hardly
 moves looks smooth. The claims here are decided at equal distances in units of the weights' own
-norm, which is what a scale-invariant layer sees of a move. What the paper plots accompanies them.
+norm, which is what a scale-invariant layer sees of a move. C1004 to C1006 are what the paper plots.
 """
 
 from __future__ import annotations
@@ -96,13 +96,6 @@ class LossChangesLessAlongTheGradient(_Landscape, code="C1001"):
     """
 
     points = staticmethod(loss_range)
-    also = (
-        SecondaryMetric(
-            "steps of 0.5 to 4 learning rates",
-            "times",
-            partial(over_training, points=loss_range, kind="rate"),
-        ),
-    )
 
 
 class GradientsMorePredictive(_Landscape, code="C1002"):
@@ -123,11 +116,6 @@ class GradientsMorePredictive(_Landscape, code="C1002"):
             "times",
             partial(over_training, points=share_of_gradient, kind="rate"),
         ),
-        SecondaryMetric(
-            "the same in l2 distance, as in the paper",
-            "times",
-            partial(over_training, points=gradient_change, kind="rate"),
-        ),
     )
 
 
@@ -144,10 +132,50 @@ class EffectivelySmoother(_Landscape, code="C1003"):
     """
 
     points = staticmethod(relative_beta)
-    also = (
-        SecondaryMetric(
-            "steps of 0.5 to 4 learning rates, as in the paper",
-            "times",
-            partial(over_training, points=beta, kind="rate"),
-        ),
-    )
+
+
+class _AsInThePaper(_Landscape):
+    """At the steps that the paper takes: an arm with larger gradients moves further."""
+
+    def value(self, cell: GridCell) -> float | None:
+        return over_training(cell, type(self).points, "rate")
+
+
+class LossChangesLessPerStep(_AsInThePaper, code="C1004"):
+    """With batch normalization the loss varies less over steps of the training's size.
+
+    The paper's own reading of C1001: multiples of the gradient, the same for both arms, without
+    regard to the sizes of gradients and weights.
+
+    Quantity: range of the loss over steps of 0.5 to 4 learning rates along the negative gradient,
+        median over points of training
+    """
+
+    points = staticmethod(loss_range)
+
+
+class GradientsChangeLessPerStep(_AsInThePaper, code="C1005"):
+    """With batch normalization gradients change less over steps of the training's size.
+
+    The paper's own reading of C1002: the l2 distance itself, which is smaller for a smaller
+    gradient.
+
+    Quantity: largest l2 change of the gradient over steps of 0.5 to 4 learning rates, median over
+        points of training
+    """
+
+    points = staticmethod(gradient_change)
+
+
+class SmootherPerStep(_AsInThePaper, code="C1006"):
+    """With batch normalization the landscape is effectively smoother over steps of the training's
+    size.
+
+    The paper's own reading of C1003: the change of the gradient over the distance, without regard
+    to the scale of the weights.
+
+    Quantity: largest change of the gradient over the distance moved, in steps of 0.5 to 4 learning
+        rates, median over points of training
+    """
+
+    points = staticmethod(beta)

@@ -86,6 +86,17 @@ def divergence(cell: GridCell) -> float | None:
     return 100 * float(np.mean([run.status == "diverged" for run in cell.runs]))
 
 
+def tolerated(cell: GridCell) -> float | None:
+    """The logarithm of the highest rate at which a seed does about as well as its arm's best."""
+    rates = stable_rates(cell)
+    return None if rates is None else math.log10(rates[-1] if rates else _below(cell))
+
+
+def _below(cell: GridCell) -> float:
+    """A decade below the rates of the study."""
+    return min(run.learning_rate for run in cell.runs) / 10
+
+
 class _Rates(Claim):
     needs = NEEDS
     unit = "decades"
@@ -127,21 +138,26 @@ class ToleranceOfLearningRates(_Rates, code="C501"):
 class HigherLearningRates(_Rates, code="C502"):
     """Batch normalization allows higher learning rates.
 
-    The end of the tolerated range, on the same scale. A seed that tolerates none counts as a decade
-    below the grid: leaving it out would judge the arm by its luckier seeds.
+    A rate is allowed if a network learns at it: a fifth of the way from guessing to 1, or above. A
+    seed that learns at none counts as a decade below the grid: leaving it out would judge the arm
+    by its luckier seeds. The end of the range that costs at most 2 points of the arm's best
+    accuracy, which an arm may leave and still train, stands beside it.
 
-    Quantity: highest learning rate within 2 points of the arm's best mean accuracy, unbroken from
-        the best, log10
+    Quantity: highest learning rate at which the seed's run learns, log10
     """
 
     source = BLOG
+    also = (SecondaryMetric("highest rate within 2 points of the best", "decades", tolerated),)
 
     def value(self, cell: GridCell) -> float | None:
-        rates = stable_rates(cell)
-        if rates is None:
-            return None
-        lowest = min(run.learning_rate for run in cell.runs)
-        return math.log10(rates[-1]) if rates else math.log10(lowest) - 1.0
+        known = [run for run in cell.runs if accuracy(run) is not None]
+        learned = [
+            run.learning_rate for run in known if (accuracy(run) or 0) >= 100 * learned_from(run)
+        ]
+        return math.log10(max(learned, default=_below(cell))) if known == list(cell.runs) else None
+
+    def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        return ()
 
 
 class HigherLearningRatesInSmallBatches(HigherLearningRates, code="C503"):

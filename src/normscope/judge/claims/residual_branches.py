@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 
 from normscope.judge.claim import Claim, SecondaryMetric
 from normscope.judge.evidence.cells import GridCell, Group
-from normscope.judge.evidence.literature import BEYOND_DE_SMITH, DE_SMITH
+from normscope.judge.evidence.literature import DE_SMITH
 from normscope.records.measurement_names import PROPAGATION
 
 
@@ -47,7 +46,8 @@ class BranchesScaledDown(Claim, code="C1201"):
     A branch of the variance of its skip doubles the variance in every block, which grows
     exponentially with depth. With normalization on the branch its variance stays (1 - 1/pi, 0.68,
     for ReLU and He's initialization) while that of the skip grows, linearly. This is about He's
-    initialization, which the paper is about; C1202 is about PyTorch's.
+    initialization, which the paper is about: PyTorch's own draws weights so small that branches
+    shrink by themselves.
 
     Quantity: variance of the branch over that of the skip before the first step, geometric mean
         over blocks
@@ -59,7 +59,6 @@ class BranchesScaledDown(Claim, code="C1201"):
     higher_supports = False
     margin = 1.25
     across = ("block", "initialization")
-    initialization: ClassVar[str] = "he"
     also = (
         SecondaryMetric("variance of the last block's skip path", "times", partial(last, path=0)),
         SecondaryMetric("variance of the last block's branch", "times", partial(last, path=1)),
@@ -83,21 +82,5 @@ class BranchesScaledDown(Claim, code="C1201"):
 
     def _is_meant(self, cell: GridCell) -> bool:
         spec = cell.run.spec
-        meant = {"initialization": self.initialization, "block": "pre-activation"}
+        meant = {"initialization": "he", "block": "pre-activation"}
         return all(spec.get(knob) == value for knob, value in meant.items())
-
-
-class BranchesScaledDownByDefault(BranchesScaledDown, code="C1202"):
-    """With PyTorch's default initialization too, batch normalization makes residual branches small
-    beside their skip paths.
-
-    The same with PyTorch's default initialization, which draws weights so small that branches
-    shrink by themselves: nothing explodes without normalization, and what normalization does to a
-    branch is to enlarge it.
-
-    Needs: runs of `normscope study` with {norm} and {reference} in the pre-activation block
-        (propagation)
-    """
-
-    source = BEYOND_DE_SMITH
-    initialization = "default"

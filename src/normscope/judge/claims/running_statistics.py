@@ -8,7 +8,7 @@ from functools import partial
 from normscope.judge.claim import SecondaryMetric
 from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
 from normscope.judge.evidence.cells import GridCell, Group, runs_of
-from normscope.judge.evidence.literature import IOFFE_SZEGEDY
+from normscope.judge.evidence.literature import FIX_RES, IOFFE_SZEGEDY
 from normscope.judge.evidence.quantities import (
     SMALL,
     evaluated,
@@ -21,6 +21,12 @@ from normscope.records.run import RunRecord
 
 RUNNING, BATCH = "running statistics", "batch statistics"
 LARGE, IN_EIGHTS = "large batches", "batches of 8"
+IN_EVAL, IN_ONE_BATCH = "eval mode", "one batch without eval()"
+
+MAX_IMAGES = 1000
+"""Test images on which the accuracies are measured, at most."""
+
+NEVER = 10**9
 
 
 def distance(cell: GridCell, statistic: str) -> float | None:
@@ -125,3 +131,35 @@ class EvalMatters(MeasuredClaim, WithinRunClaim, code="C902"):
         """Name the size of the large batches."""
         sizes = {largest_evaluated(run) for group in groups for run in runs_of(group)}
         return tuple(f"The large batches have {size} images." for size in sorted(sizes))
+
+
+class TestImagesDiffer(MeasuredClaim, WithinRunClaim, code="C903"):
+    """Images that are augmented in training and not in testing make the running statistics wrong
+    for the test images.
+
+    The train-test discrepancy: without eval() and with all test images in one batch (1,000 at most)
+    nothing is noisy, and what is lost against eval mode, or won, is that the statistics of the
+    images are not those of the training. Running statistics are those that the weights were trained
+    with, so that the batch's own, right as they are for the images, should do worse.
+
+    Quantity: test accuracy of the trained network, in percent
+    Needs: finished runs of `normscope study` with {norm} (measurement evaluation)
+    """
+
+    source = FIX_RES
+    measurement = EVALUATION
+    readings = (IN_EVAL, IN_ONE_BATCH)
+    unit = "points"
+    higher_supports = True
+    margin = 0.5
+    where_both_learn = True
+
+    def value(self, cell: GridCell) -> float | None:
+        if cell.arm == IN_EVAL:
+            return evaluated(cell.run, "running")
+        images = min(cell.run.meta.get("data", {}).get("test_images") or NEVER, MAX_IMAGES)
+        largest = largest_evaluated(cell.run)
+        return evaluated(cell.run, "batch", largest) if largest >= images else None
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        return evaluation_step(runs)

@@ -30,10 +30,6 @@ DE_SMITH = Source(
     ' the performance gap in unnormalized ResNets"',
     "https://arxiv.org/abs/2002.10444",
 )
-BEYOND_DE_SMITH = Source(
-    "our extension of De & Smith 2020, who speak of He's initialization",
-    "https://arxiv.org/abs/2002.10444",
-)
 IOFFE_SZEGEDY = Source(
     'Ioffe & Szegedy 2015, "Batch Normalization", section 3.1, which takes population statistics '
     "for inference; how near they are, and what it costs to do without, is our question",
@@ -53,4 +49,32 @@ IDENTITY_MAPPINGS = Source(
     "compare orders around the convolution and the addition, among them normalization after the "
     "non-linearity",
     "https://arxiv.org/abs/1603.05027",
+)
+FIX_RES = Source(
+    'Touvron et al. 2019, "Fixing the train-test resolution discrepancy", of crops; of padded '
+    "crops and batch normalization it is our reading",
+    "https://arxiv.org/abs/1906.06423",
+)
+YANG = Source(
+    'Yang et al. 2019, "A Mean Field Theory of Batch Normalization"',
+    "https://arxiv.org/abs/1902.08129",
+)
+DANESHMAND = Source(
+    'Daneshmand et al. 2020, "Batch Normalization Provably Avoids Rank Collapse for Randomly '
+    'Initialised Deep Networks"',
+    "https://arxiv.org/abs/2003.01652",
+)
+VAN_LAARHOVEN = Source(
+    'van Laarhoven 2017, "L2 Regularization versus Batch and Weight Normalization"',
+    "https://arxiv.org/abs/1706.05350",
+)
+ARORA = Source(
+    'Arora, Li & Lyu 2019, "Theoretical Analysis of Auto Rate-Tuning by Batch Normalization"; van '
+    "Laarhoven 2017",
+    "https://arxiv.org/abs/1812.03981",
+)
+SCHNEIDER = Source(
+    'Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift '
+    'adaptation"; Nado et al. 2020, "Evaluating Prediction-Time Batch Normalization"',
+    "https://arxiv.org/abs/2006.16971",
 )

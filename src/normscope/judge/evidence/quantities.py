@@ -98,21 +98,6 @@ def captured(cell: GridCell, tensor: str, least: int = 1) -> list[Histogram] | N
     return captures if len(captures) >= least and usable and finished else None
 
 
-def usual_gradient(run: RunRecord, layer: str) -> float | None:
-    """Median over the epochs of the mean gradient norm of the "stem" or the "last_layer"; None if
-    all are zero.
-    """
-    values = run.column(f"{layer}_gradient_mean")
-    positive = values[np.isfinite(values) & (values > 0)]
-    return float(np.median(positive)) if len(positive) else None
-
-
-def first_to_last(cell: GridCell) -> float | None:
-    """Stem gradient over classifier gradient, medians over epochs."""
-    stem, last = (usual_gradient(cell.run, layer) for layer in ("stem", "last_layer"))
-    return stem / last if stem is not None and last is not None else None
-
-
 def median_over_channels(
     run: RunRecord, measurement: str, statistic: str, *, from_layer: int = 0
 ) -> float | None:
