@@ -50,7 +50,7 @@ class ("one_class").
 """
 
 KNOWN = (
-    PROPAGATION, BATCH_STATISTICS, EVALUATION, LANDSCAPE, MOVEMENT, INITIALIZATION, WEIGHTS,
-    CORRUPTION,
+    PROPAGATION, BATCH_STATISTICS, EVALUATION, INITIALIZATION, WEIGHTS, CORRUPTION, LANDSCAPE,
+    MOVEMENT,
 )  # fmt: skip
 """Every measurement. How each is made is in `studies/study_measurements.py`."""
