@@ -118,6 +118,16 @@ def test_the_same_module_under_another_name_is_nobodys_business():
     assert not check(nn.Sequential(nn.Linear(3, WIDTH), Affine()))
 
 
+def test_rows_of_graphs_leave_an_instance_norm_what_its_class_says():
+    class GraphInstanceNorm(nn.InstanceNorm1d):
+        def forward(self, x):  # [nodes, C] of one graph
+            return (x - x.mean(0)) * (x.var(0, correction=0) + self.eps).rsqrt()
+
+    model = nn.Sequential(nn.Linear(3, WIDTH), GraphInstanceNorm(WIDTH))
+    (layer,) = examine(model, [x[:, 0].repeat(4, 1) for x in batches()]).layers
+    assert layer.kind == "instance"
+
+
 def test_small_inputs_show_a_layer_whose_eps_has_no_name():
     class HiddenRMSNorm(nn.Module):
         def forward(self, x):
@@ -198,6 +208,18 @@ def test_functions_are_found_in_the_code_without_a_call():
 
     assert functional_norms(Net(Block())) == {"norm": ("LayerNorm", "F.group_norm", "F.rms_norm")}
     assert check(Net(Block())).codes.count("NS001") == 1
+
+
+def test_a_wrapper_of_a_layer_with_another_path_is_known():
+    class WrappedNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.BatchNorm1d(WIDTH)
+
+        def forward(self, x):
+            return self.module(x) if len(x) > 1 else F.batch_norm(x, None, None, training=True)
+
+    assert functional_norms(Net(WrappedNorm())) == {}
 
 
 class StandardizedConvolution(nn.Conv2d):

@@ -105,8 +105,9 @@ def examine(
 def _as_run(layer: Layer, run: ForwardRun) -> Layer:
     """Return a layer's facts with those that the batches showed."""
     name, found = layer.name, run.recognition(layer.name)
-    called = run.meters[name].layer  # of the kind that its call showed
-    kind = {"kind": called.kind, "groups": called.groups} if found and found.explained else {}
+    called = run.meters[name].layer  # of the kind that its call showed; "batch" fits any affine map
+    shown = found is not None and found.explained and called.kind != "batch"
+    kind = {"kind": called.kind, "groups": called.groups} if shown else {}
     return replace(
         layer, place=run.places.get(name), measured=run.measured(name), recognition=found, **kind
     )

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from normscope.user_models.norm_layers import KINDS, called_norm, is_norm
+from normscope.user_models.norm_layers import KINDS, called_norm, is_norm, says_norm, words_of
 
 NAMES = ("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm")
 _FUNCTIONS = {
@@ -32,11 +32,12 @@ _WEIGHTED = (_ConvNd, nn.Linear)
 
 def functional_norms(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Return {name of a module: what its code calls}, such as ("F.layer_norm",), of modules that
-    are no normalization layers themselves.
+    are no normalization layers themselves, nor a library's wrapper of one.
     """
     found = {}
     for name, module in model.named_modules():
         known = is_norm(module) or isinstance(module, _WEIGHTED) or called_norm(module, name)
+        known |= any(map(is_norm, module.children())) and says_norm(words_of(type(module).__name__))
         if calls := () if known else _calls(type(module)):
             found[name] = calls
     return found
