@@ -391,7 +391,7 @@ def _diffusers() -> Iterator[Specimen]:
     )  # fmt: skip
     yield Specimen("diffusers", "AutoencoderDC", dc, images(32, samples=4))
     wan = lambda: d.AutoencoderKLWan(  # noqa: E731
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        base_dim=16, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
         temperal_downsample=[False, True, True],
     )  # fmt: skip
     yield Specimen("diffusers", "AutoencoderKLWan", wan, lambda: torch.randn(2, 3, 5, 16, 16))

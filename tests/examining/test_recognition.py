@@ -106,6 +106,35 @@ def test_a_class_that_says_its_kind_needs_no_call(name):
     assert layer.recognition.by == "class name"
 
 
+def test_one_gain_for_all_channels_says_nothing_of_their_number():
+    class ScaleNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.g = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return F.normalize(x, dim=-1) * self.g * WIDTH**0.5
+
+    for data in (None, batches()):
+        report = check(nn.Sequential(nn.Linear(3, 64), ScaleNorm()), data)
+        assert report.layers == 1
+        assert not report.errors + report.warnings
+
+
+@pytest.mark.parametrize("name", ["EvoNorm2dS0", "FilterResponseNormTlu2d", "GraphNorm"])
+def test_gains_of_norms_that_no_kind_explains_are_judged_and_the_layer_is_named(name):
+    norm = type(name, (Affine,), {})()
+    with torch.no_grad():
+        norm.gain[2] = torch.nan
+    report = check(Net(norm))
+    assert ("NS101", "norm") in {(f.code, f.layer) for f in report.errors}
+    with torch.no_grad():
+        norm.gain[2] = 1.0
+    report = check(Net(norm), batches())
+    assert [(f.code, f.layer) for f in report] == [("NS001", "norm")]
+    assert report.layers == 1
+
+
 @pytest.mark.parametrize("data", [False, True])
 def test_what_is_called_a_norm_and_is_none_is_named(data):
     report = check(Net(Affine()), batches() if data else None)

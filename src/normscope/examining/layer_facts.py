@@ -14,7 +14,14 @@ from torch.nn.parameter import is_lazy
 from normscope.errors import InputError, one_line
 from normscope.examining.recognition import as_declared
 from normscope.records.examination import Layer, Optimizer
-from normscope.user_models.norm_layers import NormLayer, is_norm, machine_eps, recognize
+from normscope.user_models.norm_layers import (
+    BIAS_NAMES,
+    NormLayer,
+    gain_of,
+    is_norm,
+    machine_eps,
+    recognize,
+)
 from normscope.user_models.who_trains import Holder, holders, part_left_in_eval, weights_around
 from normscope.user_models.wrappers import local_part, torch_optimizers
 
@@ -155,11 +162,12 @@ def _eps(module: nn.Module, norm: NormLayer) -> float | None:
 def _state(module: nn.Module) -> dict[str, Any]:
     values = _values(module)
     affine = [name for name in ("weight", "bias") if module._parameters.get(name) is not None]
-    weight, running = values.get("weight"), values.get("running_mean")
+    weight, running = gain_of(module), values.get("running_mean")
+    bias = next((values[name] for name in BIAS_NAMES if name in values), None)
     return {
         "affine_names": tuple(affine),
         "weight": to_array(weight),
-        "bias": to_array(values.get("bias")),
+        "bias": to_array(bias),
         "running_mean": to_array(running),
         "running_var": to_array(values.get("running_var")),
         "updates": to_count(values.get("num_batches_tracked")),

@@ -29,6 +29,7 @@ KINDS: dict[type[nn.Module], str] = {
     nn.RMSNorm: "rms",
 }
 GAIN_NAMES = ("weight", "gamma", "g", "gain", "scale")
+BIAS_NAMES = ("bias", "beta", "b")
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -38,9 +39,11 @@ _OTHER_NORMS = {"free", "weight", "spectral", "flow", "vector", "linear", "embed
 
 _KIND_WORDS = {
     "layer": "layer", "ln": "layer", "rms": "rms", "l": "rms", "scale": "rms", "simple": "rms",
-    "instance": "instance",
+    "instance": "instance", "evo": "group", "response": "group", "graph": "group", "pair": "group",
 }  # fmt: skip
-"""{word of a class's name: the kind that it says}; L2Norm and ScaleNorm divide by a length."""
+"""{word of a class's name: the kind that it says}; L2Norm and ScaleNorm divide by a length. Of the
+last it is the nearest: per sample or graph, over several positions.
+"""
 
 LOCAL = (nn.LocalResponseNorm, nn.CrossMapLRN2d)
 """PyTorch's own that are called norms and take no statistics of a kind that is judged."""
@@ -204,7 +207,8 @@ def _kind(module: nn.Module) -> tuple[str, str]:
         kind = "layer" if module._parameters.get("bias") is not None else "rms"
         return kind, "weight and epsilon"
     words = words_of(type(module).__name__)
-    kind = next((kind for word, kind in _KIND_WORDS.items() if word in words), "")
+    known = {} if "local" in words else _KIND_WORDS  # LocalResponseNorm takes no statistics
+    kind = next((kind for word, kind in known.items() if word in words), "")
     if kind and _says_norm_alone(words) and _is_leaf(module) and _holds_vectors(module):
         return kind, "class name"
     return "", ""
@@ -246,7 +250,7 @@ def _channels(module: nn.Module) -> int | None:
     gain = gain_of(module)
     for value in (gain, getattr(module, "running_mean", None)):
         if isinstance(value, Tensor) and not is_lazy(value):
-            return value.numel()
+            return value.numel() if value.numel() > 1 else None  # one value serves any width
     return None
 
 
