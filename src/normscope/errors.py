@@ -41,6 +41,12 @@ class StorageError(NormscopeError, OSError):
     """
 
 
+def check_type(what: str, value: object, kind: type) -> None:
+    """Raise an InputError for an argument that is of another type."""
+    if not isinstance(value, kind):
+        raise InputError(f"{what} must be of type {kind.__name__}, not {type(value).__name__}.")
+
+
 def first_line(error: BaseException, most: int = 300) -> str:
     """Return the first line of an error's message; its type's name where it has none."""
     lines = str(error).strip().splitlines()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import msgspec
 import tyro
 
-from normscope.errors import InputError, StorageError, first_line, one_of
+from normscope.errors import InputError, StorageError, check_type, first_line, one_of
 from normscope.paths import given_path
 from normscope.records.regular_files import read_toml
 from normscope.studies.options import Folder, as_path
@@ -267,6 +267,7 @@ def check(
     from normscope.judge.rules import choose
 
     choose(select, ignore)  # a misspelt code is said before the model runs
+    check_type("world_size", world_size, int)
     if world_size < 1:
         raise InputError(f"world_size must be at least 1, not {world_size}.")
     history = read_history(recording) if recording is not None else None

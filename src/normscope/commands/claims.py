@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from normscope.commands.results import RunsResult
 from normscope.errors import InputError, RecordError, StorageError, one_of
+from normscope.paths import given_path
 from normscope.studies.options import Folder
 
 if TYPE_CHECKING:
@@ -106,10 +107,10 @@ def claims(
         StorageError: if the results cannot be written.
     """
     options = ClaimsOptions(
-        directories=tuple(Path(each) for each in directories),
+        directories=tuple(given_path(each, "A study") for each in directories),
         norm=norm,
         reference=reference,
-        out=Path(out) if out is not None else None,
+        out=given_path(out, "out") if out is not None else None,
     )
     return judge_directories(options, console)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normscope.commands.results import RunsResult
-from normscope.errors import NormscopeError, StorageError
+from normscope.errors import NormscopeError, StorageError, check_type
 from normscope.studies.options import STUDIES, GridOptions, options_from
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def compare(
         options = options_from(settings, CompareOptions)
     elif settings:
         raise TypeError("give either options or settings by name, not both")
+    check_type("options", options, CompareOptions)
     grid = lay_out(options)
     with open_study(options.directory, options, console or Console()) as training:
         training.say_set_up(grid)

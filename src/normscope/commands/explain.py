@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normscope.errors import InputError, NormscopeError
+from normscope.errors import InputError, NormscopeError, check_type
 from normscope.studies.options import (
     STUDIES,
     Count,
@@ -158,7 +158,8 @@ def explain(
     from normscope.studies.pipeline import open_study
     from normscope.studies.trained import trained_network
 
-    options = options or ExplainOptions()
+    options = ExplainOptions() if options is None else options
+    check_type("options", options, ExplainOptions)
     grid = lay_out(options.study)
     grids = [grid, lay_out(options.page_study)]
     spec, page_spec = (dataclasses.replace(each.specs[0], seed=options.seed) for each in grids)

@@ -12,6 +12,7 @@ import tyro
 
 from normscope.errors import InputError, RecordError
 from normscope.escapes import for_line
+from normscope.paths import given_path
 from normscope.studies.options import Folder
 
 if TYPE_CHECKING:
@@ -76,14 +77,14 @@ def export(path: str | Path, to: Format = "parquet", out: str | Path | None = No
 
     if to not in ("parquet", "csv"):
         raise InputError(f"Unknown format {to!r} of an export. Known: parquet, csv.")
-    data = _read(Path(path))
+    data = _read(given_path(path))
     if not data.runs and not data.recordings:
         raise (
             RecordError(data.problems[0])
             if data.problems
             else InputError(f"There is no run in {path}.")
         )
-    folder = Path(out) if out is not None else data.folder
+    folder = given_path(out, "out") if out is not None else data.folder
     return Exported(tuple(write_tables(folder, to, data.batches())), tuple(data.problems))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, arg
 
 from normscope.commands.results import RunsResult
-from normscope.errors import InputError, NormscopeError
+from normscope.errors import InputError, NormscopeError, check_type
 from normscope.studies.options import (
     STUDIES,
     GridOptions,
@@ -147,7 +147,8 @@ def inspect(
     from normscope.studies.grid import lay_out
     from normscope.studies.pipeline import open_study
 
-    options = options or InspectOptions()
+    options = InspectOptions() if options is None else options
+    check_type("options", options, InspectOptions)
     grid = lay_out(options.study)
     layers = choose_layers(grid, options.layer)
     with open_study(options.directory, options.study, console or Console()) as training:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from normscope.errors import InputError, one_of
+from normscope.errors import InputError, check_type, one_of
+from normscope.paths import given_path
 from normscope.studies.options import (
     MOST_RUNS,
     STUDIES,
@@ -149,13 +150,15 @@ def study(
 
     for path in ("out", "data_dir", "tensorboard"):
         if settings.get(path) is not None:
-            settings[path] = Path(settings[path])
+            settings[path] = given_path(settings[path], path)
+    check_type("sweep", {} if sweep is None else sweep, Mapping)
     known = sorted({field.name for field in dataclasses.fields(StudyOptions)} - {"study", "sweep"})
     for setting in settings:
         if setting not in known:
             raise InputError(one_of("setting of a study", setting, known))
     swept = {knob: checked_values(knob, list(values)) for knob, values in (sweep or {}).items()}
-    return train_study(StudyOptions(study=str(name), **settings), console, swept)
+    plan = str(given_path(name, "A study"))
+    return train_study(StudyOptions(study=plan, **settings), console, swept)
 
 
 def train_study(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from normscope.errors import InputError, NormscopeWarning
+from normscope.errors import InputError, NormscopeWarning, check_type
 from normscope.mend.forward_paths import (
     Path,
     UntraceableError,
@@ -71,6 +71,7 @@ def fold(
         InputError: if there is no layer to fold, one is not understood, the model cannot be
             traced and there are no batches, or outputs differ by more than rounding.
     """
+    check_type("model", model, nn.Module)
     folded = _copy(unwrapped_model(model)).eval()
     read = read_batches(batches, folded) if batches is not None else []
     paths = _paths(folded, read)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normscope.errors import InputError
+from normscope.errors import InputError, check_type
 from normscope.user_models.plain_layers import own_parameters, runs_torch_forward
 
 
@@ -59,6 +59,7 @@ def freeze(model: nn.Module, *, affine: bool = True) -> nn.Module:
         InputError: if there is no layer with running statistics, or one of them normalizes with the
             batch's in eval mode too. The model is unchanged then.
     """
+    check_type("model", model, nn.Module)
     layers = {
         name: module
         for name, module in model.named_modules()

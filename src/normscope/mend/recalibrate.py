@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from normscope.errors import InputError
+from normscope.errors import InputError, check_type
 from normscope.user_models.batch_reader import each_batch
 from normscope.user_models.norm_layers import batch_norms
 from normscope.user_models.plain_layers import forward_override
@@ -77,6 +77,7 @@ def recalibrate(
             batches, a forward fails, or a subclass's forward does not normalize by F.batch_norm
             with the layer's running statistics, so that nobody knows what it normalizes.
     """
+    check_type("model", model, nn.Module)
     if variance not in ("pooled", "mean"):
         raise InputError(f"variance must be 'pooled' or 'mean', not {variance!r}.")
     layers = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from normscope.errors import InputError, RecordError, lookup, one_of
+from normscope.paths import given_path
 from normscope.records.histogram import ChannelHistograms
 from normscope.records.recording_distribution import merge
 from normscope.records.recording_header import Cost, Header, LayerInfo
@@ -51,7 +52,7 @@ class Recording:
             RecordError: if it is no recording, is damaged, of another version, or the ranks do not
                 belong together. Where single blocks are damaged, what asks for their steps raises.
         """
-        path = Path(path)
+        path = given_path(path, "A recording")
         parts = [FilePart(path)]
         pattern = re.compile(re.escape(path.stem) + r"\.rank(\d+)" + re.escape(path.suffix))
         others = {

@@ -15,6 +15,7 @@ import msgspec
 from tyro.conf import OmitArgPrefixes, arg
 
 from normscope.errors import InputError, one_of
+from normscope.paths import given_path
 from normscope.studies.spec import MOST_EPOCHS, MOST_THREADS, Recipe, within
 
 Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
@@ -210,5 +211,5 @@ def options_from(settings: Mapping[str, Any], kind: type[Grid] = GridOptions) ->
 def as_path(kind: type, value: Any) -> Any:
     """Return a text as a path, for msgspec, which knows no paths."""
     if kind is Path and isinstance(value, str | Path):
-        return Path(value)
+        return given_path(value)
     raise TypeError(f"expected {kind.__name__}, got {value!r}")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from normscope.errors import InputError, NormscopeError, NormscopeWarning
+from normscope.paths import given_path
 from normscope.records.files import is_alive, this_process
 from normscope.records.recording import Recording, rank_path
 from normscope.records.recording_header import Header
@@ -79,7 +80,7 @@ def attach(
     elif path is None:
         raise InputError("after= goes on with a recording in a file; give its path=.")
     else:
-        part = truncate_after(rank_path(Path(path).absolute(), rank), header, after)
+        part = truncate_after(rank_path(given_path(path, "path").absolute(), rank), header, after)
         for layer, info in zip(selected, first_calls(part.header), strict=True):
             layer.info = info
     watcher = Watcher(model, selected, part, intervals, optimizer, recording_type)
@@ -113,7 +114,9 @@ def _process() -> tuple[int, int]:
 def _part(path: str | Path | None, header: Header) -> WritablePart:
     if path is None:
         return MemoryPart(header)
-    file = rank_path(Path(path).absolute(), header.rank)  # os.chdir() moves no recording
+    file = rank_path(
+        given_path(path, "path").absolute(), header.rank
+    )  # os.chdir() moves no recording
     if not file.parent.is_dir():
         raise InputError(f"The folder of {file} does not exist.")
     if file.exists():

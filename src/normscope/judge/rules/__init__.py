@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 
-from normscope.errors import InputError, one_of
+from normscope.errors import InputError, check_type, one_of
 from normscope.judge.rule import Rule
 
 
@@ -35,6 +35,7 @@ def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule
 
 
 def _texts(option: str, values: Iterable[str]) -> tuple[str, ...]:
+    check_type(option, values, Iterable)
     texts = (values,) if isinstance(values, str) else tuple(values)
     for text in texts:
         if not isinstance(text, str) or not text:

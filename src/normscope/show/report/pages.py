@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from normscope.errors import InputError, NormscopeError
 from normscope.escapes import for_html
+from normscope.paths import given_path
 from normscope.records.command_line import command_line
 from normscope.records.regular_files import is_database, read_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
@@ -50,9 +51,12 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
 
     if not paths:
         raise InputError("Nothing to show. Give a study folder or a recording.")
-    checks = [Path(path) for path in paths if Path(path).suffix == ".json" and Path(path).is_file()]
-    studies, recordings = sorted_paths([Path(path) for path in paths if Path(path) not in checks])
-    target = _checked(Path(out) if out is not None else _default(studies, [*recordings, *checks]))
+    given = [given_path(path) for path in paths]
+    checks = [path for path in given if path.suffix == ".json" and path.is_file()]
+    studies, recordings = sorted_paths([path for path in given if path not in checks])
+    target = _checked(
+        given_path(out, "out") if out is not None else _default(studies, [*recordings, *checks])
+    )
     data = load_report_data(
         studies, recordings, command_line() if command is None else command, checks=checks
     )
@@ -104,7 +108,7 @@ def recording_report(recording: Recording, path: str | Path) -> Path:
     from normscope.show.report.build import build
     from normscope.show.report.report_data import of_recording
 
-    return build(of_recording(recording), _checked(Path(path)))
+    return build(of_recording(recording), _checked(given_path(path)))
 
 
 def recording_html(recording: Recording) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from normscope.errors import InputError
+from normscope.paths import given_path
 from normscope.records.histogram import Histogram
 from normscope.records.recording import Recording
 from normscope.show.sinks.sink import Log
@@ -40,7 +41,7 @@ class TensorBoard(WatcherSink):
                 "TensorBoard needs a package: pip install 'normscope[tensorboard]'."
             ) from None
         super().__init__()
-        self.directory = Path(directory)
+        self.directory = given_path(directory, "The folder of TensorBoard")
         if self.directory.exists() and not self.directory.is_dir():
             raise InputError(f"{directory} is a file; expected a folder for TensorBoard.")
 

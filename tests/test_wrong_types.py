@@ -1,0 +1,78 @@
+"""What the library is called with that cannot be: one line, before work begins."""
+
+import pytest
+import torch
+from torch import nn
+
+import normscope
+from normscope import mend
+from normscope.errors import InputError
+from normscope.testing import assert_normalization_ok
+
+
+def model():
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+ANY = (5, 3.5, b"x", [1], {"a": 1}, object())
+CALLS = {
+    "report": lambda x: normscope.report(x),
+    "report out": lambda x: normscope.report(".", out=x),
+    "claims": lambda x: normscope.claims(x),
+    "claims out": lambda x: normscope.claims("x", out=x),
+    "export": lambda x: normscope.export(x),
+    "compare": lambda x: normscope.compare(x),
+    "compare out": lambda x: normscope.compare(out=x),
+    "study": lambda x: normscope.study(x),
+    "study out": lambda x: normscope.study(out=x),
+    "inspect": lambda x: normscope.inspect(x),
+    "explain": lambda x: normscope.explain(x),
+    "Recording.load": lambda x: normscope.Recording.load(x),
+    "watch": lambda x: normscope.watch(x),
+    "watch path": lambda x: normscope.watch(model(), path=x),
+    "check": lambda x: normscope.check(x),
+    "check optimizer": lambda x: normscope.check(model(), optimizer=x),
+    "check_loader": lambda x: normscope.check_loader(x),
+    "check_state_dict": lambda x: normscope.check_state_dict(x),
+    "TensorBoard": lambda x: normscope.TensorBoard(x),
+    "mend.freeze": lambda x: mend.freeze(x),
+    "mend.fold": lambda x: mend.fold(x),
+    "mend.convert": lambda x: mend.convert(x, "batch", "group"),
+    "mend.recalibrate": lambda x: mend.recalibrate(x, [torch.ones(3, 3)]),
+    "assert_normalization_ok": lambda x: assert_normalization_ok(x),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_wrong_type(call):
+    for value in ANY:
+        with pytest.raises(InputError) as caught:
+            call(value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [5, 3.5, object()])
+def test_one_thing_where_several_are_taken(value):
+    for call in (
+        lambda: normscope.check(model(), select=value),
+        lambda: normscope.check(model(), value),
+        lambda: normscope.watch(model(), layers=value),
+        lambda: normscope.watch(model(), sinks=value),
+        lambda: normscope.study(sweep=value),
+    ):
+        with pytest.raises(InputError):
+            call()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "n" * 5000, "n" * 256])
+def test_a_path_that_can_be_none(name):
+    paths = ("report", "claims", "export", "Recording.load", "watch path", "compare out", "study")
+    for call in (*paths, "TensorBoard", "study out", "report out"):
+        with pytest.raises(InputError) as caught:
+            CALLS[call](name)
+        assert len(str(caught.value)) < 400
+
+
+def test_a_world_of_no_whole_number():
+    with pytest.raises(InputError, match="world_size must be of type int"):
+        normscope.check(model(), world_size="2")  # type: ignore[arg-type]
