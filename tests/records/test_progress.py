@@ -84,7 +84,7 @@ def test_a_plan_that_cannot_be_read_is_none(tmp_path, text):
 def test_a_damaged_record_is_a_run_that_has_not_ended(tmp_path):
     begun(tmp_path, "a", "finished")
     (begun(tmp_path, "b") / RECORD_NAME).write_bytes(b"no record")
-    assert read_progress(tmp_path) == Progress(planned=2, ended=1, training=0)
+    assert read_progress(tmp_path) == Progress(planned=2, ended=1, training=0, damaged=1)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,11 +25,14 @@ OVER = ("finished", "diverged", "failed")
 
 @dataclass(frozen=True)
 class Progress:
-    """The numbers of runs of a study: planned, ended and, at this moment, in training."""
+    """The numbers of runs of a study: planned, ended, at this moment in training, and those whose
+    records cannot be read.
+    """
 
     planned: int
     ended: int
     training: int
+    damaged: int = 0
 
     @property
     def state(self) -> str:
@@ -96,13 +99,13 @@ def progress_of(study: Path, statuses: Mapping[str, str], training: int) -> Prog
 
 
 def read_progress(study: Path) -> Progress:
-    """Return how far a study is, from its files; a damaged record is a run that has not ended."""
-    statuses, training = {}, 0
+    """Return how far a study is, from its files."""
+    statuses, training, damaged = {}, 0, 0
     for record in study.glob(f"{RUNS}/*/{RECORD_NAME}"):
         try:
             status = str(meta_of(record.parent).get("status"))
         except RecordError:
-            status = "damaged"
+            status, damaged = "damaged", damaged + 1
         statuses[record.parent.name] = status
         training += status not in OVER and is_training(record.parent)
-    return progress_of(study, statuses, training)
+    return replace(progress_of(study, statuses, training), damaged=damaged)

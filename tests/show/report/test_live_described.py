@@ -46,7 +46,7 @@ def test_a_study_without_runs_and_a_damaged_record(tmp_path):
     assert described(study).text == "waiting: no run has begun"
     damaged = write_study(tmp_path / "damaged", norms=("batch",), epochs=1)
     (damaged / "runs" / "run0" / RECORD_NAME).write_bytes(b"no record")
-    assert described(damaged).text == "waiting: 1 of 2 runs"
+    assert described(damaged).text == "waiting: 1 of 2 runs, 1 cannot be read"
 
 
 def test_recordings(tmp_path):

@@ -49,7 +49,8 @@ def _in_short(progress: Progress) -> str:
         return f"finished: {plural(progress.planned, 'run')}"
     if not progress.planned:
         return "waiting: no run has begun"
-    return f"{progress.state}: {progress.ended} of {plural(progress.planned, 'run')}"
+    unread = f", {progress.damaged} cannot be read" if progress.damaged else ""
+    return f"{progress.state}: {progress.ended} of {plural(progress.planned, 'run')}{unread}"
 
 
 def _recording_state(path: Path) -> tuple[str, str]:
