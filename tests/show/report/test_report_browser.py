@@ -259,6 +259,8 @@ def test_a_print_draws_every_figure_at_the_paper_s_width(open_page, path):
     }""")
     assert len(drawn) > 20
     assert all(0 < svg <= plot <= 700 for svg, plot in drawn)
+    made = page.locator("#made-by table").bounding_box()
+    assert page.locator("footer").bounding_box()["y"] >= made["y"] + made["height"]
     key = page.locator(".key")
     assert key.inner_text().split() == ["batch", "none"]
     page.evaluate("dispatchEvent(new Event('afterprint'))")
