@@ -112,7 +112,7 @@ class Training:
             def waiting(busy: list[RunTask]) -> None:
                 names = ", ".join(labels[task.directory.name] for task in busy[:3])
                 more = f" and {len(busy) - 3} more" if len(busy) > 3 else ""
-                say(progress.console, f"Waiting for another process, which trains {names}{more}.")
+                say(self.console, f"Waiting for another process, which trains {names}{more}.")
 
             execute_all(tasks, self.executor or ProcessExecutor(jobs), report, ended, waiting)
         return results
