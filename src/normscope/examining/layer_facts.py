@@ -222,7 +222,7 @@ def _held(module: nn.Module, scope: list[nn.Parameter], held: dict[int, Holder])
         return {}
     trainable = [p for p in module.parameters(recurse=False) if p.requires_grad]
     holding = [(held[id(p)], p) for p in trainable if id(p) in held]
-    weight = module._parameters.get("weight")
+    weight = gain_of(module)
     holder = held.get(id(weight)) if weight is not None and weight.requires_grad else None
     return {
         "optimized": len(holding) == len(trainable) if trainable else None,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from normscope.user_models.norm_layers import normalization_layers
+from normscope.user_models.norm_layers import gain_of, normalization_layers
 from normscope.user_models.who_trains import holders, part_left_in_eval, weights_around
 
 
@@ -45,7 +45,7 @@ class GainHolders:
         facts = {}
         for name, reference in self._modules.items():
             module = reference()
-            weight = module._parameters.get("weight") if module is not None else None
+            weight = gain_of(module) if module is not None else None
             facts[name] = {"left_in_eval": self._left[name]}
             if weight is None or not held:
                 continue

@@ -438,3 +438,27 @@ def test_a_models_layers_are_known_in_a_checkpoint_whatever_their_names():
     model, state = make(), make().state_dict()
     state["before.weight"] = torch.linspace(0.5, 1.5, 6)
     assert alarms(check(model, other=state)) == {"NS701": "before"}
+
+
+class GammaLN(nn.Module):
+    """A library's own names for weight and bias."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(features))
+        self.beta, self.eps = nn.Parameter(torch.zeros(features)), 1e-5
+
+    def forward(self, x):
+        return F.layer_norm(x, x.shape[-1:], self.gamma, self.beta, self.eps)
+
+
+def test_gains_of_other_names():
+    model = trained(GammaLN)
+    assert not alarms(check(model, ids()))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert alarms(check(Reader(GammaLN), ids(), other=state))["NS701"] == "norms.0"
+    assert alarms(check_state_dict({**state, "norms.1.gamma": torch.zeros(16)}))["NS403"]
+    half = Reader(GammaLN).bfloat16()
+    assert alarms(check(half, optimizer=adam(half.parameters()))) == {"NS407": "norms.0"}
+    del state["norms.1.gamma"]
+    assert alarms(check_state_dict(state, model)) == {"NS704": "norms.1"}
