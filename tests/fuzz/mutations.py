@@ -1,6 +1,8 @@
 """Mutations of bytes and of JSON, by a generator of random numbers."""
 
+import json
 import random
+import sys
 from typing import Any
 
 ODD: list[Any] = [
@@ -59,3 +61,13 @@ def mutated_json(value: Any, random: random.Random) -> Any:
             return value[:at] + value[at + 1 :]
         return [*value[:at], mutated_json(value[at], random), *value[at + 1 :]]
     return odd(random)
+
+
+def dumps(value: Any) -> str:
+    """JSON of a value that may be deeper than Python likes to write."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(30_000)
+    try:
+        return json.dumps(value)
+    finally:
+        sys.setrecursionlimit(before)

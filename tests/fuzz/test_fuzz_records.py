@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutations import mutated_bytes, mutated_json
+from mutations import dumps, mutated_bytes, mutated_json
 from trials import amount, attempt_all, generator
 
 from planting import plant
@@ -239,7 +239,7 @@ def test_descriptions_of_other_types_are_one_line(name, copy):
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         connection.close()
         key = random.choice(list(meta))
-        value = json.dumps(mutated_json(json.loads(meta[key]), random))
+        value = dumps(mutated_json(json.loads(meta[key]), random))
         plant(path, ("UPDATE meta SET value = ? WHERE key = ?", value, key))
         shown(copy[0], path)
 

@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import time
+from multiprocessing import Pipe
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,6 +14,7 @@ from run_cases import OPTIONS, assert_same_bits, ignore
 
 from normscope.commands.compare import CompareOptions, compare
 from normscope.records.run import load_run
+from normscope.studies import execution
 from normscope.studies.executors import local
 from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import lay_out
@@ -119,3 +122,46 @@ def test_a_command_that_is_killed_leaves_no_worker_behind(spec, tmp_path):
     while left := [pid for pid in workers if os.path.exists(f"/proc/{pid}")]:  # noqa: PTH110
         assert time.monotonic() < deadline, f"{left} are still there"
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_idle_worker_ends_with_its_command(monkeypatch):
+    """Its end of the connection alone does not tell: other workers may hold the command's."""
+    monkeypatch.setattr(local, "SECONDS_BETWEEN_LOOKS", 0.01)
+    ours, theirs = Pipe()
+    reading, writing = os.pipe()
+    command = os.fork()
+    if command == 0:
+        worker = os.fork()
+        if worker == 0:
+            local._work(theirs, os.getppid())
+        os.write(writing, str(worker).encode())
+        signal.pause()
+    worker = int(os.read(reading, 20))
+    assert Path(f"/proc/{worker}").exists()
+    os.kill(command, signal.SIGKILL)
+    os.waitpid(command, 0)
+    deadline = time.monotonic() + 30
+    while (place := Path(f"/proc/{worker}/stat")).exists() and " Z " not in place.read_text():
+        assert time.monotonic() < deadline, "the worker is still there"
+        time.sleep(0.01)
+    for connection in (ours, theirs):
+        connection.close()
+    for pipe in (reading, writing):
+        os.close(pipe)
+
+
+def test_runs_that_others_train_are_waited_for_and_named_once(monkeypatch):
+    monkeypatch.setattr(execution, "SECONDS_BETWEEN_TRIES", 0.0)
+    answers = iter([("busy", "finished"), ("busy",), ("busy",), ("finished",)])
+    said, done = [], []
+
+    class Others:
+        def run(self, tasks, report):
+            for task, status in zip(tasks, next(answers), strict=True):
+                yield task, RunResult(status)
+
+    execution.execute_all(
+        ["a", "b"], Others(), ignore, lambda task, _: done.append(task), said.append
+    )
+    assert (said, done) == ([["a"]], ["b", "a"])

@@ -261,11 +261,21 @@ class FilePart:
         return self._described().events()
 
     def statistics(self) -> Mapping[str, Collection[str]]:
-        """{layer: the names of what was recorded of it}."""
-        self._described()
+        """{layer: the names of what was recorded of it}.
+
+        Raises:
+            RecordError: if there is something of a layer that is none: its name is damaged, and
+                another's statistic is missing.
+        """
+        known = {info.name for info in self._described().header.layers}
         if self._statistics is None:
             with reader(self.path, "recording") as store:
                 names = store.block_names()
+            if not known.issuperset(layer for layer, _ in names):
+                raise RecordError(
+                    f"{self.path} is damaged: it holds values of a layer that is none. What is "
+                    "not damaged: snapshot(), then leave_out_damaged()."
+                )
             self._statistics = {}
             for layer, statistic in names:
                 self._statistics.setdefault(layer, []).append(statistic)
