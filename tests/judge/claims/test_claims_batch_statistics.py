@@ -182,10 +182,11 @@ def test_evaluation_is_that_of_a_slow_loop(trained, monkeypatch):
 
 def test_a_study_is_measured_each_run_for_what_its_norm_has(trained):
     _, runs, made = trained
-    assert made == {"batch-statistics": 4, "evaluation": 2}
-    everything = {"batch-statistics", "evaluation"}
+    of_batch_norm = {"evaluation", "corruption"}
+    every = {"batch-statistics", "initialization", "weights"}
+    assert made == dict.fromkeys(every, 4) | dict.fromkeys(of_batch_norm, 2)
     assert all(
-        set(own.measured) == everything - ({"evaluation"} if own.norm == "none" else set())
+        set(own.measured) == every | (of_batch_norm if own.norm == "batch" else set())
         for own in runs
     )
 
@@ -198,7 +199,7 @@ def test_a_run_whose_weights_are_gone_is_left_without_and_the_claim_names_it(tra
     forget(place / "record.sqlite")
     (place / "weights.pt").unlink()
     found = measure(StudyDirectory.find(tmp_path), [given.spec], given.dataset)
-    assert not found.made
+    assert set(found.made) == {"initialization"}, "what needs no weights"
     assert "weights.pt cannot be read" in found.left_out[place.name]
     verdict = judged("C901", [load_run(place)])
     assert verdict.outcome == "cannot tell"
@@ -206,7 +207,7 @@ def test_a_run_whose_weights_are_gone_is_left_without_and_the_claim_names_it(tra
     shutil.copy(own.directory / "weights.pt", place)
     assert "`normscope study` makes it" in judged("C901", [load_run(place)]).needs
     assert measure(StudyDirectory.find(tmp_path), [given.spec], given.dataset).made == {
-        "batch-statistics": 1, "evaluation": 1,
+        "batch-statistics": 1, "evaluation": 1, "weights": 1, "corruption": 1,
     }  # fmt: skip
 
 
