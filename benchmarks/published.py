@@ -1,0 +1,190 @@
+"""The numbers of docs/results, made again from the records that are committed beside them.
+
+python benchmarks/published.py
+
+Prints every table whose rows follow from records, as the pages have it, and says which lines a page
+lacks. The suite does the same (tests/test_results.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from normscope.judge.claims import judge_all
+from normscope.judge.verdicts import Verdict
+from normscope.records.run import RunRecord, load_run, run_folders
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+SAID = {
+    "C101": "fewer epochs to 90% of what the network without normalization ends with",
+    "C201": "higher final test accuracy",
+    "C204": "the more accurate run, seed by seed, more often (of the seeds, wins minus losses)",
+    "C301": "the stem gradient varies less from step to step",
+    "C302": "its norm stays the same over the epochs",
+    "C401": "the normalized tensor is nearer to N(0, 1) (distance)",
+    "C403": "the block output drifts less",
+    "C404": "its spread grows less",
+    "C701": "inputs of the last activation in its active region, percent",
+    "C801": "channel means that later layers see vary less from batch to batch",
+    "C901": "running statistics are nearer to the data than a batch is",
+    "C902": "test accuracy without eval() in batches of 128 against batches of 8, percent",
+}
+"""{claim: what it says, after "with batch normalization"} of the page on thirty epochs."""
+
+
+def runs_of(study: str) -> list[RunRecord]:
+    """The runs of a published study."""
+    return [load_run(folder) for folder in run_folders(RESULTS / study)]
+
+
+def accuracies(runs: Iterable[RunRecord], norm: str, rate: float | None = None) -> list[float]:
+    """Final test accuracies in percent, by seed."""
+    chosen = (run for run in runs if run.norm == norm and rate in (None, run.learning_rate))
+    return [100 * (run.final("test_accuracy") or 0) for run in sorted(chosen, key=lambda r: r.seed)]
+
+
+def _signed(value: float, form: str) -> str:
+    return f"{value:+{form}}".replace("-", "−")
+
+
+def thirty_epochs() -> list[str]:
+    """Rows of cifar10-30-epochs: accuracies, and a line for each claim that has values."""
+    runs = runs_of("cifar10-30-epochs")
+    arms = {norm: np.array(accuracies(runs, norm)) for norm in ("batch", "none")}
+    verdicts = {verdict.code: verdict for verdict in judge_all(runs)}
+    rows = [
+        f"| {norm} | {', '.join(f'{value:.1f}' for value in values)} | "
+        f"{values.mean():.2f} ± {values.std(ddof=1):.2f} | "
+        for norm, values in arms.items()
+    ]
+    by_seed = ", ".join(_signed(value, ".1f") for value in arms["batch"] - arms["none"])
+    low, high = verdicts["C201"].interval or (np.nan, np.nan)
+    difference = f"{_signed(verdicts['C201'].effect or np.nan, '.2f')}, interval "
+    rows.append(f"| difference, by seed | {by_seed} | {difference}{low:.2f} to {high:.2f} | ")
+    return rows + [_claim_row(verdicts[code], words) for code, words in SAID.items()]
+
+
+def _claim_row(verdict: Verdict, words: str) -> str:
+    ratio = verdict.unit == "times"
+
+    def shown(value: float) -> str:
+        if ratio:
+            return f"{value:.3g}"
+        return _signed(value, ".0f" if abs(value) >= 100 else ".2f")
+
+    low, high = (shown(end) for end in verdict.interval or (np.nan, np.nan))
+    values = " against ".join(
+        ", ".join(f"{value:.3g}" for _, value in sorted(of.items()))
+        for of in verdict.values.values()
+    )
+    unit = "" if ratio else f" {verdict.unit}"
+    mark = " †" if verdict.stands else ""
+    effect = f"{'×' if ratio else ''}{shown(verdict.effect or np.nan)}{unit}"
+    return (
+        f"| {verdict.code} | {words} | **{verdict.words}**{mark} | {effect} | {low} to {high} | "
+        f"{values} |"
+    )
+
+
+def learning_rates() -> list[str]:
+    """Rows of cifar10-learning-rates: accuracies at each rate."""
+    runs = runs_of("cifar10-learning-rates")
+    rows = []
+    for rate in sorted({run.learning_rate for run in runs}):
+        arms = [accuracies(runs, norm, rate) for norm in ("batch", "none")]
+        seeds = [", ".join(f"{value:.1f}%" for value in values) for values in arms]
+        difference = np.mean(arms[0]) - np.mean(arms[1])
+        rows.append(f"| {rate:g} | {seeds[0]} | {seeds[1]} | {_signed(float(difference), '.1f')}")
+    return rows
+
+
+def first() -> list[str]:
+    """Rows of cifar10-first: accuracies."""
+    runs = runs_of("cifar10-first")
+    rows = []
+    for norm in ("batch", "none"):
+        values = np.array(accuracies(runs, norm))
+        seeds = ", ".join(f"{value:.1f}%" for value in values)
+        mean = f"{values.mean():.1f}% ± {values.std(ddof=1):.1f}"
+        rows.append(f"| {norm} | {len(values)} | {seeds} | {mean} |")
+    return rows
+
+
+def plain_float32() -> list[str]:
+    """Rows of cifar10-fp32, beside those of cifar10-first."""
+    own, other = runs_of("cifar10-fp32"), runs_of("cifar10-first")
+    rows = []
+    for norm in ("batch", "none"):
+        seeds = (accuracies(runs, norm) for runs in (own, other))
+        cells = (", ".join(f"{value:.1f}%" for value in values) for values in seeds)
+        rows.append(f"| {norm} | {' | '.join(cells)} |")
+    return rows
+
+
+def bird_and_aeroplane() -> list[str]:
+    """Cells of bird-and-aeroplane that follow from records and from inspection.json."""
+    runs = runs_of("bird-and-aeroplane")
+    cells = []
+    for norm in ("batch", "none"):
+        own = sorted((run for run in runs if run.norm == norm), key=lambda run: run.seed)
+        train, test = (
+            [100 * (run.final(f"{of}_accuracy") or 0) for run in own] for of in ("train", "test")
+        )
+        cells += [
+            f"train {', '.join(f'{value:.1f}' for value in train)}%",
+            f"test {', '.join(f'{value:.1f}' for value in test)}% (mean {np.mean(test):.1f}%)",
+        ]
+    return [*cells, *_regions()]
+
+
+def _regions() -> list[str]:
+    """The rows of the table of activation regions: mean of the seeds, from inspection.json."""
+    content = json.loads((RESULTS / "bird-and-aeroplane" / "inspection.json").read_text())
+    shares: dict[tuple[str, int, str], list[float]] = {}
+    for entry in content["activation_regions"]:
+        key = (entry["layer"], entry["epoch"], entry["norm"])
+        shares.setdefault(key, []).append(100 * entry["named"])
+    layers = list(dict.fromkeys(layer for layer, _, _ in shares))
+    epochs = sorted({epoch for _, epoch, _ in shares})
+    ends = [(epoch, norm) for epoch in (epochs[0], epochs[-1]) for norm in ("batch", "none")]
+    return [
+        " | ".join(f"{np.mean(shares[layer, epoch, norm]):.0f}%" for epoch, norm in ends)
+        for layer in layers
+    ]
+
+
+TABLES = {
+    "cifar10-30-epochs": thirty_epochs,
+    "cifar10-learning-rates": learning_rates,
+    "cifar10-first": first,
+    "cifar10-fp32": plain_float32,
+    "bird-and-aeroplane": bird_and_aeroplane,
+}
+"""{study: its rows, as they stand in its README}."""
+
+
+def lacking(rows: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The rows that a page does not have."""
+    pages = {study: (RESULTS / study / "README.md").read_text("utf-8") for study in rows}
+    found = {study: [row for row in of if row not in pages[study]] for study, of in rows.items()}
+    return {study: missing for study, missing in found.items() if missing}
+
+
+def main() -> int:
+    rows = {study: make() for study, make in TABLES.items()}
+    for study, of in rows.items():
+        print(f"\n{study}\n" + "\n".join(of))
+    missing = lacking(rows)
+    for study, of in missing.items():
+        print(f"\nNot in docs/results/{study}/README.md:\n" + "\n".join(of))
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
