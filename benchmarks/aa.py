@@ -1,12 +1,13 @@
 """A/A: how often claims find a difference where there is none, on real runs.
 
-python benchmarks/aa.py [--out DIR] [--runs 40] [--splits 1000]
+python benchmarks/aa.py [--out DIR] [--runs 40] [--splits 1000] [--study FILE] [--sequential]
 
 Trains a pool of runs of one arm (batch normalization on the digits; only the seeds differ), draws
 two groups from it at random again and again, calls one of them the reference, and judges every
 claim. Whatever is `supported` or `contradicted` then is a false verdict; each test is made to give
-one in 20 at most. The runs are kept in DIR: the same command goes on where it was interrupted, and
-does not train what is there.
+one in 20 at most. With --sequential, runs are paired at random and judged after every seed from 3
+to half of the pool, as somebody does who waits for a verdict. The runs are kept in DIR: the same
+command goes on where it was interrupted, and does not train what is there.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ FALSE = ("supported", "contradicted")
 ARM, REFERENCE = "batch", "none"
 
 
-def pool(folder: Path, runs: int) -> tuple[RunRecord, ...]:
+def pool(study: Path, folder: Path, runs: int) -> tuple[RunRecord, ...]:
     """The runs of one arm, trained where they are not there yet."""
-    found = normscope.study(Path(__file__).with_name("aa.toml"), seeds=runs, out=folder)
+    found = normscope.study(study, seeds=runs, out=folder)
     ended = tuple(run for run in found.runs if run.status == "finished")
     if len(ended) < runs:
         raise SystemExit(
@@ -135,6 +136,55 @@ def table(runs: Sequence[RunRecord], size: int, count: int, *, paired: bool) -> 
     )
 
 
+@dataclass
+class Looks:
+    """What somebody meets who judges after every seed, in many studies."""
+
+    false: Counter[str] = field(default_factory=Counter)  # {code: studies with a false verdict}
+    tested: set[str] = field(default_factory=set)  # codes
+    standing: int = 0  # studies with a false verdict that ever stood among all claims
+    studies: int = 0
+
+    def add(self, looks: Iterator[Sequence[Verdict]]) -> None:
+        """Count one study, of the verdicts at each look."""
+        false, stood = set[str](), False
+        for verdicts in looks:
+            tested = [each for each in verdicts if each.arms == (ARM, REFERENCE) and each.values]
+            wrong = [each for each in tested if each.outcome in FALSE]
+            self.tested |= {each.code for each in tested if each.e is not None}
+            false |= {each.code for each in wrong}
+            stood = stood or any(each.stands for each in wrong)
+        self.false.update(false)
+        self.standing += stood
+        self.studies += 1
+
+
+def looks_at(runs: Sequence[RunRecord], most: int) -> Iterator[list[Verdict]]:
+    """The verdicts on the first 3, 4, ... seeds."""
+    for seeds in range(SIZES[0], most + 1):
+        yield judge_all([run for run in runs if run.seed < seeds], ARM, REFERENCE)
+
+
+def sequential_table(runs: Sequence[RunRecord], count: int) -> Table:
+    """The share of studies in which a claim ever has a false verdict."""
+    most, draw, found = len(runs) // 2, np.random.default_rng(7), Looks()
+    for drawn in splits(runs, most, count, draw, paired=True):
+        found.add(looks_at(drawn, most))
+    shares = {code: found.false[code] / count for code in sorted(found.tested)}
+    rows = [(code, f"{100 * share:.1f}%") for code, share in shares.items()]
+    mean = float(np.mean(list(shares.values())))
+    return Table(
+        title=f"judged after every seed from {SIZES[0]} to {most}, {count} studies",
+        header=("claim", "ever false"),
+        rows=rows,
+        notes=[
+            f"Mean of the {len(shares)} claims: {100 * mean:.1f}%. Studies with a false verdict "
+            f"that ever stands among all claims (e-BH): {100 * found.standing / count:.1f}%."
+        ],
+        values={"claims": shares, "standing": found.standing / count, "studies": count},
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
@@ -142,6 +192,10 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=40, help="runs in the pool")
     parser.add_argument("--splits", type=int, default=1000, help="random splits for each table")
+    parser.add_argument(
+        "--study", type=Path, default=Path(__file__).with_name("aa.toml"), help="of the pool"
+    )
+    parser.add_argument("--sequential", action="store_true", help="judge after every seed")
     options = parser.parse_args()
     if options.runs < 2 * max(SIZES):
         parser.error(
@@ -149,12 +203,17 @@ def main() -> None:
             f"{max(SIZES)}"
         )
     load = load_average()
-    runs = pool(options.out, options.runs)
+    runs = pool(options.study, options.out, options.runs)
     final = [100 * (run.final("test_accuracy") or 0) for run in runs]
     print(
         f"\n{hardware_line('cpu')}\nPool: {len(runs)} runs, final test accuracy "
         f"{np.mean(final):.2f}% ± {np.std(final, ddof=1):.2f} (standard deviation)\n"
     )
+    if options.sequential:
+        made = sequential_table(runs, options.splits)
+        print(made.markdown(), flush=True)
+        keep(made, options.out / "results", "aa", "cpu", load)
+        return
     for paired in (False, True):
         for size in SIZES:
             made = table(runs, size, options.splits, paired=paired)

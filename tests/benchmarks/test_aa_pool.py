@@ -64,3 +64,18 @@ def test_the_pool_is_one_arm_without_a_sweep():
     (grid,) = read_study(Path(aa.__file__).with_name("aa.toml")).grids
     assert (grid.settings["norms"], grid.sweep) == (["batch"], {})
     assert grid.settings["seeds"] >= 2 * max(aa.SIZES)
+
+
+def test_what_is_ever_false_is_counted_once_for_a_study():
+    found = aa.Looks()
+    wrong, right = Look("C1", "supported", stands=True), Look("C1", "cannot tell")
+    found.add(iter([[wrong, Look("C2", "cannot tell")], [wrong], [right]]))
+    found.add(iter([[right, Look("C2", "contradicted")], [Look("C2", "no difference")]]))
+    assert (found.false["C1"], found.false["C2"], found.standing, found.studies) == (1, 1, 1, 2)
+    assert found.tested == {"C1", "C2"}
+
+
+class Look(Verdict):
+    def __init__(self, code, outcome, stands=False):
+        super().__init__(code, outcome)
+        self.values, self.e, self.stands = {"batch": {0: 1.0}}, 1.0, stands
