@@ -40,7 +40,9 @@ def weight_distance(
     square, scale, shared = 0.0, 0.0, 0
     for name, tensor in here.items():
         other = there.get(name)
-        if not (is_dense(tensor) and is_dense(other)) or other.shape != tensor.shape:
+        if other is None or not (is_dense(tensor) and is_dense(other)):
+            continue
+        if other.shape != tensor.shape:
             continue
         if not tensor.is_floating_point() or name.rpartition(".")[0] in skip:
             continue

@@ -78,7 +78,7 @@ def _reshard(model: nn.Module) -> None:
     """Give parameters that a forward has gathered (FSDP2) back to their shards."""
     for module in model.modules():
         if hasattr(module, "reshard") and hasattr(module, "unshard"):
-            module.reshard()
+            module.reshard()  # type: ignore[operator]
 
 
 def _generators(batches: Any) -> list[Any]:
@@ -132,8 +132,9 @@ class _Kept:
             if holder is not buffers or name in self.module._non_persistent_buffers_set:
                 continue
             now = buffers.get(name)
-            dense = kept is not None and kept.layout is torch.strided and not kept.is_quantized
-            if dense and (now is None or not _same_bits(now, kept)):
+            if kept is None or kept.layout is not torch.strided or kept.is_quantized:
+                continue
+            if now is None or not _same_bits(now, kept):
                 yield name
 
     def put_back(self) -> None:

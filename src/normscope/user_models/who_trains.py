@@ -32,7 +32,7 @@ class Holder:
     rate: float
     momentum: float
 
-    def step_size(self, parameter: nn.Parameter, *, read: bool = True) -> float | None:
+    def step_size(self, parameter: torch.Tensor, *, read: bool = True) -> float | None:
         """Return the largest step that it takes at one value, None where that is not known.
 
         Adam and its kin normalize the gradient: a step is about the learning rate. That of SGD
