@@ -9,8 +9,9 @@ import os
 import re
 import stat
 import tomllib
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MOST_BYTES = 64 << 20
 """Of a file that is read whole, unless its reader allows more: descriptions, summaries, results."""
@@ -39,7 +40,7 @@ def check_regular(path: Path, state: os.stat_result | None = None) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
-def open_regular(path: Path, most: int | None = None) -> BinaryIO:
+def open_regular(path: Path, most: int | None = None) -> BufferedReader:
     """Open a file for reading its bytes; whatever is at the path, this does not wait for anything.
 
     Args:

@@ -84,7 +84,7 @@ class Store:
         self.connection = connection
         self.path = path
         self.checked = True  # whether rows have checksums: not those of the first version
-        self._added = dict.fromkeys(COUNTED, 0)  # rows, in this transaction
+        self._added: dict[str, int] = dict.fromkeys(COUNTED, 0)  # rows, in this transaction
         self._left = budget()  # bytes
         self._since = math.inf  # time.monotonic() of the search for a row
         connection.set_progress_handler(self._takes_too_long, _SECONDS_BETWEEN_LOOKS)

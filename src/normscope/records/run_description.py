@@ -40,8 +40,9 @@ class Spec(msgspec.Struct):
     fusion: bool | None = None
 
 
+_OPEN: Any = Whole  # a knob without a first value has a name, a number or several
 _KINDS: dict[type, Any] = {
-    bool: bool, int: Whole, float: Number, str: str, type(None): str | Whole | list[Count] | None
+    bool: bool, int: Whole, float: Number, str: str, type(None): str | _OPEN | list[Count]
 }  # fmt: skip
 _KNOBS = msgspec.defstruct(
     "Knobs",

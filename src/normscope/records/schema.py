@@ -42,7 +42,7 @@ CREATE TABLE resume (
 _INDEX = "CREATE INDEX arrays_by_name ON arrays (layer, statistic, first_step)"
 _COUNTS = "CREATE TABLE counts (name TEXT PRIMARY KEY, rows INTEGER NOT NULL) WITHOUT ROWID"
 
-COUNTED = ("meta", "epochs", "blocks", "arrays", "events", "resume")
+COUNTED: tuple[str, ...] = ("meta", "epochs", "blocks", "arrays", "events", "resume")
 """The tables whose rows are counted."""
 
 _SCHEMA_BYTES = 1 << 16
