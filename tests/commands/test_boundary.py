@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from normscope import cli
-from normscope.commands import report
+from normscope.commands import compare, report
+from normscope.errors import InputError
 
 CLI = (sys.executable, "-m", "normscope.cli")
 
@@ -121,3 +122,18 @@ def test_a_name_that_no_file_can_have(arguments, capsys):
     assert re.fullmatch(
         r"normscope: .*cannot be used: File name too long\.\n", capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("error", [InputError("damaged"), TypeError("a fault")])
+def test_ctrl_c_is_told_although_the_summary_fails(error, monkeypatch, capsys):
+    class Stopped:
+        def train(self, *_):
+            raise KeyboardInterrupt
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(compare, "_summarize", fails)
+    with pytest.raises(KeyboardInterrupt):
+        compare._train(Stopped(), None, None)
+    assert str(error) in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normscope.commands.results import RunsResult
-from normscope.errors import NormscopeError, StorageError, check_type
+from normscope.errors import NormscopeError, StorageError, check_type, one_line
 from normscope.studies.options import STUDIES, GridOptions, options_from
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ def _train(training: Training, grid: Grid, options: CompareOptions) -> None:
     except BaseException as stopped:
         try:
             _summarize(training, grid)
-        except NormscopeError as error:
+        except Exception as error:  # what stopped the training is what has to be told
             if not isinstance(stopped, NormscopeError):  # which says what is wrong itself
-                print(f"normscope: no summary: {error}", file=sys.stderr)
+                print(f"normscope: no summary: {one_line(error)}", file=sys.stderr)
         raise
 
 

@@ -81,13 +81,13 @@ class RestrictedUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttribute
         super().__init__(file, encoding="bytes")
         self.where = where
 
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
+    def find_class(self, module: str, name: str) -> Any:
         """The stand-in of a global; an InputError that names it where there is none."""
         try:
-            return STAND_INS[module_name, global_name]
+            return STAND_INS[module, name]
         except KeyError:
             raise InputError(
-                f"{self.where} is a pickle that asks for {module_name}.{global_name}, which "
+                f"{self.where} is a pickle that asks for {module}.{name}, which "
                 "image data does not need; "
                 "it was not run."
             ) from None
