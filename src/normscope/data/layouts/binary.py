@@ -67,7 +67,7 @@ def find_archive(directory: Path, archive: Archive) -> Layout | None:
         directory,
         (path,),
         official.CLASSES,
-        lambda: read_archive(path, archive.md5),
+        lambda: read_archive(path, archive.checksum.removeprefix("md5:")),
     )
 
 
