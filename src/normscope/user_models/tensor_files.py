@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy._core import multiarray
 from torch import Tensor
 
 from normscope.errors import InputError, one_line
@@ -67,7 +68,7 @@ def _inert_classes() -> list[Any]:
     lines, paths, numbers of numpy.
     """
     rebuild = [
-        (getattr(np._core.multiarray, name), f"{module}.multiarray.{name}")
+        (getattr(multiarray, name), f"{module}.multiarray.{name}")
         for module in ("numpy.core", "numpy._core")
         for name in ("scalar", "_reconstruct")
     ]
