@@ -70,11 +70,18 @@ def load_checkpoint(path: Path) -> Any:
         return _load_shards(path)
     if path.suffix == ".safetensors" and head[8:9] == b"{":
         return read_safetensors(path)
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return _load_archive(path)
     if not head.startswith(b"\x80") and not _is_tar(head):
         raise InputError(_other_format(path, head))
     return read_torch(path, "a checkpoint")
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of an archive in several parts, say
+        return False
 
 
 def _head(path: Path) -> bytes:
