@@ -48,6 +48,9 @@ last it is the nearest: per sample or graph, over several positions.
 LOCAL = (nn.LocalResponseNorm, nn.CrossMapLRN2d)
 """PyTorch's own that are called norms and take no statistics of a kind that is judged."""
 
+_AS_PYTORCH = ("normscope.models.noisy_batch_norm",)
+"""Where a normalization of our networks has a forward that normalizes as PyTorch's does."""
+
 _REGISTERED: dict[type[nn.Module], str] = {}
 
 
@@ -139,9 +142,10 @@ def called_norm(module: nn.Module, name: str) -> bool:
     """Tell whether a module that is not recognized is called like a normalization: by its class, or
     by its attribute where it holds vectors and nothing else.
 
-    PyTorch's own modules are known, and one that holds a normalization is a block around it.
+    PyTorch's own modules are known, and those of our networks, whose dynamic tanh is none; one
+    that holds a normalization is a block around it.
     """
-    if type(module).__module__.startswith("torch.") and not isinstance(module, LOCAL):
+    if _is_of(module, ("torch.", "normscope.models.")) and not isinstance(module, LOCAL):
         return False
     by_class = _says_norm_alone(words_of(type(module).__name__))
     by_name = _says_norm_alone(words_of(name.rpartition(".")[2])) and bool(module._parameters)
@@ -187,10 +191,16 @@ def batch_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
 
 
 def _runs_known_forward(module: nn.Module) -> bool:
-    """Tell whether calling a module runs PyTorch's forward, or one of normscope's own networks'."""
+    """Tell whether calling a module runs PyTorch's forward, or one of normscope's own networks'
+    that does the same.
+    """
     if "forward" in vars(module):
         return False
-    return type(module).__module__.startswith("normscope.models.") or not forward_override(module)
+    return _is_of(module, _AS_PYTORCH) or not forward_override(module)
+
+
+def _is_of(module: nn.Module, packages: tuple[str, ...]) -> bool:
+    return type(module).__module__.startswith(packages)
 
 
 def _kind(module: nn.Module) -> tuple[str, str]:
