@@ -92,6 +92,10 @@ class Claim:
         """Return the quantity for one arm and seed at one setting; None where records lack it."""
         raise NotImplementedError
 
+    def concerns(self, evidence: Evidence) -> bool:
+        """Tell whether the claim is about such networks at all; it is not judged on others."""
+        return True
+
     def arms(self, evidence: Evidence) -> tuple[str, str]:
         """Return the two arms, the one that the claim is about first."""
         return evidence.norm, evidence.reference

@@ -117,11 +117,15 @@ class WithinRunClaim(Claim):
     def arm_of(self, run: RunRecord, evidence: Evidence) -> str | None:
         return run.spec.get(READING)
 
+    def reads(self, run: RunRecord, evidence: Evidence) -> bool:
+        """Tell whether a run is one that the claim is about."""
+        return run.norm == evidence.norm
+
     def _groups(self, evidence: Evidence, arms: tuple[str, str]) -> list[Group]:
         runs = [
             dataclasses.replace(run, spec={**run.spec, READING: reading})
             for run in evidence.runs
-            if run.norm == evidence.norm
+            if self.reads(run, evidence)
             for reading in self.readings
         ]
         doubled = Evidence(runs, evidence.subject, evidence.norm, evidence.reference)

@@ -50,6 +50,21 @@ CONTRARY = {
     "C1401": "the place behind the non-linearity is better for it",
     "C1501": "the gradient of weights is less orthogonal to them {with_norm}",
     "C1502": "weights grow less {with_norm}",
+    "C2001": "warm-up spares Pre-LN more than Post-LN",
+    "C2002": "the last gradient falls less with depth with Pre-LN than with Post-LN",
+    "C2003": "the last gradient falls more slowly with depth than 1 / sqrt(L) with Pre-LN",
+    "C2004": "the residual stream grows less with depth with Pre-LN than with Post-LN",
+    "C2005": "branches put out less with Pre-LN than with Peri-LN",
+    "C2006": "RMS normalization ends with a lower loss than layer normalization",
+    "C2007": "hidden states lean to the vector of ones",
+    "C2008": "dynamic tanh ends with a lower loss than layer normalization",
+    "C2009": "dynamic tanh is better than layer normalization at the best epoch of each",
+    "C2010": "normalized queries and keys make the learning rate matter more",
+    "C2011": "more depths and learning rates train without normalization",
+    "C2012": "gains move more often in pure bf16 than in fp32",
+    "C2013": "batch norm over tokens does better with running statistics",
+    "C2014": "late layers matter less where normalizations are divided by the root of the depth",
+    "C2099": "runs with odd seeds end with a lower loss, which is chance",
 }
 """{code: what is so where the claim is contradicted}, the end of "Against common belief, …"."""
 

@@ -26,9 +26,19 @@ FIRST_KNOBS: dict[str, Any] = {
 """{knob: its default in the first version}. Never changed, also where a default is or a knob goes.
 """
 
+TRANSFORMERS = ("vit", "byte-lm")
+"""The models with attention."""
+
 STANDS_FOR: dict[tuple[str, str], Any] = {
     ("small-resnet", "widths"): [16, 32, 64],
     ("small-resnet", "blocks_per_stage"): 2,
+    **{(model, "depth"): 4 for model in TRANSFORMERS},
+    **{(model, "heads"): 4 for model in TRANSFORMERS},
+    **{(model, "placement"): "pre" for model in TRANSFORMERS},
+    ("vit", "width"): 48,
+    ("vit", "pooling"): "mean",
+    ("byte-lm", "width"): 64,
+    ("byte-lm", "positions"): "learned",
 }
 """{(model, knob): what None means there}; of `block` it is DEFAULT_BLOCK in every model."""
 

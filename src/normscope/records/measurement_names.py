@@ -49,8 +49,20 @@ those of batches of 128 ("batch") and of 8 ("small"), and of batches of 128 of i
 class ("one_class").
 """
 
+DEPTH_SIGNALS = "depth-signals"
+"""Of a transformer before the first step, float64: "depth" and "gradient" [depths], the norm of the
+last feed-forward weight's gradient; "stream" and "branch" [blocks], variances in the deepest;
+"moved_bf16" and "moved_fp32" [1], shares of the gains that a few steps move.
+"""
+
+HIDDEN_STATES = "hidden-states"
+"""Of a trained transformer, float64: "loss" and "loss_of_batches" [1], in eval and in train mode;
+"loss_without", "stream", "branch" and "ones" [blocks]: the loss without a block, variances, and the
+squared cosine of hidden states and ones times the width.
+"""
+
 KNOWN = (
     PROPAGATION, BATCH_STATISTICS, EVALUATION, INITIALIZATION, WEIGHTS, CORRUPTION, LANDSCAPE,
-    MOVEMENT,
+    MOVEMENT, DEPTH_SIGNALS, HIDDEN_STATES,
 )  # fmt: skip
 """Every measurement. How each is made is in `studies/study_measurements.py`."""

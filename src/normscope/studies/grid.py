@@ -133,7 +133,7 @@ def _spec(choices: dict[str, Any], kind: str, capture_epochs: tuple[int, ...] | 
         )
     auto = {knob: value for knob, value in entry.defaults.items() if choices[knob] == "auto"}
     choices = choices | auto
-    for knob in entry.options & {"block", "widths", "blocks_per_stage"}:
+    for knob in entry.options & (set(NETWORK_OPTIONS) - {"qk_norm", "no_bias"}):
         if meaning(choices["model"], knob, choices[knob]) == meaning(choices["model"], knob, None):
             choices = choices | {knob: None}
     code = code_checksum(choices["norm"])

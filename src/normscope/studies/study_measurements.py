@@ -11,7 +11,9 @@ from normscope.errors import RecordError
 from normscope.records.measurement_names import (
     BATCH_STATISTICS,
     CORRUPTION,
+    DEPTH_SIGNALS,
     EVALUATION,
+    HIDDEN_STATES,
     INITIALIZATION,
     LANDSCAPE,
     MOVEMENT,
@@ -34,6 +36,11 @@ from normscope.studies.measurements.landscape_measurement import landscape
 from normscope.studies.measurements.movement_measurement import movement
 from normscope.studies.measurements.propagation_measurement import has_paths, propagation
 from normscope.studies.measurements.run_context import Arrays, RunContext
+from normscope.studies.measurements.transformer_measurements import (
+    depth_signals,
+    hidden_states,
+    is_transformer,
+)
 from normscope.studies.spec import RunSpec
 
 
@@ -50,17 +57,32 @@ class Measurement:
     )
 
 
+def _convolutional(spec: RunSpec) -> bool:
+    return not is_transformer(spec)
+
+
+def _batch_normalized(spec: RunSpec) -> bool:
+    return _convolutional(spec) and is_batch_normalized(spec)
+
+
 MEASUREMENTS = {
     row.name: row
     for row in (
         Measurement(PROPAGATION, propagation, has_paths, trained=False),
-        Measurement(BATCH_STATISTICS, batch_statistics, lambda spec: True, trained=True),
-        Measurement(EVALUATION, evaluation, is_batch_normalized, trained=True),
-        Measurement(INITIALIZATION, initialization, is_of_vectors, trained=False),
-        Measurement(WEIGHTS, weight_growth, lambda spec: True, trained=True),
-        Measurement(CORRUPTION, corruption, is_batch_normalized, trained=True),
-        Measurement(LANDSCAPE, landscape, lambda spec: True, trained=False, by_default=False),
-        Measurement(MOVEMENT, movement, lambda spec: True, trained=False, by_default=False),
+        Measurement(BATCH_STATISTICS, batch_statistics, _convolutional, trained=True),
+        Measurement(EVALUATION, evaluation, _batch_normalized, trained=True),
+        Measurement(
+            INITIALIZATION,
+            initialization,
+            lambda spec: _convolutional(spec) and is_of_vectors(spec),
+            trained=False,
+        ),
+        Measurement(WEIGHTS, weight_growth, _convolutional, trained=True),
+        Measurement(CORRUPTION, corruption, _batch_normalized, trained=True),
+        Measurement(LANDSCAPE, landscape, _convolutional, trained=False, by_default=False),
+        Measurement(MOVEMENT, movement, _convolutional, trained=False, by_default=False),
+        Measurement(DEPTH_SIGNALS, depth_signals, is_transformer, trained=False),
+        Measurement(HIDDEN_STATES, hidden_states, is_transformer, trained=True),
     )
 }
 """{name: measurement}."""

@@ -78,3 +78,55 @@ SCHNEIDER = Source(
     'adaptation"; Nado et al. 2020, "Evaluating Prediction-Time Batch Normalization"',
     "https://arxiv.org/abs/2006.16971",
 )
+XIONG = Source(
+    'Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture"',
+    "https://arxiv.org/abs/2002.04745",
+)
+PERI_LN = Source(
+    'Kim et al. 2025, "Peri-LN: Revisiting Normalization Layer in the Transformer Architecture"',
+    "https://arxiv.org/abs/2502.02732",
+)
+DEPTH_CURSE = Source(
+    'Sun et al. 2025, "The Curse of Depth in Large Language Models"',
+    "https://arxiv.org/abs/2502.05795",
+)
+RMS_NORM = Source(
+    'Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", who find no such difference',
+    "https://arxiv.org/abs/1910.07467",
+)
+ONES = Source(
+    "arXiv 2409.12951, which finds hidden states of trained language models orthogonal to ones",
+    "https://arxiv.org/abs/2409.12951",
+)
+DYT = Source(
+    'Zhu et al. 2025, "Transformers without Normalization", who find no such difference',
+    "https://arxiv.org/abs/2503.10622",
+)
+DYT_DISPUTED = Source(
+    "arXiv 2604.23434, on dynamic tanh with scarce and ample data, and the dispute about endpoints "
+    "that followed; only the two endpoints are judged here",
+    "https://arxiv.org/abs/2604.23434",
+)
+WORTSMAN = Source(
+    'Wortsman et al. 2023, "Small-scale proxies for large-scale Transformer training '
+    'instabilities"',
+    "https://arxiv.org/abs/2309.14322",
+)
+FIXUP = Source(
+    'Zhang, Dauphin & Ma 2019, "Fixup Initialization", which trains without normalization by '
+    "another initialization; here it is the usual one",
+    "https://arxiv.org/abs/1901.09321",
+)
+BF16 = Source(
+    'Zamirai et al. 2020, "Revisiting BFloat16 Training", on updates that rounding cancels; of '
+    "gains it is our reading",
+    "https://arxiv.org/abs/2010.06192",
+)
+POWER_NORM = Source(
+    'Shen et al. 2020, "PowerNorm: Rethinking Batch Normalization in Transformers"',
+    "https://arxiv.org/abs/2003.07845",
+)
+CONTROL = Source(
+    "a control of ours on the intervals that decide, which are those of Howard et al. 2021",
+    "https://arxiv.org/abs/1810.08240",
+)
