@@ -216,7 +216,7 @@ def test_a_run_that_was_begun_here_is_finished_elsewhere(
         "    if epoch == 2:\n"
         "        self.connection.execute('PRAGMA cache_spill = 1')\n"
         "        self.connection.execute('PRAGMA cache_size = 1')\n"
-        "        filler = 'INSERT INTO meta VALUES (\"filler\", zeroblob(100000))'\n"
+        "        filler = 'INSERT INTO meta VALUES (\"filler\", zeroblob(100000), 0)'\n"
         "        self.connection.execute(filler)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "runner.Store.set_resume_state = killing\n"
