@@ -42,12 +42,12 @@ def _gradient(name: str, whose: str) -> dict[str, str]:
 
 
 EPOCH_COLUMNS = {
-    "train_loss": "mean cross-entropy of the training images in train mode, nats",
-    "train_accuracy": "share of training images classified right in train mode, augmented",
-    "test_loss": "mean cross-entropy of the test images in eval mode, nats",
-    "test_accuracy": "share of test images classified right in eval mode",
+    "train_loss": "mean cross-entropy of the training images (of text, bytes) in train mode, nats",
+    "train_accuracy": "share of training images (of text, bytes) classified right in train mode",
+    "test_loss": "mean cross-entropy of the test images (of text, bytes) in eval mode, nats",
+    "test_accuracy": "share of test images (of text, bytes) classified right in eval mode",
     "learning_rate": "learning rate of the epoch",
-    **_gradient("stem_gradient", "the stem convolution's"),
+    **_gradient("stem_gradient", "the first layer's"),
     "step": "optimizer steps since the start of the run",
     "train_seconds": "seconds of the epoch's training steps",
     "seconds": "seconds of the epoch, evaluation included",

@@ -7,7 +7,9 @@ from typing import Any
 from normscope.records.measurement_names import (
     BATCH_STATISTICS,
     CORRUPTION,
+    DEPTH_SIGNALS,
     EVALUATION,
+    HIDDEN_STATES,
     INITIALIZATION,
     LANDSCAPE,
     MOVEMENT,
@@ -31,6 +33,37 @@ _DIGITS: dict[str, Any] = {"data": "digits", "seeds": 3, "epochs": 20}
 # Measurements take a second or two for a run: `quick` makes them at one learning rate.
 _AT_ONE_RATE: dict[str, Any] = _DIGITS | {"learning_rates": (0.1,)}
 _CIFAR = {"data": "cifar10", "seeds": 3, "epochs": 30, "learning_rates": (0.1,)}
+# Sized by CPU seconds of one run; fp32, so that every machine trains the same networks.
+_VIT: dict[str, Any] = {
+    "data": "digits",
+    "model": "vit",
+    "seeds": 5,
+    "epochs": 6,
+    "batch_size": 64,
+    "width": 32,
+    "depth": 4,
+    "precision": "fp32",
+    "learning_rates": (0.003,),
+    "norms": ("layer",),
+}
+_DEEP_VIT: dict[str, Any] = _VIT | {"depth": 8, "learning_rates": (0.005,)}
+_BYTES: dict[str, Any] = {
+    "data": "text",
+    "model": "byte-lm",
+    "seeds": 5,
+    "epochs": 1,
+    "batch_size": 32,
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "precision": "fp32",
+    "learning_rates": (0.003,),
+    "norms": ("layer",),
+}
+_BYTES_FAST: dict[str, Any] = _BYTES | {"learning_rates": (0.01,)}
+_TOKEN_NORMS = ("layer", "rms", "dyt", "batch")
+_PLACEMENTS = ("pre", "post", "peri", "pre-scaled")
+_BOTH = (DEPTH_SIGNALS, HIDDEN_STATES)
 
 STUDIES = {
     plan.name: plan
@@ -123,6 +156,29 @@ STUDIES = {
             "Batch normalization before and after the non-linearity, and once per block.",
             (_grid({"block": BLOCKS}, (), data="digits", seeds=5, learning_rates=(0.03, 0.1),
                    norms=("batch",)),),
+        ),
+        StudyPlan(
+            "transformer",
+            "Normalization in small transformers, on digits and on text: which, where, how fast.",
+            (
+                _grid(None, _BOTH, **_VIT | {"norms": _TOKEN_NORMS}),
+                _grid(None, (), **_VIT | {"seeds": 10}),
+                _grid({"placement": _PLACEMENTS}, _BOTH, **_DEEP_VIT),
+                _grid({"placement": ("pre", "post"), "warmup": (0, 46)}, (), **_DEEP_VIT),
+                _grid({"qk_norm": (False, True)}, (),
+                      **_VIT | {"learning_rates": (0.001, 0.003, 0.01, 0.03)}),
+                _grid({"depth": (2, 8)}, (),
+                      **_VIT | {"learning_rates": (0.001, 0.01), "norms": ("layer", "none")}),
+                _grid(None, _BOTH, **_BYTES | {"norms": _TOKEN_NORMS}),
+                _grid({"placement": ("pre", "post"), "warmup": (0, 30)}, (DEPTH_SIGNALS,),
+                      **_BYTES_FAST),
+            ),
+        ),
+        StudyPlan(
+            "transformer-placement",
+            "Pre, post, peri and scaled normalization in vision transformers of 4 to 16 blocks.",
+            (_grid({"placement": _PLACEMENTS, "depth": (4, 8, 16), "warmup": (0, 46)}, _BOTH,
+                   **_DEEP_VIT),),
         ),
     )
 }  # fmt: skip

@@ -19,6 +19,7 @@ from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence
 from normscope.judge.family import marked
 from normscope.judge.verdicts import Verdict
+from normscope.records.knobs import TRANSFORMERS
 from normscope.records.run import RunRecord
 
 
@@ -62,13 +63,14 @@ def compared(
 ) -> tuple[str, str]:
     """Return the normalization that a study's claims are about, and what it is set against.
 
-    Batch norm against none where the study has them; else its first normalization, against none or
-    the next one. One or both may be chosen already.
+    Batch norm, in transformers layer norm, against none where the study has them; else its first
+    normalization, against none or the next one. One or both may be chosen already.
     """
     norms = list(dict.fromkeys(run.norm for run in runs))
+    usual = "layer" if all(run.spec.get("model") in TRANSFORMERS for run in runs) else "batch"
     if norm is None:
         others = [each for each in norms if each not in ("none", reference)]
-        norm = "batch" if "batch" in others or not others else others[0]
+        norm = usual if usual in others or not others else others[0]
     if reference is None:
         others = [each for each in norms if each != norm]
         reference = "none" if "none" in others or not others else others[0]
