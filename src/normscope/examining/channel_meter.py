@@ -110,15 +110,22 @@ class Meter:
         if self.repeated or self.mode != "eval" or self.norm is None:
             return
         self.repeated = True
-        if self.norm.plain or output.device.type == "mps":
+        if self.norm.plain:
+            return
+        if output.device.type == "mps":
+            self.facts["repeat_failure"] = "its device has no float64"
             return
         try:
             self.facts |= own_arithmetic(self.module, args, kwargs, output)
-            if self.layer.kind in ("layer", "rms") and self.layer.eps:
-                response = eps_response(self.module, args, kwargs, output, self.layer.eps)
-                self.facts["eps_response"] = response
-        except Exception:  # it takes no other type, or keeps more than tensors: nothing is known
+        except Exception as error:  # it takes no other type, or keeps more than tensors
+            self.facts["repeat_failure"] = one_line(error)
+        if self.layer.kind not in ("layer", "rms") or not self.layer.eps:
             return
+        try:
+            response = eps_response(self.module, args, kwargs, output, self.layer.eps)
+            self.facts["eps_response"] = response
+        except Exception as error:
+            self.facts["eps_failure"] = one_line(error)
 
     def _arrangement(self, norm: NormLayer, x: Tensor, y: Tensor) -> Behavior:
         """Return where the layer's channels stand, by what it did, else by sizes and kind."""

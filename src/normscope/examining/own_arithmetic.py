@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from normscope.errors import one_line
 from normscope.user_models.batch_reader import map_tensors, tensors_in
 
 MOST_VALUES = 1 << 22
@@ -25,22 +26,28 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 @torch.no_grad()
 def own_arithmetic(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> dict[str, Any]:
-    """Repeat a call of a module in eval mode; return what that shows, {} where it cannot.
+    """Repeat a call of a module in eval mode; return what that shows.
 
     `precision_error`: the relative L2 distance of its output from that of the same forward in
-    float64. `in_half`: what it computes in 16 bits.
+    float64, or `repeat_failure`: why that is not known. `in_half`: what it computes in 16 bits.
+    What its forward raises in its own type goes on.
     """
     twin = _twin(module)
     few = _cut(args, output), _cut(kwargs, output)
     with _Types() as types:
         made = next(tensors_in(twin.forward(*few[0], **few[1])), None)
-    wide_args, wide_kwargs = (map_tensors(_wide, value) for value in few)
-    exact = next(tensors_in(_twin(module, wide=True).forward(*wide_args, **wide_kwargs)), None)
     facts: dict[str, Any] = {"in_half": tuple(dict.fromkeys(types.in_half))}
-    if made is None or exact is None or made.shape != exact.shape or not exact.isfinite().all():
-        return facts
+    wide_args, wide_kwargs = (map_tensors(_wide, value) for value in few)
+    try:
+        exact = next(tensors_in(_twin(module, wide=True).forward(*wide_args, **wide_kwargs)), None)
+    except Exception as error:  # it takes no other type, or keeps more than tensors
+        return facts | {"repeat_failure": one_line(error)}
+    if made is None or exact is None or made.shape != exact.shape:
+        return facts | {"repeat_failure": "its output in float64 has another shape"}
     if not made.isfinite().all():
         return facts  # NS509 says so
+    if not exact.isfinite().all():
+        return facts | {"repeat_failure": "its output in float64 is not finite"}
     size = exact.double().norm()
     error = float((made.double() - exact.double()).norm() / size.clamp_min(1e-30))
     return facts | {"precision_error": error if float(size) > 0 else None}

@@ -133,6 +133,9 @@ def _gain_facts(here: Layer, there: Layer) -> dict[str, Any]:
         size = math.sqrt(sum(float(np.square(b).sum()) for _, b in shared))
         distance = apart / max(size, 1e-30)
         facts["gains_distance"] = distance if math.isfinite(distance) else None
+    if here.weight is not None and there.weight is not None:
+        sizes = len(here.weight), len(there.weight)
+        facts["gain_sizes"] = sizes if sizes[0] != sizes[1] else None
     return {**facts, "gain_offset": _gain_offset(here, there)}
 
 

@@ -120,6 +120,9 @@ def _cells(layer: PairedLayer) -> tuple[str, ...]:
     gains = "-" if layer.gains_distance is None else f"{layer.gains_distance:.3g}"
     if layer.gain_offset is not None:
         gains = f"{-layer.gain_offset:+.0f}"
+    if layer.gain_sizes is not None:
+        here, there = layer.gain_sizes
+        gains = f"{there} / {here} values"
     same = layer.updates == layer.other_updates
     updates = "same" if same else f"{_or_dash(layer.other_updates)} / {_or_dash(layer.updates)}"
     eps = "same" if layer.eps == layer.other_eps else f"{layer.other_eps} / {layer.eps}"

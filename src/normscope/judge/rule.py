@@ -7,6 +7,7 @@ gathered the rule is not asked.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -311,6 +312,16 @@ def _gain_offset(layer: Layer) -> int | None:
     size = max(float(np.abs(gain).max()), 1e-3)
     fits = [o for o in (0, 1) if float(np.abs(gain - layer.weight - o).max()) < 0.05 * size]
     return fits[0] if len(fits) == 1 else None
+
+
+def query_and_key(name: str) -> str:
+    """Return a layer's name with one word for query and key, "" where it says neither: the two of
+    one attention (q_norm and k_norm, norm_added_q and norm_added_k) have one such name.
+    """
+    scope, _, own = name.rpartition(".")
+    words = re.split("(_|(?<=[a-z])(?=[A-Z]))", own)
+    shared = ["qk" if word.lower() in ("q", "k", "query", "key") else word for word in words]
+    return f"{scope}.{''.join(shared)}" if shared != words else ""
 
 
 def never_ran(layer: Layer, exam: Examination) -> bool:

@@ -90,6 +90,8 @@ class Measured:
         None  # relative distance of its output from that of its own forward in float64
     )
     in_half: tuple[str, ...] = ()  # what its own forward computes in 16 bits
+    repeat_failure: str = ""  # why its own forward could not be repeated in float64
+    eps_failure: str = ""  # why it could not be repeated at inputs as small as eps
     input_spread: float | None = None  # standard deviation of the input over everything
     output_spread: float | None = (
         None  # standard deviation of the normalized value over everything, without affine
@@ -305,6 +307,7 @@ class PairedLayer:
     other_gains_new: bool = False
     gains_distance: float | None = None  # relative L2 distance of weight and bias
     gain_offset: float | None = None  # 1 or -1, where the other's weight is ours with it added
+    gain_sizes: tuple[int, int] | None = None  # of the weight here and there, where they differ
     updates: int | None = None
     other_updates: int | None = None
     eps: float | None = None

@@ -33,7 +33,7 @@ BIAS_NAMES = ("bias", "beta", "b")
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_NORM = re.compile(r"(ln|bn|gn|rms|lnf|grn|frn|lrn)$|.*(norm(?!al)|normalization)")
+_NORM = re.compile(r"([acgis]?ln|[cs]?bn|gn|rms|lnf|grn|frn|lrn)$|.*(norm(?!al)|normalization)")
 _OTHER_NORMS = {"free", "weight", "spectral", "flow", "vector", "linear", "embedding"}
 """Words beside "norm" in names of what normalizes weights, or nothing."""
 
@@ -154,9 +154,13 @@ def called_norm(module: nn.Module, name: str) -> bool:
 
 
 def _may_be_norm(module: nn.Module, name: str) -> bool:
-    """Tell whether a call could show that a module is a normalization."""
-    known = isinstance(module, LOCAL)
-    return not known and _holds_vectors(module) and called_norm(module, name)
+    """Tell whether a call could show that a module is a normalization: it is called like one, or
+    holds vectors and an epsilon.
+    """
+    if isinstance(module, LOCAL) or not _holds_vectors(module):
+        return False
+    with_eps = bool(module._parameters) and _eps(module) is not None
+    return called_norm(module, name) or (with_eps and _is_leaf(module))
 
 
 def _says_norm_alone(words: set[str]) -> bool:

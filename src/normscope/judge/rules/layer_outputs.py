@@ -118,6 +118,10 @@ class ImpreciseForward(MeasuredRule, code="NS515", severity="error", kinds=EVERY
         dtype = layer.place.input_dtype if layer.place is not None else layer.parameter_dtype
         limit = self.LIMIT_HALF if dtype in ("float16", "bfloat16") else self.LIMIT
         error = measured.precision_error
+        if measured.repeat_failure:
+            yield self.not_evaluated(
+                f"a forward of {layer.type} in float64: {measured.repeat_failure}"
+            )
         if error is not None and error > limit:
             message = f"Its own forward loses the result to rounding in {dtype}."
             evidence = {"relative_error": error, "limit": limit, "input": measured.input_largest}
@@ -174,6 +178,9 @@ class WeightsMisapplied(MeasuredRule, code="NS516", severity="warning", kinds=("
                 message = "The layer holds a bias, and does not add it."
                 yield self.finding(layer.name, message, {"largest_bias": size}, cause="bias")
         response = measured.eps_response
+        if measured.eps_failure:
+            what = f"a forward of {layer.type} in float64, for the place of eps"
+            yield self.not_evaluated(f"{what}: {measured.eps_failure}")
         if response is not None and response > self.OUTSIDE and layer.eps:
             squares = measured.set_mean_square if layer.kind == "rms" else measured.set_var
             std = squares[1] ** 0.5 if len(squares) == 3 else 1.0

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from normscope.judge.rule import EVERY_KIND, FAR_LOG_VAR, FAR_MEAN, KEYS, PairRule, Results, Rule
+from normscope.judge.rule import (
+    EVERY_KIND,
+    FAR_LOG_VAR,
+    FAR_MEAN,
+    KEYS,
+    PairRule,
+    Results,
+    Rule,
+    query_and_key,
+)
 from normscope.records.examination import BATCH_KINDS, Examination, Layer, Pair, PairedLayer
 
 STATISTICS = ("running_mean", "running_var")
@@ -97,8 +106,8 @@ class StatisticsLeftBehind(PairRule, code="NS701", severity="error", kinds=EVERY
 
 
 class ConvertedDifferently(PairRule, code="NS702", severity="warning"):
-    """The same layer has another eps, or another class, in the two models, or a weight that is
-    exactly one more or less.
+    """The same layer has another eps, or another class, in the two models, or a weight of another
+    length, or one that is exactly one more or less.
 
     BatchNorm and SyncBatchNorm are the same function in eval mode and count as one class. Some
     libraries store a gain as its distance from one and multiply by 1 + weight; where the outputs
@@ -131,6 +140,13 @@ class ConvertedDifferently(PairRule, code="NS702", severity="warning"):
                 message = "The layer has another eps in the other model."
                 evidence = {"eps": layer.eps, "other": layer.other_eps}
                 yield self.finding(layer.name, message, evidence, cause="eps")
+            if layer.gain_sizes is not None:
+                here, there = layer.gain_sizes
+                message = "The weight has another length in the other model."
+                if query_and_key(layer.name):
+                    message += " One may normalize each head, the other all heads together."
+                evidence = {"values": here, "other": there}
+                yield self.finding(layer.name, message, evidence, cause="length")
             if layer.gain_offset is not None and not outputs_agree(pair):
                 message = (
                     "The weights differ by exactly one: one model's layer multiplies by "
@@ -249,6 +265,8 @@ class IncompleteStatistics(Rule, code="NS705", severity="error", kinds=EVERY_KIN
     Why is this bad: a script that renames or copies entries has dropped or doubled some.
     When it is fine: layers that share statistics, or copies of one block that were not trained
         since (a warning; an info where more than a quarter of the layers have another's weights).
+        The gains of a query and its key have one gradient without position embeddings, and stay
+        equal: they are not reported.
     Example:
         model = trained()
         model[7].load_state_dict(model[4].state_dict())  # the wrong block
@@ -270,10 +288,15 @@ class IncompleteStatistics(Rule, code="NS705", severity="error", kinds=EVERY_KIN
             message = "The layer has exactly another layer's statistics."
             yield self.finding(name, message, {"same_as": earlier}, "warning", cause="statistics")
         repeated = _repeated([each for each in layers if not each.tracked], "weight", "bias")
+        repeated = [(a, b) for a, b in repeated if not _are_query_and_key(a, b)]
         severity = "warning" if len(repeated) <= max(1, len(layers) // 4) else "info"
         for name, earlier in repeated:
             message = "The layer has exactly another layer's weight."
             yield self.finding(name, message, {"same_as": earlier}, severity, cause="weight")
+
+
+def _are_query_and_key(first: str, second: str) -> bool:
+    return bool(query_and_key(first)) and query_and_key(first) == query_and_key(second)
 
 
 def _repeated(layers: Sequence[Layer], *names: str) -> list[tuple[str, str]]:
