@@ -60,6 +60,17 @@ def convert(
     layers = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
     if not layers:
         raise InputError(f"The model has no {source} normalization: there is nothing to convert.")
+    refuse_kept(model, layers)
+    replacements = {layer: _replacement(name, layer, make) for name, layer in layers.items()}
+    return exchange(model, layers, replacements)
+
+
+def refuse_kept(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Make sure that layers can be replaced.
+
+    Raises:
+        InputError: if one was altered, or an attribute that is no submodule holds it.
+    """
     held = {id(value) for module in model.modules() for value in plain_values(module)}
     for name, layer in layers.items():
         reason = alteration(layer)
@@ -67,7 +78,17 @@ def convert(
             reason = "an attribute that is no submodule holds it too, and would keep the old layer"
         if reason:
             raise InputError(f"{name!r} ({type(layer).__name__}) is not converted: {reason}.")
-    replacements = {layer: _replacement(name, layer, make) for name, layer in layers.items()}
+
+
+def exchange(
+    model: nn.Module, layers: Mapping[str, nn.Module], replacements: Mapping[nn.Module, nn.Module]
+) -> nn.Module:
+    """Put replacements in the places of layers; return the model, or its own replacement.
+
+    Raises:
+        InputError: if the forward, as far as it can be traced, would take another way. The model is
+            unchanged then.
+    """
     if model in replacements:
         return replacements[model]
     before = operations(model, layers)

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from normscope.errors import InputError, NormscopeWarning, check_type
-from normscope.mend.forward_paths import (
-    Path,
-    UntraceableError,
-    is_batch_norm,
-    operations,
-    traced_paths,
-)
-from normscope.mend.observed_paths import observed_paths, outputs_of
+from normscope.mend.folding import Folding, NotUnderstoodError, named, refuse_altered
+from normscope.mend.forward_paths import WEIGHTED, Path, is_batch_norm
 from normscope.mend.other_readers import method_without
 from normscope.mend.own_forwards import behind_normalization, keeps_function
-from normscope.user_models.batch_reader import Batch, read_batches
-from normscope.user_models.plain_layers import alteration, forward_override
-from normscope.user_models.wrappers import unwrapped_model
-
-
-class NotUnderstoodError(InputError):
-    """A layer does something that cannot be folded safely."""
-
-
-class _Pair(NamedTuple):
-    """A normalization to fold: the layer it goes into, and what replaces it."""
-
-    weighted: nn.Module
-    norm: nn.Module
-    replacement: nn.Module
+from normscope.user_models.plain_layers import forward_override
 
 
 def fold(
@@ -71,118 +48,24 @@ def fold(
         InputError: if there is no layer to fold, one is not understood, the model cannot be
             traced and there are no batches, or outputs differ by more than rounding.
     """
-    check_type("model", model, nn.Module)
-    folded = _copy(unwrapped_model(model)).eval()
-    read = read_batches(batches, folded) if batches is not None else []
-    paths = _paths(folded, read)
-    pairs, left = _sort(folded, paths, partial)
-    if not pairs:
-        raise InputError(
-            "The model has no batch normalization right behind a convolution or a linear layer "
-            f"that could be folded{_listed(left)}."
-        )
-    expected = [outputs_of(folded, read, number) for number in range(len(read))]
-    names = [
-        name for name, module in folded.named_modules() if any(module is p.norm for p in pairs)
-    ]
-    for weighted, norm, replacement in pairs:
-        _scale(weighted, norm)
-        # In place, so that lists and attributes that hold the layer have the replacement too.
-        norm.__class__, norm.__dict__ = type(replacement), vars(replacement)
-    _check_ways(folded, names, paths)
-    for number, outputs in enumerate(expected):
-        _compare(number, outputs, outputs_of(folded, read, number))
-    if left:
-        warnings.warn(
-            f"{len(left)} of {len(left) + len(pairs)} batch normalization layers are left as they "
-            f"are{_listed(left)}.",
-            NormscopeWarning,
-            stacklevel=2,
-        )
-    return folded
+    return BATCH_NORM.run(model, batches, partial)
 
 
-def _check_ways(folded: nn.Module, norms: list[str], before: list[Path]) -> None:
-    """Make sure that the folded model takes the same ways: a forward may ask for a layer's class or
-    for its bias.
-
-    Raises:
-        InputError: if it does not.
-    """
-    ways = [path.operations for path in before if path.operations]
-    if ways and operations(folded, norms) != ways:
-        raise InputError(
-            "The model cannot be folded: its forward looks at its layers (their class, bias or "
-            "other attributes) and would take another way."
-        )
+def _plan(model: nn.Module, name: str, paths: list[Path]) -> Callable[[], None] | str:
+    """What folds a normalization, or why it stays."""
+    norm, weighted = model.get_submodule(name), _source(model, name, paths)
+    if weighted:
+        refuse_altered(model, name, weighted)
+        if norm.training:
+            raise NotUnderstoodError(f"{named(name, norm)}: it stays in train mode after eval()")
+    return _why_it_stays(name, norm, weighted, paths) or _folding(model, name, weighted, paths)
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    """A deep copy, and a clear error where PyTorch cannot make one."""
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # computed tensors and lazy layers, or whatever a model holds
-        for name, module in model.named_modules():
-            if reason := alteration(module):
-                raise InputError(f"{_named(name, module)} cannot be copied: {reason}.") from error
-        raise InputError(f"The model cannot be copied: {type(error).__name__}: {error}") from error
-
-
-def _paths(model: nn.Module, batches: list[Batch]) -> list[Path]:
-    try:
-        traced = traced_paths(model)
-    except UntraceableError as error:
-        if not batches:
-            raise InputError(
-                f"The model cannot be folded without batches: {error}. "
-                "Give batches of its inputs: fold(model, batches)."
-            ) from error
-        traced = []
-    return traced + observed_paths(model, batches)
-
-
-def _sort(model: nn.Module, paths: list[Path], partial: bool) -> tuple[list[_Pair], list[str]]:
-    """(the pairs to fold, the layers that stay and why); raises for a layer that is not understood
-    unless the fold may be partial.
-    """
-    pairs, left, refused = [], [], []
-    for name, norm in model.named_modules():
-        if not is_batch_norm(norm):
-            continue
-        try:
-            weighted = _source(name, paths)
-            if weighted:
-                _refuse_altered(model, name, weighted)
-            reason = _why_it_stays(name, norm, weighted, paths)
-            if reason:
-                left.append(f"{_named(name, norm)}: {reason}")
-            else:
-                pairs.append(_pair(model, name, weighted, paths))
-        except NotUnderstoodError as error:
-            refused.append(str(error))
-    if refused and not partial:
-        raise NotUnderstoodError(
-            f"The model is not folded, for not all of it is understood{_listed(refused)}. "
-            "To fold the rest: fold(model, partial=True)."
-        )
-    return pairs, left + refused
-
-
-def _source(name: str, paths: list[Path]) -> str:
+def _source(model: nn.Module, name: str, paths: list[Path]) -> str:
     """The layer whose output a normalization gets on every way; empty if there is none."""
-    sources = {path.sources.get(name, "") for path in paths if path.calls[name]}
-    return sources.pop() if len(sources) == 1 else ""
-
-
-def _refuse_altered(model: nn.Module, *names: str) -> None:
-    """Make sure that nothing was done to these layers that their classes do not show."""
-    for name in names:
-        layer = model.get_submodule(name)
-        reason = alteration(layer)
-        if layer.training and is_batch_norm(layer):
-            reason = "it stays in train mode after eval()"
-        if reason:
-            raise NotUnderstoodError(f"{_named(name, layer)}: {reason}")
+    sources = {path.source(name) for path in paths if path.calls[name]}
+    source = sources.pop() if len(sources) == 1 else ""
+    return source if isinstance(model.get_submodule(source), WEIGHTED) else ""
 
 
 def _why_it_stays(name: str, norm: nn.Module, weighted: str, paths: list[Path]) -> str:
@@ -196,7 +79,7 @@ def _why_it_stays(name: str, norm: nn.Module, weighted: str, paths: list[Path]) 
             return f"{weighted!r} runs without it"
         if path.calls[name] > 1:
             return "it runs more than once"
-        if path.others[weighted]:
+        if path.others[weighted] or path.readers(weighted) != {name}:
             return f"the output of {weighted!r} is read elsewhere too"
         if name in path.trained:
             return "the forward puts it into train mode"
@@ -207,8 +90,8 @@ def _why_it_stays(name: str, norm: nn.Module, weighted: str, paths: list[Path]) 
     return ""
 
 
-def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
-    """The pair of a normalization and the layer before it, if both are understood.
+def _folding(model: nn.Module, name: str, source: str, paths: list[Path]) -> Callable[[], None]:
+    """What folds a normalization into the layer before it, if both are understood.
 
     Raises:
         NotUnderstoodError: if one is not.
@@ -217,7 +100,7 @@ def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
     _check_axis(name, norm, weighted, {path.ranks.get(name) for path in paths if path.calls[name]})
     changes = forward_override(weighted), forward_override(norm)
     replacement = behind_normalization(norm) if changes[1] else nn.Identity()
-    names = _named(source, weighted), _named(name, norm)
+    names = named(source, weighted), named(name, norm)
     for layer, label, change in zip((source, name), names, changes, strict=True):
         if change and any(layer in path.argued for path in paths):
             raise NotUnderstoodError(f"{label}: {change}, and it is called with further arguments")
@@ -228,7 +111,14 @@ def _pair(model: nn.Module, name: str, source: str, paths: list[Path]) -> _Pair:
     reasons = [f"{n}: {change}" for n, change in zip(names, changes, strict=True) if change]
     if reasons and not keeps_function(weighted, norm, replacement, _scale):
         raise NotUnderstoodError(f"{' and '.join(reasons)}, and a fold would change what it does")
-    return _Pair(weighted, norm, replacement)
+    module: Any = norm  # its class is changed
+
+    def change() -> None:
+        _scale(weighted, norm)
+        # In place, so that lists and attributes that hold the layer have the replacement too.
+        module.__class__, module.__dict__ = type(replacement), vars(replacement)
+
+    return change
 
 
 def _check_axis(name: str, norm: nn.Module, weighted: nn.Module, ranks: set[int | None]) -> None:
@@ -244,7 +134,7 @@ def _check_axis(name: str, norm: nn.Module, weighted: nn.Module, ranks: set[int 
     if ranks == {None} and None not in allowed:
         why += "; which it gets, only batches show: fold(model, batches)"
     if not ranks <= allowed or (width,) != norm.running_mean.shape:
-        raise NotUnderstoodError(f"{_named(name, norm)}: {why}")
+        raise NotUnderstoodError(f"{named(name, norm)}: {why}")
 
 
 @torch.no_grad()
@@ -273,38 +163,10 @@ def _scale(weighted: nn.Module, norm: Any) -> None:
     weighted.bias = nn.Parameter(shift.to(dtype), requires_grad)
 
 
-def _compare(number: int, before: list[Tensor], after: list[Tensor]) -> None:
-    """Make sure that outputs agree within the square root of their type's epsilon.
-
-    Raises:
-        InputError: if they do not, or there is nothing to compare.
-    """
-    compared = [(a, b) for a, b in zip(before, after, strict=True) if a.is_floating_point()]
-    if not compared:
-        raise InputError(
-            f"The model's outputs for batch {number} hold no floating point tensor to compare: "
-            "fold without batches."
-        )
-    for a, b in compared:
-        tolerance = torch.finfo(a.dtype).eps ** 0.5
-        finite = a.isfinite()
-        same_places = a.shape == b.shape and torch.equal(finite, b.isfinite())
-        a, b = a.double(), b.double()
-        error = (a - b)[finite].norm() / a[finite].norm().clamp_min(1e-30) if same_places else 1.0
-        if error > tolerance:
-            raise InputError(
-                f"Folding would change the outputs: those of batch {number} differ by "
-                f"{float(error):.2g} of their norm, where rounding explains {tolerance:.2g}."
-            )
-
-
-def _named(name: str, layer: nn.Module) -> str:
-    return f"{name!r} ({type(layer).__name__})"
-
-
-def _listed(reasons: list[str]) -> str:
-    """The first reasons, to be put behind a sentence."""
-    if not reasons:
-        return ""
-    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    return ": " + "; ".join(reasons[:3]) + more
+BATCH_NORM = Folding(
+    function="fold",
+    what="batch normalization layers",
+    nothing="batch normalization right behind a convolution or a linear layer",
+    wanted=is_batch_norm,
+    plan=_plan,
+)

@@ -1,4 +1,4 @@
-"""The ways that a forward takes through convolutions, linear and batch normalization layers."""
+"""The ways that a forward takes through convolutions, linear and normalization layers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -45,18 +46,17 @@ class Path:
 
     Attributes:
         calls: how often each layer is called.
-        sources: {normalization: the convolution or linear layer whose output it gets}.
-        ranks: {normalization: the number of dimensions of what it gets}, where that is certain.
-        others: {convolution or linear layer: how often its output is read, but for the
-            normalization behind it}.
+        edges: {(layer, another that gets its output as its only input): how often}.
+        ranks: {layer: the number of dimensions of what it gets}, where that is certain.
+        others: {layer: how often its output is read by anything else}.
         read: layers with a weight or statistic that is read elsewhere than in their own forward.
         argued: layers that are called with more than their input.
-        trained: normalizations that the forward itself puts into train mode.
+        trained: layers that the forward itself puts into train mode.
         operations: (kind, target) of every operation, in order; empty where batches were observed.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
-    sources: dict[str, str] = field(default_factory=dict)
+    edges: Counter[tuple[str, str]] = field(default_factory=Counter)
     ranks: dict[str, int] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
     read: set[str] = field(default_factory=set)
@@ -64,24 +64,60 @@ class Path:
     trained: set[str] = field(default_factory=set)
     operations: list[tuple[str, str]] = field(default_factory=list)
 
+    def source(self, name: str) -> str:
+        """The layer whose output another one gets at every call; empty if there is none."""
+        sources = [source for (source, reader), n in self.edges.items()
+                   if reader == name and n == self.calls[name]]  # fmt: skip
+        return sources[0] if sources else ""
+
+    def readers(self, name: str) -> set[str]:
+        """The layers that get the output of another one."""
+        return {reader for source, reader in self.edges if source == name}
+
 
 def followed_layers(model: nn.Module) -> dict[str, nn.Module]:
     """{name: layer} of the layers that a path tells about, each once."""
-    followed = {}
-    for name, module in model.named_modules():
-        if isinstance(module, WEIGHTED) or is_batch_norm(module):
-            followed[name] = module
-    return followed
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED)
+        or is_matrix(module)
+        or norm_kind(module) in ("batch", "layer", "rms")
+    }
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Tell whether a module of somebody's own holds one matrix, with or without a bias, as a linear
+    layer does.
+    """
+    weight = module._parameters.get("weight")
+    return (
+        weight is not None
+        and not is_lazy(weight)
+        and weight.ndim == 2
+        and not module._modules
+        and set(module._parameters) <= {"weight", "bias"}
+        and not type(module).__module__.startswith("torch.")
+    )
+
+
+def is_row_norm(module: nn.Module) -> bool:
+    """Tell whether a module was taken for a layer or RMS normalization."""
+    return norm_kind(module) in ("layer", "rms")
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Tell whether a module normalizes by statistics of a batch, whatever its class.
+    """Tell whether a module normalizes by statistics of a batch, whatever its class."""
+    return norm_kind(module) == "batch"
 
-    One that holds a convolution itself is no layer, but a part of the model.
+
+def norm_kind(module: nn.Module) -> str:
+    """The kind of a normalization layer; empty for any other module, and for one that holds a
+    convolution itself: that is no layer, but a part of the model.
     """
     layer = recognize(module)
     holds_weights = any(isinstance(inner, WEIGHTED) for inner in module.modules())
-    return layer is not None and layer.kind == "batch" and not holds_weights
+    return layer.kind if layer is not None and not holds_weights else ""
 
 
 def tensor_owners(model: nn.Module) -> dict[int, set[str]]:
@@ -297,17 +333,15 @@ def _path(tracer: BranchTracer, owners: dict[int, set[str]]) -> Path:
             path.argued.add(name)
         if layers[name].training:
             path.trained.add(name)
-        if isinstance(layers[name], WEIGHTED):
-            readers = set(readers_of(node))
-            norms = [r for r in readers if r.op == "call_module" and str(r.target) in layers
-                     and not isinstance(layers[str(r.target)], WEIGHTED)]  # fmt: skip
-            path.others[name] += len(readers) - min(len(norms), 1) + (node in tracer.kept)
-        elif len(node.all_input_nodes) == 1:
-            source = node.all_input_nodes[0]
-            if source.op == "call_module" and isinstance(layers.get(str(source.target)), WEIGHTED):
-                path.sources[name] = str(source.target)
-            if source in known_ranks:
-                path.ranks[name] = known_ranks[source]
+        for reader in set(readers_of(node)):
+            layer = reader.op == "call_module" and str(reader.target) in layers
+            if layer and len(reader.all_input_nodes) == 1:
+                path.edges[name, str(reader.target)] += 1
+            else:
+                path.others[name] += 1
+        path.others[name] += node in tracer.kept
+        if len(node.all_input_nodes) == 1 and node.all_input_nodes[0] in known_ranks:
+            path.ranks[name] = known_ranks[node.all_input_nodes[0]]
     return path
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normscope.errors import InputError
-from normscope.mend.forward_paths import WEIGHTED, Path, followed_layers, tensor_owners
+from normscope.mend.forward_paths import Path, followed_layers, is_row_norm, tensor_owners
 from normscope.mend.other_readers import plain_values
 from normscope.user_models.batch_reader import Batch, tensors_in
 from normscope.user_models.state_guard import preserve_state
@@ -60,8 +60,9 @@ class _Observer(TorchDispatchMode):
 
     Attributes:
         path: of the forward that runs.
-        outputs: {id of an output of a convolution or linear layer: (its name, the output)}; the
-            tensor is held so that no other gets its id.
+        outputs: {id of a layer's output: (the layer's name, the output)}; the tensor is held so
+            that no other gets its id. Views of a layer or RMS normalization's output that keep its
+            rows whole count as the output.
     """
 
     def __init__(self, model: nn.Module):
@@ -69,6 +70,7 @@ class _Observer(TorchDispatchMode):
         self.path = Path()
         self.outputs: dict[int, tuple[str, Tensor]] = {}
         self._layers, self._owners = followed_layers(model), tensor_owners(model)
+        self._row_norms = {name for name, layer in self._layers.items() if is_row_norm(layer)}
         self._modules = list(model.modules())
         self._surrounding = [m for m in self._modules if m._forward_hooks or m._forward_pre_hooks]
         self._inside = 0
@@ -101,11 +103,25 @@ class _Observer(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        output = func(*args, **(kwargs or {}))
         if not self._inside:
             for tensor in tensors_in((args, kwargs or {})):
-                self._note_reading(tensor)
+                if not self._is_view_of_rows(tensor, output):
+                    self._note_reading(tensor)
                 self.path.read |= self._owners.get(id(tensor), set())
-        return func(*args, **(kwargs or {}))
+        return output
+
+    def _is_view_of_rows(self, tensor: Tensor, output: Any) -> bool:
+        """Tell whether an operation only chose or arranged rows of a normalization's output, which
+        its output is then taken for too.
+        """
+        name = self.outputs.get(id(tensor), ("",))[0]
+        if not isinstance(output, Tensor) or name not in self._row_norms:
+            return False
+        if output is tensor or not _keeps_rows(tensor, output):
+            return False
+        self.outputs[id(output)] = (name, output)
+        return True
 
     def read_by_caller(self, tensors: list[Tensor]) -> None:
         """Note that these tensors are read outside of the forward."""
@@ -120,26 +136,39 @@ class _Observer(TorchDispatchMode):
         tensors = list(tensors_in((args, kwargs)))
         if not self._inside:
             self.path.calls[name] += 1
+            if len(args) + len(kwargs) != 1:
+                self.path.argued.add(name)
             for tensor in tensors:
-                self._enter_with(name, layer, tensor, len(tensors))
+                self._enter_with(name, tensor, len(tensors))
         self._inside += 1
 
-    def _enter_with(self, name: str, layer: nn.Module, tensor: Tensor, inputs: int) -> None:
-        weighted = self.outputs.get(id(tensor), ("",))[0]
-        if isinstance(layer, WEIGHTED) or inputs != 1:
+    def _enter_with(self, name: str, tensor: Tensor, inputs: int) -> None:
+        source = self.outputs.get(id(tensor), ("",))[0]
+        if inputs != 1:
             self._note_reading(tensor)
             return
-        if weighted and weighted in self.path.sources.values():
-            self._note_reading(tensor)  # a second normalization of the same output
-        elif weighted:
-            self.path.sources[name] = weighted
+        if source:
+            self.path.edges[source, name] += 1
         self.path.ranks[name] = tensor.ndim
 
     def _leave_layer(self, name: str, layer: nn.Module, args: Any, output: Any) -> None:
         self._inside -= 1
-        if not self._inside and isinstance(layer, WEIGHTED):
+        if not isinstance(output, Tensor):
+            self.path.argued.add(name)
+        if not self._inside:
             for tensor in tensors_in(output):
                 self.outputs[id(tensor)] = (name, tensor)
 
     def _leave_hooked(self, module: nn.Module, args: Any, output: Any) -> None:
         self.read_by_caller(list(tensors_in((args, output))))
+
+
+def _keeps_rows(x: Tensor, view: Tensor) -> bool:
+    """Tell whether every row (last axis) of a tensor's view is one of its own."""
+    shared = x.untyped_storage().data_ptr() == view.untyped_storage().data_ptr()
+    if not shared or not x.is_contiguous() or not view.ndim or view.dtype != x.dtype:
+        return False
+    width = x.shape[-1]
+    steps = [*view.stride()[:-1], view.storage_offset() - x.storage_offset()]
+    whole = view.shape[-1] == width and view.stride(-1) == 1
+    return whole and all(step % width == 0 for step in steps)
