@@ -88,7 +88,8 @@ def convert_gains(
             is changed then.
     """
     lookup("convention", convention, NEUTRAL)
-    check_type("source", source, nn.Module | Mapping)
+    if not isinstance(source, nn.Module):
+        check_type("source", source, Mapping)
     network = source if isinstance(source, nn.Module) else model
     if network is None:
         raise InputError("Give a model that has the names of the state_dict: model=…")

@@ -165,6 +165,7 @@ class WeightsMisapplied(MeasuredRule, code="NS516", severity="warning", kinds=("
     remedy = (
         "Compare the formula with that of the weights' library: 1 + weight, bias, place of eps."
     )
+    mend = "normscope.mend.convert_gains"
     reference = "https://github.com/huggingface/transformers/pull/29402"
 
     def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:

@@ -72,6 +72,7 @@ class LowPrecisionStatistics(Rule, code="NS109", severity="warning", kinds=BATCH
     """
 
     remedy = "Keep normalization layers in fp32, as autocast does."
+    mend = "normscope.mend.gains_to_float32"
     reference = "https://github.com/apple/coreai-torch/pull/54"
 
     def check_layer(self, layer: Layer, exam: Examination) -> Results:

@@ -260,6 +260,7 @@ class StepBelowResolution(OptimizerRule, code="NS407", severity="warning"):
 
     SHARE = 0.5
     remedy = "Keep the parameters of normalization layers in fp32 (autocast, or fp32 copies)."
+    mend = "normscope.mend.gains_to_float32"
     reference = "https://github.com/vllm-project/speculators/pull/765"
 
     def check_layer(self, layer: Layer, exam: Examination) -> Results:

@@ -126,7 +126,11 @@ class ConvertedDifferently(PairRule, code="NS702", severity="warning"):
     """
 
     PLAIN = frozenset({"BatchNorm1d", "BatchNorm2d", "BatchNorm3d"})
-    remedy = "Build both models with the same classes and settings."
+    remedy = (
+        "Build both models with the same classes and settings; convert gains that are stored as "
+        "their distance from one."
+    )
+    mend = "normscope.mend.convert_gains"
     reference = "https://github.com/LabForComputationalVision/bias_free_denoising/issues/3"
 
     def check_pair(self, pair: Pair, exam: Examination) -> Results:
