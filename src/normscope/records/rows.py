@@ -313,7 +313,7 @@ class Store:
         axes: dict[int, np.ndarray] = {}
         for *row, data, crc, block_crc in rows:
             layer, statistic, first, last, _, block, dtype, shape, values = row
-            whole = not self.checked or block_crc == checksum(data)
+            whole = block in axes or not self.checked or block_crc == checksum(data)
             if whole and block not in axes:
                 axes[block] = unpack("<i8", f"[{_length(data) // 8}]", data)
             if not whole or (self.checked and crc != checksum(*row)):
@@ -439,7 +439,7 @@ class Store:
             # not `yield from`, which would close the cursor when the connection may be closed
             # already
             for row in self.connection.execute(sql, parameters):
-                self._spend(sum(len(cell) for cell in row if isinstance(cell, bytes | str)))
+                self._spend(sum(len(cell) for cell in row if isinstance(cell, _TEXTS)))
                 yield row
                 self._since = time.monotonic()
         except (sqlite3.Error, OverflowError) as error:
@@ -455,6 +455,7 @@ class Store:
 
 _ARRAY = "layer, statistic, first_step, last_step, epoch, block, dtype, shape, data"
 _EVENT = "step, epoch, kind, layer, detail"
+_TEXTS = (bytes, str)
 _REPLACED = ("meta", "resume")  # the tables of which a row takes the place of an earlier one
 _WHERE = {
     "meta": " in its description ({0!r:.40})",

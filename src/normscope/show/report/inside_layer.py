@@ -17,7 +17,7 @@ from normscope.judge.timeline import evenly_spread
 from normscope.records.recording import Recording
 from normscope.records.recording_header import BIN_LIMIT, BINS, FRAME
 from normscope.show.report.layer_views import Query, thinned, watched_layers
-from normscope.show.report.report_data import ReportData
+from normscope.show.report.report_data import ReportData, Watched
 from normscope.show.report.tables import Table, indices, quantised
 
 TRAJECTORY_BYTES = 580_000  # of all recordings together, before base64
@@ -64,9 +64,9 @@ def trajectories(view: str, statistics: tuple[str, ...]) -> Query:
             for part, steps, own in _parts(recording, layer, view, statistics, points):
                 axis = axes.setdefault(tuple(steps.tolist()), len(axes))
                 numbers = recording.layers[layer].channel_numbers(own.shape[1])
-                for channel in evenly_spread(own.shape[1], most):
-                    keys.append((*key, int(numbers[channel]), part, axis))
-                    values.append(own[:, channel])
+                chosen = evenly_spread(own.shape[1], most)
+                keys += [(*key, number, part, axis) for number in numbers[chosen].tolist()]
+                values.append(own[:, chosen].T.ravel())
         if not keys:
             return None
         columns = indices(keys, "recording", "layer", "channel", "part", "axis")
@@ -168,7 +168,7 @@ def layer_facts(data: ReportData) -> list[dict[str, Any]]:
     for number, layer_index, item, layer in watched_layers(data):
         info = item.recording.layers[layer]
         activation = info.activation if info.activation in FUNCTIONS else None
-        if shown := _shown_steps(item.recording, layer, frames):
+        if shown := _shown_steps(item, layer, frames):
             what = {
                 "recording": number,
                 "layer": layer_index,
@@ -182,11 +182,12 @@ def layer_facts(data: ReportData) -> list[dict[str, Any]]:
     return facts
 
 
-def _shown_steps(recording: Recording, layer: str, frames: int) -> dict[str, Any]:
+def _shown_steps(item: Watched, layer: str, frames: int) -> dict[str, Any]:
     """Of a layer's histograms: how many were recorded, and of those that are shown the step, the
     number of values per channel, that of the whole batch, and the share of the outputs in the
     active region (above zero where no known activation follows). Empty where it has none.
     """
+    recording = item.recording
     known = recording.statistics(layer)
     name = "output_histogram" if "output_histogram" in known else "histogram"
     if name not in known:
@@ -196,7 +197,7 @@ def _shown_steps(recording: Recording, layer: str, frames: int) -> dict[str, Any
     shown = steps[rows].tolist()
     is_known = recording.layers[layer].activation in FUNCTIONS
     measure = measures.active_share if is_known else measures.positive_share
-    shares = _by_step(measure(recording, layer))
+    shares = _by_step(item.measure(measure, layer))
     batch = "values_per_channel"
     of = _by_step(recording.query(layer, batch)) if batch in known else {}
     return {

@@ -5,6 +5,7 @@ Every step that is sent was recorded: nothing is averaged over time.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -85,7 +86,7 @@ def overview(measure: measures.Measure, log: bool) -> Query:
     def query(data: ReportData) -> Table | None:
         curves: list[tuple[tuple[int, int], np.ndarray, np.ndarray]] = []
         for *key, item, layer in watched_layers(data):
-            steps, values = measure(item.recording, layer)
+            steps, values = item.measure(measure, layer)
             keep = np.isfinite(values) & ((values > 0) | (not log))
             if keep.any():
                 curves.append(((key[0], key[1]), steps[keep], values[keep]))
@@ -103,6 +104,7 @@ def overview(measure: measures.Measure, log: bool) -> Query:
     return query
 
 
+@functools.cache
 def thinned(count: int, points: int) -> np.ndarray:
     """Return the indices [points] of so many of `count` records, evenly spaced, the first and the
     last among them; of fewer records some repeat.

@@ -11,6 +11,7 @@ from typing import TypeVar
 from normscope.errors import InputError, StorageError
 from normscope.judge.check_report import CheckReport, from_json
 from normscope.judge.comparison import Comparison, summarize
+from normscope.judge.layer_measures import Measure, Series
 from normscope.records.recording import Recording
 from normscope.records.recording_shapes import check_widths
 from normscope.records.regular_files import read_bytes, read_json
@@ -74,6 +75,13 @@ class Watched:
     name: str
     recording: Recording
     run: int | None = None
+    _measured: dict[tuple[Measure, str], Series] = field(default_factory=dict)
+
+    def measure(self, measure: Measure, layer: str) -> Series:
+        """Return a measure of a layer, which is taken once for all that the page shows of it."""
+        if (key := (measure, layer)) not in self._measured:
+            self._measured[key] = measure(self.recording, layer)
+        return self._measured[key]
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,9 +29,7 @@ def whole(values: np.ndarray | Sequence[int]) -> dict[str, Any]:
 
 def indices(rows: Sequence[Sequence[int]], *names: str) -> dict[str, dict[str, Any]]:
     """Encode rows of whole numbers as {name: column}."""
-    return {
-        name: whole(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
-    }
+    return {name: whole(column) for name, column in zip(names, np.array(rows).T, strict=True)}
 
 
 def quantised(values: np.ndarray, size: int = 2) -> dict[str, Any]:
