@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from normscope.errors import RecordError, StorageError
+from normscope.records.blocks import Damage, during
 from normscope.records.recording_header import Header
 from normscope.records.recording_shapes import SHAPES, Block, check_shape
-from normscope.records.rows import Damage, during
 from normscope.records.store import Store, existing_writer, reader, writer
 
 MEMORY_BYTES = 64 << 20
