@@ -19,12 +19,14 @@ from normscope.judge import statistics
 from normscope.judge.claims import by_subject, claims, compared, judge_all
 from normscope.judge.evidence.cells import Evidence, runs_of
 from normscope.judge.evidence.quantities import accuracy, chance, learned_from
+from normscope.judge.evidence.transformers import guessing_loss, held_out_loss
 from normscope.judge.family import family_sentence
 from normscope.judge.headline_words import (
     CONTRARY,
     count_text,
     estimate_text,
     name_of,
+    nats_text,
     points,
     seeds_text,
     verdict_text,
@@ -35,6 +37,7 @@ from normscope.judge.layer_measures import active_share, layers_before_activatio
 from normscope.judge.statistics import FIRM_FROM, LEAST_PAIRS, Estimate
 from normscope.judge.timeline import Timeline
 from normscope.judge.verdicts import OUTCOMES, Verdict, effect_text
+from normscope.records.knobs import TEXT_MODEL
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
 
@@ -109,7 +112,10 @@ def headlines(
     for subject, own in by_subject(runs).items():
         by_code = {verdict.code: verdict for verdict in verdicts if verdict.subject == subject}
         case = _Case(Evidence(own, subject, *arms), by_code)
-        sentences = (case.accuracies(), case.other_arms(), case.rates(), observed, case.contrary())
+        sentences = (
+            case.losses(), case.accuracies(), case.other_arms(), case.rates(), observed,
+            case.contrary(),
+        )  # fmt: skip
         family = family_sentence(list(by_code.values()))
         made.append(Headline(subject, tuple(filter(None, sentences)), case.settle(), family))
     return made
@@ -252,6 +258,28 @@ class _Case:
             evidence = Evidence(self.evidence.runs, self.evidence.subject, norm, self.arms[1])
             verdict = next(claim for claim in claims() if claim.code == code).judge(evidence)
         return verdict if verdict is not None and verdict.n else None
+
+    def losses(self) -> str:
+        """Of text, the loss that the two arms reach at the rate at which each predicts best."""
+        if self.evidence.runs[0].spec["model"] != TEXT_MODEL or not all(
+            map(self.runs.get, self.arms)
+        ):
+            return ""
+        at = {arm: self.runs[arm][self._best(arm)[1]] for arm in self.arms}
+        values = [
+            {run.seed: loss for run in runs if (loss := held_out_loss(run)) is not None}
+            for runs in at.values()
+        ]
+        if not all(values):
+            return ""
+        means = [float(np.mean(list(own.values()))) for own in values]
+        words = with_each(self.arms)
+        estimate = statistics.compare(*values)
+        found = nats_text(estimate, _settled(estimate))
+        return (
+            f"{means[0]:.3f} nats per byte {words[0]}, {means[1]:.3f} {words[1]} ({found}). "
+            f"Guessing is {guessing_loss(self.evidence.runs[0]):.3f}."
+        )
 
     def accuracies(self) -> str:
         """What each arm reaches, and the difference of the two that are judged."""

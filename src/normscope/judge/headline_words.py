@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from normscope.judge.statistics import LEAST_PAIRS, Estimate
-from normscope.judge.verdicts import Verdict
+from normscope.judge.verdicts import Verdict, effect_text
 
 CONTRARY = {
     "C101": "it takes more epochs to become as good {with_norm}",
@@ -74,6 +74,17 @@ def estimate_text(estimate: Estimate, word: str) -> str:
     if not estimate.n:
         return "no seed in common, so that nothing is tested"
     return _with_interval(estimate.effect, "points", estimate.interval, estimate.n, word)
+
+
+def nats_text(estimate: Estimate, word: str) -> str:
+    """A difference of losses in nats with its interval, n, and a word on how sure it is."""
+    if not estimate.n:
+        return "no seed in common, so that nothing is tested"
+    effect = effect_text(estimate.effect, "nats", estimate.interval)
+    few = estimate.n < LEAST_PAIRS
+    return (
+        f"{effect}; {seeds_text(estimate.n)}{', too few for an interval' if few else f': {word}'}"
+    )
 
 
 def verdict_text(verdict: Verdict, instead: str = "") -> str:

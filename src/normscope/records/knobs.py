@@ -26,7 +26,9 @@ FIRST_KNOBS: dict[str, Any] = {
 """{knob: its default in the first version}. Never changed, also where a default is or a knob goes.
 """
 
-TRANSFORMERS = ("vit", "byte-lm")
+TEXT_MODEL = "byte-lm"
+
+TRANSFORMERS = ("vit", TEXT_MODEL)
 """The models with attention."""
 
 STANDS_FOR: dict[tuple[str, str], Any] = {

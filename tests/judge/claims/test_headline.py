@@ -1,5 +1,6 @@
 """The headline says what was planted in hand-made runs, how sure it is, and no more."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -287,3 +288,16 @@ def test_counts_are_of_what_these_runs_can_judge():
 )
 def test_the_two_that_were_compared(norms, asked, expected):
     assert compared([run(norm) for norm in norms], **asked) == expected
+
+
+def test_of_text_the_loss_is_said_first():
+    found = []
+    for seed in range(5):
+        for norm, loss in (("layer", 3.1), ("none", 3.3)):
+            one = run(norm, seed, model="byte-lm", data="text", final=0.3 + jitter(seed))
+            losses = np.full(len(one.epochs["epoch"]), loss + jitter(seed))
+            found.append(dataclasses.replace(one, epochs=one.epochs | {"test_loss": losses}))
+    text = text_of(found)
+    assert text.startswith("3.1")
+    assert "nats per byte with layer norm, 3.3" in text
+    assert "nats per byte" not in text_of(arms(5))
