@@ -52,7 +52,9 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
     classes: Annotated[tuple[str, ...], arg(help_behavior_hint="(default: all; digits: 3 8)")] = ()
     """Keep these classes only, relabelled in this order, for example airplane bird."""
 
-    layer: str = "res_block1.bn1"
+    layer: Annotated[
+        str | None, arg(metavar="STR", help_behavior_hint="(default: the first in a block)")
+    ] = None
     """Layer to show, by its name in the network; a pattern such as '*.bn1' shows each that matches.
     """
 
@@ -165,9 +167,9 @@ def inspect(
     return InspectionResult(training.study.path, runs, layers, recordings, numbers)
 
 
-def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
+def choose_layers(grid: Grid, pattern: str | None = None) -> tuple[str, ...]:
     """The names of the normalization layers that a name or glob selects, in the order of the
-    network.
+    network; without one, of the first in a block.
 
     Raises:
         InputError: if it selects no module, or none that normalizes.
@@ -179,7 +181,7 @@ def choose_layers(grid: Grid, pattern: str) -> tuple[str, ...]:
     spec = grid.specs[0]
     model = build_for(grid.dataset, spec)
     every = find_layers(model)  # says so where the network has none
-    found = find_layers(model, pattern)
+    found = find_layers(model, pattern or model.landmarks.first_normalization)
     layers = tuple(layer.name for layer in found if is_norm(layer.module))
     if not layers:
         raise InputError(

@@ -17,6 +17,7 @@ from normscope.errors import InputError
 from normscope.models.batch_norm import BatchNormSteps, steps_of, unbiased
 from normscope.models.batch_norm import RunningStatistics as Running
 from normscope.models.landmarks import Network
+from normscope.models.transformer import Transformer
 from normscope.records.explanation import Explanation, Forgotten, RunningStatistics
 from normscope.studies.grid import batches_for
 from normscope.studies.spec import RunSpec
@@ -46,6 +47,11 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
         InputError: if nothing matches, or what matches is no batch normalization, or it has no such
             channel.
     """
+    if isinstance(model, Transformer):
+        raise InputError(
+            "One batch normalization of a convolutional network is explained, and this network is "
+            "a transformer (--model)."
+        )
     norms = {name: module for name, module in model.named_modules() if is_norm(module)}
     if not norms:
         raise InputError(

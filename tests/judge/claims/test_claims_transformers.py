@@ -146,7 +146,7 @@ def test_a_planted_effect_is_found_and_so_is_its_opposite(code):
 
 def test_runs_that_differ_in_their_seeds_alone_stay_undecided():
     found = verdict("C2099", [vit(seed, size=0.1) for seed in range(12)])
-    assert (found.outcome, found.n) == ("cannot tell", 6)
+    assert (found.outcome, found.n, found.more_seeds) == ("cannot tell", 6, None)
     by_parity = [vit(seed, 1.0 + 0.5 * (seed % 2)) for seed in range(12)]
     assert verdict("C2099", by_parity).outcome == "supported", "a control that can fail"
 

@@ -21,6 +21,7 @@ from normscope.judge.evidence.literature import (
 )
 from normscope.judge.evidence.quantities import has_learned
 from normscope.judge.evidence.transformers import held_out_loss, mean_losses, measured_values
+from normscope.judge.statistics import Estimate
 from normscope.judge.transformer_claims import (
     AtInitialization,
     InTrainedNetwork,
@@ -267,3 +268,6 @@ class TwoHalvesOfOneArm(TransformerClaim, code="C2099"):
         ]
         halves = Evidence(runs, evidence.subject, evidence.norm, evidence.reference)
         return super()._groups(halves, arms)
+
+    def _more_seeds(self, estimate: Estimate) -> None:
+        """Nothing would settle it: more seeds are not asked for."""
