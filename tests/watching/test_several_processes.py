@@ -66,3 +66,34 @@ def test_ranks_whose_statistics_part(tmp_path, monkeypatch, shift):
         monkeypatch.setattr(attaching, "_process", lambda rank=rank: (rank, 2))
         train(net(), tmp_path / "r.sqlite", shift=shift * rank)
     assert ("NS807" in codes(net(), tmp_path / "r.sqlite")) is (shift > 0)
+
+
+class OwnNorm(nn.Module):
+    """An RMS normalization of a library's own, with a bias."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gamma, self.beta = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.eps = 1e-6
+
+    def forward(self, x):
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return x * scale * self.gamma + self.beta
+
+
+@pytest.mark.parametrize("part", ["weight", "bias", "nothing"])
+@pytest.mark.parametrize("norm", [nn.RMSNorm, nn.LayerNorm, OwnNorm])
+def test_ranks_whose_copies_of_gains_part(tmp_path, monkeypatch, norm, part):
+    """Gradients of one rank alone were changed (no all-reduce, or a clip before it)."""
+    for rank in (0, 1):
+        monkeypatch.setattr(attaching, "_process", lambda rank=rank: (rank, 2))
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), norm(8), nn.Linear(8, 2))
+        names = {"weight": ("weight", "gamma"), "bias": ("bias", "beta")}.get(part, ())
+        held = {n: p for n, p in model[1].named_parameters() if n in names}
+        for parameter in held.values() if rank else ():
+            parameter.register_hook(lambda gradient: gradient * 0.5)
+        train(model, tmp_path / "r.sqlite")
+    findings = normscope.check(model, recording=normscope.Recording.load(tmp_path / "r.sqlite"))
+    found = [f for f in findings if f.code == "NS807"]
+    assert [(f.layer, "weight and bias" in f.message) for f in found] == [("1", True)] * bool(held)

@@ -397,3 +397,50 @@ def test_steps_that_cannot_be_afforded_are_judged_at_the_end(monkeypatch):
         ("NS802", "1"),
         ("NS802", "4"),
     ]
+
+
+class PassedBy(nn.Module):
+    """An adapter that trains a copy of a layer, and calls the original."""
+
+    def __init__(self, original):
+        super().__init__()
+        self.copy = copy.deepcopy(original)
+        self.original = original.requires_grad_(False)
+        self.calls_copy = False
+
+    def forward(self, x):
+        return (self.copy if self.calls_copy else self.original)(x)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("called", [False, True])
+def test_a_trained_copy_that_the_forward_passes_by(optimizer, called):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), PassedBy(nn.LayerNorm(8)), nn.Linear(8, 2))
+    model[1].calls_copy = called
+    trained = optimizer([p for p in model.parameters() if p.requires_grad], 0.05, weight_decay=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        watcher = normscope.watch(model, optimizer=trained, check=True)
+        for _ in range(55):
+            model(torch.randn(8, 8)).square().mean().backward()
+            trained.step()
+            trained.zero_grad()
+        watcher.close()
+    found = {f.layer: f.message for f in watcher.findings if f.code == "NS809"}
+    assert list(found) == ([] if called else ["1.copy"])
+    assert all("no gradient ever reached it" in message for message in found.values())
+
+
+@pytest.mark.parametrize(("frozen", "code"), [("all", "NS804"), ("gains", None), ("eval", None)])
+def test_statistics_of_a_frozen_part_move(frozen, code):
+    model = net()
+    for module in list(model)[:-1]:
+        if frozen != "gains" or isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(False)
+        if frozen == "eval" and isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    watcher, _ = watched(learn, model=model)
+    found = [f for f in watcher.findings if f.code == "NS804"]
+    assert [f.layer for f in found] == (["1", "4"] if code else [])
+    assert all(f.severity == "warning" for f in found)

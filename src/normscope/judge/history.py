@@ -184,6 +184,7 @@ COUNTED = (
 )  # fmt: skip
 HELD = (
     "trainable", "parameter_dtype", "optimizer", "scope_optimized", "step_size", "left_in_eval",
+    "graded",
 )  # fmt: skip
 
 

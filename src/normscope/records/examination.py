@@ -370,6 +370,7 @@ class LayerHistory:
     step_size: float | None = None  # the largest step that it takes at one of its weights
     left_in_eval: str = ""  # as of Layer, when the training began
     gradient_zero: bool | None = None  # the gradient of the weight was zero at every step
+    graded: bool | None = None  # its weight had a gradient at some step that was seen
     rank_distance: float | None = None  # largest distance between two ranks' running means, in sd
     rank_gains_equal: bool | None = None  # weight and bias of all ranks are the same, bitwise
 

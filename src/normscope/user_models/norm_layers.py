@@ -270,8 +270,18 @@ def _channels(module: nn.Module) -> int | None:
 
 def gain_of(module: nn.Module) -> Tensor | None:
     """Return the gain: the parameter called weight, gamma, g or scale, or a single other vector."""
-    named = (getattr(module, name, None) for name in GAIN_NAMES)
-    gain = next((value for value in named if isinstance(value, Tensor)), None)
-    if gain is None and len(module._parameters) == 1:
-        gain = next(iter(module._parameters.values()))
-    return gain
+    return getattr(module, affine_names(module)["weight"], None)
+
+
+def affine_names(module: nn.Module) -> dict[str, str]:
+    """Return the names of the attributes that are a layer's "weight" and "bias", also of those that
+    call them something else.
+    """
+    held = [name for name, value in module._parameters.items() if value is not None]
+    names = {"weight": GAIN_NAMES, "bias": BIAS_NAMES}
+    found = {
+        what: next((n for n in each if isinstance(getattr(module, n, None), Tensor)), "")
+        for what, each in names.items()
+    }
+    only = held[0] if len(held) == 1 and not any(found.values()) else ""
+    return {what: name or (what == "weight" and only) or what for what, name in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -22,10 +23,11 @@ class GainHolders:
         modules = {name: model.get_submodule(name) for name in normalization_layers(model)}
         around = weights_around(model, modules)
         self._modules = {name: weakref.ref(module) for name, module in modules.items()}
-        self._around = {name: frozenset(map(id, weights)) for name, weights in around.items()}
+        self._around = {name: list(map(weakref.ref, around[name])) for name in modules}
         self._left = {name: part_left_in_eval(model, name) for name in modules}
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._largest: dict[str, float] = {}  # step of each layer so far
+        self._ungraded = set(modules)  # their weights had no gradient yet
 
     def look_at_modes(self, model: nn.Module) -> None:
         """Note the parts in eval mode at the first training forward."""
@@ -38,6 +40,15 @@ class GainHolders:
     def saw(self, optimizer: Optimizer) -> None:
         """Take note of an optimizer that steps."""
         self._optimizers.add(optimizer)
+        for name in tuple(self._ungraded):
+            module = self._modules[name]()
+            weight = gain_of(module) if module is not None else None
+            if weight is None or weight.grad is not None:
+                self._ungraded.discard(name)
+
+    def _trained_around(self, name: str) -> Iterator[nn.Parameter]:
+        weights = (reference() for reference in self._around[name])
+        return (p for p in weights if p is not None and p.requires_grad)
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Return the facts of a LayerHistory that are known here, for each layer."""
@@ -56,8 +67,9 @@ class GainHolders:
             facts[name] |= {
                 "parameter_dtype": str(weight.dtype).removeprefix("torch."),
                 "optimizer": holder.optimizer if holder else "",
-                "scope_optimized": not self._around[name].isdisjoint(held),
+                "scope_optimized": any(id(p) in held for p in self._trained_around(name)),
                 "step_size": step,
                 "trainable": weight.requires_grad,
+                "graded": name not in self._ungraded,
             }
         return facts

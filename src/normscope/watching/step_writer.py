@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from normscope.user_models.norm_layers import affine_names
 from normscope.user_models.wrappers import local_part
 from normscope.watching.device_to_host import PROBE
 from normscope.watching.gradient_hooks import loss_scale
@@ -65,11 +66,13 @@ class WatchedLayer:
         module, info = self.module(), self.observer.info
         if module is None or info.kind == "activation":
             return
+        called = affine_names(module)
         for name in names:
-            get = functools.partial(_attribute, self.module, name)  # also of a parametrized weight
+            own = called.get(name, name)
+            get = functools.partial(_attribute, self.module, own)  # also of a parametrized weight
             for table in (module._parameters, module._buffers):
-                if isinstance(table.get(name), Tensor):
-                    get = functools.partial(table.get, name)
+                if isinstance(table.get(own), Tensor):
+                    get = functools.partial(table.get, own)
             if isinstance(value := get(), Tensor):
                 count = local_part(value).numel()
                 shape = () if name in COUNTERS else (-(-count // info.channel_stride),)

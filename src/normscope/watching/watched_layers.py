@@ -13,7 +13,13 @@ from torch.nn.parameter import is_lazy
 from normscope.errors import InputError, NothingToWatchError, check_type
 from normscope.records.recording_header import LayerInfo
 from normscope.user_models.functional_norms import functional_norms
-from normscope.user_models.norm_layers import NormLayer, called_norm, is_norm, recognize
+from normscope.user_models.norm_layers import (
+    NormLayer,
+    affine_names,
+    called_norm,
+    is_norm,
+    recognize,
+)
 
 LayerSelector = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
@@ -116,7 +122,7 @@ def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:
         raise NothingToWatchError(
             f"{name} is a lazy layer that has not seen a batch. Run one batch before watching."
         )
-    values = (getattr(module, name, None) for name in ("weight", "bias"))
+    values = (getattr(module, name, None) for name in affine_names(module).values())
     affine = [value for value in values if isinstance(value, Tensor)]
     if norm is None:
         return LayerInfo(name=name, type=type(module).__name__, kind="activation")

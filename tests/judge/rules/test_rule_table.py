@@ -531,7 +531,13 @@ TABLE: dict[str, list[Row]] = {
     "NS803": [Row(history(steps_in_eval=60), "warning",
                   history(steps_in_eval=60, declared_frozen=True))],
     "NS804": [Row(history(declared_frozen=True, drifted_at=30), "error",
-                  history(declared_frozen=True))],
+                  history(declared_frozen=True)),
+              Row(history(trainable=False, scope_optimized=False), "warning",
+                  history(trainable=False, scope_optimized=True)),
+              Row(history(trainable=False, scope_optimized=False, updates=60), "warning",
+                  history(trainable=False, scope_optimized=False, updates=0)),
+              Row(history(trainable=False, scope_optimized=False, steps=5, updates=5), "warning",
+                  history(trainable=False, scope_optimized=False, steps=4, updates=4))],
     "NS805": [
         Row(history(first_non_finite=9, others=(LayerHistory(name="b", first_non_finite=12),)),
             "error", history())
@@ -539,7 +545,8 @@ TABLE: dict[str, list[Row]] = {
     "NS806": [
         Row(history(accumulation=4, samples=8), "info", history(samples=8)),
     ],
-    "NS807": [Row(history(rank_distance=0.6), "warning", history(rank_distance=0.05))],
+    "NS807": [Row(history(rank_distance=0.6), "warning", history(rank_distance=0.05)),
+              Row(history(rank_gains_equal=False), "warning", history(rank_gains_equal=True))],
     "NS808": [Row(history(lag=(1.0, *(0.1,) * 20, *(0.9,) * 10)), "warning",
                   history(lag=(*(1.0,) * 8, *(0.4,) * 24)))],
     "NS607": [
@@ -552,6 +559,10 @@ TABLE: dict[str, list[Row]] = {
         Row(history(weight_moved=False, others=(LayerHistory(name="b", weight_moved=True),)),
             "warning",
             history(weight_moved=False)),
+        Row(history(weight_moved=False, optimizer="AdamW", graded=False), "warning",
+            history(weight_moved=False, optimizer="AdamW", graded=True)),
+        Row(history(weight_moved=False, optimizer="SGD", graded=False), "warning",
+            history(weight_moved=False, optimizer="SGD", graded=False, trainable=False)),
     ],
     "NS307": [
         Row(one(forward=forward(moved_buffers=("bn.running_mean",))), "error",

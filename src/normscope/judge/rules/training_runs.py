@@ -135,11 +135,12 @@ class TrainedInEvalMode(HistoryRule, code="NS803", severity="warning"):
 
 class FrozenDrift(HistoryRule, code="NS804", severity="error"):
     """A layer that was in eval mode inside a model in train mode when training began has updated
-    its statistics.
+    its statistics; or one in train mode has, although neither it nor the weights around it are
+    trained (a warning).
 
     Why is this bad: something has put it back in train mode, most often model.train() after a
-        validation.
-    When it is fine: a freeze that is meant to end.
+        validation. requires_grad=False does not freeze buffers.
+    When it is fine: a freeze that is meant to end; statistics that are meant to be estimated anew.
     Example:
         model[1].eval()
         for x, y in loader:
@@ -156,6 +157,7 @@ class FrozenDrift(HistoryRule, code="NS804", severity="error"):
             model.train()
     """
 
+    FEWEST_STEPS = 5
     remedy = "normscope.mend.freeze survives train(); or override train() in the frozen part."
     mend = "normscope.mend.freeze"
     reference = "https://github.com/pgniewko/gt-pyg/issues/112"
@@ -164,6 +166,14 @@ class FrozenDrift(HistoryRule, code="NS804", severity="error"):
         if layer.declared_frozen and layer.drifted_at is not None:
             evidence = {"step": layer.drifted_at}
             yield self.finding(layer.name, "The frozen statistics moved.", evidence)
+        elif self._is_frozen(layer) and (layer.updates or 0) > layer.steps / 2:
+            message = "Nothing here is trained, but its statistics move with every forward."
+            evidence = {"updates": layer.updates, "steps": layer.steps, "requires_grad": False}
+            yield self.finding(layer.name, message, evidence, "warning", cause="trains nothing")
+
+    def _is_frozen(self, layer: LayerHistory) -> bool:
+        seen = layer.steps >= self.FEWEST_STEPS
+        return seen and layer.trainable is False and layer.scope_optimized is False
 
 
 class NonFiniteInTraining(HistoryRule, code="NS805", severity="error"):
@@ -305,8 +315,8 @@ class GainNeverMoves(HistoryRule, code="NS809", severity="warning"):
     """Over the whole recording the layer's weight, which needs a gradient, did not change by a bit.
 
     Told apart are: no optimizer steps it, though one steps weights around it or other layers'
-    weights move; a step is below half a unit in the last place of the weight; its gradient is
-    always zero.
+    weights move; a step is below half a unit in the last place of the weight; an optimizer holds
+    it, and it never had a gradient; its gradient is always zero.
 
     Why is this bad: the layer is not trained. In pure bf16 that is the rule for gains near one.
     When it is fine: a layer frozen on purpose: say so with requires_grad=False, and it is not
@@ -347,6 +357,14 @@ class GainNeverMoves(HistoryRule, code="NS809", severity="warning"):
             )
             evidence = {**evidence, "step": step, "half_unit": half}
             yield self.finding(layer.name, message, evidence, cause=f"{layer.optimizer} {dtype}")
+        elif layer.optimizer and layer.graded is False:
+            message = (
+                f"The weight never changed: {layer.optimizer} holds it, and no gradient ever "
+                "reached it. The forward passes it by, or nothing depends on it."
+            )
+            yield self.finding(
+                layer.name, message, evidence, cause=f"{layer.optimizer} without gradient"
+            )
         elif others_move or layer.gradient_zero is False:
             message = "The weight never changed by a bit."
             if others_move:
