@@ -63,7 +63,7 @@ PARQUET = {
     "images that are text": lambda: table(["a", "b"], [0, 1]),
     "no images": lambda: table([None, None], [0, 1]),
     "a list of images": lambda: table([[1], [2]], [0, 1]),
-    "many rows": lambda: table(repeated(b"x", 20_000_000), np.zeros(20_000_000, np.int8)),
+    "many rows": lambda: table(repeated(b"x", 11_000_000), np.zeros(11_000_000, np.int8)),
     "a large cell": lambda: table([bytes(150_000_000), encoded()], [0, 1]),
     "one long value in many rows": lambda: table(
         repeated(encoded() + bytes(50_000_000), 2000), [0, 1] * 1000, store_schema=False
@@ -135,6 +135,20 @@ def test_the_line_names_the_number_and_the_option(tmp_path, monkeypatch):
     monkeypatch.setenv(IMAGES_OPTION, "many")
     with pytest.raises(InputError, match="expected a number"):
         folders.find(tmp_path).read()
+
+
+def test_parquet_of_which_pyarrow_aborts_where_it_is_asked_for_a_column(tmp_path):
+    whole = table(TWO, [0, 1], compression="none")
+    footer = whole.rindex(b"PAR1") - int.from_bytes(whole[-8:-4], "little") - 4
+    (tmp_path / "test.parquet").write_bytes(whole)
+
+    def attempt(number):
+        data = bytearray(whole)
+        data[footer + number % (len(whole) - 8 - footer)] ^= 1 << number % 8
+        (tmp_path / "train.parquet").write_bytes(data)
+        parquet.find(tmp_path).read()
+
+    attempt_all("footers", attempt, range(amount(100)), megabytes=4096).assert_good()
 
 
 def test_parquet_beyond_its_budget_and_with_too_many_classes(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from normscope.errors import InputError
 
 IMAGES_OPTION = "NORMSCOPE_IMAGES_GB"
 DEFAULT_IMAGES_GB = 2.0
+
+_one_reader = threading.RLock()
 
 
 def images_budget() -> int:
@@ -45,7 +48,17 @@ def refuse_beyond(needed: int, allowed: int, what: str) -> None:
 def limited_memory(budget: int) -> Iterator[None]:
     """Let this process take so many more bytes of address space; a MemoryError or a RuntimeError
     beyond. Does nothing where the system has no such limit.
+
+    The limit is the whole process's, other threads of a user's included, and is last resort behind
+    checks of sizes: give it a gigabyte more than reading should take. A child process would need
+    none, but two seconds to import torch. Threads read one after the other, so that none takes
+    another's limit for the process's own.
     """
+    with _one_reader:
+        yield from _limited(budget)
+
+
+def _limited(budget: int) -> Iterator[None]:
     try:
         import resource
 

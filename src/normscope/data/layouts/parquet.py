@@ -34,6 +34,7 @@ SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 ROWS = 128  # read at a time: a small file may say one long value many times
 ROW = 200  # bytes of the images' budget that a row takes at least
 MOST_CLASSES = 100_000
+SPARE = 1 << 30  # address space beside the images: that of eight threads
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,11 @@ def _encoding(table: Table) -> str:
     from normscope.data.layouts.decode import format_of
 
     with _named_errors(table.path), pq.ParquetFile(table.path) as file:
-        first = next(file.iter_batches(1, columns=[table.image_column])).column(0)[0].as_py()
+        first = (
+            next(file.iter_batches(1, columns=[table.image_column], use_threads=False))
+            .column(0)[0]
+            .as_py()
+        )
     return f"{format_of(f'Row 0 of {table.path}', _bytes_of(first, 0, table))} images"
 
 
@@ -107,7 +112,7 @@ def _read(train: Sequence[Path], test: Sequence[Path], known: tuple[str, ...]) -
     labels = [[label for table in part for label in _labels(table)] for part in tables]
     classes, (train_labels, test_labels) = _name_labels(labels, tables[0][0].class_names or known)
     total = sum(table.rows for part in tables for table in part)
-    with progress("Decoding images", total) as bar, limited_memory(2 * images_budget()):
+    with progress("Decoding images", total) as bar, limited_memory(2 * images_budget() + SPARE):
         train_images, test_images = channels(*(_decode(part, bar) for part in tables))
     return Splits(classes, train_images, train_labels, test_images, test_labels)
 
@@ -135,14 +140,14 @@ def _refuse_excess(metadata: Any, path: Path) -> None:
     """Refuse more rows than the budget for images has room for, and parts that unpack to much more
     than they are.
     """
-    budget = images_budget()
+    budget, size = images_budget(), path.stat().st_size
     refuse_beyond(metadata.num_rows * ROW, budget, f"{metadata.num_rows:,} rows in {path}")
+    allowed = max(budget // 16, min(budget, 4 * size))
     for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        columns = [group.column(each) for each in range(group.num_columns)]
-        packed = sum(column.total_compressed_size for column in columns)
-        unpacked = sum(column.total_uncompressed_size for column in columns)
-        refuse_beyond(unpacked, max(budget // 16, 4 * packed), f"Part {index} of {path}, unpacked,")
+        unpacked = metadata.row_group(
+            index
+        ).total_byte_size  # asked for a column, pyarrow may abort
+        refuse_beyond(unpacked, allowed, f"Part {index} of {path}, unpacked,")
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...]:
@@ -224,7 +229,7 @@ def _column(table: Table, column: str) -> Iterator[Any]:
 
     count = 0
     with _named_errors(table.path), pq.ParquetFile(table.path) as file:
-        for batch in file.iter_batches(ROWS, columns=[column]):
+        for batch in file.iter_batches(ROWS, columns=[column], use_threads=False):
             count += len(batch)
             if count > table.rows:
                 break
