@@ -63,17 +63,18 @@ def see_later(
     batch: Batch, forward: Callable[[Batch], Any], modules: dict[str, nn.Module]
 ) -> dict[str, float]:
     """Return {layer: the same before a changed window of positions}, of layers up to which the
-    network is causal: what the window changed stands in it or behind it, and some behind it.
+    network is causal along one axis: what the window changed stands in it or behind it, and some
+    behind it. Of images, a convolution of stride 2 looks that way along both.
     """
     few = batch.take(slice(0, SAMPLES // 2))
-    found: dict[str, float] = {}
+    leaks: dict[str, list[float]] = {}
     before = _calls(few, forward, modules)
     for changed, window in _other_windows(few):
         after = _calls(changed, forward, modules)
         for name in before.keys() & after.keys():
             leak = _leak_before(before[name], after[name], window)
-            found[name] = max(leak, found.get(name, 0.0))
-    return found
+            leaks.setdefault(name, []).extend([] if leak is None else [leak])
+    return {name: found[0] if len(found) == 1 else 0.0 for name, found in leaks.items()}
 
 
 def _calls(
@@ -130,17 +131,21 @@ def _leak(before: Call, after: Call) -> float:
     return worst
 
 
-def _leak_before(before: Call, after: Call, window: Window) -> float:
+def _leak_before(before: Call, after: Call, window: Window) -> float | None:
+    """Return the largest change of the output before a window; None where the input is not causal
+    along any of its axes.
+    """
     (x, y), (other_x, other_y) = before, after
     if x.shape != other_x.shape or not x.is_floating_point() or x.ndim < 3:
-        return 0.0
-    worst = 0.0
+        return None
+    worst = None
     for axis in range(1, x.ndim):
         start, end = window.at(x.shape[axis])
         changed = (_changes(x, other_x, (axis,)) > _rounding(x)).nonzero().flatten()
         causal = len(changed) and int(changed[0]) >= int(start) and int(changed[-1]) >= end
         if causal and int(start) > 0:
-            worst = max(worst, float(_changes(y, other_y, (axis,))[: int(start)].max()))
+            leak = float(_changes(y, other_y, (axis,))[: int(start)].max())
+            worst = leak if worst is None else max(worst, leak)
     return worst
 
 
@@ -187,13 +192,13 @@ def _other_content(value: Tensor, mask: Tensor | None = None, axis: int = 1) -> 
 
 def _other_windows(batch: Batch) -> Iterator[tuple[Batch, Window]]:
     """Yield the batch with other content in a window in the middle of each axis that time may run
-    along: of sequences, maps (spectrograms) and videos.
+    along: of sequences, maps (spectrograms) and videos, of which one other axis is tried too.
     """
     values = list(batch.tensors())
     n, first = batch.samples, next((v for v in values if v.ndim > 1), None)
     if first is None or len(first) != n or first.ndim > 5:
         return
-    for axis in {2: (1,), 3: (1, 2), 4: (2, 3), 5: (2,)}[first.ndim]:
+    for axis in {2: (1,), 3: (1, 2), 4: (2, 3), 5: (2, 3)}[first.ndim]:
         size = first.shape[axis]
         if size < SMALLEST:
             continue

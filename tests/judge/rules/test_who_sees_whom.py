@@ -157,6 +157,11 @@ BLIND = {
     "batch": (lambda: stack(CausalConv, 8, nn.BatchNorm1d(8)), (1, 48)),
     "centred": (lambda: stack(nn.Conv1d, 8, nn.GroupNorm(2, 8), padding=1), (1, 48)),
     "images": (lambda: stack(nn.Conv2d, 8, nn.GroupNorm(2, 8), padding=1), (1, 16, 16)),
+    "strided": (lambda: stack(nn.Conv2d, 8, nn.GroupNorm(2, 8), stride=2, padding=1), (1, 32, 32)),
+    "strided volumes": (
+        lambda: stack(nn.Conv3d, 4, nn.InstanceNorm3d(4), stride=2, padding=1),
+        (1, 16, 16, 16),
+    ),
     "points": (
         lambda: nn.Sequential(nn.Conv1d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv1d(8, 2, 1)),
         (3, 32),
