@@ -316,6 +316,16 @@ def test_a_state_dict_is_converted_there_and_back():
     assert all(torch.equal(back[key], state[key]) for key in state)
 
 
+def test_a_gain_that_is_a_buffer_stays():
+    norm = nn.RMSNorm(C)
+    del norm.weight
+    norm.register_buffer("weight", torch.full((C,), 2.0))
+    model = convert_gains(nn.Sequential(norm, nn.RMSNorm(C)), "1 + w")
+    assert model[0] is norm
+    assert (norm.weight == 2).all()
+    assert (model[1].weight == 0).all()
+
+
 def test_a_state_dict_for_a_model_of_the_other_convention():
     written, read = prepared(nn.Sequential(LlamaRMSNorm(C))), prepared(
         nn.Sequential(GemmaRMSNorm(C))
@@ -339,6 +349,13 @@ def test_a_layer_itself_and_one_that_is_rounded():
     torch.testing.assert_close(made.weight.data, torch.full((C,), 1.001))
 
 
+class Gated(nn.RMSNorm):
+    """As Mamba 2's."""
+
+    def forward(self, x, gate=None):
+        return super().forward(x if gate is None else x * F.silu(gate))
+
+
 class Normalizes(nn.Module):
     """Reads the layer's gain itself."""
 
@@ -358,6 +375,7 @@ class Normalizes(nn.Module):
         (lambda: nn.Sequential(nn.Sequential(Activated(C))), "'0.0' .* is not converted"),
         (lambda: nn.Sequential(PermutedLayerNorm(C)), "is not converted"),
         (parametrized, "parametrization"),
+        (lambda: nn.Sequential(Gated(C)), "'0' .Gated. is not converted: it takes further"),
         (lambda: nn.Sequential(nn.Linear(C, C)), "no layer or RMS normalization with a gain"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -116,7 +117,8 @@ def convert_gains(
 def _gains(model: nn.Module) -> dict[str, Gain]:
     gains = {}
     for name, norm in model.named_modules():
-        if is_row_norm(norm) and gain_of(norm) is not None:
+        gain = gain_of(norm) if is_row_norm(norm) else None
+        if gain is not None and not any(gain is buffer for buffer in norm._buffers.values()):
             try:
                 gains[name] = gain_convention(norm)
             except NotAffineError as error:
@@ -199,6 +201,11 @@ def _replacement(name: str, old: nn.Module, gain: Gain, convention: Convention) 
     Raises:
         InputError: if none does.
     """
+    own = next(
+        base for base in type(old).__mro__ if "forward" in vars(base) and base is not InFloat32
+    )
+    if len(inspect.signature(own.forward).parameters) != 2:  # self and the input
+        raise InputError(f"{named(name, old)} is not converted: it takes further arguments.")
     tried, layer = random_copy(old), recognize(old)
     eps = layer.eps if layer is not None else None
     for cls in CLASSES[convention]:
