@@ -44,12 +44,12 @@ class OnePlusRMSNorm(nn.RMSNorm):
 class OnePlusLayerNorm(nn.LayerNorm):
     """nn.LayerNorm that multiplies by 1 + weight, computed in float32 at least."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Normalize the last axis."""
         gain = _one_plus(self.weight)
         bias = None if self.bias is None else self.bias.to(gain.dtype)
-        return F.layer_norm(x.to(gain.dtype), self.normalized_shape, gain, bias, self.eps).to(
-            x.dtype
+        return F.layer_norm(input.to(gain.dtype), self.normalized_shape, gain, bias, self.eps).to(
+            input.dtype
         )
 
 
@@ -88,7 +88,7 @@ def convert_gains(
             to be replaced would lose what its class does, or the state_dict lacks a gain. Nothing
             is changed then.
     """
-    lookup("convention", convention, NEUTRAL)
+    lookup("convention", convention, {str(name): name for name in NEUTRAL})
     if not isinstance(source, nn.Module):
         check_type("source", source, Mapping)
     network = source if isinstance(source, nn.Module) else model

@@ -58,7 +58,8 @@ def _plan(model: nn.Module, name: str, paths: list[Path]) -> Callable[[], None] 
         refuse_altered(model, name, weighted)
         if norm.training:
             raise NotUnderstoodError(f"{named(name, norm)}: it stays in train mode after eval()")
-    return _why_it_stays(name, norm, weighted, paths) or _folding(model, name, weighted, paths)
+    reason = _why_it_stays(name, norm, weighted, paths)
+    return reason if reason else _folding(model, name, weighted, paths)
 
 
 def _source(model: nn.Module, name: str, paths: list[Path]) -> str:
@@ -113,12 +114,12 @@ def _folding(model: nn.Module, name: str, source: str, paths: list[Path]) -> Cal
         raise NotUnderstoodError(f"{' and '.join(reasons)}, and a fold would change what it does")
     module: Any = norm  # its class is changed
 
-    def change() -> None:
+    def fold_pair() -> None:
         _scale(weighted, norm)
         # In place, so that lists and attributes that hold the layer have the replacement too.
         module.__class__, module.__dict__ = type(replacement), vars(replacement)
 
-    return change
+    return fold_pair
 
 
 def _check_axis(name: str, norm: nn.Module, weighted: nn.Module, ranks: set[int | None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ def _does(norm: nn.Module, gain: Gain) -> bool:
     tried = random_copy(norm)
     rest = copy.deepcopy(tried)
     gain.make_neutral(rest)
-    bias = 0 if gain.bias is None else tried._parameters[gain.bias]
+    bias: Any = 0 if gain.bias is None else tried._parameters[gain.bias]
     factor = gain.factor(tried)
     made = [(outcome(tried, x), outcome(rest, x)) for x in inputs_for(tried, gain)]
     return any(y is not None for y, _ in made) and all(
