@@ -148,6 +148,52 @@ def test_marks_that_json_has_no_number_for(tmp_path):
         loop.watcher.mark(epoch=2)
 
 
+@pytest.mark.parametrize(
+    ("label", "kept"),
+    [
+        ("half \ud83d", "half \\ud83d"),
+        (os.fsdecode(b"f\xff.png"), "f\\udcff.png"),
+        ("\ud83d\ude00", "\\ud83d\\ude00"),
+        ("whole \U0001f600", "whole \U0001f600"),
+        (10**4000, hex(10**4000)),
+        (-(2**70), hex(-(2**70))),
+        (2**62, 2**62),
+    ],
+)
+def test_whatever_is_marked_can_be_read(label, kept, tmp_path):
+    loop = Loop(path=tmp_path / "r.sqlite")
+    loop.watcher.mark(a=label)
+    loop.steps(1)
+    loop.watcher.close(quiet=True)
+    recording = Recording.load(tmp_path / "r.sqlite")
+    assert recording.complete
+    assert recording.marks == [{"step": 0, "a": kept}]
+
+
+def test_more_than_readers_take_is_not_written(tmp_path):
+    """It would make the whole recording unreadable."""
+    loop = Loop(path=tmp_path / "r.sqlite")
+    loop.steps(2)
+    loop.watcher.flush()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loop.watcher.mark(a="x" * (9 << 20))
+        loop.steps(1)
+        loop.watcher.close(quiet=True)
+    assert_stopped(tmp_path / "r.sqlite", caught, 2)
+
+
+def test_layers_whose_names_no_encoding_has(tmp_path):
+    model = nn.Sequential()
+    model.add_module("a\ud800", nn.BatchNorm1d(4))
+    watcher = normscope.watch(model, path=tmp_path / "r.sqlite")
+    model(torch.randn(8, 4))
+    watcher.close(quiet=True)
+    recording = Recording.load(tmp_path / "r.sqlite")
+    assert list(recording.layers) == ["a\\ud800"]
+    assert recording.query("a\\ud800", "batch_mean")[0].tolist() == [1]
+
+
 class Sink:
     def __init__(self, does):
         self.does, self.calls = does, 0

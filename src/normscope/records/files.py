@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from normscope.errors import StorageError
+from normscope.records.regular_files import encode_json
 
 _being_written: set[str] = set()  # files aside, of this process
 
@@ -104,7 +104,7 @@ def write_json(path: Path, value: Any) -> None:
     """Replace a file's content by a value as indented JSON. NaN and infinities are refused: they
     are no JSON.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, encode_json(value, indent=2) + "\n")
 
 
 def cache_folder() -> Path:

@@ -93,6 +93,7 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     return decode_json(read_text(path, most))
 
 
+_HALVES = re.compile("[\ud800-\udfff]")
 _DOTTED = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){40}""")
 
 
@@ -127,6 +128,20 @@ def decode_json(text: str | bytes) -> Any:
     if escape in text.lower():  # pyright: ignore[reportOperatorIssue]: of one type
         _check_text(value)
     return value
+
+
+def encode_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON that `decode_json` reads: half of a character, which comes from names
+    of files that are not UTF-8, becomes its escape.
+
+    Raises:
+        ValueError: for NaN and infinities.
+    """
+    text = json.dumps(value, indent=indent, allow_nan=False)
+    if "\\ud" in text:
+        text = json.dumps(value, indent=indent, ensure_ascii=False)
+        text = _HALVES.sub(lambda half: rf"\\u{ord(half[0]):x}", text)
+    return text
 
 
 def _check_depth(value: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from normscope.errors import RecordError, StorageError
 from normscope.records.read_budget import MOST_JSON, MOST_SECONDS, budget, cannot_read, over_budget
-from normscope.records.regular_files import decode_json
+from normscope.records.regular_files import decode_json, encode_json
 from normscope.records.schema import COUNTED, checksum
 
 _ROW_BYTES, _JSON_GROWS = 300, 20  # in memory: of a row beside its content, of parsed JSON
@@ -118,7 +118,8 @@ class Rows:
         or_else = "REPLACE" if table in _REPLACED else "ABORT"
         sql = f"INSERT OR {or_else} INTO {table} ({names}) VALUES ({places})"
         last = 0
-        for row in rows:
+        for values in rows:
+            row = tuple(map(_encodable, values))
             sums = (checksum(*row),) if self.checked else ()
             done = self.connection.execute(sql, (*row, *sums))
             self._added[table] += 1
@@ -143,6 +144,16 @@ class Rows:
                         f"{self.path} is damaged{where}: it is not what was written there."
                     )
             yield tuple(row)
+
+    def _text(self, value: Any, what: str) -> str:
+        text = encode_json(value)
+        if len(text) > MOST_JSON:
+            size, most = len(text) / 1e6, MOST_JSON / 1e6
+            raise StorageError(
+                f"Cannot write {self.path}: {what} has {size:.0f} MB, and at most {most:.0f} MB "
+                "would be read."
+            )
+        return text
 
     def _json(self, text: Any, what: str) -> Any:
         if isinstance(text, str) and len(text) > MOST_JSON:
@@ -192,3 +203,10 @@ class Rows:
         self._left -= size + _ROW_BYTES
         if self._left < 0:
             raise over_budget(self.path)
+
+
+def _encodable(value: Any) -> Any:
+    """Return what SQLite takes: half of a character in a text, which it does not, as its escape."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value

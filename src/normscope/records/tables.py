@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +24,7 @@ class Store(Blocks):
         """Store each value as JSON under its key, replacing what was there. Call inside a
         transaction.
         """
-        rows = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
+        rows = [(key, self._text(value, "a description")) for key, value in values.items()]
         self._insert("meta", "key, value", rows)
 
     def meta(self, key: str | None = None) -> dict[str, Any]:
@@ -110,7 +109,7 @@ class Store(Blocks):
         self, kind: str, step: int, *, epoch: int | None = None, layer: str = "", detail: Any = None
     ) -> None:
         """Store that something happened at a step. Call inside a transaction."""
-        row = (int(step), epoch, kind, layer, json.dumps(detail, allow_nan=False))
+        row = (int(step), epoch, kind, layer, self._text(detail, "an event's detail"))
         self._insert("events", _EVENT, [row])
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:

@@ -207,4 +207,8 @@ class Watcher:
 
 
 def _as_json_has_it(value: str | int | float | bool | None) -> str | int | float | bool | None:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and abs(value) >> 63:  # beyond what readers' integers hold
+        return hex(value)
+    return value
