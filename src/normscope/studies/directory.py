@@ -53,12 +53,28 @@ class RunDirectory:
         """Remove what processes that were killed have left aside, of this and earlier versions.
         Call as the run's only writer.
         """
+        for path in self._leftovers():
+            with suppress(OSError):
+                path.unlink()
+
+    def clear_ended(self) -> None:
+        """Remove what is left of a process that was killed when the run had ended."""
+        if self._leftovers():
+            with suppress(StorageError), self.locked() as ours:
+                if ours:
+                    self.clear_leftovers()
+
+    def _leftovers(self) -> list[Path]:
         aside = re.compile(r"\.(spec|weights|record|recording)\b.*")
-        with suppress(OSError):  # whether the folder can be used shows when it is
-            for path in self.path.iterdir():
-                journal = path.name.endswith("-journal") and path.stat().st_size == 0
-                if aside.fullmatch(path.name) or journal:
-                    path.unlink(missing_ok=True)
+        try:
+            return [
+                path
+                for path in self.path.iterdir()
+                if aside.fullmatch(path.name)
+                or (path.name.endswith("-journal") and path.stat().st_size == 0)
+            ]
+        except OSError:  # whether the folder can be used shows when it is
+            return []
 
     @contextmanager
     def locked(self) -> Iterator[bool]:

@@ -148,6 +148,8 @@ class Training:
         ended = [
             run for (_, run), meta in zip(runs, metas, strict=True) if meta.get("status") in ENDED
         ]
+        for run in ended:
+            run.clear_ended()
         unrecorded = [run for run in ended if options.watch and not _is_recorded(run)]
         if done := len(ended) - len(unrecorded):
             self.console.print(

@@ -3,6 +3,7 @@ overwritten.
 """
 
 import json
+import resource
 import sqlite3
 
 import pyarrow.parquet as pq
@@ -137,6 +138,25 @@ def test_a_full_disk_leaves_the_earlier_export(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left on device"):
         export(study)
     assert {path.name: path.read_bytes() for path in (study / "export").iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_a_disk_that_fills_up_on_the_way_is_one_line(kind, tmp_path):
+    """Whichever write it is: pyarrow's writers cannot be closed after some."""
+    study = write_study(tmp_path / "study", "batch")
+    export(study, kind)
+    largest = max(path.stat().st_size for path in (study / "export").iterdir())
+    before = {path.name: path.read_bytes() for path in (study / "export").iterdir()}
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in range(0, largest - 1, largest // 20):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+        try:
+            with pytest.raises(StorageError, match="File too large"):
+                export(study, kind)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        after = {path.name: path.read_bytes() for path in (study / "export").iterdir()}
+        assert after == before
 
 
 def test_bad_input_is_one_line(tmp_path):

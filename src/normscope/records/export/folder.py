@@ -51,9 +51,8 @@ def write_tables(
                 path = folder / f"{table.name}.{kind}"
                 _refuse_foreign(path, earlier)
                 _make(folder)
-                files[table.name] = stack.enter_context(
-                    contextlib.closing(_Buffered(stack, path, kind, table))
-                )
+                files[table.name] = _Buffered(stack, path, kind, table)
+                stack.callback(files[table.name].abandon)
             files[table.name].add(batch)
         for file in files.values():
             file.close()
@@ -85,9 +84,14 @@ class _Buffered:
             self._flush()
 
     def close(self) -> None:
-        """Write what waits. Closing twice does nothing."""
+        """Write what waits."""
         self._flush()
         self._file.close()
+
+    def abandon(self) -> None:
+        """Close what an error has left open: pyarrow says again that it cannot be written."""
+        with contextlib.suppress(OSError, pa.ArrowException):
+            self._file.close()
 
     def _flush(self) -> None:
         if self._waiting:
