@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 # tiny networks: several threads, here or in the processes that tests start, would only wait for one
 # another
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# else each worker, and each process that a test starts, compiles what it imports: 9 s per worker
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # decoded images stay with the checkout, not in the user's own cache
 os.environ.setdefault("NORMSCOPE_CACHE", str(Path(__file__).parents[1] / ".test-cache"))
 

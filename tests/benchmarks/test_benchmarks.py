@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,10 +22,12 @@ import training_steps
 from training_job import Notebook
 from training_runs import Comparison, Data, compare, launch, write_part
 
+from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
 from normscope.data.layouts.official import CLASSES
 from normscope.errors import NormscopeError
+from normscope.fused.library import cache_directory as kernel_directory
 from normscope.records.run import RunRecord
 from training import Options, Sizes
 
@@ -56,6 +59,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("benchmark")
     write_part(made_up(IMAGES), IMAGES, folder / "cifar10")
     cache = folder / "cache"
+    fused.availability()  # built once per checkout, not by the command that is measured
+    if kernel_directory().is_dir():
+        shutil.copytree(kernel_directory(), cache / "kernels")
     return Data(
         folder / "cifar10",
         cache,

@@ -1,21 +1,28 @@
 import pytest
 import torch
 
-pytest.importorskip(
-    "transformers", reason="transformers is not installed (normscope[transformers])"
-)
-pytest.importorskip("accelerate", reason="accelerate is not installed (normscope[transformers])")
-
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
-
 from normscope.errors import CheckError, NormscopeWarning
-from normscope.integrations.transformers import WatchNormalization
 from normscope.records.recording import Recording
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def installed():
+    """What the tests import of it is imported by the worker that runs them: 3 s."""
+    for name in ("transformers", "accelerate"):
+        pytest.importorskip(name, reason=f"{name} is not installed (normscope[transformers])")
+
+
+def watch_normalization(*arguments, **options):
+    from normscope.integrations.transformers import WatchNormalization
+
+    return WatchNormalization(*arguments, **options)
+
+
 def fit(tmp_path, callbacks, accumulate=1):
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
     torch.manual_seed(0)
     config = GPT2Config(
         n_layer=2,
@@ -47,7 +54,7 @@ def fit(tmp_path, callbacks, accumulate=1):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_training_is_recorded_and_the_same(tmp_path, accumulate):
     plain = fit(tmp_path, [], accumulate)
-    callback = WatchNormalization(
+    callback = watch_normalization(
         tmp_path / "r.sqlite", every=1, histograms_every=1, gradients_every=1
     )
     watched = fit(tmp_path, [callback], accumulate)
@@ -71,7 +78,7 @@ def test_a_training_is_recorded_and_the_same(tmp_path, accumulate):
 
 def test_a_training_is_judged_as_it_goes(tmp_path):
     for accumulate in (1, 2):
-        callback = WatchNormalization(check=True)
+        callback = watch_normalization(check=True)
         fit(tmp_path, [callback], accumulate)
         assert [
             finding for finding in callback.watcher.findings if finding.severity != "info"
@@ -79,13 +86,15 @@ def test_a_training_is_judged_as_it_goes(tmp_path):
 
 
 def test_a_fault_ends_the_training(tmp_path):
+    from transformers import TrainerCallback
+
     class Poisoned(TrainerCallback):
         def on_step_end(self, args, state, control, **now):
             if state.global_step == 3:
                 with torch.no_grad():
                     now["model"].transformer.h[0].ln_1.weight[2] = torch.nan
 
-    callback = WatchNormalization(tmp_path / "r.sqlite", every=1, check="raise")
+    callback = watch_normalization(tmp_path / "r.sqlite", every=1, check="raise")
     with pytest.raises(CheckError, match="NS805"):
         fit(tmp_path, [callback, Poisoned()])
     assert not callback.watcher.active
@@ -98,7 +107,7 @@ def test_a_fault_ends_the_training(tmp_path):
 
 
 def test_a_model_without_a_norm_trains_on_with_one_warning():
-    callback = WatchNormalization()
+    callback = watch_normalization()
     with pytest.warns(NormscopeWarning, match=r"the training goes on. Linear has no norm") as said:
         callback.on_train_begin(None, None, None, model=torch.nn.Linear(2, 2))
     callback.on_train_end(None, None, None)

@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import wandb
 from sink_readers import scalars, tensorboard, wandb_records, wandb_rows
 from torch import nn
 
@@ -195,6 +194,8 @@ def test_wandb_online_without_a_key_is_refused_before_it_could_ask(monkeypatch, 
 
 
 def _nobody_answers(*, prompt):
+    import wandb
+
     raise wandb.errors.AuthenticationError("nobody answers.")
 
 
