@@ -78,3 +78,13 @@ def test_a_module_without_a_norm_trains_on_with_one_warning(lightning):
     callback.on_train_epoch_start(SimpleNamespace(current_epoch=0), None)
     callback.on_train_end(None, None)
     assert len(said) == 1
+
+
+def test_a_second_fit_with_the_same_callback_has_a_file_of_its_own(tmp_path, lightning):
+    callback = lightning.WatchNormalization(tmp_path / "r.sqlite", every=1)
+    for _ in range(2):
+        lightning.fit(tmp_path, [callback])
+    first, second = (Recording.load(tmp_path / f"{name}.sqlite") for name in ("r", "r-2"))
+    assert first.complete
+    assert second.complete
+    assert first.epochs == second.epochs

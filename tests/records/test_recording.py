@@ -1,5 +1,6 @@
 import sqlite3
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,6 +178,21 @@ class TestRanks:
             [1 + 0.25 * 9 + 0.75 * 1, 1 + 0.25 * 3.75**2 + 0.75 * 1.25**2]
         )
         assert recording.query("bn", "batch_mean", rank=0)[1][2] == pytest.approx([4, 5])
+
+    def test_a_missing_part_is_said_and_the_whole_is_not_complete(self, tmp_path):
+        path = tmp_path / "r.sqlite"
+        for rank in (0, 1):
+            self.write(path, rank)
+        for rank in (0, 1):
+            part = FilePart(rank_path(path, rank))
+            part.write(Batch(replace(part.header, complete=True)))
+        whole = Recording.load(path)
+        assert whole.complete
+        assert not whole.notes
+        rank_path(path, 1).unlink()
+        for recording in (Recording.load(path), Recording.load(path).snapshot()):
+            assert not recording.complete
+            assert "missing (rank 1)" in recording.notes[0]
 
     def test_a_part_of_something_else_is_refused(self, tmp_path):
         path = tmp_path / "r.sqlite"

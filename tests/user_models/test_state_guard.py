@@ -1,9 +1,14 @@
 """What a forward may change is put back, on every kind of tensor."""
 
+import copy
+from collections import Counter, OrderedDict, defaultdict, deque
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from normscope.errors import InputError
 from normscope.examining.examine import examine
 from normscope.user_models.state_guard import preserve_state
 
@@ -70,3 +75,48 @@ def test_models_with_sparse_buffers_are_examined(layout):
     (layer,) = examine(model, [torch.randn(8, 2)] * 2).layers
     assert layer.measured is not None
     assert torch.equal(model.graph.to_dense(), matrix)
+
+
+class Collects(nn.Module):
+    """Keeps something of every call, in every kind of container."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.last, self.numbers = deque(maxlen=2), np.zeros(2)
+        self.by_name, self.ordered, self.counted = defaultdict(list), OrderedDict(), Counter()
+        self.raw, self.rows, self.pair = bytearray(2), [[0]], ({}, [1])
+        self.table = {"a": {"b": []}}
+
+    def forward(self, x):
+        self.last.append(1)
+        self.numbers += 1
+        self.by_name["x"].append(1)
+        self.ordered["x"] = 1
+        self.counted["x"] += 1
+        self.raw[0] += 1
+        self.rows[0].append(1)
+        self.pair[0]["x"] = 1
+        self.pair[1].append(1)
+        self.table["a"]["b"].append(1)
+        self.added = x
+        return self.norm(x)
+
+
+def test_what_a_forward_collects_is_taken_away():
+    model = Collects()
+    kept = {name: (value, copy.deepcopy(value)) for name, value in vars(model).items()
+            if not name.startswith("_")}  # fmt: skip
+    assert examine(model, [torch.randn(8, 3)]).forward is not None
+    assert not hasattr(model, "added")
+    for name, (value, before) in kept.items():
+        assert getattr(model, name) is value
+        assert np.all(value == before), name
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_model_without_values_and_batches_is_one_line(part):
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model[part].to("meta")
+    with pytest.raises(InputError, match=rf"on the meta device \({part}.weight\)"):
+        examine(model, [torch.randn(8, 3)])

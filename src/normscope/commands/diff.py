@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from normscope.errors import InputError
+from normscope.paths import given_path
 from normscope.records.recording import Recording
 from normscope.records.regular_files import is_database
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
@@ -97,7 +98,7 @@ def _recording(text: str) -> Path | None:
     Raises:
         InputError: for a run that was not watched.
     """
-    path = Path(text)
+    path = given_path(text, "What is compared")
     if path.is_dir() and (path / RECORD_NAME).exists():
         if not (path / RECORDING_NAME).exists():
             raise InputError(f"The run in {path} was not watched: `compare --watch` records it.")

@@ -69,6 +69,8 @@ def examine(
     forward, pair, functional = None, None, None
     with ExitStack() as stack:
         stack.enter_context(preserve_state(model, batches))
+        if batches is not None:
+            _refuse_meta(inner)
         read = read_batches(batches, inner) if batches is not None else []
         layers = describe_layers(inner, optimizer, modules)
         if read:
@@ -200,3 +202,14 @@ def _wrapper_facts(model: nn.Module) -> dict[str, Any]:
     if isinstance(model, nn.DataParallel):
         return {"wrapper": "DataParallel", "devices": len(model.device_ids) or 1}
     return {}
+
+
+def _refuse_meta(model: nn.Module) -> None:
+    """Refuse to run a model that has shapes and no values."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    name = next((name for name, tensor in tensors if tensor.is_meta), None)
+    if name is not None:
+        raise InputError(
+            f"The model is on the meta device ({name}), where layers have no values, and no batch "
+            "can be run. Load its weights first, or give no batches."
+        )

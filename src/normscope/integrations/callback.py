@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from normscope.commands.watch import watch
 from normscope.errors import NormscopeWarning, NothingToWatchError
+from normscope.paths import given_path
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
 from normscope.watching.budget import BUDGET
 from normscope.watching.intervals import Interval
@@ -22,7 +23,8 @@ class Watching:
     `normscope.watch`.
 
     With `check="raise"` a fault ends the training behind the step in which it shows; what is
-    recorded is written. A model without a layer to watch is one warning, and trains on.
+    recorded is written. A model without a layer to watch is one warning, and trains on. A second
+    fit with the same callback is recorded beside the first: `run.sqlite`, then `run-2.sqlite`.
 
     To be the first base of a callback, before the trainer's own.
     """
@@ -41,6 +43,7 @@ class Watching:
     ):
         super().__init__()
         self.watcher: Watcher | None = None
+        self._fits = 0
         self._settings: dict[str, Any] = {
             "path": path,
             "layers": layers,
@@ -55,10 +58,18 @@ class Watching:
     def _attach(self, model: Any, optimizer: Any) -> None:
         """Attach the watcher; where there is nothing to watch, say so in one warning."""
         try:
-            self.watcher = watch(model, optimizer=optimizer, **self._settings)
+            self.watcher = watch(model, optimizer=optimizer, **self._settings | self._path())
         except NothingToWatchError as error:
             text = f"Nothing is recorded; the training goes on. {error}"
             warnings.warn(text, NormscopeWarning, stacklevel=3)
+
+    def _path(self) -> dict[str, Any]:
+        """Return the path of this fit's recording: with a number from the second fit on."""
+        path, self._fits = self._settings["path"], self._fits + 1
+        if path is None or self._fits == 1:
+            return {}
+        path = given_path(path, "path")
+        return {"path": path.with_name(f"{path.stem}-{self._fits}{path.suffix}")}
 
     def _mark(self, epoch: int) -> None:
         """Label what follows with an epoch, counted from 1."""

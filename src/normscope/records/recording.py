@@ -41,6 +41,7 @@ class Recording:
     def __init__(self, parts: Iterable[Part]):
         self.parts = list(parts)
         self.damage: list[str] = []  # a sentence for each file of which blocks were left out
+        self.missing_ranks: list[int] = []  # of a file that was opened: those without a file
         self._layers: tuple[Header, dict[str, LayerInfo]] | None = None
 
     @classmethod
@@ -67,7 +68,9 @@ class Recording:
                 raise RecordError(
                     f"{part.path} and {path} are not recordings of the same training."
                 )
-        return cls(parts)
+        recording = cls(parts)
+        recording.missing_ranks = sorted(set(range(world_size)) - set(recording.ranks))
+        return recording
 
     def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> Self:
         """The recording as it is now, each file read in one pass and held in memory.
@@ -76,7 +79,9 @@ class Recording:
             statistics: read only these.
             after: read only what was recorded after this step.
         """
-        return type(self)(part.snapshot(statistics, after) for part in self.parts)
+        taken = type(self)(part.snapshot(statistics, after) for part in self.parts)
+        taken.missing_ranks = self.missing_ranks
+        return taken
 
     def leave_out_damaged(self) -> None:
         """Of a snapshot: leave out blocks that are damaged; `damage` and the notes say so."""
@@ -110,10 +115,10 @@ class Recording:
 
     @property
     def complete(self) -> bool:
-        """True if the watchers were closed: a recording can be read while it is written, and after
-        a crash.
+        """True if the watchers were closed and no rank's file is missing: a recording can be read
+        while it is written, and after a crash.
         """
-        return all(part.header.complete for part in self.parts)
+        return not self.missing_ranks and all(part.header.complete for part in self.parts)
 
     @property
     def marks(self) -> list[dict[str, Any]]:
@@ -137,8 +142,18 @@ class Recording:
     def notes(self) -> list[str]:
         """Notes: on what could not be recorded, what was thinned, why a recording stopped."""
         kinds = ("note", "thinned", "stopped")
+        events = (e for part in self.parts for e in part.events())
+        return [*self._missing_note(), *(str(e["detail"]) for e in events if e["kind"] in kinds)]
+
+    def _missing_note(self) -> list[str]:
+        if not self.missing_ranks:
+            return []
+        missing = ", ".join(map(str, self.missing_ranks[:10]))
+        more = ", ..." if len(self.missing_ranks) > 10 else ""
         return [
-            str(e["detail"]) for part in self.parts for e in part.events() if e["kind"] in kinds
+            f"{self.header.world_size} processes were recorded, and files of "
+            f"{len(self.missing_ranks)} are missing (rank {missing}{more}): batch means and "
+            "variances are pooled over the others alone."
         ]
 
     @property

@@ -16,6 +16,8 @@ from normscope.studies.study_plans import STUDIES
 
 Table = dict[str, Any]
 
+MOST_GRIDS = 100
+
 
 class _Grid(msgspec.Struct, forbid_unknown_fields=True):
     settings: Table = {}
@@ -71,6 +73,10 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
     if not (file.settings or file.sweep or file.grid):
         raise InputError(
             f"{path} is no study: it is empty; expected [settings], [sweep] or [[grid]]."
+        )
+    if len(file.grid) > MOST_GRIDS:
+        raise InputError(
+            f"{path} has {len(file.grid):,} grids ([[grid]]); at most {MOST_GRIDS} are laid out."
         )
     try:
         parts = file.grid or [_Grid()]

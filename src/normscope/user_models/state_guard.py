@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-CONTAINERS = (list, dict, set)
-"""Attributes of these types are kept with their entries: caches and logs of a forward's own."""
+CONTAINERS = (
+    list, dict, set, bytearray, deque, OrderedDict, defaultdict, Counter, np.ndarray,
+)  # fmt: skip
+"""Attributes of these types, also inside one another, are kept with their entries: caches and logs
+of a forward's own.
+"""
 
 _depth = 0
 
@@ -30,12 +35,12 @@ def is_examined() -> bool:
 def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
     """Leave no trace of what happens inside on the model or on the generators of random numbers.
 
-    Restored are: every module's mode and attributes, its lists, dicts and sets (not what is inside
-    their entries), and tensors (buffers in place, so that whoever else holds them sees the same);
-    what is new is taken away. Besides, which parameters require gradients, the gradients, the
-    global generators of Python, NumPy and torch, and the generator of the loader that gave the
-    batches. Parameters are not copied: no forward changes them in place, and they may fill the
-    memory.
+    Restored are: every module's mode and attributes, its lists, dicts, sets, deques and arrays (not
+    what is inside other objects in them), and tensors (buffers in place, so that whoever else holds
+    them sees the same); what is new is taken away. Besides, which parameters require gradients, the
+    gradients, the global generators of Python, NumPy and torch, and the generator of the loader
+    that gave the batches. Parameters are not copied: no forward changes them in place, and they may
+    fill the memory.
     """
     kept = KeptState(model)
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
@@ -118,7 +123,7 @@ class _Kept:
         self.module = module
         own = vars(module)
         self.attributes = dict(own)
-        self.containers = [(v, copy.copy(v)) for v in own.values() if type(v) in CONTAINERS]
+        self.containers = [(each, copy.copy(each)) for each in _containers(own)]
         holders = [(own, name) for name, value in own.items() if isinstance(value, Tensor)]
         holders += [(own["_buffers"], name) for name in own.get("_buffers", ())]
         self.tensors = [
@@ -152,13 +157,37 @@ class _Kept:
                     tensor.copy_(kept)
 
 
+def _containers(own: dict[str, Any]) -> list[Any]:
+    """Return the containers among a module's attributes, and those in them, each once."""
+    found: dict[int, Any] = {}
+    left = list(own.values())
+    while left:
+        value = left.pop()
+        if isinstance(value, tuple):
+            left.extend(value)
+        elif type(value) in CONTAINERS and id(value) not in found:
+            found[id(value)] = value
+            if isinstance(value, dict):
+                left.extend(value.values())
+            elif isinstance(value, list | deque):
+                left.extend(value)
+    return list(found.values())
+
+
 def _refill(container: Any, content: Any) -> None:
-    """Give a list, dict or set the content that it had; its identity stays."""
+    """Give a container the content that it had; its identity stays."""
+    if isinstance(container, np.ndarray):
+        if container.tobytes() != content.tobytes():
+            container[...] = content
+        return
+    if isinstance(container, bytearray):
+        container[:] = content
+        return
     pairs = zip(_entries(container), _entries(content), strict=True)
     if len(container) == len(content) and all(a is b for a, b in pairs):
         return
     container.clear()
-    (container.extend if isinstance(container, list) else container.update)(content)
+    (container.extend if isinstance(container, list | deque) else container.update)(content)
 
 
 def _entries(container: Any) -> list[Any]:

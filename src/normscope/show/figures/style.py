@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from normscope.escapes import for_terminal
 from normscope.records.files import written_aside
 
 DPI = 150
@@ -136,7 +138,7 @@ def legend_below(axis: Axes, anchor: tuple[float, float], columns: int) -> None:
 def name_rows(axis: Axes, names: Sequence[str]) -> None:
     """Make the y axis rows, the first at the top, each with its name; row k is at y = k."""
     axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [for_terminal(name) for name in names])
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=False, axis="y")
 
@@ -166,9 +168,13 @@ def log_ticks(
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's suffix; a reader sees the old file or the new one.
 
+    Names in it are shown as on a terminal: matplotlib fails on half of a character.
+
     Raises:
         StorageError: if it cannot be written.
     """
+    for text in figure.findobj(Text):
+        text.set_text(for_terminal(text.get_text()))  # type: ignore[attr-defined]
     with written_aside(path) as aside:
         figure.savefig(aside, dpi=DPI)
 
