@@ -98,7 +98,8 @@ class FirstToken(nn.Module):
         self.norm, self.head = nn.LayerNorm(C), nn.Linear(C, 3)
 
     def forward(self, x):
-        return self.head(self.norm(x)[:, 0])
+        first = min(0 for _ in x.shape)  # which cannot be traced
+        return self.head(self.norm(x)[:, first])
 
 
 def prepared(model: nn.Module) -> nn.Module:
@@ -194,6 +195,18 @@ class Beside(Residual):
 
     def features(self, x):
         return self.norm(x)
+
+
+class Optional(Residual):
+    def forward(self, x, features=True):
+        y = self.norm(x)
+        return (self.fc(y), y) if features else self.fc(y)
+
+
+def test_the_way_of_the_defaults_counts_too():
+    model, batch = prepared(Optional()), {"x": X, "features": False}
+    with pytest.raises(InputError, match="read by something that is no linear layer"):
+        fold_gains(model, [batch])
 
 
 class Activated(nn.LayerNorm):

@@ -32,9 +32,10 @@ def fold_gains(
 
     A normalization is folded only if on every way through the forward all that reads its output are
     linear layers (nn.Linear, or a matrix with a bias as GPT-2's Conv1D) that read nothing else, and
-    no weight is shared with another layer. With batches, views that choose or arrange whole rows
-    (`x[:, 0]`) may lie between. What a layer does with its gain, and which way a matrix of
-    somebody's own lies, is tried on random inputs. What stays as it is a warning names.
+    no weight is shared with another layer. Where a model cannot be traced and batches are given,
+    views that choose or arrange whole rows (`x[:, 0]`) may lie between. What a layer does with its
+    gain, and which way a matrix of somebody's own lies, is tried on random inputs. What stays as it
+    is a warning names.
 
     Intermediate values change: a hidden state that was normalized has lost its gain.
 
@@ -54,9 +55,7 @@ def fold_gains(
 
 def _plan(model: nn.Module, name: str, paths: list[Path]) -> Callable[[], None] | str:
     """What folds a normalization's gain, or why it stays."""
-    norm, traced = model.get_submodule(name), [path for path in paths if path.operations]
-    if len(traced) == 1 and len(paths) > 1:
-        paths = [path for path in paths if not path.operations]  # the same way, seen better
+    norm = model.get_submodule(name)
     readers = {reader for path in paths for reader in path.readers(name)}
     if gain_of(norm) is None:
         return "it has no gain"
