@@ -95,6 +95,9 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
 def _grid(file: _File, own: _Grid) -> GridPlan:
     settings, sweep = {**file.settings, **own.settings}, {**file.sweep, **own.sweep}
     known = [name for name in settings_of(GridOptions) if name not in OF_THE_MACHINE]
+    for name in ("norms", "learning_rates"):
+        if settings.get(name) == []:
+            raise InputError(f"The setting {name} has no value; expected at least one.")
     for name in settings:
         if name in OF_THE_MACHINE:
             raise InputError(

@@ -52,6 +52,7 @@ def run(*arguments):
         (["study", "{place}/empty.toml"], "it is empty"),
         (["study", "{place}/unknown.toml"], "Did you mean 'epochs'"),
         (["study", "{place}/no-norm.toml"], "expected at least one"),
+        (["study", "{place}/no-rate.toml"], "expected at least one"),
         (["study", "{place}/no-seed.toml"], "number of seeds is 0"),
         (["study", "{place}/twice.toml"], "as a setting and as a sweep"),
         (["study", "{place}/impossible.toml"], "bird-plane"),
@@ -71,6 +72,7 @@ def run(*arguments):
 def test_bad_input_is_one_line_and_status_2(arguments, told, tmp_path, capsys):
     for name, text in {
         "empty": "", "unknown": "[settings]\nepoch = 3", "no-norm": "[settings]\nnorms = []",
+        "no-rate": "[settings]\nlearning_rates = []",
         "no-seed": "[settings]\nseeds = 0",
         "twice": "[settings]\nnorms = ['batch']\n[sweep]\nnorm = ['batch', 'none']",
         "impossible": "[settings]\nmodel = 'bird-plane'\nblock = 'formula'\ndevice = 'cpu'",
