@@ -43,8 +43,8 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
 
     Built in: quick, notebook, blog, learning-rates, initialization, activation-functions,
     batch-size, placement, propagation, landscape, covariate-shift, transformer,
-    transformer-placement. The same command resumes where it was interrupted; with more seeds it
-    trains only what is new.
+    transformer-initialization, transformer-placement. The same command resumes where it was
+    interrupted; with more seeds it trains only what is new.
     """
 
     study: Positional[str] = "quick"

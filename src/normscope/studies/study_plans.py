@@ -175,6 +175,11 @@ STUDIES = {
             ),
         ),
         StudyPlan(
+            "transformer-initialization",
+            "Gradients and the residual stream of vision transformers before their first step.",
+            (_grid({"placement": _PLACEMENTS}, (DEPTH_SIGNALS,), **_VIT | {"epochs": 1}),),
+        ),
+        StudyPlan(
             "transformer-placement",
             "Pre, post, peri and scaled normalization in vision transformers of 4 to 16 blocks.",
             (_grid({"placement": _PLACEMENTS, "depth": (4, 8, 16), "warmup": (0, 46)}, _BOTH,
