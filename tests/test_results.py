@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from normscope.judge.claims import judge_all
+from normscope.judge.claims import compared, judge_all
 from normscope.judge.comparison import summarize
 from normscope.records.run import load_run
 
@@ -36,10 +36,11 @@ def test_the_tables_of_a_page_follow_from_its_records(study):
     assert published.lacking({study: published.TABLES[study]()}) == {}
 
 
-@pytest.mark.parametrize("study", ["cifar10-30-epochs", "cifar10-learning-rates"])
+@pytest.mark.parametrize("study", ["cifar10-30-epochs", "cifar10-learning-rates", "transformers"])
 def test_published_verdicts_are_those_of_today_s_claims(study):
     """As JSON: what a reader of the records gets when they are judged again."""
-    again = [verdict.to_json() for verdict in judge_all(published.runs_of(study))]
+    runs = published.runs_of(study)
+    again = [verdict.to_json() for verdict in judge_all(runs, *compared(runs))]
     kept = json.loads((RESULTS / study / "claims.json").read_text())["claims"]
     assert json.loads(json.dumps(again), parse_float=rounded) == json.loads(
         json.dumps(kept), parse_float=rounded

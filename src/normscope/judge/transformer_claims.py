@@ -35,14 +35,17 @@ class TransformerClaim(Claim):
         return str(value_of(run, self.arm_field))
 
 
-class AtInitialization(MeasuredClaim, TransformerClaim):
+class AtInitialization(TransformerClaim, MeasuredClaim):
     """Base of the claims about networks before their first step."""
 
     measurement = DEPTH_SIGNALS
     of_weights = False
 
+    def _learners(self, evidence: Evidence) -> dict[str, str]:
+        return {}  # what a run learns afterwards says nothing of it
 
-class InTrainedNetwork(MeasuredClaim, TransformerClaim):
+
+class InTrainedNetwork(TransformerClaim, MeasuredClaim):
     """Base of the claims about what is inside a trained network."""
 
     measurement = HIDDEN_STATES

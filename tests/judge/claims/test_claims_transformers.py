@@ -176,6 +176,8 @@ def test_exponents_are_those_of_powers():
 def test_they_are_judged_on_transformers_alone():
     codes = {each.code for each in judge_all(arms())}
     assert codes.isdisjoint(PLANTED)
+    assert "C901" in codes
+    assert "C901" not in {each.code for each in judge_all([vit(0), vit(1)])}
     assert set(PLANTED) <= {each.code for each in judge_all([vit(0), vit(1)])}
 
 
