@@ -83,7 +83,8 @@ def test_the_same_command_again_trains_nothing(study, capsys):
         path: path.stat().st_mtime_ns for path in study.glob("runs/*/*") if path.name != "run.lock"
     }
     for name in ("record.sqlite-journal", ".weights-1.pt"):  # as a kill after the end leaves them
-        (next(study.glob("runs/*")) / name).touch()
+        (next(study.glob("runs/*")) / name).write_bytes(bytes(516))
+    (list(study.glob("runs/*"))[1] / "record.sqlite-journal").touch()
     assert run("compare", *QUICK, "--learning-rates", "0.1", "1e30", "--out", str(study)) == 0
     assert "8 of 8 runs are finished already" in capsys.readouterr().out
     assert before == {

@@ -14,7 +14,7 @@ from normscope.errors import InputError, StorageError
 from normscope.escapes import for_line
 from normscope.records.files import clear_dead, write_json
 from normscope.records.progress import LOCK_NAME, PATIENCE_SECONDS
-from normscope.records.regular_files import read_json
+from normscope.records.regular_files import open_regular, read_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RUNS, SPEC_NAME, WEIGHTS_NAME
 from normscope.records.run_description import STUDY_MARKER
 from normscope.studies.spec import RunSpec
@@ -71,7 +71,7 @@ class RunDirectory:
                 path
                 for path in self.path.iterdir()
                 if aside.fullmatch(path.name)
-                or (path.name.endswith("-journal") and path.stat().st_size == 0)
+                or (path.name.endswith("-journal") and _is_unborn(path))
             ]
         except OSError:  # whether the folder can be used shows when it is
             return []
@@ -164,3 +164,9 @@ class StudyDirectory:
                 f"{path} is a study of another version; this normscope ({__version__}) reads 1."
             )
         return StudyDirectory(path)
+
+
+def _is_unborn(journal: Path) -> bool:
+    """Tell if SQLite had not yet given a journal its head, and so will not look at it again."""
+    with open_regular(journal) as file:
+        return file.read(1) in (b"", b"\0")
