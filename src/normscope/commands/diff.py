@@ -48,10 +48,10 @@ def run_diff(options: DiffOptions) -> int:
     Raises:
         InputError: for what cannot be used.
     """
-    recordings = _recording(options.good), _recording(options.bad)
-    if recordings[0] and recordings[1]:
-        return _diff_recordings(options, *recordings)
-    for text, path in zip((options.good, options.bad), recordings, strict=True):
+    good, bad = _recording(options.good), _recording(options.bad)
+    if good and bad:
+        return _diff_recordings(options, good, bad)
+    for text, path in ((options.good, good), (options.bad, bad)):
         if path:
             raise InputError(f"{text} is a recording, and the other side is none: give two.")
     if options.again is not None:

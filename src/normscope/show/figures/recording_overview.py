@@ -15,6 +15,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from normscope.escapes import for_terminal
 from normscope.judge import layer_measures
 from normscope.judge.timeline import Timeline
 from normscope.records.recording import Recording
@@ -169,7 +170,9 @@ def _draw_table(
     axis.grid(visible=False)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     every = -(-len(names) // MAX_NAMES)
-    axis.set_yticks(np.arange(0, len(names), every) + 0.5, names[::every])
+    axis.set_yticks(
+        np.arange(0, len(names), every) + 0.5, [for_terminal(name) for name in names[::every]]
+    )
     axis.tick_params(axis="y", length=0, labelsize=SMALL - 1)
 
 

@@ -111,6 +111,7 @@ def house_style() -> Iterator[None]:
 
 def label_of(norm: str, characters: int = 36) -> str:
     """Return a norm's name as a label; a long `module:callable` keeps its end, which says more."""
+    norm = for_terminal(norm)
     return norm if len(norm) <= characters else "…" + norm[1 - characters :]
 
 
