@@ -158,6 +158,9 @@ class ForwardRun:
         traced = self._trace(few)
         self.places, self.facts["functional_batch_norm"] = traced.places, traced.batch_norm_calls
         self.functional = traced.functional
+        if head := traced.head:
+            self.facts |= {"bare_head": head.module or "the model", "stream_readers": head.readers}
+            self.facts["stream_of_tokens"] = head.tokens
         if whole is None:
             self.facts["companions_failure"] = "the model's output has no sample axis"
             return

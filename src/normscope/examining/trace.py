@@ -27,6 +27,8 @@ from normscope.examining.operations import (
     name_of,
     node_of,
 )  # fmt: skip
+from normscope.examining.outputs import main_tensor
+from normscope.examining.walks import BareHead, bare_head, comes_from_input, readers_of, source_of
 from normscope.records.examination import Place
 from normscope.user_models.batch_reader import tensors_in
 from normscope.user_models.functional_norms import NAMES
@@ -41,11 +43,13 @@ class Trace:
         batch_norm_calls: modules in which F.batch_norm(training=True) ran outside of the layers.
         functional: (module, function) of normalizations outside of the layers. Those of weights
             count neither here nor there.
+        head: that reads a residual stream without a normalization.
     """
 
     places: dict[str, Place]
     batch_norm_calls: tuple[str, ...]
     functional: tuple[tuple[str, str], ...]
+    head: BareHead | None = None
 
 
 @torch.no_grad()
@@ -55,16 +59,17 @@ def trace(
     """Run one forward and return where each layer stands; `inputs` are the model's tensors."""
     recorder = _Recorder(layers, inputs)
     with _hooked(model, recorder), recorder:
-        forward()
+        output = main_tensor(forward())
     shapes = recorder.shapes
     places = {
         name: _place(name, nodes, shapes[name], recorder)
         for name, nodes in recorder.layer_nodes.items()
     }
-    calls = [call for call in recorder.norm_calls if _comes_from_input(call[0])]
+    calls = [call for call in recorder.norm_calls if comes_from_input(call[0])]
     trained = (node.module for node, _, trains in calls if trains)
     functional = ((node.module, f"F.{name}") for node, name, _ in calls)
-    return Trace(places, tuple(dict.fromkeys(trained)), tuple(dict.fromkeys(functional)))
+    head = bare_head(recorder.made.get(id(output)), recorder.layer_nodes)
+    return Trace(places, tuple(dict.fromkeys(trained)), tuple(dict.fromkeys(functional)), head)
 
 
 class _Recorder(TorchFunctionMode):
@@ -138,19 +143,6 @@ class _Recorder(TorchFunctionMode):
             self.layer_nodes.setdefault(name, []).append(node)
 
 
-def _comes_from_input(node: Node) -> bool:
-    """Tell whether a node's values depend on the model's input: weights alone do not."""
-    visited, waiting = set(), [node]
-    while waiting:
-        source = waiting.pop()
-        if source.kind == "input":
-            return True
-        if id(source) not in visited:
-            visited.add(id(source))
-            waiting += source.inputs
-    return False
-
-
 @contextmanager
 def _hooked(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -171,9 +163,9 @@ def _hooked(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
 def _place(
     name: str, nodes: list[Node], shape: tuple[tuple[int, ...], str], recorder: _Recorder
 ) -> Place:
-    source, sole, moved = _source(nodes[0])
+    source, sole, moved = source_of(nodes[0])
     children = recorder.layers[name].named_modules()
-    readers = [list(_readers(node)) for node in nodes]
+    readers = [list(readers_of(node)) for node in nodes]
     return Place(
         calls=len(nodes),
         fed_by=source.kind if source else "input",
@@ -193,28 +185,6 @@ def _place(
         input_shape=shape[0],
         input_dtype=shape[1],
     )
-
-
-def _source(node: Node) -> tuple[Node | None, bool, bool]:
-    """Return what made a node's input behind views, if nothing else reads it, if axes moved."""
-    sole, moved = True, False
-    while node.inputs:
-        source = node.inputs[0]
-        sole &= len(source.readers) == 1
-        if source.kind not in ("view", "axes"):
-            return source, sole, moved
-        moved |= source.kind == "axes"
-        node = source
-    return None, sole, moved
-
-
-def _readers(node: Node) -> Iterator[Node]:
-    """Yield the first readers of a node's output behind views."""
-    for reader in node.readers:
-        if reader.kind in ("view", "axes"):
-            yield from _readers(reader)
-        else:
-            yield reader
 
 
 def _largest_dropout(node: Node) -> float:

@@ -258,6 +258,9 @@ class Forward:
         str, ...
     ] = ()  # where F.batch_norm(training=True) ran in eval mode
     moved_buffers: tuple[str, ...] = ()  # that an eval forward changed
+    bare_head: str = ""  # the head that reads a residual stream without a normalization
+    stream_readers: tuple[str, ...] = ()  # normalization layers that read that stream
+    stream_of_tokens: bool = False  # it begins with an embedding
     batch_failure: str = ""  # why the pass with batch statistics failed
     train_failure: str = ""  # why a forward in the model's own train mode failed
     train_failure_at: str = ""  # the innermost module in which it failed

@@ -74,3 +74,52 @@ def test_the_words_on_heads_are_for_queries_and_keys_alone():
     here, there = nn.Sequential(nn.LayerNorm(4)), nn.Sequential(nn.LayerNorm(8))
     (finding,) = [f for f in normscope.check(here, other=there) if f.code == "NS702"]
     assert "head" not in finding.message
+
+
+class Heads(nn.Module):
+    """Queries in 4 heads of 4, keys in `groups` heads; each normalized "wide", per "head" or
+    "folded", where the heads stand in the batch.
+    """
+
+    def __init__(self, query: str, key: str, groups: int = 4):
+        super().__init__()
+        self.how, self.groups = (query, key), groups
+        self.q_norm = nn.RMSNorm(4 * (4 if query == "wide" else 1))
+        self.k_norm = nn.RMSNorm(4 * (groups if key == "wide" else 1))
+        self.k = nn.Linear(WIDTH, 4 * groups)
+
+    def _normalized(self, x, norm, how):
+        if how == "wide":
+            return norm(x).unflatten(-1, (-1, 4))
+        heads = x.unflatten(-1, (-1, 4))
+        if how == "folded":
+            folded = norm(heads.transpose(1, 2).flatten(0, 1))
+            return folded.unflatten(0, (len(x), -1)).transpose(1, 2)
+        return norm(x).unsqueeze(2) if how == "single" else norm(heads)
+
+    def forward(self, x):
+        q = self._normalized(x, self.q_norm, self.how[0])
+        k = self._normalized(self.k(x), self.k_norm, self.how[1])
+        return torch.einsum("blhd,bmgd->bhgl", q, k)
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "groups", "unlike"),
+    [
+        ("wide", "head", 4, True),
+        ("head", "wide", 2, True),
+        ("wide", "folded", 2, True),
+        ("wide", "wide", 4, False),
+        ("wide", "wide", 2, False),  # OLMo 2 with fewer keys than queries
+        ("head", "head", 2, False),
+        ("head", "folded", 2, False),
+        ("head", "single", 1, False),  # one key for all heads has no axis of heads
+    ],
+)
+def test_a_query_in_heads_and_a_key_over_all(query, key, groups, unlike):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, WIDTH), Heads(query, key, groups))
+    report = normscope.check(model, [torch.randn(4, 12, 8)])
+    found = [f for f in report if f.code == "NS517"]
+    assert [f.layer for f in found] == (["1.q_norm"] if unlike else [])
+    assert all(set(f.evidence) == {"q_norm", "k_norm"} for f in found)

@@ -77,6 +77,16 @@ def layer_norm(**changes) -> Layer:
     return Layer(**(facts | changes))
 
 
+def heads(name: str, width: int, shape: tuple[int, ...]) -> Layer:
+    return layer_norm(name=name, features=width, place=Place(input_shape=shape))
+
+
+def stream(tokens: bool, head: str = "head", readers: tuple[str, ...] = ("a", "b")) -> Examination:
+    layers = tuple(layer_norm(name=name) for name in ("a", "b"))
+    facts = {"bare_head": head, "stream_readers": readers, "stream_of_tokens": tokens}
+    return one(layers=layers, forward=forward(**facts))
+
+
 def measured(**changes) -> Measured:
     """16 batches of 64 images of 8x8 that agree with `norm`."""
     facts = {
@@ -445,6 +455,16 @@ TABLE: dict[str, list[Row]] = {
             seen(measured=measured(call_mean=np.stack([ONE, ONE]), call_var=np.stack([ONE, ONE])))),
         Row(seen(measured=measured(call_mean=np.stack([ONE, ONE]),
                                    call_var=np.stack([ONE, 4 * ONE]))), "warning"),
+    ],
+    "NS517": [
+        Row(one(layers=(heads("q_norm", 64, (4, 9, 64)), heads("k_norm", 8, (4, 9, 8, 8)))),
+            "warning",
+            one(layers=(heads("q_norm", 64, (4, 9, 64)), heads("k_norm", 16, (4, 9, 16)))),
+            HEALTHY),
+    ],
+    "NS409": [
+        Row(stream(True), "warning", stream(True, readers=("ln",)), HEALTHY),
+        Row(stream(False), "info", stream(False, head="")),
     ],
     "NS512": [
         Row(seen(place=Place(fed_by="linear", features_last=True, input_shape=(4, 8, 8))),

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from normscope.judge.rule import EVERY_KIND, MeasuredRule, PlaceRule, Results, count, high
+from normscope.judge.rule import (
+    BATCHES,
+    EVERY_KIND,
+    MeasuredRule,
+    PlaceRule,
+    Results,
+    Rule,
+    count,
+    high,
+    query_and_key,
+)
 from normscope.records.examination import Examination, Layer, Measured, Place
 
 
@@ -197,6 +207,63 @@ class WrongAxis(PlaceRule, code="NS512", severity="warning", kinds=EVERY_KIND):
         if len(shape) == 4 and layer.normalized_dims == 1 and fed_by == "conv":
             message = "The layer normalizes rows of pixels."
             yield self.finding(layer.name, message, {"shape": str(shape), "axis": 3}, cause="rows")
+
+
+class UnlikeQueryAndKey(Rule, code="NS517", severity="warning", kinds=("layer", "rms")):
+    """Of the query and the key of one attention, one is normalized in each head, the other over all
+    heads together.
+
+    The two layers are known by their names (q_norm and k_norm). Their widths differ, and so does
+    the number of axes, or of samples, of what they get; or both get heads, of different widths.
+
+    Why is this bad: both are legitimate (Qwen3 has the one, OLMo 2 the other), but not in one
+        attention: scores mix two scales, and one of the two gains is not the checkpoint's.
+    When it is fine: a model that was trained so.
+    Example:
+        class Attention(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.q_norm, self.k_norm = nn.RMSNorm(32), nn.RMSNorm(8)
+
+            def forward(self, x):
+                q, k = self.q_norm(x).unflatten(-1, (4, 8)), self.k_norm(x.unflatten(-1, (4, 8)))
+                return F.scaled_dot_product_attention(q, k, k)
+
+        model = Attention()
+        batches = [torch.randn(4, 12, 32)]
+    Use instead:
+        class PerHead(Attention):
+            def forward(self, x):
+                x = x.unflatten(-1, (4, 8))
+                return F.scaled_dot_product_attention(self.q_norm(x), self.k_norm(x), x)
+
+        model = PerHead()
+        model.q_norm = nn.RMSNorm(8)
+    """
+
+    remedy = "Normalize both before, or both behind, the split into heads, as the weights' model."
+    reference = "https://arxiv.org/abs/2302.05442"
+    needs = BATCHES
+
+    def check(self, exam: Examination) -> Results:
+        pairs: dict[str, list[Layer]] = {}
+        for layer in exam.of_kind(*self.kinds):
+            if layer.place is not None and (pair := query_and_key(layer.name)):
+                pairs.setdefault(pair, []).append(layer)
+        for layers in pairs.values():
+            shapes = [layer.place.input_shape for layer in layers if layer.place is not None]
+            if len(layers) == 2 and _are_unlike(layers[0].features, layers[1].features, *shapes):
+                message = "One of query and key is normalized in each head, the other over all."
+                evidence = {layer.name.rpartition(".")[2]: layer.features for layer in layers}
+                yield self.finding(layers[0].name, message, evidence)
+
+
+def _are_unlike(width: int, other: int, shape: tuple[int, ...], others: tuple[int, ...]) -> bool:
+    """Tell whether one of two inputs is split into heads, which stand on an axis or in the batch;
+    or both are, of different widths.
+    """
+    apart = len(shape) != len(others) or len(shape) > 3 or shape[:1] != others[:1]
+    return 0 not in (width, other) and width != other and apart
 
 
 def _has_features_last(layer: Layer, shape: tuple[int, ...]) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from normscope.judge.rule import (
     EVERY_KIND,
     SAMPLE_KINDS,
+    ForwardRule,
     OptimizerRule,
     PlaceRule,
     Results,
@@ -16,7 +17,7 @@ from normscope.judge.rule import (
     multiplies_by_one_more,
     multiplies_by_weight,
 )
-from normscope.records.examination import Examination, Layer, Optimizer, Place
+from normscope.records.examination import Examination, Forward, Layer, Optimizer, Place
 
 
 class NeverTrained(OptimizerRule, code="NS401", severity="warning"):
@@ -316,3 +317,44 @@ class DecayedAway(Rule, code="NS408", severity="warning", kinds=SAMPLE_KINDS):
             message = "Its weights are near zero: decayed, or stored as their distance from one."
             evidence = {"median": size, "limit": self.NEAR_ZERO, "weight_decay": layer.weight_decay}
             yield self.finding(layer.name, message, evidence)
+
+
+class FinalNormMissing(ForwardRule, code="NS409", severity="warning", kinds=("layer", "rms")):
+    """The head reads the residual stream as it is, while the blocks normalize it before they read
+    it.
+
+    Two layers or more (LayerNorm, RMSNorm) stand between the stream and weights; between its end
+    and the head's weights there is none. A warning where the stream begins with an embedding, as in
+    a language model; else an info.
+
+    Why is this bad: the stream grows with every block, and with it the logits. In a converted or
+    rebuilt model the last normalization was lost, and the outputs are off.
+    When it is fine: a model that was trained so.
+    Example:
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm, self.linear = nn.RMSNorm(16), nn.Linear(16, 16)
+
+            def forward(self, x):
+                return x + self.linear(self.norm(x))
+
+        embed, head = nn.Embedding(10, 16), nn.Linear(16, 10)
+        model = nn.Sequential(embed, Block(), Block(), Block(), head)
+        batches = [torch.randint(10, (8, 12))]
+    Use instead:
+        model = nn.Sequential(embed, Block(), Block(), Block(), nn.RMSNorm(16), head)
+    """
+
+    FEWEST = 2
+    remedy = "Put a normalization between the last block and the head, and load its weights."
+    reference = "https://arxiv.org/abs/2002.04745"
+
+    def check_forward(self, forward: Forward, exam: Examination) -> Results:
+        kinds = {layer.name: layer.kind for layer in exam.of_kind(*self.kinds)}
+        readers = [name for name in forward.stream_readers if name in kinds]
+        if forward.bare_head and len(readers) >= self.FEWEST:
+            message = "It reads the residual stream without the normalization that the blocks have."
+            evidence = {"layers_that_read_it": len(readers), "limit": self.FEWEST}
+            severity = "warning" if forward.stream_of_tokens else "info"
+            yield self.finding(forward.bare_head, message, evidence, severity)
