@@ -121,8 +121,8 @@ def test_a_run_that_fails_is_recorded_and_the_others_finish(failed):
     }  # fmt: skip
     assert runs["broken_norm:norm"].meta["error"] == "ValueError: this norm is broken"
     written = json.loads((out / "claims.json").read_text())["claims"]
-    (accuracy,) = (entry for entry in written if entry["code"] == "C201")
-    assert (accuracy["verdict"], accuracy["n"]) == ("cannot tell", 1)
+    (learning,) = (entry for entry in written if entry["code"] == "C203")
+    assert (learning["verdict"], learning["n"]) == ("cannot tell", 1)
 
 
 def test_a_failed_run_is_in_no_verdict(failed, tmp_path):

@@ -11,7 +11,7 @@ from normscope.judge.statistics import LEVEL, holm
 def test_what_stands_among_all_claims_is_marked_and_counted():
     verdicts = judge_all(arms(6, batch={"final": 0.95, "noise": 0.299}))
     members = [verdict for verdict in verdicts if verdict.e is not None]
-    assert len(members) > 5
+    assert len(members) > 3
     marked = [verdict for verdict in members if verdict.stands]
     assert "C201" in {verdict.code for verdict in marked}
     least = min(verdict.e for verdict in marked)
