@@ -22,9 +22,9 @@ from normscope.errors import InputError, NormscopeError, StorageError, one_line
 from normscope.escapes import for_line, printable_streams
 from normscope.paths import given_path
 from normscope.records.command_line import running
-from normscope.show.words import wrapped
 from normscope.studies.spec import Recipe
 from normscope.version import __version__
+from normscope.words import wrapped
 
 DESCRIPTION = """What normalization does to a network, from measured runs.
 

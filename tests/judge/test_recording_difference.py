@@ -121,7 +121,8 @@ def test_the_command_answers_first_and_has_a_status(files, capsys):
     assert status(good, good) == 0
     assert status(good, bad) == 1
     text = capsys.readouterr().out
-    assert "First difference: step 6, 4 (weight), equal to the bit in every step before." in text
+    first = "First difference: step 6, layer 4 (weight), equal to the bit in every step before."
+    assert first in text
     assert status(good, bad, "--format", "json") == 1
     answer = json.loads(capsys.readouterr().out)
     assert (answer["first"]["step"], answer["first"]["layer"]) == (6, "4")

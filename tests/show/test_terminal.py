@@ -8,7 +8,7 @@ from rich.console import Console
 from normscope.judge.comparison import Comparison, GroupSummary
 from normscope.judge.verdicts import effect_text
 from normscope.show.terminal import StudyProgress, comparison_table, percent, say, telling
-from normscope.show.words import plural
+from normscope.words import plural
 
 
 @dataclass

@@ -43,8 +43,8 @@ class ExplainOptions(MachineOptions, NetworkOptions):
     With no arguments: a small network is trained on the embedded digits for a few seconds; then one
     of its layers is worked through step by step, as text and as explanation.png. A second, tiny
     network is trained for explanation.html and runs inside it: change the batch, the momentum, the
-    mode, and see what happens. The same command again does not train again, and another --layer or
-    --channel of the same network takes a few seconds.
+    mode, and see what happens. The same command again does not train again; for another layer or
+    channel of the same network it takes a few seconds.
     """
 
     layer: Name = None

@@ -31,5 +31,5 @@ def run_report(options: ReportOptions) -> int:
     from normscope.show.report.pages import report
 
     path = report(*options.paths, out=options.out)
-    print(f"Written: {path}")
+    print(f"Open {path}")
     return 0

@@ -23,6 +23,7 @@ from normscope.studies.options import (
     TrainingOptions,
 )
 from normscope.studies.spec import within
+from normscope.words import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -224,20 +225,16 @@ def _measure(training: Training, grid: Grid, wanted: Mapping[str, Collection[str
 
     with telling(training.console, "Measuring") as tell:
         measured = measure(training.study, grid.specs, grid.dataset, wanted, tell)
-    made = [f"{name} of {_counted(runs)}" for name, runs in measured.made.items()]
+    made = [f"{name} of {plural(runs, 'run')}" for name, runs in measured.made.items()]
     if made:
         say(training.console, f"Measured beside training: {', '.join(made)}.")
     if measured.left_out:
         why = next(iter(measured.left_out.values()))
         say(
             training.console,
-            f"Not measured in {_counted(len(measured.left_out))}; claims that need it will name "
-            f"them. The first: {why}",
+            f"Not measured in {plural(len(measured.left_out), 'run')}; claims that need it will "
+            f"name them. The first: {why}",
         )
-
-
-def _counted(runs: int) -> str:
-    return f"{runs} run{'s' if runs > 1 else ''}"
 
 
 def _train(

@@ -15,6 +15,7 @@ from normscope.judge.evidence.summary import Summary, Value, idle, settings_to_l
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
 from normscope.judge.verdicts import EffectEstimate, Outcome, Source, Verdict
 from normscope.records.run import RunRecord
+from normscope.words import plural
 
 RATIO = "times"
 """The unit of a ratio."""
@@ -307,15 +308,13 @@ def _finite(summary: Summary) -> str:
 
 def _seeds(more: int | None, estimate: Estimate) -> str:
     if estimate.n < LEAST_PAIRS:
-        return f"{_count(more or 1)} of both arms: n = {estimate.n} is too few for a test"
+        return (
+            f"{plural(more or 1, 'more seed')} of both arms: n = {estimate.n} is too few for a test"
+        )
     if estimate.discordant == 0:
         return "seeds at which the arms differ: here there is none"
     if estimate.discordant is None and not estimate.spread:
         return "differences between seeds: here all are the same, so that their spread is not known"
     if more is None:
         return "more than 100 seeds, if they go on like these"
-    return f"{_count(more)}, if they go on like these"
-
-
-def _count(seeds: int) -> str:
-    return f"{seeds} more seed{'s' if seeds != 1 else ''}"
+    return f"{plural(more, 'more seed')}, if they go on like these"

@@ -17,6 +17,7 @@ from normscope.judge.statistics import Estimate
 from normscope.judge.verdicts import Verdict
 from normscope.records.knobs import TRANSFORMERS
 from normscope.records.run import WEIGHTS_NAME, RunRecord
+from normscope.words import plural
 
 NAMED = 1
 """Runs that are named; of the others there is a count."""
@@ -101,7 +102,7 @@ def _finished(group: Group) -> list[RunRecord]:
 def _names(runs: list[RunRecord]) -> str:
     shown = ", ".join(run.directory.name for run in runs[:NAMED])
     more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
-    return f"{len(runs)} run{'s' if len(runs) > 1 else ''} ({shown}{more})"
+    return f"{plural(len(runs), 'run')} ({shown}{more})"
 
 
 READING = "reading"

@@ -10,6 +10,7 @@ from normscope.escapes import for_terminal
 from normscope.judge.check_formats import WIDTH, filled
 from normscope.judge.rule import FAR_LOG_VAR, FAR_MEAN
 from normscope.records.examination import Pair, PairedLayer
+from normscope.words import plural
 
 FAR_GAINS = 0.1
 """Relative distance from which weights and biases differ where statistics are compared, too."""
@@ -40,17 +41,17 @@ class Difference:
             if names:
                 blocks.append(f"Only in {where}: {', '.join(names)}.")
         if shown:
-            apart = (
-                f"Apart is {self.bad} from {self.good}: the running means in standard deviations"
+            blocks.append(
+                f"How far {self.bad} is from {self.good}: running means in standard deviations, "
+                "running variances in ln, weight and bias relative to their size. A star is beyond "
+                "the limits."
             )
-            units = "the running variances in ln, weight and bias relative to their size"
-            blocks.append(f"{apart}, {units}. A star is beyond the limits.")
         width = shutil.get_terminal_size((WIDTH, 24)).columns
         lines = [filled(block, min(WIDTH, width)) for block in blocks]
         if shown:
             lines += ["", *_table(shown)]
         if shown and equal:
-            lines += ["", f"{equal} equal layer{'s' if equal > 1 else ''} not shown."]
+            lines += ["", f"{plural(equal, 'equal layer')} not shown."]
         return for_terminal("\n".join(lines))
 
     def json(self) -> str:
@@ -64,7 +65,7 @@ class Difference:
         weights = self.pair.weight_distance
         others = "" if weights is None else f" Their other weights differ by {weights:.2g}."
         if not self.differing:
-            return f"No shared layer differs.{others}"
+            return f"No shared normalization layer differs by more than the limits.{others}"
         if offsets := sum(layer.gain_offset is not None for layer in self.pair.layers):
             others += (
                 f" The weights of {offsets} layers differ by exactly one: one of the two stores "

@@ -10,6 +10,7 @@ from typing import Any
 
 from normscope.judge.statistics import LEAST_PAIRS, Estimate
 from normscope.judge.verdicts import Verdict, effect_text
+from normscope.words import plural
 
 CONTRARY = {
     "C101": "it takes more epochs to become as good {with_norm}",
@@ -145,9 +146,9 @@ def with_each(arms: Sequence[str]) -> list[str]:
 
 def seeds_text(count: int) -> str:
     """A number of seeds."""
-    return f"{count} seed{'s' if count != 1 else ''}"
+    return plural(count, "seed")
 
 
 def count_text(items: Sequence[Any], word: str = "run") -> str:
     """The number of items with the word for one of them."""
-    return f"{len(items)} {word}{'s' if len(items) != 1 else ''}"
+    return plural(len(items), word)

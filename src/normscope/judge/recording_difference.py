@@ -13,6 +13,7 @@ import numpy as np
 from normscope.escapes import for_terminal
 from normscope.judge.check_formats import WIDTH, filled
 from normscope.records.recording import Recording
+from normscope.words import plural
 
 ROUNDING = 16 * float(np.finfo(np.float32).eps)
 """The largest relative distance that is called rounding: a few units in the last place of float32.
@@ -105,10 +106,10 @@ class RecordingDifference:
 
     def _sentence(self) -> str:
         if self.first is None:
-            steps = f"{self.compared:,} step{'s' * (self.compared != 1)}"
+            steps = plural(self.compared, "step")
             return f"Equal to the bit in all they both recorded, at {steps}."
         first = self.first
-        what = f"{first.layer} ({first.statistic.replace('_', ' ')})"
+        what = f"layer {first.layer} ({first.statistic.replace('_', ' ')})"
         equal = ", equal to the bit in every step before" if self.equal_before else ""
         return f"First difference: step {first.step:,}, {what}{equal}."
 

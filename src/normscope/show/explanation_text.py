@@ -20,7 +20,7 @@ from normscope.show.arithmetic import (
     value_steps,
 )
 from normscope.show.terminal import percent, say
-from normscope.show.words import plural
+from normscope.words import plural
 
 MAX_CHANNELS = 16
 """Channels that the table shows at most, the chosen one among them."""

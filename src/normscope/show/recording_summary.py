@@ -16,7 +16,7 @@ from rich.text import Text
 from normscope.escapes import for_line, for_terminal
 from normscope.records.recording import Recording
 from normscope.records.recording_header import CONSTANT_STD, HISTOGRAM_CHANNELS, LayerInfo
-from normscope.show.words import plural, wrapped
+from normscope.words import plural, wrapped
 
 WIDTH = 200
 # Batch statistics are noisy: the state at the end is the median of this many records.
@@ -143,7 +143,7 @@ def _row(name: str, info: LayerInfo, at_end: Values) -> tuple[str, ...]:
 def _span(values: np.ndarray | None) -> str:
     if values is None or values.size == 0:
         return "-"
-    return f"{np.min(values):.2g}..{np.max(values):.2g}"
+    return f"{np.min(values):.2g} .. {np.max(values):.2g}"
 
 
 def _one(value: np.ndarray | None) -> str:

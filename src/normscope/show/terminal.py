@@ -27,7 +27,7 @@ from rich.text import Text
 
 from normscope.escapes import for_line, for_terminal
 from normscope.judge.comparison import Comparison, GroupSummary
-from normscope.show.words import percent, wrapped
+from normscope.words import percent, wrapped
 
 SECONDS_BETWEEN_LINES = 30.0
 """Without a terminal there are no bars: a run prints a line at most this often."""

@@ -14,7 +14,7 @@ from normscope.escapes import for_markdown as plain
 from normscope.judge.family import MARK, family_sentence
 from normscope.judge.headline import Conclusions, counts_text
 from normscope.judge.verdicts import EffectEstimate, Verdict, effect_text
-from normscope.show.words import e_text, p_text, plural
+from normscope.words import e_text, p_text, plural
 
 STYLES = {
     "supported": "green",

@@ -12,6 +12,7 @@ from normscope.studies.execution import default_jobs
 from normscope.studies.grid import Grid, merged_by_data
 from normscope.studies.spec import Recipe, RunSpec
 from normscope.studies.study_description import StudyPlan
+from normscope.words import plural
 
 CORE_SECONDS_PER_PIXEL = 5.6e-6
 """Seconds that one core takes for a pixel of a training image in small-resnet: `normscope study
@@ -57,13 +58,13 @@ def describe_study(
     ):
         jobs = jobs or default_jobs("cpu", len(specs), specs[0].threads)
         minutes = CORE_SECONDS_PER_PIXEL * pixels / jobs / 60
-        lines.append(f"  Roughly {_rounded(minutes)} with {_counted(jobs, 'worker')}.")
+        lines.append(f"  Roughly {_rounded(minutes)} with {plural(jobs, 'worker')}.")
     return "\n".join(lines)
 
 
 def _axis(name: str, values: Sequence[Any]) -> str:
     if name == "seed":
-        return _counted(len(values), "seed")
+        return plural(len(values), "seed")
     words = [_words("", value).strip() for value in values]
     return f"{name.replace('_', ' ')} {', '.join(words)}"
 
@@ -78,10 +79,6 @@ def _rounded(minutes: float) -> str:
     if minutes < 1:
         return "a minute"
     return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.0f} hours"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 def _label(spec: RunSpec, told: Sequence[str]) -> str:

@@ -22,7 +22,6 @@ from normscope.show.report.pages import report_after
 from normscope.show.sinks.replay import chosen_sinks, study_logs
 from normscope.show.sinks.runs import StudyLogs
 from normscope.show.terminal import StudyProgress, percent, say
-from normscope.show.words import items
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name, usable_cores
 from normscope.studies.execution import default_jobs, execute_all
@@ -35,6 +34,7 @@ from normscope.studies.progress_message import Progress
 from normscope.studies.run_recording import is_recorded
 from normscope.studies.runner import RunResult, RunTask
 from normscope.studies.spec import RunSpec
+from normscope.words import items, plural
 
 LARGE_ENOUGH_FOR_THREADS = 16
 """Pixels of an image's side from which a second thread makes a run faster."""
@@ -60,6 +60,7 @@ class Training:
             -(-len(labels) // spec.batch_size) for labels in (data.train_labels, data.test_labels)
         )
         noun = items(data.kind)
+        epochs = plural(spec.epochs, "epoch")
         fused = ", fused normalization" if spec.fusion else ""
         lines = [
             f"Device      {device_name(spec.device)}, {spec.precision}{fused}",
@@ -67,7 +68,7 @@ class Training:
             f"{len(data.test_labels):,} test {noun}, {len(data.classes)} classes",
             f"Model       {spec.model}, parameters: {parameters}",
             f"Batches     {train} training, {test} test, {spec.batch_size} {noun} each",
-            f"Runs        {len(grid.specs)}, {spec.epochs} epochs each, into {self.study.path}",
+            f"Runs        {len(grid.specs)}, {epochs} each, into {self.study.path}",
         ]
         say(self.console, "\n".join(lines))
 
@@ -88,7 +89,7 @@ class Training:
         if tasks and self.executor is None:
             self._say_idle_cores(grid, jobs)
             count = min(jobs, len(tasks))
-            say(self.console, f"Starting {count} worker{'s' if count > 1 else ''} ...")
+            say(self.console, f"Starting {plural(count, 'worker')} ...")
         labels, results = run_labels(grid.specs), dict[str, RunResult]()
         left = {task.directory.name for task in tasks}
         for name in labels:
@@ -273,4 +274,5 @@ def _outcome(task: RunTask, result: RunResult) -> str:
     if result.status == "diverged":
         return f"diverged at step {run.meta.get('diverged_step')}"
     accuracy, seconds = percent(run.final("test_accuracy")), np.nansum(run.column("seconds"))
-    return f"test {accuracy} after {len(run.epochs['epoch'])} epochs, {float(seconds):.0f} s"
+    epochs = plural(len(run.epochs["epoch"]), "epoch")
+    return f"test {accuracy} after {epochs}, {float(seconds):.0f} s"

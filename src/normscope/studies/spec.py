@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from normscope.errors import InputError, RecordError, one_of
 from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS, as_json, run_id, run_name
@@ -105,7 +105,7 @@ class Recipe:
     qk_norm: bool = False
     """RMS normalization of queries and keys in a transformer."""
 
-    no_bias: bool = False
+    no_bias: Annotated[bool, FlagCreatePairsOff] = False
     """A transformer without biases in its linear layers and layer normalizations."""
 
     initialization: str = "default"

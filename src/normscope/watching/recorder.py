@@ -21,6 +21,7 @@ from normscope.watching.intervals import Intervals
 from normscope.watching.listeners import Listeners
 from normscope.watching.row_buffers import Blocks, HostBlock
 from normscope.watching.step_writer import WatchedLayer
+from normscope.words import plural
 
 FLUSH_SECONDS = 30.0
 
@@ -179,8 +180,7 @@ class Recorder:
         if cost.steps:
             share = f"watching took {cost.fraction:.1%} of the time"
         kept = self.part.source if isinstance(self.part, FilePart) else "kept in memory"
-        layers, steps = len(self.layers), cost.steps
-        watched = f"{layers} layer{'s' * (layers != 1)}, {steps} step{'s' * (steps != 1)}"
+        watched = f"{plural(len(self.layers), 'layer')}, {plural(cost.steps, 'step')}"
         return f"normscope: {watched}; {share} ({kept})"
 
 

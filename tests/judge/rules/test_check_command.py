@@ -181,7 +181,7 @@ def test_diff_says_where_two_part(here: Path, capsys):
     out = capsys.readouterr().out
     assert "First difference: 4; 1 of 3 shared layers" in out
     assert run_diff(DiffOptions("good.pt", "good.pt")) == 0
-    assert "No shared layer differs" in capsys.readouterr().out
+    assert "No shared normalization layer differs" in capsys.readouterr().out
     assert run_diff(DiffOptions("nets:healthy", "nets:sick", format="json")) == 1
     assert json.loads(capsys.readouterr().out)["layers"][0]["eps"] == 0.8
     assert run_diff(DiffOptions("nets:healthy", "bad.pt")) == 1
@@ -202,7 +202,7 @@ def test_diff_answers_first_and_leaves_out_what_is_equal(here: Path, capsys, mon
     assert [row[:3] for row in rows] == [["*", "4", "3"], ["7", "0", "0"]]
     assert lines[-1] == "1 equal layer not shown."
     assert run_diff(DiffOptions("good.pt", "good.pt")) == 0
-    assert capsys.readouterr().out.startswith("No shared layer differs.")
+    assert capsys.readouterr().out.startswith("No shared normalization layer differs by")
 
 
 @pytest.mark.parametrize("width", [50, 80, 100, 300])

@@ -143,7 +143,7 @@ class TestWhatIsShown:
 
     def test_the_command_says_where_the_page_is(self, study, tmp_path, capsys):
         assert run_report(ReportOptions((study,), tmp_path / "r.html")) == 0
-        assert capsys.readouterr().out == f"Written: {tmp_path / 'r.html'}\n"
+        assert capsys.readouterr().out == f"Open {tmp_path / 'r.html'}\n"
 
     def test_a_recording_alone(self, tmp_path):
         path = report(write_recording(tmp_path / "watched.sqlite"))

@@ -21,6 +21,7 @@ from normscope.judge.family import marked
 from normscope.judge.verdicts import Verdict
 from normscope.records.knobs import TRANSFORMERS
 from normscope.records.run import RunRecord
+from normscope.words import plural
 
 
 @functools.cache
@@ -81,8 +82,7 @@ def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Return the runs of each network, data set and number of epochs, by these in words."""
     by_data: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
-        epochs = run.spec["epochs"]
-        trained = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+        trained = plural(run.spec["epochs"], "epoch")
         words = f"{run.spec['model']} on {run.spec['data']}, {trained}"
         by_data.setdefault((words, str(run.spec.get("data_fingerprint"))), []).append(run)
     names = Counter(words for words, _ in by_data)

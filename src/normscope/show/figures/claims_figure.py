@@ -26,7 +26,7 @@ from normscope.show.figures.style import (
     norm_styles,
     save,
 )
-from normscope.show.words import e_text
+from normscope.words import e_text
 
 VERDICT_COLOURS = {
     "supported": "#0a6045",

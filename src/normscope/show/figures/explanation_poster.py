@@ -22,7 +22,7 @@ from normscope.show.figures.explanation_panels import (
 from normscope.show.figures.page import MARGIN, Frame, Row, lay_out
 from normscope.show.figures.provenance import made_on
 from normscope.show.figures.style import house_style, save
-from normscope.show.words import plural
+from normscope.words import plural
 
 WIDTH = 13.0
 

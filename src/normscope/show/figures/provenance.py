@@ -10,7 +10,7 @@ from normscope.records.progress import is_training
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
 from normscope.show.figures.style import label_of
-from normscope.show.words import items, plural
+from normscope.words import items, plural
 
 
 def footer(runs: Sequence[RunRecord]) -> str:

@@ -27,7 +27,7 @@ from normscope.show.figures.style import (
     save,
     say_in,
 )
-from normscope.show.words import plural
+from normscope.words import plural
 
 MAX_CHANNELS = 64
 """Of a wider layer, as many channels are shown, evenly spaced."""

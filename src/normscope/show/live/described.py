@@ -10,7 +10,7 @@ from normscope.errors import NormscopeError
 from normscope.records.progress import Progress, read_progress
 from normscope.records.recording import Recording
 from normscope.show.live.source import RESULTS, Source
-from normscope.show.words import plural
+from normscope.words import plural
 
 
 @dataclass(frozen=True)

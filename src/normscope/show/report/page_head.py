@@ -21,7 +21,7 @@ from normscope.show.figures.provenance import state_of, unfinished
 from normscope.show.report.report_data import ReportData, Study
 from normscope.show.terminal import accuracy_text, percent, threshold_text, variation_text
 from normscope.show.verdict_text import better_text
-from normscope.show.words import plural
+from normscope.words import plural
 
 Row = list[str]
 

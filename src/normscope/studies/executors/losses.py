@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from normscope.studies.progress_message import Progress
+from normscope.words import plural
 
 
 @dataclass
@@ -29,4 +30,4 @@ class Losses:
         """Return a sentence about the workers that died; empty if none did."""
         if not self.total:
             return ""
-        return f"{self.total} worker{'s' if self.total > 1 else ''} died on the way, others went on"
+        return f"{plural(self.total, 'worker')} died on the way, others went on"
