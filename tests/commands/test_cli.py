@@ -76,6 +76,7 @@ def test_a_help_fits_the_terminal_and_names_nothing_of_the_inside(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= width
     assert "None" not in out
+    assert "--no-no-" not in out
     assert "docs/" not in out, "a wheel has none"
 
 

@@ -1,3 +1,4 @@
+import re
 import sqlite3
 import sys
 from dataclasses import replace
@@ -325,6 +326,14 @@ class TestSummary:
         assert "Net: 1 layer," in text
         assert "BatchNorm2d" in text
         assert "Nothing stands out." in text
+
+    def test_no_number_is_broken_at_80_columns(self, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        wide = np.array([[-0.0123, 0.0456]] * 3, np.float32)
+        text = self.summary(weight=wide, bias=wide, batch_mean=wide)
+        numbers = re.findall(r"-?\d\S*", text.split("channels")[1])
+        assert numbers.count("-0.012") == 3
+        assert numbers.count("0.046") == 3
 
     def test_what_stands_out(self):
         text = self.summary(

@@ -133,7 +133,7 @@ def _write(report: CheckReport, options: CheckOptions) -> None:
         text = check_page(report, options.model, options.output)
     else:
         text = getattr(report, options.format or "text")()
-        if options.list and options.format in (None, "text"):
+        if options.list and report.recognized and options.format in (None, "text"):
             text = f"{report.listing()}\n\n{text}"
     if options.output is None:
         if text:

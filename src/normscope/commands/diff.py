@@ -10,7 +10,6 @@ import tyro
 
 from normscope.errors import InputError
 from normscope.paths import given_path
-from normscope.records.recording import Recording
 from normscope.records.regular_files import is_database
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 from normscope.user_models.loading import load_side
@@ -77,6 +76,7 @@ def _diff_models(options: DiffOptions) -> int:
 
 def _diff_recordings(options: DiffOptions, good: Path, bad: Path) -> int:
     from normscope.judge.recording_difference import difference_of
+    from normscope.records.recording import Recording
 
     again = None
     if options.again is not None:
