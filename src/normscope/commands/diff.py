@@ -11,7 +11,6 @@ import tyro
 from normscope.errors import InputError
 from normscope.paths import given_path
 from normscope.records.regular_files import is_database
-from normscope.records.run import RECORD_NAME, RECORDING_NAME
 from normscope.user_models.loading import load_side
 
 
@@ -98,6 +97,8 @@ def _recording(text: str) -> Path | None:
     Raises:
         InputError: for a run that was not watched.
     """
+    from normscope.records.run import RECORD_NAME, RECORDING_NAME
+
     path = given_path(text, "What is compared")
     if path.is_dir() and (path / RECORD_NAME).exists():
         if not (path / RECORDING_NAME).exists():
