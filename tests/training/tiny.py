@@ -11,6 +11,7 @@ from normscope.training.loop import Callback
 class TinyBatches:
     """Two classes of noise images in uneven batches, in an order that depends on (seed, epoch)."""
 
+    unit = "image"
     train_batches, test_batches = 3, 2
 
     def __init__(self):

@@ -253,8 +253,9 @@ class Claim:
         )
 
     def _secondary(self, item: SecondaryMetric, groups: Sequence[Group]) -> EffectEstimate:
-        arms = groups[0].arms.keys()
-        summary = Summary(item.value, groups, tuple(arms), item.unit == RATIO, self._of_means)
+        first, second = groups[0].arms
+        arms = first, second
+        summary = Summary(item.value, groups, arms, item.unit == RATIO, self._of_means)
         return _in_unit(summary.estimate(0.0), item.label, item.unit)
 
     def _verdict(self, evidence: Evidence, outcome: Outcome, **measured) -> Verdict:

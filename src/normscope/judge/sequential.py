@@ -17,7 +17,7 @@ of both, the tests repeat them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,15 @@ def sign_interval(wins: float, losses: float, level: float) -> tuple[float, floa
         return _log_sign_e(wins, losses, share) + math.log(level)
 
     least = 1e-12
-    low = optimize.brentq(beyond, least, middle) if wins else 0.0
-    high = optimize.brentq(beyond, middle, 1 - least) if losses else 1.0
-    return float(low), float(high)
+    low = root(beyond, least, middle) if wins else 0.0
+    high = root(beyond, middle, 1 - least) if losses else 1.0
+    return low, high
+
+
+def root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a continuous function is 0 between two ends at which its sign differs."""
+    found: Any = optimize.brentq(function, low, high)
+    return float(found)
 
 
 def e_benjamini_hochberg(e_values: Sequence[float], level: float) -> list[bool]:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
-from normscope.judge.sequential import critical_t, e_value, sign_e_value, sign_interval
+from normscope.judge.sequential import critical_t, e_value, root, sign_e_value, sign_interval
 
 LEVEL = 0.05
 """Probability of a false verdict that every test is held to; intervals cover 1 - LEVEL."""
@@ -307,9 +307,9 @@ def improvement_interval(share: float, first: int, second: int) -> tuple[float, 
         return (share - true) ** 2 - normal**2 * true * (1 - true) * shape / (first * second)
 
     beside = 1e-9  # at 0 and 1 the variance vanishes: a root that is no end
-    low = optimize.brentq(excess, 0.0, share - beside) if share > 0 else 0.0
-    high = optimize.brentq(excess, share + beside, 1.0) if share < 1 else 1.0
-    return float(low), float(high)
+    low = root(excess, 0.0, share - beside) if share > 0 else 0.0
+    high = root(excess, share + beside, 1.0) if share < 1 else 1.0
+    return low, high
 
 
 def more_seeds(estimate: Estimate, margin: float, *, apart_from: float = 0.0) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ class Batches(Protocol):
     A batch is asked for by its number on the device, so that a step is the same work every time and
     can be replayed without the host.
     """
+
+    unit: ClassVar[str]
+    """What speed counts: image or byte."""
 
     train_batches: int
     test_batches: int

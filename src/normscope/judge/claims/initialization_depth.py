@@ -23,8 +23,9 @@ class _AtInitialization(MeasuredClaim):
 
 def _measured(cell: GridCell, measurement: str, name: str) -> np.ndarray | None:
     values = cell.run.measured.get(measurement, {}).get(name)
-    usable = values is not None and len(values) and np.isfinite(values).all()
-    return values if usable and (values > 0).all() else None
+    if values is None or not len(values) or not np.isfinite(values).all():
+        return None
+    return values if (values > 0).all() else None
 
 
 class GradientsExplodeWithDepth(_AtInitialization, code="C305"):
