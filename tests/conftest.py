@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+# text is as wide as COLUMNS says, which workers of the suite have
+os.environ.pop("COLUMNS", None)
 # tiny networks: several threads, here or in the processes that tests start, would only wait for one
 # another
 os.environ.setdefault("OMP_NUM_THREADS", "1")

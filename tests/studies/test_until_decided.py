@@ -108,7 +108,7 @@ def test_stopped_and_started_again_it_goes_the_same_way(monkeypatch):
 
 
 def test_before_anything_is_trained_only_the_runs_of_the_asked_claims_are_needed():
-    specs = specs_of(sweep={"block": (None, "pre-activation")})
+    specs = specs_of(sweep={"block": (None, "after-activation")})
     of_block = needed_by(["C201"], specs)
     assert {spec.block for spec in of_block} == {None}
     assert {spec.norm for spec in of_block} == {"batch", "none"}

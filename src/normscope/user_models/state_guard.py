@@ -123,7 +123,9 @@ class _Kept:
         self.module = module
         own = vars(module)
         self.attributes = dict(own)
-        self.containers = [(each, copy.copy(each)) for each in _containers(own)]
+        # without the tables of hooks: those of a measurement under way come and go by themselves
+        attributes = {name: value for name, value in own.items() if "_hooks" not in name}
+        self.containers = [(each, copy.copy(each)) for each in _containers(attributes)]
         holders = [(own, name) for name, value in own.items() if isinstance(value, Tensor)]
         holders += [(own["_buffers"], name) for name in own.get("_buffers", ())]
         self.tensors = [

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from normscope.user_models.state_guard import preserve_state
+from normscope.user_models.state_guard import is_examined, preserve_state
 from normscope.watching.hooks import Hook
 
 SHARE = 0.02
@@ -41,7 +41,8 @@ class KeptCall(Hook):
     def __call__(self, module: nn.Module, *rest: Any) -> None:
         if not torch.is_grad_enabled():  # of a validation
             return
-        if torch.compiler.is_compiling() or (self.wanted and module is self._module()):
+        own = self.wanted and not torch.compiler.is_compiling() and not is_examined()
+        if torch.compiler.is_compiling() or (own and module is self._module()):
             self._call = rest[0], rest[1]
             self.traced = torch.compiler.is_compiling()
             self._autocast = (

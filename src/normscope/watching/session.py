@@ -14,6 +14,7 @@ from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from normscope.user_models.state_guard import is_examined
 from normscope.user_models.wrappers import unwrapped_model
 from normscope.watching.active_regions import followers
 from normscope.watching.gradient_hooks import GradientNorms
@@ -155,7 +156,7 @@ class Session:
 
     @_inside
     def _forward_begins(self, model: nn.Module, args: Any) -> None:
-        if _out_of_forward():
+        if self._is_out_of_forward():
             return
         self._depth += 1
         if self._depth > 1:
@@ -186,7 +187,7 @@ class Session:
 
     @_inside
     def _forward_ends(self, model: nn.Module, args: Any, output: Any) -> None:
-        if _out_of_forward():
+        if self._is_out_of_forward():
             return
         self._depth = max(0, self._depth - 1)
         if self._depth:
@@ -210,7 +211,7 @@ class Session:
     def _layer_called(
         self, layer: WatchedLayer, module: nn.Module, args: Any, kwargs: Any, output: Any
     ) -> None:
-        if self._probed is not None and layer.name not in self._probed:
+        if self._is_measured_by_others() or (self._probed and layer.name not in self._probed):
             return
         if self._listening:
             if self._light and type(output) is Tensor and not layer.observer.needs_input:
@@ -225,6 +226,13 @@ class Session:
                 self._observe(layer, module, args, kwargs, output)
         elif self._by_optimizer and self._is_called_alone(layer):
             self._observe(layer, module, args, kwargs, output)
+
+    def _is_out_of_forward(self) -> bool:
+        return _out_of_forward() or self._is_measured_by_others()
+
+    def _is_measured_by_others(self) -> bool:
+        """Tell whether a forward that runs now is a measurement, and not one of this watcher's."""
+        return is_examined() and self._probed is None
 
     def _is_called_alone(self, layer: WatchedLayer) -> bool:
         """Tell if this is a layer's first call, by a loop that does not call the model itself."""

@@ -21,7 +21,8 @@ def write_damaged(path, statistic, values, histogram_channels=()):
     """A recording that holds one array more, at three steps."""
     write_recording(path, layers=("bn",))
     layer = LayerInfo("bad", "BatchNorm2d", "batch", 4, histogram_channels=list(histogram_channels))
-    header = Header("Net", "optimizer step", {}, [layer], {}, "cpu")
+    layers = [*FilePart(path).header.layers, layer]
+    header = Header("Net", "optimizer step", {}, layers, {}, "cpu")
     part = FilePart(path, header)
     part.write(
         Batch(
