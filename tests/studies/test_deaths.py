@@ -1,5 +1,6 @@
 """Worker processes that die while they train: what is said of it, and what becomes of the runs."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -132,9 +133,10 @@ def test_an_idle_worker_ends_with_its_command(monkeypatch):
     reading, writing = os.pipe()
     command = os.fork()
     if command == 0:
+        parent = os.getpid()  # the worker may begin when it is dead already
         worker = os.fork()
         if worker == 0:
-            local._work(theirs, os.getppid())
+            local._work(theirs, parent)
         os.write(writing, str(worker).encode())
         signal.pause()
     worker = int(os.read(reading, 20))
@@ -142,9 +144,13 @@ def test_an_idle_worker_ends_with_its_command(monkeypatch):
     os.kill(command, signal.SIGKILL)
     os.waitpid(command, 0)
     deadline = time.monotonic() + 30
-    while (place := Path(f"/proc/{worker}/stat")).exists() and " Z " not in place.read_text():
-        assert time.monotonic() < deadline, "the worker is still there"
-        time.sleep(0.01)
+    try:
+        while (place := Path(f"/proc/{worker}/stat")).exists() and " Z " not in place.read_text():
+            assert time.monotonic() < deadline, "the worker is still there"
+            time.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
     for connection in (ours, theirs):
         connection.close()
     for pipe in (reading, writing):
