@@ -205,7 +205,7 @@ def test_a_checkpoint_that_was_cut_short(tmp_path):
     torch.save(sick(), tmp_path / "x.pt")
     whole = (tmp_path / "x.pt").read_bytes()
     (tmp_path / "x.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="it is cut short or damaged"):
         load_checkpoint(tmp_path / "x.pt")
     torch.save(sick(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "old.pt").read_bytes()

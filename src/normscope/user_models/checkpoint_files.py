@@ -189,5 +189,7 @@ def _other_format(path: Path, head: bytes) -> str:
         return f"{path} is a Flax checkpoint. Convert it to PyTorch, and {SAVE}."
     if path.suffix == ".safetensors":
         return f"{path} cannot be read as safetensors: it is cut short, or something else."
+    if path.suffix in (".pt", ".pth", ".ckpt", ".bin") and head.startswith(b"PK\x03\x04"):
+        return f"{path} cannot be read as a checkpoint: it is cut short or damaged."
     kinds = ", ".join(CHECKPOINTS)
     return f"{path} is no checkpoint that is known ({kinds}). {SAVE} writes one."
