@@ -22,12 +22,17 @@ GITHUB_LEVELS = {"error": "error", "warning": "warning", "info": "notice"}
 COLORS = {"error": "#b3261e", "warning": "#8a5a00", "info": "#3b5b8c"}
 
 
+def text_width() -> int:
+    """Return the columns that text has: those of the terminal, at most WIDTH."""
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+
+
 def to_text(report: Findings, width: int | None = None) -> str:
     """Return the totals, a paragraph per cause, and what the rules that could not decide lack.
 
     Lines have at most `width` columns, by default those of the terminal, unless one word has more.
     """
-    width = width or min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    width = width or text_width()
     parts = ["\n".join(filled(line, width) for line in _totals(report).split("\n"))]
     parts += [_paragraph(group, report, width) for group in report.groups]
     if lacking := _lacking(report):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 
 from normscope.escapes import for_terminal
-from normscope.judge.check_formats import WIDTH, filled
+from normscope.judge.check_formats import filled, text_width
 from normscope.judge.rule import FAR_LOG_VAR, FAR_MEAN
 from normscope.records.examination import Pair, PairedLayer
 from normscope.words import plural
@@ -46,8 +45,7 @@ class Difference:
                 "running variances in ln, weight and bias relative to their size. A star is beyond "
                 "the limits."
             )
-        width = shutil.get_terminal_size((WIDTH, 24)).columns
-        lines = [filled(block, min(WIDTH, width)) for block in blocks]
+        lines = [filled(block, text_width()) for block in blocks]
         if shown:
             lines += ["", *_table(shown)]
         if shown and equal:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from normscope.escapes import for_terminal
-from normscope.judge.check_formats import WIDTH, filled
+from normscope.judge.check_formats import filled, text_width
 from normscope.records.recording import Recording
 from normscope.words import plural
 
@@ -97,8 +96,7 @@ class RecordingDifference:
         blocks += [f"{setting}." for setting in self.settings]
         if self.first is not None:
             blocks.append(self._size())
-        width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
-        lines = [filled(block, width) for block in blocks]
+        lines = [filled(block, text_width()) for block in blocks]
         if self.growth:
             lines += ["", f"{'step':>8}  {'distance':>9}  layer that is furthest"]
             lines += [f"{step:>8}  {far:>9.2g}  {layer}" for step, far, layer in self.growth]

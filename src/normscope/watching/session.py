@@ -325,13 +325,14 @@ class Session:
     def _is_compiled(self) -> bool:
         """Tell if a forward of compiled code has hidden layers, and its arguments are kept.
 
-        Once nothing is hidden, arguments are kept of compiled calls alone.
+        Once nothing is hidden, or no part is compiled, arguments are kept of compiled calls alone.
         """
         model, kept = self._model(), self._kept
-        if model is None or not self._hidden():
-            kept.wanted = False
+        if model is None or not kept.is_there:
             return False
-        return kept.is_there and (kept.traced or has_compiled_parts(model))
+        compiled = bool(self._hidden()) and (kept.traced or has_compiled_parts(model))
+        kept.wanted &= compiled
+        return compiled
 
     def _hidden(self) -> set[str]:
         """Return the layers that this step's forward has not called and a probe may."""
