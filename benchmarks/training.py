@@ -40,8 +40,7 @@ from training_runs import Data, data_of
 from training_steps import ceilings, fusion, scaling
 
 from normscope.errors import InputError, NormscopeError
-from normscope.fused.memory import keep_freed_memory
-from normscope.studies.environment import usable_cores
+from normscope.studies.environment import keep_freed_memory, usable_cores
 from normscope.training.precision import resolve_device
 
 Part = Literal["job", "jobs", "fusion", "scaling", "ceilings", "profile", "memory", "gpu"]

@@ -21,7 +21,7 @@ from normscope import fused
 from normscope.data import sources
 from normscope.data.cache import cache_directory
 from normscope.data.dataset import Dataset
-from normscope.data.layouts import official
+from normscope.data.layouts import binary
 from normscope.errors import NormscopeError
 from normscope.fused.library import cache_directory as kernel_directory
 from normscope.records.run import RunRecord, load_run
@@ -80,14 +80,14 @@ def write_part(dataset: Dataset, images: int, folder: Path) -> None:
     size.
     """
     folder.mkdir(parents=True)
-    size = images // len(official.TRAIN)
-    for number, name in enumerate(official.TRAIN):
+    size = images // len(binary.TRAIN)
+    for number, name in enumerate(binary.TRAIN):
         span = slice(number * size, (number + 1) * size)
         _write_records(
             folder / f"{name}.bin", dataset.train_images[span], dataset.train_labels[span]
         )
     _write_records(
-        folder / f"{official.TEST}.bin", dataset.test_images[:size], dataset.test_labels[:size]
+        folder / f"{binary.TEST}.bin", dataset.test_images[:size], dataset.test_labels[:size]
     )
 
 

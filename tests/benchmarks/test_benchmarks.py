@@ -25,7 +25,7 @@ from training_runs import Comparison, Data, compare, launch, write_part
 from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
-from normscope.data.layouts.official import CLASSES
+from normscope.data.layouts.binary import CLASSES
 from normscope.errors import NormscopeError
 from normscope.fused.library import cache_directory as kernel_directory
 from normscope.records.run import RunRecord

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from normscope.data.dataset import Splits
-from normscope.data.layouts import official
+from normscope.data.layouts import binary
 from normscope.data.sources import load
 from normscope.errors import InputError
 
@@ -30,15 +30,15 @@ def tiny() -> Splits:
     """
     draw = np.random.default_rng(7)
     train, test = (draw.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8) for count in (50, 10))
-    return Splits(official.CLASSES, train, np.repeat(np.arange(10), 5), test, np.arange(10))
+    return Splits(binary.CLASSES, train, np.repeat(np.arange(10), 5), test, np.arange(10))
 
 
 def official_batches(splits: Splits):
     """(name, images [N, 3072], labels) of the six official files."""
     for number in range(5):
         part = slice(10 * number, 10 * number + 10)
-        yield official.TRAIN[number], splits.train_images[part], splits.train_labels[part]
-    yield official.TEST, splits.test_images, splits.test_labels
+        yield binary.TRAIN[number], splits.train_images[part], splits.train_labels[part]
+    yield binary.TEST, splits.test_images, splits.test_labels
 
 
 def rows(images: np.ndarray) -> np.ndarray:

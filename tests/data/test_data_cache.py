@@ -15,9 +15,8 @@ import torch
 
 from normscope.data import cache
 from normscope.data.cache import cache_directory, cached, checksum
-from normscope.data.dataset import channel_statistics
+from normscope.data.dataset import Layout, channel_statistics
 from normscope.data.device_batches import Batches
-from normscope.data.layouts.layout import Layout
 from normscope.data.sources import load
 from normscope.errors import InputError, StorageError
 

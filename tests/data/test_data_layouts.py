@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from normscope.data.dataset import fingerprint
-from normscope.data.layouts import binary, official
+from normscope.data.layouts import binary
 from normscope.data.sources import load
 
 LAYOUTS = [
@@ -40,7 +40,7 @@ def test_every_layout_of_cifar10_gives_the_same_data(layout, tiny, writers, tmp_
     assert loaded.train_images.dtype == np.uint8
     assert loaded.train_labels.dtype == np.int64
     assert loaded.fingerprint == fingerprint(tiny)
-    assert loaded.classes == official.CLASSES
+    assert loaded.classes == binary.CLASSES
     assert loaded.mean == (0.4914, 0.4822, 0.4465)
     assert loaded.source.startswith("CIFAR-10, ")
 
@@ -70,7 +70,7 @@ def test_a_subset_is_relabelled_in_the_order_given(tiny, writers, tmp_path, refu
 def test_a_folder_of_a_few_official_classes_keeps_their_official_order(tiny, writers, tmp_path):
     writers["folders"](tmp_path, tiny)
     for split in ("train", "test"):
-        for name in set(official.CLASSES) - {"automobile", "airplane", "truck"}:
+        for name in set(binary.CLASSES) - {"automobile", "airplane", "truck"}:
             shutil.rmtree(tmp_path / split / name)
     assert load("cifar10", data_dir=tmp_path).classes == ("airplane", "automobile", "truck")
 

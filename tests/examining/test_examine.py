@@ -154,7 +154,6 @@ def test_places_come_from_the_real_forward():
         True,
     )
     assert first.place.sole_consumer
-    assert first.place.feeds == ("activation",)
     assert (second.place.bias_before, second.place.dropout_before) == (False, 0.3)
     assert second.place.added_to_a_shortcut
     assert not second.place.pooled_next

@@ -10,7 +10,7 @@ from warm_processes import run_python
 
 FAULTS = """
 import resource, torch
-from normscope.fused.memory import keep_freed_memory
+from normscope.studies.environment import keep_freed_memory
 assert {keep} is False or keep_freed_memory()
 def step():
     # 40 MB each: more than glibc ever keeps by itself

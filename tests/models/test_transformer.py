@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from normscope.errors import InputError
-from normscope.measuring.capture import tapped
 from normscope.models.registry import build
 from normscope.models.token_norms import TOKEN_NORMS
 from normscope.models.transformer import PLACEMENTS, ByteDecoder, patches, rotated
+from normscope.studies.capture import tapped
 from normscope.studies.explain_layer import choose_layer
 from normscope.user_models.norm_layers import normalization_layers
 

@@ -17,7 +17,7 @@ from normscope.models import registry
 from normscope.training import graphs
 from normscope.training.gradient_norms import GradientNorms
 from normscope.training.loop import Callback, train
-from normscope.training.resume import ResumeState
+from normscope.training.plan import ResumeState
 
 WANTED = {"not_captured": None}
 

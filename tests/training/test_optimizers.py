@@ -16,7 +16,7 @@ from normscope.training.optimizers import (
     optimizer_of,
     split_parameters,
 )
-from normscope.training.resume import ResumeState
+from normscope.training.plan import ResumeState
 
 ADAMW = dataclasses.replace(
     PLAN, optimizer="adamw", learning_rate=0.01, weight_decay=0.1, warmup=5, clip=0.5

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from normscope.errors import InputError, RecordError
 from normscope.training.gradient_norms import GradientNorms
 from normscope.training.loop import Callback, train
+from normscope.training.optimizers import learning_rate
+from normscope.training.plan import ResumeState
 from normscope.training.precision import DEVICES, has_bf16, resolve_device, resolve_precision
-from normscope.training.resume import ResumeState
-from normscope.training.schedule import learning_rate
 
 
 def plain_training(model, batches, plan):

@@ -155,8 +155,8 @@ def explain(
     from normscope.show.terminal import say
     from normscope.studies.explain_layer import choose_layer, explain_layer
     from normscope.studies.grid import build_for, lay_out
+    from normscope.studies.measurements.run_context import trained_network
     from normscope.studies.pipeline import open_study
-    from normscope.studies.trained import trained_network
 
     options = ExplainOptions() if options is None else options
     check_type("options", options, ExplainOptions)
@@ -219,8 +219,8 @@ def _write_page(study: StudyDirectory, spec: RunSpec, dataset: Dataset) -> None:
     from normscope.records.run import load_run
     from normscope.show.explanation_page.explanation_html import write_page
     from normscope.show.terminal import percent
+    from normscope.studies.measurements.run_context import trained_network
     from normscope.studies.page_network import page_network
-    from normscope.studies.trained import trained_network
 
     run = study.run(spec)
     model = trained_network(run, spec, dataset)

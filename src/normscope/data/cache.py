@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from normscope.data.dataset import Splits, check
-from normscope.data.layouts.layout import Layout
+from normscope.data.dataset import Layout, Splits, check
 from normscope.errors import InputError, StorageError
 from normscope.records.files import cache_folder, write_json
 from normscope.records.regular_files import open_regular, read_json

@@ -70,9 +70,8 @@ def fetch(archive: Archive, cache_dir: Path | None = None) -> Path:
             raise InputError(
                 f"Cannot download {archive.url}: {type(error).__name__}. {by_hand}"
             ) from error
-        except (
-            ValueError
-        ) as error:  # pooch's word for a checksum that does not match; it has removed the file
+        except ValueError as error:
+            # pooch's word for a checksum that does not match; it has removed the file
             raise InputError(
                 f"What arrived from {archive.url} does not have the checksum {archive.checksum}; "
                 "nothing was kept. "

@@ -5,25 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
-class Bar(Protocol):
-    """The result of `progress`: a bar on a terminal, or nothing at all."""
+@dataclass(frozen=True)
+class Bar:
+    """A bar on a terminal, or nothing at all."""
+
+    display: Progress
+    task: TaskID
 
     def advance(self, amount: int) -> None:
         """So many more items are done; negative takes some back."""
+        self.display.advance(self.task, amount)
 
     def expect(self, total: int) -> None:
         """It turned out how many items it will be."""
-
-
-class _NoBar:
-    def advance(self, amount: int) -> None:
-        pass
-
-    def expect(self, total: int) -> None:
-        pass
+        self.display.update(self.task, total=total)
 
 
 @contextmanager
@@ -35,29 +37,11 @@ def progress(label: str, total: int | None = None, *, is_bytes: bool = False) ->
         total: how many items (or bytes) it will be; None if that is not known yet.
         is_bytes: show megabytes instead of a count.
     """
-    if not sys.stderr.isatty():
-        yield _NoBar()
-        return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
-    count = DownloadColumn() if is_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task(label, total=total)
-
-        class RichBar:
-            def advance(self, amount: int) -> None:
-                display.advance(task, amount)
-
-            def expect(self, total: int) -> None:
-                display.update(task, total=total)
-
-        yield RichBar()
+    count = bars.DownloadColumn() if is_bytes else bars.MofNCompleteColumn()
+    columns = ("{task.description}", bars.BarColumn(), count, bars.TimeRemainingColumn())
+    console, disable = Console(stderr=True), not sys.stderr.isatty()
+    with bars.Progress(*columns, console=console, transient=True, disable=disable) as display:
+        yield Bar(display, display.add_task(label, total=total))

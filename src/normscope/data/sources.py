@@ -15,6 +15,7 @@ from typing import Any
 from normscope.data.cache import cached
 from normscope.data.dataset import (
     Dataset,
+    Layout,
     Recipe,
     Splits,
     channel_statistics,
@@ -22,8 +23,7 @@ from normscope.data.dataset import (
     fingerprint,
     select_classes,
 )
-from normscope.data.layouts import binary, digits, folders, official, parquet, pickled, text
-from normscope.data.layouts.layout import Layout
+from normscope.data.layouts import binary, digits, folders, parquet, pickled, text
 from normscope.errors import InputError, StorageError, lookup
 
 
@@ -69,7 +69,7 @@ def read_cifar10(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits,
     Raises:
         InputError: if the directory holds no CIFAR-10, or the archive cannot be downloaded.
     """
-    known = official.CLASSES
+    known = binary.CLASSES
     finders = [lambda directory: binary.find_archive(directory, binary.CIFAR10)]
     if data_dir is None:
         from normscope.data.download import fetch
@@ -82,8 +82,8 @@ def read_cifar10(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits,
             lambda directory: parquet.find(directory, known),
         ]
     splits, layout = _read_directory(data_dir, cache_dir, finders, CIFAR10_LAYOUTS)
-    strange = set(splits.classes) - set(official.CLASSES)
-    if splits.train_images.shape[1:] != official.SHAPE or strange:
+    strange = set(splits.classes) - set(binary.CLASSES)
+    if splits.train_images.shape[1:] != binary.SHAPE or strange:
         shape = "x".join(map(str, splits.train_images.shape[1:]))
         raise InputError(
             f"{data_dir} holds {shape} images of {', '.join(splits.classes[:4])}, ...: that is "

@@ -92,7 +92,6 @@ def examine(
         world_size=world_size,
         export=export,
         was_trained=was_trained(inner.parameters()),
-        trainable_parameters=sum(p.requires_grad for p in inner.parameters()),
         layers=layers,
         optimizer=describe_optimizer(optimizer, inner) if optimizer is not None else None,
         loader=describe_loader(loader) if loader is not None else None,

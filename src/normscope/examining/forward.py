@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -89,7 +88,6 @@ class ForwardRun:
             reduced_precision=any(
                 str(p.dtype).removeprefix("torch.") in REDUCED for p in self.model.parameters()
             ),
-            input_heterogeneity=_input_heterogeneity(self.batches),
             **target_facts([batch.target for batch in self.batches]),
             **self.facts,
         )
@@ -272,22 +270,3 @@ def _trailing_zeros(batch: Batch) -> list[Tensor]:
     real = [(x != 0).any(axis) for axis in (1, 2)]
     masks = [mask.flip(1).cummax(1).values.flip(1) for mask in real]
     return [mask for mask in masks if len(set(mask.sum(1).tolist())) > 1]
-
-
-def _input_heterogeneity(batches: list[Batch]) -> float | None:
-    """Return F of the model's input against batches, the median over its channels (axis 1)."""
-    columns = []
-    for batch in batches:
-        x = next(batch.tensors(), None)
-        if x is None or not x.is_floating_point() or x.ndim < 2 or len(x) < 2:
-            return None
-        values = x.detach().double()
-        columns.append((values.flatten(2).mean(2) if x.ndim > 2 else values).cpu().numpy())
-    if len(columns) < 2 or len({column.shape[1] for column in columns}) != 1:
-        return None
-    grand = np.concatenate(columns).mean(0)
-    between: Any = sum(len(c) * (c.mean(0) - grand) ** 2 for c in columns) / (len(columns) - 1)
-    free = sum(len(c) for c in columns) - len(columns)
-    within: Any = sum(((c - c.mean(0)) ** 2).sum(0) for c in columns) / max(free, 1)
-    keep = within > 1e-12 * np.maximum(np.abs(grand) ** 2, 1e-30)
-    return float(np.median(between[keep] / within[keep])) if keep.any() else None

@@ -113,7 +113,6 @@ def describe_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
         type=" and ".join(type(each).__name__ for each in several),
         holds=sum(id(parameter) in held for parameter in model.parameters()),
         wide_copies=_are_wide_copies(model, several),
-        weight_decays=tuple(sorted({holder.weight_decay for holder in held.values()})),
         steps=int(max(steps)) if steps else None,
     )
 

@@ -12,9 +12,6 @@ from normscope.user_models.functional_norms import functional_norms
 from normscope.user_models.norm_behavior import Behavior, convention_of
 from normscope.user_models.norm_layers import NormLayer, called_norm, gain_of, is_norm, recognize
 
-UNEXPLAINED_BY = ("weight and epsilon", "class name", "name")
-"""Where these told of a layer, a call whose output is no normalization of its input is a doubt."""
-
 PROBE_EPS = 1e-5
 """A layer that names no eps is tried with inputs of this mean square."""
 

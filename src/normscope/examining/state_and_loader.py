@@ -145,11 +145,8 @@ def _numbers(name: str, values: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
         numbers: dict[str, Any] = {entry: to_array(values.get(entry)) for entry in arrays}
         return numbers | {"updates": to_count(values.get("num_batches_tracked"))}
-    except (
-        RuntimeError,
-        ValueError,
-        OverflowError,
-    ) as error:  # a type that cannot be computed with
+    except (RuntimeError, ValueError, OverflowError) as error:
+        # a type that cannot be computed with
         raise InputError(
             f"The values of layer {name!r} cannot be read: {one_line(error)}."
         ) from error

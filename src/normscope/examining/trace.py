@@ -17,18 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from normscope.examining.features import Features
 from normscope.examining.operations import (
     BATCH_NORMS,
+    CONVOLUTIONS,
     FEATURES_LAST,
     WEIGHTED,
+    BareHead,
     Node,
+    bare_head,
     batch_norm_trains,
+    comes_from_input,
     name_of,
     node_of,
+    readers_of,
+    source_of,
 )  # fmt: skip
 from normscope.examining.outputs import main_tensor
-from normscope.examining.walks import BareHead, bare_head, comes_from_input, readers_of, source_of
 from normscope.records.examination import Place
 from normscope.user_models.batch_reader import tensors_in
 from normscope.user_models.functional_norms import NAMES
@@ -165,7 +169,6 @@ def _place(
 ) -> Place:
     source, sole, moved = source_of(nodes[0])
     children = recorder.layers[name].named_modules()
-    readers = [list(readers_of(node)) for node in nodes]
     return Place(
         calls=len(nodes),
         fed_by=source.kind if source else "input",
@@ -173,9 +176,8 @@ def _place(
         bias_before=bool(source and source.bias),
         sole_consumer=sole and len(nodes) == 1,
         dropout_before=_largest_dropout(nodes[0]),
-        feeds=tuple(dict.fromkeys(reader.kind for each in readers for reader in each)),
         added_to_a_shortcut=any(_reaches_addition(node) for node in nodes),
-        pooled_next=any(reader.whole for reader in readers[0]),
+        pooled_next=any(reader.whole for reader in readers_of(nodes[0])),
         features_last=bool(source and source.kind in FEATURES_LAST and not moved),
         axes_moved=moved,
         features_scattered=recorder.scattered.get(name, False),
@@ -212,3 +214,75 @@ def _reaches_addition(node: Node) -> bool:
             return True
         waiting += reader.readers
     return False
+
+
+KEEPS = ("activation", "dropout", "view")
+"""Kinds of operations that leave every value where it is."""
+
+
+class Features:
+    """The feature of its source that each value of a forward's tensors belongs to.
+
+    A source is a convolution or something that puts its features last; the numbers of its features
+    go through the same views, permutations and reshapes as the values do.
+    """
+
+    def __init__(self):
+        # {id of a tensor: the feature of each of its values, features of its source}
+        self._numbers: dict[int, tuple[Tensor, int]] = {}
+
+    def follow(
+        self, func: Callable[..., Any], name: str, kind: str, inputs: Any, outputs: list[Tensor]
+    ) -> None:
+        """Follow `func(*args, **kwargs)`, where inputs are (args, kwargs)."""
+        if name in CONVOLUTIONS:
+            digits = [character for character in name if character.isdigit()]
+            if digits:
+                self._begin(outputs[0], -1 - int(digits[0]))
+        elif kind in FEATURES_LAST:
+            self._begin(outputs[0], -1)
+        elif kind in KEEPS:
+            self.keep(inputs, outputs)
+        elif kind == "axes":
+            self._move(func, inputs[0], inputs[1], outputs)
+
+    def keep(self, inputs: Any, outputs: list[Tensor]) -> None:
+        """Note that the outputs hold the values of the first input, each where it was."""
+        first = next(tensors_in(inputs), None)
+        for made in outputs:
+            if first is not None and id(first) in self._numbers and made.shape == first.shape:
+                self._numbers[id(made)] = self._numbers[id(first)]
+
+    def scattered(self, x: Tensor) -> bool:
+        """Tell whether axis 1 has as many entries as the source features, and other ones than
+        these.
+        """
+        numbers, size = self._numbers.get(id(x), (None, 0))
+        if numbers is None or x.ndim < 2 or x.shape[1] != size or size < 2:
+            return False
+        rows = numbers.transpose(0, 1).reshape(x.shape[1], -1)
+        return not bool((rows == rows[:, :1]).all())
+
+    def _begin(self, made: Tensor, axis: int) -> None:
+        if made.ndim < -axis or made.numel() == 0:
+            return
+        size = made.shape[axis]
+        shape = [1] * made.ndim
+        shape[axis] = size
+        numbers = torch.arange(size, dtype=torch.int16 if size < 2**15 else torch.int32)
+        numbers = numbers.reshape(shape).expand(made.shape).contiguous()
+        self._numbers[id(made)] = numbers, size
+
+    def _move(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, outputs: list[Tensor]
+    ) -> None:
+        if not args or not isinstance(args[0], Tensor) or id(args[0]) not in self._numbers:
+            return
+        numbers, size = self._numbers[id(args[0])]
+        try:
+            moved = list(tensors_in(func(numbers, *args[1:], **kwargs)))
+        except (RuntimeError, TypeError, IndexError):
+            return  # not made for whole numbers on the CPU: no longer followed
+        for made, at in zip(outputs, moved, strict=False):
+            if made.shape == at.shape:
+                self._numbers[id(made)] = at, size

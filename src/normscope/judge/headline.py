@@ -20,7 +20,6 @@ from normscope.judge.claims import by_subject, claims, compared, judge_all
 from normscope.judge.evidence.cells import Evidence, runs_of
 from normscope.judge.evidence.quantities import accuracy, chance, learned_from
 from normscope.judge.evidence.transformers import guessing_loss, held_out_loss
-from normscope.judge.family import family_sentence
 from normscope.judge.headline_words import (
     CONTRARY,
     count_text,
@@ -36,7 +35,7 @@ from normscope.judge.headline_words import (
 from normscope.judge.layer_measures import active_share, layers_before_activations, measure_regions
 from normscope.judge.statistics import FIRM_FROM, LEAST_PAIRS, Estimate
 from normscope.judge.timeline import Timeline
-from normscope.judge.verdicts import OUTCOMES, Verdict, effect_text
+from normscope.judge.verdicts import OUTCOMES, Verdict, effect_text, family_sentence
 from normscope.records.knobs import TEXT_MODEL
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord

@@ -235,11 +235,6 @@ def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
     return float(np.mean(np.abs(sums) >= abs(values.sum()) - tolerance))
 
 
-def smallest_sign_flip_p(n: int) -> float:
-    """Return the smallest p that `sign_flip` can give for n differences."""
-    return 2.0 ** (1 - n)
-
-
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return the adjusted p of several tests (Holm 1979): any false finding below the level is then
     as rare as that.

@@ -8,7 +8,7 @@ from normscope.judge.claim import Claim
 from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
 from normscope.judge.evidence.cells import Evidence, value_of
 from normscope.records.knobs import TRANSFORMERS
-from normscope.records.measurement_names import DEPTH_SIGNALS, HIDDEN_STATES
+from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES
 from normscope.records.run import RunRecord
 
 PLACEMENT = "placement"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from normscope.judge.statistics import FIRM_FROM
+from normscope.judge.sequential import e_benjamini_hochberg
+from normscope.judge.statistics import FIRM_FROM, LEVEL, holm
 
 Outcome = Literal["supported", "contradicted", "negligible", "no difference", "cannot tell"]
 """`negligible`: inside the margin, and not zero; `no difference`: inside it, and perhaps zero."""
@@ -162,3 +164,43 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+MARK = "†"
+"""Beside a verdict that stands."""
+
+DIFFERENT = ("supported", "contradicted", "negligible")
+"""The outcomes that say that there is a difference."""
+
+
+def marked(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return the verdicts on one subject with what each is among them.
+
+    Every claim that has an e-value is of the family, whatever its outcome; one that is judged at
+    several settings is one member.
+    """
+    members = [verdict for verdict in verdicts if verdict.e is not None]
+    stands = e_benjamini_hochberg([verdict.e or 0.0 for verdict in members], LEVEL)
+    adjusted = holm([verdict.p for verdict in members])
+    found = {
+        verdict.code: {"stands": stand and verdict.outcome in DIFFERENT, "family_p": p}
+        for verdict, stand, p in zip(members, stands, adjusted, strict=True)
+    }
+    return [dataclasses.replace(each, **found.get(each.code, {})) for each in verdicts]
+
+
+def family_sentence(verdicts: Sequence[Verdict]) -> str:
+    """Say of one subject how many verdicts stand together; empty where none says that there is a
+    difference.
+    """
+    members = [verdict for verdict in verdicts if verdict.e is not None]
+    found = [verdict for verdict in members if verdict.outcome in DIFFERENT]
+    if not found:
+        return ""
+    standing = sum(bool(verdict.stands) for verdict in found)
+    fixed = sum(verdict.family_p is not None and verdict.family_p < LEVEL for verdict in found)
+    return (
+        f"{MARK} {standing} of the {len(found)} verdicts of a difference stand among all "
+        f"{len(members)} claims that were tested (e-BH, {LEVEL:.0%}); for an n decided "
+        f"beforehand {fixed} do (Holm)."
+    )

@@ -37,20 +37,15 @@ class Place:
     fed_by_module: str = ""  # the module in which that operation ran
     bias_before: bool = False  # that operation adds a bias per channel
     sole_consumer: bool = False  # nothing but this layer reads that operation's output
-    dropout_before: float = (
-        0.0  # largest p of a Dropout between the last normalization and this layer
-    )
-    feeds: tuple[str, ...] = ()  # the operations that read its output
+    # largest p of a Dropout between the last normalization and this layer
+    dropout_before: float = 0.0
     added_to_a_shortcut: bool = False  # the output reaches an addition before any weight
-    pooled_next: bool = (
-        False  # the output is averaged over all positions before any nonlinearity or weight
-    )
-    features_last: bool = (
-        False  # the operation that made its input puts the features on the last axis
-    )
-    features_scattered: bool = (
-        False  # a reshape has mixed features and positions: axis 1 only has the features' size
-    )
+    # the output is averaged over all positions before any nonlinearity or weight
+    pooled_next: bool = False
+    # the operation that made its input puts the features on the last axis
+    features_last: bool = False
+    # a reshape has mixed features and positions: axis 1 only has the features' size
+    features_scattered: bool = False
     axes_moved: bool = False  # axes were moved between that operation and the layer
     unused_children: tuple[str, ...] = ()  # modules inside the layer that the forward passed by
     input_shape: tuple[int, ...] = ()
@@ -67,60 +62,48 @@ class Measured:
     # With batch statistics in use and updates off ("reference"), over the channels:
     mean: Array | None = None  # mean over batches of the batch means
     var: Array | None = None  # mean over batches of the unbiased batch variances
-    mean_noise: Array | None = (
-        None  # variance of one batch's mean when batches are iid, in units of var
-    )
-    var_noise: Array | None = (
-        None  # variance of the log of one batch's variance when batches are iid
-    )
+    # variance of one batch's mean when batches are iid, in units of var
+    mean_noise: Array | None = None
+    # variance of the log of one batch's variance when batches are iid
+    var_noise: Array | None = None
     # In eval mode:
     eval_mean: Array | None = None
     eval_var: Array | None = None
-    heterogeneity: Array | None = (
-        None  # F = N Var_k(batch mean) / Var_n(sample mean); 1 for iid batches
-    )
-    set_var: tuple[
-        float, ...
-    ] = ()  # 5%, 50% and 95% quantile of the variance of one normalized set (per sample)
+    # F = N Var_k(batch mean) / Var_n(sample mean); 1 for iid batches
+    heterogeneity: Array | None = None
+    # 5%, 50% and 95% quantile of the variance of one normalized set (per sample)
+    set_var: tuple[float, ...] = ()
     set_mean_square: tuple[float, ...] = ()  # the same of the mean square
     input_non_finite: int = 0
     output_non_finite: int = 0
     input_largest: float | None = None  # the largest |x|
-    precision_error: float | None = (
-        None  # relative distance of its output from that of its own forward in float64
-    )
+    # relative distance of its output from that of its own forward in float64
+    precision_error: float | None = None
     in_half: tuple[str, ...] = ()  # what its own forward computes in 16 bits
     repeat_failure: str = ""  # why its own forward could not be repeated in float64
     eps_failure: str = ""  # why it could not be repeated at inputs as small as eps
     input_spread: float | None = None  # standard deviation of the input over everything
-    output_spread: float | None = (
-        None  # standard deviation of the normalized value over everything, without affine
-    )
-    alone_input: float | None = (
-        None  # relative change of sample 0's input when it comes alone instead of in its batch
-    )
+    # standard deviation of the normalized value over everything, without affine
+    output_spread: float | None = None
+    # relative change of sample 0's input when it comes alone instead of in its batch
+    alone_input: float | None = None
     alone_output: float | None = None
     call_mean: Array | None = None  # [calls, C] where a layer runs several times in one forward
     call_var: Array | None = None
     gain: Array | None = None  # by which the normalized value was multiplied, per channel
     offset: Array | None = None  # that was added to it
-    eps_response: float | None = (
-        None  # output at an input whose variance is eps, relative to that at a large one
-    )
-    axis_spread: tuple[
-        float, ...
-    ] = ()  # largest / smallest standard deviation along axis 1, and along the last axis
-    padding_seen: float | None = (
-        None  # change of the output at positions of unchanged input when padding holds another
-        # content, relative to the output's size
-    )
-    later_seen: float | None = (
-        None  # the same at positions before those that changed, in a causal network
-    )
+    # output at an input whose variance is eps, relative to that at a large one
+    eps_response: float | None = None
+    # largest / smallest standard deviation along axis 1, and along the last axis
+    axis_spread: tuple[float, ...] = ()
+    # change of the output at positions of unchanged input when padding holds another content,
+    # relative to the output's size
+    padding_seen: float | None = None
+    # the same at positions before those that changed, in a causal network
+    later_seen: float | None = None
     padding: float | None = None  # share of positions that are padding
-    padding_effect: float | None = (
-        None  # median over channels of |ln(variance with / without padding)|
-    )
+    # median over channels of |ln(variance with / without padding)|
+    padding_effect: float | None = None
     dropout_ratio: float | None = None  # median over channels of variance with dropout / without
 
 
@@ -175,12 +158,10 @@ class Layer:
     training: bool | None = None
     training_after_eval: bool | None = None  # its mode once model.eval() was called
     training_after_train: bool | None = None  # its mode once model.train() was called
-    trainable: bool | None = (
-        None  # a parameter of the layer requires a gradient; None without parameters
-    )
-    scope_trainable: bool | None = (
-        None  # a parameter of the smallest enclosing module with other weights does
-    )
+    # a parameter of the layer requires a gradient; None without parameters
+    trainable: bool | None = None
+    # a parameter of the smallest enclosing module with other weights does
+    scope_trainable: bool | None = None
     optimized: bool | None = None  # all its trainable parameters are in the optimizer
     scope_optimized: bool | None = None  # a weight of that enclosing module is in the optimizer
     weight_decay: float | None = None  # the largest that the optimizer applies to it
@@ -222,7 +203,6 @@ class Optimizer:
     type: str
     holds: int  # of the model's parameters, how many
     wide_copies: bool = False  # it holds fp32 copies of a model in 16 bits
-    weight_decays: tuple[float, ...] = ()
     steps: int | None = None  # steps taken, where its state tells
 
 
@@ -236,9 +216,8 @@ class Loader:
     drop_last: bool | None = None
     sampler: str = ""
     shuffles: bool | None = None
-    label_runs: float | None = (
-        None  # mean length of runs of one label, over that of shuffled labels
-    )
+    # mean length of runs of one label, over that of shuffled labels
+    label_runs: float | None = None
     labels_in_batches: float | None = None  # as in Forward
 
 
@@ -249,14 +228,12 @@ class Forward:
     batch_sizes: tuple[int, ...] = ()
     device: str = ""
     reduced_precision: bool = False
-    repeat_difference: float | None = (
-        None  # relative difference of two eval forwards of the same samples
-    )
+    # relative difference of two eval forwards of the same samples
+    repeat_difference: float | None = None
     companions_difference: float | None = None  # of a sample in its batch and alone, in eval mode
     companions_failure: str = ""
-    functional_batch_norm: tuple[
-        str, ...
-    ] = ()  # where F.batch_norm(training=True) ran in eval mode
+    # where F.batch_norm(training=True) ran in eval mode
+    functional_batch_norm: tuple[str, ...] = ()
     moved_buffers: tuple[str, ...] = ()  # that an eval forward changed
     bare_head: str = ""  # the head that reads a residual stream without a normalization
     stream_readers: tuple[str, ...] = ()  # normalization layers that read that stream
@@ -265,12 +242,10 @@ class Forward:
     train_failure: str = ""  # why a forward in the model's own train mode failed
     train_failure_at: str = ""  # the innermost module in which it failed
     samples: int = 0  # samples behind the comparison below
-    gap: float | None = (
-        None  # relative L2 difference of eval outputs and batch outputs (remixed batches)
-    )
-    composition_noise: float | None = (
-        None  # relative L2 difference of batch outputs in two compositions, / sqrt 2
-    )
+    # relative L2 difference of eval outputs and batch outputs (remixed batches)
+    gap: float | None = None
+    # relative L2 difference of batch outputs in two compositions, / sqrt 2
+    composition_noise: float | None = None
     disagreement: float | None = None  # share of samples whose class differs, eval against batch
     composition_disagreement: float | None = None  # the same between two compositions
     has_targets: bool = False
@@ -279,16 +254,13 @@ class Forward:
     remixed_correct: float | None = None  # the same samples in other batches
     only_eval_correct: int = 0  # samples that only eval gets right, against remixed
     only_batch_correct: int = 0
-    only_given_correct: int = (
-        0  # samples that only the given composition gets right, against remixed
-    )
+    # samples that only the given composition gets right, against remixed
+    only_given_correct: int = 0
     only_remixed_correct: int = 0
     classes: int = 0
-    labels_in_batches: float | None = (
-        None  # chi-square / degrees of freedom of labels against batches; 1 if shuffled
-    )
+    # chi-square / degrees of freedom of labels against batches; 1 if shuffled
+    labels_in_batches: float | None = None
     label_freedom: int = 0  # those degrees of freedom
-    input_heterogeneity: float | None = None  # F of the model's input, median over its channels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -300,9 +272,8 @@ class PairedLayer:
     other_type: str
     statistics_equal: bool | None = None  # bitwise
     affine_equal: bool | None = None
-    mean_distance: float | None = (
-        None  # 95% quantile of |difference of running means| / the other's sd
-    )
+    # 95% quantile of |difference of running means| / the other's sd
+    mean_distance: float | None = None
     var_distance: float | None = None  # 95% quantile of |ln(ratio of running variances)|
     at_initialization: bool = False
     other_at_initialization: bool = False
@@ -325,9 +296,8 @@ class Pair:
     only_here: tuple[str, ...] = ()  # normalization layers that the other lacks
     only_there: tuple[str, ...] = ()
     prefix: str = ""  # as of Keys, of the other's names
-    weight_distance: float | None = (
-        None  # relative L2 distance of all other shared weights; None without shared ones
-    )
+    # relative L2 distance of all other shared weights; None without shared ones
+    weight_distance: float | None = None
     output_difference: float | None = None  # relative, in eval mode
     output_failure: str = ""
     other_companions_difference: float | None = None
@@ -386,9 +356,8 @@ class History:
     steps: int = 0
     accumulation: int | None = None  # backwards in most optimizer steps, where there are several
     penalties: int = 0  # gradients with respect to an input that were differentiated once more
-    batches: int | None = (
-        None  # forwards with a backward of their own, where they are more than the steps
-    )
+    # forwards with a backward of their own, where they are more than the steps
+    batches: int | None = None
 
     def expected(self, layer: LayerHistory) -> float:
         """Updates per optimizer step of a layer that is updated once in each forward that has a
@@ -409,7 +378,6 @@ class Examination:
     devices: int = 1  # devices over which DataParallel splits a batch
     world_size: int = 1
     export: bool = False
-    trainable_parameters: int = 0
     was_trained: bool | None = None  # parameters hold gradients, or were written to many times
     layers: tuple[Layer, ...] = ()
     optimizer: Optimizer | None = None

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from normscope.errors import RecordError
-from normscope.records.captures import load_captures
-from normscope.records.histogram import Histogram
+from normscope.records.histogram import Histogram, load_captures
 from normscope.records.knobs import ADDED_KNOBS
 from normscope.records.measurements import load_measurements
 from normscope.records.run_description import check_description

@@ -11,9 +11,8 @@ from rich.text import Text
 
 from normscope.escapes import for_line, for_terminal
 from normscope.escapes import for_markdown as plain
-from normscope.judge.family import MARK, family_sentence
 from normscope.judge.headline import Conclusions, counts_text
-from normscope.judge.verdicts import EffectEstimate, Verdict, effect_text
+from normscope.judge.verdicts import MARK, EffectEstimate, Verdict, effect_text, family_sentence
 from normscope.words import e_text, p_text, plural
 
 STYLES = {

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope.data.dataset import Dataset
 from normscope.errors import InputError
-from normscope.models.batch_norm import BatchNormSteps, steps_of, unbiased
+from normscope.models.batch_norm import BatchNormSteps, steps_of
 from normscope.models.batch_norm import RunningStatistics as Running
 from normscope.models.landmarks import Network
 from normscope.models.transformer import Transformer
@@ -138,7 +138,7 @@ def explain_layer(
         images=_as_pixels(images[:SHOWN_IMAGES], dataset),
         mean=steps.mean.numpy(),
         var=steps.var.numpy(),
-        unbiased_var=unbiased(steps.var, steps.count).numpy(),
+        unbiased_var=_vector(steps.unbiased_var),
         weight=_vector(steps.weight),
         bias=_vector(steps.bias),
         running_before=_running(running),

@@ -18,14 +18,14 @@ from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
 from normscope.errors import InputError, NormscopeError, RecordError, StorageError, one_line
-from normscope.measuring.capture import capture
 from normscope.models.fusing import using
 from normscope.models.landmarks import Network
-from normscope.records.captures import store_capture
 from normscope.records.files import write_text, written_aside
+from normscope.records.histogram import store_capture
 from normscope.records.run import ENDED, STATUSES
 from normscope.records.run_description import check_description
 from normscope.records.store import Store, writer
+from normscope.studies.capture import capture
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import describe_environment
 from normscope.studies.grid import (
@@ -46,9 +46,8 @@ from normscope.studies.run_recording import (
 from normscope.studies.spec import RunSpec
 from normscope.training.gradient_norms import GradientNorms
 from normscope.training.loop import Callback, Epoch, Outcome, train
-from normscope.training.plan import Batches
+from normscope.training.plan import Batches, ResumeState
 from normscope.training.precision import autocast
-from normscope.training.resume import ResumeState
 
 CAPTURED_BATCHES = 3
 """Test batches whose activations are captured, as in the notebook that this follows."""

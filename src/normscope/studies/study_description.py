@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from normscope.errors import InputError, one_of
-from normscope.records.measurement_names import KNOWN as MEASUREMENTS
+from normscope.records.measurements import KNOWN as MEASUREMENTS
 from normscope.studies.options import GridOptions, options_from
 from normscope.studies.spec import RunSpec
 

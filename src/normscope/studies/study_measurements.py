@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from normscope.data.dataset import Dataset
 from normscope.errors import RecordError
-from normscope.records.measurement_names import (
+from normscope.records.measurements import (
     BATCH_STATISTICS,
     CORRUPTION,
     DEPTH_SIGNALS,
@@ -19,22 +19,27 @@ from normscope.records.measurement_names import (
     MOVEMENT,
     PROPAGATION,
     WEIGHTS,
+    measured_in,
+    store_measurement,
 )
-from normscope.records.measurements import measured_in, store_measurement
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import using_threads
 from normscope.studies.measurements.batch_statistics_measurement import batch_statistics
-from normscope.studies.measurements.corruption_measurement import corruption
-from normscope.studies.measurements.evaluation_measurement import evaluation, is_batch_normalized
+from normscope.studies.measurements.evaluation_measurement import (
+    corruption,
+    evaluation,
+    is_batch_normalized,
+)
 from normscope.studies.measurements.initialization_measurement import (
+    has_paths,
     initialization,
     is_of_vectors,
+    propagation,
     weight_growth,
 )
 from normscope.studies.measurements.landscape_measurement import landscape
 from normscope.studies.measurements.movement_measurement import movement
-from normscope.studies.measurements.propagation_measurement import has_paths, propagation
 from normscope.studies.measurements.run_context import Arrays, RunContext
 from normscope.studies.measurements.transformer_measurements import (
     depth_signals,
@@ -52,9 +57,8 @@ class Measurement:
     measure: Callable[[RunContext], Arrays]
     applies: Callable[[RunSpec], bool]
     trained: bool  # whether it needs the weights of a finished run
-    by_default: bool = (
-        True  # cheap enough for every study; the others are made where a study names them
-    )
+    # cheap enough for every study; the others are made where a study names them
+    by_default: bool = True
 
 
 def _convolutional(spec: RunSpec) -> bool:
@@ -165,9 +169,8 @@ def _measure(context: RunContext, row: Measurement, found: Measured) -> None:
                 return
             try:
                 arrays = row.measure(context)
-            except (
-                RecordError
-            ) as error:  # its weights are gone: the claim says so, and the others go on
+            except RecordError as error:
+                # its weights are gone: the claim says so, and the others go on
                 found.left_out[run.path.name] = str(error)
                 return
             store_measurement(store, row.name, arrays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from normscope.records.measurement_names import (
+from normscope.records.measurements import (
     BATCH_STATISTICS,
     CORRUPTION,
     DEPTH_SIGNALS,

@@ -7,20 +7,51 @@ host: on a GPU that is the epoch's only synchronization.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from normscope.training.clock import Clock
 from normscope.training.graphs import GraphReplay, own_stream
-from normscope.training.optimizers import optimizer_of
+from normscope.training.optimizers import learning_rate, optimizer_of, warmed_up
 from normscope.training.passes import TestPass, TrainingPass
-from normscope.training.plan import Batches, Plan
+from normscope.training.plan import Batches, Plan, ResumeState
 from normscope.training.precision import repeatable
-from normscope.training.resume import ResumeState
-from normscope.training.schedule import learning_rate, warmed_up
+
+
+class Clock:
+    """Laps since the clock was made; on CUDA they are events: synchronize before reading."""
+
+    def __init__(self, device: str):
+        self._device = device
+        self._marks = [("start", self._mark())]
+
+    def lap(self, name: str) -> None:
+        """End the current lap under this name."""
+        self._marks.append((name, self._mark()))
+
+    def seconds(self) -> dict[str, float]:
+        """{lap: seconds}."""
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        return {name: self._between(before, after) for (_, before), (name, after) in pairs}
+
+    def _mark(self) -> float | torch.cuda.Event:
+        if self._device != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    @staticmethod
+    def _between(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
+        if isinstance(before, float) and isinstance(after, float):
+            return after - before
+        assert isinstance(before, torch.cuda.Event)
+        assert isinstance(after, torch.cuda.Event)
+        after.synchronize()  # at the end of an epoch, where the host has waited already
+        return before.elapsed_time(after) / 1000
 
 
 @dataclass(frozen=True)
@@ -39,9 +70,8 @@ class Outcome:
 
     status: str
     diverged_step: int | None = None
-    not_captured: str | None = (
-        None  # why its steps were not replayed from a CUDA graph; None where they were
-    )
+    # why its steps were not replayed from a CUDA graph; None where they were
+    not_captured: str | None = None
 
 
 class Callback:

@@ -1,17 +1,13 @@
-"""The activation behind a layer, and the share of its inputs at which gradients pass."""
+"""The activation behind a layer, from the graph that autograd made."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.autograd.graph import Node
-from torch.nn import functional as F
 
-from normscope.errors import lookup
 from normscope.user_models.batch_reader import tensors_in
 from normscope.watching.fused_nodes import is_fused
 
@@ -31,24 +27,12 @@ _PASSED = {
     "MaxPool2DWithIndicesBackward0": "max pooling",
 }
 
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "leaky_relu": F.leaky_relu,
-    "elu": F.elu,
-    "hardtanh": F.hardtanh,
-    "softplus": F.softplus,
-    "hardswish": F.hardswish,
-}
-
+FUNCTIONS = (
+    "relu", "sigmoid", "tanh", "gelu", "silu", "leaky_relu", "elu", "hardtanh", "softplus",
+    "hardswish",
+)  # fmt: skip
 # {autograd's name: ours}
 _ACTIVATIONS = {f"{name.title().replace('_', '')}Backward0": name for name in FUNCTIONS}
-
-# The regions that the blog post names: [0, 1] for ReLU, [-1, 1] for sigmoid and tanh.
-NAMED_REGIONS = {"relu": (0.0, 1.0), "sigmoid": (-1.0, 1.0), "tanh": (-1.0, 1.0)}
 
 
 def followers(output: Any, nodes: Mapping[str, Node]) -> dict[str, tuple[str, list[str]]]:
@@ -103,36 +87,3 @@ def _first_activation(node: Any, consumers: dict[Any, list[Any]]) -> tuple[str, 
                 visited.add(consumer)
                 waiting.append((consumer, [*via, _PASSED[name]] if _PASSED[name] else via))
     return None
-
-
-def derivative(activation: str, values: Tensor) -> Tensor:
-    """Return the activation's derivative at each value; at its kinks, autograd's."""
-    function = lookup("activation", activation, FUNCTIONS)
-    with torch.enable_grad():
-        points = values.detach().clone().requires_grad_()
-        return torch.autograd.grad(function(points).sum(), points)[0]
-
-
-def mean_derivative(activation: str, values: Tensor) -> Tensor:
-    """Return the mean of its derivative, a scalar: the share of a gradient that passes it."""
-    return derivative(activation, values).mean()
-
-
-def in_named_region(activation: str, values: Tensor) -> Tensor:
-    """Return the fraction of values in the blog's active region, ends included: [0, 1] for ReLU,
-    [-1, 1] for sigmoid and tanh.
-    """
-    low, high = lookup("activation with a named region", activation, NAMED_REGIONS)
-    return ((values >= low) & (values <= high)).float().mean()
-
-
-def in_active_region(activation: str, values: Tensor, share: float = 0.1) -> Tensor:
-    """Return the fraction of values at which the derivative is above a share of its largest."""
-    limit = share * largest_derivative(activation)
-    return (derivative(activation, values).abs() > limit).float().mean()
-
-
-def largest_derivative(activation: str) -> float:
-    """Return the supremum of |derivative| on a grid over [-20, 20] with 0 and every kink."""
-    grid = torch.linspace(-20.0, 20.0, 40001, dtype=torch.float64)
-    return float(derivative(activation, grid).abs().max())

@@ -13,14 +13,16 @@ from torch.nn import functional as F
 from normscope.data import sources
 from normscope.judge.claims import claims
 from normscope.judge.evidence.cells import Evidence
-from normscope.measuring.batch_moments import batch_moments
 from normscope.mend import recalibrate
 from normscope.records.run import load_run
 from normscope.studies.directory import StudyDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.measurements import batch_statistics_measurement as batch_statistics_room
 from normscope.studies.measurements import evaluation_measurement as evaluation_room
-from normscope.studies.measurements.batch_statistics_measurement import batch_statistics
+from normscope.studies.measurements.batch_statistics_measurement import (
+    batch_moments,
+    batch_statistics,
+)
 from normscope.studies.measurements.evaluation_measurement import evaluation
 from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.runner import RunTask, execute

@@ -11,11 +11,14 @@ from torch import nn
 
 from normscope.judge.claims import claims
 from normscope.judge.evidence.cells import Evidence
-from normscope.measuring.depth import WIDTH, through_depth
 from normscope.models.norms import resolve_norm
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import lay_out
-from normscope.studies.measurements.initialization_measurement import initialization
+from normscope.studies.measurements.initialization_measurement import (
+    WIDTH,
+    initialization,
+    through_depth,
+)
 from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.study_description import GridPlan
 

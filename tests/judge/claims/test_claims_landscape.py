@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from normscope.judge.claims import claims
 from normscope.judge.evidence.cells import Evidence
 from normscope.models.registry import build
-from normscope.records import measurement_names as names
+from normscope.records import measurements as names
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.measurements.landscape_measurement import POINTS, RATES, SHARES, landscape
@@ -21,8 +21,7 @@ from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.study_description import GridPlan
 from normscope.studies.study_plans import STUDIES
 from normscope.training.loop import Callback, train
-from normscope.training.plan import Batches
-from normscope.training.resume import ResumeState
+from normscope.training.plan import Batches, ResumeState
 
 SETTINGS = {
     "data": "digits", "classes": ("3", "8"), "widths": (4, 8), "blocks_per_stage": 1, "epochs": 2,

@@ -12,14 +12,13 @@ from torch import nn
 from normscope.errors import InputError
 from normscope.judge.claims import claims
 from normscope.judge.evidence.cells import Evidence
-from normscope.measuring.signal_propagation import path_variances
-from normscope.records import measurement_names
+from normscope.records import measurements
 from normscope.records.files import write_json
 from normscope.records.measurements import load_measurements
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.grid import lay_out
-from normscope.studies.measurements.propagation_measurement import propagation
+from normscope.studies.measurements.initialization_measurement import path_variances, propagation
 from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.study_description import GridPlan
 from normscope.studies.study_measurements import MEASUREMENTS, measure
@@ -88,7 +87,7 @@ def begun(place):
 
 
 def test_every_measurement_has_one_name():
-    assert tuple(MEASUREMENTS) == measurement_names.KNOWN
+    assert tuple(MEASUREMENTS) == measurements.KNOWN
     assert all(row.name == name for name, row in MEASUREMENTS.items())
     with pytest.raises(InputError, match="Did you mean 'propagation'"):
         GridPlan(measure=("propagatoin",))

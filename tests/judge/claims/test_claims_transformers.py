@@ -12,7 +12,7 @@ from claim_runs import EPOCHS, arms, jitter, run
 from normscope.judge.claims import claims, judge_all
 from normscope.judge.evidence.cells import Evidence
 from normscope.judge.evidence.transformers import exponent, held_out_loss
-from normscope.records.measurement_names import DEPTH_SIGNALS, HIDDEN_STATES
+from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES
 
 SEEDS = 6
 DEPTHS = np.array([2.0, 4, 8, 16, 32])

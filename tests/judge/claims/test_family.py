@@ -3,9 +3,9 @@
 from claim_runs import arms
 
 from normscope.judge.claims import judge_all
-from normscope.judge.family import family_sentence
 from normscope.judge.headline import conclude
 from normscope.judge.statistics import LEVEL, holm
+from normscope.judge.verdicts import family_sentence
 
 
 def test_what_stands_among_all_claims_is_marked_and_counted():

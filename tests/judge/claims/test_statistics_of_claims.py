@@ -29,7 +29,6 @@ from normscope.judge.statistics import (
     probability_of_improvement,
     restricted_time,
     sign_flip,
-    smallest_sign_flip_p,
     variation_interval,
     welch,
 )
@@ -72,8 +71,8 @@ def test_sign_flips_are_all_tried(values):
 
 def test_the_smallest_sign_flip_p_is_reached_when_all_signs_agree():
     for n in (5, 6, 10, 20):
-        assert sign_flip(np.arange(1, n + 1)) == smallest_sign_flip_p(n)
-    assert smallest_sign_flip_p(5) > LEVEL > smallest_sign_flip_p(6)
+        assert sign_flip(np.arange(1, n + 1)) == 2.0 ** (1 - n)
+    assert sign_flip(np.ones(5)) > LEVEL > sign_flip(np.ones(6))
 
 
 def test_from_six_pairs_on_the_fixed_n_test_is_the_exact_one():

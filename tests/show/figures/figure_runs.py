@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from normscope.judge.comparison import Comparison, summarize
-from normscope.records.captures import LEVELS, LIMIT, capture_edges
-from normscope.records.histogram import Histogram
+from normscope.records.histogram import LEVELS, LIMIT, Histogram, capture_edges
 from normscope.records.run import RunRecord
 
 TENSORS = ("block_output", "before_activation", "normalized")

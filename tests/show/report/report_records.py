@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normscope.records.captures import LEVELS, capture_edges, store_capture
-from normscope.records.histogram import Histogram
+from normscope.records.histogram import LEVELS, Histogram, capture_edges, store_capture
 from normscope.records.recording_header import BINS, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
 from normscope.records.run import RECORD_NAME

@@ -8,8 +8,7 @@ from sink_readers import scalars, tensorboard, wandb_records, wandb_rows
 
 from normscope import TensorBoard, WandB
 from normscope.errors import InputError
-from normscope.records.captures import LEVELS, capture_edges, store_capture
-from normscope.records.histogram import Histogram
+from normscope.records.histogram import LEVELS, Histogram, capture_edges, store_capture
 from normscope.records.run import RECORD_NAME, load_run
 from normscope.records.store import writer
 from normscope.show.sinks.runs import StudyLogs

@@ -11,17 +11,23 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from normscope.data.dataset import Splits
-from normscope.data.layouts import official
-from normscope.data.layouts.layout import Layout
+from normscope.data.dataset import Layout, Splits
 from normscope.errors import InputError
 
-RECORD_BYTES = 1 + official.IMAGE_BYTES
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SHAPE = (32, 32, 3)
+IMAGE_BYTES = 32 * 32 * 3
+RECORD_BYTES = 1 + IMAGE_BYTES
+TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
+TEST = "test_batch"
+
+Batch = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,16 @@ CIFAR10 = Archive(
 
 def find(directory: Path) -> Layout | None:
     """The six binary files in `directory`, or in the folder that the archive unpacks to."""
-    files = official.find_files(directory, "cifar-10-batches-bin", ".bin")
+    files = find_files(directory, "cifar-10-batches-bin", ".bin")
     if files is None:
         return None
 
     def read() -> Splits:
-        return official.assemble(
+        return assemble(
             {path.stem: records(path.read_bytes(), str(path)) for path in files}, directory
         )
 
-    return Layout("binary layout", directory, files, official.CLASSES, read)
+    return Layout("binary layout", directory, files, CLASSES, read)
 
 
 def find_archive(directory: Path, archive: Archive) -> Layout | None:
@@ -66,7 +72,7 @@ def find_archive(directory: Path, archive: Archive) -> Layout | None:
         "binary archive",
         directory,
         (path,),
-        official.CLASSES,
+        CLASSES,
         lambda: read_archive(path, archive.checksum.removeprefix("md5:")),
     )
 
@@ -97,10 +103,10 @@ def read_archive(path: Path, md5: str) -> Splits:
                     batches[name.stem] = records(content.read(), f"{name} in {path}")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise InputError(f"{path} cannot be read as a .tar.gz archive: {error}.") from error
-    return official.assemble(batches, path)
+    return assemble(batches, path)
 
 
-def records(data: bytes, where: str) -> official.Batch:
+def records(data: bytes, where: str) -> Batch:
     """Images uint8 [N, 3072] and labels int64 [N] of one file's content.
 
     Raises:
@@ -113,3 +119,56 @@ def records(data: bytes, where: str) -> official.Batch:
         )
     table = np.frombuffer(data, np.uint8).reshape(-1, RECORD_BYTES)
     return table[:, 1:], table[:, 0].astype(np.int64)
+
+
+def find_files(directory: Path, folder: str, suffix: str) -> tuple[Path, ...] | None:
+    """The six files, in `directory` or in the `folder` that the archive unpacks to; None if there
+    is not one of them.
+
+    Raises:
+        InputError: if some of them are there and others are missing.
+    """
+    for place in (directory, directory / folder):
+        paths = tuple(place / f"{name}{suffix}" for name in (*TRAIN, TEST))
+        missing = [path.name for path in paths if not path.is_file()]
+        if not missing:
+            return paths
+        if len(missing) < len(paths):
+            raise InputError(
+                f"{place} holds some of the files of CIFAR-10, but not {', '.join(missing)}."
+            )
+    return None
+
+
+def assemble(batches: Mapping[str, Batch], where: Path) -> Splits:
+    """One data set from the six batches by name: each images uint8 [N, 3072] (channel, row, column)
+    and labels [N].
+
+    Raises:
+        InputError: if a batch is missing, or holds fewer images than another: the official ones are
+            all alike.
+    """
+    missing = [name for name in (*TRAIN, TEST) if name not in batches]
+    if missing:
+        raise InputError(
+            f"{where} holds no {', '.join(missing)}: it is incomplete, or not CIFAR-10."
+        )
+    sizes = {name: len(labels) for name, (_, labels) in batches.items()}
+    smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    if sizes[smallest] != sizes[largest]:
+        raise InputError(
+            f"In {where}, {smallest} holds {sizes[smallest]} images but {largest} holds "
+            f"{sizes[largest]}: "
+            "it is truncated; the files of CIFAR-10 hold equally many."
+        )
+    images = [
+        batches[name][0].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for name in (*TRAIN, TEST)
+    ]
+    labels = [batches[name][1] for name in (*TRAIN, TEST)]
+    return Splits(
+        classes=CLASSES,
+        train_images=np.concatenate(images[:-1]),
+        train_labels=np.concatenate(labels[:-1]),
+        test_images=np.ascontiguousarray(images[-1]),
+        test_labels=labels[-1],
+    )

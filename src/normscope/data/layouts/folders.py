@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normscope.data.dataset import Splits
-from normscope.data.layouts.layout import Layout
+from normscope.data.dataset import Layout, Splits
 from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError
 from normscope.records.memory_limit import images_budget

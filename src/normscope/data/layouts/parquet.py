@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from normscope.data.dataset import Splits
-from normscope.data.layouts.layout import Layout
+from normscope.data.dataset import Layout, Splits
 from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError, first_line
 from normscope.records.memory_limit import images_budget, limited_memory, refuse_beyond

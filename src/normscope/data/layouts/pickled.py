@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from normscope.data.dataset import Splits
-from normscope.data.layouts import official
-from normscope.data.layouts.layout import Layout
+from normscope.data.dataset import Layout, Splits
+from normscope.data.layouts import binary
 from normscope.errors import InputError
 from normscope.records.memory_limit import limited_memory
 from normscope.records.regular_files import open_regular
@@ -95,17 +94,17 @@ class RestrictedUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttribute
 
 def find(directory: Path) -> Layout | None:
     """The six pickle files in `directory`, or in the folder that the archive unpacks to."""
-    files = official.find_files(directory, "cifar-10-batches-py", "")
+    files = binary.find_files(directory, "cifar-10-batches-py", "")
     if files is None:
         return None
 
     def read() -> Splits:
-        return official.assemble({path.name: read_batch(path) for path in files}, directory)
+        return binary.assemble({path.name: read_batch(path) for path in files}, directory)
 
-    return Layout("Python layout", directory, files, official.CLASSES, read)
+    return Layout("Python layout", directory, files, binary.CLASSES, read)
 
 
-def read_batch(path: Path) -> official.Batch:
+def read_batch(path: Path) -> binary.Batch:
     """Images uint8 [N, 3072] and labels int64 [N] of one file.
 
     Raises:
@@ -137,13 +136,13 @@ def read_batch(path: Path) -> official.Batch:
     if (
         not isinstance(array, Array)
         or not _holds_bytes(array)
-        or len(array.data) != len(labels) * official.IMAGE_BYTES
+        or len(array.data) != len(labels) * binary.IMAGE_BYTES
     ):
         raise InputError(
-            f"{path} does not hold {official.IMAGE_BYTES} bytes of data for each of "
+            f"{path} does not hold {binary.IMAGE_BYTES} bytes of data for each of "
             f"{len(labels)} labels."
         )
-    return np.frombuffer(array.data, np.uint8).reshape(-1, official.IMAGE_BYTES), np.array(
+    return np.frombuffer(array.data, np.uint8).reshape(-1, binary.IMAGE_BYTES), np.array(
         labels, np.int64
     )
 

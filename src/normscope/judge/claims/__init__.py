@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from normscope.errors import InputError
 from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence
-from normscope.judge.family import marked
-from normscope.judge.verdicts import Verdict
+from normscope.judge.verdicts import Verdict, marked
 from normscope.records.knobs import TRANSFORMERS
 from normscope.records.run import RunRecord
 from normscope.words import plural

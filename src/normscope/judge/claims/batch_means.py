@@ -9,7 +9,7 @@ from normscope.judge.claim_kinds import MeasuredClaim
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import BLOG
 from normscope.judge.evidence.quantities import median_over_channels
-from normscope.records.measurement_names import BATCH_STATISTICS
+from normscope.records.measurements import BATCH_STATISTICS
 
 
 def spread(cell: GridCell, statistic: str) -> float | None:

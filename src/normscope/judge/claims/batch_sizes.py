@@ -10,7 +10,7 @@ from normscope.judge.claim_kinds import AccuracyClaim, MeasuredClaim, WithinRunC
 from normscope.judge.evidence.cells import Evidence, GridCell, Group
 from normscope.judge.evidence.literature import WU_HE, WU_JOHNSON
 from normscope.judge.evidence.quantities import SMALL, accuracy, evaluated, evaluation_step
-from normscope.records.measurement_names import EVALUATION
+from normscope.records.measurements import EVALUATION
 from normscope.records.run import RunRecord
 
 

@@ -10,7 +10,7 @@ from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import SCHNEIDER
 from normscope.judge.evidence.quantities import evaluation_step
-from normscope.records.measurement_names import CORRUPTION
+from normscope.records.measurements import CORRUPTION
 from normscope.records.run import RunRecord
 
 OWN, RUNNING = "the images' own statistics", "running statistics"

@@ -18,7 +18,7 @@ from normscope.judge.evidence.quantities import (
 )
 from normscope.judge.statistics import Estimate
 from normscope.judge.verdicts import EffectEstimate, Outcome, Verdict
-from normscope.records.measurement_names import MOVEMENT
+from normscope.records.measurements import MOVEMENT
 from normscope.records.run import RunRecord
 
 NOISY = "noisy-batch"

@@ -9,7 +9,7 @@ import numpy as np
 from normscope.judge.claim_kinds import MeasuredClaim
 from normscope.judge.evidence.cells import GridCell, Group
 from normscope.judge.evidence.literature import ARORA, DANESHMAND, VAN_LAARHOVEN, YANG
-from normscope.records.measurement_names import INITIALIZATION, WEIGHTS
+from normscope.records.measurements import INITIALIZATION, WEIGHTS
 
 NEEDS = "runs of `normscope study` with {norm} and {reference} (measurement initialization)"
 

@@ -18,7 +18,7 @@ from normscope.judge.claim import SecondaryMetric
 from normscope.judge.claim_kinds import MeasuredClaim
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import SANTURKAR
-from normscope.records.measurement_names import LANDSCAPE
+from normscope.records.measurements import LANDSCAPE
 
 Column = Callable[[str], np.ndarray]
 Points = Callable[[Column, str], np.ndarray]

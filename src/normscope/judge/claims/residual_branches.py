@@ -10,7 +10,7 @@ import numpy as np
 from normscope.judge.claim import Claim, SecondaryMetric
 from normscope.judge.evidence.cells import GridCell, Group
 from normscope.judge.evidence.literature import DE_SMITH
-from normscope.records.measurement_names import PROPAGATION
+from normscope.records.measurements import PROPAGATION
 
 
 def paths(cell: GridCell) -> tuple[np.ndarray, np.ndarray] | None:

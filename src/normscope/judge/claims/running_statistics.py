@@ -16,7 +16,7 @@ from normscope.judge.evidence.quantities import (
     largest_evaluated,
     median_over_channels,
 )
-from normscope.records.measurement_names import BATCH_STATISTICS, EVALUATION
+from normscope.records.measurements import BATCH_STATISTICS, EVALUATION
 from normscope.records.run import RunRecord
 
 RUNNING, BATCH = "running statistics", "batch statistics"

@@ -28,7 +28,7 @@ from normscope.judge.transformer_claims import (
     ReadTwice,
     TransformerClaim,
 )
-from normscope.records.measurement_names import DEPTH_SIGNALS, HIDDEN_STATES
+from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES
 from normscope.records.run import RunRecord
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from normscope.judge.evidence.cells import GridCell, knobs_of
 from normscope.records.histogram import Histogram
-from normscope.records.measurement_names import EVALUATION
+from normscope.records.measurements import EVALUATION
 from normscope.records.run import RunRecord
 
 LEARNED = 0.2

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from normscope.records.captures import LEVELS, LIMIT
-from normscope.records.histogram import Histogram
+from normscope.records.histogram import LEVELS, LIMIT, Histogram
 
 POINTS = 4001
 """Points of the integral. The histogram's bins, 0.125 wide, limit the accuracy far more."""

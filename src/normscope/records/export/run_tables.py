@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from normscope.errors import RecordError
-from normscope.records.captures import LEVELS, LIMIT
 from normscope.records.export.schema import NUMBER, TEXT, WHOLE, Table, column, column_of, repeated
-from normscope.records.histogram import Histogram
+from normscope.records.histogram import LEVELS, LIMIT, Histogram
 from normscope.records.run import EPOCH_COLUMNS, RunRecord, load_run
 
 RUN = column("run", TEXT, "the run: the name of its folder, which ends with its id")

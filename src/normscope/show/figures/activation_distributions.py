@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from normscope.judge.timeline import evenly_spread
-from normscope.records.captures import LIMIT
-from normscope.records.histogram import Histogram
+from normscope.records.histogram import LIMIT, Histogram
 from normscope.records.run import RunRecord
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import footer, subject

@@ -11,9 +11,8 @@ import numpy as np
 from normscope.judge.claims import compared, judge_all
 from normscope.judge.comparison import THRESHOLD_SHARE, GroupSummary
 from normscope.judge.evidence.quantities import LEARNED, learned_from
-from normscope.judge.family import MARK
 from normscope.judge.headline import counts, counts_text, headlines, passing
-from normscope.judge.verdicts import Verdict, effect_text
+from normscope.judge.verdicts import MARK, Verdict, effect_text
 from normscope.records.progress import progress_of
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord

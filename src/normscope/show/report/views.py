@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from normscope.judge.evidence.cells import value_of
-from normscope.records.captures import LIMIT
+from normscope.records.histogram import LIMIT
 from normscope.records.run import ENDED
 from normscope.show.figures.activation_distributions import TENSORS, without_zeros
 from normscope.show.report import inside_layer, specs

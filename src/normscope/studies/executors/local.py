@@ -16,8 +16,8 @@ from typing import Any
 
 from loky.backend.process import LokyProcess
 
-from normscope.fused.memory import keep_freed_memory
 from normscope.studies.directory import RunDirectory
+from normscope.studies.environment import keep_freed_memory
 from normscope.studies.executors.losses import Losses
 from normscope.studies.process_ends import how_it_ended
 from normscope.studies.progress_message import Progress, Report

@@ -18,8 +18,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from normscope.fused.memory import keep_freed_memory
 from normscope.studies.directory import RunDirectory
+from normscope.studies.environment import keep_freed_memory
 from normscope.studies.executors.run_files import Files, read_files, write_files
 from normscope.studies.progress_message import Progress
 from normscope.studies.runner import RunResult, RunTask, execute

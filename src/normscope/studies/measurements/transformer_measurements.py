@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normscope.measuring.capture import tapped
 from normscope.models.transformer import Block, Transformer
 from normscope.records.knobs import TRANSFORMERS
+from normscope.studies.capture import tapped
 from normscope.studies.grid import build_for
 from normscope.studies.measurements.run_context import Arrays, RunContext
 from normscope.studies.spec import RunSpec

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from normscope.measuring.capture import BINS, capture, describe, tapped
-from normscope.records.captures import LEVELS, LIMIT, load_captures, store_capture
+from normscope.records.histogram import LEVELS, LIMIT, load_captures, store_capture
 from normscope.records.store import reader, writer
+from normscope.studies.capture import BINS, capture, describe, tapped
 
 FLOATS = st.floats(-20, 20, width=32) | st.sampled_from(
     [0.0, -5.0, 5.0, float("nan"), float("inf"), float("-inf")]

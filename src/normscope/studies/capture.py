@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normscope.records.captures import LEVELS, LIMIT, capture_edges
-from normscope.records.histogram import Histogram
+from normscope.records.histogram import LEVELS, LIMIT, Histogram, capture_edges
 
 BINS = 80
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from normscope.measuring.distribution_movement import Movement
-from normscope.measuring.loss_landscape import Landscape
 from normscope.models.registry import build
+from normscope.studies.measurements.landscape_measurement import Landscape
+from normscope.studies.measurements.movement_measurement import Movement
 
 EIGENVALUES = torch.tensor([0.5, 2.0, 8.0], dtype=torch.float64)
 

@@ -1,1 +1,0 @@
-"""Measurements of trained networks that claims are judged on."""
