@@ -127,18 +127,18 @@ class Panel {
     if (bare) return; // the caption says it all
     const what = `${this.view.title}${label ? `, ${label}` : ""}.`;
     this.plot.setAttribute("aria-label", `${what} ${describe(rows)} Arrow keys read the values.`);
-    if (!this.vega || this.log !== log) await this.embed(log, [...rows]);
-    else this.vega.data("rows", [...rows]);
+    if (!this.vega || this.log !== log) return this.embed(log, [...rows], { ...signals, ...(height ? { height } : {}) });
+    this.vega.data("rows", [...rows]);
     if (this.hasFocus) this.vega.data("focus", []);
     for (const [name, value] of Object.entries(signals ?? {})) {
       if (String(this.vega.signal(name)) !== String(value)) this.vega.signal(name, value);
     }
     if (height) this.vega.height(height);
-    if (this.vega.width() !== this.width()) this.vega.width(this.width());
-    await this.vega.runAsync();
+    return this.resize();
   }
 
-  async embed(log, rows) {
+  /** Draw for the first time, or on another kind of axis: everything is in the spec, so that one pass does. */
+  async embed(log, rows, signals) {
     this.vega?.finalize();
     this.log = log;
     const spec = structuredClone(this.view.spec);
@@ -146,12 +146,19 @@ class Panel {
     const uses = (data) => JSON.stringify(spec).includes(`{"name":"${data}"}`);
     this.hasFocus = uses("focus");
     spec.datasets = { rows, ...(this.hasFocus ? { focus: [] } : {}), ...(uses("stages") ? { stages: page.stages.map((one) => ({ ...one, colour: `var(--${one.number % 2 ? "line" : "muted"})` })) } : {}) };
-    spec.width = this.width();
-    spec.autosize = { type: "fit", contains: "padding" };
+    for (const param of spec.params ?? []) param.value = signals[param.name] ?? param.value;
+    this.drawnWidth = this.width();
+    Object.assign(spec, { width: this.drawnWidth, height: signals.height ?? spec.height, autosize: { type: "fit", contains: "padding" } });
     const options = { mode: "vega-lite", ast: true, actions: false, renderer: "svg", tooltip: false, logLevel: ERRORS, defaultStyle: false, config: page.config };
     const holder = element("div", { "aria-hidden": "true" });
     this.plot.replaceChildren(holder);
     this.vega = (await vegaEmbed(holder, spec, options)).view;
+  }
+
+  /** Fit what is drawn to the width that there is, once more also where that is the same: labels may be longer. */
+  resize() {
+    this.drawnWidth = this.width();
+    return this.vega.width(this.drawnWidth).runAsync();
   }
 
   width() {
@@ -159,7 +166,7 @@ class Panel {
   }
 
   fit() {
-    if (this.vega && this.plot.clientWidth && this.vega.width() !== this.width()) this.vega.width(this.width()).runAsync();
+    if (this.vega && this.plot.clientWidth && this.drawnWidth !== this.width()) this.resize();
   }
 
   /** The row that is nearest to the pointer, among those that are drawn. */
