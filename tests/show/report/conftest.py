@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from report_pages import settle
 from report_records import write_recording, write_study
 
 from normscope.records.run import RECORDING_NAME
@@ -68,7 +69,9 @@ def open_page(chromium):
             lambda request: request.url.startswith(("file:", "blob:")) or wrong.append(request.url),
         )
         page.goto(path.as_uri())
-        page.wait_for_selector("body[data-drawn=all]" if drawn else "#made-by", timeout=30_000)
+        page.wait_for_selector("#made-by")
+        if drawn:
+            settle(page)
         return page
 
     yield visit

@@ -1,6 +1,7 @@
 """Inside one layer, in a real browser: one axis, one moment, one channel that is lit everywhere."""
 
 import pytest
+from report_pages import settle, start_playing
 from report_records import write_recording
 
 from normscope.show.report.pages import report
@@ -15,10 +16,6 @@ def panels(page):
     return page.evaluate("""() => [...charts.find(({view}) => view.name === 'ridges')
         .panels.values()].map(({shown}) => ({label: shown.label, span: shown.span, step: shown.step,
                             channels: shown.ridges.map(({channel}) => channel)}))""")
-
-
-def settle(page):
-    page.evaluate("Promise.all(charts.map((chart) => chart.drawing))")
 
 
 def test_input_and_output_with_and_without_stand_on_one_axis(open_page, path):
@@ -82,15 +79,19 @@ def test_keys_go_through_channels_and_time(open_page, path):
 def test_a_link_leads_to_layer_epoch_and_channel(open_page, path):
     page = open_page(path, drawn=True)
     page.evaluate("location.hash = 'layer=layer1.bn&epoch=1&channel=3&show=overview_gap'")
-    page.locator("#view-ridges figcaption").get_by_text("Step 1, epoch 1.").wait_for()
+    page.get_by_role("heading", name="Inside one layer: layer1.bn").wait_for()
     settle(page)
+    assert "Step 1, epoch 1." in page.locator("#view-ridges figcaption").inner_text()
     assert page.locator("#layer h2").inner_text() == "Inside one layer: layer1.bn"
     assert {panel["step"] for panel in panels(page)} == {1}
     assert page.locator(".ridge.lit").count() == 4
     assert page.get_by_label("Layer", exact=True).input_value() == "1"
     assert page.locator("#layer").get_by_role("slider").input_value() == "0"
     assert page.locator("#view-overview_gap").is_visible()
-    page.evaluate("location.hash = 'layer=gone&epoch=1'")  # names that are not there change nothing
+    page.evaluate("""() => new Promise((done) => {
+        addEventListener("hashchange", () => setTimeout(done));
+        location.hash = "layer=gone&epoch=1"; // names that are not there change nothing
+    })""")
     assert page.locator("#layer h2").inner_text() == "Inside one layer: layer1.bn"
 
 
@@ -98,8 +99,7 @@ def test_the_slider_plays_through_the_epochs(open_page, path):
     page = open_page(path, drawn=True)
     slider = page.locator("#layer").get_by_role("slider", name="Epoch")
     assert slider.get_attribute("aria-valuetext") == "3 (step 30)"
-    page.locator("#layer").get_by_role("button", name="Play").click()
-    page.locator("#layer").get_by_role("button", name="Stop").wait_for()
+    assert start_playing(page, "#layer") == ["Stop", "0"]
     page.locator("#layer").get_by_role("button", name="Play").wait_for()
     assert slider.input_value() == "2"
 
@@ -136,6 +136,7 @@ def test_a_layer_may_have_any_name(open_page, tmp_path, name):
     path = write_recording(tmp_path / "r.sqlite", layers=("first", name))
     page = open_page(report(path), drawn=True)
     page.get_by_label("Layer", exact=True).select_option("1")
+    settle(page)
     assert page.locator("#layer h2").inner_text() == f"Inside one layer: {name}"
     labels = page.locator("#view-overview_std .role-axis-label text").all_text_contents()
     assert {"first", name} <= set(labels)

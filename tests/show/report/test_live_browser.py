@@ -2,12 +2,12 @@
 survived.
 """
 
-import json
 import os
 
 import pytest
 from filelock import FileLock
 from live_server import add_epoch, serving, until
+from report_pages import rows, settle
 from report_records import write_recording, write_run, write_study
 
 from normscope.records.progress import LOCK_NAME, write_plan
@@ -51,11 +51,6 @@ def visit(chromium):
     assert not wrong
 
 
-def rows(page, name):
-    view = f"charts.find(({{view}}) => view.name === {json.dumps(name)}).view"
-    return page.evaluate(f"SHAPES[{view}.shape]({view}).flatMap(({{rows}}) => [...rows])")
-
-
 def epochs_of(page, seed=0):
     return [
         row["x"]
@@ -68,18 +63,14 @@ def test_a_new_epoch_appears_without_reload(visit, study):
     with serving(study) as (app, address):
         page = visit(address)
         page.evaluate("window.sameDocument = true")
-        page.locator("#view-train_loss").scroll_into_view_if_needed()
-        page.locator("#view-train_loss svg").wait_for()
+        settle(page)
         drawn = page.locator("#view-train_loss .mark-line path").first.get_attribute("d")
         add_epoch(study / "runs" / "run0", 3, 0.25)
         until(lambda: page.evaluate("page.runs[0].epochs === 3"))
         assert epochs_of(page) == [1, 2, 3]
         assert rows(page, "train_loss")[2]["y"] == 0.25
-        until(
-            lambda: (
-                page.locator("#view-train_loss .mark-line path").first.get_attribute("d") != drawn
-            )
-        )
+        settle(page)
+        assert page.locator("#view-train_loss .mark-line path").first.get_attribute("d") != drawn
         add_epoch(study / "runs" / "run0", 4, 0.2, status="finished")
         until(lambda: page.evaluate("page.runs[0].status === 'finished'"))
         assert "0: 90.0%" in page.locator("#summary").inner_text()
@@ -97,8 +88,7 @@ def test_what_the_reader_chose_stays(visit, study):
         page.get_by_role("checkbox", name="1", exact=True).focus()
         page.locator("#view-test_loss").scroll_into_view_if_needed()
         top = "document.getElementById('view-test_loss').getBoundingClientRect().top"
-        page.locator("#view-test_loss svg").wait_for()
-        page.wait_for_selector("body[data-drawn=all]")  # what is above as well
+        settle(page)  # what is above as well
         before = page.evaluate(top)
         write_run(study / "runs" / "a-first", "group", 0.1, 0, epochs=4)  # the others' places move
         until(lambda: page.evaluate("page.runs.length === 5"))
@@ -110,6 +100,7 @@ def test_what_the_reader_chose_stays(visit, study):
         assert page.get_by_role("slider", name="Smoothing").input_value() == "0.5"
         assert page.evaluate("capturedEpochs()[state.epoch]") == 1
         assert page.evaluate("document.activeElement.closest('label').textContent") == "1"
+        settle(page)
         assert abs(page.evaluate(top) - before) < 50  # what is read stays where it is
 
 

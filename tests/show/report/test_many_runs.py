@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from report_pages import payload_of
+from report_pages import payload_of, rows
 from report_records import write_run, write_study
 
 from normscope.show.report.pages import report
@@ -13,11 +13,6 @@ def many(tmp_path_factory):
     study = write_study(tmp_path_factory.mktemp("many") / "study", seeds=tuple(range(12)), epochs=3)
     write_run(study / "runs" / "bad", "none", 0.1, 50, epochs=3, done=1, status="diverged")
     return report(study)
-
-
-def rows(page, name):
-    view = f"charts.find(({{view}}) => view.name === '{name}').view"
-    return page.evaluate(f"SHAPES[{view}.shape]({view}).flatMap(({{rows}}) => [...rows])")
 
 
 class TestSeeds:

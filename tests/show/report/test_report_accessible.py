@@ -4,6 +4,7 @@ keyboard.
 
 import pytest
 from live_server import serving
+from report_pages import settle
 from report_records import write_recording, write_study
 from test_report_findings import finding
 
@@ -48,6 +49,8 @@ def test_axe_has_no_objection_to_a_report(open_page, axe, path, scheme):
     page = open_page(path, scheme=scheme, drawn=True)
     page.evaluate("toggleRun(0)")
     page.locator("#view-train_loss summary").click()
+    page.locator("#view-train_loss tbody tr").first.wait_for()
+    settle(page)
     assert objections(axe, page, scheme) == []
 
 
@@ -67,7 +70,7 @@ def test_nor_to_findings_problems_and_a_recording(open_page, axe, tmp_path, sche
         report(study),
         report(write_recording(tmp_path / "r.sqlite")),
     ):
-        assert objections(axe, open_page(path, scheme=scheme), scheme) == []
+        assert objections(axe, open_page(path, scheme=scheme, drawn=True), scheme) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -81,6 +84,7 @@ def test_nor_to_the_list_and_a_page_that_is_served(chromium, axe, tmp_path, sche
         assert objections(axe, page, scheme) == []
         page.get_by_role("link", name="one").click()
         page.get_by_text("Live: new epochs").wait_for()
+        settle(page)
         assert objections(axe, page, scheme) == []
     context.close()
 
@@ -114,6 +118,7 @@ def test_the_way_to_a_layer_by_keyboard(open_page, path):
     page.keyboard.press("ArrowDown")
     assert "layer1.bn" in page.locator("#tooltip").inner_text()
     page.keyboard.press("Enter")
+    settle(page)
     assert page.locator("#layer h2").inner_text() == "Inside one layer: layer1.bn"
     slider = page.locator("#layer").get_by_role("slider", name="Epoch")
     slider.focus()

@@ -1,11 +1,11 @@
 """The page in a real browser: every view, control and key; no console message, no request."""
 
 import csv
-import json
 import os
 from pathlib import Path
 
 import pytest
+from report_pages import rows, settle, start_playing
 from report_records import HOSTILE, write_recording, write_run, write_study
 
 from normscope.show.report.pages import report
@@ -20,16 +20,6 @@ def path(study, tmp_path_factory):
 
 def views(page):
     return page.evaluate("charts.map(({view}) => view.name)")
-
-
-def rows(page, name):
-    """What a view shows, as the page's own data."""
-    view = f"charts.find(({{view}}) => view.name === {json.dumps(name)}).view"
-    return page.evaluate(f"SHAPES[{view}.shape]({view}).flatMap(({{rows}}) => [...rows])")
-
-
-def settle(page):
-    page.evaluate("Promise.all(charts.map((chart) => chart.drawing))")
 
 
 def test_every_view_is_drawn(open_page, path):
@@ -52,7 +42,6 @@ def test_what_was_found_comes_first_then_the_curves_with_names(open_page, path):
     ids = page.locator("main section").evaluate_all("(all) => all.map((section) => section.id)")
     assert ids[:4] == ["headline", "main", "numbers", "claims"]
     assert ids[-3:] == ["layers", "layer", "made-by"]
-    page.locator("#view-test_accuracy svg").wait_for()
     settle(page)
     names = page.locator("#view-test_accuracy .mark-text.role-mark text")
     assert sorted(names.all_text_contents()) == ["batch", "none"]
@@ -72,7 +61,7 @@ def test_arms_seeds_and_rates_hide(open_page, path):
 
 
 def test_log_axis_and_smoothing(open_page, path):
-    page = open_page(path)
+    page = open_page(path, drawn=True)
     before = rows(page, "stem_gradient")
     page.get_by_role("slider", name="Smoothing").fill("0.9")
     after = rows(page, "stem_gradient")
@@ -80,16 +69,11 @@ def test_log_axis_and_smoothing(open_page, path):
     assert spread(after) < spread(before)
     assert after[0]["y"] == before[0]["y"]  # the first value has nothing to be smoothed with
     page.locator("#curves").get_by_role("checkbox", name="Log axis").check()
-    page.locator("#view-train_loss svg").wait_for()
-    page.locator("#view-test_accuracy svg").wait_for()
-    page.evaluate("Promise.all(chartsOf('main').map((chart) => chart.draw()))")  # out of sight now
     settle(page)
     scale = "charts.find(({view}) => view.name === %s).panels.get('all').vega.scale('y').type"
     assert page.evaluate(scale % "'train_loss'") == "log"
     assert page.evaluate(scale % "'test_accuracy'") == "linear"
     assert page.locator("#layer").get_by_role("checkbox", name="Log axis").is_checked()
-    page.locator("#view-variance svg").wait_for()
-    settle(page)
     assert page.evaluate(scale % "'variance'") == "log"
     assert page.evaluate(scale % "'mean'") == "linear"
 
@@ -97,9 +81,8 @@ def test_log_axis_and_smoothing(open_page, path):
 def test_hover_names_the_run_and_click_selects_it(open_page, path):
     page = open_page(path)
     plot = page.locator("#view-train_loss .plot")
-    page.locator("#view-train_loss").scroll_into_view_if_needed()
-    plot.locator("svg").wait_for()
     settle(page)
+    plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tooltip = page.locator("#tooltip")
@@ -127,8 +110,8 @@ def test_a_diverged_run_ends_in_a_cross(open_page, tmp_path):
     study = write_study(tmp_path / "study", epochs=3)
     write_run(study / "runs" / "bad", "batch", 0.1, 7, epochs=3, done=2, status="diverged")
     page = open_page(report(study))
-    page.locator("#view-train_loss").scroll_into_view_if_needed()
-    page.locator("#view-train_loss .mark-symbol path").first.wait_for()
+    settle(page)
+    assert page.locator("#view-train_loss .mark-symbol path").count() > 0
     assert [row["name"] for row in rows(page, "train_loss") if row.get("end")] == [
         "batch, learning rate 0.1, seed 7"
     ]
@@ -136,25 +119,18 @@ def test_a_diverged_run_ends_in_a_cross(open_page, tmp_path):
 
 
 def test_the_epoch_slider_moves_the_distributions(open_page, path):
-    page = open_page(path)
-    page.locator("#view-block_output").scroll_into_view_if_needed()
-    page.locator("#view-block_output svg").first.wait_for()
+    page = open_page(path, drawn=True)
     assert page.locator("#view-block_output h4").first.inner_text() == "batch, epoch 6"
     last = rows(page, "block_output")
-    page.locator("#activations").get_by_role("slider", name="Epoch").press("ArrowLeft")
-    page.locator("#view-block_output").get_by_role("heading", name="batch, epoch 1").wait_for()
+    slider = page.locator("#activations").get_by_role("slider", name="Epoch")
+    slider.press("ArrowLeft")
+    settle(page)
     assert page.locator("#view-block_output h4").first.inner_text() == "batch, epoch 1"
-    assert (
-        page.locator("#activations")
-        .get_by_role("slider", name="Epoch")
-        .get_attribute("aria-valuetext")
-        == "1"
-    )
+    assert slider.get_attribute("aria-valuetext") == "1"
     assert rows(page, "block_output") != last
-    page.locator("#activations").get_by_role("button", name="Play").click()
-    page.locator("#activations").get_by_role("button", name="Stop").wait_for()
+    assert start_playing(page, "#activations") == ["Stop", "0"]
     page.locator("#activations").get_by_role("button", name="Play").wait_for()  # it has ended
-    assert page.locator("#activations").get_by_role("slider", name="Epoch").input_value() == "1"
+    assert slider.input_value() == "1"
 
 
 def test_keyboard(open_page, path):
@@ -162,8 +138,6 @@ def test_keyboard(open_page, path):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     plot = page.locator("#view-train_loss .plot")
-    page.locator("#view-train_loss").scroll_into_view_if_needed()
-    plot.locator("svg").wait_for()
     settle(page)
     plot.focus()
     page.keyboard.press("ArrowRight")
@@ -185,6 +159,7 @@ def test_numbers_as_table_and_csv(open_page, path, tmp_path):
     page = open_page(path)
     figure = page.locator("#view-train_loss")
     figure.locator("summary").click()
+    figure.locator("tbody tr").first.wait_for()
     assert figure.locator("tbody tr").count() == len(rows(page, "train_loss"))
     with page.expect_download() as download:
         figure.get_by_role("button", name="Save as CSV").click()
@@ -222,13 +197,11 @@ def test_it_fits_from_phone_to_wide_screen_in_light_and_dark(open_page, path):
     page = open_page(path, drawn=bool(folder))
     for width in (390, 1280, 1920):
         page.set_viewport_size({"width": width, "height": 900})
-        page.locator(".plot svg").first.wait_for()
+        settle(page)
         over = "(svg) => svg.clientWidth > svg.closest('.plot').clientWidth"
         any_over = f"[...document.querySelectorAll('.plot svg')].some({over})"
         fits = f"document.documentElement.scrollWidth === {width} && !{any_over}"
         page.wait_for_function(fits)  # figures follow a width as soon as they are told of it
-        settle(page)
-        assert page.evaluate(fits)
         for scheme, paper in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(15, 19, 24)")):
             page.emulate_media(color_scheme=scheme)
             assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
@@ -247,7 +220,7 @@ def test_it_prints_on_white_without_its_controls(open_page, path):
 def test_a_print_draws_every_figure_at_the_paper_s_width(open_page, path):
     """Only promises are awaited, so all is done when the browser goes on to print."""
     page = open_page(path)
-    page.locator("#view-train_loss svg").wait_for()
+    page.locator("#view-train_loss svg").wait_for()  # those in sight alone
     drawn = page.evaluate("""() => {
         clearTimeout(pause);
         dispatchEvent(new Event("beforeprint"));

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from report_pages import column, payload_of
+from report_pages import column, payload_of, settle
 from report_records import write_run, write_study
 
 from normscope.records.run import load_run
@@ -127,8 +127,7 @@ def test_in_a_browser(open_page, swept):
         "Over batch size",
         "Over activation",
     ]
-    page.locator("#view-sweep_batch_size").scroll_into_view_if_needed()
-    page.locator("#view-sweep_batch_size svg .mark-symbol path").first.wait_for()
+    settle(page)
     ticks = page.locator("#view-sweep_batch_size .role-axis-label text").all_text_contents()
     assert ticks[:3] == ["8", "32", "128"]
     assert not page.get_by_role(

@@ -35,11 +35,18 @@ class Chart {
       element("figcaption", {}, element("h3", { text: view.title }), this.note), this.host, this.numbers());
   }
 
-  /** Draw what has changed, once what is being drawn is done. */
+  /** What is shown has changed: draw it at once where it is seen, soon where it is not. */
   update() {
     this.dirty = true;
-    if (this.visible) this.drawing = this.drawing.then(() => this.dirty && this.draw());
-    else drawRestSoon();
+    delete document.body.dataset.drawn;
+    if (this.visible) this.drawNext();
+    drawRestSoon();
+    return this.drawing;
+  }
+
+  /** Draw what has changed, once what is being drawn is done. */
+  drawNext() {
+    this.drawing = this.drawing.then(() => this.dirty && this.draw());
     return this.drawing;
   }
 

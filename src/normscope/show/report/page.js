@@ -119,7 +119,7 @@ const inSight = new IntersectionObserver((entries) => {
     const chart = charts.find(({ figure }) => figure === entry.target);
     if (!chart) continue;
     chart.visible = entry.isIntersecting || chart.view.shape === "heatmap";
-    if (chart.visible && chart.dirty) chart.update();
+    if (chart.visible && chart.dirty) chart.drawNext();
   }
 }, { rootMargin: "200px" });
 
@@ -130,16 +130,21 @@ function drawInSight() {
 
 let pause;
 
-/** Draw what is out of sight one by one, while nothing else is to do: a print needs all of it. */
+/** Draw what is out of sight one by one, while nothing else is to do: a print needs all of it. `data-drawn` of
+ * the body says "all" while every chart shows what it should. */
 function drawRestSoon(milliseconds = 800) {
   clearTimeout(pause);
   const idle = (task) => (window.requestIdleCallback ? requestIdleCallback(task, { timeout: 500 }) : setTimeout(task, 50));
   const rest = async () => {
-    const next = charts.find((chart) => chart.dirty && !chart.visible);
+    const next = charts.find((chart) => chart.dirty);
     if (next) {
-      await (next.drawing = next.drawing.then(() => next.dirty && next.draw()));
-      idle(rest);
-    } else document.body.dataset.drawn = "all";
+      await next.drawNext();
+      return idle(rest);
+    }
+    const drawings = charts.map(({ drawing }) => drawing);
+    await Promise.all(drawings);
+    if (charts.every(({ dirty, drawing }, k) => !dirty && drawing === drawings[k])) document.body.dataset.drawn = "all";
+    return undefined;
   };
   pause = setTimeout(() => idle(rest), milliseconds);
 }
