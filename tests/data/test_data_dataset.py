@@ -136,6 +136,17 @@ def test_the_constants_are_those_of_the_subset():
     assert digits.std == pytest.approx((pixels.std(),), rel=1e-12)
 
 
+@pytest.mark.parametrize(("share", "count"), [(1.0, 1442), (0.5, 721), (1 / 3, 481), (1e-6, 1)])
+def test_a_share_is_spread_over_the_training_samples_and_leaves_the_rest(share, count):
+    digits = load("digits")
+    less = digits.share(share)
+    step = -(-1442 // count)
+    assert np.array_equal(less.train_images, digits.train_images[::step])
+    assert np.array_equal(less.train_labels, digits.train_labels[::step])
+    assert np.array_equal(less.test_images, digits.test_images)
+    assert (less.mean, less.fingerprint) == (digits.mean, digits.fingerprint)
+
+
 def test_unknown_data_and_a_directory_for_digits_are_errors():
     with pytest.raises(
         InputError, match=r"Unknown data 'digit'. Did you mean 'digits'\? Known: digits"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,19 @@ class Dataset:
     source: str
     recipe: Recipe
     kind: str = "images"
+
+    def share(self, share: float) -> Dataset:
+        """Return it with this share of its training samples, at least one, evenly spread over them;
+        constants and fingerprint stay those of all.
+        """
+        if share == 1:
+            return self
+        count = len(self.train_images)
+        kept = np.arange(max(1, round(share * count))) / share
+        rows = np.minimum(kept.astype(np.int64), count - 1)
+        return replace(
+            self, train_images=self.train_images[rows], train_labels=self.train_labels[rows]
+        )
 
 
 def select_classes(splits: Splits, classes: Sequence[str]) -> Splits:

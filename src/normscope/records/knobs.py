@@ -70,6 +70,7 @@ ADDED_KNOBS: dict[str, Any] = {
     "optimizer": "sgd",
     "warmup": 0,
     "clip": 0.0,
+    "train_share": 1.0,
 }
 """{knob that came later: the value that the runs before it had}.
 

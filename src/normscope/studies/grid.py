@@ -160,7 +160,7 @@ def _tried(dataset: Dataset, spec: RunSpec) -> Network:
     network = build_for(dataset, spec)
     if not is_code(spec.norm):  # whose forward may fail, as its run will say
         sample, _ = next(batches_for(dataset, spec, batch_size=1).test(limit=1))
-        samples = min(spec.batch_size, len(dataset.train_images))
+        samples = min(spec.batch_size, len(dataset.share(spec.train_share).train_images))
         refuse_activations(network, sample, spec, samples)
     return network
 
@@ -268,7 +268,7 @@ def batches_for(
     """Return a data set in batches of the spec's size or another, augmented or not."""
     kind = TextBatches if dataset.kind == "text" else Batches
     return kind(
-        dataset,
+        dataset.share(spec.train_share),
         batch_size or spec.batch_size,
         torch.device(device),
         crop_padding=spec.crop_padding if augmented else 0,

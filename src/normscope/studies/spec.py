@@ -139,6 +139,9 @@ class Recipe:
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the epochs: cosine annealing to zero, set once per epoch, or constant."""
 
+    train_share: float = 1.0
+    """Share of the training samples that is used, evenly spread over them: 0.1 for every tenth."""
+
     def __post_init__(self) -> None:
         within("batch size", self.batch_size, 1, MOST)
         for name, most in _SIZES.items():
@@ -151,6 +154,7 @@ class Recipe:
         within("initialization scale", self.initialization_scale, 0, math.inf)
         within("number of warm-up steps", self.warmup, 0, MOST)
         within("gradients' largest norm", self.clip, 0, math.inf)
+        within("share of the training samples", self.train_share, 1e-6, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

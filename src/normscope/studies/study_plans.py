@@ -33,37 +33,40 @@ _DIGITS: dict[str, Any] = {"data": "digits", "seeds": 3, "epochs": 20}
 # Measurements take a second or two for a run: `quick` makes them at one learning rate.
 _AT_ONE_RATE: dict[str, Any] = _DIGITS | {"learning_rates": (0.1,)}
 _CIFAR = {"data": "cifar10", "seeds": 3, "epochs": 30, "learning_rates": (0.1,)}
-# Sized by CPU seconds of one run; fp32, so that every machine trains the same networks.
-_VIT: dict[str, Any] = {
+# Sized by CPU seconds of one run, with rates at which layer norm learns; fp32, so that every
+# machine trains the same networks.
+_TRANSFORMER: dict[str, Any] = {
+    "seeds": 5,
+    "width": 32,
+    "precision": "fp32",
+    "learning_rates": (0.003,),
+    "norms": ("layer",),
+}
+_VIT: dict[str, Any] = _TRANSFORMER | {
     "data": "digits",
     "model": "vit",
-    "seeds": 5,
-    "epochs": 6,
+    "epochs": 8,
     "batch_size": 64,
-    "width": 32,
-    "depth": 4,
-    "precision": "fp32",
-    "learning_rates": (0.003,),
-    "norms": ("layer",),
+    "patch_size": 4,
+    "augment": False,
+    "capture_epochs": (),
 }
-_DEEP_VIT: dict[str, Any] = _VIT | {"depth": 8, "learning_rates": (0.005,)}
-_BYTES: dict[str, Any] = {
+_DEEP_VIT: dict[str, Any] = _VIT | {"depth": 8, "learning_rates": (0.01,)}
+_BYTES: dict[str, Any] = _TRANSFORMER | {
     "data": "text",
     "model": "byte-lm",
-    "seeds": 5,
     "epochs": 1,
-    "batch_size": 32,
-    "width": 32,
+    "batch_size": 8,
     "depth": 2,
     "heads": 2,
-    "precision": "fp32",
-    "learning_rates": (0.003,),
-    "norms": ("layer",),
+    "capture_epochs": (),
 }
-_BYTES_FAST: dict[str, Any] = _BYTES | {"learning_rates": (0.01,)}
+# About as many steps as with all of the data.
+_SCARCE_DIGITS: dict[str, Any] = _VIT | {"train_share": 1 / 8, "epochs": 64}
+_SCARCE_BYTES: dict[str, Any] = _BYTES | {"train_share": 1 / 16, "epochs": 16}
+_SCARCE_NORMS = {"norms": ("layer", "dyt")}
 _TOKEN_NORMS = ("layer", "rms", "dyt", "batch")
 _PLACEMENTS = ("pre", "post", "peri", "pre-scaled")
-_BOTH = (DEPTH_SIGNALS, HIDDEN_STATES)
 
 STUDIES = {
     plan.name: plan
@@ -161,29 +164,34 @@ STUDIES = {
             "transformer",
             "Normalization in small transformers, on digits and on text: which, where, how fast.",
             (
-                _grid(None, _BOTH, **_VIT | {"norms": _TOKEN_NORMS}),
+                _grid(None, (HIDDEN_STATES,), **_VIT | {"norms": _TOKEN_NORMS}),
                 _grid(None, (), **_VIT | {"seeds": 10}),
-                _grid({"placement": _PLACEMENTS}, _BOTH, **_DEEP_VIT),
+                _grid({"placement": _PLACEMENTS}, (HIDDEN_STATES,), **_DEEP_VIT),
                 _grid({"placement": ("pre", "post"), "warmup": (0, 46)}, (), **_DEEP_VIT),
+                _grid({"depth": (4, 8)}, (),
+                      **_VIT | {"learning_rates": (0.01, 0.03), "norms": ("layer", "none")}),
+                _grid(None, (), **_SCARCE_DIGITS | _SCARCE_NORMS),
+                _grid(None, (HIDDEN_STATES,), **_BYTES | {"norms": _TOKEN_NORMS}),
                 _grid({"qk_norm": (False, True)}, (),
-                      **_VIT | {"learning_rates": (0.001, 0.003, 0.01, 0.03)}),
-                _grid({"depth": (2, 8)}, (),
-                      **_VIT | {"learning_rates": (0.001, 0.01), "norms": ("layer", "none")}),
-                _grid(None, _BOTH, **_BYTES | {"norms": _TOKEN_NORMS}),
-                _grid({"placement": ("pre", "post"), "warmup": (0, 30)}, (DEPTH_SIGNALS,),
-                      **_BYTES_FAST),
+                      **_BYTES | {"learning_rates": (0.003, 0.01, 0.03)}),
+                _grid({"placement": ("pre", "post"), "warmup": (0, 42)}, (DEPTH_SIGNALS,),
+                      **_BYTES | {"learning_rates": (0.01,)}),
+                _grid(None, (), **_SCARCE_BYTES | _SCARCE_NORMS),
             ),
         ),
         StudyPlan(
             "transformer-initialization",
             "Gradients and the residual stream of vision transformers before their first step.",
-            (_grid({"placement": _PLACEMENTS}, (DEPTH_SIGNALS,), **_VIT | {"epochs": 1}),),
+            (
+                _grid({"placement": _PLACEMENTS}, (DEPTH_SIGNALS,), **_TRANSFORMER, data="digits",
+                      model="vit", depth=4, epochs=1, batch_size=64),
+            ),
         ),
         StudyPlan(
             "transformer-placement",
             "Pre, post, peri and scaled normalization in vision transformers of 4 to 16 blocks.",
-            (_grid({"placement": _PLACEMENTS, "depth": (4, 8, 16), "warmup": (0, 46)}, _BOTH,
-                   **_DEEP_VIT),),
+            (_grid({"placement": _PLACEMENTS, "depth": (4, 8, 16), "warmup": (0, 46)},
+                   (DEPTH_SIGNALS, HIDDEN_STATES), **_DEEP_VIT),),
         ),
     )
 }  # fmt: skip

@@ -96,6 +96,17 @@ def depths(layer, none):
     ]
 
 
+def scarce(lost_by_layer, lost_by_dyt, **lowest):
+    """Runs that lose so much, or no less at their lowest, with an eighth of the data."""
+    return [
+        vit(seed, 1.0 + lost * (share < 1), norm=norm, train_share=share, epochs=round(8 / share),
+            lowest=lowest.get(norm, 1.0) if share < 1 else None)
+        for seed in range(SEEDS)
+        for norm, lost in (("layer", lost_by_layer), ("dyt", lost_by_dyt))
+        for share in (0.125, 1.0)
+    ]  # fmt: skip
+
+
 def placed(make, placement, **values):
     return partial(make, placement=placement, **values)
 
@@ -134,6 +145,8 @@ PLANTED = {
         two(placed(states, "pre-scaled", without=2.5), placed(states, "pre", without=1.1)),
         two(placed(states, "pre-scaled", without=1.1), placed(states, "pre", without=2.5)),
     ),
+    "C2015": (scarce(0.5, 0.1), scarce(0.1, 0.5)),
+    "C2016": (scarce(0.5, 0.5, layer=0.9, dyt=0.6), scarce(0.5, 0.5, layer=0.6, dyt=0.9)),
 }  # fmt: skip
 """{code: runs of which the claim holds, and of which the contrary does}."""
 
@@ -166,6 +179,15 @@ def test_a_diverged_run_counts_as_guessing_and_a_worse_loss_as_no_more():
     assert held_out_loss(run("layer", 0, model="vit", status="diverged")) == pytest.approx(guess)
     assert held_out_loss(vit(0, 9.0)) == pytest.approx(guess)
     assert held_out_loss(vit(0, 9.0, lowest=1.0), best=True) == pytest.approx(1.0, abs=0.01)
+
+
+def test_scarce_data_is_a_question_of_its_own():
+    """The other claims are judged with all of the data, and a lower share alone is no pair."""
+    runs = scarce(0.0, 0.5)
+    assert verdict("C2008", runs).outcome == "no difference"
+    with_less = [run for run in runs if run.spec["train_share"] < 1]
+    assert verdict("C2015", with_less).outcome == "cannot tell"
+    assert "layer, mean loss" in " ".join(verdict("C2015", runs).notes)
 
 
 def test_exponents_are_those_of_powers():

@@ -113,6 +113,65 @@ class LayerBetterThanDynamicTanhAtItsBest(TransformerClaim, code="C2009"):
         return held_out_loss(cell.run, best=True)
 
 
+class DynamicTanhLosesLessFromScarceData(TransformerClaim, code="C2015"):
+    """Scarce data costs a transformer with dynamic tanh less than one with layer normalization.
+
+    An interaction: what each loses when it sees a small share of the data many times in place of
+    all of it, in about as many steps. At a fixed endpoint, the last epoch; C2016 is the same at
+    each run's best, as it may be that one arm only overfits earlier.
+
+    Quantity: held-out loss with the smallest share of the data minus that with the largest, in nats
+    Needs: runs of a transformer with layer and dyt at two values of --train-share or more
+    """
+
+    source = DYT_DISPUTED
+    between = ("dyt", "layer")
+    over = ("train_share", "epochs")
+    least = 2
+    best = False
+
+    def value(self, cell: GridCell) -> float | None:
+        scarce, ample = cell.runs[0], cell.runs[-1]
+        if value_of(scarce, "train_share") == value_of(ample, "train_share"):
+            return None
+        losses = (held_out_loss(run, best=self.best) for run in (scarce, ample))
+        return None if None in (known := tuple(losses)) else known[0] - known[1]  # type: ignore[operator]
+
+    def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        return tuple(
+            _losses(arm, cells, best=self.best)
+            for group in groups
+            for arm, cells in group.arms.items()
+        )
+
+
+def _losses(arm: str, cells: dict[int, GridCell], *, best: bool) -> str:
+    found: dict[float, list[float]] = {}
+    for cell in cells.values():
+        for run in cell.runs:
+            if (loss := held_out_loss(run, best=best)) is not None:
+                found.setdefault(value_of(run, "train_share"), []).append(loss)
+    words = ", ".join(
+        f"{np.mean(losses):.3f} with {share:.3g} of it" for share, losses in sorted(found.items())
+    )
+    return f"{arm}, mean loss by share of the data, {len(cells)} seeds: {words}."
+
+
+class DynamicTanhLosesLessAtItsBest(DynamicTanhLosesLessFromScarceData, code="C2016"):
+    """Scarce data costs a transformer with dynamic tanh less than one with layer normalization also
+    when each is read at its best epoch.
+
+    If C2015 holds and this does not, dynamic tanh only overfits more slowly. The lowest of several
+    readings is too low in both arms; with one epoch of ample data it is the only one.
+
+    Quantity: lowest held-out loss of any epoch with the smallest share of the data minus that with
+        the largest, in nats
+    Needs: runs of a transformer with layer and dyt at two values of --train-share or more
+    """
+
+    best = True
+
+
 class NormalizedQueriesWidenRates(TransformerClaim, code="C2010"):
     """With normalized queries and keys the learning rate matters less to a transformer.
 

@@ -21,6 +21,7 @@ USUAL = {
     "block": DEFAULT_BLOCK,
     "initialization": "default",
     "initialization_scale": 1.0,
+    "train_share": 1.0,
 }
 """Knobs that some claims are about, and the value at which the others are judged, if it is there.
 """

@@ -104,7 +104,7 @@ DYT = Source(
 )
 DYT_DISPUTED = Source(
     "arXiv 2604.23434, on dynamic tanh with scarce and ample data, and the dispute about endpoints "
-    "that followed; only the two endpoints are judged here",
+    "that followed",
     "https://arxiv.org/abs/2604.23434",
 )
 WORTSMAN = Source(
