@@ -15,7 +15,7 @@ from run_cases import OPTIONS, assert_same_bits, ignore
 
 from normscope.commands.compare import CompareOptions, compare
 from normscope.records.run import load_run
-from normscope.studies import execution
+from normscope.studies import executors as execution
 from normscope.studies.executors import local
 from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import lay_out

@@ -15,7 +15,7 @@ from normscope.errors import InputError, StorageError
 from normscope.records.run import load_run, status_of
 from normscope.records.store import reader
 from normscope.studies.directory import RunDirectory
-from normscope.studies.execution import execute_all
+from normscope.studies.executors import execute_all
 from normscope.studies.executors import ray as ray_executor
 from normscope.studies.executors.ray import RayExecutor
 from normscope.studies.grid import lay_out

@@ -16,7 +16,7 @@ from normscope.errors import StorageError
 from normscope.records.run import EPOCH_COLUMNS, load_run, status_of
 from normscope.studies import runner
 from normscope.studies.directory import RunDirectory
-from normscope.studies.execution import execute_all
+from normscope.studies.executors import execute_all
 from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import lay_out
 from normscope.studies.runner import RunResult, RunTask, execute
@@ -281,7 +281,7 @@ def test_processes_train_the_same_bits_and_report(finished, spec, tmp_path):
 
 
 def test_a_run_that_another_process_trains_is_waited_for(spec, tmp_path, monkeypatch):
-    monkeypatch.setattr("normscope.studies.execution.SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr("normscope.studies.executors.SECONDS_BETWEEN_TRIES", 0.01)
     answers = iter([RunResult("busy"), RunResult("busy"), RunResult("finished")])
 
     class Scripted:

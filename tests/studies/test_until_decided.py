@@ -151,7 +151,7 @@ def test_max_seeds_is_checked():
 
 def test_the_command_adds_seeds_and_stops(monkeypatch, tmp_path, blank_figures):
     """One real study of tiny networks: a training for every seed that is asked for."""
-    monkeypatch.setattr("normscope.studies.execution.usable_cores", lambda: 1)
+    monkeypatch.setattr("normscope.studies.executors.usable_cores", lambda: 1)
     (tmp_path / "tiny.toml").write_text(
         "[settings]\ndata = 'digits'\nclasses = ['3', '8']\nwidths = [4, 8]\n"
         "blocks_per_stage = 1\nepochs = 1\nseeds = 2\nlearning_rates = [0.1]\n"

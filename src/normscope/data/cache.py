@@ -140,9 +140,8 @@ def _sum_of(about: dict[str, Any]) -> int:
 
 
 def _store(splits: Splits, entry: Path) -> None:
-    aside = entry.with_name(
-        f"{entry.name}.partial"
-    )  # under the lock: what is there was left by a killed process
+    # under the lock: what is there was left by a killed process
+    aside = entry.with_name(f"{entry.name}.partial")
     with storing(entry.parent):
         for leftover in (aside, entry):
             if leftover.exists():

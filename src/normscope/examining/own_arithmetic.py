@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from normscope.errors import one_line
 from normscope.user_models.batch_reader import map_tensors, tensors_in
+from normscope.user_models.plain_layers import HOOKS
 
 MOST_VALUES = 1 << 22
 """Larger inputs are cut to their first samples."""
@@ -21,7 +22,6 @@ VARIANCE, ONE_MORE = "variance", "1 + weight"
 
 _ROOTS = ("rsqrt", "sqrt", "reciprocal", "pow")
 _HALF = (torch.float16, torch.bfloat16)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @torch.no_grad()
@@ -127,7 +127,7 @@ def _twin(module: nn.Module, *, wide: bool = False) -> nn.Module:
     twin = copy.copy(module)
     change = _wide if wide else (lambda value: value)
     own = {name: change(value) for name, value in vars(module).items()}
-    own |= {name: OrderedDict() for name in _HOOKS if name in own}
+    own |= {name: OrderedDict() for name in HOOKS if name in own}
     for table in ("_parameters", "_buffers"):
         held = own[table].items()
         own[table] = {name: None if value is None else _kept(value, wide) for name, value in held}

@@ -57,9 +57,8 @@ class BatchNormAddReLU(torch.autograd.Function):
         kernel = getattr(library.functions, f"normscope_forward_{NAMES[x.dtype]}")
         kernel(parameters, x.data_ptr(), _address(residual), output.data_ptr())
         if running is not None:
-            torch.autograd.graph.increment_version(
-                running
-            )  # the kernel wrote them behind autograd's back
+            # the kernel wrote them behind autograd's back
+            torch.autograd.graph.increment_version(running)
 
         ctx.relu, ctx.library = relu, library
         ctx._saved_result1, ctx._saved_result2 = mean, inverse_std

@@ -20,14 +20,11 @@ from normscope.records.examination import (
     BATCH_KINDS,
     ROUNDING,
     Examination,
-    Forward,
     History,
     Layer,
     LayerHistory,
-    Loader,
     Measured,
     Optimizer,
-    Pair,
     Place,
 )
 
@@ -143,8 +140,17 @@ class Rule:
         return NotEvaluated(self.code, self.name, missing)
 
 
+class FactRule(Rule):
+    """A rule about one fact, for which its subclasses have a `check_<field>(fact, exam)`."""
+
+    def check(self, exam: Examination) -> Results:
+        assert self.needs is not None
+        fact = getattr(exam, self.needs.field)
+        yield from getattr(self, f"check_{self.needs.field}")(fact, exam)
+
+
 class MeasuredRule(Rule):
-    """A rule about what the batches showed at single layers."""
+    """A rule about what the batches showed at single layers: `check_measured`."""
 
     needs = BATCHES
 
@@ -158,7 +164,7 @@ class MeasuredRule(Rule):
 
 
 class PlaceRule(Rule):
-    """A rule about where a layer stands in the network, as a forward showed it."""
+    """A rule about where a layer stands in the network, as a forward showed it: `check_place`."""
 
     needs = BATCHES
 
@@ -171,37 +177,27 @@ class PlaceRule(Rule):
         raise NotImplementedError
 
 
-class ForwardRule(Rule):
-    """A rule about the outputs of the model on the batches."""
+class ForwardRule(FactRule):
+    """A rule about the outputs of the model on the batches: `check_forward`."""
 
     needs = BATCHES
 
-    def check(self, exam: Examination) -> Results:
-        if exam.forward is not None:
-            yield from self.check_forward(exam.forward, exam)
 
-    def check_forward(self, forward: Forward, exam: Examination) -> Results:
-        """Yield what the rule has to say of the outputs."""
-        raise NotImplementedError
-
-
-class OptimizerRule(Rule):
+class OptimizerRule(FactRule):
     """A rule about the optimizer and the parameters of layers."""
 
     needs = OPTIMIZER
     kinds = EVERY_KIND
 
-    def check(self, exam: Examination) -> Results:
-        if exam.optimizer is not None:
-            yield from self.check_optimizer(exam.optimizer, exam)
-
     def check_optimizer(self, optimizer: Optimizer, exam: Examination) -> Results:
         """Yield what the rule has to say; here, layer by layer."""
-        yield from super().check(exam)
+        yield from Rule.check(self, exam)
 
 
-class LoaderRule(Rule):
-    """A rule about a training loader: on its own, or with a model with batch normalization."""
+class LoaderRule(FactRule):
+    """A rule about a training loader, on its own or with a model with batch normalization:
+    `check_loader`.
+    """
 
     needs = LOADER
     kinds = ()
@@ -209,32 +205,16 @@ class LoaderRule(Rule):
     def applies(self, exam: Examination) -> bool:
         return exam.source == "loader" or uses_batch_statistics(exam)
 
-    def check(self, exam: Examination) -> Results:
-        if exam.loader is not None:
-            yield from self.check_loader(exam.loader, exam)
 
-    def check_loader(self, loader: Loader, exam: Examination) -> Results:
-        """Yield what the rule has to say of the loader."""
-        raise NotImplementedError
-
-
-class PairRule(Rule):
-    """A rule about two models that should agree."""
+class PairRule(FactRule):
+    """A rule about two models that should agree: `check_pair`."""
 
     needs = OTHER
     kinds = ()
 
-    def check(self, exam: Examination) -> Results:
-        if exam.pair is not None:
-            yield from self.check_pair(exam.pair, exam)
 
-    def check_pair(self, pair: Pair, exam: Examination) -> Results:
-        """Yield what the rule has to say of the two."""
-        raise NotImplementedError
-
-
-class HistoryRule(Rule):
-    """A rule about a training: what a recording or a watched loop showed."""
+class HistoryRule(FactRule):
+    """A rule about a training, what a recording or a watched loop showed: `check_steps`."""
 
     needs = HISTORY
     kinds = ()
@@ -242,11 +222,7 @@ class HistoryRule(Rule):
     def applies(self, exam: Examination) -> bool:
         return exam.history is not None or bool(exam.of_kind(*BATCH_KINDS))
 
-    def check(self, exam: Examination) -> Results:
-        if exam.history is not None:
-            yield from self.check_history(exam.history)
-
-    def check_history(self, history: History) -> Results:
+    def check_history(self, history: History, exam: Examination) -> Results:
         """Yield what the rule has to say; here, layer by layer."""
         for layer in history.layers:
             yield from self.check_steps(layer, history)

@@ -210,7 +210,7 @@ def _tested(known: Estimate, tests: int) -> Estimate:
     error = known.spread / math.sqrt(known.n)
     t = known.effect / error
     half = float(critical_t(known.n, known.freedom, LEVEL / tests)) * error
-    fixed = _t_quantile(1 - LEVEL / 2, known.freedom) * error
+    fixed = float(special.stdtrit(known.freedom, 1 - LEVEL / 2)) * error
     return replace(
         known,
         interval=(known.effect - half, known.effect + half) if math.isfinite(half) else None,
@@ -339,7 +339,3 @@ def _more_signs(estimate: Estimate) -> int | None:
         if sign_e_value(wins, differing - wins) >= 1 / LEVEL:
             return n - estimate.n
     return None
-
-
-def _t_quantile(probability: float, freedom: float) -> float:
-    return float(special.stdtrit(freedom, probability))

@@ -114,18 +114,6 @@ class Folding:
         return changes, left + refused
 
 
-def refuse_altered(model: nn.Module, *names: str) -> None:
-    """Make sure that nothing was done to these layers that their classes do not show.
-
-    Raises:
-        NotUnderstoodError: if something was.
-    """
-    for name in names:
-        layer = model.get_submodule(name)
-        if reason := alteration(layer):
-            raise NotUnderstoodError(f"{named(name, layer)}: {reason}")
-
-
 def _check_ways(folded: nn.Module, norms: list[str], before: list[Path]) -> None:
     """Make sure that the folded model takes the same ways: a forward may ask for a layer's class or
     for its bias.

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -322,7 +323,7 @@ def _path(tracer: BranchTracer, owners: dict[int, set[str]]) -> Path:
         target = node.target if isinstance(node.target, str) else node.target.__name__
         path.operations.append((node.op, target))
         if node.op == "get_attr":
-            path.read |= owners.get(id(attribute(model, str(node.target))), set())
+            path.read |= owners.get(id(attrgetter(str(node.target))(model)), set())
         name = str(node.target)
         if node.op == "call_module" and name not in layers:
             path.read |= _inside(model.get_submodule(name), layers)
@@ -361,11 +362,3 @@ def readers_of(node: fx.Node) -> Iterator[fx.Node]:
         )
         if not asks_shape:
             yield user
-
-
-def attribute(model: nn.Module, target: str) -> Any:
-    """The value of a dotted name; None if there is none."""
-    value: Any = model
-    for name in target.split("."):
-        value = getattr(value, name, None)
-    return value

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.mend.own_forwards import SCALES
+from normscope.mend.fold import SCALES
 from normscope.user_models.norm_layers import gain_of
 from normscope.user_models.plain_layers import alteration
 

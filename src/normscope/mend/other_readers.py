@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from normscope.user_models.functional_norms import codes_in
+
 TABLES = ("_modules", "_parameters", "_buffers")
 
 
@@ -69,7 +71,7 @@ def _reached(model: nn.Module) -> set[str]:
     reached, waiting = {"forward"}, ["forward"]
     while waiting:
         named = {
-            n for code in codes.get(waiting.pop(), ()) for c in _nested(code) for n in c.co_names
+            n for code in codes.get(waiting.pop(), ()) for c in codes_in(code) for n in c.co_names
         }
         new = (named & codes.keys()) - reached
         reached |= new
@@ -81,16 +83,9 @@ def _called(code: CodeType) -> set[str]:
     """The attributes that a function calls, as `self.conv(x)` does; `self.conv.weight` does not."""
     return {
         instruction.argval
-        for nested in _nested(code)
+        for nested in codes_in(code)
         for instruction in dis.get_instructions(nested)
         if instruction.opname == "LOAD_METHOD"
         or (instruction.opname == "LOAD_ATTR" and sys.version_info >= (3, 12)
             and (instruction.arg or 0) & 1)
     }  # fmt: skip
-
-
-def _nested(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _nested(constant)

@@ -8,7 +8,7 @@ from typing import Any
 
 from normscope.records.run import ENDED, status_of
 from normscope.studies.directory import StudyDirectory
-from normscope.studies.execution import default_jobs
+from normscope.studies.executors import default_jobs
 from normscope.studies.grid import Grid, merged_by_data
 from normscope.studies.spec import Recipe, RunSpec
 from normscope.studies.study_description import StudyPlan

@@ -16,10 +16,8 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from normscope.errors import InputError, one_of
 from normscope.paths import given_path
-from normscope.studies.spec import MOST_EPOCHS, MOST_THREADS, Recipe, within
+from normscope.studies.spec import MOST_EPOCHS, MOST_THREADS, Count, Recipe, within
 
-Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
-Name = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 
 STUDIES = Path("normscope-runs")

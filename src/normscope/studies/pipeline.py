@@ -24,8 +24,7 @@ from normscope.show.sinks.runs import StudyLogs
 from normscope.show.terminal import StudyProgress, percent, say
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name, usable_cores
-from normscope.studies.execution import default_jobs, execute_all
-from normscope.studies.executors import Executor
+from normscope.studies.executors import Executor, default_jobs, execute_all
 from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import Grid
 from normscope.studies.labels import run_labels

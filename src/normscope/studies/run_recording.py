@@ -16,6 +16,7 @@ from normscope.records.recording_parts import FilePart
 from normscope.studies.grid import WATCHED, build_for
 from normscope.studies.spec import RunSpec
 from normscope.training.loop import Callback, Epoch
+from normscope.user_models.state_guard import same_bits
 from normscope.user_models.tensor_files import read_torch
 from normscope.watching.attach import attach
 from normscope.watching.intervals import Intervals, LogSpacedInterval
@@ -104,9 +105,7 @@ class WatchedTraining(Callback):
         if not self._done:
             self._path.unlink(missing_ok=True)
         try:
-            plan = (
-                self._plan
-            )  # without a budget: its intervals are chosen for the run's length and width
+            plan = self._plan  # without a budget: its intervals suit the run's length and width
             intervals = Intervals(plan.every, plan.gradients_every, plan.histograms_every)
             self._watcher = attach(
                 model,
@@ -119,9 +118,8 @@ class WatchedTraining(Callback):
         except (InputError, RecordError):
             if not self._done:
                 raise
-            self._path.unlink(
-                missing_ok=True
-            )  # it ended before the run did: it is made anew when the run is over
+            # it ended before the run did: it is made anew when the run is over
+            self._path.unlink(missing_ok=True)
         except StorageError as error:
             self._stop(error, "at its start")
 
@@ -169,13 +167,5 @@ def differing(state: dict[str, torch.Tensor], weights: Path) -> list[str]:
     return [
         n
         for n in names
-        if n not in saved or n not in state or not _same_bits(saved[n], state[n].cpu())
+        if n not in saved or n not in state or not same_bits(saved[n], state[n].cpu())
     ]
-
-
-def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    return torch.equal(
-        one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8)
-    )

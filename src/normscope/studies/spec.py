@@ -47,8 +47,8 @@ NETWORK_OPTIONS = (
 )  # fmt: skip
 """Knobs that not every network has."""
 
-_Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
-_Name = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
+Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Name = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Recipe:
     transformers, relu in the others.
     """
 
-    block: _Name = None
+    block: Name = None
     """Residual block: post-activation, pre-activation, after-activation or formula (y = f(x) + x,
     one norm).
     """
@@ -76,28 +76,28 @@ class Recipe:
     ] = None
     """Channels of the stages of small-resnet, for example 16 32 64."""
 
-    blocks_per_stage: _Count = None
+    blocks_per_stage: Count = None
     """Residual blocks in each stage of small-resnet (default: 2)."""
 
-    depth: _Count = None
+    depth: Count = None
     """Blocks of a transformer (default: 4)."""
 
-    width: _Count = None
+    width: Count = None
     """Values of a token in a transformer (default: 48; byte-lm: 64)."""
 
-    heads: _Count = None
+    heads: Count = None
     """Attention heads in each block of a transformer (default: 4)."""
 
-    patch_size: _Count = None
+    patch_size: Count = None
     """Side of vit's patches, in pixels (default: an eighth of the image, at least 2)."""
 
-    pooling: _Name = None
+    pooling: Name = None
     """What vit reads the class from: mean (of all tokens, the default) or token (a class token)."""
 
-    positions: _Name = None
+    positions: Name = None
     """Positions of byte-lm: learned (the default) or rotary."""
 
-    placement: _Name = None
+    placement: Name = None
     """Where a transformer normalizes: pre (before each branch, the default), post (after each sum),
     peri (before and after each branch) or pre-scaled (pre, divided by the root of the depth).
     """

@@ -55,18 +55,18 @@ def _calls(cls: type) -> tuple[str, ...]:
     calls = (
         call
         for name, method in methods
-        for code in _codes(method.__code__)
+        for code in codes_in(method.__code__)
         for call in _named(code, method.__globals__, made=name == "forward")
     )
     return tuple(dict.fromkeys(calls))
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
     """Yield the code of a function and of those inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+            yield from codes_in(constant)
 
 
 def _named(code: types.CodeType, names: dict[str, Any], made: bool) -> Iterator[str]:

@@ -141,7 +141,7 @@ class _Kept:
             now = buffers.get(name)
             if kept is None or kept.layout is not torch.strided or kept.is_quantized:
                 continue
-            if now is None or not _same_bits(now, kept):
+            if now is None or not same_bits(now, kept):
                 yield name
 
     def put_back(self) -> None:
@@ -155,7 +155,7 @@ class _Kept:
         with torch.no_grad():
             for holder, name, tensor, kept in self.tensors:
                 holder[name] = tensor
-                if kept is not None and not _same_bits(tensor, kept):
+                if kept is not None and not same_bits(tensor, kept):
                     tensor.copy_(kept)
 
 
@@ -204,7 +204,7 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
     return tensor.detach().clone()
 
 
-def _same_bits(tensor: Tensor, kept: Tensor) -> bool:
+def same_bits(tensor: Tensor, kept: Tensor) -> bool:
     """Equal bit by bit, NaN included: an untouched buffer is not written, so that its version does
     not move.
     """

@@ -98,7 +98,7 @@ def failed(tmp_path_factory):
     (place / "own.toml").write_text(STUDY)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(place))
-        patch.setattr("normscope.studies.execution.usable_cores", lambda: 1)
+        patch.setattr("normscope.studies.executors.usable_cores", lambda: 1)
         command = [
             "study",
             place / "own.toml",

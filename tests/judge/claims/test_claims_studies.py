@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 def one_thread():
     """Networks this small are slower on two threads, far slower where other work has the cores."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("normscope.studies.execution.usable_cores", lambda: 1)
+        patch.setattr("normscope.studies.executors.usable_cores", lambda: 1)
         yield
 
 

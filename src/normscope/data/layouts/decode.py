@@ -21,9 +21,8 @@ from normscope.records.memory_limit import images_budget, refuse_beyond
 # Only formats that Pillow reads itself: for PostScript, for example, it would start an interpreter.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 GRAYSCALE = frozenset({"1", "L", "LA"})
-DEEP = frozenset(
-    {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
-)  # more than 8 bits a channel: no faithful uint8
+# more than 8 bits a channel: no faithful uint8
+DEEP = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 ONE = 64  # share of the budget that one image may take: eight are decoded at a time
 ENCODED = 16  # the same of its file
 TASK = 64  # images a thread decodes at a time: small ones take 0.1 ms each

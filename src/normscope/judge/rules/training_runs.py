@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from normscope.judge.rule import FAR_MEAN, HistoryRule, Results, half_unit
-from normscope.records.examination import History, LayerHistory
+from normscope.records.examination import Examination, History, LayerHistory
 
 
 class UpdatedMoreThanOnce(HistoryRule, code="NS801", severity="warning"):
@@ -196,7 +196,7 @@ class NonFiniteInTraining(HistoryRule, code="NS805", severity="error"):
     mend = "normscope.mend.recalibrate"
     reference = "https://github.com/pytorch/pytorch/issues/90342"
 
-    def check_history(self, history: History) -> Results:
+    def check_history(self, history: History, exam: Examination) -> Results:
         steps = [layer.first_non_finite for layer in history.layers]
         hit = [step for step in steps if step is not None]
         if hit:
@@ -231,7 +231,7 @@ class AccumulationIsNoBatch(HistoryRule, code="NS806", severity="info"):
     mend = "normscope.mend.convert"
     reference = "https://github.com/ultralytics/yolov5/issues/1630"
 
-    def check_history(self, history: History) -> Results:
+    def check_history(self, history: History, exam: Examination) -> Results:
         batches = history.accumulation or 1
         samples = [
             layer.samples for layer in history.layers if layer.kind == "batch" and layer.samples
@@ -403,7 +403,7 @@ class PenaltyThroughBatchStatistics(HistoryRule, code="NS810", severity="warning
     mend = "normscope.mend.convert"
     reference = "https://arxiv.org/abs/1704.00028"
 
-    def check_history(self, history: History) -> Results:
+    def check_history(self, history: History, exam: Examination) -> Results:
         live = [layer for layer in history.layers if layer.kind == "batch" and layer.updates]
         if history.penalties > self.LIMIT * history.steps and history.steps and live:
             message = "The gradient at the inputs is penalized; batch statistics mix the samples."

@@ -18,9 +18,8 @@ from loky.backend.process import LokyProcess
 
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import keep_freed_memory
-from normscope.studies.executors.losses import Losses
 from normscope.studies.process_ends import how_it_ended
-from normscope.studies.progress_message import Progress, Report
+from normscope.studies.progress_message import Losses, Progress, Report
 from normscope.studies.runner import RunResult, RunTask, execute, record_failure
 
 MOST_DEATHS = 2

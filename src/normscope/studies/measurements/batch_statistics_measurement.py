@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -67,12 +66,7 @@ def normalization_names(context: RunContext) -> list[str]:
 
 
 def _images(context: RunContext) -> Iterator[Tensor]:
-    """Training images in whole batches, augmented as in training, the same at every call."""
-    batches = context.batches(augmented=True)
-    size = min(context.spec.batch_size, len(context.dataset.train_labels))
-    epochs = (batches.train(context.spec.seed, epoch) for epoch in range(1, BATCHES + 1))
-    whole = (images for epoch in epochs for images, _ in epoch if len(images) == size)
-    return islice(whole, BATCHES)
+    return (images for images, _ in context.whole_batches(BATCHES))
 
 
 def _distances(

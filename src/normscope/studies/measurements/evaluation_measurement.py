@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from normscope.studies.measurements.run_context import Arrays, RunContext
 from normscope.studies.spec import RunSpec
@@ -37,7 +33,7 @@ def evaluation(context: RunContext) -> Arrays:
     sizes = network.sizes(spec.batch_size)
     order = torch.from_numpy(np.random.default_rng([spec.seed, 1]).permutation(len(network.labels)))
     running = network.eval_accuracy()
-    network.recalibrate(_training_batches(context))
+    network.recalibrate(context.whole_batches(BATCHES, BATCH_SIZE))
     recalibrated = network.eval_accuracy()
     batch = np.full(len(sizes), np.nan)
     for index, size in enumerate(sizes):
@@ -50,14 +46,6 @@ def evaluation(context: RunContext) -> Arrays:
         "batch": batch,
         "size": np.array(sizes),
     }
-
-
-def _training_batches(context: RunContext) -> Iterator[tuple[Tensor, Tensor]]:
-    """Whole batches, epoch after epoch."""
-    batches = context.batches(BATCH_SIZE, augmented=True)
-    size = min(BATCH_SIZE, len(context.dataset.train_labels))
-    epochs = (batches.train(context.spec.seed, epoch) for epoch in range(1, BATCHES + 1))
-    return islice((batch for epoch in epochs for batch in epoch if len(batch[1]) == size), BATCHES)
 
 
 NOISE = 1.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
+from torch import Tensor
 
 from normscope.data.dataset import Dataset
 from normscope.data.device_batches import Batches
@@ -65,6 +67,15 @@ class RunContext:
     def batches(self, batch_size: int | None = None, *, augmented: bool = False) -> Batches:
         """Return the run's data in batches on the CPU, as it is or augmented as in training."""
         return batches_for(self.dataset, self.spec, batch_size=batch_size, augmented=augmented)
+
+    def whole_batches(
+        self, count: int, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return so many whole training batches, augmented and the same at each call."""
+        batches = self.batches(batch_size, augmented=True)
+        size = min(batch_size or self.spec.batch_size, len(self.dataset.train_labels))
+        epochs = (batches.train(self.spec.seed, epoch) for epoch in range(1, count + 1))
+        return islice((pair for epoch in epochs for pair in epoch if len(pair[1]) == size), count)
 
     def retrain(self, model: Network, *callbacks: Callback) -> None:
         """Train a network from `fresh` with the run's settings and images, in fp32 on the CPU."""
