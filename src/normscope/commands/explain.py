@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normscope.errors import InputError, NormscopeError, check_type
-from normscope.studies.options import (
-    STUDIES,
-    Count,
-    GridOptions,
-    MachineOptions,
-    Name,
-    NetworkOptions,
-    grid_of,
-)
-from normscope.studies.spec import Recipe
+from normscope.studies.options import STUDIES, GridOptions, MachineOptions, NetworkOptions, grid_of
+from normscope.studies.spec import Count, Name, Recipe
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -20,6 +20,9 @@ ROUNDING = 16 * float(np.finfo(np.float32).eps)
 
 PARAMETERS = ("weight", "bias")
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+MEASURES = ("batch_mean", "batch_var", "sample_std", "weight", "running_mean")
+"""A distance between two of these says how far two runs are apart."""
+
 GROWTH = 8
 """Steps at which the distance is shown."""
 
@@ -148,7 +151,7 @@ def difference_of(
             unequal = np.flatnonzero(_differ(one, other))
             for row in unequal:
                 distance = _distance(one[row], other[row])
-                if distance >= far.get(int(at[row]), (-1.0, ""))[0] and _is_measure(statistic):
+                if distance >= far.get(int(at[row]), (-1.0, ""))[0] and statistic in MEASURES:
                     far[int(at[row])] = distance, layer
             if len(unequal):
                 phase = _phase(statistic)
@@ -211,11 +214,6 @@ def _phase(statistic: str) -> int:
     if "gradient" in statistic:
         return 3
     return {**dict.fromkeys(PARAMETERS, 0), **dict.fromkeys(RUNNING, 2)}.get(statistic, 1)
-
-
-def _is_measure(statistic: str) -> bool:
-    """Tell whether a distance between two of these values says how far two runs are apart."""
-    return statistic in ("batch_mean", "batch_var", "sample_std", "weight", "running_mean")
 
 
 def _parting(

@@ -56,7 +56,8 @@ def to_markdown() -> str:
 
 def _overview() -> str:
     rows = [
-        f"| [{r.code}](#{r.code.lower()}-{r.name}) | {r.name} | {r.severity} | {_needs(r)} |"
+        f"| [{r.code}](#{r.code.lower()}-{r.name}) | {r.name} | {r.severity} | "
+        f"{r.needs.words if r.needs is not None else ''} |"
         for r in rules()
     ]
     return "\n".join(["| code | fault | up to | needs |", "|---|---|---|---|", *rows, ""])
@@ -97,7 +98,3 @@ def _filled(text: str, indent: str = "") -> str:
     paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
     wrapper = textwrap.TextWrapper(100, subsequent_indent=indent, break_on_hyphens=False)
     return "\n\n".join(wrapper.fill(paragraph) for paragraph in paragraphs)
-
-
-def _needs(rule: Rule) -> str:
-    return rule.needs.words if rule.needs is not None else ""

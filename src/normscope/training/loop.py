@@ -131,36 +131,25 @@ def train(
         NormscopeError: if steps are to be captured and cannot be.
     """
     with own_stream(plan.device), repeatable(plan.device):
-        return _train(model, batches, plan, callbacks, resume, not_captured)
-
-
-def _train(
-    model: nn.Module,
-    batches: Batches,
-    plan: Plan,
-    callbacks: Sequence[Callback],
-    resume: ResumeState | None,
-    not_captured: str | None,
-) -> Outcome:
-    optimizer = optimizer_of(model, plan)
-    done, step = 0, 0
-    if resume is not None:
-        model.load_state_dict(resume.model)
-        optimizer.load_state_dict(resume.optimizer)
-        done, step = resume.epoch, resume.step
-    for callback in callbacks:
-        callback.on_start(model, optimizer)
-        not_captured = not_captured or callback.not_captured
-    epochs = _Epochs(model, optimizer, batches, plan, callbacks, not_captured)
-    for number in range(done + 1, plan.epochs + 1):
-        epoch = epochs.train(number, step)
-        step = epoch.step
+        optimizer = optimizer_of(model, plan)
+        done, step = 0, 0
+        if resume is not None:
+            model.load_state_dict(resume.model)
+            optimizer.load_state_dict(resume.optimizer)
+            done, step = resume.epoch, resume.step
         for callback in callbacks:
-            callback.on_epoch(epoch)
-        first_bad = epoch.scalars["first_non_finite_step"]
-        if first_bad is not None:
-            return Outcome("diverged", int(first_bad), epochs.not_captured)
-    return Outcome("finished", not_captured=epochs.not_captured)
+            callback.on_start(model, optimizer)
+            not_captured = not_captured or callback.not_captured
+        epochs = _Epochs(model, optimizer, batches, plan, callbacks, not_captured)
+        for number in range(done + 1, plan.epochs + 1):
+            epoch = epochs.train(number, step)
+            step = epoch.step
+            for callback in callbacks:
+                callback.on_epoch(epoch)
+            first_bad = epoch.scalars["first_non_finite_step"]
+            if first_bad is not None:
+                return Outcome("diverged", int(first_bad), epochs.not_captured)
+        return Outcome("finished", not_captured=epochs.not_captured)
 
 
 class _Epochs:
@@ -244,35 +233,21 @@ class _Epochs:
     def _measured(self) -> dict[str, Tensor]:
         """All that the epoch measured, on the device."""
         train, test = self._training.totals.means(), self._testing.totals.means()
+        losses = torch.cat([self._training.losses, test["loss"].reshape(1)])
+        indices = torch.arange(len(losses), device=losses.device)
         measured = {
             **{f"train_{name}": value for name, value in train.items()},
             **{f"test_{name}": value for name, value in test.items()},
-            "first_non_finite": _first_non_finite(
-                torch.cat([self._training.losses, test["loss"].reshape(1)])
-            ),
+            "first_non_finite": torch.where(losses.isfinite(), len(losses), indices).min(),
         }
         for callback in self._callbacks:
             measured |= callback.scalars()
         return measured
 
 
-def _first_non_finite(losses: Tensor) -> Tensor:
-    """Index of the first loss that is not finite; the number of losses where all are."""
-    indices = torch.arange(len(losses), device=losses.device)
-    return torch.where(losses.isfinite(), len(losses), indices).min()
-
-
 def to_host(values: dict[str, Tensor]) -> dict[str, float]:
     """The values of 0-dim device tensors as floats, brought over in one transfer."""
-    dtype = (
-        torch.float32
-        if any(value.device.type == "mps" for value in values.values())
-        else torch.float64
-    )
-    return dict(
-        zip(
-            values,
-            torch.stack([value.to(dtype) for value in values.values()]).tolist(),
-            strict=True,
-        )
-    )
+    on_mps = any(value.device.type == "mps" for value in values.values())
+    dtype = torch.float32 if on_mps else torch.float64
+    numbers = torch.stack([value.to(dtype) for value in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))

@@ -12,16 +12,10 @@ from torch import nn
 from normscope.errors import InputError, lookup
 from normscope.training.plan import Plan
 
-
-def _cosine(epoch: int, epochs: int) -> float:
-    return (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
-
-
-def _constant(epoch: int, epochs: int) -> float:
-    return 1.0
-
-
-SCHEDULES = {"cosine": _cosine, "constant": _constant}
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "cosine": lambda epoch, epochs: (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2,
+    "constant": lambda epoch, epochs: 1.0,
+}
 
 
 def warmed_up(rate: float, step: int, warmup: int) -> float:

@@ -72,7 +72,9 @@ def load_checkpoint(path: Path) -> Any:
         return read_safetensors(path)
     if _is_zip(path):
         return _load_archive(path)
-    if not head.startswith(b"\x80") and not _is_tar(head):
+    if (
+        not head.startswith(b"\x80") and head[257:262] != b"ustar"
+    ):  # nor a tar, as before torch 0.1.2
         raise InputError(_other_format(path, head))
     return read_torch(path, "a checkpoint")
 
@@ -174,11 +176,6 @@ def _load_arrays(path: Path) -> dict[str, Any]:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except Exception as error:  # damaged bytes raise anything
         raise InputError(f"{path} cannot be read as arrays: {one_line(error)}") from error
-
-
-def _is_tar(head: bytes) -> bool:
-    """Tell whether it is a tar archive, as torch.save wrote before version 0.1.2."""
-    return head[257:262] == b"ustar"
 
 
 def _other_format(path: Path, head: bytes) -> str:

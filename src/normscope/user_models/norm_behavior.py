@@ -99,7 +99,8 @@ def behavior_of(
         if saved is not None:
             possible = [way for way in possible if _made(way, layer, x, saved)]
             if len({way.channel_axis for way in possible}) == 1:
-                return _preferred(possible, layer)
+                # several that fit differ in name only: the recognized kind's
+                return next((way for way in possible if way.kind == layer.kind), possible[0])
         return _explaining(possible, layer, _few(x), _few(y))
 
 
@@ -265,8 +266,3 @@ def _made(way: Behavior, layer: NormLayer, x: Tensor, saved: Moments) -> bool:
     apart = (saved.mean.flatten().to(mean) - mean).abs() / std
     ratio = (saved.invstd.flatten().to(std) * std - 1).abs()
     return bool((apart < UNEXPLAINED * 10).all() & (ratio < UNEXPLAINED * 10).all())
-
-
-def _preferred(possible: list[Behavior], layer: NormLayer) -> Behavior:
-    """The recognized kind's way among several that fit: they differ in name only."""
-    return next((way for way in possible if way.kind == layer.kind), possible[0])

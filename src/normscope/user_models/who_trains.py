@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from normscope.user_models.norm_layers import is_norm
 from normscope.user_models.wrappers import local_part, torch_optimizers
@@ -121,8 +122,4 @@ def _trains_other_weights(module: nn.Module) -> bool:
 
 def was_trained(parameters: Iterable[nn.Parameter]) -> bool:
     """Tell whether parameters hold gradients, or were written to many times, as by an optimizer."""
-    return any(p.grad is not None or p._version >= OFTEN for p in parameters if _dense(p))
-
-
-def _dense(parameter: nn.Parameter) -> bool:
-    return not torch.nn.parameter.is_lazy(parameter)
+    return any(p.grad is not None or p._version >= OFTEN for p in parameters if not is_lazy(p))

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -122,7 +121,14 @@ class _CsvFile:
         for index in self._lists:
             name = self._schema.field(index).name
             table = table.set_column(
-                index, name, [[_as_json(value) for value in table.column(index).to_pylist()]]
+                index,
+                name,
+                [
+                    [
+                        None if value is None else json.dumps(value)
+                        for value in table.column(index).to_pylist()
+                    ]
+                ],
             )
         for index, field in enumerate(self._schema):
             if field.type == TEXT and index not in self._lists:  # a list's text begins with [
@@ -132,10 +138,6 @@ class _CsvFile:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _as_json(value: list[Any] | None) -> str | None:
-    return None if value is None else json.dumps(value)
 
 
 def _earlier(folder: Path) -> dict[str, list[str]]:

@@ -142,7 +142,8 @@ def run_batches(runs: Sequence[RunRecord]) -> Iterator[tuple[Table, pa.RecordBat
     if not runs:
         return
     yield _runs(runs)
-    extra = [name for name in _scalars(runs) if name not in EPOCHS.schema.names]
+    names = dict.fromkeys(name for run in runs for name in run.epochs)
+    extra = [name for name in names if name not in EPOCHS.schema.names]
     epochs = EPOCHS.with_columns([column(name, NUMBER, "a scalar of the epoch") for name in extra])
     for run in runs:
         if len(run.epochs["epoch"]):
@@ -190,10 +191,6 @@ def _runs(runs: Sequence[RunRecord]) -> tuple[Table, pa.RecordBatch]:
         columns.append(field)
     table = RUNS.with_columns(columns)
     return table, table.batch(values)
-
-
-def _scalars(runs: Sequence[RunRecord]) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run.epochs))
 
 
 def _epochs(run: RunRecord) -> dict[str, object]:

@@ -115,9 +115,8 @@ class RayExecutor:
         """The active with a message; waits a moment for one."""
         streams = [run.stream for run in active]
         self._ray.wait(streams, num_returns=1, timeout=1.0)
-        ready, _ = self._ray.wait(
-            streams, num_returns=len(streams), timeout=0
-        )  # else the first would always win
+        # all of them, else the first would always win
+        ready, _ = self._ray.wait(streams, num_returns=len(streams), timeout=0)
         return [run for run in active if run.stream in ready]
 
     def _receive(self, run: _RemoteRun, report: Report) -> RunResult | None:
