@@ -141,9 +141,7 @@ def _status(arguments: list[str]) -> int:
 
 
 def _unforeseen(error: Exception) -> int:
-    """Say in one line what no command foresaw: a file that the system refuses, or else a fault of
-    normscope.
-    """
+    """Say in one line what no command foresaw: a file that the system refuses, or our own fault."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         _complain(f"{error.filename} cannot be used: {error.strerror}.")
         return 2

@@ -10,9 +10,7 @@ T = TypeVar("T")
 
 
 class NormscopeError(Exception):
-    """Base of the errors whose message is one line for the user: what was given, expected, and
-    known.
-    """
+    """Base of the errors whose message is one line for the user: what was given and expected."""
 
     exit_status = 1
 
@@ -36,9 +34,7 @@ class CheckError(NormscopeError):
 
 
 class StorageError(NormscopeError, OSError):
-    """The machine could not store what it was asked to, for example a full disk. Ends with status
-    1.
-    """
+    """The machine could not store what it was asked to, as on a full disk. Ends with status 1."""
 
 
 def check_type(what: str, value: object, kind: type) -> None:
@@ -60,9 +56,7 @@ def one_line(error: BaseException) -> str:
 
 
 def one_of(what: str, given: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not known: what was given, near matches first, then all that
-    is known.
-    """
+    """The sentence for a name that is not known: what was given, a near match, all known."""
     names, given = list(known), given if len(given) <= 60 else f"{given[:60]}..."
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -112,9 +112,7 @@ def storing(folder: Path) -> Iterator[None]:
 
 
 def _open(entry: Path) -> Splits | None:
-    """The entry, or None if it is not there or not whole (a disk that lost bytes, a hand in the
-    folder).
-    """
+    """The entry, or None if it is not there or not whole (lost bytes, a hand in the folder)."""
     try:
         about = read_json(entry / "entry.json")
         sums = {name: _sum(entry / f"{name}.npy") for name in ARRAYS}

@@ -28,9 +28,7 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The two splits as a layout holds them: images uint8 [N, H, W, C], labels int64 [N] into
-    `classes`.
-    """
+    """The splits of a layout: images uint8 [N, H, W, C], labels int64 [N] into `classes`."""
 
     classes: tuple[str, ...]
     train_images: np.ndarray

@@ -198,9 +198,7 @@ class Batches:
         return self._normalize(images), self._train_labels.index_select(0, shown.order)
 
     def _normalize(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] -> `dtype` [B, C, H, W]; the permutation of an NHWC tensor is
-        channels_last as it is.
-        """
+        """uint8 [B, H, W, C] -> `dtype` [B, C, H, W], which permuted is channels_last as it is."""
         return (
             images.to(torch.float32)
             .mul_(self._scale)
@@ -258,9 +256,7 @@ class Crop:
 
 
 def _mirror(images: Tensor, flips: Tensor) -> Tensor:
-    """Images [B, H, W, C], those with `flips` [B] mirrored. Choosing whole images is faster than
-    `torch.where`.
-    """
+    """Mirror those of images [B, H, W, C] with `flips` [B]; faster than `torch.where`."""
     size = len(images)
     slots = torch.arange(size, device=images.device)
     return torch.cat((images, images.flip(2))).index_select(0, slots + size * flips)

@@ -14,9 +14,7 @@ CHUNK_BYTES = 1 << 16
 
 
 class PoochBar:
-    """A `Bar` as pooch expects one: with a total that is set, and a `reset` before the end fills it
-    exactly.
-    """
+    """A `Bar` as pooch expects one: its total is set, and `reset` comes before the end fills it."""
 
     def __init__(self, bar: Bar):
         self._bar = bar

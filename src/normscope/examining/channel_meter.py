@@ -265,9 +265,7 @@ def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
 
 
 def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return variance and mean square of every normalized set: one sample's channel, group or
-    feature vector.
-    """
+    """Variance and mean square of every normalized set: a sample's channel, group or vector."""
     values = x.detach().float()
     if layer.kind == "instance":
         sets = values.reshape(len(x) * x.shape[1], -1)
@@ -279,9 +277,7 @@ def _set_moments(layer: Layer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _normalized_spread(layer: Layer, module: nn.Module, y: Tensor) -> float | None:
-    """Return the standard deviation of the normalized value, gain and bias taken out again; None
-    where the gain is 0.
-    """
+    """Standard deviation of the normalized value, without gain and bias; None for a gain of 0."""
     if layer.foreign and layer.kind in ("layer", "rms"):
         # The convention of its weight is not known: Gemma scales by 1 + weight.
         return _number(y.float().std(correction=0))

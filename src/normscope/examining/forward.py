@@ -261,9 +261,7 @@ def _observed(modules: dict[str, nn.Module], meters: dict[str, Meter]) -> Iterat
 
 
 def _trailing_zeros(batch: Batch) -> list[Tensor]:
-    """Return masks [N, L] of the positions before the trailing all-zero ones, for sequences
-    [N, C, L] and [N, L, C].
-    """
+    """Masks [N, L] of positions before trailing all-zero ones, of [N, C, L] and [N, L, C]."""
     x = next(batch.tensors(), None)
     if x is None or x.ndim != 3 or not x.is_floating_point():
         return []

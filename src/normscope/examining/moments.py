@@ -101,9 +101,7 @@ def reference_facts(batches: list[tuple[np.ndarray, ...]], dilution: float) -> d
 def eval_facts(
     evaluated: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """Return moments over all batches, and F of a one-way analysis of variance of sample means
-    against batches.
-    """
+    """Return moments over all batches, and F (one-way ANOVA) of sample means against batches."""
     if not evaluated:
         return {}
     sizes = np.array([size for size, *_ in evaluated], dtype=np.float64)

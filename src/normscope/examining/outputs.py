@@ -84,9 +84,7 @@ def is_class(target: Tensor | None) -> bool:
 
 
 def target_facts(targets: list[Tensor | None]) -> dict[str, Any]:
-    """Return the chi-square per degree of freedom of the labels against the batches, which is 1 if
-    the labels are shuffled over them.
-    """
+    """Return chi-square / degrees of freedom of labels against batches: 1 if they are shuffled."""
     if len(targets) < 2 or any(t is None or t.is_floating_point() or t.ndim != 1 for t in targets):
         return {}
     return label_facts([target.numpy() for target in targets if target is not None])

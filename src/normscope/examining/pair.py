@@ -34,9 +34,7 @@ def pair_layers(here: tuple[Layer, ...], there: tuple[Layer, ...]) -> dict[str, 
 def weight_distance(
     here: Mapping[str, Tensor], there: Mapping[str, Tensor], skip: set[str]
 ) -> float | None:
-    """Return the relative L2 distance of the tensors that two states share by name and shape,
-    without the layers in `skip`.
-    """
+    """Relative L2 distance of the tensors that two states share by name and shape, but `skip`."""
     square, scale, shared = 0.0, 0.0, 0
     for name, tensor in here.items():
         other = there.get(name)
@@ -57,9 +55,7 @@ def weight_distance(
 def compare_outputs(
     model: nn.Module, other: Callable[..., Any], batches: list[Batch]
 ) -> dict[str, Any]:
-    """Return the relative difference of two models' outputs in eval mode; call it inside
-    `preserve_state` of both.
-    """
+    """Relative difference of two models' eval outputs; call it inside `preserve_state` of both."""
     for each in (model, other):
         if isinstance(each, nn.Module):
             switch_mode(each, training=False)

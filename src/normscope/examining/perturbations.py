@@ -115,9 +115,7 @@ def _rounding(values: Tensor) -> float:
 
 
 def _leak(before: Call, after: Call) -> float:
-    """Return the largest change of the output at positions, along some axis of each sample, whose
-    input has not changed.
-    """
+    """Return the largest change of the output, along some axis, where the input has not changed."""
     (x, y), (other_x, other_y) = before, after
     if x.shape != other_x.shape or not x.is_floating_point() or x.ndim < 3:
         return 0.0
@@ -132,9 +130,7 @@ def _leak(before: Call, after: Call) -> float:
 
 
 def _leak_before(before: Call, after: Call, window: Window) -> float | None:
-    """Return the largest change of the output before a window; None where the input is not causal
-    along any of its axes.
-    """
+    """Return the largest change of the output before a window; None where no axis is causal."""
     (x, y), (other_x, other_y) = before, after
     if x.shape != other_x.shape or not x.is_floating_point() or x.ndim < 3:
         return None

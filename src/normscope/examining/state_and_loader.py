@@ -160,9 +160,7 @@ def _length(sized: Any) -> int | None:
 
 
 def _labels(dataset: Any) -> np.ndarray | None:
-    """Return integer labels [N] of a dataset that has them ready: `targets`, `labels`, or the last
-    of its tensors.
-    """
+    """Integer labels [N] that a dataset has ready: `targets`, `labels`, or its last tensor."""
     name = "targets" if hasattr(dataset, "targets") else "labels"
     values = getattr(dataset, name, None)
     if values is None and isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:

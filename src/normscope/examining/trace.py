@@ -254,9 +254,7 @@ class Features:
                 self._numbers[id(made)] = self._numbers[id(first)]
 
     def scattered(self, x: Tensor) -> bool:
-        """Tell whether axis 1 has as many entries as the source features, and other ones than
-        these.
-        """
+        """Tell whether axis 1 has as many entries as the source features, and not these."""
         numbers, size = self._numbers.get(id(x), (None, 0))
         if numbers is None or x.ndim < 2 or x.shape[1] != size or size < 2:
             return False

@@ -19,9 +19,7 @@ from normscope.user_models.state_guard import preserve_state
 
 @contextmanager
 def modules_in_train_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put only these modules into train mode; synchronized layers see this process's batch alone,
-    without waiting for others.
-    """
+    """Put only these modules into train mode; synchronized ones see this process's batch alone."""
     with ExitStack() as stack:
         for module in modules:
             stack.callback(setattr, module, "training", module.training)

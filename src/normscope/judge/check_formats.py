@@ -70,9 +70,7 @@ def to_json(report: Findings) -> str:
 
 
 def to_sarif(report: Findings, rules: Iterable[Rule]) -> str:
-    """Return SARIF 2.1.0 of findings of these rules. Layers are logical locations: a model has no
-    lines.
-    """
+    """Return SARIF 2.1.0 of findings of these rules. Layers are logical: a model has no lines."""
     driver = {
         "name": "normscope",
         "rules": [_sarif_rule(rule) for rule in rules if rule.code in report.codes],

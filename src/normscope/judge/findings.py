@@ -102,9 +102,7 @@ class Findings:
 
     @property
     def saw_no_layer(self) -> bool:
-        """Tell whether there was a model or state_dict to look at, and no normalization layer in
-        it.
-        """
+        """Tell whether a model or state_dict was looked at that has no normalization layer."""
         return not self.layers and self.source in ("model", "state_dict")
 
     @property

@@ -146,9 +146,7 @@ def conclude(
     arms: tuple[str, str] | None = None,
     observed: str = "",
 ) -> Conclusions:
-    """Return the headlines of the runs and the counts of their verdicts; arguments as of
-    `headlines`.
-    """
+    """Return the headlines of the runs and the counts of their verdicts, as of `headlines`."""
     if runs and verdicts is None:
         verdicts = judge_all(runs, *(arms or compared(runs)))
     found = headlines(runs, verdicts, arms, observed)
@@ -376,9 +374,7 @@ class _Case:
         return statistics.compare(own, other, tests=len(self.norms) - 1)
 
     def rates(self) -> str:
-        """The rate at which one of the two arms learns and the other does not, and how wide a range
-        of rates each tolerates.
-        """
+        """The rate at which one arm learns and the other does not, and the range each tolerates."""
         rates = sorted(set(self.runs[self.arms[0]]) & set(self.runs[self.arms[1]]))
         if len(rates) < 2 or all(self._all_diverged(arm) for arm in self.arms):
             return ""

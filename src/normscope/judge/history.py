@@ -197,9 +197,7 @@ def _updates(read: Series) -> tuple[int, int | None]:
 
 
 def _modes(read: Series) -> tuple[int, int | None, bool, int | None]:
-    """(steps in eval mode, scaled from those recorded; the first of them; whether it began so; when
-    it then moved).
-    """
+    """(steps in eval mode, scaled; the first of them; whether it began so; when it then moved)."""
     steps, training = read.get("training", (np.array([]), np.array([])))
     if len(steps) < 2 or "num_batches_tracked" not in read:
         return 0, None, False, None
@@ -239,9 +237,7 @@ def _lag(read: Series, eps: float) -> tuple[list[int], list[float]]:
 
 
 def _rank_distance(recording: Recording, name: str) -> float | None:
-    """The largest distance of a rank's last running mean from the first rank's, in standard
-    deviations.
-    """
+    """The largest distance of a rank's last running mean from the first rank's, in sd."""
     statistics = set(recording.statistics(name))
     if len(recording.ranks) < 2 or not {"running_mean", "running_var"} <= statistics:
         return None

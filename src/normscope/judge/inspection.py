@@ -43,9 +43,7 @@ def accuracies(run: RunRecord) -> dict[str, Any]:
 
 
 def regions_of(recordings: Mapping[str, Sequence[Recording]]) -> list[dict[str, Any]]:
-    """Measure the activation regions of each layer that an activation follows, by norm, seed, and
-    first and last epoch.
-    """
+    """Measure the activation regions of each layer by norm, seed, and first and last epoch."""
     rows = []
     seeds = ((norm, *each) for norm, of in recordings.items() for each in enumerate(of))
     for norm, seed, recording in seeds:

@@ -196,9 +196,7 @@ def _differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the root mean square of a difference over that of `one`; infinite where that is 0 or
-    a value is not finite.
-    """
+    """Return the root mean square of a difference over that of `one`; infinite where undefined."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     size = np.sqrt(np.mean(one**2))
     with np.errstate(all="ignore"):

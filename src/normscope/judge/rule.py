@@ -195,9 +195,7 @@ class OptimizerRule(FactRule):
 
 
 class LoaderRule(FactRule):
-    """A rule about a training loader, on its own or with a model with batch normalization:
-    `check_loader`.
-    """
+    """A rule about a training loader, with or without a model that needs it: `check_loader`."""
 
     needs = LOADER
     kinds = ()

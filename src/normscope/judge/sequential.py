@@ -70,9 +70,7 @@ def _log_sign_e(wins: float, losses: float, share: float) -> float:
 
 
 def sign_interval(wins: float, losses: float, level: float) -> tuple[float, float]:
-    """Return the confidence sequence of a win's probability: the shares whose `sign_e_value` is
-    below 1 / level.
-    """
+    """Confidence sequence of a win's probability: shares whose `sign_e_value` < 1 / level."""
     middle = wins / (wins + losses)
 
     def beyond(share: float) -> float:

@@ -39,9 +39,7 @@ class Timeline:
         return float(len(self.starts) or self.steps)
 
     def at(self, steps: np.ndarray) -> np.ndarray:
-        """Return the positions of steps, counted from 1; the last step of an epoch is at a whole
-        number.
-        """
+        """Return the positions of steps, counted from 1; an epoch's last is at a whole number."""
         if not len(self.starts):
             return steps.astype(np.float64)
         return np.interp(steps, [*self.starts, self.steps], np.arange(len(self.starts) + 1.0))

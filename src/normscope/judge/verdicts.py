@@ -27,9 +27,7 @@ class Source:
 
 @dataclass(frozen=True)
 class EffectEstimate:
-    """One difference between the arms, in the claim's unit: the first arm's minus (or over) the
-    second's.
-    """
+    """A difference of the arms in the claim's unit: the first's minus (or over) the second's."""
 
     label: str  # the setting, or the quantity
     unit: str
@@ -144,9 +142,7 @@ JSON_NAMES = {
 def effect_text(
     effect: float | None, unit: str, interval: tuple[float, float] | None = None
 ) -> str:
-    """Return an effect with its unit and interval, "×1.5 [1.2, 1.9]" or "+1 decade"; a dash where
-    there is none.
-    """
+    """Return an effect with its unit and interval, as "×1.5 [1.2, 1.9]"; a dash for none."""
     if effect is None:
         return "–"
     sign = "" if unit == "times" else "+"
@@ -190,9 +186,7 @@ def marked(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def family_sentence(verdicts: Sequence[Verdict]) -> str:
-    """Say of one subject how many verdicts stand together; empty where none says that there is a
-    difference.
-    """
+    """Say of one subject how many verdicts stand together; empty where none finds a difference."""
     members = [verdict for verdict in verdicts if verdict.e is not None]
     found = [verdict for verdict in members if verdict.outcome in DIFFERENT]
     if not found:

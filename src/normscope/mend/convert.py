@@ -161,9 +161,7 @@ def _settings(old: nn.Module) -> dict:
 
 
 def _group(old: nn.Module) -> nn.Module:
-    """At most 32 groups of at least two channels each: the largest power of two that divides the
-    width.
-    """
+    """At most 32 groups of two channels or more: the largest power of two in the width."""
     width = _width(old)
     groups = math.gcd(MAX_GROUPS, width)
     while width // groups < LEAST_PER_GROUP and groups > 1:

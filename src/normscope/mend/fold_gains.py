@@ -86,9 +86,7 @@ def _plan(model: nn.Module, name: str, paths: list[Path]) -> Callable[[], None] 
 
 
 def _other_reader(name: str, readers: set[str], paths: list[Path]) -> str:
-    """Say what else reads a normalization's output or weights, or its readers' inputs; empty if
-    nothing does.
-    """
+    """Say what else reads a normalization's output, its weights or its readers' inputs, or ""."""
     for path in paths:
         if path.others[name]:
             return "its output is read by something that is no linear layer"
@@ -122,9 +120,7 @@ def _shared(model: nn.Module, *names: str) -> str:
 
 @torch.no_grad()
 def _inputs_last(layer: nn.Module) -> bool | None:
-    """Tell whether a linear layer's weight is [out, in], or [in, out]; None if it is no linear
-    layer.
-    """
+    """Tell whether a linear layer's weight is [out, in], or [in, out]; None if it is none."""
     if runs_torch_forward(layer, nn.Linear):
         return True
     weight = layer._parameters.get("weight")

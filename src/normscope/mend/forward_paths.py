@@ -88,9 +88,7 @@ def followed_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_matrix(module: nn.Module) -> bool:
-    """Tell whether a module of somebody's own holds one matrix, with or without a bias, as a linear
-    layer does.
-    """
+    """Tell whether a module of somebody's own holds one matrix, as a linear layer does."""
     weight = module._parameters.get("weight")
     return (
         weight is not None
@@ -147,9 +145,7 @@ def traced_paths(model: nn.Module, whole: Collection[str] = ()) -> list[Path]:
 
 
 def operations(model: nn.Module, whole: Collection[str]) -> list[list[tuple[str, str]]] | None:
-    """Return the operations of every way through a forward, by which two models are compared; None
-    if it cannot be traced.
-    """
+    """Return the operations of every way, to compare two models by; None if untraceable."""
     try:
         return [path.operations for path in traced_paths(model, whole)]
     except UntraceableError:

@@ -112,9 +112,7 @@ class _Observer(TorchDispatchMode):
         return output
 
     def _is_view_of_rows(self, tensor: Tensor, output: Any) -> bool:
-        """Tell whether an operation only chose or arranged rows of a normalization's output, which
-        its output is then taken for too.
-        """
+        """Tell whether it only chose or arranged rows of a norm's output, and so counts as it."""
         name = self.outputs.get(id(tensor), ("",))[0]
         if not isinstance(output, Tensor) or name not in self._row_norms:
             return False

@@ -360,9 +360,7 @@ class History:
     batches: int | None = None
 
     def expected(self, layer: LayerHistory) -> float:
-        """Updates per optimizer step of a layer that is updated once in each forward that has a
-        backward of its own.
-        """
+        """Updates per optimizer step of a layer with one in each forward that has a backward."""
         return max(1.0, (self.batches or 0) / max(layer.steps, 1)) * layer.calls
 
 
@@ -391,9 +389,7 @@ class Examination:
 
     @property
     def untrained(self) -> bool:
-        """Nothing has moved yet in the layers that keep running statistics: no statistic, no affine
-        parameter.
-        """
+        """Nothing has moved yet in layers with running statistics: no statistic, no parameter."""
         layers = [layer for layer in self.of_kind(*BATCH_KINDS) if layer.live and layer.tracked]
         return bool(layers) and not any(
             layer.updates or layer.affine_trained or not layer.at_initialization for layer in layers

@@ -49,9 +49,7 @@ class Forgotten:
 
 @dataclass(frozen=True, eq=False)
 class Channel:
-    """One channel of the batch, worked through in float64. `x` and what follows from it are [N, H,
-    W].
-    """
+    """One channel of the batch, worked through in float64: `x` and the rest are [N, H, W]."""
 
     index: int
     x: np.ndarray

@@ -73,9 +73,7 @@ LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
 def capture_edges(bins: int) -> np.ndarray:
-    """Return the edges [bins + 3] of a captured histogram: bins over [-LIMIT, LIMIT], and one on
-    either side for what lies beyond.
-    """
+    """Return the edges [bins + 3] of a captured histogram: bins over [-LIMIT, LIMIT] and beyond."""
     return np.concatenate([[-np.inf], np.linspace(-LIMIT, LIMIT, bins + 1), [np.inf]])
 
 

@@ -48,9 +48,7 @@ DEFAULT_BLOCK = "post-activation"
 
 
 def meaning(model: str, knob: str, value: Any) -> Any:
-    """Return a knob's value with what it stands for where it is None, so that equal settings are
-    equal.
-    """
+    """Return a knob's value, for None what that stands for, so that equal settings are equal."""
     if value is not None:
         return list(value) if isinstance(value, tuple) else value
     return DEFAULT_BLOCK if knob == "block" else STANDS_FOR.get((model, knob))

@@ -25,9 +25,7 @@ OVER = ("finished", "diverged", "failed")
 
 @dataclass(frozen=True)
 class Progress:
-    """The numbers of runs of a study: planned, ended, at this moment in training, and those whose
-    records cannot be read.
-    """
+    """The runs of a study in numbers: planned, ended, in training now, and damaged ones."""
 
     planned: int
     ended: int
@@ -90,9 +88,7 @@ def is_training(run: Path) -> bool:
 
 
 def progress_of(study: Path, statuses: Mapping[str, str], training: int) -> Progress:
-    """Return how far a study is, whose begun runs have these statuses; `training` of them are being
-    trained.
-    """
+    """Return how far a study is, from its runs' statuses and the number in training."""
     planned = planned_runs(study) or list(statuses)
     ended = sum(statuses.get(name) in OVER for name in planned)
     return Progress(len(planned), ended, training)

@@ -154,9 +154,7 @@ def _names_others(journal: Path) -> bool:
 
 
 def _harden(connection: sqlite3.Connection, most: int) -> None:
-    """Settings for files that others may have made: no functions from the schema, no value of more
-    bytes.
-    """
+    """Settings for files of others: no functions from the schema, no value of more bytes."""
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)

@@ -21,9 +21,7 @@ class Store(Blocks):
     # -- meta: one JSON value per key
 
     def set_meta(self, **values: Any) -> None:
-        """Store each value as JSON under its key, replacing what was there. Call inside a
-        transaction.
-        """
+        """Store each value as JSON under its key, or replace it. Call inside a transaction."""
         rows = [(key, self._text(value, "a description")) for key, value in values.items()]
         self._insert("meta", "key, value", rows)
 
@@ -35,16 +33,12 @@ class Store(Blocks):
     # -- epochs: named scalars on the epoch axis
 
     def add_epoch(self, epoch: int, values: dict[str, float | None]) -> None:
-        """Store the scalars of one epoch (counted from 1); what is missing or not finite becomes
-        null.
-        """
+        """Store the scalars of an epoch (counted from 1); what is missing or not finite is null."""
         rows = [(int(epoch), name, _finite(value)) for name, value in values.items()]
         self._insert("epochs", "epoch, name, value", rows)
 
     def epochs(self) -> dict[str, np.ndarray]:
-        """{name: float64 [epochs]} in order of epochs, with "epoch" itself; NaN where a value is
-        null.
-        """
+        """{name: float64 [epochs]} in order, with "epoch" itself; NaN where a value is null."""
         table: dict[int, dict[str, float]] = {}
         rows = self._select("epochs", "epoch, name, value", "ORDER BY epoch, name")
         for epoch, name, value in rows:
@@ -77,9 +71,7 @@ class Store(Blocks):
         last_step: int | None = None,
         epoch: int | None = None,
     ) -> None:
-        """Store one array. Steps count optimizer steps from 1; `add_block` stores what is measured
-        step by step.
-        """
+        """Store one array. Steps are optimizer steps, from 1; `add_block` stores step by step."""
         last = first_step if last_step is None else last_step
         row = (layer, statistic, first_step, last, epoch, None, *pack(array))
         self._insert("arrays", ARRAY, [row])
@@ -87,9 +79,7 @@ class Store(Blocks):
     def arrays(
         self, layer: str | None = None, statistic: str | None = None
     ) -> Iterator[tuple[str, str, int, int, int | None, np.ndarray]]:
-        """(layer, statistic, first step, last step, epoch, array) in order of steps, those asked
-        for or all.
-        """
+        """(layer, statistic, first step, last step, epoch, array) in order of steps."""
         rows = self._select(
             "arrays",
             ARRAY,
@@ -113,9 +103,7 @@ class Store(Blocks):
         self._insert("events", _EVENT, [row])
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Every event as {step, epoch, kind, layer, detail}, in the order in which they were
-        stored.
-        """
+        """Every event as {step, epoch, kind, layer, detail}, in the order they were stored."""
         order = "WHERE (?1 IS NULL OR kind = ?1) ORDER BY id"
         events = []
         for step, epoch, what, layer, detail in self._select("events", _EVENT, order, (kind,)):
@@ -128,9 +116,7 @@ class Store(Blocks):
     # -- resume state: one blob, replaced with every epoch
 
     def set_resume_state(self, epoch: int, state: bytes) -> None:
-        """Replace the state from which training can go on after `epoch`. Call inside the epoch's
-        transaction.
-        """
+        """Replace the state to go on from after `epoch`. Call inside the epoch's transaction."""
         self._insert("resume", "id, epoch, state", [(0, epoch, state)])
 
     def resume_state(self) -> tuple[int, bytes] | None:

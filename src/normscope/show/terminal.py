@@ -161,9 +161,7 @@ def _state(message: ProgressMessage, epochs: int, *, with_speed: bool) -> str:
 
 @contextmanager
 def telling(console: Console, task: str) -> Iterator[Callable[[str], None]]:
-    """Yield a function that takes how far a task is: shown on one line of a terminal, else printed
-    now and then.
-    """
+    """Yield a function that is told how far a task is, and shows it on a line or now and then."""
     said = time.monotonic()
 
     def tell(words: str) -> None:

@@ -65,9 +65,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def open_questions(verdicts: Sequence[Verdict]) -> str:
-    """Return what would settle the open claims, one line for each kind of answer; empty where none
-    is open.
-    """
+    """Return what would settle the open claims, a line per kind of answer; "" where none is."""
     codes: dict[str, list[str]] = {}
     for verdict in verdicts:
         if verdict.needs:
@@ -160,9 +158,7 @@ def _estimate(estimate: EffectEstimate) -> str:
 
 
 def better_text(verdict: Verdict) -> str:
-    """Return the probability that a run of the first arm is the better one, with its interval; ""
-    where it is not known.
-    """
+    """Probability that a run of the first arm is better, with its interval; "" if unknown."""
     if verdict.improvement is None:
         return ""
     interval = verdict.improvement_interval

@@ -122,9 +122,7 @@ class Training:
         return tuple(self._run(spec) for spec in grid.specs)
 
     def written(self, files: Sequence[str], *, page: bool = True) -> None:
-        """Pass the figures among the files on, write the report, and say what was written and what
-        to open.
-        """
+        """Pass figures on, write the report, and say what was written and what to open."""
         self.logs.figures([self.study.path / name for name in files if name.endswith(".png")])
         report = report_after(self.study.path) if page else None
         names = [*files, *([report.name] if report is not None else [])]

@@ -95,9 +95,7 @@ def _is_asked(verdict: Verdict, codes: Collection[str]) -> bool:
 
 
 def why_stopped(verdicts: Sequence[Verdict], codes: Collection[str], most: int) -> str:
-    """Say how many of the claims that were asked for are decided, and why no seed is added for the
-    others.
-    """
+    """Say how many of the asked claims are decided, and why the others get no more seeds."""
     asked = [verdict for verdict in verdicts if _is_asked(verdict, codes)]
     tested = [verdict for verdict in asked if verdict.values]
     decided = [verdict for verdict in tested if verdict.outcome != "cannot tell"]

@@ -72,9 +72,8 @@ def load_checkpoint(path: Path) -> Any:
         return read_safetensors(path)
     if _is_zip(path):
         return _load_archive(path)
-    if (
-        not head.startswith(b"\x80") and head[257:262] != b"ustar"
-    ):  # nor a tar, as before torch 0.1.2
+    is_tar = head[257:262] == b"ustar"  # as torch.save wrote before version 0.1.2
+    if not head.startswith(b"\x80") and not is_tar:
         raise InputError(_other_format(path, head))
     return read_torch(path, "a checkpoint")
 

@@ -70,9 +70,7 @@ def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _named(code: types.CodeType, names: dict[str, Any], made: bool) -> Iterator[str]:
-    """Yield the functions and, where they are made, the layers that a code names by way of its
-    globals.
-    """
+    """Yield the functions and, if `made`, the layers that a code names by way of its globals."""
     classes = {id(cls): cls.__name__ for cls in _layer_classes()} if made else {}
     if not any(name.endswith(("_norm", "Norm", "1d", "2d", "3d")) for name in code.co_names):
         return

@@ -186,9 +186,7 @@ def _explaining(
 
 
 def _unexplained(way: Behavior, layer: NormLayer, x: Tensor, y: Tensor) -> float:
-    """Return the share of y's variance that gain and bias per channel cannot make of the
-    normalized x.
-    """
+    """Return the share of y's variance that gain and bias cannot make of the normalized x."""
     normalized, made = _fitted(way, layer, x, y)
     if len(made) < MIN_ROWS:
         return torch.inf

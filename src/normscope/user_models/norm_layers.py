@@ -176,9 +176,7 @@ def _has_norm_inside(module: nn.Module) -> bool:
 
 
 def _holds_vectors(module: nn.Module) -> bool:
-    """Tell whether no parameter has several dimensions, but for those of one, and no module inside
-    has any.
-    """
+    """Tell whether no parameter, of modules inside too, has several dimensions above one."""
     tensors = [p for p in module.parameters() if not is_lazy(p)]
     return all(sum(size > 1 for size in p.shape) <= 1 for p in tensors)
 
@@ -195,9 +193,7 @@ def batch_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
 
 
 def _runs_known_forward(module: nn.Module) -> bool:
-    """Tell whether calling a module runs PyTorch's forward, or one of normscope's own networks'
-    that does the same.
-    """
+    """Tell whether a call runs PyTorch's forward, or one of our networks' that does the same."""
     if "forward" in vars(module):
         return False
     return _is_of(module, _AS_PYTORCH) or not forward_override(module)
@@ -236,9 +232,7 @@ def machine_eps(dtype: torch.dtype) -> float:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    """Tell whether a module of somebody's own holds none but PyTorch's without weights, such as an
-    activation.
-    """
+    """Tell whether a module of somebody's own holds none but weightless ones of PyTorch's."""
     if type(module).__module__.startswith("torch."):
         return False
     return all(

@@ -54,9 +54,7 @@ def alteration(module: nn.Module) -> str:
 
 
 def forward_override(module: nn.Module) -> str:
-    """Name what the class overrides of PyTorch's forward, as the end of a sentence; an empty
-    string if nothing is.
-    """
+    """Name what the class overrides of PyTorch's forward, as the end of a sentence, or ""."""
     cls = type(module)
     for name in CALLED:
         method = getattr(cls, name, None)

@@ -25,9 +25,7 @@ _depth = 0
 
 
 def is_examined() -> bool:
-    """Tell whether forwards that run now are a measurement, which observers of a training leave
-    out.
-    """
+    """Tell whether forwards that run now are a measurement, which observers leave out."""
     return _depth > 0
 
 
@@ -106,9 +104,7 @@ class KeptState:
             kept.put_back()
 
     def moved_buffers(self) -> tuple[str, ...]:
-        """Return the names of the buffers, those that no checkpoint holds aside, of which a bit has
-        changed.
-        """
+        """Return the names of the buffers in checkpoints of which a bit has changed."""
         return tuple(
             f"{name}.{buffer}" if name else buffer
             for name, kept in self._modules.items()
@@ -205,9 +201,7 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
 
 
 def same_bits(tensor: Tensor, kept: Tensor) -> bool:
-    """Equal bit by bit, NaN included: an untouched buffer is not written, so that its version does
-    not move.
-    """
+    """Equal bit by bit, NaN included: an untouched buffer is not written, its version stays."""
     if tensor.shape != kept.shape or tensor.dtype != kept.dtype:
         return False
     if tensor.layout is not torch.strided or tensor.is_quantized:

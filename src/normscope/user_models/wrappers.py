@@ -57,9 +57,7 @@ def torch_optimizers(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
 
 
 def stepping_optimizer(optimizer: Any, model: nn.Module) -> torch.optim.Optimizer | None:
-    """Return the optimizer whose steps are the training's: of several, the first that holds a
-    parameter of the model.
-    """
+    """Return the optimizer whose steps count: of several, the first that holds a parameter."""
     several = torch_optimizers(optimizer)
     own = {id(parameter) for parameter in model.parameters()}
     holding = (

@@ -75,9 +75,7 @@ def format_of(name: str, data: bytes) -> str:
 def channels(
     train: tuple[np.ndarray, bool], test: tuple[np.ndarray, bool]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images of both splits in the channels they need: one if all of them are grayscale, else
-    three.
-    """
+    """The images of both splits in the channels they need: one if all are grayscale, else three."""
     if train[1] and test[1]:
         return np.ascontiguousarray(train[0][..., :1]), np.ascontiguousarray(test[0][..., :1])
     return train[0], test[0]
@@ -91,9 +89,7 @@ def _tasks(entries: Iterator[Encoded]) -> Iterator[list[Encoded]]:
 def _decode_one(
     entry: Encoded, size: tuple[int, ...] | None, size_of: str
 ) -> tuple[np.ndarray, bool]:
-    """One image as uint8 [H, W, 3] and whether it is grayscale; `size` is (H, W) of the image
-    called `size_of`.
-    """
+    """One image as uint8 [H, W, 3], and if it is grayscale; `size` is (H, W) of `size_of`."""
     name, read = entry
     with _opened(name, read()) as image:
         refuse_beyond(3 * image.width * image.height, images_budget() // ONE, name)
@@ -112,9 +108,7 @@ def _decode_one(
 
 @contextmanager
 def _opened(name: str, data: bytes) -> Iterator[Image.Image]:
-    """The image behind some bytes; whatever Pillow's readers raise on damaged ones becomes one
-    line.
-    """
+    """The image behind some bytes; what Pillow's readers raise on damaged ones becomes one line."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             yield image

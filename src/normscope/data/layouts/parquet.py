@@ -150,9 +150,7 @@ def _refuse_excess(metadata: Any, path: Path) -> None:
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...]:
-    """The names that the Hugging Face metadata of a schema gives to the labels; none if it does
-    not.
-    """
+    """The names that a schema's Hugging Face metadata give to the labels; none if they do not."""
     try:
         names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label_column][
             "names"
@@ -176,9 +174,7 @@ def _labels(table: Table) -> list[Any]:
 def _name_labels(
     splits: list[list[Any]], known: tuple[str, ...]
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """The classes, and each split's labels as int64 indices into them; `known` is empty where no
-    names are known.
-    """
+    """The classes, and each split's labels as int64 indices into them; `known` may be empty."""
     present = {label for labels in splits for label in labels}
     if all(isinstance(label, int) for label in present):
         odd = max(present, key=abs)

@@ -49,9 +49,7 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for codecs.encode, with which Python 3 writes bytes into pickles for Python 2:
-    Latin-1 only.
-    """
+    """Stands in for codecs.encode, by which Python 3 writes bytes for Python 2: Latin-1 only."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"text encoded as {encoding!r}")
     return text.encode("latin-1")

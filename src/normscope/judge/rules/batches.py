@@ -97,9 +97,7 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
 
 
 def _memory(layer: Layer, measured: Measured) -> float:
-    """How much of one batch's noise is left in the comparison: in the running average, and in the K
-    batches.
-    """
+    """How much of one batch's noise is left: in the running average, and in the K batches."""
     m, k = layer.momentum, max(layer.updates or 0, 1)
     running = 1 / k if layer.cumulative or m is None else m / (2 - m)
     return running + 1 / max(measured.batches, 1)

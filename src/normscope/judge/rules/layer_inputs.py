@@ -259,9 +259,7 @@ class UnlikeQueryAndKey(Rule, code="NS517", severity="warning", kinds=("layer", 
 
 
 def _are_unlike(width: int, other: int, shape: tuple[int, ...], others: tuple[int, ...]) -> bool:
-    """Tell whether one of two inputs is split into heads, which stand on an axis or in the batch;
-    or both are, of different widths.
-    """
+    """Tell whether one of two inputs is split into heads, or both are, of different widths."""
     apart = len(shape) != len(others) or len(shape) > 3 or shape[:1] != others[:1]
     return 0 not in (width, other) and width != other and apart
 

@@ -143,9 +143,7 @@ def _came_another_way(layer: Layer, remains: float) -> bool:
 
 
 def _distance(layer: Layer, mean: np.ndarray, var: np.ndarray) -> float:
-    """Distance of the running statistics from others: the sum over the channels of z and of the log
-    ratio of variances.
-    """
+    """Distance of running statistics from others: sum over channels of z and log variance ratio."""
     eps = layer.eps or 1e-5
     held_mean, held_var = np.asarray(layer.running_mean), np.asarray(layer.running_var)
     z = np.abs(held_mean - mean) / np.sqrt(var + eps)

@@ -138,9 +138,7 @@ class DeadGain(Rule, code="NS403", severity="warning", kinds=EVERY_KIND):
 
 
 def _others_are_near_one(layer: Layer, exam: Examination) -> bool:
-    """Tell whether the other layers of this type have trained weights around one, so that they do
-    not multiply by 1 + weight.
-    """
+    """Tell whether the others of its type have trained weights around one: not 1 + weight."""
     others = [
         other.weight
         for other in exam.of_kind(layer.kind)

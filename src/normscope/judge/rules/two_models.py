@@ -304,9 +304,7 @@ def _are_query_and_key(first: str, second: str) -> bool:
 
 
 def _repeated(layers: Sequence[Layer], *names: str) -> list[tuple[str, str]]:
-    """Return (layer, earlier layer with the same values) of values that tell a layer: the first are
-    not all the same.
-    """
+    """Return (layer, earlier layer with the same values); the values are not all the same."""
     first: dict[bytes, str] = {}
     repeated = []
     for layer in layers:

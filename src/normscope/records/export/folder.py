@@ -120,16 +120,9 @@ class _CsvFile:
     def write_table(self, table: pa.Table) -> None:
         for index in self._lists:
             name = self._schema.field(index).name
-            table = table.set_column(
-                index,
-                name,
-                [
-                    [
-                        None if value is None else json.dumps(value)
-                        for value in table.column(index).to_pylist()
-                    ]
-                ],
-            )
+            lists = table.column(index).to_pylist()
+            texts = [None if each is None else json.dumps(each) for each in lists]
+            table = table.set_column(index, name, [texts])
         for index, field in enumerate(self._schema):
             if field.type == TEXT and index not in self._lists:  # a list's text begins with [
                 cells = [for_csv(cell) for cell in table.column(index).to_pylist()]
@@ -165,9 +158,7 @@ def _refuse_foreign(path: Path, earlier: dict[str, list[str]]) -> None:
 def _remove_stale(
     folder: Path, kind: str, earlier: dict[str, list[str]], written: Collection[str]
 ) -> None:
-    """Remove the tables of an earlier export in this format that have no rows any more, if nobody
-    changed them.
-    """
+    """Remove an earlier export's tables of this format without rows now, if nobody changed them."""
     for name in earlier:
         path = folder / Path(name).name
         if name.endswith(f".{kind}") and name not in written and _is_ours(path, earlier):

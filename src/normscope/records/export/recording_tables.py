@@ -295,9 +295,7 @@ def _events(part: Part) -> list[dict[str, Any]]:
 
 
 def _statistic(block: Block, statistic: str, info: LayerInfo | None) -> dict[str, Any]:
-    """Rows of one block: values [R], [R, C] or, where a statistic has several rows per step, [R,
-    rows, C].
-    """
+    """Rows of one block: values [R], [R, C] or, of several rows per step, [R, rows, C]."""
     steps, values = block
     names = ROWS.get(statistic)
     if values.ndim > 3 or (values.ndim == 3 and (names is None or len(names) != values.shape[1])):
@@ -318,9 +316,7 @@ def _statistic(block: Block, statistic: str, info: LayerInfo | None) -> dict[str
 
 
 def _histograms(part: Part, layer: str, statistic: str) -> Iterator[dict[str, Any]]:
-    """Rows of the histograms whose frame is there: blocks of counts [R, C, bins] and of frames [R,
-    6, C].
-    """
+    """Rows of histograms with a frame: blocks of counts [R, C, bins], of frames [R, 6, C]."""
     infos = {info.name: info for info in part.header.layers}
     frames = {
         step: row

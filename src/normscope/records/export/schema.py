@@ -63,9 +63,7 @@ def repeated(value: str | int | None, length: int) -> Any:
 def column_of(
     name: str, values: Sequence[Any], meaning: str, unit: str = ""
 ) -> tuple[pa.Field, list[Any]]:
-    """The column that JSON values make: values and lists of one kind as they are, anything else as
-    JSON text.
-    """
+    """The column of JSON values: those of one kind as they are, anything else as JSON text."""
     present = [value for value in values if value is not None]
     kind = (
         next((kind for kind, fits in _FITS if all(map(fits, present))), None) if present else TEXT

@@ -38,9 +38,7 @@ def study_logs(study: Path, sinks: list[Sink], console: Console) -> StudyLogs:
 
 
 def pass_on_study(study: Path, sink: Sink, warn: Callable[[str], None]) -> int:
-    """Pass on every run of a study and the figures in its folder, as far as the sink lacks them;
-    returns the runs.
-    """
+    """Pass on a study's runs and figures as far as the sink lacks them; returns their number."""
     with StudyLogs(study, [sink], warn) as logs:
         runs = [folder.name for folder in run_folders(study)]
         for run in runs:

@@ -39,9 +39,7 @@ class Log(Protocol):
 
 
 class Sink(Protocol):
-    """A dashboard. `TensorBoard` and `WandB` are sinks; anything with this method is one for a
-    study.
-    """
+    """A dashboard: `TensorBoard`, `WandB`, or for a study anything with this method."""
 
     def open(
         self,

@@ -71,9 +71,7 @@ class TensorBoard(WatcherSink):
         axis: str = "step",
         resume: bool = True,
     ) -> Log:
-        """The log in `directory/name`, continued where there is one. `group` and `axis` say nothing
-        to TensorBoard.
-        """
+        """The log in `directory/name`, continued if there is one; `group` and `axis` are unused."""
         return _TensorBoardLog(self.directory / name, config)
 
 
@@ -140,9 +138,7 @@ def _messages(name: str) -> Any:
 
 
 def _last_step(folder: Path) -> int:
-    """The largest step in the folder's event files that are ours; a torn end is left out, as
-    TensorBoard does.
-    """
+    """The largest step in the folder's event files of ours; a torn end is left out."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     files = sorted(folder.glob(f"*tfevents*{SUFFIX}"))

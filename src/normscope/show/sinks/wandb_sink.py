@@ -74,9 +74,7 @@ class WandB(WatcherSink):
         return f"W&B project {self.project}"
 
     def watched_name(self, recording: Recording) -> str:
-        """The name of the recording's file and a checksum of where it is; the model's name without
-        a file.
-        """
+        """The recording's file and a checksum of where it is; the model's name without a file."""
         part = recording.parts[0]
         if not isinstance(part, FilePart):
             return recording.header.model
@@ -191,9 +189,7 @@ class _WandBLog:
 
 
 class _Ledger:
-    """The W&B id of one run and the last step that it was given, kept in a file: offline, W&B
-    itself cannot tell.
-    """
+    """A run's W&B id and the last step given, in a file: offline, W&B itself cannot tell."""
 
     def __init__(self, path: Path, key: str, resume: bool):
         self._path, self._key = path, key

@@ -34,9 +34,7 @@ BINS = 64
 
 
 class WatcherSink:
-    """What makes a sink fit for `watch(sinks=[...])`: it is told of each flush, and passes on what
-    is new.
-    """
+    """What makes a sink fit for `watch(sinks=[...])`: told of each flush, it passes on the new."""
 
     def __init__(self):
         self._log: Log | None = None
@@ -92,9 +90,7 @@ class WatcherSink:
 
 
 def write_recording(recording: Recording, log: Log) -> None:
-    """Write the steps of a recording that a log does not hold: scalars of each, histograms of the
-    newest.
-    """
+    """Write a recording's steps that a log lacks: scalars of each, histograms of the newest."""
     recent = Recording(recording.parts[:1]).snapshot(after=log.last)
     scalars: dict[int, dict[str, float]] = {}
     histograms: dict[int, dict[str, Histogram]] = {}
@@ -110,9 +106,7 @@ def write_recording(recording: Recording, log: Log) -> None:
 
 
 def _histograms(recording: Recording, layer: str) -> list[tuple[int, str, Histogram]]:
-    """(step, what, histogram) of a layer at its newest steps: values over channels, distributions
-    of what passed.
-    """
+    """(step, what, histogram) of a layer at its newest steps: over channels, of what passed."""
     found = []
     known = recording.statistics(layer)
     for name in OVER_CHANNELS:

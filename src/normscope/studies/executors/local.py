@@ -154,9 +154,7 @@ def _work(connection: Any, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process, busy or idle, soon after the one that started it; finished epochs are on
-    the disk.
-    """
+    """End this process soon after the one that started it; finished epochs are on the disk."""
     while os.getppid() == parent:
         time.sleep(SECONDS_BETWEEN_LOOKS)
     os._exit(1)

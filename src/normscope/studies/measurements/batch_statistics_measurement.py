@@ -109,9 +109,7 @@ def _join(parts) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class BatchMoments:
-    """One tensor's means and biased variances over batches of one size, float64 [batches, channels]
-    each.
-    """
+    """A tensor's means and biased variances by batch, float64 [batches, channels] each."""
 
     mean: np.ndarray
     var: np.ndarray

@@ -45,9 +45,7 @@ def initialization(context: RunContext) -> Arrays:
 
 
 def weight_growth(context: RunContext) -> Arrays:
-    """Norm of each convolution's weight after the training over that before it, "growth", float64
-    [convolutions].
-    """
+    """Norm of convolutions' weights after the training over that before: "growth", float64."""
     start, end = (
         [m.weight.detach().double().norm() for m in model.modules() if isinstance(m, nn.Conv2d)]
         for model in (context.fresh(), context.trained())
