@@ -58,9 +58,11 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
     """Layer to show, by its name in the network; a pattern such as '*.bn1' shows each that matches.
     """
 
-    norm: str = "batch"
-    """Normalization of the network: batch, group, layer, instance, or module:callable. It is set
-    beside none.
+    norm: Annotated[
+        str | None, arg(metavar="STR", help_behavior_hint="(default: batch; transformers: layer)")
+    ] = None
+    """Normalization of the network: batch, group, layer, instance, one of transformers (rms, dyt,
+    ...), or module:callable. It is set beside none.
     """
 
     learning_rate: float = 0.01
@@ -100,7 +102,7 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
         return grid_of(
             self,
             classes=self.classes or (DIGITS if self.data == "digits" else ()),
-            norms=(self.norm, "none"),
+            norms=(self.norm, "none") if self.norm else (),  # those that are compared by default
             learning_rates=(self.learning_rate,),
             capture_epochs=(),
             fusion="off",

@@ -14,6 +14,7 @@ from normscope.judge.evidence.quantities import has_learned
 from normscope.judge.evidence.summary import Summary, Value, idle, settings_to_learn_at, warnings_on
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
 from normscope.judge.verdicts import EffectEstimate, Outcome, Source, Verdict
+from normscope.records.knobs import TRANSFORMERS
 from normscope.records.run import RunRecord
 from normscope.words import plural
 
@@ -71,6 +72,7 @@ class Claim:
     where_arms_learn: ClassVar[bool] = False  # settings at which an arm does not learn say nothing
     arm_field: ClassVar[str] = "norm"
     within_runs: ClassVar[bool] = False  # both arms are readings of the same runs
+    convolutional: ClassVar[bool] = False  # it is about convolutional networks alone
 
     def __init_subclass__(cls, *, code: str = "") -> None:
         """Read the docstring of a claim with a code, and register it."""
@@ -95,7 +97,8 @@ class Claim:
 
     def concerns(self, evidence: Evidence) -> bool:
         """Tell whether the claim is about such networks at all; it is not judged on others."""
-        return True
+        models = {run.spec.get("model") for run in evidence.runs}
+        return not self.convolutional or not models <= set(TRANSFORMERS)
 
     def arms(self, evidence: Evidence) -> tuple[str, str]:
         """Return the two arms, the one that the claim is about first."""

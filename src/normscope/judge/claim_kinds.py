@@ -15,7 +15,6 @@ from normscope.judge.evidence.cells import Evidence, Group, runs_of
 from normscope.judge.evidence.quantities import accuracy_step
 from normscope.judge.statistics import Estimate
 from normscope.judge.verdicts import Verdict
-from normscope.records.knobs import TRANSFORMERS
 from normscope.records.run import WEIGHTS_NAME, RunRecord
 from normscope.words import plural
 
@@ -54,10 +53,7 @@ class MeasuredClaim(Claim):
 
     measurement: ClassVar[str]
     of_weights: ClassVar[bool] = True  # whether it needs the weights of the finished run
-
-    def concerns(self, evidence: Evidence) -> bool:
-        """Tell whether there are convolutional networks, which are what is measured for these."""
-        return any(run.spec.get("model") not in TRANSFORMERS for run in evidence.runs)
+    convolutional = True  # unless it says otherwise: which is what is measured for these
 
     def judge(self, evidence: Evidence) -> Verdict:
         verdict = super().judge(evidence)

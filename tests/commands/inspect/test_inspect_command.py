@@ -18,6 +18,7 @@ from normscope.records.recording import Recording
 from normscope.show.figures import activation_regions_figure as activation_regions
 from normscope.show.figures import recording_distributions, recording_overview, recording_statistics
 from normscope.studies import runner
+from normscope.studies.grid import lay_out
 from normscope.studies.spec import Recipe
 
 pytestmark = pytest.mark.usefixtures("blank_figures")  # those of `done` are drawn
@@ -222,6 +223,15 @@ def test_bad_input_is_one_line_and_nothing_is_written(change, message, tmp_path)
 def test_none_is_no_normalization_to_inspect():
     with pytest.raises(InputError, match="expected one to inspect"):
         InspectOptions(norm="none")
+
+
+def test_the_network_s_own_normalization_is_inspected_unless_another_is_named():
+    for options, norms in (
+        (OPTIONS, ("batch", "none")),
+        (dataclasses.replace(OPTIONS, recipe=Recipe(model="vit", depth=1)), ("layer", "none")),
+        (dataclasses.replace(OPTIONS, norm="group"), ("group", "none")),
+    ):
+        assert lay_out(options.study).norms == norms
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):

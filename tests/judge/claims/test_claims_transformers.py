@@ -187,6 +187,10 @@ def test_scarce_data_is_a_question_of_its_own():
     assert verdict("C2008", runs).outcome == "no difference"
     with_less = [run for run in runs if run.spec["train_share"] < 1]
     assert verdict("C2015", with_less).outcome == "cannot tell"
+    found = {each.code: each for each in judge_all(runs, "layer")}["C2015"]
+    assert (found.outcome, found.n) == ("contradicted", SEEDS), (
+        "eight times the epochs, one subject"
+    )
     assert "layer, mean loss" in " ".join(verdict("C2015", runs).notes)
 
 
@@ -196,11 +200,12 @@ def test_exponents_are_those_of_powers():
 
 
 def test_they_are_judged_on_transformers_alone():
-    codes = {each.code for each in judge_all(arms())}
+    codes, of_vit = ({each.code for each in judge_all(runs)} for runs in (arms(), [vit(0), vit(1)]))
     assert codes.isdisjoint(PLANTED)
-    assert "C901" in codes
-    assert "C901" not in {each.code for each in judge_all([vit(0), vit(1)])}
-    assert set(PLANTED) <= {each.code for each in judge_all([vit(0), vit(1)])}
+    assert set(PLANTED) <= of_vit
+    convolutional = {"C701", "C901", "C1101", "C1102", "C1201", "C1301", "C1302", "C1401"}
+    assert convolutional <= codes
+    assert convolutional.isdisjoint(of_vit)
 
 
 def test_what_was_not_measured_is_asked_for():

@@ -78,10 +78,14 @@ def compared(
 
 
 def by_subject(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Return the runs of each network, data set and number of epochs, by these in words."""
+    """Return the runs of each network, data set and number of epochs, by these in words.
+
+    Epochs are of all the data: eight over an eighth of it (`train_share`) count as one.
+    """
     by_data: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
-        trained = plural(run.spec["epochs"], "epoch")
+        passes = round(run.spec["epochs"] * run.spec.get("train_share", 1), 3)
+        trained = plural(int(passes), "epoch") if passes == int(passes) else f"{passes:g} epochs"
         words = f"{run.spec['model']} on {run.spec['data']}, {trained}"
         by_data.setdefault((words, str(run.spec.get("data_fingerprint"))), []).append(run)
     names = Counter(words for words, _ in by_data)

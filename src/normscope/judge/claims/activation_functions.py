@@ -31,6 +31,7 @@ class InputsInTheActiveRegion(Claim, code="C701"):
     """
 
     source = BLOG
+    convolutional = True
     unit = "points"
     higher_supports = True
     across = ("activation",)

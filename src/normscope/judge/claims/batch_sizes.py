@@ -66,6 +66,7 @@ class SuffersFromSmallBatches(AccuracyClaim, code="C1301"):
     """
 
     source = WU_HE
+    convolutional = True
     over = ("batch_size",)
     least = 2
     where_arms_learn = True

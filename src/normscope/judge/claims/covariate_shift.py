@@ -59,6 +59,7 @@ class NoiseMovesDistributions(_Movement, code="C1101"):
 
 class _Training(Claim):
     source = SANTURKAR
+    convolutional = True
     quantity = "accuracy on the training images in the last epoch"
     needs = NEEDS
     unit = "points"

@@ -25,6 +25,7 @@ class AfterEachConvolution(AccuracyClaim, code="C1401"):
     """
 
     source = IDENTITY_MAPPINGS
+    convolutional = True
     arm_field = "block"
     where_arms_learn = True
 

@@ -48,7 +48,7 @@ class _Panel:
 PANELS = (
     _Panel("train_loss", "Training loss", "cross-entropy (nats)"),
     _Panel("test_accuracy", "Test accuracy", "accuracy (%)", 100.0, False, least_span=5.0),
-    _Panel("stem_gradient", "Stem gradient after each epoch's last step", "L2 norm"),
+    _Panel("stem_gradient", "First layer's gradient, each epoch's last step", "L2 norm"),
 )
 
 
@@ -109,7 +109,7 @@ def _rows(by_rate: dict[float, list[RunRecord]]) -> list[Row]:
 
 def _note(runs: Sequence[RunRecord]) -> str:
     zeros = any((run.column("stem_gradient") == 0).any() for run in runs)
-    at_zero = "Some stem gradients are exactly 0: on a log scale, the lower edge."
+    at_zero = "Some gradients are exactly 0: on a log scale, the lower edge."
     return " ".join(filter(None, [unfinished(runs), at_zero if zeros else ""]))
 
 

@@ -233,9 +233,9 @@ VIEWS = (
     *map(_sweep, SWEPT),
     _curve("test_loss", "Test loss", "cross-entropy (nats)"),
     _curve("train_accuracy", "Training accuracy", "accuracy (%)", scale=100, may_be_log=False),
-    _curve("stem_gradient_mean", "Stem gradient, mean of the epoch's steps", "L2 norm"),
+    _curve("stem_gradient_mean", "First layer's gradient, mean of the epoch's steps", "L2 norm"),
     _curve("last_layer_gradient_mean", "Classifier gradient, mean of the epoch's steps", "L2 norm"),
-    _curve("stem_gradient", "Stem gradient, the epoch's last step", "L2 norm"),
+    _curve("stem_gradient", "First layer's gradient, the epoch's last step", "L2 norm"),
     _curve("learning_rate", "Learning rate", "learning rate"),
     *(_activation(tensor.name, tensor.heading, tensor.near_normal) for tensor in TENSORS),
     *(
