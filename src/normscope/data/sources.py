@@ -207,14 +207,10 @@ def load(
     classes: Sequence[str] = (),
     cache_dir: Path | None = None,
 ) -> Dataset:
-    """The data set called `name`.
+    """Return the data set called `name`, one of `DATASETS`, from the directory that holds it.
 
-    Args:
-        name: one of `DATASETS`.
-        data_dir: the directory that holds the images.
-        classes: keep only these, relabelled in this order; empty keeps all.
-        cache_dir: where decoded images and downloads are kept; see `cache.cache_directory` for the
-            default.
+    `classes` are the only ones that are kept, relabelled in this order; empty keeps all. Decoded
+    images and downloads go into `cache_dir`, by default that of `cache.cache_directory`.
 
     Raises:
         InputError: for an unknown name or class, and for a directory that does not hold the images.

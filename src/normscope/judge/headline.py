@@ -94,13 +94,11 @@ def headlines(
     arms: tuple[str, str] | None = None,
     observed: str = "",
 ) -> list[Headline]:
-    """Return what was found on each network and data set among the runs.
+    """Return what was found on each network and data set among runs, also of several studies.
 
     Args:
-        runs: of one study or of several, in any order, also part of a study.
         verdicts: of every claim on these runs; None judges them.
-        arms: the normalization that the verdicts are about and what it is set against; None: those
-            that were compared.
+        arms: those that the verdicts are about; None: those that were compared.
         observed: a sentence on what was seen inside the network (see `passing`).
     """
     if not runs:

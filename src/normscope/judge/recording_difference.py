@@ -132,13 +132,8 @@ def difference_of(
 
     Within a step the parameters come first, as its forward used them; then what the layers
     measured, in the model's order; then the running statistics it left; then gradients, from the
-    last layer to the first.
-
-    Args:
-        good: the one that is compared with.
-        bad: the other one.
-        again: a recording that is meant to be equal to `good`, for what equal runs differ by.
-        names: of the two in the text.
+    last layer to the first. `again` is a recording that is meant to be equal to `good`, for what
+    equal runs differ by.
     """
     layers = [name for name in good.layers if name in bad.layers]
     good, bad = good.snapshot(), bad.snapshot()

@@ -131,11 +131,8 @@ def tensor_owners(model: nn.Module) -> dict[int, set[str]]:
 def traced_paths(model: nn.Module, whole: Collection[str] = ()) -> list[Path]:
     """Every way through the model's forward, by symbolic tracing without inputs.
 
-    Optional arguments of the forward keep their defaults.
-
-    Args:
-        model: the model.
-        whole: names of further modules that are one operation, whatever is in them.
+    Optional arguments of the forward keep their defaults. `whole` names further modules that are
+    one operation, whatever is in them.
 
     Raises:
         UntraceableError: if the forward cannot be traced, or has more than 32 ways.

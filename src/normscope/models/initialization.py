@@ -41,16 +41,9 @@ def initialize(
     normalization layers to the identity.
 
     Embeddings are normal with the standard deviation 0.02, as in GPT-2, also as a linear layer's
-    weight.
-
-    Args:
-        model: the network; its parameters keep their device and type, the numbers are drawn on the
-            CPU.
-        seed: with a parameter's name, all that the drawn numbers depend on.
-        scheme: a name in SCHEMES.
-        scale: factor on the weights of convolutions and linear layers; biases and normalizations
-            have none.
-        leave: modules that stay as they are, with all that is in them.
+    weight. Parameters keep their device and type; the numbers are drawn on the CPU, and depend on
+    the seed and the parameter's name alone. `scale` is a factor on the weights of convolutions and
+    linear layers. The modules in `leave` stay as they are.
 
     Raises:
         InputError: for an unknown scheme, or a scale that is negative or not finite.

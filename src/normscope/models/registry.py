@@ -99,18 +99,11 @@ def build(
     what its constructor drew, under a generator that `seed` sets.
 
     Args:
-        name: a name in MODELS.
         norm: a name in the entry's norms, module:callable (imported here), or a factory.
-        in_channels: channels of the images.
-        num_classes: number of logits.
         image_size: height and width of the images, in pixels; of text, its window's length.
-        activation: a name in ACTIVATIONS.
-        initialization: a name in SCHEMES.
         initialization_scale: factor on the weights of convolutions and linear layers.
-        seed: seed of the parameters.
         shapes_only: build it on the meta device, where it takes no memory and has no values.
-        options: knobs of `Recipe` that not every network has, block for example. None and False
-            stand for the network's own choice.
+        options: knobs of `Recipe` that not every network has; None and False: its own choice.
 
     Raises:
         InputError: for an unknown name, an option that the network has not got, or images too small

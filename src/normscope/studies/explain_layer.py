@@ -104,16 +104,7 @@ def explain_layer(
     float32.
 
     The steps are float64 arithmetic on the float32 values that the layer was given. The model is
-    left as it is.
-
-    Args:
-        model: the trained network, on the CPU.
-        choice: which layer.
-        dataset: what it was trained on.
-        spec: how it was trained.
-        channel: the one to work through; None for the one whose mean is furthest from 0.
-        forgotten: the accuracies that belong to the same network.
-        meta: what else the record says of the run.
+    left as it is. Without a channel, the one is worked through whose mean is furthest from 0.
 
     Raises:
         InputError: if the batch has one value per channel.

@@ -46,10 +46,8 @@ class Grid:
 def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = None) -> Grid:
     """Decide everything that was left open, and try each network once with every norm.
 
-    Args:
-        options: what all runs have in common, the norms, learning rates and number of seeds.
-        sweep: {field of RunSpec: values}; the grid has every combination, instead of the one value
-            of `options`.
+    With a `sweep`, {field of RunSpec: values}, the grid has every combination, instead of the one
+    value of the options.
 
     Raises:
         InputError: for anything that cannot be: names, devices, data, shapes, epochs.

@@ -30,13 +30,10 @@ def refuse_parameters(network: Network, spec: RunSpec) -> None:
 
 
 def refuse_activations(network: Network, sample: Tensor, spec: RunSpec, samples: int) -> None:
-    """Refuse a network whose activations, kept for the backward pass, have no room.
+    """Refuse a network whose activations, kept for the backward pass of so many samples, have no
+    room.
 
-    Args:
-        network: with its values; it is run in eval mode.
-        sample: one input of it, [1, ...].
-        spec: of the run.
-        samples: in a batch, at most.
+    It is run in eval mode, on one input [1, ...].
 
     Raises:
         InputError: with what they would take and what there is.

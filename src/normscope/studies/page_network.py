@@ -19,15 +19,10 @@ PIXEL_BYTES = 130_000
 def page_network(
     model: TinyCNN, dataset: Dataset, *, seed: int, source: str, made: Mapping[str, str]
 ) -> PageNetwork:
-    """Return what the page needs of a trained network and its data.
+    """Return what the page needs of a trained network with batch normalization, on the CPU.
 
-    Args:
-        model: on the CPU, with batch normalization.
-        dataset: what it was trained on; the page carries as many test images, drawn at random, as
-            fit into PIXEL_BYTES.
-        seed: of that draw and of the page's own draws.
-        source: what it was trained on, in a phrase.
-        made: how, term by term.
+    It carries as many test images, drawn at random, as fit into PIXEL_BYTES. `source` says in a
+    phrase what the network was trained on, `made` how, term by term.
     """
     images, labels = page_images(model, dataset, seed)
     return PageNetwork(

@@ -222,11 +222,7 @@ def open_study(
 ) -> Iterator[Training]:
     """Yield the study in a folder, made where there is none, with the sinks that were asked for.
 
-    Args:
-        directory: the folder.
-        options: which sinks.
-        console: where to print.
-        executor: where runs are trained; None: on this machine.
+    Runs are trained by the executor, without one on this machine.
 
     Raises:
         InputError: if something else is in the folder, or a sink cannot be had.

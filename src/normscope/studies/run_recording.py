@@ -84,13 +84,7 @@ def plan_watching(dataset: Dataset, spec: RunSpec, steps_per_epoch: int) -> Watc
 
 class WatchedTraining(Callback):
     """Record a training into a file, which is written at the end of every epoch, before the run's
-    own record is.
-
-    Args:
-        path: the file of the recording.
-        plan: what is watched, and when.
-        done: the steps that are trained already; the recording goes on after them where it reaches
-            them.
+    own record is. It goes on after the steps that are `done`, where the recording reaches them.
     """
 
     not_captured = WATCHED

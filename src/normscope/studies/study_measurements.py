@@ -109,18 +109,11 @@ def measure(
     wanted: Mapping[str, Collection[str]] | None = None,
     say: Callable[[str], None] = lambda words: None,
 ) -> Measured:
-    """Measure what the records of these runs lack.
+    """Measure what the records of these runs, all on one data set, lack.
 
     Runs without a record, or that another process has at this moment, are left for the next time;
-    so are runs that did not finish, where a measurement needs the trained network.
-
-    Args:
-        study: the folder that holds the runs.
-        specs: the runs, all on one data set.
-        dataset: that data set.
-        wanted: {run id: names of measurements}; runs that are not in it get those that are made by
-            default.
-        say: called with what is measured and how far it is.
+    so are runs that did not finish, where a measurement needs the trained network. A run that is
+    not in `wanted`, {run id: names of measurements}, gets those that are made by default.
 
     Raises:
         StorageError: if a record cannot be written.

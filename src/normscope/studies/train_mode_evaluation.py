@@ -116,14 +116,8 @@ def accuracies_without_eval(
     """Test accuracy in eval mode, and in train mode by batch size and order.
 
     Every accuracy is taken over REPEATS drawn orders of the images, at batch size 1 over the first
-    alone.
-
-    Args:
-        model: the trained network, on the CPU. It is copied; neither it nor its buffers are
-            touched.
-        dataset: at most MAX_IMAGES of its test images are used.
-        spec: device, precision and seed.
-        progress: called with the passes that are done and their number.
+    alone, on at most MAX_IMAGES test images. Neither the model nor its buffers are touched.
+    `progress` is told the passes that are done and their number.
     """
     subject = AccuracyMeter(model, dataset, spec)
     eval_accuracy = subject.eval_accuracy()

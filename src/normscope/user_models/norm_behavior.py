@@ -121,14 +121,8 @@ class Convention:
 def convention_of(
     way: Behavior, layer: NormLayer, gain: Tensor | None, x: Tensor, y: Tensor
 ) -> Convention | None:
-    """Return what a call did to the normalized values, None where too few rows show it.
-
-    Args:
-        way: as `behavior_of` found it.
-        layer: what the module was taken for.
-        gain: the module's, or None.
-        x: the input.
-        y: the output.
+    """Return what a call did to the normalized values, as `behavior_of` found the way, None where
+    too few rows show it.
     """
     with torch.no_grad():
         x, y = _few(x.detach()), _few(y.detach())

@@ -58,13 +58,6 @@ def draw(runs: Sequence[RunRecord], path: Path) -> Figure:
     tensors and, within each, the norms; columns are the captured epochs. Every seed is a thin line,
     their mean is filled. Exact zeros are a spike that is cut off and given as a number: its height
     would only say how narrow a bin is.
-
-    Args:
-        runs: the runs of a comparison.
-        path: where the figure goes, in the format of its suffix.
-
-    Raises:
-        StorageError: if it cannot be written.
     """
     rate = shown_rate(runs)
     shown = [run for run in runs if run.learning_rate == rate]

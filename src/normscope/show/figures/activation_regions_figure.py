@@ -57,15 +57,10 @@ def draw(
 ) -> Figure:
     """Draw three measures of where each layer's output lies for its activation, and write them.
 
-    Args:
-        recordings: {norm: recordings, one per seed}.
-        layers: those that an activation follows, in the order of the network.
-        path: where to write.
-        origin: what the recordings are of, for the footer.
+    Recordings are {norm: one per seed}; `origin` says in the footer what they are of.
 
     Raises:
         InputError: for a layer that no activation follows.
-        StorageError: if the file cannot be written.
     """
     first = next(iter(recordings.values()))[0]
     epochs = [1, len(first.epochs)] if len(first.epochs) > 1 else [1]

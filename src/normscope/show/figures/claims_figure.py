@@ -53,16 +53,8 @@ def draw(verdict: Verdict, runs: Sequence[RunRecord], path: Path) -> Figure:
     """Draw one verdict that has values, and write the figure.
 
     Left, the value of each seed, the same seed in both arms joined by a line. Right, the difference
-    with its 95% interval: over all settings, then at each. The band is the margin inside which
-    a difference counts as none.
-
-    Args:
-        verdict: with values.
-        runs: those that it was judged on, for the footer.
-        path: where the figure goes, in the format of its suffix.
-
-    Raises:
-        StorageError: if it cannot be written.
+    with its 95% interval: over all settings, then at each. The band is the margin inside which a
+    difference counts as none.
     """
     effects = _effects(verdict)
     gap = 0.45 + max(text_width(row.label, SMALL) for row in effects)

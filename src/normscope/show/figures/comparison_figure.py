@@ -59,14 +59,6 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     Every run is a thin line as far as it went, the mean of a norm's finished runs a thick one. The
     panels of a column share their axes, whose limits follow the runs that did not diverge. A
     diverged run ends in a cross.
-
-    Args:
-        comparison: gives the learning rates, the norms in order, and the thresholds.
-        runs: the runs of that comparison.
-        path: where the figure goes, in the format of its suffix.
-
-    Raises:
-        StorageError: if it cannot be written.
     """
     norms = list(dict.fromkeys(group.norm for group in comparison.groups))
     styles = norm_styles(norms)

@@ -34,13 +34,6 @@ def draw(explanation: Explanation, path: Path) -> Figure:
     From top to bottom: the batch as piles of channel maps before and after the normalization, the
     distributions of every channel, the arithmetic of the chosen channel with its numbers, what
     train and eval mode make of it, and the accuracies with eval() forgotten.
-
-    Args:
-        explanation: the record of one layer.
-        path: where the figure goes, in the format of its suffix.
-
-    Raises:
-        StorageError: if it cannot be written.
     """
     model = explanation.meta["spec"]["model"]
     frame = Frame(

@@ -38,14 +38,6 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     Every finished run is a point, beside those of the other norms at its rate; a line joins the
     means. Runs that did not finish have no final accuracy: a strip beneath counts those that
     diverged.
-
-    Args:
-        comparison: gives the norms in order, the learning rates, means and counts.
-        runs: the runs of that comparison.
-        path: where the figure goes, in the format of its suffix.
-
-    Raises:
-        StorageError: if it cannot be written.
     """
     norms = list(dict.fromkeys(group.norm for group in comparison.groups))
     rates = sorted(comparison.threshold)

@@ -81,13 +81,8 @@ def lay_out(
 ) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure with rows x columns of empty axes.
 
-    Args:
-        rows: from top to bottom.
-        columns: panels in a row, all of one width.
-        frame: title, legend and footer.
-        width: of the page, inches. The height follows.
-        left: room for the axis labels of the first column.
-        gap: between columns.
+    Lengths are in inches: the width of the page (the height follows), the room for the axis labels
+    of the first column, and the gap between columns, which are all of one width.
     """
     flow, legend_tops, panel_tops = _Flow(width), [], []
     flow.write(frame.result, LARGE, bold=True, colour=frame.result_colour)

@@ -60,17 +60,11 @@ def draw(
 ) -> Figure:
     """Draw one layer's input and output as ridgelines, one channel under the other, and write them.
 
-    Args:
-        recording: of a network in training.
-        layer: its name.
-        path: where to write.
-        epoch: whose distributions are shown, by default the last; the first is drawn as a line
-            beside it.
-        origin: what the recording is of, for the footer.
+    Those of the last epoch are shown, or of another; the first is drawn as a line beside it.
+    `origin` says in the footer what the recording is of.
 
     Raises:
         InputError: for a layer or epoch that is not there, or a layer without histograms.
-        StorageError: if the file cannot be written.
     """
     timeline = Timeline.of(recording)
     epoch = epoch or timeline.epochs

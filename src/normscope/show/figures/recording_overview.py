@@ -68,13 +68,8 @@ QUANTITIES = (
 def draw(recordings: Mapping[str, Recording], path: Path, *, origin: str = "") -> Figure:
     """Draw mean, spread, dead channels and gradient of every layer over training, and write them.
 
-    Args:
-        recordings: {norm: recording} of networks that differ in the normalization, each one column.
-        path: where to write.
-        origin: what the recordings are of, for the footer.
-
-    Raises:
-        StorageError: if the file cannot be written.
+    A column is the recording of a network, by its norm; `origin` says in the footer what they are
+    of.
     """
     first = next(iter(recordings.values()))
     layers = list(first.layers)

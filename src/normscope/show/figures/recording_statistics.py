@@ -51,17 +51,11 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]
 def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> Figure:
     """Draw one layer's statistics over training, and write them.
 
-    Each channel has a panel for its mean, and one colour in all panels.
-
-    Args:
-        recording: of a network in training.
-        layer: the name of a normalization layer.
-        path: where to write.
-        origin: what the recording is of, for the footer.
+    Each channel has a panel for its mean, and one colour in all panels. `origin` says in the footer
+    what the recording is of.
 
     Raises:
         InputError: for a layer that is not there.
-        StorageError: if the file cannot be written.
     """
     timeline, info = Timeline.of(recording), recording.layers[layer]
     names = _WANTED.intersection(recording.statistics(layer))

@@ -132,13 +132,8 @@ def batch_moments(
 ) -> dict[str, tuple[BatchMoments, BatchMoments]]:
     """Return {layer: (its input's, its output's)}, in the order in which the layers run.
 
-    The model is left as it was, its running statistics among it.
-
-    Args:
-        model: on the device of the batches.
-        batches: (N, ...) inputs, all of one size.
-        layers: modules of the model from (N, C, ...) to (N, C, ...) that every forward calls once.
-        training: whether the model is in train mode meanwhile.
+    The model is left as it was, its running statistics among it. Batches (N, ...) are of one size;
+    every forward calls each of the layers, from (N, C, ...) to (N, C, ...), once.
     """
     names = {layer: name for name, layer in layers.items()}
     rows: dict[str, list[tuple[np.ndarray, ...]]] = {}
