@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from normscope.data.cache import PoochBar, fetch
 from normscope.data.dataset import fingerprint
-from normscope.data.download import PoochBar, fetch
 from normscope.data.layouts import binary
 from normscope.data.layouts.binary import Archive
 from normscope.data.sources import load

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from normscope.commands.results import RunsResult
-from normscope.errors import InputError, RecordError, StorageError, one_of
+from normscope.errors import InputError, RecordError, one_of
 from normscope.paths import given_path
 from normscope.studies.options import Folder
 
@@ -212,16 +212,13 @@ def _once(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
 
 def _write(result: ClaimsResult) -> None:
     from normscope.judge.claims import by_subject
-    from normscope.records.files import write_json, write_text
+    from normscope.records.files import storing, write_json, write_text
     from normscope.show.figures.claims_figure import draw
     from normscope.show.verdict_text import verdict_page
 
     folder = result.directory / FIGURES
-    try:
+    with storing(f"make the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise StorageError(f"Cannot make the folder {folder}: {reason}.") from error
     subjects = by_subject(result.runs)
     figures = {}
     for verdict in result.verdicts:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normscope.data.cache import cached
+from normscope.data.cache import cached, fetch
 from normscope.data.dataset import (
     Dataset,
     Layout,
@@ -72,8 +72,6 @@ def read_cifar10(data_dir: Path | None, cache_dir: Path | None) -> tuple[Splits,
     known = binary.CLASSES
     finders = [lambda directory: binary.find_archive(directory, binary.CIFAR10)]
     if data_dir is None:
-        from normscope.data.download import fetch
-
         data_dir = fetch(binary.CIFAR10, cache_dir).parent
     else:
         finders = [binary.find, pickled.find, *finders]
@@ -124,8 +122,6 @@ def read_shakespeare(data_dir: Path | None, cache_dir: Path | None) -> tuple[Spl
     Raises:
         InputError: if it cannot be downloaded.
     """
-    from normscope.data.download import fetch
-
     return text.read_path(data_dir or fetch(SHAKESPEARE, cache_dir)), "1.1 MB"
 
 

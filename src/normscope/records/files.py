@@ -19,6 +19,17 @@ _being_written: set[str] = set()  # files aside, of this process
 
 
 @contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Turn a failure of the file system into a StorageError: what cannot be done, and why."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"Cannot {what}: {error.strerror or error}.") from error
+
+
+@contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what the body writes there takes its place when the
     body succeeds, and is on the disk by then.
@@ -28,7 +39,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: if the file cannot be written. What was at `path` is still there then.
     """
-    try:
+    with storing(f"write {path}"):
         clear_dead(path)
         handle, name = tempfile.mkstemp(
             dir=path.parent, prefix=f"{_prefix(path)}{this_process()}-", suffix=path.suffix
@@ -45,10 +56,6 @@ def written_aside(path: Path) -> Iterator[Path]:
         finally:
             aside.unlink(missing_ok=True)
             _being_written.discard(name)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def clear_dead(path: Path) -> None:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from normscope.errors import InputError, StorageError
 from normscope.escapes import for_line
-from normscope.records.files import clear_dead, write_json
+from normscope.records.files import clear_dead, storing, write_json
 from normscope.records.progress import LOCK_NAME, PATIENCE_SECONDS
 from normscope.records.regular_files import open_regular, read_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RUNS, SPEC_NAME, WEIGHTS_NAME
@@ -120,17 +120,13 @@ class StudyDirectory:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; expected a folder for the study (--out).")
         clear_dead(path / MARKER)
-        try:
+        with storing(f"make the folder {path}"):
             # another command may be writing the marker aside at this moment
             if path.is_dir() and any(
                 not item.name.startswith(".normscope-") for item in path.iterdir()
             ):
                 return StudyDirectory.find(path)
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"Cannot make the folder {path}: {error.strerror or error}."
-            ) from error
         write_json(
             path / MARKER, {"format": "normscope study", "version": 1, "made_by": __version__}
         )

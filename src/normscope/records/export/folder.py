@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from normscope.errors import InputError, StorageError
+from normscope.errors import InputError
 from normscope.escapes import for_csv
 from normscope.records.export.schema import TEXT, Table
-from normscope.records.files import write_json, written_aside
+from normscope.records.files import storing, write_json, written_aside
 from normscope.records.regular_files import open_regular, read_json
 
 MANIFEST = "normscope-export.json"
@@ -175,12 +175,8 @@ def _write_manifest(folder: Path, files: dict[str, list[str]]) -> None:
 
 
 def _make(folder: Path) -> None:
-    try:
+    with storing(f"make the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot make the folder {folder}: {error.strerror or error}."
-        ) from error
 
 
 def _checksum(path: Path) -> str:

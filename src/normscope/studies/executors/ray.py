@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from normscope.errors import InputError, StorageError
+from normscope.errors import InputError
+from normscope.records.files import storing
 from normscope.records.run import status_of
 from normscope.studies.directory import RunDirectory
 from normscope.studies.executors import ray_worker
@@ -215,11 +216,9 @@ def _cancelling(ray: Any, active: list[_RemoteRun]) -> Iterator[None]:
 def _token(folder: Path) -> Iterator[Path]:
     """A file that only those see who share the folder: its name was never there before."""
     token = folder / f".normscope-{uuid.uuid4().hex}"
-    try:
+    with storing(f"write to {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         token.touch()
-    except OSError as error:
-        raise StorageError(f"Cannot write to {folder}: {error.strerror or error}.") from error
     try:
         yield token
     finally:

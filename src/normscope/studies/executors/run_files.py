@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from normscope.errors import StorageError
-from normscope.records.files import written_aside
+from normscope.records.files import storing, written_aside
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, SPEC_NAME, WEIGHTS_NAME
 from normscope.records.store import reader
 
@@ -44,7 +43,7 @@ def write_files(files: Files, directory: Path) -> None:
     Raises:
         StorageError: if one cannot be written.
     """
-    try:
+    with storing(f"write to {directory}"):
         directory.mkdir(parents=True, exist_ok=True)
         for name in NAMES:
             # the journal of a writer that was killed here would be rolled back into the file that
@@ -53,10 +52,6 @@ def write_files(files: Files, directory: Path) -> None:
             if name in files:
                 with written_aside(directory / name) as aside:
                     aside.write_bytes(files[name])
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(f"Cannot write to {directory}: {error.strerror or error}.") from error
 
 
 def _journal(path: Path) -> Path:
