@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
 import shutil
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from normscope.data.dataset import fingerprint
 from normscope.data.layouts import binary
 from normscope.data.sources import load
+from normscope.errors import InputError
 
 LAYOUTS = [
     "binary",
@@ -118,6 +121,21 @@ def test_a_validation_split_serves_for_testing_and_this_is_said(writers, tmp_pat
     test = tmp_path / "parquet" / "test-00000-of-00001.parquet"
     test.rename(test.with_name("validation-00000-of-00001.parquet"))
     assert "validation as the test split" in load("images", data_dir=tmp_path / "parquet").source
+
+
+def test_class_folders_whose_names_are_not_utf8(writers, tmp_path, make_images):
+    """Half of a character becomes its escape, also where the class is asked for by its folder."""
+    made = make_images()
+    named = (os.fsdecode(b"caf\xe9"), "bee", "cat")
+    writers["folders"](tmp_path, dataclasses.replace(made, classes=named))
+    for _ in range(2):  # decoded, and from the cache
+        assert load("images", data_dir=tmp_path).classes == ("bee", r"caf\udce9", "cat")
+    chosen = load("images", data_dir=tmp_path, classes=("cat", named[0]))
+    assert chosen.classes == ("cat", r"caf\udce9")
+    assert load("images", data_dir=tmp_path, classes=chosen.classes).classes == chosen.classes
+    writers["folders"](tmp_path, dataclasses.replace(made, classes=(r"caf\udce9", "bee", "cat")))
+    with pytest.raises(InputError, match="2 classes called"):
+        load("images", data_dir=tmp_path)
 
 
 def test_changed_class_folders_are_decoded_anew(writers, tmp_path, make_images):

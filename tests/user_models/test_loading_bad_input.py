@@ -59,6 +59,28 @@ def test_a_loader_that_raises():
         examine(model(), loader())
 
 
+class Lazy(dict):
+    def items(self):
+        raise OSError("gone")
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.empty(8, 3, device="meta"),
+        (torch.ones(8, 3), torch.empty(8, device="meta")),
+        torch.ones(8, 3).to_sparse(),
+        torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)], layout=torch.jagged),
+        Lazy(x=1),
+        [[[torch.ones(8, 3)]] * 2] * 3,
+    ],
+    ids=["meta", "meta targets", "sparse", "jagged", "raises", "three entries"],
+)
+def test_batches_that_cannot_be_read(batch):
+    with pytest.raises(InputError, match=r"^Batch 1 [^\n]+$"):
+        examine(model(), [torch.ones(8, 3), batch])
+
+
 def test_inputs_that_require_gradients():
     batches = [torch.randn(8, 3, requires_grad=True) for _ in range(3)]
     assert examine(model(), batches).forward is not None

@@ -15,7 +15,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from normscope.data.layouts.binary import Archive
 from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError, StorageError
 from normscope.records.files import cache_folder, write_json
-from normscope.records.regular_files import open_regular, read_json
+from normscope.records.regular_files import open_regular, read_json, without_halves
 
 CHUNK_BYTES = 1 << 16
 
@@ -118,7 +118,9 @@ def cached(layout: Layout, cache_dir: Path | None = None) -> Splits:
         return splits
     with locked(entry):
         if (splits := _open(entry)) is None:
-            _store(check(layout.read(), str(layout.directory)), entry)
+            splits = layout.read()
+            splits = replace(splits, classes=tuple(map(without_halves, splits.classes)))
+            _store(check(splits, str(layout.directory)), entry)
             splits = _open(entry)
     if splits is None:
         raise StorageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from normscope.errors import InputError, one_of
+from normscope.records.regular_files import without_halves
 
 CHUNK = 1024  # images: bounds the memory of a pass over a memory-mapped split
 
@@ -100,6 +102,7 @@ def select_classes(splits: Splits, classes: Sequence[str]) -> Splits:
     if splits.train_labels.ndim > 1:
         raise InputError("Classes can be chosen of images, not of text (--classes).")
     known = f"Known: {', '.join(splits.classes)}."
+    classes = [without_halves(name) for name in classes]
     for name in classes:
         if name not in splits.classes:
             raise InputError(one_of("class", name, splits.classes))
@@ -126,9 +129,12 @@ def check(splits: Splits, where: str) -> Splits:
     """The same splits, if they can be trained on; `where` names them in the error.
 
     Raises:
-        InputError: for an empty split, splits of different image shapes, fewer than two classes, or
-            a label that is none of the classes.
+        InputError: for an empty split, splits of different image shapes, fewer than two classes or
+            two of one name, or a label that is none of the classes.
     """
+    name, times = Counter(splits.classes).most_common(1)[0] if splits.classes else ("", 0)
+    if times > 1:
+        raise InputError(f"{where} has {times} classes called {name!r}.")
     for split, images, labels in (
         ("training", splits.train_images, splits.train_labels),
         ("test", splits.test_images, splits.test_labels),

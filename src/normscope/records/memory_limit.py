@@ -25,9 +25,11 @@ def images_budget() -> int:
     asked = os.environ.get(IMAGES_OPTION, "")
     try:
         gigabytes = float(asked) if asked else DEFAULT_IMAGES_GB
-        return int(gigabytes * 1e9)
+        if gigabytes > 0:
+            return int(gigabytes * 1e9)
     except (ValueError, OverflowError):
-        raise InputError(f"{IMAGES_OPTION} is {asked[:40]!r}; expected a number.") from None
+        pass
+    raise InputError(f"{IMAGES_OPTION} is {asked[:40]!r}; expected a number of gigabytes.")
 
 
 def refuse_beyond(needed: int, allowed: int, what: str) -> None:

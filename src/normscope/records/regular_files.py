@@ -144,6 +144,11 @@ def encode_json(value: Any, indent: int | None = None) -> str:
     return text
 
 
+def without_halves(text: str) -> str:
+    """Return a text as it is after `encode_json` and `decode_json`."""
+    return _HALVES.sub(lambda half: rf"\u{ord(half[0]):x}", text)
+
+
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(MOST_DEPTH):

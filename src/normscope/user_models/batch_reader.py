@@ -82,7 +82,13 @@ def each_batch(
     if not isinstance(batches, Iterable):
         raise InputError(f"batches must be an iterable of batches, not a {type(batches).__name__}.")
     for number, content in enumerate(islice(_iterated(batches), limit)):
-        yield _read(content, number, device)
+        try:
+            batch = _read(content, number, device)
+        except InputError:
+            raise
+        except Exception as error:  # tensors without values, or a mapping of the user's own
+            raise InputError(f"Batch {number} cannot be read: {one_line(error)}.") from error
+        yield batch
 
 
 def _iterated(batches: Iterable[Any]) -> Iterator[Any]:
@@ -145,6 +151,8 @@ def _read(content: Any, number: int, device: torch.device | None) -> Batch:
 
 def _check(batch: Batch, number: int) -> None:
     tensors = list(batch.tensors())
+    if any(tensor.is_nested for tensor in tensors):
+        raise InputError(f"Batch {number} holds a nested tensor: give dense tensors.")
     if not any(tensor.ndim for tensor in tensors):
         kind = type(batch.args[0]).__name__ if batch.args else "dict without tensors"
         raise InputError(
@@ -153,10 +161,7 @@ def _check(batch: Batch, number: int) -> None:
     if batch.samples == 0:
         raise InputError(f"Batch {number} has no samples.")
     for tensor in tensors:
-        try:
-            bad = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
-        except (RuntimeError, TypeError) as error:  # no values, or of a type without arithmetic
-            raise InputError(f"Batch {number} cannot be read: {one_line(error)}.") from error
+        bad = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
         if bad:
             raise InputError(
                 f"Batch {number} holds {bad} values that are not finite: clean the data first."
