@@ -355,9 +355,8 @@ class TestSummary:
         assert ("spread" in text) == told
 
     def test_running_statistics_that_have_not_settled_are_left_alone(self):
-        text = self.summary(
-            running_mean=np.full((3, 2), 50, np.float32), num_batches_tracked=np.array([1, 2, 4])
-        )
+        running_mean = np.array([[50, 50], [50, 50], [49, 49]], np.float32)
+        text = self.summary(running_mean=running_mean, num_batches_tracked=np.array([1, 2, 4]))
         assert "Nothing stands out." in text
 
     def test_a_network_that_was_never_in_train_mode(self):
@@ -365,6 +364,17 @@ class TestSummary:
             training=np.zeros(3, np.bool_)
         )
         assert "Nothing stands out." in self.summary(training=np.array([False, True, False]))
+
+    def test_running_statistics_that_never_move_in_train_mode(self):
+        still = {"running_mean": np.zeros((3, 2), np.float32)}
+        words = "the running mean never moved in train mode in 1 layer: bn."
+        batch_mean = np.array([[0.1, 0], [0.2, 0], [0, 0]], np.float32)
+        assert words in self.summary(**still, batch_mean=batch_mean)
+        assert "never moved" not in self.summary(**still, batch_mean=0 * batch_mean)
+        frozen = np.array([False, False, True])
+        assert "never moved" not in self.summary(**still, batch_mean=batch_mean, training=frozen)
+        moves = np.array([[0, 0], [0, 0], [1e-6, 0]], np.float32)
+        assert "never moved" not in self.summary(running_mean=moves, batch_mean=batch_mean)
 
     def test_it_answers_first_and_shows_of_many_layers_those_that_stand_out(self, monkeypatch):
         monkeypatch.setenv("COLUMNS", "60")

@@ -108,6 +108,7 @@ def write_recording(
     steps: int = 30,
     output_only=False,
     counted: int | None = None,
+    weight: float = 2,
 ) -> Path:
     """A recording whose channel c has batch mean c, and whose running mean lags by half a standard
     deviation.
@@ -141,7 +142,11 @@ def write_recording(
             (name, "batch_var"): 4 * one,
             (name, "running_mean"): c + 1,
         }
-        series |= {(name, "running_var"): 4 * one, (name, "weight"): 2 * one, (name, "bias"): one}
+        series |= {
+            (name, "running_var"): 4 * one,
+            (name, "weight"): weight * one,
+            (name, "bias"): one,
+        }
         series |= {(name, "output_gradient_norm"): one[:, 0] * 0.5}
         binned = "output_histogram" if output_only else "histogram"
         frames |= {(name, binned): counts, (name, f"{binned}_frame"): frame}

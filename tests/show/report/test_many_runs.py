@@ -52,6 +52,16 @@ class TestSeeds:
         }
 
 
+@pytest.mark.parametrize(("epochs", "are_dots"), [(1, True), (3, False)])
+def test_a_curve_of_one_epoch_is_a_point(open_page, tmp_path, epochs, are_dots):
+    page = open_page(report(write_study(tmp_path / "study", epochs=epochs)), drawn=True)
+    points = page.locator(
+        "#view-train_loss .mark-symbol path[stroke], #view-train_loss .mark-symbol path[fill]"
+    )
+    assert (points.count() > 0) == are_dots
+    assert {row.get("dot", False) for row in rows(page, "train_loss")} == {are_dots}
+
+
 def test_the_claims_are_tables_the_decided_ones_first(open_page, many):
     page = open_page(many)
     decided = page.get_by_role("region", name="Claims", exact=True).locator("tbody tr")

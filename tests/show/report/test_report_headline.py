@@ -9,10 +9,10 @@ from report_records import write_recording, write_study
 
 from normscope.judge.claims import judge_all
 from normscope.judge.headline import conclude, counts, passing
-from normscope.records.recording import Recording
 from normscope.records.run import RECORDING_NAME
 from normscope.show.report.pages import report
 from normscope.show.report.report_data import load_report_data
+from normscope.show.shown_recording import Recording
 
 
 def test_the_page_says_what_the_commands_say(study, tmp_path):
@@ -42,6 +42,18 @@ def test_a_folder_without_runs_and_a_recording_have_none(tmp_path):
     path = write_recording(tmp_path / "r.sqlite")
     conclusion = payload_of(report(path))["conclusion"]
     assert conclusion == {"headlines": [], "counts": {}}
+
+
+def test_the_page_of_a_recording_says_what_stands_out_as_its_summary_does(study, tmp_path):
+    path = write_recording(tmp_path / "r.sqlite", weight=0)
+    (said,) = payload_of(report(path))["remarks"]
+    told = " ".join(Recording.load(path).summary().split())
+    assert said["heading"] == "What stands out:"
+    assert all(f"- {sentence}" in told for sentence in said["sentences"])
+    both = payload_of(report(study, path, out=tmp_path / "both.html"))["remarks"]
+    assert [(each["name"], each["sentences"]) for each in both] == [
+        ("r.sqlite", said["sentences"])
+    ], "runs of a study have the study's headline"
 
 
 class TestInspected:

@@ -107,6 +107,7 @@ def _head(data: ReportData) -> dict[str, Any]:
         "problems": list(data.problems),
         "conclusion": page_head.conclusion(data, judged),
         "progress": page_head.progress(data),
+        "remarks": page_head.remarks(data),
         "summary": page_head.summary_rows(data),
         "summary_note": page_head.summary_note(data),
         "verdicts": page_head.verdict_rows(data, judged),

@@ -50,7 +50,7 @@ Object.assign(SHAPES, {
       }
     }
     const band = [...bands.values()].filter(({ y, y2 }) => !log || (y > 0 && y2 > 0));
-    return rows.length ? [{ key: "all", rows: rows.concat(band), signals: { lit: litChannel(), now: stepShown() }, log }] : [];
+    return rows.length ? [{ key: "all", rows: dotted(rows).concat(band), signals: { lit: litChannel(), now: stepShown() }, log }] : [];
   },
 
   /** A panel for each recording and side, all of them on one axis. */

@@ -82,7 +82,7 @@ function section({ name, title, note }) {
 
 /** Bring every region up to date with `page`; charts draw themselves. */
 function compose() {
-  renew(regions.headline, [page.conclusion, page.problems, page.summary.length, page.recordings.length], () => [headline()]);
+  renew(regions.headline, [page.conclusion, page.remarks, page.problems, page.summary.length, page.recordings.length], () => [headline()]);
   renew(regions.numbers, [page.summary, page.summary_note, page.runs, page.arms], () => (page.summary.length ? [summary()] : []));
   renew(regions.findings, page.findings, () => page.findings.map(findings));
   renew(regions.claims, page.verdicts, () => (page.verdicts.length ? [claims()] : []));

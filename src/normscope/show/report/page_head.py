@@ -17,6 +17,7 @@ from normscope.records.progress import progress_of
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
 from normscope.show.figures.provenance import state_of, unfinished
+from normscope.show.remarks import Remarks
 from normscope.show.report.report_data import ReportData, Study
 from normscope.show.terminal import accuracy_text, percent, threshold_text, variation_text
 from normscope.show.verdict_text import better_text
@@ -87,6 +88,15 @@ def _inspected(data: ReportData, study: Study) -> dict[str, list[Recording]]:
         if item.run is not None and (run := runs[item.run]) in study.runs:
             found.setdefault(run.norm, []).append(item.recording)
     return found
+
+
+def remarks(data: ReportData) -> list[dict[str, Any]]:
+    """What stands out in each recording that belongs to no study, as `summary()` says it."""
+    alone = [(item.name, Remarks.of(item.recording)) for item in data.watched if item.run is None]
+    return [
+        {"name": name, "heading": said.heading, "sentences": said.sentences, "note": said.left_out}
+        for name, said in alone
+    ]
 
 
 def progress(data: ReportData) -> str:

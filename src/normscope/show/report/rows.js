@@ -91,6 +91,15 @@ function inBands(rows) {
   });
 }
 
+const FEWEST_POINTS = 3; // a line through fewer is a stroke, or nothing: they are drawn as points as well
+
+function dotted(rows) {
+  for (const own of groupBy(rows.filter(({ band }) => !band), ({ series }) => series).values()) {
+    if (own.length < FEWEST_POINTS) for (const row of own) row.dot = true;
+  }
+  return rows;
+}
+
 const MOST_LABELS = 6;
 const LABEL_PIXELS = 13;
 
@@ -124,7 +133,7 @@ const SHAPES = {
       });
       if (rows.length && page.runs[run].status === "diverged") rows.at(-1).end = true;
     }
-    return [{ key: "all", rows: inBands(rows).concat(labelled(means(rows), log)), log }];
+    return [{ key: "all", rows: dotted(inBands(rows).concat(labelled(means(rows), log))), log }];
   },
 
   densities(view) {

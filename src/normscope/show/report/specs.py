@@ -35,6 +35,7 @@ _COLUMNS = {
 }  # fmt: skip
 
 _LINE: Spec = {"type": "line", "clip": True}
+_DOT: Spec = {"type": "point", "filled": True}
 _CROSS: Spec = {"type": "point", "shape": "cross", "angle": 45, "filled": True, "size": 70}
 _WHOLE: Spec = {
     "grid": False, "tickMinStep": 1, "format": "d",
@@ -86,6 +87,7 @@ def curves(unit: str) -> Spec:
         {"y2": {"field": "y2"}, **_styled("fill"), "detail": _field("series", "nominal")},
         "datum.band",
     )
+    dots = _layer({**_DOT, "size": 46}, _styled("color", "shape", "opacity"), "datum.dot")
     ends = _layer(_CROSS, _styled("color"), "datum.end")
     beside = {"type": "text", "align": "left", "dx": 6, "dy": {"expr": "datum.nudge"}}
     names = _layer({**beside, "color": "var(--ink)", "limit": 150},
@@ -95,7 +97,7 @@ def curves(unit: str) -> Spec:
     return {
         "height": 250,
         "encoding": {"x": across, "y": _y(unit)},
-        "layer": [band, line, ends, names, points],
+        "layer": [band, line, dots, ends, names, points],
     }
 
 
@@ -136,7 +138,7 @@ def rates(title: str = "learning rate", levels: bool = False) -> Spec:
     above = [{"expr": "height - lane"}, 0]
     y = _y("final test accuracy (%)", domain=[0, 100], nice=False, range=above)
     beside = {"xOffset": {"expr": "datum.shift"}}
-    dot = {"type": "point", "filled": True, "size": 46, **beside}
+    dot = {**_DOT, "size": 46, **beside}
     point = _layer(dot, {"x": x, "y": y, **_styled("color", "shape", "opacity")},
                    "datum.kind == 'seed'")  # fmt: skip
     style = {**_styled("color", "strokeDash"), "detail": {"field": "series"}}
@@ -174,6 +176,7 @@ def trajectories() -> Spec:
          "strokeWidth": _if_lit(2.4, 1.1, 0.8)},
         "!datum.band",
     )  # fmt: skip
+    dots = _layer(_DOT, {**_styled("color"), "opacity": _if_lit(1, 0.8, 0.18)}, "datum.dot")
     cursor = {
         "data": {"values": [{}]}, "mark": {"type": "rule", "color": "var(--muted)"},
         "encoding": {"x": {"datum": {"expr": "now"}, "type": "quantitative"},
@@ -181,7 +184,7 @@ def trajectories() -> Spec:
     }  # fmt: skip
     params = [{"name": "lit", "value": -1}, {"name": "now", "value": 0}]
     both = {"x": x, "y": y}
-    return {"height": 120, "params": params, "encoding": both, "layer": [band, line, cursor]}
+    return {"height": 120, "params": params, "encoding": both, "layer": [band, line, dots, cursor]}
 
 
 def _if_lit(lit: float, no_other_is: float, another_is: float) -> Spec:

@@ -52,8 +52,17 @@ function inParts(text) {
   return text.split(/(\([^()]*\))/).map((part, k) => element("span", { class: k % 2 ? "sure" : "", text: part }));
 }
 
+/** What stands out in a recording. */
+function remarksOn({ name, heading, sentences, note }) {
+  return element("div", { class: "finding" },
+    ...(page.recordings.length > 1 ? [element("h2", { text: name })] : []),
+    element("p", { class: "lead", text: heading }),
+    ...(sentences.length ? [element("ul", {}, ...sentences.map((text) => element("li", { text })))] : []),
+    ...(note ? [element("p", { class: "note", text: note })] : []));
+}
+
 function headline() {
-  const made = [...conclusion(), ...page.problems.map((text) => element("p", { class: "problem", text: `Not shown: ${text}` }))];
+  const made = [...conclusion(), ...page.remarks.map(remarksOn), ...page.problems.map((text) => element("p", { class: "problem", text: `Not shown: ${text}` }))];
   if (!page.summary.length && !page.recordings.length && !page.findings.length) made.push(element("p", { text: "There is no run to show so far." }));
   return element("section", { id: "headline", "aria-label": "Result" }, ...made);
 }
