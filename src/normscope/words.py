@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 
 
@@ -44,11 +45,13 @@ def e_text(e: float | None) -> str:
 def wrapped(text: str, width: int) -> str:
     """Break a text's lines at spaces, so that none is longer than `width` unless by a single word.
 
-    What a line goes on with is indented as deep as the line.
+    What a line goes on with is indented as deep as the line, or as its text behind a dash or a
+    label that stands in a column of its own.
     """
     lines = []
     for line in text.split("\n"):
-        indent = " " * (len(line) - len(line.lstrip(" ")))
+        hanging = re.match(r" *(?:- |\w+ {2,})?", line)
+        indent = " " * min(hanging.end() if hanging else 0, width // 2)
         lines += textwrap.wrap(
             line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         ) or [""]

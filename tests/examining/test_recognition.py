@@ -95,7 +95,17 @@ def test_an_eps_in_effect_beside_the_one_that_is_named():
     assert recognized(norm).recognition.eps == pytest.approx(1e-3, rel=0.05)
     assert recognized(norm).eps == norm_zoo.EPS
     report = check(Net(norm), batches())
-    assert "eps 0.001 in effect, not 1e-05" in report.listing()
+    assert "eps 0.001 in effect, not 1e-05" in " ".join(report.listing().split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 300])
+def test_the_list_of_layers_is_no_wider_than_the_terminal(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    model = nn.Sequential()
+    model.add_module("normalization_before_the_activation", nn.BatchNorm2d(2))
+    text = check(model).listing()
+    assert max(map(len, text.splitlines())) <= width
+    assert "eps 1e-05" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("name", ["WeightlessRMSNorm", "L2Norm", "ScaleNorm", "MyLayerNorm"])

@@ -138,8 +138,17 @@ def test_a_gain_that_is_not_finite_is_an_error_and_nothing_else_is_said():
     assert {(f.code, f.layer) for f in report} == {
         ("NS101", "layers.1.norms.1"), ("NS101", "layers.0.ln_1")
     }  # fmt: skip
-    assert not report.not_evaluated
+    assert_the_rest_needs_the_model(report)
     assert report.layers == len(normalization_layers(LanguageModel()))
+
+
+def assert_the_rest_needs_the_model(report):
+    (missing,) = {entry.missing for entry in report.not_evaluated}
+    assert missing == "the model itself, which a checkpoint does not hold"
+    asked, lacking = report.rules, len(report.not_evaluated)
+    assert f"{lacking} of {asked} rules need more: {lacking} the model itself" in " ".join(
+        report.text().split()
+    )
 
 
 def test_only_what_values_alone_can_show_is_judged():
@@ -147,7 +156,7 @@ def test_only_what_values_alone_can_show_is_judged():
     report = check_state_dict(zeros)
     assert report.layers == 2
     assert not report
-    assert not report.not_evaluated
+    assert_the_rest_needs_the_model(report)
 
 
 def test_the_command_ends_with_a_status_that_says_what_it_saw(tmp_path, capsys):

@@ -158,12 +158,23 @@ def to_rows(report: Findings) -> dict[str, Any]:
 
 
 def to_listing(report: Findings) -> str:
-    """Return what each layer was taken for, and why, a line each, in columns."""
+    """Return what each layer was taken for, and why: in columns, or as sentences where those would
+    be wider than the terminal.
+    """
     header = ("layer", "class", "kind", "why", "what it does")
     rows = [header, *(tuple(map(for_line, astuple(row))) for row in report.recognized)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    columns = [line.rstrip() for line in lines]
+    width = text_width()
+    if max(map(len, columns)) <= width:
+        return "\n".join(columns)
+    return "\n".join(
+        filled(
+            f"{' '.join(filter(None, (layer, of)))}: {kind} ({why}){what and f': {what}'}", width
+        )
+        for layer, of, kind, why, what in rows[1:]
+    )
 
 
 def _paragraph(group: Group, report: Findings, width: int) -> str:

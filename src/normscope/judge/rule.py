@@ -57,7 +57,13 @@ HISTORY = Need("history", "a recording", "recording=")
 OTHER = Need("pair", "another model or state_dict", reported=False)
 KEYS = Need("keys", "a state_dict and its model", reported=False)
 
-OPTIONS = {need.words: need.option for need in (BATCHES, OPTIMIZER, LOADER, HISTORY)}
+THE_MODEL = "the model itself, which a checkpoint does not hold"
+MISSING_IN = {"model": "", "state_dict": THE_MODEL}
+"""{what was looked at: what is missing for a rule that needs more, "" for the fact by its name}."""
+
+OPTIONS = {need.words: need.option for need in (BATCHES, OPTIMIZER, LOADER, HISTORY)} | {
+    THE_MODEL: "MODULE:FACTORY"
+}
 
 
 class Rule:
@@ -100,8 +106,8 @@ class Rule:
             return
         if self.needs is None or getattr(exam, self.needs.field) is not None:
             yield from self.check(exam)
-        elif self.needs.reported and exam.source == "model":
-            yield self.not_evaluated(self.needs.words)
+        elif self.needs.reported and exam.source in MISSING_IN:
+            yield self.not_evaluated(MISSING_IN[exam.source] or self.needs.words)
 
     def applies(self, exam: Examination) -> bool:
         """Tell whether the model has what the rule is about."""

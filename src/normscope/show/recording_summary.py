@@ -19,6 +19,7 @@ from normscope.words import plural, wrapped
 
 WIDTH = 200
 MOST_ROWS = 16
+ROOMY = 100  # columns; a narrower table has one space between its columns
 
 COLUMNS = (
     "layer", "type", "channels", "input mean", "input std", "weight", "bias", "gradient", "then",
@@ -43,7 +44,7 @@ def summary(recording: Recording, *, every_layer: bool = False) -> str:
     console = Console(
         file=file, width=width, color_system=None, legacy_windows=False, force_jupyter=False
     )
-    console.print(_table(recording, {name: facts[name] for name in shown}))
+    console.print(_table(recording, {name: facts[name] for name in shown}, width))
     if hidden := len(facts) - len(shown):
         more = f"{plural(hidden, 'other layer')} not shown: summary(every_layer=True)"
         file.write(f"{wrapped(more, width)}\n")
@@ -69,7 +70,7 @@ def _heading(recording: Recording) -> str:
     return f"{for_line(header.model)}: {counts} ({header.unit}s){ranks}{share}"
 
 
-def _table(recording: Recording, facts: dict[str, Values]) -> Table:
+def _table(recording: Recording, facts: dict[str, Values], width: int) -> Table:
     """A row per layer; what all have in common is said above it, and not in each row."""
     rows = [_row(name, recording.layers[name], at_end) for name, at_end in facts.items()]
     columns = list(zip(*rows, strict=True)) if rows else []
@@ -80,19 +81,33 @@ def _table(recording: Recording, facts: dict[str, Values]) -> Table:
     ]
     said = "; ".join(f"{COLUMNS[i]} {rows[0][i]}" for i in common if rows[0][i])
     title = Text(for_line(f"All: {said}")) if said else None
+    gap = 2 if width >= ROOMY else 1
     table = Table(
         box=None, pad_edge=False, header_style="", title=title,
-        title_justify="left", title_style="",
+        title_justify="left", title_style="", padding=(0, gap, 0, 0),
     )  # fmt: skip
-    for index, column in enumerate(COLUMNS):
-        if index not in common:
-            left = column in ("layer", *DESCRIBING)
-            table.add_column(column, justify="left" if left else "right", overflow="fold")
+    kept = [index for index in range(len(COLUMNS)) if index not in common]
+    cells = [[COLUMNS[index], *(row[index] for row in rows)] for index in kept]
+    for column, wide in zip(cells, _widths(cells, width - gap * (len(kept) - 1)), strict=True):
+        left = column[0] in ("layer", *DESCRIBING)
+        justify = "left" if left else "right"
+        table.add_column(column[0], justify=justify, overflow="fold", width=wide)
     for row in rows:
-        table.add_row(
-            *(Text(for_line(cell)) for index, cell in enumerate(row) if index not in common)
-        )
+        table.add_row(*(Text(for_line(row[index])) for index in kept))
     return table
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Share out the room: what every column needs, or less for those that can best be broken at
+    spaces; where even that is too much, words of the widest are broken.
+    """
+    widths = [max(map(len, cells)) for cells in columns]
+    words = [max(map(len, " ".join(cells).split())) for cells in columns]
+    while sum(widths) > max(room, 4 * len(widths)):
+        slack = [wide - word for wide, word in zip(widths, words, strict=True)]
+        least = slack if max(slack) > 0 else widths
+        widths[least.index(max(least))] -= 1
+    return widths
 
 
 def _row(name: str, info: LayerInfo, at_end: Values) -> tuple[str, ...]:

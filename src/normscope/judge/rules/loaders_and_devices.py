@@ -6,6 +6,7 @@ from typing import Any
 
 from normscope.judge.rule import (
     HISTORY,
+    MISSING_IN,
     LoaderRule,
     MeasuredRule,
     Results,
@@ -170,9 +171,8 @@ class ClassOrderedBatches(LoaderRule, code="NS604", severity="warning"):
                 evidence = {"unevenness": ratio, "run_length": runs, "limit": self.LIMIT}
                 yield self.finding("", message, evidence, cause="loader")
         elif forward is None and (loader is None or loader.shuffles is False):
-            yield self.not_evaluated(
-                "batches with integer targets, or a loader whose dataset holds its labels"
-            )
+            wanted = "batches with integer targets, or a loader whose dataset holds its labels"
+            yield self.not_evaluated(MISSING_IN.get(exam.source) or wanted)
 
     def _exceeded_by_chance(self, freedom: int) -> float:
         """The value of chi-square / freedom that chance exceeds once in 10,000."""
