@@ -2,11 +2,13 @@
 
 import itertools
 import re
+import runpy
 import subprocess
 import sys
 
 import pytest
 
+import normscope
 from normscope import cli
 from normscope.cli import COMMANDS, main
 
@@ -22,6 +24,14 @@ def test_without_a_command_the_help_is_printed(capsys):
     assert run() == 0
     out = capsys.readouterr().out
     assert all(f"• {command} " in out for command in COMMANDS)
+
+
+def test_the_package_runs_as_a_module(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["normscope", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("normscope", run_name="__main__")
+    assert not end.value.code
+    assert capsys.readouterr().out == f"normscope {normscope.__version__}\n"
 
 
 def test_a_command_that_is_none_is_status_2_and_names_those_that_are(capsys):
