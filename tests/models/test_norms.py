@@ -73,7 +73,7 @@ def test_a_factory_stands_for_itself():
         (
             "bach",
             "Unknown normalization 'bach'. Did you mean 'batch'? Known: batch, none, group, "
-            "layer, instance, noisy-batch. Or your own as module:callable.",
+            "layer, instance, noisy-batch, ghost-batch. Or your own as module:callable.",
         ),
         (":good", "Normalization ':good' is not of the form module:callable."),
         (

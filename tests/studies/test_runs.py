@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 
@@ -45,6 +46,13 @@ def test_a_run_leaves_its_spec_its_record_and_its_weights(finished, spec):
         f"last_layer_gradient{s}" for s in ("", "_mean")
     }
     assert run.column("step").tolist() == [4, 8, 12]
+    kernels = {n[: -len(".weight")]: w for n, w in weights(finished).items() if w.ndim > 1}
+    norms = {n[len("weight_norm.") :]: c for n, c in run.epochs.items() if "weight_norm." in n}
+    assert {n: c[-1] for n, c in norms.items()} == {
+        n: pytest.approx(float(w.norm()), rel=1e-6) for n, w in kernels.items()
+    }
+    logs = [math.log(norms[name][-1]) for name, w in kernels.items() if w.ndim == 4]
+    assert run.final("convolution_norm") == pytest.approx(math.exp(sum(logs) / len(logs)))
     assert {key for key, _ in run.captures} == {"block_output", "before_activation", "normalized"}
     assert {epoch for _, epoch in run.captures} == {1, 3}
     assert run.meta["parameters"] == sum(

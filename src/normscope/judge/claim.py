@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from normscope.judge import statistics
 from normscope.judge.docstrings import kebab_case, one_line, sections
-from normscope.judge.evidence.cells import Evidence, GridCell, Group, runs_of
+from normscope.judge.evidence.cells import Evidence, GridCell, Group, runs_of, value_of
 from normscope.judge.evidence.quantities import has_learned
 from normscope.judge.evidence.summary import Summary, Value, idle, settings_to_learn_at, warnings_on
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
@@ -71,8 +71,10 @@ class Claim:
     where_both_learn: ClassVar[bool] = False  # settings and seeds without learning say nothing
     where_arms_learn: ClassVar[bool] = False  # settings at which an arm does not learn say nothing
     arm_field: ClassVar[str] = "norm"
+    between: ClassVar[tuple[str, str]] = ("{norm}", "{reference}")  # values of that field
+    any_norm: ClassVar[bool] = False  # arms of another field are read at every normalization
+    networks: ClassVar[str] = ""  # convolutional or transformers; empty: all
     within_runs: ClassVar[bool] = False  # both arms are readings of the same runs
-    convolutional: ClassVar[bool] = False  # it is about convolutional networks alone
 
     def __init_subclass__(cls, *, code: str = "") -> None:
         """Read the docstring of a claim with a code, and register it."""
@@ -97,16 +99,20 @@ class Claim:
 
     def concerns(self, evidence: Evidence) -> bool:
         """Tell whether the claim is about such networks at all; it is not judged on others."""
-        models = {run.spec.get("model") for run in evidence.runs}
-        return not self.convolutional or not models <= set(TRANSFORMERS)
+        kinds = {run.spec.get("model") in TRANSFORMERS for run in evidence.runs}
+        return not self.networks or (self.networks == "transformers") in kinds
 
     def arms(self, evidence: Evidence) -> tuple[str, str]:
         """Return the two arms, the one that the claim is about first."""
-        return evidence.norm, evidence.reference
+        named = {"{norm}": evidence.norm, "{reference}": evidence.reference}
+        first, second = (named.get(arm, arm) for arm in self.between)
+        return first, second
 
     def arm_of(self, run: RunRecord, evidence: Evidence) -> str | None:
         """Return the arm that a run belongs to."""
-        return run.norm
+        if self.arm_field != "norm" and not self.any_norm and run.norm != evidence.norm:
+            return None
+        return str(value_of(run, self.arm_field))
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
         """Return the step in which the quantity is read on the runs of one setting, in its unit; 0

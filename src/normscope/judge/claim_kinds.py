@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 from normscope.judge import statistics
 from normscope.judge.claim import Claim
-from normscope.judge.evidence.cells import Evidence, Group, runs_of
-from normscope.judge.evidence.quantities import accuracy_step
+from normscope.judge.evidence.cells import Evidence, GridCell, Group, runs_of
+from normscope.judge.evidence.quantities import accuracy, accuracy_step, evaluation_step
 from normscope.judge.statistics import Estimate
 from normscope.judge.verdicts import Verdict
+from normscope.records.measurements import INITIALIZATION
 from normscope.records.run import WEIGHTS_NAME, RunRecord
 from normscope.words import plural
 
@@ -31,6 +32,16 @@ class AccuracyClaim(Claim):
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
         return accuracy_step(runs)
+
+
+class FinalAccuracyClaim(AccuracyClaim):
+    """Base of the claims that set the accuracies of finished runs against each other."""
+
+    quantity = "test accuracy after the last epoch, in percent (diverged: that of guessing)"
+    where_arms_learn = True
+
+    def value(self, cell: GridCell) -> float | None:
+        return accuracy(cell.run)
 
 
 class SignClaim(Claim):
@@ -53,7 +64,7 @@ class MeasuredClaim(Claim):
 
     measurement: ClassVar[str]
     of_weights: ClassVar[bool] = True  # whether it needs the weights of the finished run
-    convolutional = True  # unless it says otherwise: which is what is measured for these
+    networks = "convolutional"
 
     def judge(self, evidence: Evidence) -> Verdict:
         verdict = super().judge(evidence)
@@ -85,6 +96,15 @@ class MeasuredClaim(Claim):
         return "; ".join(f"the measurement {self.measurement} of {part}" for part in parts)
 
 
+class BeforeTraining(MeasuredClaim):
+    """Base of the claims about a network before its first step, compared as ratios."""
+
+    measurement = INITIALIZATION
+    of_weights = False
+    needs = "runs of `normscope study` with {norm} and {reference} (measurement initialization)"
+    unit = "times"
+
+
 def _weights(run: RunRecord) -> Path:
     return run.directory / WEIGHTS_NAME
 
@@ -105,19 +125,13 @@ READING = "reading"
 
 
 class WithinRunClaim(Claim):
-    """Base of the claims about one network read in two ways: every run with the normalization is in
-    both arms, and `cell.arm` is the way to read it.
+    """Base of the claims about one network read in two ways, `between`: every run with the
+    normalization is in both arms, and `cell.arm` is the way to read it.
     """
 
-    readings: ClassVar[tuple[str, str]]
     arm_field = READING
+    any_norm = True
     within_runs = True
-
-    def arms(self, evidence: Evidence) -> tuple[str, str]:
-        return self.readings
-
-    def arm_of(self, run: RunRecord, evidence: Evidence) -> str | None:
-        return run.spec.get(READING)
 
     def reads(self, run: RunRecord, evidence: Evidence) -> bool:
         """Tell whether a run is one that the claim is about."""
@@ -128,10 +142,24 @@ class WithinRunClaim(Claim):
             dataclasses.replace(run, spec={**run.spec, READING: reading})
             for run in evidence.runs
             if self.reads(run, evidence)
-            for reading in self.readings
+            for reading in self.between
         ]
         doubled = Evidence(runs, evidence.subject, evidence.norm, evidence.reference)
         return super()._groups(doubled, arms)
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
-        return {self.readings[0]: evidence.norm}
+        return {self.between[0]: evidence.norm}
+
+
+class EvaluationClaim(MeasuredClaim, WithinRunClaim):
+    """Base of the claims about test accuracies of one trained network, in percent, read with two
+    kinds of statistics.
+    """
+
+    unit = "points"
+    higher_supports = True
+    margin = 0.5
+    where_both_learn = True
+
+    def resolution(self, runs: Sequence[RunRecord]) -> float:
+        return evaluation_step(runs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from normscope.judge.claim import Claim
 from normscope.judge.claim_kinds import WithinRunClaim
 from normscope.judge.statistics import FIRM_FROM, LEAST_PAIRS
-from normscope.judge.transformer_claims import TransformerClaim
 
 RETIRED = {
     "C303": (
@@ -86,11 +85,11 @@ def catalogue(claims: tuple[Claim, ...]) -> str:
 
 def _first(claim: Claim) -> str:
     """The arm that a claim is about."""
-    if isinstance(claim, WithinRunClaim):
-        return f"of the first reading ({claim.readings[0]}, against {claim.readings[1]})"
-    if isinstance(claim, TransformerClaim):
-        return f"of the first arm ({claim.between[0]}, against {claim.between[1]})"
-    return "in the post-activation block" if claim.arm_field == "block" else "with normalization"
+    if claim.between == Claim.between:
+        return "with normalization"
+    what = "reading" if isinstance(claim, WithinRunClaim) else "arm"
+    first, second = (each.format(norm="batch", reference="none") for each in claim.between)
+    return f"of the first {what} ({first}, against {second})"
 
 
 def _entry(claim: Claim) -> str:

@@ -18,6 +18,9 @@ CONTRARY = {
     "C202": "the accuracy at its own best rate is lower {with_norm}",
     "C203": "fewer runs learn {with_norm}",
     "C204": "the more accurate of two runs is less often the one {with_norm}",
+    "C205": "SkipInit instead of a normalization is more accurate",
+    "C206": "branches that start at zero make the network without normalization less accurate",
+    "C207": "a deeper network loses more accuracy {with_norm}",
     "C301": "gradients vary more from step to step {with_norm}",
     "C302": "the gradient norm varies more over the epochs {with_norm}",
     "C305": "gradients do not grow on their way back {with_norm}",
@@ -36,6 +39,7 @@ CONTRARY = {
     "C903": "test images are read better by their own statistics than by running ones",
     "C904": "statistics of large batches of corrupted images do worse than running ones",
     "C905": "on corrupted images even batches of one class do better than running statistics",
+    "C906": "on corrupted images even batches of 8 do better than running statistics",
     "C1001": "the loss varies more along its gradient {with_norm}",
     "C1002": "the gradient changes more along its own direction {with_norm}",
     "C1003": "the landscape is rougher along the gradient {with_norm}",
@@ -51,6 +55,11 @@ CONTRARY = {
     "C1401": "the place behind the non-linearity is better for it",
     "C1501": "the gradient of weights is less orthogonal to them {with_norm}",
     "C1502": "weights grow less {with_norm}",
+    "C1503": "the effective rate follows the one that is set more closely {with_norm}",
+    "C1504": "a rising learning rate explains less of what weight decay does {with_norm}",
+    "C1601": "statistics of 16 images at a time generalize worse than those of the batch",
+    "C1701": "a network of which only gains and biases are trained does not learn",
+    "C1702": "training the last layer alone does better than training gains and biases alone",
     "C2001": "warm-up spares Pre-LN more than Post-LN",
     "C2002": "the last gradient falls less with depth with Pre-LN than with Post-LN",
     "C2003": "the last gradient falls more slowly with depth than 1 / sqrt(L) with Pre-LN",
@@ -132,7 +141,7 @@ def name_of(arm: str) -> str:
     """A normalization in words."""
     if arm == "none":
         return "the plain network"
-    usual = ("batch", "group", "layer", "instance", "noisy-batch")
+    usual = ("batch", "group", "layer", "instance", "noisy-batch", "ghost-batch")
     return f"{arm.replace('-', ' ')} norm" if arm in usual else arm
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from normscope.judge.claim import Claim
 from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
-from normscope.judge.evidence.cells import Evidence, value_of
-from normscope.records.knobs import TRANSFORMERS
+from normscope.judge.evidence.cells import Evidence
 from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES
-from normscope.records.run import RunRecord
 
 PLACEMENT = "placement"
 
@@ -20,19 +16,11 @@ class TransformerClaim(Claim):
     Without arms of their own, the arms are two normalizations.
     """
 
-    between: ClassVar[tuple[str, str]]
+    networks = "transformers"
+    any_norm = True
     unit = "nats"
     higher_supports = False
     margin = 0.02
-
-    def concerns(self, evidence: Evidence) -> bool:
-        return any(run.spec.get("model") in TRANSFORMERS for run in evidence.runs)
-
-    def arms(self, evidence: Evidence) -> tuple[str, str]:
-        return self.between
-
-    def arm_of(self, run: RunRecord, evidence: Evidence) -> str | None:
-        return str(value_of(run, self.arm_field))
 
 
 class AtInitialization(TransformerClaim, MeasuredClaim):
@@ -55,4 +43,4 @@ class ReadTwice(WithinRunClaim, TransformerClaim):
     """Base of the claims about transformers of some kind that are read in two ways."""
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
-        return {self.readings[0]: "the network"}
+        return {self.between[0]: "the network"}

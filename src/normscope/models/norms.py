@@ -8,6 +8,7 @@ from torch import nn
 
 from normscope.callables import import_named
 from normscope.errors import InputError, one_line, one_of
+from normscope.models.ghost_batch_norm import GhostBatchNorm2d
 from normscope.models.noisy_batch_norm import NoisyBatchNorm2d
 
 NormFactory = Callable[[int], nn.Module]
@@ -37,6 +38,15 @@ def _none(channels: int) -> nn.Module:
     return nn.Identity()
 
 
+class SkipInit(nn.Identity):
+    """No normalization, in blocks that multiply their branch by a number that starts at 0.
+
+    SkipInit of De & Smith 2020 (arXiv:2002.10444): a network begins as the identity, as batch
+    normalization makes it nearly, and needs no normalization to be trained. The number is in the
+    block's last convolution (`residual_blocks.BranchEnd`).
+    """
+
+
 NORMS: dict[str, NormFactory] = {
     "batch": nn.BatchNorm2d,
     "none": _none,
@@ -44,8 +54,12 @@ NORMS: dict[str, NormFactory] = {
     "layer": _layer,
     "instance": _instance,
     "noisy-batch": NoisyBatchNorm2d,
+    "ghost-batch": GhostBatchNorm2d,
 }
 """The named factories. `none` is an identity: layers keep their names."""
+
+RESIDUAL_NORMS = NORMS | {"skipinit": lambda channels: SkipInit()}
+"""Those of networks that are made of residual blocks."""
 
 
 def is_code(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from normscope.errors import InputError, lookup
 from normscope.models.bird_plane import BirdPlaneNet
 from normscope.models.initialization import initialize, keyed_seed
 from normscope.models.landmarks import Network
-from normscope.models.norms import NORMS, NormFactory, resolve_norm
+from normscope.models.norms import NORMS, RESIDUAL_NORMS, NormFactory, resolve_norm
 from normscope.models.resnet import CIFAR_RESNETS, SmallResNet
 from normscope.models.tiny_cnn import TinyCNN
 from normscope.models.token_norms import TOKEN_NORMS
@@ -53,10 +53,15 @@ BLOCK_OPTIONS = frozenset({"depth", "width", "heads", "placement", "qk_norm", "n
 """The knobs of every transformer."""
 
 MODELS: dict[str, Entry] = {
-    "small-resnet": Entry(SmallResNet, frozenset({"block", "widths", "blocks_per_stage"})),
+    "small-resnet": Entry(
+        SmallResNet, frozenset({"block", "widths", "blocks_per_stage"}), RESIDUAL_NORMS
+    ),
     "bird-plane": Entry(BirdPlaneNet, frozenset({"image_size"})),
     "tiny-cnn": Entry(TinyCNN, frozenset({"image_size"})),
-    **{name: Entry(make, frozenset({"block"})) for name, make in CIFAR_RESNETS.items()},
+    **{
+        name: Entry(make, frozenset({"block"}), RESIDUAL_NORMS)
+        for name, make in CIFAR_RESNETS.items()
+    },
     "vit": Entry(
         VisionTransformer,
         BLOCK_OPTIONS | {"image_size", "patch_size", "pooling"},
@@ -88,6 +93,7 @@ def build(
     activation: str = "relu",
     initialization: str = "default",
     initialization_scale: float = 1.0,
+    train: str = "all",
     seed: int = 0,
     shapes_only: bool = False,
     **options: Any,
@@ -102,12 +108,13 @@ def build(
         norm: a name in the entry's norms, module:callable (imported here), or a factory.
         image_size: height and width of the images, in pixels; of text, its window's length.
         initialization_scale: factor on the weights of convolutions and linear layers.
+        train: what has gradients: "all", or the "norms" or the "classifier" alone.
         shapes_only: build it on the meta device, where it takes no memory and has no values.
         options: knobs of `Recipe` that not every network has; None and False: its own choice.
 
     Raises:
-        InputError: for an unknown name, an option that the network has not got, or images too small
-            for it.
+        InputError: for an unknown name, an option that the network has not got, images too small
+            for it, or nothing that is to be trained.
     """
     entry = lookup("model", name, MODELS)
     given = {
@@ -127,6 +134,7 @@ def build(
         torch.default_generator.manual_seed(keyed_seed(seed, "constructors"))
         network = entry.make(norm=factory, num_classes=num_classes, activation=activation, **given)
     network.check_image_size(image_size)
+    _freeze_all_but(train, network, made)
     if shapes_only:
         return network
     initialize(network, seed, initialization, initialization_scale, leave=made)
@@ -140,6 +148,20 @@ def _check_options(name: str, entry: Entry, given: dict) -> None:
             raise InputError(
                 f"Model {name!r} has no option {option!r}. Models that have it: {having}."
             )
+
+
+def _freeze_all_but(train: str, network: Network, norms: Sequence[nn.Module]) -> None:
+    """Leave gradients to what is trained alone; `norms` are the normalization layers."""
+    if train == "all":
+        return
+    classifier = [network.get_submodule(network.landmarks.classifier)]
+    chosen = lookup("part to train", train, {"norms": norms, "classifier": classifier})
+    trained = [parameter for module in chosen for parameter in module.parameters()]
+    if not trained:
+        raise InputError("There is nothing to train: the normalization has no gain and no bias.")
+    network.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
 
 
 def _remembering(factory: NormFactory) -> tuple[NormFactory, list[nn.Module]]:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normscope.errors import InputError
 from normscope.models.fusing import FusableSequential, normalize
-from normscope.models.norms import NormFactory, needs_bias
+from normscope.models.norms import NormFactory, SkipInit, needs_bias
 
 SHORTCUTS = ("projection", "parameter-free")
 """A 1x1 convolution, or He et al.'s (2016a) option A."""
@@ -39,7 +40,7 @@ class PostActivationBlock(nn.Module):
         self.conv1 = conv3x3(in_channels, out_channels, stride, bias=needs_bias(norm1))
         self.bn1 = norm1
         self.activation1 = parts.activation()
-        self.conv2 = conv3x3(out_channels, out_channels, 1, bias=needs_bias(norm2))
+        self.conv2 = _branch_end(out_channels, norm2, bias=needs_bias(norm2))
         self.bn2 = norm2
         self.shortcut = _normalized_shortcut(
             in_channels, out_channels, stride, parts, bias=needs_bias(norm1)
@@ -69,7 +70,7 @@ class FormulaBlock(nn.Module):
         self.conv1 = conv3x3(in_channels, out_channels, stride, bias=needs_bias(norm1))
         self.bn1 = norm1
         self.activation1 = parts.activation()
-        self.conv2 = conv3x3(out_channels, out_channels, 1, bias=True)
+        self.conv2 = _branch_end(out_channels, norm1, bias=True)
         self.shortcut = _normalized_shortcut(
             in_channels, out_channels, stride, parts, bias=needs_bias(norm1)
         )
@@ -102,7 +103,7 @@ class PreActivationBlock(nn.Module):
         self.conv1 = conv3x3(in_channels, out_channels, stride, bias=bias)
         self.bn2 = norm2
         self.activation2 = parts.activation()
-        self.conv2 = conv3x3(out_channels, out_channels, 1, bias=bias)
+        self.conv2 = _branch_end(out_channels, norm2, bias=bias)
         self.shortcut = _shortcut(in_channels, out_channels, stride, parts, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,6 +126,8 @@ class AfterActivationBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, parts: Parts):
         super().__init__()
         norm1, norm2 = parts.norm(out_channels), parts.norm(out_channels)
+        if isinstance(norm2, SkipInit):
+            raise InputError("skipinit ends a branch with a convolution, and this block does not.")
         self.conv1 = conv3x3(in_channels, out_channels, stride, bias=True)
         self.activation1 = parts.activation()
         self.bn1 = norm1
@@ -200,6 +203,25 @@ class Projection(nn.Conv2d):
 def conv3x3(in_channels: int, out_channels: int, stride: int, *, bias: bool) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size at stride 1."""
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
+
+
+class BranchEnd(nn.Conv2d):
+    """A convolution whose output is multiplied by a number that is trained, 0 at first."""
+
+    def __init__(self, channels: int, *, bias: bool):
+        super().__init__(channels, channels, 3, padding=1, bias=bias)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As nn.Conv2d, times the gain."""
+        return self.gain * super().forward(input)
+
+
+def _branch_end(channels: int, norm: nn.Module, *, bias: bool) -> nn.Conv2d:
+    """The last convolution of a branch, in a block with such normalizations."""
+    if isinstance(norm, SkipInit):
+        return BranchEnd(channels, bias=bias)
+    return conv3x3(channels, channels, 1, bias=bias)
 
 
 def _shortcut(

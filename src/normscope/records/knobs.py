@@ -69,6 +69,7 @@ ADDED_KNOBS: dict[str, Any] = {
     "warmup": 0,
     "clip": 0.0,
     "train_share": 1.0,
+    "train": "all",
 }
 """{knob that came later: the value that the runs before it had}.
 

@@ -74,6 +74,12 @@ WEIGHTS = "weights"
 [convolutions].
 """
 
+DECAY = "decay"
+"""Distances of a convolution's direction after some steps with weight decay, float64 [convolutions]
+each: "unexplained", from that of a training without decay whose learning rate rises instead, and
+"moved", from that of one at a constant rate.
+"""
+
 CORRUPTION = "corruption"
 """Test accuracies on noisy images as fractions, float64 [1] each: with "running" statistics, with
 those of batches of 128 ("batch") and of 8 ("small"), and of batches of 128 of images sorted by
@@ -93,7 +99,7 @@ squared cosine of hidden states and ones times the width.
 """
 
 KNOWN = (
-    PROPAGATION, BATCH_STATISTICS, EVALUATION, INITIALIZATION, WEIGHTS, CORRUPTION, LANDSCAPE,
-    MOVEMENT, DEPTH_SIGNALS, HIDDEN_STATES,
+    PROPAGATION, BATCH_STATISTICS, EVALUATION, INITIALIZATION, WEIGHTS, DECAY, CORRUPTION,
+    LANDSCAPE, MOVEMENT, DEPTH_SIGNALS, HIDDEN_STATES,
 )  # fmt: skip
 """Every measurement. How each is made is in `studies/study_measurements.py`."""

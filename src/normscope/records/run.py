@@ -53,8 +53,11 @@ EPOCH_COLUMNS = {
     "images_per_second": "training images per second of the training steps",
     "first_non_finite_step": "step of the first loss that was not finite; null where all were",
     **_gradient("last_layer_gradient", "the classifier's"),
+    "convolution_norm": "L2 norm of a convolution's weights after the epoch, geometric mean",
 }
-"""The columns of a run's epochs, with units. The stem is the network's first layer."""
+"""The columns of a run's epochs, with units. The stem is the network's first layer. Newer runs have
+a column weight_norm.NAME for every convolution and linear layer besides.
+"""
 
 DURATIONS = ("train_seconds", "seconds", "images_per_second")
 """The columns in which two runs of one spec differ."""
@@ -65,7 +68,7 @@ class RunRecord:
     """One run's record, read whole. Epochs are float64 columns, NaN where a value is missing.
 
     What was measured beside training is in `measured`: {name: {statistic: array}}, as in
-    `measurement_names`.
+    `records.measurements`.
     """
 
     directory: Path

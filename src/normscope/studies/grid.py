@@ -163,7 +163,9 @@ def _tried(dataset: Dataset, spec: RunSpec) -> Network:
     return network
 
 
-_NETWORK = ("model", "activation", *NETWORK_OPTIONS, "initialization", "initialization_scale")
+_NETWORK = (
+    "model", "activation", *NETWORK_OPTIONS, "initialization", "initialization_scale", "train",
+)  # fmt: skip
 """Fields of a spec that decide the network, beside its norm and its seed."""
 
 
@@ -233,7 +235,7 @@ def code_checksum(norm: str) -> str:
 
 def count_parameters(model: Network) -> int:
     """Trainable numbers in a network."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(each.numel() for each in model.parameters() if each.requires_grad)
 
 
 def build_for(dataset: Dataset, spec: RunSpec, *, shapes_only: bool = False) -> Network:
@@ -249,6 +251,7 @@ def build_for(dataset: Dataset, spec: RunSpec, *, shapes_only: bool = False) -> 
         activation=spec.activation,
         initialization=spec.initialization,
         initialization_scale=spec.initialization_scale,
+        train=spec.train,
         seed=spec.seed,
         shapes_only=shapes_only,
         **{name: getattr(spec, name) for name in NETWORK_OPTIONS},

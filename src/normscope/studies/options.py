@@ -143,9 +143,10 @@ class GridOptions(MachineOptions, TrainingOptions, JobsOption, SeveralOptions, N
     norms: Annotated[
         tuple[str, ...], arg(help_behavior_hint="(default: batch none; transformers: layer none)")
     ] = ()
-    """Normalizations to compare: batch, none, group, layer, instance, noisy-batch; in transformers
-    layer, rms, dyt, derf, batch, none, and with the gain 1 + weight layer-1p, rms-1p; or
-    module:callable (channels -> nn.Module).
+    """Normalizations to compare: batch, none, group, layer, instance, noisy-batch, ghost-batch
+    (statistics of 16 images), in residual networks skipinit (none, each branch times a number that
+    starts at 0); in transformers layer, rms, dyt, derf, batch, none, and with the gain 1 + weight
+    layer-1p, rms-1p; or module:callable (channels -> nn.Module).
     """
 
     learning_rates: Annotated[

@@ -44,7 +44,7 @@ from normscope.studies.run_recording import (
     plan_watching,
 )
 from normscope.studies.spec import RunSpec
-from normscope.training.gradient_norms import GradientNorms
+from normscope.training.gradient_norms import GradientNorms, WeightNorms
 from normscope.training.loop import Callback, Epoch, Outcome, train
 from normscope.training.plan import Batches, ResumeState
 from normscope.training.precision import autocast
@@ -240,6 +240,7 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     done, step = (resume.epoch, resume.step) if resume is not None else (0, 0)
     callbacks: list[Callback] = [
         GradientNorms(_watched_weights(model), batches.train_batches),
+        WeightNorms(model),
         StoreEpochs(store, spec, model, batches),
         ProgressCallback(task.directory.name, batches.train_batches, report, done, batches.unit),
     ]

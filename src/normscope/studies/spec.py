@@ -136,6 +136,11 @@ class Recipe:
     clip: float = 0.0
     """Largest norm of all gradients together; longer ones are shortened to it. 0: no limit."""
 
+    train: Literal["all", "norms", "classifier"] = "all"
+    """What is trained: all, or the gains and biases of the normalization layers alone, or the last
+    layer alone; the rest stays as it was drawn.
+    """
+
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the epochs: cosine annealing to zero, set once per epoch, or constant."""
 
@@ -177,8 +182,8 @@ class RunSpec(Recipe):
     """Optimizer, never auto."""
 
     norm: str
-    """Normalization: batch, none, group, layer, instance, noisy-batch, those of transformers (rms,
-    dyt, ...), or module:callable.
+    """Normalization: batch, none, group, layer, instance, noisy-batch, ghost-batch, skipinit, those
+    of transformers (rms, dyt, ...), or module:callable.
     """
 
     norm_code: str = ""

@@ -11,6 +11,7 @@ from normscope.errors import RecordError
 from normscope.records.measurements import (
     BATCH_STATISTICS,
     CORRUPTION,
+    DECAY,
     DEPTH_SIGNALS,
     EVALUATION,
     HIDDEN_STATES,
@@ -26,6 +27,7 @@ from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import using_threads
 from normscope.studies.measurements.batch_statistics_measurement import batch_statistics
+from normscope.studies.measurements.decay_measurement import decay_as_rate
 from normscope.studies.measurements.evaluation_measurement import (
     corruption,
     evaluation,
@@ -82,6 +84,7 @@ MEASUREMENTS = {
             trained=False,
         ),
         Measurement(WEIGHTS, weight_growth, _convolutional, trained=True),
+        Measurement(DECAY, decay_as_rate, _convolutional, trained=False, by_default=False),
         Measurement(CORRUPTION, corruption, _batch_normalized, trained=True),
         Measurement(LANDSCAPE, landscape, _convolutional, trained=False, by_default=False),
         Measurement(MOVEMENT, movement, _convolutional, trained=False, by_default=False),

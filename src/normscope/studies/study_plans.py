@@ -7,6 +7,7 @@ from typing import Any
 from normscope.records.measurements import (
     BATCH_STATISTICS,
     CORRUPTION,
+    DECAY,
     DEPTH_SIGNALS,
     EVALUATION,
     HIDDEN_STATES,
@@ -29,7 +30,7 @@ def _grid(
     return GridPlan(settings, sweep or {}, measure)
 
 
-_DIGITS: dict[str, Any] = {"data": "digits", "seeds": 3, "epochs": 20}
+_DIGITS: dict[str, Any] = {"data": "digits", "seeds": 5, "epochs": 10}
 # Measurements take a second or two for a run: `quick` makes them at one learning rate.
 _AT_ONE_RATE: dict[str, Any] = _DIGITS | {"learning_rates": (0.1,)}
 _CIFAR = {"data": "cifar10", "seeds": 3, "epochs": 30, "learning_rates": (0.1,)}
@@ -77,12 +78,22 @@ STUDIES = {
             (
                 _grid(measure=(), **_DIGITS, learning_rates=(0.01, 0.1, 1.0)),
                 _grid(**_AT_ONE_RATE, measure=(BATCH_STATISTICS, EVALUATION, INITIALIZATION,
-                                               WEIGHTS, CORRUPTION)),
+                                               WEIGHTS, DECAY, CORRUPTION)),
                 _grid({"initialization_scale": (0.1, 1.0, 3.0)}, (), **_AT_ONE_RATE),
                 _grid({"activation": ("tanh",)}, (), **_AT_ONE_RATE),
-                _grid({"batch_size": (8, 128)}, (EVALUATION,), **_DIGITS,
+                _grid({"batch_size": (8, 128)}, (EVALUATION,), **_DIGITS | {"seeds": 3},
                       learning_rates=(0.01,), norms=("batch", "group")),
                 _grid({"block": ("pre-activation",)}, (PROPAGATION,), **_AT_ONE_RATE),
+                _grid(None, (), **_AT_ONE_RATE, norms=("skipinit", "ghost-batch")),
+                _grid({"train": ("norms", "classifier")}, (), **_AT_ONE_RATE, norms=("batch",)),
+            ),
+        ),
+        StudyPlan(
+            "depth",
+            "What depth costs with batch normalization, without, and with SkipInit.",
+            (
+                _grid({"blocks_per_stage": (2, 8)}, (), data="digits", seeds=5, epochs=10,
+                      learning_rates=(0.1,), norms=("batch", "none", "skipinit")),
             ),
         ),
         StudyPlan(

@@ -1,4 +1,4 @@
-"""L2 norms of a few layers' gradients at every step, kept on the device until the epoch ends."""
+"""L2 norms of gradients at every step and of weights at the end of every epoch."""
 
 from __future__ import annotations
 
@@ -45,3 +45,28 @@ class GradientNorms(Callback):
             for column, name in enumerate(self._weights)
             for suffix, values in statistics.items()
         }
+
+
+class WeightNorms(Callback):
+    """The l2 norm of the weight of every convolution and linear layer after each epoch.
+
+    `weight_norm.NAME` for the layer NAME, and `convolution_norm`, the geometric mean over the
+    convolutions, where there is any.
+    """
+
+    def __init__(self, model: nn.Module):
+        layers = dict(model.named_modules())
+        self._weights = {
+            name: layer.weight
+            for name, layer in layers.items()
+            if isinstance(layer, nn.Conv2d | nn.Linear)
+        }
+        self._convolutions = [n for n in self._weights if isinstance(layers[n], nn.Conv2d)]
+
+    def scalars(self) -> dict[str, Tensor]:
+        norms = {name: weight.detach().norm() for name, weight in self._weights.items()}
+        found = {f"weight_norm.{name}": norm for name, norm in norms.items()}
+        if self._convolutions:
+            chosen = torch.stack([norms[name] for name in self._convolutions])
+            found["convolution_norm"] = chosen.log().mean().exp()
+        return found

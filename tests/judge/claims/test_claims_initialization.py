@@ -14,6 +14,8 @@ from normscope.judge.evidence.cells import Evidence
 from normscope.models.norms import resolve_norm
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import lay_out
+from normscope.studies.measurements import decay_measurement
+from normscope.studies.measurements.decay_measurement import decay_as_rate
 from normscope.studies.measurements.initialization_measurement import (
     WIDTH,
     initialization,
@@ -74,6 +76,19 @@ def test_the_measurement_draws_no_random_number_of_others(tmp_path):
     assert np.median(found["batch"]["cosine"]) < 0.01 * np.median(found["none"]["cosine"])
 
 
+def test_weight_decay_is_a_rising_rate_with_batch_normalization_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(decay_measurement, "STEPS", 12)
+    plan = GridPlan({"data": "digits", "seeds": 1, "epochs": 1, "learning_rates": (0.05,),
+                     "widths": (4, 4), "blocks_per_stage": 1, "device": "cpu"})  # fmt: skip
+    grid = lay_out(plan.options({}))
+    share = {}
+    for spec in grid.specs:
+        found = decay_as_rate(RunContext(spec, grid.dataset, RunDirectory(tmp_path)))
+        assert (found["moved"] > 1e-4).all(), "decay changed nothing that could be explained"
+        share[spec.norm] = np.median(found["unexplained"] / found["moved"])
+    assert share["batch"] < 0.05 < 0.3 < share["none"]
+
+
 def planted(code, batch, none):
     def arrays(value, shake):
         value = value * math.exp(shake)
@@ -82,6 +97,7 @@ def planted(code, batch, none):
             "C405": {"initialization": {"rank": np.array([9.0, value])}},
             "C1501": {"initialization": {"cosine": np.array([value / 2, value, value * 2])}},
             "C1502": {"weights": {"growth": np.full(3, value)}},
+            "C1504": {"decay": {"unexplained": np.full(3, value), "moved": np.ones(3)}},
         }[code]
 
     return [
@@ -93,7 +109,13 @@ def planted(code, batch, none):
 
 @pytest.mark.parametrize(
     ("code", "values"),
-    [("C305", (1.2, 1.0)), ("C405", (8.0, 1.5)), ("C1501", (1e-5, 0.02)), ("C1502", (2.0, 1.2))],
+    [
+        ("C305", (1.2, 1.0)),
+        ("C405", (8.0, 1.5)),
+        ("C1501", (1e-5, 0.02)),
+        ("C1502", (2.0, 1.2)),
+        ("C1504", (0.01, 0.8)),
+    ],
 )
 def test_a_planted_effect_is_found_and_so_is_its_opposite(code, values):
     holds, fails = (
@@ -122,7 +144,10 @@ def test_corrupted_images_help_and_harm_by_their_own_statistics():
     runs = [corrupted(seed, 0.4, 0.6, 0.2) for seed in range(5)]
     helps, harms = verdict("C904", runs), verdict("C905", runs)
     assert (helps.outcome, harms.outcome) == ("supported", "supported")
+    small = verdict("C906", runs)
+    assert (small.outcome, small.effect) == ("contradicted", helps.also[0].effect)
     assert (helps.effect, harms.effect) == pytest.approx((20, -20), abs=1)
     assert helps.also[0].effect == pytest.approx(10, abs=1)
     other = [corrupted(seed, 0.6, 0.4, 0.8) for seed in range(5)]
     assert verdict("C904", other).outcome == verdict("C905", other).outcome == "contradicted"
+    assert verdict("C906", other).outcome == "supported"

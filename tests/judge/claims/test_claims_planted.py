@@ -92,7 +92,57 @@ PLANTED = {  # code: runs for which it holds, runs for which it does not
         over("block", {"batch": {None: 0.95, "pre-activation": 0.97, "after-activation": 0.8}}),
         over("block", {"batch": {"post-activation": 0.85, "after-activation": 0.9}}),
     ),
+    "C207": (
+        over("blocks_per_stage", {"batch": {None: 0.9, 8: 0.89}, "none": {2: 0.9, 8: 0.4}}),
+        over("blocks_per_stage", {"batch": {2: 0.9, 8: 0.4}, "none": {2: 0.9, 8: 0.89}}),
+    ),
+    "C1701": (over("train", {"batch": {"norms": 0.5, "classifier": 0.1}}),
+              over("train", {"batch": {"norms": 0.15, "classifier": 0.9}})),
+    "C1702": (over("train", {"batch": {"norms": 0.5, "classifier": 0.4, "all": 0.3}}),
+              over("train", {"batch": {"norms": 0.5, "classifier": 0.9, "all": 0.9}})),
 }  # fmt: skip
+
+for code, (better, worse) in {
+    "C205": ("batch", "skipinit"),
+    "C206": ("skipinit", "none"),
+    "C1601": ("ghost-batch", "batch"),
+}.items():
+    PLANTED[code] = tuple(
+        over("batch_size", {better: {128: one}, worse: {128: other}})
+        for one, other in ((0.95, 0.9), (0.9, 0.95))
+    )
+
+
+def with_norms_of_weights(**exponents):
+    """{norm: exponent of the learning rate in the norm of the weights}."""
+    runs = over("learning_rate", {norm: {0.01: 0.9, 0.1: 0.9} for norm in exponents})
+    return [
+        dataclasses.replace(one, epochs=one.epochs | {"convolution_norm": np.full(
+            10, 3 * one.learning_rate ** (exponents[one.norm] + jitter(one.seed, 0.01)))})
+        for one in runs
+    ]  # fmt: skip
+
+
+PLANTED["C1503"] = (
+    with_norms_of_weights(batch=0.3, none=0.0), with_norms_of_weights(batch=0.0, none=0.3)
+)  # fmt: skip
+
+
+def test_the_exponent_of_the_effective_rate_is_one_minus_twice_that_of_the_norm():
+    assert verdict("C1503", PLANTED["C1503"][0]).effect == pytest.approx(-0.6, abs=0.03)
+    dead = [
+        one if one.learning_rate < 0.1 or one.norm == "batch" else run("none", one.seed, final=0.1)
+        for one in PLANTED["C1503"][0]
+    ]
+    assert verdict("C1503", dead).effect is None, "one rate at which it learned has no slope"
+
+
+def test_claims_about_whole_networks_leave_out_those_that_are_trained_in_part():
+    whole = over(
+        "train", {norm: {"all": final} for norm, final in (("batch", 0.95), ("none", 0.9))}
+    )
+    part = over("train", {"batch": {"norms": 0.3}, "none": {"classifier": 0.9}})
+    assert verdict("C201", whole + part).effect == verdict("C201", whole).effect
 
 
 PLANTED["C501"] = PLANTED["C502"] = (
@@ -241,7 +291,16 @@ def test_an_effect_is_planted_for_every_claim():
     }  # in _measured.py, _batch_statistics.py
     measured |= {f"C100{number}" for number in range(1, 7)}  # in test_claims_landscape.py
     measured |= {"C1101", "C1102"}
-    measured |= {"C305", "C405", "C904", "C905", "C1501", "C1502"}  # test_claims_initialization.py
+    measured |= {
+        "C305",
+        "C405",
+        "C904",
+        "C905",
+        "C906",
+        "C1501",
+        "C1502",
+        "C1504",
+    }  # test_claims_initialization.py
     others = {claim.code for claim in claims() if not isinstance(claim, TransformerClaim)}
     assert others == set(PLANTED) | set(BY_SIGN) | measured  # C20xx: test_claims_transformers.py
 

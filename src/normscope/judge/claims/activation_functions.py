@@ -31,7 +31,7 @@ class InputsInTheActiveRegion(Claim, code="C701"):
     """
 
     source = BLOG
-    convolutional = True
+    networks = "convolutional"
     unit = "points"
     higher_supports = True
     across = ("activation",)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 from normscope.judge.claim import SecondaryMetric
-from normscope.judge.claim_kinds import AccuracyClaim, MeasuredClaim, WithinRunClaim
-from normscope.judge.evidence.cells import Evidence, GridCell, Group
+from normscope.judge.claim_kinds import AccuracyClaim, EvaluationClaim
+from normscope.judge.evidence.cells import GridCell, Group
 from normscope.judge.evidence.literature import WU_HE, WU_JOHNSON
-from normscope.judge.evidence.quantities import SMALL, accuracy, evaluated, evaluation_step
+from normscope.judge.evidence.quantities import SMALL, accuracy, evaluated
 from normscope.records.measurements import EVALUATION
 from normscope.records.run import RunRecord
 
@@ -66,7 +65,7 @@ class SuffersFromSmallBatches(AccuracyClaim, code="C1301"):
     """
 
     source = WU_HE
-    convolutional = True
+    networks = "convolutional"
     over = ("batch_size",)
     least = 2
     where_arms_learn = True
@@ -74,10 +73,7 @@ class SuffersFromSmallBatches(AccuracyClaim, code="C1301"):
         SecondaryMetric("with the test batch's statistics", "points", _drop_with("batch")),
         SecondaryMetric("with recalibrated statistics", "points", _drop_with("recalibrated")),
     )
-    other: ClassVar[str] = "group"
-
-    def arms(self, evidence: Evidence) -> tuple[str, str]:
-        return evidence.norm, self.other
+    between = ("{norm}", "group")
 
     def value(self, cell: GridCell) -> float | None:
         return accuracy_drop(cell, accuracy)
@@ -96,13 +92,13 @@ class SuffersMoreThanLayer(SuffersFromSmallBatches, code="C1302"):
         batch_size=2,8,128)
     """
 
-    other = "layer"
+    between = ("{norm}", "layer")
 
 
 RUNNING, RECALIBRATED = "running statistics", "recalibrated"
 
 
-class RunningStatisticsSuffer(MeasuredClaim, WithinRunClaim, code="C1303"):
+class RunningStatisticsSuffer(EvaluationClaim, code="C1303"):
     """Part of what batch normalization loses at small batch sizes is due to its running statistics.
 
     Two things are noisy at small batch sizes: the normalization in training, and the running
@@ -117,10 +113,8 @@ class RunningStatisticsSuffer(MeasuredClaim, WithinRunClaim, code="C1303"):
 
     source = WU_JOHNSON
     measurement = EVALUATION
-    readings = (RUNNING, RECALIBRATED)
-    unit = "points"
-    higher_supports = True
-    margin = 0.5
+    between = (RUNNING, RECALIBRATED)
+    where_both_learn = False
     over = ("batch_size",)
     least = 2
 
@@ -128,9 +122,6 @@ class RunningStatisticsSuffer(MeasuredClaim, WithinRunClaim, code="C1303"):
         return accuracy_drop(
             cell, lambda run: evaluated(run, "running" if cell.arm == RUNNING else "recalibrated")
         )
-
-    def resolution(self, runs: Sequence[RunRecord]) -> float:
-        return evaluation_step(runs)
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
         return sizes_of(groups)

@@ -1,17 +1,14 @@
-"""C904, C905: statistics of corrupted images in place of the running ones."""
+"""C904 to C906: statistics of corrupted images in place of the running ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from normscope.judge.claim import SecondaryMetric
-from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
+from normscope.judge.claim_kinds import EvaluationClaim
 from normscope.judge.evidence.cells import GridCell
-from normscope.judge.evidence.literature import SCHNEIDER
-from normscope.judge.evidence.quantities import evaluation_step
+from normscope.judge.evidence.literature import SCHNEIDER, SMALL_ADAPTATION
 from normscope.records.measurements import CORRUPTION
-from normscope.records.run import RunRecord
 
 OWN, RUNNING = "the images' own statistics", "running statistics"
 
@@ -22,21 +19,16 @@ def accuracy_of(cell: GridCell, own: str) -> float | None:
     return None if values is None or not values[0] >= 0 else 100 * float(values[0])
 
 
-class _Adapted(MeasuredClaim, WithinRunClaim):
+class _Adapted(EvaluationClaim):
     source = SCHNEIDER
     needs = "finished runs of `normscope study` with {norm} (measurement corruption)"
     measurement = CORRUPTION
-    readings = (OWN, RUNNING)
-    unit = "points"
+    between = (OWN, RUNNING)
     margin = 1.0
-    where_both_learn = True
     kind: ClassVar[str]
 
     def value(self, cell: GridCell) -> float | None:
         return accuracy_of(cell, self.kind)
-
-    def resolution(self, runs: Sequence[RunRecord]) -> float:
-        return evaluation_step(runs)
 
 
 class AdaptsToCorruption(_Adapted, code="C904"):
@@ -50,7 +42,6 @@ class AdaptsToCorruption(_Adapted, code="C904"):
     Quantity: test accuracy on noisy images, with statistics of batches of 128, in percent
     """
 
-    higher_supports = True
     kind = "batch"
     also = (SecondaryMetric("batches of 8", "points", lambda cell: accuracy_of(cell, "small")),)
 
@@ -68,3 +59,17 @@ class OneClassHarms(_Adapted, code="C905"):
 
     higher_supports = False
     kind = "one_class"
+
+
+class SmallBatchesHarm(_Adapted, code="C906"):
+    """In batches of 8 images, statistics of the corrupted images do worse than running ones.
+
+    What C904 finds for batches of 128, at a size at which the statistics of a batch are noisy: the
+    harm of too few images against the gain of the right distribution.
+
+    Quantity: test accuracy on noisy images, with statistics of batches of 8, in percent
+    """
+
+    source = SMALL_ADAPTATION
+    higher_supports = False
+    kind = "small"

@@ -36,9 +36,7 @@ class _Movement(MeasuredClaim):
     unit = "times"
     higher_supports = True
     margin = 1.25
-
-    def arms(self, evidence: Evidence) -> tuple[str, str]:
-        return NOISY, evidence.reference
+    between = (NOISY, "{reference}")
 
     def value(self, cell: GridCell) -> float | None:
         return median_over_channels(cell.run, MOVEMENT, "movement")
@@ -59,7 +57,7 @@ class NoiseMovesDistributions(_Movement, code="C1101"):
 
 class _Training(Claim):
     source = SANTURKAR
-    convolutional = True
+    networks = "convolutional"
     quantity = "accuracy on the training images in the last epoch"
     needs = NEEDS
     unit = "points"
@@ -74,13 +72,11 @@ class _Training(Claim):
 
 
 class _MovesMoreThanNorm(_Movement):
-    def arms(self, evidence: Evidence) -> tuple[str, str]:
-        return NOISY, evidence.norm
+    between = (NOISY, "{norm}")
 
 
 class _BetterThanReference(_Training):
-    def arms(self, evidence: Evidence) -> tuple[str, str]:
-        return NOISY, evidence.reference
+    between = (NOISY, "{reference}")
 
 
 class NotInternalCovariateShift(_Training, code="C1102"):
@@ -113,8 +109,7 @@ class NotInternalCovariateShift(_Training, code="C1102"):
         ),
     )
 
-    def arms(self, evidence: Evidence) -> tuple[str, str]:
-        return NOISY, evidence.norm
+    between = (NOISY, "{norm}")
 
     def judged_on(self, evidence: Evidence) -> list[RunRecord]:
         parts = _BetterThanReference().judged_on(evidence)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from normscope.judge.claim_kinds import AccuracyClaim, SignClaim
+from normscope.judge.claim_kinds import AccuracyClaim, FinalAccuracyClaim, SignClaim
 from normscope.judge.evidence.cells import GridCell
-from normscope.judge.evidence.literature import BLOG, NOTEBOOK
+from normscope.judge.evidence.literature import BLOG, DE_SMITH, NOTEBOOK, SKIPINIT
 from normscope.judge.evidence.quantities import (
     accuracy,
     accuracy_at_the_choice_of_others,
@@ -12,22 +12,17 @@ from normscope.judge.evidence.quantities import (
 )
 
 
-class HigherAccuracy(AccuracyClaim, code="C201"):
+class HigherAccuracy(FinalAccuracyClaim, code="C201"):
     """With batch normalization, all else equal, the network ends with a higher test accuracy.
 
     The accuracy after the last epoch, never the best one on the test images. Judged at the settings
     at which both arms learn on average: where one does not, that is C203's. At these a run that
     diverged or died counts, or the arm would be judged by its survivors.
 
-    Quantity: test accuracy after the last epoch, in percent (diverged: that of guessing)
     Needs: runs with {norm} and {reference} at equal settings
     """
 
     source = NOTEBOOK
-    where_arms_learn = True
-
-    def value(self, cell: GridCell) -> float | None:
-        return accuracy(cell.run)
 
 
 class HigherAccuracyAtItsOwnRate(AccuracyClaim, code="C202"):
@@ -86,3 +81,56 @@ class MoreOftenMoreAccurate(SignClaim, code="C204"):
 
     def value(self, cell: GridCell) -> float | None:
         return accuracy(cell.run)
+
+
+class BetterThanSkipInit(FinalAccuracyClaim, code="C205"):
+    """With batch normalization the network ends more accurate also than one without that is
+    initialized for it.
+
+    C201 sets batch normalization against a network that nobody would train: its residual branches
+    are as large as its skip paths. With SkipInit each branch is multiplied by a number that starts
+    at 0, so that the network starts as its shortcuts alone. All else is equal.
+
+    Needs: runs with {norm} and skipinit at equal settings
+    """
+
+    source = SKIPINIT
+    between = ("{norm}", "skipinit")
+    networks = "convolutional"
+
+
+class BranchesFromZero(FinalAccuracyClaim, code="C206"):
+    """A network without normalization ends more accurate if its residual branches start at zero.
+
+    What SkipInit does for a network without normalization, at settings at which it learns without
+    SkipInit too.
+
+    Needs: runs with skipinit and {reference} at equal settings
+    """
+
+    source = SKIPINIT
+    between = ("skipinit", "{reference}")
+    networks = "convolutional"
+
+
+class DepthCostsLess(AccuracyClaim, code="C207"):
+    """With batch normalization a deeper network loses less accuracy.
+
+    A deeper network can do what a shallow one does. What it loses all the same is trained worse,
+    and without normalization its variances grow or shrink with every block. The accuracy of the
+    network with the fewest blocks minus that of the one with the most, at equal settings.
+
+    Quantity: final test accuracy of the shallowest network minus that of the deepest, in percent
+        (diverged: guessing)
+    Needs: runs with {norm} and {reference} at several --sweep blocks_per_stage
+    """
+
+    source = DE_SMITH
+    higher_supports = False
+    over = ("blocks_per_stage",)
+    least = 2
+    where_arms_learn = True
+
+    def value(self, cell: GridCell) -> float | None:
+        shallow, deep = accuracy(cell.runs[0]), accuracy(cell.runs[-1])
+        return None if shallow is None or deep is None else shallow - deep

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from normscope.judge.claim_kinds import AccuracyClaim
-from normscope.judge.evidence.cells import DEFAULT_BLOCK, Evidence, GridCell, value_of
+from normscope.judge.claim_kinds import FinalAccuracyClaim
+from normscope.judge.evidence.cells import DEFAULT_BLOCK
 from normscope.judge.evidence.literature import IDENTITY_MAPPINGS
-from normscope.judge.evidence.quantities import accuracy
-from normscope.records.run import RunRecord
-
-AFTER = "after-activation"
 
 
-class AfterEachConvolution(AccuracyClaim, code="C1401"):
+class AfterEachConvolution(FinalAccuracyClaim, code="C1401"):
     """Batch normalization belongs after each convolution and before the non-linearity.
 
     The notebook's order is the post-activation block: convolution, normalization, then the
@@ -20,20 +16,10 @@ class AfterEachConvolution(AccuracyClaim, code="C1401"):
     before each non-linearity, and the formula block has one normalization less, so that they say
     nothing of it.
 
-    Quantity: final test accuracy, in percent (diverged: guessing)
     Needs: runs with {norm} in both blocks (--sweep block=post-activation,after-activation)
     """
 
     source = IDENTITY_MAPPINGS
-    convolutional = True
+    networks = "convolutional"
     arm_field = "block"
-    where_arms_learn = True
-
-    def arms(self, evidence: Evidence) -> tuple[str, str]:
-        return DEFAULT_BLOCK, AFTER
-
-    def arm_of(self, run: RunRecord, evidence: Evidence) -> str | None:
-        return value_of(run, "block") if run.norm == evidence.norm else None
-
-    def value(self, cell: GridCell) -> float | None:
-        return accuracy(cell.run)
+    between = (DEFAULT_BLOCK, "after-activation")

@@ -55,7 +55,7 @@ class BranchesScaledDown(Claim, code="C1201"):
     """
 
     source = DE_SMITH
-    convolutional = True
+    networks = "convolutional"
     unit = "times"
     higher_supports = False
     margin = 1.25

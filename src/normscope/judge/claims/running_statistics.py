@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from functools import partial
 
 from normscope.judge.claim import SecondaryMetric
-from normscope.judge.claim_kinds import MeasuredClaim, WithinRunClaim
+from normscope.judge.claim_kinds import EvaluationClaim, MeasuredClaim, WithinRunClaim
 from normscope.judge.evidence.cells import GridCell, Group, runs_of
 from normscope.judge.evidence.literature import FIX_RES, IOFFE_SZEGEDY
 from normscope.judge.evidence.quantities import (
     SMALL,
     evaluated,
-    evaluation_step,
     largest_evaluated,
     median_over_channels,
 )
 from normscope.records.measurements import BATCH_STATISTICS, EVALUATION
-from normscope.records.run import RunRecord
 
 RUNNING, BATCH = "running statistics", "batch statistics"
 LARGE, IN_EIGHTS = "large batches", "batches of 8"
@@ -56,7 +54,7 @@ class RunningStatisticsNearTheData(MeasuredClaim, WithinRunClaim, code="C901"):
 
     source = IOFFE_SZEGEDY
     measurement = BATCH_STATISTICS
-    readings = (RUNNING, BATCH)
+    between = (RUNNING, BATCH)
     unit = "times"
     higher_supports = False
     margin = 1.25
@@ -89,7 +87,7 @@ def with_eval(cell: GridCell, size: int) -> float | None:
     return evaluated(cell.run, "batch", size or largest_evaluated(cell.run))
 
 
-class EvalMatters(MeasuredClaim, WithinRunClaim, code="C902"):
+class EvalMatters(EvaluationClaim, code="C902"):
     """A trained network is less accurate where the statistics of small test batches stand in for
     running ones.
 
@@ -107,11 +105,7 @@ class EvalMatters(MeasuredClaim, WithinRunClaim, code="C902"):
 
     source = IOFFE_SZEGEDY
     measurement = EVALUATION
-    readings = (LARGE, IN_EIGHTS)
-    unit = "points"
-    higher_supports = True
-    margin = 0.5
-    where_both_learn = True
+    between = (LARGE, IN_EIGHTS)
     also = (
         SecondaryMetric("eval mode against batches of 8", "points", partial(with_eval, size=8)),
         SecondaryMetric("eval mode against the largest", "points", partial(with_eval, size=0)),
@@ -124,16 +118,13 @@ class EvalMatters(MeasuredClaim, WithinRunClaim, code="C902"):
     def value(self, cell: GridCell) -> float | None:
         return accuracy_at(cell, SMALL)
 
-    def resolution(self, runs: Sequence[RunRecord]) -> float:
-        return evaluation_step(runs)
-
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
         """Name the size of the large batches."""
         sizes = {largest_evaluated(run) for group in groups for run in runs_of(group)}
         return tuple(f"The large batches have {size} images." for size in sorted(sizes))
 
 
-class TestImagesDiffer(MeasuredClaim, WithinRunClaim, code="C903"):
+class TestImagesDiffer(EvaluationClaim, code="C903"):
     """Images that are augmented in training and not in testing make the running statistics wrong
     for the test images.
 
@@ -148,11 +139,7 @@ class TestImagesDiffer(MeasuredClaim, WithinRunClaim, code="C903"):
 
     source = FIX_RES
     measurement = EVALUATION
-    readings = (IN_EVAL, IN_ONE_BATCH)
-    unit = "points"
-    higher_supports = True
-    margin = 0.5
-    where_both_learn = True
+    between = (IN_EVAL, IN_ONE_BATCH)
 
     def value(self, cell: GridCell) -> float | None:
         if cell.arm == IN_EVAL:
@@ -160,6 +147,3 @@ class TestImagesDiffer(MeasuredClaim, WithinRunClaim, code="C903"):
         images = min(cell.run.meta.get("data", {}).get("test_images") or NEVER, MAX_IMAGES)
         largest = largest_evaluated(cell.run)
         return evaluated(cell.run, "batch", largest) if largest >= images else None
-
-    def resolution(self, runs: Sequence[RunRecord]) -> float:
-        return evaluation_step(runs)

@@ -19,8 +19,8 @@ from normscope.judge.evidence.literature import (
     RMS_NORM,
     WORTSMAN,
 )
-from normscope.judge.evidence.quantities import has_learned
-from normscope.judge.evidence.transformers import held_out_loss, mean_losses, measured_values
+from normscope.judge.evidence.quantities import has_learned, measured_values
+from normscope.judge.evidence.transformers import held_out_loss, mean_losses
 from normscope.judge.statistics import Estimate
 from normscope.judge.transformer_claims import (
     AtInitialization,
@@ -63,7 +63,7 @@ class HiddenStatesOrthogonalToOnes(InTrainedNetwork, ReadTwice, code="C2007"):
     """
 
     source = ONES
-    readings = ("trained", "random")
+    between = ("trained", "random")
     unit = "times"
     higher_supports = False
     margin = 1.25
@@ -254,7 +254,7 @@ class GainsStandStillInBf16(AtInitialization, ReadTwice, code="C2012"):
     """
 
     source = BF16
-    readings = ("pure bf16", "fp32")
+    between = ("pure bf16", "fp32")
     unit = "points"
     higher_supports = False
     margin = 5.0
@@ -284,14 +284,14 @@ class TokenBatchNormGap(InTrainedNetwork, ReadTwice, code="C2013"):
     """
 
     source = POWER_NORM
-    readings = ("running statistics", "batch statistics")
+    between = ("running statistics", "batch statistics")
     higher_supports = True
 
     def reads(self, run: RunRecord, evidence: Evidence) -> bool:
         return run.norm == "batch"
 
     def value(self, cell: GridCell) -> float | None:
-        name = "loss" if cell.arm == self.readings[0] else "loss_of_batches"
+        name = "loss" if cell.arm == self.between[0] else "loss_of_batches"
         loss = measured_values(cell.run, HIDDEN_STATES, name)
         return None if loss is None else float(loss[0])
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from normscope.judge.evidence.cells import Evidence, GridCell, Group, value_of
 from normscope.judge.evidence.literature import DEPTH_CURSE, PERI_LN, XIONG
-from normscope.judge.evidence.transformers import exponent, held_out_loss, measured_values
+from normscope.judge.evidence.quantities import exponent, measured_values
+from normscope.judge.evidence.transformers import held_out_loss
 from normscope.judge.transformer_claims import (
     PLACEMENT,
     AtInitialization,
@@ -106,7 +107,7 @@ class LastGradientFallsFasterThanTheRoot(AtInitialization, ReadTwice, code="C200
     """
 
     source = XIONG
-    readings = ("measured", "1 / sqrt(L)")
+    between = ("measured", "1 / sqrt(L)")
     unit = "in the exponent"
     higher_supports = False
     margin = 0.1

@@ -19,6 +19,8 @@ USUAL = {
     "activation": "relu",
     "batch_size": 128,
     "block": DEFAULT_BLOCK,
+    "blocks_per_stage": 2,
+    "train": "all",
     "initialization": "default",
     "initialization_scale": 1.0,
     "train_share": 1.0,

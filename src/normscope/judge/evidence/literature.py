@@ -68,6 +68,31 @@ VAN_LAARHOVEN = Source(
     'van Laarhoven 2017, "L2 Regularization versus Batch and Weight Normalization"',
     "https://arxiv.org/abs/1706.05350",
 )
+LI_ARORA = Source(
+    'Li & Arora 2020, "An Exponential Learning Rate Schedule for Deep Learning", which proves it '
+    "for layers without a scale; after van Laarhoven 2017",
+    "https://arxiv.org/abs/1910.07454",
+)
+SKIPINIT = Source(
+    'De & Smith 2020, "Batch Normalization Biases Residual Blocks Towards the Identity Function '
+    'in Deep Networks", whose SkipInit trains residual networks without normalization',
+    "https://arxiv.org/abs/2002.10444",
+)
+GHOST = Source(
+    'Hoffer, Hubara & Soudry 2017, "Train longer, generalize better"; Summers & Dinneen 2020, '
+    '"Four Things Everyone Should Know to Improve Batch Normalization"',
+    "https://arxiv.org/abs/1705.08741",
+)
+FRANKLE = Source(
+    'Frankle, Schwab & Morcos 2021, "Training BatchNorm and Only BatchNorm"; they set it against '
+    "as many weights drawn at random, here it is set against the last layer",
+    "https://arxiv.org/abs/2003.00152",
+)
+SMALL_ADAPTATION = Source(
+    'Benz et al. 2021, "Revisiting Batch Normalization for Improving Corruption Robustness"; '
+    'Nado et al. 2020, "Evaluating Prediction-Time Batch Normalization", of small batches',
+    "https://arxiv.org/abs/2010.03630",
+)
 ARORA = Source(
     'Arora, Li & Lyu 2019, "Theoretical Analysis of Auto Rate-Tuning by Batch Normalization"; van '
     "Laarhoven 2017",

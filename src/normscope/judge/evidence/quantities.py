@@ -132,3 +132,24 @@ def largest_evaluated(run: RunRecord) -> int:
 def evaluation_step(runs: Sequence[RunRecord]) -> float:
     """Return the least difference of such accuracies, in percent: of 1,000 images at most."""
     return max(accuracy_step(runs), 0.1)
+
+
+def measured_values(run: RunRecord, measurement: str, name: str) -> np.ndarray | None:
+    """Return a measured array, None where there is none or a value is not finite and positive."""
+    values = run.measured.get(measurement, {}).get(name)
+    if values is None or not len(values) or not np.isfinite(values).all():
+        return None
+    return values if (values >= 0).all() else None
+
+
+def positive_values(run: RunRecord, measurement: str, name: str) -> np.ndarray | None:
+    """Return a measured array; None where there is none or a value is not above 0."""
+    values = measured_values(run, measurement, name)
+    return values if values is not None and (values > 0).all() else None
+
+
+def exponent(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Return the slope of log y against log x, by least squares; None where y has a zero."""
+    if len(x) != len(y) or len(x) < 2 or not (y > 0).all():
+        return None
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])

@@ -39,18 +39,3 @@ def mean_losses(cell: GridCell, over: tuple[str, ...]) -> dict[tuple, float]:
             if (loss := held_out_loss(run)) is not None:
                 found.setdefault(knobs_of(run, over), []).append(loss)
     return {knobs: float(np.mean(losses)) for knobs, losses in found.items()}
-
-
-def measured_values(run: RunRecord, measurement: str, name: str) -> np.ndarray | None:
-    """Return a measured array, None where there is none or a value is not finite and positive."""
-    values = run.measured.get(measurement, {}).get(name)
-    if values is None or not len(values) or not np.isfinite(values).all():
-        return None
-    return values if (values >= 0).all() else None
-
-
-def exponent(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Return the slope of log y against log x, by least squares; None where y has a zero."""
-    if len(x) != len(y) or len(x) < 2 or not (y > 0).all():
-        return None
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])

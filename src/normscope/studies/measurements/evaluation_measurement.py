@@ -15,7 +15,7 @@ BATCHES, BATCH_SIZE = 16, 128
 
 def is_batch_normalized(spec: RunSpec) -> bool:
     """Return whether the norm has statistics of a batch and running ones."""
-    return spec.norm in ("batch", "noisy-batch")
+    return spec.norm in ("batch", "noisy-batch", "ghost-batch")
 
 
 def evaluation(context: RunContext) -> Arrays:

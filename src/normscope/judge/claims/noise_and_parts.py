@@ -1,0 +1,79 @@
+"""C16xx, C17xx: the noise of a batch as a regularizer, and normalization trained alone."""
+
+from __future__ import annotations
+
+from normscope.judge.claim import SecondaryMetric
+from normscope.judge.claim_kinds import AccuracyClaim, FinalAccuracyClaim, WithinRunClaim
+from normscope.judge.evidence.cells import Evidence, GridCell
+from normscope.judge.evidence.literature import FRANKLE, GHOST
+from normscope.judge.evidence.quantities import accuracy, learned_from
+from normscope.records.run import RunRecord
+
+NORMS = "norms"
+
+
+class NoiseRegularizes(FinalAccuracyClaim, code="C1601"):
+    """Normalizing by the statistics of 16 images at a time instead of the whole batch makes a
+    network generalize better.
+
+    The noise of a batch's statistics is said to regularize. Ghost batch normalization has that of
+    small batches and leaves all else as it is: the batches, the steps, the learning rate. In
+    batches of 128, and in eval mode both are one function of their weights. The accuracy on the
+    training images, in train mode with the noise, stands beside it: a regularizer that helps costs
+    something there.
+
+    Needs: runs with ghost-batch and {norm} at equal settings
+    """
+
+    source = GHOST
+    between = ("ghost-batch", "{norm}")
+    networks = "convolutional"
+    also = (
+        SecondaryMetric(
+            "accuracy on the training images",
+            "points",
+            lambda cell: accuracy(cell.run, "train_accuracy"),
+        ),
+    )
+
+
+class NormsAloneLearn(WithinRunClaim, AccuracyClaim, code="C1701"):
+    """A network of which only the gains and biases of batch normalization are trained learns.
+
+    All weights stay as they were drawn, those of the last layer too: what is trained chooses among
+    random features and shifts them. A fifth of the way from guessing to 1 is what counts as
+    learning everywhere here.
+
+    Quantity: final test accuracy of the network whose norms alone are trained, in percent
+        (diverged: guessing)
+    Needs: finished runs with {norm} and --train norms
+    """
+
+    source = FRANKLE
+    between = ("gains and biases alone", "a fifth of the way from guessing")
+    networks = "convolutional"
+
+    def reads(self, run: RunRecord, evidence: Evidence) -> bool:
+        return super().reads(run, evidence) and run.spec.get("train") == NORMS
+
+    def value(self, cell: GridCell) -> float | None:
+        if cell.arm == self.between[0]:
+            return accuracy(cell.run)
+        return 100 * learned_from(cell.run)
+
+
+class NormsAloneBeatTheLastLayer(FinalAccuracyClaim, code="C1702"):
+    """Training the gains and biases of batch normalization alone does better than training the last
+    layer alone.
+
+    About as many numbers (in the default network 1,120 and 650), at two places of a random network:
+    inside it, where they change what features there are, and behind it, where they weigh the
+    features that there happen to be.
+
+    Needs: runs with {norm} and --train norms, and with --train classifier, at equal settings
+    """
+
+    source = FRANKLE
+    arm_field = "train"
+    between = (NORMS, "classifier")
+    networks = "convolutional"
