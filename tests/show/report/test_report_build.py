@@ -17,7 +17,8 @@ from normscope.judge.claims import judge_all
 from normscope.records.progress import LOCK_NAME
 from normscope.records.run import RECORD_NAME
 from normscope.show.figures.style import norm_styles
-from normscope.show.report.build import COLOURS, SCRIPTS, as_json, asset
+from normscope.show.palette import style_sheet, variable
+from normscope.show.report.build import SCRIPTS, as_json, asset
 from normscope.show.report.pages import report, report_after
 from normscope.show.report.report_data import load_report_data
 from normscope.show.report.views import SECTIONS, VIEWS
@@ -150,11 +151,22 @@ class TestWhatIsShown:
         assert path.name == "watched.report.html"
         assert payload_of(path)["title"] == "Net"
 
+    @pytest.mark.parametrize(
+        ("room", "name"),
+        [("report", "page.css"), ("report", "page.html"), ("explanation_page", "explanation.css")],
+    )
+    def test_a_page_has_no_colour_of_its_own(self, room, name):
+        text = asset(name, f"normscope.show.{room}")
+        assert not re.findall(r"#[0-9a-fA-F]{6}\b", text)
+        known = set(re.findall(r"--([\w-]+):", style_sheet() + text)) | {"bar"}
+        assert set(re.findall(r"var\(--([\w-]+)", text)) <= known
+
     def test_colours_are_those_of_the_figures(self):
         styles = norm_styles([f"norm{k}" for k in range(35)])
-        assert {style.colour for style in styles.values()} == set(COLOURS)
-        for colour, variable in COLOURS.items():
-            assert f"{variable[4:-1]}: {colour}" in asset("page.css")
+        colours = {style.colour for style in styles.values()}
+        assert len(colours) == 7
+        for colour in colours:
+            assert f"{variable(colour)[4:-1]}: {colour};" in style_sheet()
 
 
 class TestBadInput:

@@ -13,6 +13,7 @@ import numpy as np
 
 from normscope.judge.rules import rules
 from normscope.records.files import write_text
+from normscope.show.palette import style_sheet
 from normscope.show.report.build import MARK, as_json, asset, content_policy, filled, refuse_foreign
 
 SCRIPTS = ("network.js", "plots.js", "explanation.js")
@@ -72,7 +73,7 @@ def write_page(network: PageNetwork, path: Path) -> None:
 
 def page(network: PageNetwork) -> str:
     """Return the whole page as text."""
-    style = _asset("explanation.css")
+    style = style_sheet() + _asset("explanation.css")
     script = "".join(map(_asset, SCRIPTS))
     parts = {
         "TITLE": html.escape(f"Batch normalization on {network.source}: explained by running it"),

@@ -19,6 +19,7 @@ from normscope.records.run import RunRecord
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import footer, subject
 from normscope.show.figures.style import (
+    INK,
     REFERENCE,
     SMALL,
     NormStyle,
@@ -154,9 +155,7 @@ def _key(tensors: Sequence[_Tensor]) -> list[Line2D | Patch]:
         Patch(color=REFERENCE, alpha=0.3, linewidth=0, label="mean of seeds"),
     ]
     if any(tensor.near_normal for tensor in tensors):
-        handles.append(
-            legend_line(color="black", linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)")
-        )
+        handles.append(legend_line(color=INK, linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)"))
     return handles
 
 
@@ -192,7 +191,7 @@ def _draw_row(
             axis.plot(
                 x,
                 np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
-                color="black",
+                color=INK,
                 linewidth=1,
                 linestyle=(0, (3, 2)),
                 gid="N(0, 1)",

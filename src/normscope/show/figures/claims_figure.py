@@ -16,6 +16,7 @@ from normscope.records.run import RunRecord
 from normscope.show.figures.page import Frame, Row, lay_out, text_width
 from normscope.show.figures.provenance import footer
 from normscope.show.figures.style import (
+    INK,
     REFERENCE,
     SMALL,
     house_style,
@@ -26,13 +27,14 @@ from normscope.show.figures.style import (
     norm_styles,
     save,
 )
+from normscope.show.palette import colour_of
 from normscope.words import e_text
 
 VERDICT_COLOURS = {
-    "supported": "#0a6045",
-    "contradicted": "#8a3b00",
-    "negligible": "black",
-    "no difference": "black",
+    "supported": colour_of("good"),
+    "contradicted": colour_of("warn"),
+    "negligible": INK,
+    "no difference": INK,
     "cannot tell": REFERENCE,
 }
 """{outcome: its colour, as on the page}; none is a norm's."""
@@ -85,7 +87,7 @@ def _frame(verdict: Verdict, effects: Sequence[_Effect], runs: Sequence[RunRecor
     effect = effect_text(verdict.effect, verdict.unit, verdict.interval)
     handles = [
         legend_line(color=REFERENCE, marker="o", linewidth=0.8, alpha=0.6, label="one seed"),
-        legend_line(color="black", marker="_", markersize=14, markeredgewidth=2, linestyle="",
+        legend_line(color=INK, marker="_", markersize=14, markeredgewidth=2, linestyle="",
                     label="mean"),
         *(
             legend_line(color=VERDICT_COLOURS[outcome], marker="D", linewidth=1.6,
@@ -120,7 +122,7 @@ def _draw_values(axis: Axes, verdict: Verdict) -> None:
             alpha=0.7, markeredgewidth=0, gid=f"{arm} values",
         )  # fmt: skip
         mean = float(np.exp(np.log(shown).mean()) if ratio else shown.mean())
-        axis.plot(x, mean, color="black", marker="_", markersize=22, markeredgewidth=2,
+        axis.plot(x, mean, color=INK, marker="_", markersize=22, markeredgewidth=2,
                   linestyle="", gid=f"{arm} mean")  # fmt: skip
     axis.set_xlim(-0.5, 1.5)
     axis.set_xticks((0, 1), [label_of(arm, 18) for arm in verdict.arms])

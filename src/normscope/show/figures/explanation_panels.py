@@ -13,7 +13,8 @@ from normscope.records.explanation import Explanation
 from normscope.show.arithmetic import Step, number, shown_channels
 from normscope.show.figures.explanation_piles import CHOSEN
 from normscope.show.figures.page import text_width, wrap
-from normscope.show.figures.style import NORMAL, REFERENCE, legend_below, name_rows, say_in
+from normscope.show.figures.style import INK, NORMAL, REFERENCE, legend_below, name_rows, say_in
+from normscope.show.palette import colour_of
 
 RIDGES = 12
 """Channels whose distributions are shown at most."""
@@ -22,8 +23,8 @@ BINS = 64
 TAIL = 0.0005
 """Share of values at either end that may lie outside a panel."""
 
-BATCH_COLOUR = "#D55E00"
-"""Colour of what the batch has, beside the running statistics."""
+BATCH_COLOUR, OTHERS, LINE = (colour_of(role) for role in ("batch", "input", "line"))
+"""Colours of what the batch has, beside the running statistics; of other channels; of rules."""
 
 PAIRS = 8
 GROUP_SIZES = (1, 2, 8)
@@ -39,13 +40,11 @@ RIDGE_TITLES: dict[Tensor, str] = {
 
 def draw_ridges(axis: Axes, explanation: Explanation, tensor: Tensor) -> None:
     """Draw the distribution of every shown channel's values in one tensor, its mean marked, the
-    chosen one in colour.
+    chosen one in colour; all three tensors on one axis.
     """
     shown = shown_channels(explanation.x.shape[1], explanation.chosen, RIDGES)
     values = [getattr(explanation.channel(index), tensor).ravel() for index in shown]
-    low, high = np.quantile(np.concatenate(values), [TAIL, 1 - TAIL])
-    if low == high:
-        low, high = low - 1, high + 1
+    low, high = _span(explanation, shown)
     name_rows(axis, [str(index) for index in shown])
     axis.tick_params(axis="y", length=3.5)
     axis.set_xlim(low, high)
@@ -54,19 +53,30 @@ def draw_ridges(axis: Axes, explanation: Explanation, tensor: Tensor) -> None:
     edges = np.linspace(low, high, BINS + 1)
     for row, (index, of_channel) in enumerate(zip(shown, values, strict=True)):
         counts, _ = np.histogram(of_channel, bins=edges)
-        colour = CHOSEN if index == explanation.chosen else "#9a9a9a"
+        colour = CHOSEN if index == explanation.chosen else OTHERS
         axis.stairs(
             row - 1.0 * counts / max(counts.max(), 1), edges, baseline=row, fill=True,
             facecolor=colour, edgecolor="white", linewidth=0.5, alpha=0.85, zorder=2 + row,
             gid=f"{tensor} {index}",
         )  # fmt: skip
-        axis.plot([of_channel.mean()] * 2, [row, row - 0.35], color="black", linewidth=1.2,
+        axis.plot([of_channel.mean()] * 2, [row, row - 0.35], color=INK, linewidth=1.2,
                   zorder=3 + row, gid=f"{tensor} mean {index}")  # fmt: skip
     plain_ticks(axis, "x", 7)
     axis.set_title(RIDGE_TITLES[tensor], loc="left")
     axis.set_xlabel("value")
     if tensor == "x":
         axis.set_ylabel("channel")
+
+
+def _span(explanation: Explanation, shown: Sequence[int]) -> tuple[float, float]:
+    """The range that holds all but the tails of each of the three tensors."""
+    channels = [explanation.channel(index) for index in shown]
+    ends = [
+        np.quantile([getattr(channel, tensor) for channel in channels], [TAIL, 1 - TAIL])
+        for tensor in RIDGE_TITLES
+    ]
+    low, high = float(np.min(ends)), float(np.max(ends))
+    return (low - 1, high + 1) if low == high else (low, high)
 
 
 def draw_steps(axis: Axes, groups: Sequence[Sequence[Step]]) -> None:
@@ -88,7 +98,7 @@ def draw_steps(axis: Axes, groups: Sequence[Sequence[Step]]) -> None:
         numbers = "\n".join(wrap(step.numbers, width - column, NORMAL))
         axis.text(column, top + 0.92, numbers, gid=f"numbers {step.name}", **looks)
         if row and any(group and step is group[0] for group in groups):
-            axis.axhline(2 * row, color="#cccccc", linewidth=0.8)
+            axis.axhline(2 * row, color=LINE, linewidth=0.8)
 
 
 def draw_updates(axis: Axes, explanation: Explanation, statistic: Literal["mean", "var"]) -> None:
@@ -113,7 +123,7 @@ def draw_updates(axis: Axes, explanation: Explanation, statistic: Literal["mean"
     old = getattr(before, statistic)
     rows = np.arange(len(shown))
     axis.axvline(0, color=REFERENCE, linewidth=1)
-    axis.hlines(rows, 0, (batch - old)[shown], color="#c8c8c8", linewidth=1.2, zorder=1)
+    axis.hlines(rows, 0, (batch - old)[shown], color=LINE, linewidth=1.2, zorder=1)
     for label, values, marker, colour in (
         ("this batch", batch, "D", BATCH_COLOUR),
         ("after the batch", getattr(after, statistic), "o", CHOSEN),
@@ -145,7 +155,7 @@ def draw_modes(axis: Axes, explanation: Explanation) -> None:
         )  # fmt: skip
     limits = axis.get_xlim(), axis.get_ylim()
     both = min(low for low, _ in limits), max(high for _, high in limits)
-    axis.plot(both, both, color="black", linewidth=1, linestyle=(0, (4, 3)), zorder=4,
+    axis.plot(both, both, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=4,
               gid="equal", label="no difference")  # fmt: skip
     axis.set_xlim(*both)
     axis.set_ylim(*both)

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from normscope.records.explanation import Explanation
 from normscope.show.arithmetic import number, shown_channels
-from normscope.show.figures.style import NORMAL, REFERENCE, SMALL, norm_styles
+from normscope.show.figures.style import INK, NORMAL, REFERENCE, SMALL
+from normscope.show.palette import HUES, colour_of
 
 PILES = 8
 """Channels that are shown at most."""
@@ -25,8 +27,9 @@ TITLES = BEFORE + PILE + 0.05
 HEIGHT = TITLES + 0.5
 IMAGES, LEFT = 0.05, 1.85  # where the pile of images stands, and the first channel's
 
-CHOSEN = norm_styles(["batch"])["batch"].colour
-MAPS = "RdBu_r"
+CHOSEN = colour_of("remembered")
+MAPS = LinearSegmentedColormap.from_list("maps", [HUES[0], "white", HUES[1]])
+"""Below 0, 0 and above 0, as on the page."""
 
 
 def draw(axis: Axes, explanation: Explanation) -> None:
@@ -95,18 +98,18 @@ def _name_axes(axis: Axes, explanation: Explanation, right: float, shown: int) -
     n, channels, height, width = explanation.x.shape
     top = HEIGHT - 0.12
     axis.text(LEFT, top, "C", weight="bold", va="center")
-    _arrow(axis, (LEFT + 0.16, top), (right - 1.7, top), "black")
+    _arrow(axis, (LEFT + 0.16, top), (right - 1.7, top), INK)
     axis.text(right, top, f"{shown} of {channels} channels", va="center", ha="right", size=SMALL)
     axis.text(LEFT - 0.08, BEFORE + MAP / 2, "H", weight="bold", ha="right", va="center")
     axis.text(LEFT + MAP / 2, BEFORE - 0.04, "W", weight="bold", ha="center", va="top")
     behind = LEFT + MAP + 0.08, BEFORE - 0.02
-    _arrow(axis, behind, (behind[0] + (DEEP - 1) * STEP, behind[1] + (DEEP - 1) * STEP), "black")
+    _arrow(axis, behind, (behind[0] + (DEEP - 1) * STEP, behind[1] + (DEEP - 1) * STEP), INK)
     axis.text(behind[0] + 0.15, behind[1] + 0.02, "N", weight="bold", va="center")
     pooled = f"Pooled for one channel:\nN  {n} images\nH  {height} rows\nW  {width} columns"
     looks = {"size": SMALL, "va": "top", "linespacing": 1.3}
     axis.text(IMAGES, BEFORE - 0.24, pooled, **looks)
     axis.text(IMAGES, AFTER + 0.62, "Normalized", weight="bold", va="top")
-    axis.text(IMAGES, AFTER + 0.42, "red: above 0\nblue: below 0", **looks)
+    axis.text(IMAGES, AFTER + 0.42, "orange: above 0\nblue: below 0", **looks)
 
 
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:

@@ -13,6 +13,8 @@ from normscope.records.explanation import ORDERS, Explanation
 from normscope.show.arithmetic import batches_text, describe_layer, step_groups
 from normscope.show.figures import explanation_piles as piles
 from normscope.show.figures.explanation_panels import (
+    BATCH_COLOUR,
+    CHOSEN,
     draw_batch_means,
     draw_modes,
     draw_ridges,
@@ -118,8 +120,11 @@ def _footer(explanation: Explanation) -> str:
     )
 
 
-COLOURS = {"shuffled": "#0072B2", "class-ordered": "#D55E00"}
-MARKERS = {"shuffled": "o", "class-ordered": "s"}
+LOOKS = {
+    "shuffled": {"marker": "o", "markerfacecolor": BATCH_COLOUR, "linestyle": "-"},
+    "class-ordered": {"marker": "s", "markerfacecolor": "white", "linestyle": (0, (4, 1.5))},
+}
+"""Both are normalized by their batches; the line of eval mode is not."""
 
 
 def draw_accuracies(during: Axes, afterwards: Axes, explanation: Explanation) -> None:
@@ -146,16 +151,16 @@ def _panel(axis: Axes, explanation: Explanation, values: np.ndarray, name: str) 
     offsets = 0.05 * np.linspace(-1, 1, repeats) if repeats > 1 else np.zeros(1)
     for k, (order, of_order) in enumerate(zip(ORDERS, 100 * values, strict=True)):
         x = sizes + 0.16 * (k - 0.5)
-        style = {"color": COLOURS[order], "marker": MARKERS[order], "markeredgewidth": 0}
-        axis.plot((x[:, None] + offsets).ravel(), of_order.ravel(), linestyle="", markersize=4,
-                  alpha=0.6, gid=f"{name} {order} passes", **style)  # fmt: skip
+        style = {"color": BATCH_COLOUR, **LOOKS[order]}
+        axis.plot((x[:, None] + offsets).ravel(), of_order.ravel(), markersize=4, alpha=0.6,
+                  gid=f"{name} {order} passes", **style | {"linestyle": ""})  # fmt: skip
         finite = [row[np.isfinite(row)] for row in of_order]
         means = [row.mean() if len(row) else np.nan for row in finite]
         axis.plot(x, means, linewidth=1.6, markersize=0, label=order, gid=f"{name} {order} mean",
                   **style)  # fmt: skip
     chance = 100 / max(len(explanation.meta["spec"]["classes"]), 1)
-    axis.axhline(100 * forgotten.eval_accuracy, color="black", linewidth=1.2,
-                 linestyle=(0, (4, 3)), label="eval mode", gid=f"{name} eval mode")  # fmt: skip
+    axis.axhline(100 * forgotten.eval_accuracy, color=CHOSEN, linewidth=1.2,
+                 label="eval mode", gid=f"{name} eval mode")  # fmt: skip
     axis.axhline(chance, color=REFERENCE, linewidth=0.8, linestyle=(0, (1, 2)), label="guessing",
                  gid="guessing")  # fmt: skip
     axis.set_xticks(sizes, [str(size) for size in forgotten.batch_sizes])

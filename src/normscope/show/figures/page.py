@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from normscope.show.figures.style import DPI, LARGE, NORMAL, REFERENCE, SMALL, new_figure
+from normscope.show.figures.style import DPI, INK, LARGE, NORMAL, REFERENCE, SMALL, new_figure
 
 MARGIN = 0.15
 LEADING = 1.35  # distance of lines of text, in font sizes
@@ -40,7 +40,7 @@ class Frame:
     subtitle: str = ""
     legends: Sequence[Sequence[Artist]] = ()  # each begins on a line of its own
     result: str = ""  # what was found, above the title
-    result_colour: str = "black"
+    result_colour: str = INK
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class _Flow:
         self.width, self.top = width, MARGIN
         self.lines: list[_Line] = []
 
-    def write(self, text: str, size: float, *, bold: bool = False, colour: str = "black") -> None:
+    def write(self, text: str, size: float, *, bold: bool = False, colour: str = INK) -> None:
         for line in wrap(text, self.width - 2 * MARGIN, size, bold=bold):
             self.lines.append(_Line(self.top, line, size, "bold" if bold else "normal", colour))
             self.top += LEADING * size / 72

@@ -20,6 +20,7 @@ from normscope.records.recording_header import LayerInfo
 from normscope.show.figures.page import Frame, Row, lay_out
 from normscope.show.figures.provenance import recorded
 from normscope.show.figures.style import (
+    INK,
     REFERENCE,
     SMALL,
     house_style,
@@ -27,6 +28,7 @@ from normscope.show.figures.style import (
     norm_styles,
     save,
 )
+from normscope.show.palette import colour_of
 
 MAX_CHANNELS = 64
 """Of a wider layer, as many channels are shown, evenly spaced."""
@@ -34,8 +36,8 @@ MAX_CHANNELS = 64
 PER_BLOCK = 32
 """Channels that stand under one another; more begin a second pair of panels."""
 
-INPUT, OUTPUT = "#7d8791", norm_styles(["batch"])["batch"].colour
-REGION = "#009E73"
+INPUT, OUTPUT = colour_of("input"), norm_styles(["batch"])["batch"].colour
+REGION = colour_of("region")
 
 _BINS = 90
 _TAIL = 0.002  # of a channel's values beyond the panel, at most, on each side
@@ -48,7 +50,7 @@ class _Side:
 
     name: str
     colour: str
-    limits: tuple[float, float]
+    limits: tuple[float, float]  # of the panel: one axis for all sides
     whole: ChannelHistograms  # of the shown epoch, tails and all
     shown: ChannelHistograms
     first: ChannelHistograms | None
@@ -91,11 +93,14 @@ def draw(
 def _sides(recording: Recording, layer: str, timeline: Timeline, epoch: int) -> list[_Side]:
     known = recording.statistics(layer)
     names = (["input"] if "histogram" in known else []) + ["output"]
+    spans = [timeline.span(epoch)] + ([timeline.span(1)] if epoch > 1 else [])
+    wholes = {
+        name: [recording.distribution(layer, name, bins=BINS, first=a, last=b) for a, b in spans]
+        for name in names
+    }
+    limits = _limits([distribution for whole in wholes.values() for distribution in whole])
     sides = []
-    for name in names:
-        spans = [timeline.span(epoch)] + ([timeline.span(1)] if epoch > 1 else [])
-        whole = [recording.distribution(layer, name, bins=BINS, first=a, last=b) for a, b in spans]
-        limits = _limits(whole)
+    for name, whole in wholes.items():
         box = np.tile(limits, (len(whole[0].channels), 1))
         own = [
             recording.distribution(layer, name, bins=_BINS, first=first, last=last, limits=box)
@@ -191,13 +196,7 @@ def _draw_ridge(axis: Axes, side: _Side, row: int, base: float) -> None:
     if len(heights) > 1:
         outline = np.where(densities[1] > 0.005 * peak, heights[1], np.nan)
         axis.plot(
-            centres,
-            outline,
-            color="black",
-            linewidth=0.7,
-            alpha=0.8,
-            zorder=order,
-            gid="first epoch",
+            centres, outline, color=INK, linewidth=0.7, alpha=0.8, zorder=order, gid="first epoch"
         )
 
 
@@ -211,7 +210,7 @@ def _subtitle(sides: list[_Side], info: LayerInfo, shown: int) -> str:
     sentences = [f"Training batches, {steps} of them sampled, merged in the tensor's own units."]
     if shown < len(sides[-1].shown.channels):
         sentences.append(f"{shown} of {info.channels} channels, evenly spaced.")
-    sentences.append("Each side has its own scale, and each ridge its own density.")
+    sentences.append("Both sides have one scale, each ridge its own density.")
     if info.activation and "addition" in info.via:
         sentences.append(f"An addition stands between this output and {info.activation}.")
     if _regions(info):
@@ -226,7 +225,7 @@ def _legend(sides: list[_Side], info: LayerInfo, timeline: Timeline, epoch: int)
         for side in sides
     ]
     if sides[0].first is not None:
-        handles.append(legend_line(color="black", linewidth=0.8, label="the same in epoch 1"))
+        handles.append(legend_line(color=INK, linewidth=0.8, label="the same in epoch 1"))
     if info.activation and _regions(info):
         label = f"active region of {info.activation}: {active_words(info.activation)}"
         handles.append(Patch(color=REGION, alpha=0.2, linewidth=0, label=label))

@@ -22,6 +22,7 @@ from normscope.records.recording import Recording
 from normscope.show.figures.page import Frame, Row, lay_out, text_width
 from normscope.show.figures.provenance import recorded
 from normscope.show.figures.style import SMALL, house_style, label_of, save
+from normscope.show.palette import colour_of
 
 MIN_COLUMNS, MAX_COLUMNS = 24, 120
 """Intervals of time in a row; an epoch is one or a whole number of them where possible."""
@@ -154,7 +155,7 @@ def _colours(scale: Normalize) -> str:
 def _draw_table(
     axis: Axes, table: np.ndarray, names: list[str], timeline: Timeline, scale: Normalize
 ) -> None:
-    colours = matplotlib.colormaps[_colours(scale)].with_extremes(bad="#f2f2f2")
+    colours = matplotlib.colormaps[_colours(scale)].with_extremes(bad=colour_of("soft"))
     edges = np.linspace(0, timeline.end, table.shape[1] + 1)
     shown = np.maximum(table, scale.vmin or 0.0) if isinstance(scale, LogNorm) else table
     axis.pcolormesh(

@@ -19,14 +19,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from normscope.escapes import for_terminal
 from normscope.records.files import written_aside
+from normscope.show.palette import HUES, colour_of
 
 DPI = 150
 
 SMALL, NORMAL, LARGE = 8.0, 9.0, 12.0
 """Font sizes in points."""
 
-REFERENCE = "#555555"
-"""Colour of what is no norm: thresholds, chance, reference curves."""
+INK, REFERENCE = colour_of("ink"), colour_of("muted")
+"""Colours of words and means; of what is no norm: thresholds, chance, reference curves."""
 
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # carried by matplotlib itself: the same on every machine
@@ -39,14 +40,19 @@ _RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
+    "text.color": INK,
+    "axes.titlecolor": INK,
+    "axes.labelcolor": REFERENCE,
+    "axes.edgecolor": colour_of("line"),
+    "xtick.color": colour_of("line"),
+    "ytick.color": colour_of("line"),
+    "xtick.labelcolor": REFERENCE,
+    "ytick.labelcolor": REFERENCE,
+    "grid.color": colour_of("grid"),
     "grid.linewidth": 0.6,
     "text.parse_math": False,  # names are shown as they are: a norm may be called "my_module:$x$"
 }
 
-# Okabe and Ito (2008) without yellow, which is too faint on white; distinct under the common colour
-# deficiencies.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[tuple[float, ...], ...] = (
     (), (5, 1.6), (5, 1.4, 1, 1.4), (1.2, 1.2), (8, 1.4, 1, 1.4, 1, 1.4),
 )  # fmt: skip
@@ -79,8 +85,8 @@ def norm_styles(norms: Iterable[str]) -> dict[str, NormStyle]:
     indices = {name: _INDICES[name] if name in _INDICES else next(free) for name in sorted(names)}
     return {
         name: NormStyle(
-            _COLOURS[index % len(_COLOURS)],
-            _DASHES[(index + index // len(_COLOURS)) % len(_DASHES)],
+            HUES[index % len(HUES)],
+            _DASHES[(index + index // len(HUES)) % len(_DASHES)],
             _MARKERS[index % len(_MARKERS)],
         )
         for name, index in indices.items()

@@ -21,6 +21,7 @@ from normscope.show.live.access import Access, Guard
 from normscope.show.live.described import Described, describe
 from normscope.show.live.followed import Follower, LiveStudy
 from normscope.show.live.source import Source
+from normscope.show.palette import style_sheet
 from normscope.show.report.build import asset, checksum, filled
 
 TELL_SECONDS = 0.2
@@ -153,7 +154,7 @@ def _compressed(request: Request, body: bytes, media_type: str) -> Response:
 def _list_page(studies: Iterable[LiveStudy], token: str) -> HTMLResponse:
     """The page that leads to each study, the one that was written last first."""
     described = sorted((describe(study.source) for study in studies), key=lambda one: -one.written)
-    style = asset("page.css")
+    style = style_sheet() + asset("page.css")
     policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src {checksum(style)}"
     rows = "\n".join(_row(one, token) for one in described)
     text = asset("list.html", "normscope.show.live")

@@ -19,6 +19,7 @@ from normscope.judge.check_formats import to_rows
 from normscope.records.files import write_text
 from normscope.records.regular_files import open_regular
 from normscope.show.figures.activation_distributions import shown_rate
+from normscope.show.palette import style_sheet, variable
 from normscope.show.report import page_head
 from normscope.show.report.inside_layer import layer_facts
 from normscope.show.report.layer_views import layer_names, stages
@@ -29,12 +30,6 @@ from normscope.show.report.views import SECTIONS, VIEWS
 
 MARK = '<meta name="generator" content="normscope report">'
 """The mark near the beginning of a file that another report may replace."""
-
-COLOURS = {
-    "#0072B2": "var(--c0)", "#D55E00": "var(--c1)", "#009E73": "var(--c2)", "#CC79A7": "var(--c3)",
-    "#E69F00": "var(--c4)", "#56B4E9": "var(--c5)", "#000000": "var(--c6)",
-}  # fmt: skip
-"""{a colour of the figures: its variable in page.css, which a dark page brightens}."""
 
 SHAPES = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
@@ -81,7 +76,7 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
     """Return the page around its content. With `live`, the content's version, it follows the server
     that it came from.
     """
-    style = asset("page.css")
+    style = style_sheet() + asset("page.css")
     names = (*SCRIPTS, "live.js") if live is not None else SCRIPTS
     vega = vega_script() if content.views or live is not None else ""  # only words: nothing to draw
     scripts = [_as_script(vega), _as_script("".join(asset(name) for name in names))]
@@ -117,7 +112,7 @@ def _head(data: ReportData) -> dict[str, Any]:
         "arms": [
             {
                 "label": label,
-                "colour": COLOURS[colour],
+                "colour": variable(colour),
                 "dash": dash,
                 "shape": SHAPES.get(marker, "circle"),
                 "usual": label in data.usual_arms,
