@@ -23,8 +23,9 @@ from common import Table, hardware_line, keep, load_average
 from scipy.stats import binomtest
 
 import normscope
-from normscope.judge.claims import judge_all
-from normscope.judge.verdicts import Verdict
+from normscope.judge.claims import claims
+from normscope.judge.evidence.cells import Evidence
+from normscope.judge.verdicts import Verdict, marked
 from normscope.records.run import RunRecord
 
 SIZES = (3, 5, 10)
@@ -76,20 +77,27 @@ class Judged:
     false: list[int] = field(default_factory=list)  # claims with a false verdict, for each split
 
     def add(self, verdicts: Sequence[Verdict]) -> None:
-        """Count the verdicts on one split, of the claims that set the two groups against each
-        other.
-        """
-        tested = [each for each in verdicts if each.p is not None and each.arms == (ARM, REFERENCE)]
+        """Count the verdicts on one split."""
+        tested = [each for each in verdicts if each.p is not None]
         for verdict in tested:
             self.outcomes.setdefault((verdict.code, verdict.name), Counter())[verdict.outcome] += 1
         self.false.append(sum(verdict.outcome in FALSE for verdict in tested))
+
+
+def verdicts_between(runs: Sequence[RunRecord]) -> list[Verdict]:
+    """The verdicts of the claims that set the two groups against each other: those of one family,
+    in which whatever is found is false.
+    """
+    evidence = Evidence(runs, "", ARM, REFERENCE)
+    asked = [c for c in claims() if c.concerns(evidence) and c.arms(evidence) == (ARM, REFERENCE)]
+    return marked([claim.judge(evidence) for claim in asked])
 
 
 def judged(drawn: Iterator[list[RunRecord]]) -> Judged:
     """Every claim judged on every split."""
     found = Judged()
     for runs in drawn:
-        found.add(judge_all(runs, ARM, REFERENCE))
+        found.add(verdicts_between(runs))
     return found
 
 
@@ -149,7 +157,7 @@ class Looks:
         """Count one study, of the verdicts at each look."""
         false, stood = set[str](), False
         for verdicts in looks:
-            tested = [each for each in verdicts if each.arms == (ARM, REFERENCE) and each.values]
+            tested = [each for each in verdicts if each.values]
             wrong = [each for each in tested if each.outcome in FALSE]
             self.tested |= {each.code for each in tested if each.e is not None}
             false |= {each.code for each in wrong}
@@ -162,7 +170,7 @@ class Looks:
 def looks_at(runs: Sequence[RunRecord], most: int) -> Iterator[list[Verdict]]:
     """The verdicts on the first 3, 4, ... seeds."""
     for seeds in range(SIZES[0], most + 1):
-        yield judge_all([run for run in runs if run.seed < seeds], ARM, REFERENCE)
+        yield verdicts_between([run for run in runs if run.seed < seeds])
 
 
 def sequential_table(runs: Sequence[RunRecord], count: int) -> Table:

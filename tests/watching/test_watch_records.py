@@ -1,6 +1,7 @@
 """What a recording holds, against slow computations in float64."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -442,6 +443,34 @@ def test_a_network_unrolled_too_often_is_said_to_be():
     ):
         model(torch.randn(4, 3))
     assert len(watcher.recording.layers) == 8
+
+
+def test_an_empty_batch_is_called_one_and_not_checkpointing():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    optimizer = sgd(model)
+    with watch(model, optimizer=optimizer, every=1) as watcher:
+        for count in (4, 0, 4):
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always", NormscopeWarning)
+                model(torch.randn(count, 3, 6, 6)).sum().backward()
+                optimizer.step()
+            said = [str(each.message) for each in found]
+            assert said == (["1 was given an empty batch, of which there is nothing to record."]
+                            if not count else [])  # fmt: skip
+        recording = watcher.recording
+    assert np.isfinite(recording.query("1", "batch_mean")[1][[0, -1]]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_variance_is_as_exact_as_what_the_layer_keeps(dtype):
+    model = nn.Sequential(nn.BatchNorm2d(16)).to(dtype)
+    x = (3 * torch.randn(64, 16, 4, 4) + 40).to(dtype)
+    with watch(model, every=1) as watcher:
+        model(x.requires_grad_()).sum().backward()
+        found = watcher.recording.query("0", "batch_var")[1][0]
+    expected = x.detach().double().var((0, 2, 3), correction=0).numpy()
+    exactness = 1e-6 if dtype is torch.float32 else 0.01
+    np.testing.assert_allclose(found, expected, rtol=exactness)
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["", "older torch"])

@@ -269,6 +269,11 @@ class Session:
                 f"{layer.name} is also called with inputs of {x.dim()} dimensions: of those calls "
                 "only parameters and gradients are recorded.",
             )
+        elif not y.numel():
+            self._note(
+                f"empty: {layer.name}",
+                f"{layer.name} was given an empty batch, of which there is nothing to record.",
+            )
         else:
             self._check_statistics(layer, call)
         if self._due.gradients:
@@ -280,7 +285,8 @@ class Session:
             call, module = self._next_call(layer), layer.module()
             if call is not None and module is not None:
                 layer.observer.observe_node(call, module, node, numel, moments=self._due.moments)
-                self._check_statistics(layer, call)
+                if numel:
+                    self._check_statistics(layer, call)
         self._postponed = []
 
     def _next_call(self, layer: WatchedLayer) -> Call | None:

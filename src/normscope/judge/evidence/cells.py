@@ -85,6 +85,14 @@ class Evidence:
         """The finished and the diverged runs, whatever their order was in one of their own."""
         return tuple(sorted((run for run in self.runs if run.status in ENDED), key=_order))
 
+    @cached_property
+    def _settings(self) -> dict[int, dict[str, Any]]:
+        """{id of a run: its settings, defaults by their names}."""
+        return {
+            id(run): {knob: value_of(run, knob) for knob in run.spec if knob not in _NOT_A_SETTING}
+            for run in self.runs
+        }
+
     def groups(
         self,
         arm_of: ArmOf,
@@ -114,8 +122,11 @@ class Evidence:
                     held.append(_words(knob, value_of(kept[0][1], knob)))
                 members = kept
         by_setting: dict[str, list[tuple[str, RunRecord]]] = {}
+        inside = {arm_field, *over}
         for arm, run in members:
-            key = json.dumps(_setting(run, (arm_field, *over)), sort_keys=True)
+            settings = self._settings[id(run)]
+            setting = {knob: value for knob, value in settings.items() if knob not in inside}
+            key = json.dumps(setting, sort_keys=True)
             by_setting.setdefault(key, []).append((arm, run))
         settings = {key: json.loads(key) for key in by_setting}
         labels = _labels(settings.values())
@@ -160,11 +171,6 @@ def _at_its_usual_value(
         return members
     kept = USUAL[knob] if USUAL[knob] in counts else counts.most_common(1)[0][0]
     return [(arm, run) for arm, run in members if value_of(run, knob) == kept]
-
-
-def _setting(run: RunRecord, over: Sequence[str]) -> dict[str, Any]:
-    left_out = {*_NOT_A_SETTING, *over}
-    return {knob: value_of(run, knob) for knob in run.spec if knob not in left_out}
 
 
 def _labels(settings: Iterable[dict[str, Any]]) -> list[str]:
