@@ -34,8 +34,8 @@ def summary(recording: Recording, *, every_layer: bool = False) -> str:
     facts = remarks.facts
     shown = list(facts) if every_layer else _shown(list(facts), remarks.sentences)
     above = [
-        _heading(recording),
-        remarks.heading,
+        f"{for_line(recording.header.model)}: {remarks.seen}",
+        "What stands out:" if remarks.sentences else "Nothing stands out.",
         *(f"- {sentence}" for sentence in remarks.sentences),
         *filter(None, [remarks.left_out]),
     ]
@@ -59,15 +59,6 @@ def _shown(names: list[str], remarks: Sequence[str]) -> list[str]:
     told = [name for name in names if any(text.startswith(f"{name}: ") for text in remarks)]
     kept = {names[0], names[-1], *told[:MOST_ROWS]}
     return [name for name in names if name in kept]
-
-
-def _heading(recording: Recording) -> str:
-    cost, header = recording.cost, recording.header
-    several = f", {len(recording.ranks)} of {header.world_size} processes"
-    ranks = several if header.world_size > 1 else ""
-    share = f"; watching took {cost.fraction:.1%} of the time" if cost.elapsed else ""
-    counts = f"{plural(len(recording.layers), 'layer')}, {plural(cost.steps, 'step')}"
-    return f"{for_line(header.model)}: {counts} ({header.unit}s){ranks}{share}"
 
 
 def _table(recording: Recording, facts: dict[str, Values], width: int) -> Table:

@@ -39,11 +39,13 @@ class Remarks:
     """What is said of a recording.
 
     Attributes:
+        seen: how many layers and steps were recorded.
         sentences: what stands out, the gravest first; empty where nothing does.
         left_out: what the recording's budget left out; empty where it recorded all.
         facts: {layer: its state at the end}, from which most of it follows.
     """
 
+    seen: str
     sentences: tuple[str, ...]
     left_out: str
     facts: dict[str, Values]
@@ -55,12 +57,16 @@ class Remarks:
         recording = recording.snapshot((*STATISTICS, "training"))
         facts = {name: _facts(recording, name) for name in recording.layers}
         sentences = (*_not_looked_at(recorded), *_remarks(recording, facts))
-        return cls(sentences, _left_out(recording), facts)
+        return cls(_seen(recording), sentences, _left_out(recording), facts)
 
-    @property
-    def heading(self) -> str:
-        """The line above the sentences."""
-        return "What stands out:" if self.sentences else "Nothing stands out."
+
+def _seen(recording: Recording) -> str:
+    cost, header = recording.cost, recording.header
+    several = f", {len(recording.ranks)} of {header.world_size} processes"
+    ranks = several if header.world_size > 1 else ""
+    share = f"; watching took {cost.fraction:.1%} of the time" if cost.elapsed else ""
+    counts = f"{plural(len(recording.layers), 'layer')}, {plural(cost.steps, 'step')}"
+    return f"{counts} ({header.unit}s){ranks}{share}"
 
 
 def _facts(recording: Recording, layer: str) -> Values:

@@ -48,7 +48,7 @@ def test_the_page_of_a_recording_says_what_stands_out_as_its_summary_does(study,
     path = write_recording(tmp_path / "r.sqlite", weight=0)
     (said,) = payload_of(report(path))["remarks"]
     told = " ".join(Recording.load(path).summary().split())
-    assert said["heading"] == "What stands out:"
+    assert f"Net: {said['seen']} What stands out:" in told
     assert all(f"- {sentence}" in told for sentence in said["sentences"])
     both = payload_of(report(study, path, out=tmp_path / "both.html"))["remarks"]
     assert [(each["name"], each["sentences"]) for each in both] == [

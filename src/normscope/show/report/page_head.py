@@ -94,7 +94,7 @@ def remarks(data: ReportData) -> list[dict[str, Any]]:
     """What stands out in each recording that belongs to no study, as `summary()` says it."""
     alone = [(item.name, Remarks.of(item.recording)) for item in data.watched if item.run is None]
     return [
-        {"name": name, "heading": said.heading, "sentences": said.sentences, "note": said.left_out}
+        {"name": name, "seen": said.seen, "sentences": said.sentences, "note": said.left_out}
         for name, said in alone
     ]
 

@@ -38,8 +38,8 @@ function conclusion() {
     ...(headlines.length > 1 ? [element("h2", { text: subject })] : []),
     element("p", { class: "lead" }, ...inParts(first ?? "")),
     ...(rest.length ? [element("p", { text: rest.join(" ") })] : []),
-    ...(family ? [element("p", { class: "note", text: family })] : []),
-    ...(settle ? [element("p", { class: "settle", text: settle })] : [])));
+    ...(settle ? [element("p", { class: "settle", text: settle })] : []),
+    ...(family ? [element("p", { class: "note", text: family })] : [])));
   const pills = Object.entries(counts).map(([outcome, text]) => element("li", { class: `pill ${outcome.replace(" ", "-")}`, text }));
   if (pills.length) made.push(element("ul", { class: "counts", "aria-label": "Claims by verdict" }, element("li", { text: "Claims:" }), ...pills));
   const note = headlines.find((one) => one.note)?.note;
@@ -52,13 +52,14 @@ function inParts(text) {
   return text.split(/(\([^()]*\))/).map((part, k) => element("span", { class: k % 2 ? "sure" : "", text: part }));
 }
 
-/** What stands out in a recording. */
-function remarksOn({ name, heading, sentences, note }) {
+/** What stands out in a recording, the gravest first, and on how much that rests. */
+function remarksOn({ name, seen, sentences, note }) {
+  const [first, ...rest] = sentences;
   return element("div", { class: "finding" },
     ...(page.recordings.length > 1 ? [element("h2", { text: name })] : []),
-    element("p", { class: "lead", text: heading }),
-    ...(sentences.length ? [element("ul", {}, ...sentences.map((text) => element("li", { text })))] : []),
-    ...(note ? [element("p", { class: "note", text: note })] : []));
+    element("p", { class: "lead" }, ...inParts(first ?? "Nothing stands out.")),
+    ...(rest.length ? [element("ul", {}, ...rest.map((text) => element("li", { text })))] : []),
+    element("p", { class: "note", text: `Looked at: ${seen}.${note ? ` ${note}` : ""}` }));
 }
 
 function headline() {
