@@ -12,9 +12,14 @@ from run_cases import OPTIONS, ignore
 from normscope.errors import StorageError
 from normscope.records.run import load_run
 from normscope.studies.directory import RunDirectory
-from normscope.studies.executors import ray_worker, run_files
-from normscope.studies.executors.ray_worker import FolderNotShared, RunRequest, perform
-from normscope.studies.executors.run_files import read_files, write_files
+from normscope.studies.executors import ray_worker
+from normscope.studies.executors.ray_worker import (
+    FolderNotShared,
+    RunRequest,
+    perform,
+    read_files,
+    write_files,
+)
 from normscope.studies.grid import lay_out
 from normscope.studies.runner import RunResult, RunTask, execute, record_failure
 
@@ -83,9 +88,9 @@ def test_what_came_back_and_cannot_be_kept_is_a_storage_error(tmp_path):
 
 def test_the_record_is_written_last(tmp_path, monkeypatch):
     written = []
-    original = run_files.written_aside
+    original = ray_worker.written_aside
     monkeypatch.setattr(
-        run_files, "written_aside", lambda path: written.append(path.name) or original(path)
+        ray_worker, "written_aside", lambda path: written.append(path.name) or original(path)
     )
     write_files(
         {"record.sqlite": b"r", "weights.pt": b"w", "spec.json": b"s", "../evil": b"e"},

@@ -104,7 +104,7 @@ def run_export(options: ExportOptions) -> int:
 def _pass_on(options: ExportOptions) -> int:
     """Give a dashboard what it lacks; return 1 if something could not be read or given."""
     from normscope.show.report.pages import sorted_paths
-    from normscope.show.sinks.replay import chosen_sinks, pass_on_recording, pass_on_study
+    from normscope.show.sinks.runs import chosen_sinks, pass_on_recording, pass_on_study
 
     studies, recordings = sorted_paths([options.path])
     default = (

@@ -106,10 +106,10 @@ class Batches:
         # three times slower on the CPU.
         width = dataset.train_images.shape[2]
         mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
-        self._scale = torch.tensor(1 / (255 * std), dtype=torch.float32, device=device).repeat(
-            width, 1
+        self._scale, self._shift = (
+            torch.tensor(values, dtype=torch.float32, device=device).repeat(width, 1)
+            for values in (1 / (255 * std), -mean / std)
         )
-        self._shift = torch.tensor(-mean / std, dtype=torch.float32, device=device).repeat(width, 1)
         self.train_batches = -(-len(self._train_images) // batch_size)
         self.test_batches = -(-len(self._test_images) // batch_size)
         self._slots = torch.arange(batch_size, device=device)
@@ -151,9 +151,8 @@ class Batches:
     def test_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """A batch of the test split, as `test` yields it, asked for as in `train_at`."""
         rows = self._rows(index, size)
-        return self._normalize(
-            self._test_images.index_select(0, rows)
-        ), self._test_labels.index_select(0, rows)
+        images = self._normalize(self._test_images.index_select(0, rows))
+        return images, self._test_labels.index_select(0, rows)
 
     def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every training image once, augmented, in an order that depends on `seed` and `epoch`
@@ -199,13 +198,8 @@ class Batches:
 
     def _normalize(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, C] -> `dtype` [B, C, H, W], which permuted is channels_last as it is."""
-        return (
-            images.to(torch.float32)
-            .mul_(self._scale)
-            .add_(self._shift)
-            .to(self.dtype)
-            .permute(0, 3, 1, 2)
-        )
+        values = images.to(torch.float32).mul_(self._scale).add_(self._shift)
+        return values.to(self.dtype).permute(0, 3, 1, 2)
 
 
 class TextBatches(Batches):

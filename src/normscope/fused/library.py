@@ -24,15 +24,9 @@ from normscope.records.seals import is_sealed, seal
 SOURCE = Path(__file__).with_name("kernels.cpp")
 
 _POINTERS = (
-    "weight",
-    "bias",
-    "running_mean",
-    "running_var",
-    "mean",
-    "inverse_std",
-    "weight_gradient",
+    "weight", "bias", "running_mean", "running_var", "mean", "inverse_std", "weight_gradient",
     "bias_gradient",
-)
+)  # fmt: skip
 
 
 class Parameters(ctypes.Structure):
@@ -101,17 +95,11 @@ def _load(path: Path) -> ctypes.CDLL:
         raise Unavailable(f"the kernels do not load: {error}") from error
     for name in ("float", "bf16"):
         for entry, pointers in (("forward", 3), ("backward", 5)):
-            _declare(
-                functions,
-                f"{entry}_{name}",
-                [ctypes.POINTER(Parameters), *[ctypes.c_void_p] * pointers],
-            )
+            arguments = [ctypes.POINTER(Parameters), *[ctypes.c_void_p] * pointers]
+            _declare(functions, f"{entry}_{name}", arguments)
         for entry in ("add_relu", "relu_gradient"):
-            _declare(
-                functions,
-                f"{entry}_{name}",
-                [ctypes.c_int64, ctypes.c_int32, *[ctypes.c_void_p] * 3],
-            )
+            arguments = [ctypes.c_int64, ctypes.c_int32, *[ctypes.c_void_p] * 3]
+            _declare(functions, f"{entry}_{name}", arguments)
     return functions
 
 
@@ -139,14 +127,9 @@ def _flags(parallel: bool) -> list[str]:
     # no contraction into fused multiply-adds: forward and backward must agree on the sign in front
     # of a ReLU
     flags = [
-        "-std=c++17",
-        "-O3",
-        "-march=native",
-        "-fPIC",
-        "-ffp-contract=off",
-        "-fno-math-errno",
+        "-std=c++17", "-O3", "-march=native", "-fPIC", "-ffp-contract=off", "-fno-math-errno",
         "-fno-trapping-math",
-    ]
+    ]  # fmt: skip
     if platform.machine() in ("x86_64", "AMD64"):
         flags.append("-mprefer-vector-width=512")
     return [*flags, "-fopenmp"] if parallel else flags

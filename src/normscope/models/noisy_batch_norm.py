@@ -32,9 +32,6 @@ class NoisyBatchNorm2d(nn.BatchNorm2d):
     goes on with the noise that it would have had. No generator of others is moved but by the
     constructor. Reading the count waits for a GPU.
 
-    Args:
-        num_features: channels.
-
     Attributes:
         noise_seed: drawn by the constructor from torch's generator, as initial weights are; no part
             of the state dict.
@@ -54,12 +51,9 @@ class NoisyBatchNorm2d(nn.BatchNorm2d):
         means, scales = torch.empty(2, output.shape[1], 1, 1, device=output.device)
         means.uniform_(-MEAN_RANGE, MEAN_RANGE, generator=generator)
         scales.uniform_(1, GREATEST_SCALE, generator=generator)
-        shift = torch.empty_like(output, dtype=torch.float32).uniform_(
-            -MEAN_WIDTH, MEAN_WIDTH, generator=generator
-        )
-        scale = torch.empty_like(output, dtype=torch.float32).normal_(
-            0, SCALE_WIDTH, generator=generator
-        )
+        shift, scale = (torch.empty_like(output, dtype=torch.float32) for _ in range(2))
+        shift.uniform_(-MEAN_WIDTH, MEAN_WIDTH, generator=generator)
+        scale.normal_(0, SCALE_WIDTH, generator=generator)
         return (output * scale.add_(scales) + shift.add_(means)).to(output.dtype)
 
     def _seed_of_step(self) -> int:

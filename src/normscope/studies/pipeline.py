@@ -19,8 +19,7 @@ from normscope.records.progress import write_plan
 from normscope.records.regular_files import read_bytes
 from normscope.records.run import ENDED, RUNS, SPEC_NAME, RunRecord, load_run, meta_of
 from normscope.show.report.pages import report_after
-from normscope.show.sinks.replay import chosen_sinks, study_logs
-from normscope.show.sinks.runs import StudyLogs
+from normscope.show.sinks.runs import StudyLogs, chosen_sinks, study_logs
 from normscope.show.terminal import StudyProgress, percent, say
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import device_name, usable_cores

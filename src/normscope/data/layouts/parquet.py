@@ -24,11 +24,8 @@ from normscope.records.regular_files import check_regular
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels")
 TEST_NAMES = ("test", "validation", "valid", "val")
-PLACES = (
-    "*.parquet",
-    "*/*.parquet",
-    "*/*/*.parquet",
-)  # data/train-0.parquet and plain_text/train/0.parquet are usual
+# data/train-0.parquet and plain_text/train/0.parquet are usual
+PLACES = ("*.parquet", "*/*.parquet", "*/*/*.parquet")
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 ROWS = 128  # read at a time: a small file may say one long value many times
 ROW = 200  # bytes of the images' budget that a row takes at least
@@ -82,11 +79,8 @@ def _encoding(table: Table) -> str:
     from normscope.data.layouts.decode import format_of
 
     with _named_errors(table.path), pq.ParquetFile(table.path) as file:
-        first = (
-            next(file.iter_batches(1, columns=[table.image_column], use_threads=False))
-            .column(0)[0]
-            .as_py()
-        )
+        batches = file.iter_batches(1, columns=[table.image_column], use_threads=False)
+        first = next(batches).column(0)[0].as_py()
     return f"{format_of(f'Row 0 of {table.path}', _bytes_of(first, 0, table))} images"
 
 
@@ -143,18 +137,15 @@ def _refuse_excess(metadata: Any, path: Path) -> None:
     refuse_beyond(metadata.num_rows * ROW, budget, f"{metadata.num_rows:,} rows in {path}")
     allowed = max(budget // 16, min(budget, 4 * size))
     for index in range(metadata.num_row_groups):
-        unpacked = metadata.row_group(
-            index
-        ).total_byte_size  # asked for a column, pyarrow may abort
+        unpacked = metadata.row_group(index).total_byte_size  # of a column, pyarrow may abort
         refuse_beyond(unpacked, allowed, f"Part {index} of {path}, unpacked,")
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...]:
     """The names that a schema's Hugging Face metadata give to the labels; none if they do not."""
     try:
-        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label_column][
-            "names"
-        ]
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[label_column]["names"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()

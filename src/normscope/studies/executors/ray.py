@@ -17,8 +17,13 @@ from normscope.records.run import status_of
 from normscope.studies.directory import RunDirectory
 from normscope.studies.executors import ray_worker
 from normscope.studies.executors.ray_cluster import connect
-from normscope.studies.executors.ray_worker import FileSnapshot, FolderNotShared, RunRequest
-from normscope.studies.executors.run_files import read_files, write_files
+from normscope.studies.executors.ray_worker import (
+    FileSnapshot,
+    FolderNotShared,
+    RunRequest,
+    read_files,
+    write_files,
+)
 from normscope.studies.progress_message import Losses, Progress, Report
 from normscope.studies.runner import RunResult, RunTask, record_failure
 
