@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normscope.errors import InputError
-from normscope.models.ghost_batch_norm import GhostBatchNorm2d
+from normscope.models.norms import GhostBatchNorm2d
 from normscope.models.registry import build
 from normscope.models.residual_blocks import BranchEnd
 

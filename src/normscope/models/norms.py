@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from normscope.callables import import_named
 from normscope.errors import InputError, one_line, one_of
-from normscope.models.ghost_batch_norm import GhostBatchNorm2d
 from normscope.models.noisy_batch_norm import NoisyBatchNorm2d
 
 NormFactory = Callable[[int], nn.Module]
@@ -16,6 +17,36 @@ NormFactory = Callable[[int], nn.Module]
 
 GROUPS = 8
 """Groups of the normalization called `group`."""
+
+
+GHOST = 16
+"""Images whose statistics normalize them: about as many, where a batch is no multiple."""
+
+
+class GhostBatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d that in train mode normalizes every GHOST images of a batch by themselves.
+
+    Ghost batch normalization of Hoffer et al. 2017 (arXiv:1705.08741): the noise of small batches
+    at the speed of large ones. Running statistics remember as many batches as those of
+    nn.BatchNorm2d; in eval mode the two are the same.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape and type."""
+        if not self.training:
+            return super().forward(input)
+        assert self.momentum is not None
+        assert self.num_batches_tracked is not None
+        self._check_input_dim(input)
+        self.num_batches_tracked.add_(1)
+        parts = input.tensor_split(max(1, round(len(input) / GHOST)))
+        momentum = 1 - (1 - self.momentum) ** (1 / len(parts))
+        running = self.running_mean, self.running_var
+        normalized = [
+            F.batch_norm(part, *running, self.weight, self.bias, True, momentum, self.eps)
+            for part in parts
+        ]
+        return torch.cat(normalized)
 
 
 def _group(channels: int) -> nn.Module:

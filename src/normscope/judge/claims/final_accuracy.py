@@ -1,4 +1,4 @@
-"""C2xx: normalization makes a network more accurate, and more often one that learns."""
+"""C2xx, C6xx: normalization makes a network more accurate, more often, and from more starts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from normscope.judge.claim_kinds import AccuracyClaim, FinalAccuracyClaim, SignC
 from normscope.judge.evidence.cells import GridCell
 from normscope.judge.evidence.literature import BLOG, DE_SMITH, NOTEBOOK, SKIPINIT
 from normscope.judge.evidence.quantities import (
+    accuracies,
     accuracy,
     accuracy_at_the_choice_of_others,
     has_learned,
+    learned_from,
 )
 
 
@@ -134,3 +136,30 @@ class DepthCostsLess(AccuracyClaim, code="C207"):
     def value(self, cell: GridCell) -> float | None:
         shallow, deep = accuracy(cell.runs[0]), accuracy(cell.runs[-1])
         return None if shallow is None or deep is None else shallow - deep
+
+
+class LessDependentOnInitialization(AccuracyClaim, code="C601"):
+    """With batch normalization the result depends less on how the weights are initialized.
+
+    The same seed draws the same numbers under every scale, so that the range over initializations
+    is theirs alone. Best minus worst, since one bad initialization is what a user meets. An arm
+    that learns from none of them has no range: it would be zero, and look independent.
+
+    Quantity: best minus worst final test accuracy over schemes and scales of initialization
+        (diverged: guessing)
+    Needs: runs with {norm} and {reference} at several --sweep initialization_scale or
+        initialization, each arm learning from one of them
+    """
+
+    source = BLOG
+    higher_supports = False
+    over = ("initialization", "initialization_scale")
+    least = 2
+
+    def value(self, cell: GridCell) -> float | None:
+        means = accuracies(cell.group.arms[cell.arm].values(), self.over)
+        if not means or max(means.values()) < 100 * learned_from(cell.run):
+            return None
+        values = [accuracy(run) for run in cell.runs]
+        known = [value for value in values if value is not None]
+        return max(known) - min(known) if len(known) == len(values) else None

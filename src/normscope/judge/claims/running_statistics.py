@@ -1,4 +1,4 @@
-"""C9xx: running statistics stand for the data."""
+"""C8xx, C9xx: channel means vary from batch to batch, and running statistics stand for the data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from normscope.judge.claim import SecondaryMetric
 from normscope.judge.claim_kinds import EvaluationClaim, MeasuredClaim, WithinRunClaim
 from normscope.judge.evidence.cells import GridCell, Group, runs_of
-from normscope.judge.evidence.literature import FIX_RES, IOFFE_SZEGEDY
+from normscope.judge.evidence.literature import BLOG, FIX_RES, IOFFE_SZEGEDY
 from normscope.judge.evidence.quantities import (
     SMALL,
     evaluated,
@@ -147,3 +147,50 @@ class TestImagesDiffer(EvaluationClaim, code="C903"):
         images = min(cell.run.meta.get("data", {}).get("test_images") or NEVER, MAX_IMAGES)
         largest = largest_evaluated(cell.run)
         return evaluated(cell.run, "batch", largest) if largest >= images else None
+
+
+def spread(cell: GridCell, statistic: str) -> float | None:
+    """Spread of batch means, at the layers that have another before them."""
+    return median_over_channels(cell.run, BATCH_STATISTICS, statistic, from_layer=1)
+
+
+class BatchMeansVaryLess(MeasuredClaim, code="C801"):
+    """With batch normalization the channel means that later layers are given vary less from batch
+    to batch.
+
+    Said of one layer it is true by construction: in train mode batch normalization subtracts the
+    batch's mean, so that what leaves it has its bias for a mean in every batch; in eval mode it is
+    an affine map of each channel, so that the means vary after it exactly as before, in standard
+    deviations. Neither can fail, so neither decides. What may fail is that it helps where nobody
+    subtracts: the tensors that enter the next normalization layers, after a non-linearity and a
+    convolution; without normalization those that enter the same places. The first place has nothing
+    before it and is left out. In standard deviations of the channel, since the arms differ in
+    scale; batches of the same images in the same order in both arms, so that part of the spread
+    that sampling makes is shared.
+
+    Quantity: standard deviation over training batches of a channel's batch mean, in standard
+        deviations of all its values, where the trained network's later normalization layers read
+        it, train mode, median over channels
+    Needs: finished runs of `normscope study` with {norm} and {reference} (measurement
+        batch-statistics)
+    """
+
+    source = BLOG
+    measurement = BATCH_STATISTICS
+    unit = "times"
+    higher_supports = False
+    margin = 1.1
+    where_both_learn = True
+    also = (
+        SecondaryMetric(
+            "the same in eval mode", "times", partial(spread, statistic="before_in_eval")
+        ),
+        SecondaryMetric(
+            "what leaves these layers in train mode (of batch norm by construction 0)",
+            "sd",
+            partial(spread, statistic="after"),
+        ),
+    )
+
+    def value(self, cell: GridCell) -> float | None:
+        return spread(cell, "before")

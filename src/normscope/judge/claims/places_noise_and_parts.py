@@ -1,11 +1,11 @@
-"""C16xx, C17xx: the noise of a batch as a regularizer, and normalization trained alone."""
+"""C14xx, C16xx, C17xx: where normalization stands, the noise of a batch, norms trained alone."""
 
 from __future__ import annotations
 
 from normscope.judge.claim import SecondaryMetric
 from normscope.judge.claim_kinds import AccuracyClaim, FinalAccuracyClaim, WithinRunClaim
-from normscope.judge.evidence.cells import Evidence, GridCell
-from normscope.judge.evidence.literature import FRANKLE, GHOST
+from normscope.judge.evidence.cells import DEFAULT_BLOCK, Evidence, GridCell
+from normscope.judge.evidence.literature import FRANKLE, GHOST, IDENTITY_MAPPINGS
 from normscope.judge.evidence.quantities import accuracy, learned_from
 from normscope.records.run import RunRecord
 
@@ -77,3 +77,21 @@ class NormsAloneBeatTheLastLayer(FinalAccuracyClaim, code="C1702"):
     arm_field = "train"
     between = (NORMS, "classifier")
     networks = "convolutional"
+
+
+class AfterEachConvolution(FinalAccuracyClaim, code="C1401"):
+    """Batch normalization belongs after each convolution and before the non-linearity.
+
+    The notebook's order is the post-activation block: convolution, normalization, then the
+    non-linearity. Set against it is the block that only changes this order: as many normalizations,
+    those of its branch behind their non-linearities. The pre-activation block also normalizes
+    before each non-linearity, and the formula block has one normalization less, so that they say
+    nothing of it.
+
+    Needs: runs with {norm} in both blocks (--sweep block=post-activation,after-activation)
+    """
+
+    source = IDENTITY_MAPPINGS
+    networks = "convolutional"
+    arm_field = "block"
+    between = (DEFAULT_BLOCK, "after-activation")
