@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from normscope.errors import InputError
 
@@ -76,8 +79,58 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
 
 
+def is_transformed(tensor: Tensor) -> bool:
+    """Tell whether a tensor is one of torch.func's, inside grad, vmap or another transform."""
+    return _functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def is_mapped(tensor: Tensor) -> bool:
+    """Tell whether vmap, at any level, maps over a tensor."""
+    while is_transformed(tensor):
+        if _functorch.maybe_get_bdim(tensor) >= 0:
+            return True
+        tensor = _functorch.get_unwrapped(tensor)
+    return False
+
+
+def outside_transforms() -> AbstractContextManager[Any]:
+    """Return a context in which operations belong to no transform of torch.func."""
+    return temporarily_clear_interpreter_stack()
+
+
+def local_values(tensor: Tensor) -> Tensor | None:
+    """Return the values that this process holds of an activation, with nothing wrapped around them.
+
+    Of a DTensor that is its part, None where that is a summand; of a tensor of torch.func what is
+    inside, where the dimensions that vmap maps over are the first, merged with the first of a
+    call's own. Waits for no other process.
+    """
+    if is_transformed(tensor):
+        with outside_transforms():
+            return _unmapped(tensor).detach()
+    if hasattr(tensor, "to_local"):
+        if any(placement.is_partial() for placement in tensor.placements):  # type: ignore[attr-defined]
+            return None
+        return tensor.detach().to_local()  # type: ignore[attr-defined]
+    return tensor
+
+
+def _unmapped(tensor: Tensor) -> Tensor:
+    bare, mapped = _bare(tensor)
+    return bare.flatten(0, mapped - (tensor.dim() < 2)) if mapped else bare
+
+
+def _bare(tensor: Tensor) -> tuple[Tensor, int]:
+    """Return what is inside a tensor of torch.func, and how many of its dimensions are mapped."""
+    if not is_transformed(tensor):
+        return tensor, 0
+    bare, mapped = _bare(_functorch.get_unwrapped(tensor))
+    axis = _functorch.maybe_get_bdim(tensor)
+    return (bare, mapped) if axis < 0 else (bare.movedim(mapped + axis, 0), mapped + 1)
+
+
 def local_affine(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """Return weight and bias of a layer, None where it has none; of shards, this process's."""
     values = (getattr(module, name, None) for name in ("weight", "bias"))
-    weight, bias = (local_part(v) if isinstance(v, Tensor) else None for v in values)
+    weight, bias = (local_values(v) if isinstance(v, Tensor) else None for v in values)
     return weight, bias

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
+from normscope.user_models.wrappers import local_values, outside_transforms
 from normscope.watching.fused_nodes import gradient_behind_normalization, is_fused
 from normscope.watching.observe import Call
 from normscope.watching.tensor_statistics import vector_norm
@@ -80,9 +81,10 @@ class GradientNorms:
 
     def _measure(self, call: Call, side: str, gradient: Tensor | None) -> None:
         def measure() -> None:
-            if gradient is not None:
-                with torch.no_grad():
-                    call.gradient_norms[side] = vector_norm(gradient)
+            values = None if gradient is None else local_values(gradient)
+            if values is not None:
+                with torch.no_grad(), outside_transforms():
+                    call.gradient_norms[side] = vector_norm(values)
 
         self._run(measure)
 

@@ -40,6 +40,8 @@ from normscope.watching.watched_layers import histogram_channels
 # The kinds whose layers save statistics for backward, where PyTorch's own operations make them.
 _SAVING_KINDS = frozenset({"batch", "instance", "group", "layer"})
 
+Affine = tuple[Tensor | None, Tensor | None]
+
 # So many calls of a layer are looked at for what it does, before it is left alone.
 MAX_LOOKS = 3
 
@@ -59,6 +61,7 @@ class Call:
     probe: Tensor | None = None  # not finite where the layer's input is not: read for every step
     parts: dict[str, list[tuple[Column, Tensor]]] = field(default_factory=dict)
     gradient_norms: dict[str, Tensor] = field(default_factory=dict)
+    used: dict[str, Tensor] = field(default_factory=dict)  # parameters, where not the layer's own
     node: Node | None = None  # of the output, while it is being traced
 
     def add(self, group: str, statistic: str, value: Tensor, shape: tuple[int, ...]) -> None:
@@ -149,6 +152,7 @@ class Observer:
         x: Tensor | None,
         y: Tensor,
         *,
+        nodes: tuple[Node | None, Node | None],
         moments: bool,
         histogram_step: int | None,
     ) -> None:
@@ -159,6 +163,7 @@ class Observer:
             module: the layer.
             x: its input, where there is one.
             y: its output.
+            nodes: the `grad_fn` of both, of which x and y may be a process's part.
             moments: whether the step records moments.
             histogram_step: the number of the step, where it records histograms.
         """
@@ -167,7 +172,7 @@ class Observer:
             return
         info = self.info
         if self.needs_input and x is not None:
-            self._look(x, y)
+            self._look(x, y, nodes)
         if x is not None and self.is_another_layout(x):
             self.observe_node(call, module, None, y.numel(), moments=moments)
             return
@@ -177,7 +182,7 @@ class Observer:
         axis, trailing = self._channel_axis(module, watched)
         if info.channels is None and (self.plain or arrangement is not None):
             info.channels = watched.shape[axis]
-        saved = self.observe_node(call, module, y.grad_fn, watched.numel(), moments=moments)
+        saved = self.observe_node(call, module, nodes[1], watched.numel(), moments=moments)
         if histogram_step is None or not watched.numel():
             return
         if (x is None and info.kind != "activation") or not (self.plain or arrangement):
@@ -185,14 +190,16 @@ class Observer:
         with torch.no_grad():
             sample = sample_images(watched.detach(), call.n, histogram_step)
             values = _float(by_channel(sample, axis, trailing=trailing))
-            self._add_histograms(call, module, watched.detach(), saved, values, (axis, trailing))
-            if self.plain:
-                self._add_plain_output(call, module, values, sample, saved, (axis, trailing))
-            elif y.shape == x.shape:  # type: ignore[union-attr]
-                made = arrangement.arranged(y.detach())  # type: ignore[union-attr]
+            affine = _affine(module, values.shape[1]) if self.plain else None
+            layout = axis, trailing
+            self._add_histograms(call, module, watched.detach(), saved, values, layout, affine)
+            if affine is not None:
+                self._add_plain_output(call, module, values, sample, saved, layout, affine)
+            elif x is not None and y.shape == x.shape:
+                made = y.detach() if arrangement is None else arrangement.arranged(y.detach())
                 made = sample_images(made, call.n, histogram_step)
                 self._add_output(call, _float(by_channel(made, axis, trailing=trailing)))
-            if not self.plain and self._behavior is not None:
+            if affine is None and (self.plain or self._behavior is not None):
                 self._add_sample_statistics(call, values, sample, saved)
 
     def observe_node(
@@ -210,7 +217,7 @@ class Observer:
                 self._add_moments(call, saved)
         return saved
 
-    def _look(self, x: Tensor, y: Tensor) -> None:
+    def _look(self, x: Tensor, y: Tensor, nodes: tuple[Node | None, Node | None]) -> None:
         """Read from a call how the layer normalizes, and where autograd keeps its statistics.
 
         Reads values, for which a GPU is waited for, in the first call or a few.
@@ -218,8 +225,8 @@ class Observer:
         if self.norm is None or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
         self._looks -= 1
-        path = path_to_moments(y.grad_fn, x.grad_fn)
-        saved = None if path is None else saved_moments(node_at(y.grad_fn, path))
+        path = path_to_moments(nodes[1], nodes[0])
+        saved = None if path is None else saved_moments(node_at(nodes[1], path))
         proven = None if saved is None else behavior_of(self.norm, x, y, saved)
         behavior = proven or behavior_of(self.norm, x, y)
         if behavior is None:
@@ -269,7 +276,7 @@ class Observer:
 
     def _add_histograms(
         self, call: Call, module: Any, watched: Tensor, saved: Moments | None, values: Tensor,
-        layout: tuple[int, int],
+        layout: tuple[int, int], affine: Affine | None,
     ) -> None:  # fmt: skip
         used = self._channel_statistics(module, saved)
         if used is None or used is not saved:
@@ -281,14 +288,14 @@ class Observer:
             std = used.invstd.reciprocal()
             self._add_histogram(call, "output_histogram", values, used, weight=std, bias=used.mean)
             return
-        weight, bias = local_affine(module)
-        if not self.plain or not self._is_normalized_by(module):
-            weight = bias = None  # the output has a histogram of its own
+        weight = bias = None
+        if affine is not None and self._is_normalized_by(module):
+            weight, bias = affine  # else the output has a histogram of its own
         self._add_histogram(call, "histogram", values, used, weight=weight, bias=bias)
 
     def _add_plain_output(
         self, call: Call, module: Any, values: Tensor, sample: Tensor, saved: Moments | None,
-        layout: tuple[int, int],
+        layout: tuple[int, int], affine: Affine,
     ) -> None:  # fmt: skip
         """Add the output of a layer with PyTorch's forward by its formula, as the tensor may have
         been changed in place since.
@@ -297,7 +304,7 @@ class Observer:
             return
         normalized = normalize(self.info.kind, module, sample)
         normalized = by_channel(normalized, layout[0], trailing=layout[1])
-        weight, bias = local_affine(module)
+        weight, bias = affine
         self._add_histogram(call, "output_histogram", normalized, None, weight=weight, bias=bias)
         self._add_sample_statistics(call, values, sample, saved)
 
@@ -380,6 +387,12 @@ class Observer:
             return values.unsqueeze(1)
         groups = sample.shape[1] if self.info.kind == "instance" else self.info.groups
         return _float(sample).reshape(len(sample), groups or 1, -1)
+
+
+def _affine(module: nn.Module, channels: int) -> Affine | None:
+    """Return weight and bias of a layer, None where this process holds them of other channels."""
+    affine = local_affine(module)
+    return affine if all(v is None or v.numel() == channels for v in affine) else None
 
 
 def _float(values: Tensor) -> Tensor:

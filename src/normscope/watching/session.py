@@ -6,6 +6,7 @@ import functools
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,13 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from normscope.user_models.state_guard import is_examined
-from normscope.user_models.wrappers import unwrapped_model
+from normscope.user_models.wrappers import (
+    is_mapped,
+    is_transformed,
+    local_values,
+    outside_transforms,
+    unwrapped_model,
+)
 from normscope.watching.active_regions import followers
 from normscope.watching.gradient_hooks import GradientNorms
 from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward
@@ -107,6 +114,7 @@ class Session:
         self._awaits_gradients: int | None = None
         self._gradients = GradientNorms(self._timed_norm)
         self._traced = False
+        self._swapped = False  # whether layers are called with parameters that are not their own
         self._probed: set[str] | None = None  # the layers that a probe forward measures, inside it
         self._never_called: set[str] = set()  # not even by a probe
         self._kept = KeptCall(unwrapped_model(model))
@@ -178,7 +186,7 @@ class Session:
         self._taken = quality
         self._listening = True
         light = not (self._due.histograms or self._due.gradients)
-        self._light = TELLS_OF_HOOKS and self._traced and light
+        self._light = TELLS_OF_HOOKS and self._traced and light and not self._swapped
         self._postponed = []
         for layer in self.layers:
             layer.calls = []
@@ -249,11 +257,20 @@ class Session:
         if _graph_task() != -1 or y is None or (call := self._next_call(layer)) is None:
             return
         x = input_of(args, kwargs, y)
-        call.node = None if self._traced else y.grad_fn
+        mapped = is_mapped(y)
+        nodes = (None, None) if mapped else (None if x is None else x.grad_fn, y.grad_fn)
+        call.node = None if self._traced else nodes[1]
+        here, made = self._local(layer, x, y)
+        if made is None:
+            return
         step = self.steps + 1 if self._due.histograms else None
         observer, moments = layer.observer, self._due.moments
         try:
-            observer.observe(call, module, x, y, moments=moments, histogram_step=step)
+            with outside_transforms() if is_transformed(y) else nullcontext():
+                observer.observe(
+                    call, module, here, made, nodes=nodes, moments=moments, histogram_step=step
+                )
+                self._swapped |= moments and layer.keep_used(call, module)
         except Exception as error:  # of one layer; the others are recorded on
             observer.give_up(call)
             self._note(
@@ -263,21 +280,45 @@ class Session:
             )
         if not observer.is_understood and not observer.needs_input:
             self._note(f"not understood: {layer.name}", observer.limits(y))
-        if x is not None and observer.is_another_layout(x):
+        if here is not None and observer.is_another_layout(here):
             self._note(
                 f"another layout: {layer.name}",
-                f"{layer.name} is also called with inputs of {x.dim()} dimensions: of those calls "
-                "only parameters and gradients are recorded.",
+                f"{layer.name} is also called with inputs of {here.dim()} dimensions: of those "
+                "calls only parameters and gradients are recorded.",
             )
         elif not y.numel():
             self._note(
                 f"empty: {layer.name}",
                 f"{layer.name} was given an empty batch, of which there is nothing to record.",
             )
-        else:
+        elif not mapped:
             self._check_statistics(layer, call)
-        if self._due.gradients:
+        if self._due.gradients and not mapped:
             self._gradients.await_backward(call, module, x, y)
+
+    def _local(
+        self, layer: WatchedLayer, x: Tensor | None, y: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return what this process holds of a layer's input and output; None of what it cannot
+        measure alone.
+        """
+        here, made = None if x is None else local_values(x), local_values(y)
+        if is_mapped(y):
+            self._note(
+                "mapped",
+                "Layers are called inside torch.func.vmap: recorded are all mapped calls together, "
+                "moments at histogram steps only; not recorded are parameters that are mapped and "
+                "gradients at inputs and outputs.",
+            )
+        elif x is not None and x.shape == y.shape and made is not None:
+            here = None if here is None or here.shape != made.shape else here
+        if made is None or (here is None and x is not None):
+            self._note(
+                "layout",
+                f"{layer.name} has an input or output of which each process holds a summand or "
+                "some of the channels: its distribution is not recorded.",
+            )
+        return here, made
 
     def _read_postponed(self) -> None:
         """Measure the calls of which nothing but autograd's nodes was kept."""
@@ -450,7 +491,11 @@ class Session:
         self._step_begins(optimizer, (), {})  # once: torch may call the new hook yet, or not
 
     def _parameters(self) -> Row:
-        return self._rows.parameters() if self._due.moments else []
+        if not self._due.moments:
+            return []
+        calls = (layer.calls[0] for layer in self.layers if layer.calls)
+        used = {(call.layer, name): value for call in calls for name, value in call.used.items()}
+        return self._rows.parameters(used)
 
     def _collect(self, parameters: Row) -> None:
         with torch.no_grad():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from normscope.user_models.norm_layers import affine_names
-from normscope.user_models.wrappers import local_part
+from normscope.user_models.wrappers import is_mapped, local_part, local_values
 from normscope.watching.device_to_host import PROBE
 from normscope.watching.gradient_hooks import loss_scale
 from normscope.watching.intervals import Due
@@ -59,6 +59,20 @@ class WatchedLayer:
         """Tell whether a call should have kept its batch's statistics, and has not."""
         return call.probe is None and call.training and self.observer.expects_statistics
 
+    def keep_used(self, call: Call, module: nn.Module) -> bool:
+        """Keep the weight and bias of a call that are there for it alone, and no parameters: of
+        torch.func.functional_call, of flat parameters. Tell whether there are such.
+        """
+        called = affine_names(module)
+        for name in PARAMETERS:
+            own = called.get(name, name)
+            value = module._parameters.get(own, module.__dict__.get(own))
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                local = None if is_mapped(value) else local_values(value)
+                if local is not None:
+                    call.used[name] = local.detach().clone()
+        return bool(call.used)
+
     def tensors(self, names: Iterable[str]) -> Iterator[tuple[Column, int, Getter]]:
         """Yield (column, number of values, a function that reads it) of the layer's parameters or
         buffers of these names.
@@ -77,6 +91,18 @@ class WatchedLayer:
                 count = local_part(value).numel()
                 shape = () if name in COUNTERS else (-(-count // info.channel_stride),)
                 yield column(self.name, name, shape), count, get
+
+
+def _readable(row: Row) -> Row:
+    """Return the parameters or buffers that can be read: not those of an ensemble under vmap, nor
+    those whose memory FSDP has freed, which to read would end the process.
+    """
+    return [(at, value) for at, value in row if not is_mapped(value) and _is_allocated(value)]
+
+
+def _is_allocated(value: Tensor) -> bool:
+    value = local_part(value)
+    return not value.numel() or value.untyped_storage().nbytes() > 0
 
 
 def _size(value: Tensor | None) -> int:
@@ -125,9 +151,19 @@ class StepWriter:
         strides = {layer.name: layer.observer.info.channel_stride for layer in layers}
         self._strides = {name: stride for name, stride in strides.items() if stride > 1}
 
-    def parameters(self) -> Row:
-        """Return weight and bias of every layer."""
-        return self._parameters.row()
+    def parameters(self, used: Mapping[tuple[str, str], Tensor] | None = None) -> Row:
+        """Return weight and bias of every layer that are in memory; in place of the layers' own,
+        those `used` by its call, by (layer, statistic).
+        """
+        row = self._parameters.row()
+        if used:
+            row = [self._replaced(at, used.get((at.layer, at.statistic), own)) for at, own in row]
+        return _readable(row)
+
+    def _replaced(self, at: Column, value: Tensor) -> tuple[Column, Tensor]:
+        count = local_part(value).numel()
+        stride = self._strides.get(at.layer, 1)
+        return column(at.layer, at.statistic, (-(-count // stride),)), value
 
     def forward(self, step: int, due: Due, parameters: Row) -> None:
         """Write what the step's forward measured, with the parameters it used."""
@@ -137,9 +173,9 @@ class StepWriter:
             row = [(column(name, PROBE, (probe.numel(),)), probe) for name, probe in probes]
             self._append("probes", step, row)
         if due.moments:
-            row = parameters + self._buffers.row() + _parts(calls, "moments")
+            row = parameters + _readable(self._buffers.row()) + _parts(calls, "moments")
             self._append("moments", step, row)
-            self._append("counters", step, self._counters.row())
+            self._append("counters", step, _readable(self._counters.row()))
             self._append_facts(step, calls)
         for group in ("frames", "histograms"):
             self._append(group, step, _parts(calls, group))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from normscope.records.recording_header import BIN_LIMIT, BINS, SAMPLE_LEVELS
 from normscope.user_models.norm_behavior import Moments
+from normscope.user_models.wrappers import local_values
 from normscope.watching import fused_nodes
 
 # A histogram sees at least about this many values of a channel, and at most a sixteenth of the
@@ -53,7 +54,10 @@ def saved_moments(node: Any) -> Moments | None:
         mean, invstd = node._saved_result1, node._saved_result2
     except RuntimeError:  # a backward inside the forward has freed them
         return None
-    return Moments(mean, invstd) if mean is not None and mean.numel() > 0 else None
+    if mean is None or not mean.numel():
+        return None
+    mean, invstd = local_values(mean), local_values(invstd)
+    return None if mean is None or invstd is None else Moments(mean, invstd)
 
 
 def path_to_moments(node: Any, source: Any, most: int = 64) -> tuple[int, ...] | None:
