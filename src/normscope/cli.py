@@ -37,9 +37,7 @@ COMMANDS = (
     "compare", "inspect", "explain", "study", "claims",
     "check", "diff", "report", "export", "serve",
 )  # fmt: skip
-"""Each is a module of `commands` with its options, `<Command>Options`, and `run_<command>`, which
-returns the exit status.
-"""
+"""Each is a module of `commands` with its `<Command>Options`, and a `run_<command>` for them."""
 
 FAULT = 70
 """The exit status of what is a fault of normscope, and of nothing else (EX_SOFTWARE)."""

@@ -236,9 +236,7 @@ class Crop:
         self._slots = torch.arange(batch_size, device=images.device)
 
     def __call__(self, order: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
-        """Images uint8 [B, H, W, C]: the window of image `order[i]` that starts at (`tops[i]`,
-        `lefts[i]`).
-        """
+        """Images uint8 [B, H, W, C]: of image `order[i]` the window at (`tops[i]`, `lefts[i]`)."""
         size = len(order)
         height, width, _ = self._shape
         p = self._padding

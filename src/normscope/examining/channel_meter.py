@@ -66,9 +66,7 @@ class Meter:
         self.arrangement: Behavior | None = None  # of a layer whose forward is somebody's own
 
     def start(self, mode: str, masks: list[Tensor], samples: int = 0) -> None:
-        """Begin a batch's forward, in mode "eval", "alone", "batch", "dropout" or "output" (nothing
-        is measured).
-        """
+        """Begin a forward in mode "eval", "alone", "batch", "dropout", or "output": unmeasured."""
         self.mode, self.call, self.masks, self.samples = mode, 0, masks, samples
 
     def end(self, outputs: int | None) -> None:
@@ -104,9 +102,7 @@ class Meter:
             self.failure = one_line(error)
 
     def repeat(self, args: Any, kwargs: Any, output: Tensor) -> None:
-        """Repeat the layer's first call of an eval forward, where it is somebody's own, or of 16
-        bits.
-        """
+        """Repeat a layer's first eval call, where its forward is somebody's own, or of 16 bits."""
         if self.repeated or self.mode != "eval" or self.norm is None:
             return
         self.repeated = True
@@ -252,9 +248,7 @@ def _positions(x: Tensor) -> int:
 
 
 def _values_behind_one_statistic(layer: Layer, x: Tensor) -> int:
-    """Count the values behind one mean and variance: per channel for batch, per sample and group
-    for the others.
-    """
+    """Count the values behind one mean and variance: per channel, or per sample and group."""
     if layer.kind == "batch":
         return len(x) * _positions(x)
     if layer.kind == "instance":

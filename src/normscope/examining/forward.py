@@ -125,9 +125,7 @@ class ForwardRun:
 
     @torch.no_grad()
     def _forward(self, batch: Batch, number: int, mode: str = "eval") -> Tensor | None:
-        """Return the model's main output as float32 [N, values] on the CPU, None where it has no
-        such shape.
-        """
+        """Return the main output as float32 [N, values] on the CPU, None without such a shape."""
         masks = [batch.mask] if batch.mask is not None else _trailing_zeros(batch)
         for meter in self.meters.values():
             meter.start(mode, masks, batch.samples)

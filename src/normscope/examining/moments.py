@@ -15,9 +15,7 @@ FITTED_ROWS, LEAST_ROWS = 512, 8
 FIT = 1e-3
 """A gain leaves no larger share of the output's variance unexplained."""
 CANCELLATION = 100.0
-"""A squared mean so many times the variance leaves fp32 sums five digits of it; beyond, values are
-shifted first.
-"""
+"""From so many times the variance on, a squared mean costs fp32 sums digits: values are shifted."""
 
 
 def sample_moments(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -59,9 +57,7 @@ def joined(moments: tuple[np.ndarray, np.ndarray], samples: int) -> tuple[np.nda
 
 
 def batch_moments(mean: np.ndarray, square: np.ndarray, positions: int) -> tuple[np.ndarray, ...]:
-    """Return (batch mean, unbiased batch variance, iid variance of that mean, iid variance of that
-    variance).
-    """
+    """Return (batch mean, unbiased batch variance, iid variances of the two)."""
     samples = len(mean)
     values = samples * positions
     batch_mean = mean.mean(0)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 MAX_FEATURES = 4096
-"""Outputs that are larger per sample are compared on a fixed selection of this many of their
-values.
-"""
+"""Larger outputs of a sample are compared on a fixed selection of so many of their values."""
 
 OUTPUT_NAMES = ("logits", "out", "prediction_logits", "last_hidden_state", "pooler_output")
 

@@ -12,9 +12,7 @@ from normscope.judge.evidence.quantities import learned_from
 from normscope.records.run import RunRecord
 
 THRESHOLD_SHARE = 0.95
-"""The accuracy that counts as reached: this share of the first norm's mean final accuracy at the
-same rate.
-"""
+"""The accuracy to reach: this share of the first norm's mean final accuracy at the same rate."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +124,7 @@ def epochs_to_reach(accuracy: np.ndarray, threshold: float | None) -> float | No
 
 
 def gradient_variation(run: RunRecord) -> float | None:
-    """Return the coefficient of variation over epochs (sample std) of the stem-gradient norm after
-    each epoch's last step.
-    """
+    """Coefficient of variation over epochs (sample std) of the stem gradient after each."""
     norms = run.column("stem_gradient")
     if len(norms) < 2 or not np.isfinite(norms).all() or norms.mean() == 0:
         return None

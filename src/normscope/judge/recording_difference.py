@@ -15,8 +15,7 @@ from normscope.records.recording import Recording
 from normscope.words import plural
 
 ROUNDING = 16 * float(np.finfo(np.float32).eps)
-"""The largest relative distance that is called rounding: a few units in the last place of float32.
-"""
+"""The largest relative distance that is called rounding: a few last places of float32."""
 
 PARAMETERS = ("weight", "bias")
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")

@@ -34,9 +34,7 @@ alike hardly at all, and pairs would cost half of the degrees of freedom (docs/s
 """
 
 SIGN_FLIP_FROM, SIGN_FLIP_TO = 6, 20
-"""Numbers of pairs for the exact test: at 5 its smallest p is 0.0625, beyond 20 it takes long and t
-is as good.
-"""
+"""Numbers of pairs for the exact test: at 5 its smallest p is 0.0625; beyond 20 t is as good."""
 
 MOST_SEEDS = 100
 """With more than these to go, saying how many would be a guess."""
@@ -280,9 +278,7 @@ def restricted_time(time: float | None, horizon: float) -> float:
 
 
 def probability_of_improvement(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return the share of all pairs of runs in which the first arm's is larger, equal ones half
-    (Agarwal et al. 2021).
-    """
+    """Share of pairs of runs in which the first arm's is larger, equal ones half (Agarwal 2021)."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if len(a) == 0 or len(b) == 0:
         return None

@@ -1,6 +1,4 @@
-"""Gain and bias of layer and RMS normalization folded into the linear layers behind, for
-inference.
-"""
+"""Gains and biases of layer and RMS normalization folded into the linear layers behind."""
 
 from __future__ import annotations
 

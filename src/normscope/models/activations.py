@@ -16,8 +16,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "leaky_relu": nn.LeakyReLU,
 }
-"""Name -> factory. None works in place: the tensor in front of an activation can be read after it.
-"""
+"""Name -> factory. None works in place: what stands before an activation can be read after it."""
 
 
 def resolve_activation(name: str) -> Callable[[], nn.Module]:

@@ -23,8 +23,7 @@ FIRST_KNOBS: dict[str, Any] = {
     "norm_code": "",
     "engine": 1,
 }
-"""{knob: its default in the first version}. Never changed, also where a default is or a knob goes.
-"""
+"""{knob: its default in the first version}. Never changed, though a default be or a knob go."""
 
 TEXT_MODEL = "byte-lm"
 

@@ -25,8 +25,7 @@ RECORDING_NAME = "recording.sqlite"
 
 STATUSES = ("finished", "diverged", "failed", "interrupted")
 ENDED = ("finished", "diverged")
-"""The statuses of runs that have their result; the others are taken up again by the same command.
-"""
+"""The statuses of runs that have their result; the same command takes the others up again."""
 
 
 def _gradient(name: str, whose: str) -> dict[str, str]:

@@ -121,9 +121,7 @@ class Convention:
 def convention_of(
     way: Behavior, layer: NormLayer, gain: Tensor | None, x: Tensor, y: Tensor
 ) -> Convention | None:
-    """Return what a call did to the normalized values, as `behavior_of` found the way, None where
-    too few rows show it.
-    """
+    """Return what a call did to normalized values, None where too few rows show it."""
     with torch.no_grad():
         x, y = _few(x.detach()), _few(y.detach())
         normalized, made = _fitted(way, layer, x, y)

@@ -268,9 +268,7 @@ def gain_of(module: nn.Module) -> Tensor | None:
 
 
 def affine_names(module: nn.Module) -> dict[str, str]:
-    """Return the names of the attributes that are a layer's "weight" and "bias", also of those that
-    call them something else.
-    """
+    """Return the names of the attributes that are a layer's "weight" and "bias"."""
     held = [name for name, value in module._parameters.items() if value is not None]
     names = {"weight": GAIN_NAMES, "bias": BIAS_NAMES}
     found = {

@@ -1,6 +1,4 @@
-"""Encoded images (PNG, JPEG, ...) to one uint8 array, with Pillow, in threads: it releases the
-interpreter lock.
-"""
+"""Encoded images (PNG, JPEG, ...) to one uint8 array, by Pillow in threads: it frees the GIL."""
 
 from __future__ import annotations
 

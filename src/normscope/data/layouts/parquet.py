@@ -1,6 +1,4 @@
-"""The Hugging Face parquet layout: files of rows with an encoded image and a label, the split in
-their names.
-"""
+"""The Hugging Face parquet layout: rows of an encoded image and a label, splits by file name."""
 
 from __future__ import annotations
 
@@ -130,9 +128,7 @@ def _open(path: Path) -> Table:
 
 
 def _refuse_excess(metadata: Any, path: Path) -> None:
-    """Refuse more rows than the budget for images has room for, and parts that unpack to much more
-    than they are.
-    """
+    """Refuse rows beyond the images' budget, and parts that unpack to much more than they are."""
     budget, size = images_budget(), path.stat().st_size
     refuse_beyond(metadata.num_rows * ROW, budget, f"{metadata.num_rows:,} rows in {path}")
     allowed = max(budget // 16, min(budget, 4 * size))

@@ -19,9 +19,7 @@ from normscope.records.files import storing, write_json, written_aside
 from normscope.records.regular_files import open_regular, read_json
 
 MANIFEST = "normscope-export.json"
-"""Names the files of an export with their checksums: a file that is not in it, or has changed, is
-somebody else's.
-"""
+"""Names an export's files with their checksums; any other file is somebody else's."""
 
 ROWS_AT_ONCE = 100_000
 """Rows that are collected before they are written: one row group in parquet."""

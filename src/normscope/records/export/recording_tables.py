@@ -1,6 +1,4 @@
-"""Tables of recordings: what was watched, statistics per layer, step and channel, histograms,
-events.
-"""
+"""Tables of recordings: layers, statistics per step and channel, histograms, events."""
 
 from __future__ import annotations
 

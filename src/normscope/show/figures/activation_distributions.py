@@ -88,9 +88,7 @@ def draw(runs: Sequence[RunRecord], path: Path) -> Figure:
 
 
 def shown_rate(runs: Sequence[RunRecord]) -> float:
-    """The learning rate at which the first norm's finished runs are best on average; without any,
-    the first rate.
-    """
+    """The rate at which the first norm's finished runs are best on average, or the first."""
     finals: dict[float, list[float]] = {}
     for run in runs:
         final = run.final("test_accuracy")
@@ -252,9 +250,7 @@ def _draw_distributions(
 def _caption(
     heading: str, measured: Sequence[Histogram], captured: Sequence[Histogram], runs: int
 ) -> str:
-    """Two lines: what it is and how many runs it is of; then the moments and what lies beyond the
-    limits.
-    """
+    """Two lines: what it is, of how many runs; then the moments and what is beyond the limits."""
     first = heading
     if len(measured) < runs:
         first += f"  (n = {len(measured)} of {runs})"

@@ -111,9 +111,7 @@ def _draw_quantity(
     layers: Sequence[str],
     styles: Mapping[str, NormStyle],
 ) -> None:
-    """A row per layer: each norm's seeds as small marks, their mean as a large one; the first epoch
-    hollow.
-    """
+    """A row per layer: seeds as small marks, their mean as a large one; the first epoch hollow."""
     values = [one.values(quantity, layers) for one in measured]
     if any(np.isnan(each).all() for each in values):
         say_in(axis, "no region is named\nfor this activation")

@@ -122,9 +122,7 @@ def _key(first: str, runs: Sequence[RunRecord], comparison: Comparison) -> list[
 
 
 def _set_scale(column: Sequence[Axes], panel: _Panel, runs: Sequence[RunRecord]) -> None:
-    """One scale and one pair of limits for all panels of a column, from the runs that did not
-    diverge if there are.
-    """
+    """One scale and pair of limits for a column, from runs that did not diverge if there are."""
     steady = [run for run in runs if run.status != "diverged"] or runs
     values = np.concatenate([panel.scale * run.column(panel.column) for run in steady])
     values = values[np.isfinite(values)]

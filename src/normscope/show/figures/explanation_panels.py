@@ -80,9 +80,7 @@ def _span(explanation: Explanation, shown: Sequence[int]) -> tuple[float, float]
 
 
 def draw_steps(axis: Axes, groups: Sequence[Sequence[Step]]) -> None:
-    """Write every step as two lines: its name and formula, and below them the numbers. A rule
-    separates the groups.
-    """
+    """Write each step as two lines: name and formula, then the numbers; a rule between groups."""
     axis.set_axis_off()
     figure = axis.figure
     width = axis.get_position().width * figure.bbox.width / figure.dpi
@@ -102,9 +100,7 @@ def draw_steps(axis: Axes, groups: Sequence[Sequence[Step]]) -> None:
 
 
 def draw_updates(axis: Axes, explanation: Explanation, statistic: Literal["mean", "var"]) -> None:
-    """Draw, per channel, how far the batch is from the running statistic, and how far that has
-    moved towards it.
-    """
+    """Draw, per channel, the batch's distance from the running statistic, and its movement."""
     name = {"mean": "running mean", "var": "running variance"}[statistic]
     axis.set_title(f"Change of the {name}", loc="left")
     shown = shown_channels(explanation.x.shape[1], explanation.chosen, RIDGES)
@@ -136,9 +132,7 @@ def draw_updates(axis: Axes, explanation: Explanation, statistic: Literal["mean"
 
 
 def draw_modes(axis: Axes, explanation: Explanation) -> None:
-    """Draw train output against eval output of the same values: a straight line for each batch,
-    another for every pair.
-    """
+    """Draw train over eval output of the same values: a straight line for each batch or pair."""
     channel = explanation.channel(explanation.chosen)
     axis.plot(
         *_ends(channel.eval_output, channel.output), color=CHOSEN, linewidth=2.2, zorder=3,
@@ -189,9 +183,7 @@ def _ends(x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def draw_batch_means(axis: Axes, explanation: Explanation) -> None:
-    """Draw the mean that would be subtracted if the batch were cut into smaller ones, or into one
-    per class.
-    """
+    """Draw what would be subtracted in smaller batches, or in batches of one class."""
     channel = explanation.channel(explanation.chosen)
     groups = group_means(channel.x.mean(axis=(1, 2)), explanation.labels)
     for column, (name, means) in enumerate(groups.items()):
@@ -214,9 +206,7 @@ def draw_batch_means(axis: Axes, explanation: Explanation) -> None:
 
 
 def group_means(per_image: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Return {images in a batch: means} of the batch as it is, cut into smaller whole ones, and put
-    together class by class.
-    """
+    """Return {images in a batch: means}: the batch itself, cut into smaller ones, by class."""
     groups = {
         str(size): per_image[: len(per_image) // size * size].reshape(-1, size).mean(axis=1)
         for size in GROUP_SIZES

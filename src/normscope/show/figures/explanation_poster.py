@@ -82,9 +82,7 @@ def _rows(explanation: Explanation) -> list[Row]:
 
 
 def _split(axis: Axes, widths: Sequence[float], left: float, gap: float) -> list[Axes]:
-    """Axes side by side in place of one that spans the page, their widths in proportion; lengths in
-    inches.
-    """
+    """Axes side by side in place of one, their widths in proportion; lengths in inches."""
     figure = axis.figure
     assert isinstance(figure, Figure)
     box, inch = axis.get_position(), 1 / figure.get_figwidth()

@@ -139,9 +139,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 
 def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
-    """Return lines of at most `width` inches, broken at spaces, not at no-break ones; a longer word
-    is broken anywhere.
-    """
+    """Return lines of at most `width` inches, broken at spaces; a longer word anywhere."""
 
     def fits(line: str) -> bool:
         return text_width(line, size, bold=bold) <= width

@@ -119,9 +119,7 @@ def _rows(layers: int, tables: list[list[np.ndarray]]) -> list[Row]:
 
 
 def _table(quantity: _Quantity, recording: Recording, layers: list[str]) -> np.ndarray:
-    """[layers, intervals of time]: the mean of each interval's records, or what the last one before
-    it had.
-    """
+    """[layers, intervals of time]: the mean of an interval's records, or the last before it."""
     timeline = Timeline.of(recording)
     table = np.full((len(layers), columns_of(timeline)), np.nan)
     for row, layer in enumerate(layers):

@@ -84,9 +84,7 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
 
 
 def _rows(means: int) -> list[Row]:
-    """So many rows of channels' means, with one heading and one row of axis labels, and the row of
-    wide panels.
-    """
+    """So many rows of channels' means, with one heading and axis label, and the wide panels."""
     heading = "Mean of the input, channel by channel"
     rows = [
         Row(0.8, "" if row else heading, above=0.2, below=0.5 if row == means - 1 else 0.08)

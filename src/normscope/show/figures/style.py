@@ -94,9 +94,7 @@ def norm_styles(norms: Iterable[str]) -> dict[str, NormStyle]:
 
 
 def at_setting(style: NormStyle, number: int) -> NormStyle:
-    """Return a norm's style at another setting: its colour and marker with other dashes, 0 for its
-    own.
-    """
+    """Return a norm's style at another setting: other dashes; 0 is its own."""
     dashes = _DASHES[(_DASHES.index(style.dashes) + number) % len(_DASHES)]
     return replace(style, dashes=dashes)
 
@@ -158,9 +156,7 @@ def say_in(axis: Axes, text: str) -> None:
 def log_ticks(
     axis_of: Axes, which: str, ticks: list[float] | None = None, *, decades: float = 3.0
 ) -> None:
-    """Make the x or y axis logarithmic, with plain numbers at its ticks: at these, or as many as
-    `decades` ask for.
-    """
+    """Make an axis logarithmic, with plain numbers at these ticks, or as `decades` ask for."""
     getattr(axis_of, f"set_{which}scale")("log")
     axis = getattr(axis_of, f"{which}axis")
     if ticks is None:

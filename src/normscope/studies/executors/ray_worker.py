@@ -150,8 +150,7 @@ Files = dict[str, bytes]
 """{name: content}."""
 
 NAMES = (SPEC_NAME, RECORDING_NAME, WEIGHTS_NAME, RECORD_NAME)
-"""Files that are sent, in the order of writing: the record, which says that a run ended, is last.
-"""
+"""Files that are sent, in the order of writing: the record, which says that a run ended, last."""
 
 
 def read_files(directory: Path) -> Files:

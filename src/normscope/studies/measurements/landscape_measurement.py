@@ -18,8 +18,7 @@ from normscope.training.loop import Callback
 from normscope.user_models.state_guard import preserve_state
 
 POINTS = 12
-"""Points of the training, beside the one before the first step: evenly spread, the last at the end.
-"""
+"""Points of the training, evenly spread to its end, beside the one before the first step."""
 
 RATES = (0.5, 1.0, 2.0, 4.0)
 """Distances of the paper's kind: gradient descent steps at these multiples of the run's rate."""
