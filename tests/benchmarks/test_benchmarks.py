@@ -19,6 +19,7 @@ import training_gpu
 import training_notebook as notebook
 import training_profile
 import training_steps
+import transformer_steps
 from training_job import Notebook
 from training_runs import Comparison, Data, compare, launch, write_part
 
@@ -88,6 +89,15 @@ def test_the_notebooks_test_transforms_are_those_of_normscope():
     item, _ = notebook.Images(image[None], np.array([3]), notebook.TEST)[0]
     assert item.shape == (3, 32, 32)
     np.testing.assert_allclose(item.numpy(), expected.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_the_plain_transformers_give_the_outputs_of_ours_and_both_train():
+    sizes = {"depth": 1, "width": 8, "heads": 2, "batch_size": 4, "precision": "fp32"}
+    cases = {model: {"model": model, "data": data, "augment": False} | sizes
+             for model, data in (("vit", "digits"), ("byte-lm", "text"))}  # fmt: skip
+    table = transformer_steps.steps(1, 2, cases)
+    assert [row[0] for row in table.rows] == ["vit", "byte-lm"]
+    assert all(min(seconds) > 0 for sides in table.values.values() for seconds in sides.values())
 
 
 def test_the_notebooks_crops_are_windows_of_the_padded_image():

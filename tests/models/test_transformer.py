@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from normscope.commands.check import check
 from normscope.errors import InputError
 from normscope.models.registry import build
 from normscope.models.token_norms import TOKEN_NORMS
@@ -59,6 +60,7 @@ def test_placements_are_their_formulas(placement):
         y = x + attention(block.norm1(x) * factor)
         expected = y + feed_forward(block.norm2(y) * factor)
     torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(block, (x[:1, :2].clone().requires_grad_(),))
 
 
 def test_attention_is_softmax_of_normalized_queries_and_keys():
@@ -78,6 +80,7 @@ def test_attention_is_softmax_of_normalized_queries_and_keys():
         rows.append(torch.cat(heads))
     expected = attention.out(torch.stack(rows))[None]
     torch.testing.assert_close(attention(x), expected, rtol=1e-10, atol=1e-10)
+    assert torch.autograd.gradcheck(attention, (x[:, :2].clone().requires_grad_(),))
 
 
 REFERENCES = {
@@ -117,6 +120,14 @@ def test_norms_equal_written_out_references_and_their_gradients_differences(name
     assert torch.autograd.gradcheck(module, (x,))
 
 
+@pytest.mark.parametrize("name", ["layer", "rms", "rms-1p"])
+def test_under_autocast_norms_compute_in_fp32(name):
+    norm, x = TOKEN_NORMS[name](6), torch.randn(4, 6).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = norm(x)
+    assert torch.equal(found, norm(x.float()).bfloat16())
+
+
 def test_rotary_positions_make_products_depend_on_the_distance_alone():
     query, key = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64).expand(2, 1, 1, 9, 8)
     products = (rotated(query) @ rotated(key).transpose(-1, -2))[0, 0]
@@ -136,6 +147,21 @@ def test_the_decoder_sees_no_later_byte(norm, positions):
     before, after = model(tokens), model(changed)
     assert torch.equal(before[:, :9], after[:, :9])
     assert not torch.equal(before[:, 9:], after[:, 9:])
+
+
+class OverTime(torch.nn.LayerNorm):
+    def forward(self, input):
+        return super().forward(input.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", "rms-1p"])
+def test_the_probe_of_who_sees_whom_finds_no_later_byte_but_a_planted_one(norm):
+    model = small_decoder(norm=norm, positions="rotary", qk_norm=True)
+    tokens = [torch.randint(0, 256, (8, 16), generator=torch.Generator().manual_seed(1))]
+    assert list(check(model, tokens, select=["NS514"])) == []
+    model.blocks[1].norm1 = OverTime(16)
+    (finding,) = check(model, tokens, select=["NS514"])
+    assert finding.layer == "blocks.1.norm1"
 
 
 def test_batch_norm_over_tokens_is_not_causal_in_train_mode():

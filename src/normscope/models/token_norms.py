@@ -13,6 +13,17 @@ from normscope.models.norms import NormFactory
 EPS = 1e-6
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMS normalization in its gain's type, under autocast fp32, returned in that of its input."""
+
+    def __init__(self, width: int):
+        super().__init__(width, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same shape."""
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
 class OffsetRMSNorm(nn.Module):
     """RMS normalization with the gain 1 + weight, which starts at zero, as in Gemma."""
 
@@ -23,7 +34,8 @@ class OffsetRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to the same shape."""
-        return F.rms_norm(x, self.weight.shape, 1 + self.weight, self.eps)
+        gain = 1 + self.weight
+        return F.rms_norm(x.to(gain.dtype), gain.shape, gain, self.eps).to(x.dtype)
 
 
 class OffsetLayerNorm(nn.Module):
@@ -103,7 +115,7 @@ def _none(width: int) -> nn.Module:
 TOKEN_NORMS: dict[str, NormFactory] = {
     "layer": functools.partial(nn.LayerNorm, eps=EPS),
     "layer-1p": OffsetLayerNorm,
-    "rms": functools.partial(nn.RMSNorm, eps=EPS),
+    "rms": RMSNorm,
     "rms-1p": OffsetRMSNorm,
     "dyt": DynamicTanh,
     "derf": DynamicErf,

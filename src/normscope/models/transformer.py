@@ -22,7 +22,7 @@ from normscope.errors import InputError, lookup
 from normscope.models.activations import resolve_activation
 from normscope.models.landmarks import Landmarks, Network
 from normscope.models.norms import NormFactory, resolve_norm
-from normscope.models.token_norms import EPS, TOKEN_NORMS, OffsetLayerNorm
+from normscope.models.token_norms import TOKEN_NORMS, OffsetLayerNorm, RMSNorm
 
 PLACEMENTS = {
     "pre": "before each branch (Xiong et al. 2020, arXiv 2002.04745)",
@@ -94,7 +94,7 @@ class Attention(nn.Module):
 
 def _head_norm(shape: Shape) -> nn.Module:
     """The normalization of queries or keys; an identity where there is none."""
-    return nn.RMSNorm(shape.head_width, eps=EPS) if shape.qk_norm else nn.Identity()
+    return RMSNorm(shape.head_width) if shape.qk_norm else nn.Identity()
 
 
 def rotated(x: Tensor) -> Tensor:

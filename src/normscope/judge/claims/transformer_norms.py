@@ -27,6 +27,7 @@ from normscope.judge.transformer_claims import (
     InTrainedNetwork,
     ReadTwice,
     TransformerClaim,
+    means,
 )
 from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES
 from normscope.records.run import RunRecord
@@ -45,9 +46,6 @@ class LayerBetterThanRms(TransformerClaim, code="C2006"):
 
     source = RMS_NORM
     between = ("layer", "rms")
-
-    def value(self, cell: GridCell) -> float | None:
-        return held_out_loss(cell.run)
 
 
 class HiddenStatesOrthogonalToOnes(InTrainedNetwork, ReadTwice, code="C2007"):
@@ -91,9 +89,6 @@ class LayerBetterThanDynamicTanh(TransformerClaim, code="C2008"):
     source = DYT
     between = ("layer", "dyt")
 
-    def value(self, cell: GridCell) -> float | None:
-        return held_out_loss(cell.run)
-
 
 class LayerBetterThanDynamicTanhAtItsBest(TransformerClaim, code="C2009"):
     """A transformer with layer normalization reaches a lower loss than one with dynamic tanh also
@@ -108,9 +103,7 @@ class LayerBetterThanDynamicTanhAtItsBest(TransformerClaim, code="C2009"):
 
     source = DYT_DISPUTED
     between = ("layer", "dyt")
-
-    def value(self, cell: GridCell) -> float | None:
-        return held_out_loss(cell.run, best=True)
+    best = True
 
 
 class DynamicTanhLosesLessFromScarceData(TransformerClaim, code="C2015"):
@@ -128,33 +121,27 @@ class DynamicTanhLosesLessFromScarceData(TransformerClaim, code="C2015"):
     between = ("dyt", "layer")
     over = ("train_share", "epochs")
     least = 2
-    best = False
 
     def value(self, cell: GridCell) -> float | None:
         scarce, ample = cell.runs[0], cell.runs[-1]
         if value_of(scarce, "train_share") == value_of(ample, "train_share"):
             return None
-        losses = (held_out_loss(run, best=self.best) for run in (scarce, ample))
-        return None if None in (known := tuple(losses)) else known[0] - known[1]  # type: ignore[operator]
+        losses = self._loss(scarce), self._loss(ample)
+        return None if None in losses else losses[0] - losses[1]  # type: ignore[operator]
+
+    def _loss(self, run: RunRecord) -> float | None:
+        return held_out_loss(run, best=self.best)
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
         return tuple(
-            _losses(arm, cells, best=self.best)
-            for group in groups
-            for arm, cells in group.arms.items()
+            note
+            for at, share in ((0, "smallest"), (-1, "largest"))
+            for note in means(
+                groups,
+                f"Loss with the {share} share",
+                lambda cell, at=at: self._loss(cell.runs[at]),
+            )
         )
-
-
-def _losses(arm: str, cells: dict[int, GridCell], *, best: bool) -> str:
-    found: dict[float, list[float]] = {}
-    for cell in cells.values():
-        for run in cell.runs:
-            if (loss := held_out_loss(run, best=best)) is not None:
-                found.setdefault(value_of(run, "train_share"), []).append(loss)
-    words = ", ".join(
-        f"{np.mean(losses):.3f} with {share:.3g} of it" for share, losses in sorted(found.items())
-    )
-    return f"{arm}, mean loss by share of the data, {len(cells)} seeds: {words}."
 
 
 class DynamicTanhLosesLessAtItsBest(DynamicTanhLosesLessFromScarceData, code="C2016"):
@@ -312,9 +299,6 @@ class TwoHalvesOfOneArm(TransformerClaim, code="C2099"):
     source = CONTROL
     between = (FIRST, SECOND)
     arm_field = HALF
-
-    def value(self, cell: GridCell) -> float | None:
-        return held_out_loss(cell.run)
 
     def _groups(self, evidence: Evidence, arms: tuple[str, str]) -> list[Group]:
         runs = [

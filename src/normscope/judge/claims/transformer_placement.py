@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from normscope.judge.evidence.cells import Evidence, GridCell, Group, value_of
 from normscope.judge.evidence.literature import DEPTH_CURSE, PERI_LN, XIONG
 from normscope.judge.evidence.quantities import exponent, measured_values
@@ -16,6 +14,7 @@ from normscope.judge.transformer_claims import (
     InTrainedNetwork,
     ReadTwice,
     TransformerClaim,
+    means,
 )
 from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES
 from normscope.records.run import RunRecord
@@ -57,18 +56,6 @@ def gradient_exponent(cell: GridCell) -> float | None:
     return None if depth is None or gradient is None else exponent(depth, gradient)
 
 
-def _means(groups: Sequence[Group], of: str, value) -> tuple[str, ...]:
-    """A quantity's mean over the seeds of each arm, in words."""
-    notes = []
-    for group in groups:
-        for arm, cells in group.arms.items():
-            known = [found for cell in cells.values() if (found := value(cell)) is not None]
-            if known:
-                mean = f"mean of {len(known)} seeds: {np.mean(known):.3g}"
-                notes.append(f"{of}, {arm}{group.where}, {mean}.")
-    return tuple(notes)
-
-
 class LastGradientFallsWithDepth(AtInitialization, code="C2002"):
     """Before the first step the last layer's gradient falls with the number of layers with Pre-LN,
     and not with Post-LN.
@@ -92,7 +79,7 @@ class LastGradientFallsWithDepth(AtInitialization, code="C2002"):
         return gradient_exponent(cell)
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
-        return _means(groups, "Exponent", gradient_exponent)
+        return means(groups, "Exponent", gradient_exponent)
 
 
 class LastGradientFallsFasterThanTheRoot(AtInitialization, ReadTwice, code="C2003"):
