@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from normscope.escapes import for_line
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class ReportOptions:
 
 def run_report(options: ReportOptions) -> int:
     """Run `normscope report` and return its exit status."""
-    from normscope.show.report.pages import report
+    from normscope.show.report.pages import write_report
 
-    path = report(*options.paths, out=options.out)
+    path, left_out = write_report(*options.paths, out=options.out)
+    for text in left_out:
+        print(for_line(f"Not shown: {text}"), file=sys.stderr)
     print(f"Open {path}")
     return 0

@@ -12,12 +12,15 @@ from normscope.errors import RecordError
 from normscope.records.files import write_json
 from normscope.records.regular_files import read_json
 from normscope.records.run import RECORD_NAME, RUNS, meta_of
+from normscope.words import plural
 
 LOCK_NAME = "run.lock"
 PLAN_NAME = "plan.json"
 
 PATIENCE_SECONDS = 0.2
 """Time for which training waits for a run's lock: whoever looks at it has it for microseconds."""
+
+MOST_NAMED = 3
 
 OVER = ("finished", "diverged", "failed")
 """The statuses of runs that the command which planned them leaves as they are."""
@@ -68,6 +71,21 @@ def planned_runs(study: Path) -> list[str]:
     except (OSError, ValueError, LookupError, TypeError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def missing_runs(study: Path) -> str:
+    """Name the planned runs of a study that have no record while none is in training: they were not
+    begun, or not copied. Empty where there are none.
+    """
+    planned = planned_runs(study)
+    missing = [name for name in planned if not (study / RUNS / name / RECORD_NAME).is_file()]
+    if not missing or any(is_training(study / RUNS / name) for name in planned):
+        return ""
+    more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+    return (
+        f"{len(missing)} of {plural(len(planned), 'planned run')} of {study}: no record of "
+        f"{', '.join(missing[:MOST_NAMED])}{more} (not begun, or not copied)."
+    )
 
 
 def is_training(run: Path) -> bool:

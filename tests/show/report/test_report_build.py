@@ -4,6 +4,7 @@ code.
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from report_records import HOSTILE, write_recording, write_run, write_study
 from normscope.commands.report import ReportOptions, run_report
 from normscope.errors import InputError
 from normscope.judge.claims import judge_all
-from normscope.records.progress import LOCK_NAME
+from normscope.records.progress import LOCK_NAME, write_plan
 from normscope.records.run import RECORD_NAME
 from normscope.show.figures.style import norm_styles
 from normscope.show.palette import style_sheet, variable
@@ -177,6 +178,20 @@ class TestBadInput:
         assert len(payload["runs"]) == 3
         assert len(payload["problems"]) == 1
         assert "run1" in payload["problems"][0]
+
+    def test_the_command_says_what_the_page_leaves_out(self, tmp_path, capsys):
+        study = write_study(tmp_path / "study")
+        write_plan(study, ["run0", "run1", "run2", "run3", "gone"])
+        shutil.rmtree(study / "runs" / "run2")
+        (study / "runs" / "run1" / RECORD_NAME).write_bytes(b"no record")
+        assert run_report(ReportOptions((study,), out=tmp_path / "r.html")) == 0
+        damaged, missing = capsys.readouterr().err.splitlines()
+        assert damaged.startswith("Not shown: ")
+        assert "run1" in damaged
+        assert f"2 of 5 planned runs of {study}: no record of run2, gone (" in missing
+        assert [f"Not shown: {each}" for each in payload_of(tmp_path / "r.html")["problems"]] == [
+            damaged, missing
+        ]  # fmt: skip
 
     def test_a_study_without_a_finished_run(self, tmp_path):
         study = write_study(tmp_path / "study", status="interrupted", epochs=2, done=1)

@@ -15,6 +15,7 @@ from normscope.errors import InputError, NormscopeError
 from normscope.escapes import for_html
 from normscope.paths import given_path
 from normscope.records.command_line import command_line
+from normscope.records.progress import missing_runs
 from normscope.records.regular_files import is_database, read_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME
 
@@ -46,6 +47,13 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
             `out` is a file that is not a report.
         StorageError: if the file cannot be written.
     """
+    return write_report(*paths, out=out, command=command)[0]
+
+
+def write_report(
+    *paths: str | Path, out: str | Path | None = None, command: str | None = None
+) -> tuple[Path, tuple[str, ...]]:
+    """Do what `report` does, and return the file with a sentence for each thing it leaves out."""
     from normscope.show.report.build import build
     from normscope.show.report.report_data import load_report_data
 
@@ -62,7 +70,8 @@ def report(*paths: str | Path, out: str | Path | None = None, command: str | Non
     )
     if data.problems and not (data.studies or data.watched or data.checks):
         raise InputError(data.problems[0])
-    return build(data, target)
+    left_out = (*data.problems, *filter(None, map(missing_runs, studies)))
+    return build(replace(data, problems=left_out), target), left_out
 
 
 def report_after(directory: Path) -> Path | None:
