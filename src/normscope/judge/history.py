@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from normscope.errors import InputError
+from normscope.judge.layer_measures import aligned
+from normscope.judge.rule import FAR_MEAN
 from normscope.records.examination import History, LayerHistory
 from normscope.records.recording import Recording
 from normscope.records.recording_header import LayerInfo
@@ -16,7 +18,7 @@ from normscope.records.recording_header import LayerInfo
 TINY = 1e-12
 
 STATISTICS = ("running_mean", "running_var", "batch_mean", "batch_var", "values_per_channel",
-              "num_batches_tracked", "training", "weight", "weight_gradient")  # fmt: skip
+              "num_batches_tracked", "training", "weight", "weight_gradient", "bias")  # fmt: skip
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]  # {statistic: (steps [R], values [R, ...])}
 
@@ -58,10 +60,7 @@ class GrowingHistory:
             layer = self._layers.setdefault(name, _Layer())
             layer.add({s: new.query(name, s) for s in new.statistics(name)}, info.eps or 1e-5)
             self._last = max(self._last, *layer.last.values(), 0)
-            if (distance := _rank_distance(new, name)) is not None:
-                layer.rank_distance = distance
-            if (equal := _rank_gains_equal(new, name, info)) is not None:
-                layer.rank_gains_equal = equal and layer.rank_gains_equal is not False
+            layer.compare_ranks(*_ranks_apart(new, name, info))
         some_train = any(layer.began_training for layer in self._layers.values())
         layers = tuple(
             layer.history(infos[name], broken.get(name), max(1, calls[name]), some_train)
@@ -75,8 +74,8 @@ class _Layer:
 
     def __init__(self):
         self.last: dict[str, int] = {}  # {statistic: the last step that was read}
-        self.rank_distance: float | None = None
-        self.rank_gains_equal: bool | None = None
+        self._rank_distance: float | None = None
+        self._ranks_apart: dict[str, int] = {}  # {"statistics", "gains": the first step}
         self._first_step: int | None = None
         self._counts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._ends: dict[str, dict[int, np.ndarray]] = {}  # {statistic: {first and last step: it}}
@@ -150,9 +149,17 @@ class _Layer:
             weight_size=self._size("weight"),
             gradient_zero=self._gradient_zero,
             trainable=info.trainable if info.trainable is not None else gradients or None,
-            rank_distance=self.rank_distance,
-            rank_gains_equal=self.rank_gains_equal,
+            rank_distance=self._rank_distance,
+            ranks_apart_at=self._ranks_apart.get("statistics"),
+            rank_gains_apart_at=self._ranks_apart.get("gains"),
         )
+
+    def compare_ranks(self, distance: float | None, apart: dict[str, int]) -> None:
+        """Add how far the processes' running means are apart now, and where they and the copies of
+        the gains first parted in what is new.
+        """
+        self._rank_distance = self._rank_distance if distance is None else distance
+        self._ranks_apart = {**apart, **self._ranks_apart}
 
     def _size(self, statistic: str) -> float | None:
         ends = tuple(self._ends.get(statistic, {}).values())
@@ -236,37 +243,47 @@ def _lag(read: Series, eps: float) -> tuple[list[int], list[float]]:
     return steps[finite].tolist(), values.tolist()
 
 
-def _rank_distance(recording: Recording, name: str) -> float | None:
-    """The largest distance of a rank's last running mean from the first rank's, in sd."""
-    statistics = set(recording.statistics(name))
-    if len(recording.ranks) < 2 or not {"running_mean", "running_var"} <= statistics:
-        return None
-    means = [recording.query(name, "running_mean", rank=rank)[1] for rank in recording.ranks]
-    var = recording.query(name, "running_var", rank=recording.ranks[0])[1]
-    if not all(len(values) for values in (*means, var)):
-        return None
-    apart = [np.abs(m[-1] - means[0][-1]) / np.sqrt(np.maximum(var[-1], TINY)) for m in means[1:]]
-    return float(max(np.quantile(value, 0.95) for value in apart))
+def _ranks_apart(
+    recording: Recording, name: str, info: LayerInfo
+) -> tuple[float | None, dict[str, int]]:
+    """Compare what all processes that called a layer recorded of it at the same steps.
 
-
-def _rank_gains_equal(recording: Recording, name: str, info: LayerInfo) -> bool | None:
-    """Tell whether the last weight and bias that all ranks recorded at one step are the same; None
-    of a single rank, and of shards.
+    Returns:
+        The largest distance of a running mean from the first process's at the last step, in
+        standard deviations (95% quantile over channels); the first step at which that is more than
+        FAR_MEAN ("statistics"), and the first at which weight or bias, where they are copies, are
+        not the same bits ("gains").
     """
-    known = [key for key in ("weight", "bias") if key in recording.statistics(name)]
-    if len(recording.ranks) < 2 or not known:
-        return None
-    equal = None
-    for statistic in known:
-        first, *others = (recording.query(name, statistic, rank=rank) for rank in recording.ranks)
-        for steps, values in others:
-            shared = np.intersect1d(first[0], steps)
-            whole = info.channels in (None, values[0].size if len(values) else 0)
-            if not len(shared) or not (whole or info.channel_stride > 1):
-                continue
-            last = int(shared[-1])
-            here = first[1][np.searchsorted(first[0], last)]
-            there = values[np.searchsorted(steps, last)]
-            same = here.shape == there.shape and np.array_equal(here, there, equal_nan=True)
-            equal = same and equal is not False
-    return equal
+    apart: dict[str, int] = {}
+    distance = None
+    ranks = recording.ranks_of(name)
+    if len(ranks) < 2:
+        return None, apart
+    known = set(recording.statistics(name))
+    for statistic in {"weight", "bias"} & known:
+        steps, *copies = aligned([recording.query(name, statistic, rank=rank) for rank in ranks])
+        whole = {values.shape[1:] for values in copies} == {copies[0].shape[1:]}
+        if not len(steps) or not (whole and _is_whole(copies[0], info)):
+            continue
+        same = [
+            (copies[0] == other) | (np.isnan(copies[0]) & np.isnan(other)) for other in copies[1:]
+        ]
+        unequal = steps[~np.logical_and.reduce(same).all(1)]
+        if len(unequal):
+            apart["gains"] = min(int(unequal[0]), apart.get("gains", int(unequal[0])))
+    if {"running_mean", "running_var"} <= known:
+        series = [recording.query(name, "running_mean", rank=rank) for rank in ranks]
+        series.append(recording.query(name, "running_var", rank=ranks[0]))
+        steps, *means, variance = aligned(series)
+        if len(steps):
+            far = np.abs(np.stack(means[1:]) - means[0]) / np.sqrt(np.maximum(variance, TINY))
+            far = np.quantile(far, 0.95, axis=2).max(0)
+            distance = float(far[-1])
+            if (far > FAR_MEAN).any():
+                apart["statistics"] = int(steps[np.argmax(far > FAR_MEAN)])
+    return distance, apart
+
+
+def _is_whole(values: np.ndarray, info: LayerInfo) -> bool:
+    """Tell a copy of all of a layer's gains from a shard; of some channels it is a copy."""
+    return info.channels in (None, values[0].size) or info.channel_stride > 1

@@ -208,16 +208,17 @@ def _histograms(
     name = "output_histogram" if "output_histogram" in known else "histogram"
     if not {name, f"{name}_frame"} <= set(known):
         return None
+    ranks = recording.ranks_of(layer)
     series = [
         recording.query(layer, part, rank=rank)
         for part in (name, f"{name}_frame")
-        for rank in recording.ranks
+        for rank in ranks
     ]
     steps, *arrays = aligned(series)
     if not len(steps):
         return None
-    ranks = len(recording.ranks)
-    return steps, arrays[:ranks], [frame.astype(np.float64) for frame in arrays[ranks:]]
+    frames = [frame.astype(np.float64) for frame in arrays[len(ranks) :]]
+    return steps, arrays[: len(ranks)], frames
 
 
 def _share(recording: Recording, layer: str, intervals: Sequence[tuple[float, float]]) -> Series:

@@ -345,7 +345,8 @@ class LayerHistory:
     gradient_zero: bool | None = None  # the gradient of the weight was zero at every step
     graded: bool | None = None  # its weight had a gradient at some step that was seen
     rank_distance: float | None = None  # largest distance between two ranks' running means, in sd
-    rank_gains_equal: bool | None = None  # weight and bias of all ranks are the same, bitwise
+    ranks_apart_at: int | None = None  # first step at which that was too large
+    rank_gains_apart_at: int | None = None  # first step whose weights or biases are not the same
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,14 @@ import numpy as np
 from normscope.errors import InputError, RecordError, lookup, one_of
 from normscope.paths import given_path
 from normscope.records.histogram import ChannelHistograms
+from normscope.records.pooling import (
+    Series,
+    at_steps,
+    common_steps,
+    joined_shards,
+    pooled_moments,
+    pooled_samples,
+)
 from normscope.records.recording_distribution import merge
 from normscope.records.recording_header import Cost, Header, LayerInfo
 from normscope.records.recording_parts import FilePart, MemoryPart, Part
@@ -19,9 +27,16 @@ from normscope.records.recording_parts import FilePart, MemoryPart, Part
 if TYPE_CHECKING:
     import pandas as pd
 
-# Statistics of the batch that a rank saw; everything else is the same on all ranks, or taken from
-# the first.
-_POOLED = frozenset({"batch_mean", "batch_var"})
+# Statistics of the batch that a rank saw, with what pools them; shards of parameters are put
+# together; everything else is the same on all ranks, or taken from the first.
+_SAMPLES = ("sample_mean", "sample_std")
+_MOMENTS = ("values_per_channel", "batch_mean", "batch_var")
+_POOLED = {
+    **dict.fromkeys(_MOMENTS[1:], _MOMENTS),
+    **{name: ("values_per_channel", name) for name in _SAMPLES},
+}
+_PER_CHANNEL = frozenset({"weight", "bias", "weight_gradient", "bias_gradient"})
+_CALLED = frozenset({"values_per_channel", "training", "batch_mean", "histogram"})
 
 
 def rank_path(path: Path, rank: int) -> Path:
@@ -143,18 +158,27 @@ class Recording:
         """Notes: on what could not be recorded, what was thinned, why a recording stopped."""
         kinds = ("note", "thinned", "stopped")
         events = (e for part in self.parts for e in part.events())
-        return [*self._missing_note(), *(str(e["detail"]) for e in events if e["kind"] in kinds)]
+        return [*self._rank_notes(), *(str(e["detail"]) for e in events if e["kind"] in kinds)]
 
-    def _missing_note(self) -> list[str]:
-        if not self.missing_ranks:
-            return []
-        missing = ", ".join(map(str, self.missing_ranks[:10]))
-        more = ", ..." if len(self.missing_ranks) > 10 else ""
-        return [
-            f"{self.header.world_size} processes were recorded, and files of "
-            f"{len(self.missing_ranks)} are missing (rank {missing}{more}): batch means and "
-            "variances are pooled over the others alone."
-        ]
+    def _rank_notes(self) -> list[str]:
+        notes = []
+        if self.missing_ranks:
+            missing = ", ".join(map(str, self.missing_ranks[:10]))
+            more = ", ..." if len(self.missing_ranks) > 10 else ""
+            notes.append(
+                f"{self.header.world_size} processes were recorded, and files of "
+                f"{len(self.missing_ranks)} are missing (rank {missing}{more}): statistics are "
+                "pooled over the others alone."
+            )
+        ends = {part.header.rank: part.header.cost.steps for part in self.parts}
+        short = [rank for rank, steps in ends.items() if steps < max(ends.values())]
+        if short:
+            notes.append(
+                f"Not all processes were recorded to the end: rank {short[0]} up to step "
+                f"{ends[short[0]]:,}, others up to {max(ends.values()):,}. What is pooled ends "
+                "where the first of them does."
+            )
+        return notes
 
     @property
     def stopped(self) -> str:
@@ -177,7 +201,12 @@ class Recording:
     def statistics(self, layer: str) -> list[str]:
         """The names of what was recorded of a layer."""
         lookup("layer", layer, self.layers)
-        return list(self.parts[0].statistics().get(layer, ()))
+        parts = self._recorders(layer)
+        return list(dict.fromkeys(s for part in parts for s in part.statistics().get(layer, ())))
+
+    def ranks_of(self, layer: str) -> list[int]:
+        """The ranks whose processes called a layer; of one that none called, all that have it."""
+        return [part.header.rank for part in self._recorders(layer)]
 
     def query(
         self,
@@ -200,8 +229,9 @@ class Recording:
             statistic: one of `statistics(layer)`.
             first: leave out earlier steps.
             last: leave out later steps.
-            rank: the part of one process. By default batch means and variances are pooled over all
-                of them, and everything else is the first's.
+            rank: the part of one process. By default moments of batches and samples are pooled over
+                all that called the layer, shards of its parameters and of their gradients are put
+                together, and everything else is the first's.
 
         Raises:
             InputError: for a name that is not known, or a rank that is not here.
@@ -209,8 +239,8 @@ class Recording:
         known = self.statistics(layer)
         if statistic not in known:
             raise InputError(one_of(f"statistic of {layer}", statistic, known))
-        if statistic in _POOLED and rank is None and len(self.parts) > 1:
-            steps, values = self._pooled(layer, statistic, first, last)
+        if rank is None:
+            steps, values = self._merged(layer, statistic, first, last)
         else:
             steps, values = _read(self._part(rank), layer, statistic, first, last)
         start = 0 if first is None else np.searchsorted(steps, first)
@@ -251,7 +281,9 @@ class Recording:
         )
         if name not in known:
             raise InputError(f"No histograms of the {side} of {layer} were recorded.")
-        pieces = [_joined(part, layer, name, first, last) for part in self.parts]
+        pieces = [_joined(part, layer, name, first, last) for part in self._recorders(layer)]
+        common = common_steps([piece[0] for piece in pieces])
+        pieces = [tuple(each[np.isin(piece[0], common)] for each in piece) for piece in pieces]
         steps, counts, frame = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
         if len(steps) == 0:
             raise InputError(
@@ -304,41 +336,40 @@ class Recording:
             "value": flat.ravel().astype(np.float64),
         }
 
-    def _part(self, rank: int | None) -> Part:
-        if rank is None:
-            return self.parts[0]
+    def _part(self, rank: int) -> Part:
         if rank not in self.ranks:
             raise InputError(
                 f"Rank {rank} is not in this recording. Ranks: {', '.join(map(str, self.ranks))}."
             )
         return self.parts[self.ranks.index(rank)]
 
-    def _pooled(
-        self, layer: str, statistic: str, first: int | None, last: int | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Moments of all ranks' batches as one batch, at the steps that all of them recorded."""
-        parts = [
-            {
-                name: _read(part, layer, name, first, last)
-                for name in ("batch_mean", "batch_var", "values_per_channel")
-            }
-            for part in self.parts
-        ]
-        steps = _common([part[name][0] for part in parts for name in part])
-        means, variances, n = (
-            np.stack(
-                [part[name][1][np.searchsorted(part[name][0], steps)] for part in parts]
-            ).astype(np.float64)
-            for name in ("batch_mean", "batch_var", "values_per_channel")
-        )
-        share = (n / n.sum(0))[:, :, None]
-        mean = (share * means).sum(0)
-        pooled = (
-            mean
-            if statistic == "batch_mean"
-            else (share * (variances + (means - mean) ** 2)).sum(0)
-        )
-        return steps, pooled.astype(np.float32)
+    def _recorders(self, layer: str) -> list[Part]:
+        """Return the parts of the processes that called a layer; of one that none called, all."""
+        having = [part for part in self.parts if part.statistics().get(layer)]
+        called = [p for p in having if _CALLED & set(p.statistics()[layer])]
+        return called or having or self.parts[:1]
+
+    def _merged(self, layer: str, statistic: str, first: int | None, last: int | None) -> Series:
+        """Return a statistic of all processes that called a layer: moments as if their batches were
+        one, at the steps that all of them recorded; shards side by side; else the first's.
+        """
+        parts = self._recorders(layer)
+
+        def read(name: str) -> list[Series]:
+            return [_read(part, layer, name, first, last) for part in parts]
+
+        if len(parts) > 1 and (needed := _POOLED.get(statistic)):
+            tables = [read(name) for name in needed]
+            steps = common_steps([series[0] for table in tables for series in table])
+            stacked = [np.stack([at_steps(series, steps) for series in t]) for t in tables]
+            if statistic in _SAMPLES:
+                return steps, pooled_samples(*stacked).astype(np.float32)
+            pooled = pooled_moments(*stacked)[statistic == "batch_var"]
+            return steps, pooled.astype(np.float32)
+        if len(parts) > 1 and statistic in _PER_CHANNEL and self.layers[layer].channel_stride == 1:
+            return joined_shards(read(statistic), self.layers[layer].channels)
+        having = (part for part in parts if statistic in part.statistics().get(layer, ()))
+        return _read(next(having), layer, statistic, first, last)
 
 
 def _read(
@@ -370,16 +401,9 @@ def _joined(
         raise RecordError(
             f"The record of {layer} is damaged: its histograms do not have the shape of histograms."
         )
-    common = _common([steps, framed])
+    common = common_steps([steps, framed])
     common = common[(common >= (first or 0)) & (common <= (np.inf if last is None else last))]
     return common, counts[np.searchsorted(steps, common)], frame[np.searchsorted(framed, common)]
-
-
-def _common(axes: list[np.ndarray]) -> np.ndarray:
-    common = axes[0]
-    for steps in axes[1:]:
-        common = np.intersect1d(common, steps)
-    return common
 
 
 def _base_names(part: Part) -> list[str]:

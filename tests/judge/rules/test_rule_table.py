@@ -566,7 +566,7 @@ TABLE: dict[str, list[Row]] = {
         Row(history(accumulation=4, samples=8), "info", history(samples=8)),
     ],
     "NS807": [Row(history(rank_distance=0.6), "warning", history(rank_distance=0.05)),
-              Row(history(rank_gains_equal=False), "warning", history(rank_gains_equal=True))],
+              Row(history(rank_gains_apart_at=7), "warning", history())],
     "NS808": [Row(history(lag=(1.0, *(0.1,) * 20, *(0.9,) * 10)), "warning",
                   history(lag=(*(1.0,) * 8, *(0.4,) * 24)))],
     "NS607": [

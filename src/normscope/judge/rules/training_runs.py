@@ -266,10 +266,14 @@ class RanksApart(HistoryRule, code="NS807", severity="warning"):
         if apart is not None and apart > FAR_MEAN:
             message = "The processes' running statistics are apart."
             evidence = {"means_apart_in_sd": apart, "limit": FAR_MEAN}
+            if layer.ranks_apart_at is not None:
+                evidence["first_step"] = layer.ranks_apart_at
             yield self.finding(layer.name, message, evidence, cause="statistics")
-        if layer.rank_gains_equal is False:
-            message = "The processes' copies of weight and bias are not the same."
-            yield self.finding(layer.name, message, {"equal": False}, cause="gains")
+        if (step := layer.rank_gains_apart_at) is not None:
+            message = (
+                f"The processes' copies of weight and bias are not the same from step {step:,} on."
+            )
+            yield self.finding(layer.name, message, {"first_step": step}, cause="gains")
 
 
 class StatisticsLag(HistoryRule, code="NS808", severity="warning"):

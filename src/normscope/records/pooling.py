@@ -1,0 +1,70 @@
+"""What several processes recorded of one layer, as one process would have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+
+Series = tuple[np.ndarray, np.ndarray]  # (steps [R], values [R, ...])
+
+
+def common_steps(axes: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the steps that are in all of these."""
+    return reduce(np.intersect1d, axes)
+
+
+def at_steps(series: Series, steps: np.ndarray) -> np.ndarray:
+    """Return the values [R, ...] at these of a series' steps."""
+    return series[1][np.searchsorted(series[0], steps)]
+
+
+def pooled_moments(
+    n: np.ndarray, mean: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and biased variance [...], float64, of batches that are taken together.
+
+    Args:
+        n: values of each batch, [P] or [P, ...]; a batch may be empty.
+        mean: their means, [P, ...].
+        variance: their biased variances, [P, ...].
+    """
+    n = n.astype(np.float64).reshape(*n.shape, *(1,) * (mean.ndim - n.ndim))
+    n = np.broadcast_to(n, mean.shape)
+    mean, variance = (np.where(n > 0, each.astype(np.float64), 0) for each in (mean, variance))
+    with np.errstate(invalid="ignore"):
+        share = n / n.sum(0)
+    whole = (share * mean).sum(0)
+    return whole, (share * (variance + (mean - whole) ** 2)).sum(0)
+
+
+def pooled_samples(n: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Return (mean, standard deviation, minimum, maximum) over all samples, float64 [..., 4, G].
+
+    Args:
+        n: a number of each part that its samples are proportional to, [P, ...].
+        moments: the four of each part, [P, ..., 4, G].
+    """
+    mean, variance = pooled_moments(
+        n, moments[..., 0, :], moments[..., 1, :].astype(np.float64) ** 2
+    )
+    here = (n > 0)[..., None]
+    low = np.where(here, moments[..., 2, :], np.inf).min(0)
+    high = np.where(here, moments[..., 3, :], -np.inf).max(0)
+    return np.stack([mean, np.sqrt(variance), low, high], -2)
+
+
+def joined_shards(parts: Sequence[Series], channels: int | None) -> Series:
+    """Return a value per channel of which each process has the next channels, or all of them.
+
+    Args:
+        parts: of each process, in the order of the channels; empty where it has none.
+        channels: of the whole layer.
+    """
+    parts = [part for part in parts if part[1].size]
+    widths = [values.shape[1] for _, values in parts]
+    if len(parts) < 2 or channels in widths or sum(widths) != channels:
+        return parts[0] if parts else (np.empty(0, np.int64), np.empty(0, np.float32))
+    steps = common_steps([steps for steps, _ in parts])
+    return steps, np.concatenate([at_steps(part, steps) for part in parts], 1)

@@ -1,0 +1,128 @@
+"""Parts of several processes, merged, are what one process would have recorded."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from normscope.errors import RecordError
+from normscope.judge.history import read_history
+from normscope.records.pooling import joined_shards, pooled_moments, pooled_samples
+from normscope.records.recording import Recording, rank_path
+from normscope.records.recording_header import Header, LayerInfo
+from normscope.records.recording_parts import Batch, FilePart, MemoryPart
+
+VALUES = arrays.arrays(
+    np.float64,
+    st.tuples(st.integers(1, 40), st.integers(1, 3)),
+    elements=st.floats(-1e3, 1e3, width=32),
+)
+
+
+@given(VALUES, st.lists(st.integers(0, 40), max_size=4))
+def test_moments_of_any_split_are_those_of_the_whole(values, cuts):
+    parts = np.split(values, sorted(min(cut, len(values)) for cut in cuts))
+    n = np.array([len(part) for part in parts])
+    mean, variance = pooled_moments(
+        n,
+        np.array([part.mean(0) if len(part) else part.sum(0) * np.nan for part in parts]),
+        np.array([part.var(0) if len(part) else part.sum(0) * np.nan for part in parts]),
+    )
+    size = np.abs(values).max() + 1
+    assert np.allclose(mean, values.mean(0), rtol=0, atol=1e-13 * size)
+    assert np.allclose(variance, values.var(0), rtol=0, atol=1e-13 * size**2)
+
+
+@given(VALUES, st.integers(0, 40))
+def test_distributions_over_samples_are_those_of_the_whole(values, cut):
+    def moments(part):
+        if not len(part):
+            return np.full((4, values.shape[1]), np.nan)
+        return np.stack([part.mean(0), part.std(0), part.min(0), part.max(0)])
+
+    parts = np.split(values, [min(cut, len(values))])
+    found = pooled_samples(np.array([len(p) for p in parts]), np.array([*map(moments, parts)]))
+    # the deviation is a square root: near nothing it has half the digits
+    size = np.abs(values).max() + 1
+    assert np.allclose(found[[0, 2, 3]], moments(values)[[0, 2, 3]], rtol=0, atol=1e-13 * size)
+    assert np.allclose(found[1] ** 2, values.var(0), rtol=0, atol=1e-13 * size**2)
+
+
+@pytest.mark.parametrize("widths", [(3, 3), (4, 2), (4, 2, 0)])
+def test_shards_stand_side_by_side(widths):
+    whole = np.arange(12.0).reshape(2, 6)
+    pieces = np.split(whole, np.cumsum(widths)[:-1], axis=1)
+    steps, values = joined_shards([(np.array([1, 2]), piece) for piece in pieces], 6)
+    assert np.array_equal(values, whole)
+    assert joined_shards([(steps, whole), (steps, whole + 1)], 6)[1] is whole
+
+
+def recording(*parts, steps=(1, 2, 3)):
+    """One of as many processes as there are parts, each {statistic: values [C] or a number}."""
+    layer = LayerInfo(name="n", type="LayerNorm", kind="layer", channels=4)
+    made = []
+    for rank, part in enumerate(parts):
+        ends = part.pop("steps", steps)
+        header = Header("M", "forward", {}, [layer], {}, "cpu", rank, len(parts))
+        held = MemoryPart(header)
+        table = {
+            ("n", name): np.stack(
+                [np.asarray(value(s) if callable(value) else value) for s in ends]
+            )
+            for name, value in part.items()
+        }
+        header.cost.steps = max(ends)
+        held.write(Batch(header, [(np.array(ends), table)]))
+        made.append(held)
+    return Recording(made)
+
+
+def test_a_layer_is_told_by_the_processes_that_called_it():
+    stale, trained = np.zeros(4), np.ones(4)
+    found = recording(
+        {"weight": stale},
+        {"weight": trained, "values_per_channel": 2, "batch_mean": trained, "batch_var": trained},
+    )
+    assert found.ranks_of("n") == [1]
+    assert found.query("n", "weight")[1].tolist() == [[1] * 4] * 3
+    assert "batch_mean" in found.statistics("n")
+    assert read_history(found).layers[0].rank_gains_apart_at is None
+
+
+def test_a_process_without_a_piece_of_a_gain_leaves_it_whole():
+    called = {"values_per_channel": 2}
+    found = recording(called | {"weight_gradient": np.ones(3)}, called | {}, called)
+    assert found.query("n", "weight_gradient")[1].shape == (3, 3), "not whole: what is there"
+    found = recording(called | {"bias": np.ones(3)}, called | {"bias": np.zeros(1)}, called | {})
+    assert found.query("n", "bias")[1].tolist() == [[1, 1, 1, 0]] * 3
+
+
+def test_ranks_whose_copies_part_are_named_with_the_first_step():
+    called = {"values_per_channel": 2, "bias": np.zeros(4)}
+    found = recording(
+        called | {"weight": np.ones(4)},
+        called | {"weight": lambda step: np.array([1, 1, 1, 1 + 1e-7 * (step >= 2)], np.float32)},
+    )
+    (layer,) = read_history(found).layers
+    assert layer.rank_gains_apart_at == 2
+    shards = recording(called | {"weight": np.ones(2)}, called | {"weight": np.zeros(2)})
+    assert read_history(shards).layers[0].rank_gains_apart_at is None
+
+
+def test_a_process_that_ended_early_is_said_and_nothing_is_pooled_beyond_it():
+    part = {"values_per_channel": 2, "batch_mean": np.ones(4), "batch_var": np.ones(4)}
+    found = recording(dict(part), part | {"steps": (1, 2)})
+    assert found.query("n", "batch_mean")[0].tolist() == [1, 2]
+    assert "rank 1 up to step 2, others up to 3" in found.notes[0]
+
+
+def test_a_torn_part_is_named(tmp_path):
+    path = tmp_path / "r.sqlite"
+    layer = LayerInfo(name="n", type="LayerNorm", kind="layer")
+    for rank in (0, 1):
+        FilePart(rank_path(path, rank), Header("M", "forward", {}, [layer], {}, "cpu", rank, 2))
+    torn = rank_path(path, 1)
+    torn.write_bytes(torn.read_bytes()[:3000])
+    with pytest.raises(RecordError, match=r"r\.rank1\.sqlite"):
+        Recording.load(path)
