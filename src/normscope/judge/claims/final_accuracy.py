@@ -128,6 +128,7 @@ class DepthCostsLess(AccuracyClaim, code="C207"):
     """
 
     source = DE_SMITH
+    networks = "convolutional"
     higher_supports = False
     over = ("blocks_per_stage",)
     least = 2
