@@ -89,7 +89,8 @@ class MeasuredClaim(Claim):
         gone = [run for run in lacking if run not in can]
         parts = []
         if can:
-            parts.append(f"{_names(can)}: `normscope study` makes it, if asked to")
+            line = f'measure = ["{self.measurement}"]'
+            parts.append(f"{_names(can)}: `normscope study` of a file with {line} makes it")
         if gone:
             lost = f"whose {WEIGHTS_NAME} is gone: without its folder a run is trained again"
             parts.append(f"{_names(gone)}, {lost}")

@@ -206,7 +206,8 @@ def test_what_cannot_be_read_says_what_is_missing(code):
     found = verdict(code, runs)
     assert found.outcome == "cannot tell"
     assert "the measurement landscape of 8 runs" in found.needs
-    assert found.needs.endswith("`normscope study` makes it, if asked to"), "without any weights"
+    asked = '`normscope study` of a file with measure = ["landscape"] makes it'
+    assert found.needs.endswith(asked), "without any weights"
     assert "normscope study landscape" in verdict(code, []).needs
     assert verdict(code, both(2)).outcome == "cannot tell"
     blown = both(

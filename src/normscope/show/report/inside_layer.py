@@ -20,8 +20,8 @@ from normscope.show.report.layer_views import Query, thinned, watched_layers
 from normscope.show.report.report_data import ReportData, Watched
 from normscope.show.report.tables import Table, indices, quantised
 
-TRAJECTORY_BYTES = 580_000  # of all recordings together, before base64
-RIDGE_BYTES = 700_000
+TRAJECTORY_BYTES = 530_000  # of all recordings together, before base64
+RIDGE_BYTES = 650_000
 MOST_STEPS, FEWEST_STEPS = 80, 10
 MOST_FRAMES, FEWEST_FRAMES = 100, 4
 RIDGE_BINS = BINS // 2
