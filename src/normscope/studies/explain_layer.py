@@ -117,6 +117,7 @@ def explain_layer(
     steps = steps_of(doubled, x.double(), training=True)
     in_eval_mode = steps_of(doubled, x.double(), training=False)
     running = steps.running_before
+    assert steps.unbiased_var is not None  # in train mode
     return Explanation(
         layer=choice.name,
         layer_type=type(layer).__name__,
@@ -129,7 +130,7 @@ def explain_layer(
         images=_as_pixels(images[:SHOWN_IMAGES], dataset),
         mean=steps.mean.numpy(),
         var=steps.var.numpy(),
-        unbiased_var=_vector(steps.unbiased_var),
+        unbiased_var=steps.unbiased_var.numpy(),
         weight=_vector(steps.weight),
         bias=_vector(steps.bias),
         running_before=_running(running),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -149,7 +150,7 @@ def _panel(axis: Axes, explanation: Explanation, values: np.ndarray, name: str) 
     offsets = 0.05 * np.linspace(-1, 1, repeats) if repeats > 1 else np.zeros(1)
     for k, (order, of_order) in enumerate(zip(ORDERS, 100 * values, strict=True)):
         x = sizes + 0.16 * (k - 0.5)
-        style = {"color": BATCH_COLOUR, **LOOKS[order]}
+        style: dict[str, Any] = {"color": BATCH_COLOUR, **LOOKS[order]}
         axis.plot((x[:, None] + offsets).ravel(), of_order.ravel(), markersize=4, alpha=0.6,
                   gid=f"{name} {order} passes", **style | {"linestyle": ""})  # fmt: skip
         finite = [row[np.isfinite(row)] for row in of_order]
