@@ -31,6 +31,7 @@ def watch(
     gradients_every: Interval = GRADIENTS_EVERY,
     budget: float | None = BUDGET,
     after: int | None = None,
+    stream: bool = False,
     check: bool | Literal["raise"] = False,
     sinks: Iterable[Listener] = (),
 ) -> Watcher:
@@ -104,6 +105,10 @@ def watch(
         after: go on with the recording at `path` after this step, at whose end it was flushed; what
             it holds later is dropped, and its budget stays as it was. For a training that resumes
             from a checkpoint.
+        stream: of transformers and residual networks also record, at histogram steps, the residual
+            stream (root mean square, largest value, kurtosis, share of the largest channel, cosine
+            between tokens), the largest logit and the entropy of attentions, and how far a step
+            moves each gain: see docs/watch.md.
         check: judge the training as it goes. "raise" raises a CheckError instead of warning, out of
             the optimizer's step() when the step is done, or out of close(): the model and the
             recording are whole, and the watcher goes on until it is closed. Without `optimizer`,
@@ -146,6 +151,7 @@ def watch(
             after=after,
             listeners=sinks,
             recording_type=Recording,
+            stream=stream,
         )
         begun.pop_all()
     if check:

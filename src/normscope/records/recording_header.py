@@ -34,6 +34,9 @@ CONSTANT_STD = 1e-4
 SAMPLE_MOMENTS = ("mean", "std", "minimum", "maximum")
 SAMPLE_LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
+# The rows of `stream`, a residual sum beside a layer, and of `attention`, the one beside it.
+STREAM = ("rms", "largest", "kurtosis", "share of the largest channel")
+ATTENTION = ("largest logit", "share of the largest entropy")
 
 MOST_LAYERS = 20_000
 

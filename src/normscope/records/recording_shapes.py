@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from normscope.errors import RecordError
-from normscope.records.recording_header import BINS, FRAME, SAMPLE_LEVELS, SAMPLE_MOMENTS, LayerInfo
+from normscope.records.recording_header import (
+    ATTENTION,
+    BINS,
+    FRAME,
+    SAMPLE_LEVELS,
+    SAMPLE_MOMENTS,
+    STREAM,
+    LayerInfo,
+)
 
 _CHANNELS = (None,)
 _FRAME = (len(FRAME), None)
@@ -21,6 +29,9 @@ SHAPES: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(("weight", "bias", "weight_gradient", "bias_gradient"), _CHANNELS),
     **dict.fromkeys(("num_batches_tracked", "training", "values_per_channel"), ()),
     **dict.fromkeys(("output_gradient_norm", "input_gradient_norm"), ()),
+    **dict.fromkeys(("token_cosine", "update_ratio"), ()),
+    "stream": (len(STREAM),),
+    "attention": (len(ATTENTION),),
     **dict.fromkeys(("sample_mean", "sample_std"), (len(SAMPLE_MOMENTS), None)),
     **dict.fromkeys(("sample_mean_quantiles", "sample_std_quantiles"), (len(SAMPLE_LEVELS), None)),
     **dict.fromkeys(("histogram_frame", "output_histogram_frame"), _FRAME),

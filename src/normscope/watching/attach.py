@@ -44,12 +44,14 @@ def attach(
     after: int | None = None,
     listeners: Iterable[Listener] = (),
     recording_type: type[Recording] = Recording,
+    stream: bool = False,
 ) -> Watcher:
     """Attach a watcher. `normscope.watch` is the public function, and documents the arguments.
 
     Args:
         listeners: are called at each flush and at close.
         recording_type: the class of the watcher's recording.
+        stream: whether to look at the residual stream, too.
 
     Raises:
         InputError, StorageError: as `normscope.watch`.
@@ -83,7 +85,7 @@ def attach(
         part = truncate_after(rank_path(given_path(path, "path").absolute(), rank), header, after)
         for layer, info in zip(selected, first_calls(part.header), strict=True):
             layer.info = info
-    watcher = Watcher(model, selected, part, intervals, optimizer, recording_type)
+    watcher = Watcher(model, selected, part, intervals, optimizer, recording_type, stream=stream)
     if after is not None:
         watcher.resume(after)
     watcher.listen(*listeners)

@@ -30,6 +30,7 @@ from normscope.watching.observe import Call, first_tensor, input_of
 from normscope.watching.probe_forward import Allowance, KeptCall, communicates, has_compiled_parts
 from normscope.watching.recorder import Recorder
 from normscope.watching.step_writer import Row, StepWriter, WatchedLayer
+from normscope.watching.stream_watch import StreamWatch
 from normscope.watching.tensor_statistics import TELLS_OF_HOOKS
 from normscope.watching.watched_layers import MatchedLayer
 
@@ -81,6 +82,7 @@ class Session:
         recorder: where the rows go, and which steps are recorded.
         optimizer: whose steps count, or None to count forwards in train mode.
         fail: called with an error, which must not reach the training.
+        stream: whether the residual stream is looked at, too.
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class Session:
         recorder: Recorder,
         optimizer: Optimizer | None,
         fail: Callable[[Exception], None],
+        *,
+        stream: bool = False,
     ):
         self.active = True
         self.steps = 0  # that are done
@@ -119,6 +123,7 @@ class Session:
         self._never_called: set[str] = set()  # not even by a probe
         self._kept = KeptCall(unwrapped_model(model))
         self._allowance = Allowance()
+        self._stream = StreamWatch(stream, self.layers, self._spend_in_forward, self._note)
         self._layer_hooks = LayerHooks()
         self._handles = self._attach(model, matched, optimizer)
 
@@ -157,6 +162,7 @@ class Session:
             handle.remove()
         self._layer_hooks.remove()
         self._gradients.clear()
+        self._stream.end()
         self._postponed = []
         self._kept.drop()
 
@@ -192,6 +198,16 @@ class Session:
             layer.calls = []
         if self._due.gradients:
             self._gradients.clear()
+        model = self._model()
+        if self._sees_stream() and model is not None and not has_compiled_parts(model):
+            self._stream.begin()
+
+    def _sees_stream(self) -> bool:
+        return self._stream.wanted and self._due.histograms
+
+    def _spend_in_forward(self, start: float) -> None:
+        if self._probed is None:
+            self._recorder.clock(start)
 
     @_inside
     def _forward_ends(self, model: nn.Module, args: Any, output: Any) -> None:
@@ -204,6 +220,7 @@ class Session:
             self._layer_hooks.put_back()
             return
         self._listening = False
+        self._stream.end(model if output is not None else None)
         if output is None:  # it raised: another forward may be this step's
             self._taken = 0
             return
@@ -293,6 +310,8 @@ class Session:
             )
         elif not mapped:
             self._check_statistics(layer, call)
+        if not mapped:
+            self._stream.called(call, x)
         if self._due.gradients and not mapped:
             self._gradients.await_backward(call, module, x, y)
 
@@ -412,7 +431,10 @@ class Session:
         self._depth += 1
         try:
             with self._allowance.spending():
+                if self._sees_stream():
+                    self._stream.begin()
                 output = self._kept.repeat()
+                self._stream.end(model)
                 if not self._traced:
                     self._trace(output)
             self._never_called |= self._hidden()
@@ -423,6 +445,7 @@ class Session:
                 f"{type(error).__name__}: {error}",
             )
         finally:
+            self._stream.end()
             self._depth -= 1
             self._due, self._probed, self._listening = due, None, False
 
@@ -455,7 +478,11 @@ class Session:
         if self._collected:
             self._collect(self._parameters())
             self._collect_step_gradients(optimizer)
-        else:  # a closure runs the forward inside the step, and the update follows at once
+        if self._sees_stream():
+            self._stream.step_begins(self._rows.parameters())
+        if (
+            not self._collected
+        ):  # a closure runs the forward inside the step, and the update follows at once
             self._used = [(column, value.detach().clone()) for column, value in self._parameters()]
 
     @_inside
@@ -464,6 +491,8 @@ class Session:
         if not self._collected:
             self._collect(self._used)
             self._collect_step_gradients(optimizer)
+        with torch.no_grad():
+            self._rows.updates(self.steps + 1, self._stream.step_ends())
         self._end_step()
         self._begin_step()
 

@@ -177,7 +177,7 @@ class StepWriter:
             self._append("moments", step, row)
             self._append("counters", step, _readable(self._counters.row()))
             self._append_facts(step, calls)
-        for group in ("frames", "histograms"):
+        for group in ("frames", "histograms", "stream"):
             self._append(group, step, _parts(calls, group))
 
     def gradients(
@@ -199,6 +199,10 @@ class StepWriter:
             for side, norm in call.gradient_norms.items():
                 row.append((column(call.layer, f"{side}_gradient_norm", ()), _over(norm, scale)))
         self._append("gradients", step, row)
+
+    def updates(self, step: int, row: Row) -> None:
+        """Write what an optimizer's step has changed."""
+        self._append("updates", step, row)
 
     def _append_facts(self, step: int, calls: Sequence[Call]) -> None:
         """Write the calls' values per channel and modes, which the host knows."""

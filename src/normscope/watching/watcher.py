@@ -67,10 +67,14 @@ class Watcher:
         intervals: Intervals,
         optimizer: Optimizer | None,
         recording_type: type[Recording] = Recording,
+        *,
+        stream: bool = False,
     ):
         layers = [WatchedLayer.of(layer) for layer in matched]
         self._recorder = Recorder(part, layers, intervals, recording_type)
-        self._session = Session(model, matched, self._recorder, optimizer, self._stop)
+        self._session = Session(
+            model, matched, self._recorder, optimizer, self._stop, stream=stream
+        )
         _watchers.update({layer.module: self for layer in matched})
         self._finalizer = weakref.finalize(model, self._end)
         self.findings: list[Any] = []

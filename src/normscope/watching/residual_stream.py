@@ -1,0 +1,137 @@
+"""The residual stream of a forward: its sums and its attentions, seen while they are made.
+
+A function mode sees what hooks on modules cannot: additions, and the queries and keys of
+`F.scaled_dot_product_attention`. It hands every call on as it is. It is there at recorded steps
+alone, and never around compiled code, whose graphs depend on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from normscope.watching.observe import Call
+from normscope.watching.residual_sums import is_residual, value_node
+from normscope.watching.row_buffers import column
+from normscope.watching.stream_measures import (
+    attention_statistics,
+    channel_axis,
+    sampled_tokens,
+    stream_statistics,
+    token_cosine,
+)
+
+GROUP = "stream"
+_ADDITIONS = {
+    torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__,
+}  # fmt: skip
+
+
+class ResidualStream(TorchFunctionMode):
+    """Measures a forward's residual sums and attentions, and gives them to the layers beside them.
+
+    A sum belongs to the normalization layer that reads it (pre-norm and post-norm); one that no
+    layer reads, to the layer called last before it (residual networks). An attention belongs to
+    the layer called last before it.
+
+    Args:
+        widths: numbers of channels of the watched layers.
+        convolutional: whether channels are expected at axis 1.
+        spend: is told when a measurement has begun.
+        fail: is told of an error, which the forward must not see.
+    """
+
+    def __init__(
+        self, widths: set[Any], convolutional: bool, spend: Callable[[float], None],
+        fail: Callable[[Exception], None],
+    ):  # fmt: skip
+        super().__init__()
+        self.sums = self.attentions = 0  # that were recognized
+        self._widths, self._convolutional = widths, convolutional
+        self._spend, self._fail = spend, fail
+        self._last: Call | None = None
+        self._waiting: list[tuple[Any, Call | None, dict[str, Tensor]]] = []
+        self._logits: Tensor | None = None  # of an attention before the first layer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self._guarded(self._attention, *args, **kwargs)
+        operands = self._operands(args) if func in _ADDITIONS else None
+        result = func(*args, **kwargs)
+        if operands is not None and isinstance(result, Tensor):
+            self._guarded(self._sum, result, operands)
+        return result
+
+    def _guarded(self, measure: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        start = time.perf_counter()
+        try:
+            with torch.no_grad():
+                measure(*args, **kwargs)
+        except Exception as error:
+            self._fail(error)
+        self._spend(start)
+
+    @staticmethod
+    def _operands(args: Any) -> tuple[Any, Any] | None:
+        """Return the nodes of two operands of one shape; an addition in place has others later."""
+        if len(args) < 2 or not all(isinstance(value, Tensor) for value in args[:2]):
+            return None
+        one, other = args[:2]
+        if one.dim() < 2 or one.shape != other.shape or not one.is_floating_point():
+            return None
+        return one.grad_fn, other.grad_fn
+
+    def _sum(self, result: Tensor, operands: tuple[Any, Any]) -> None:
+        if not is_residual(*operands):
+            return
+        self.sums += 1
+        axis = channel_axis(result, self._widths, convolutions=self._convolutional)
+        tokens = sampled_tokens(result, axis)
+        values = {"stream": stream_statistics(tokens)}
+        if tokens.shape[1] > 1:
+            values["token_cosine"] = token_cosine(tokens)
+        self._waiting.append((result.grad_fn, self._last, values))
+
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, **_: Any,
+    ) -> None:  # fmt: skip
+        self.attentions += 1
+        logits = attention_statistics(query, key, attn_mask, causal=is_causal, scale=scale)
+        if self._last is None:
+            self._logits = logits
+        else:
+            _put(self._last, {"attention": logits})
+
+    def called(self, call: Call, x: Tensor | None) -> None:
+        """Take note of a layer's call: which waiting sum it has read, which no layer has."""
+        read = value_node(x.grad_fn) if x is not None else None
+        if self._logits is not None:
+            _put(call, {"attention": self._logits})
+            self._logits = None
+        for node, before, values in self._waiting:
+            _put(call if node is read or before is None else before, values)
+        self._waiting, self._last = [], call
+
+    def end(self) -> None:
+        """Give what still waits to the last layer."""
+        for _, before, values in self._waiting:
+            if before is not None:
+                _put(before, values)
+        self._waiting, self._last, self._logits = [], None, None
+
+
+def _put(call: Call, values: dict[str, Tensor]) -> None:
+    """Put statistics into a call's row; the first sum beside a layer is the one that counts."""
+    row = call.parts.setdefault(GROUP, [])
+    known = {at.statistic for at, _ in row}
+    for name, value in values.items():
+        if name not in known:
+            row.append((column(call.layer, name, tuple(value.shape)), value))

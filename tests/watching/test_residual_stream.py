@@ -1,0 +1,237 @@
+"""The residual stream beside the norms: which sums it is, its numbers; and that nothing moves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import normscope
+from normscope.errors import NormscopeWarning
+from normscope.models.resnet import SmallResNet
+from normscope.models.transformer import ByteDecoder, VisionTransformer
+from normscope.records.recording import Recording
+from normscope.watching.stream_measures import (
+    attention_statistics,
+    sampled_tokens,
+    stream_statistics,
+    token_cosine,
+)
+
+
+def images(step: int) -> tuple[Tensor, Tensor]:
+    chance = torch.Generator().manual_seed(step)
+    return torch.randn(4, 3, 16, 16, generator=chance), torch.arange(4)
+
+
+def trained(model: nn.Module, stream: bool | None, steps: int = 2, data=images):
+    """Return (losses, parameters, recording or None) of a few steps."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    watcher = None
+    if stream is not None:
+        watcher = normscope.watch(
+            model, optimizer=optimizer, stream=stream, every=1, histograms_every=1
+        )
+    losses = []
+    for step in range(steps):
+        x, y = data(step)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(_logits(model(x)).flatten(0, -2), y.flatten())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    if watcher is not None:
+        watcher.close(quiet=True)
+    recording = None if watcher is None else watcher.recording
+    return losses, [p.detach().clone() for p in model.parameters()], recording
+
+
+def _logits(output) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def beside(recording: Recording | None, statistic: str = "stream") -> list[str]:
+    assert recording is not None
+    return [name for name in recording.layers if statistic in recording.statistics(name)]
+
+
+def vit(**options) -> nn.Module:
+    torch.manual_seed(0)
+    return VisionTransformer(depth=2, width=16, heads=2, image_size=16, **options)
+
+
+def resnet(**options) -> nn.Module:
+    torch.manual_seed(0)
+    return SmallResNet("batch", 3, 10, **options)
+
+
+PRE = ["blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm"]
+POST = ["blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2"]
+BLOCKS = [f"layer{stage}.{block}.bn2" for stage in (1, 2, 3) for block in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (vit, PRE),
+        (lambda: vit(qk_norm=True), PRE),  # rotary-like sums and the norms of queries are no stream
+        (lambda: vit(placement="post"), POST),
+        (resnet, BLOCKS),
+    ],
+)
+def test_the_stream_is_found_and_no_bit_moves(make, where):
+    losses, parameters, recording = trained(make(), True)
+    plain_losses, plain, _ = trained(make(), None)
+    assert losses == plain_losses
+    assert all(map(torch.equal, parameters, plain))
+    assert beside(recording) == where
+    assert beside(trained(make(), False)[2]) == []
+
+
+def test_rotary_embeddings_of_a_language_model_are_no_stream():
+    torch.manual_seed(0)
+    model = ByteDecoder(depth=1, width=16, heads=2, positions="rotary")
+    text = torch.arange(24).reshape(2, 12) % 7
+    _, _, recording = trained(model, True, data=lambda _: (text, text))
+    assert beside(recording) == ["blocks.0.norm2", "norm"]
+    assert beside(recording, "attention")
+
+
+class Residual(nn.Module):
+    """One block whose only sum a test can compute itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch, self.norm, self.head = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.stem, self.seen = nn.Linear(8, 8), torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x) + torch.ones(8)  # an addition, but not a residual one
+        h = h + F.gelu(self.branch(h))
+        self.seen = h.detach()
+        return self.head(self.norm(h)).mean(1)
+
+
+def test_the_numbers_are_those_of_a_slow_reference():
+    torch.manual_seed(0)
+    model = Residual()
+    x = 3 * torch.randn(3, 5, 8)
+    gain = model.norm.weight.detach().clone()
+    _, _, recording = trained(model, True, steps=1, data=lambda _: (x, torch.arange(3)))
+    assert recording is not None
+    seen = model.seen.double().numpy()
+    _, values = recording.query("norm", "stream")
+    fourth = ((seen - seen.mean()) ** 4).mean() / seen.var() ** 2
+    energy = (seen**2).sum((0, 1))
+    expected = [math.sqrt((seen**2).mean()), abs(seen).max(), fourth, energy.max() / energy.sum()]
+    np.testing.assert_allclose(values[0], expected, rtol=1e-5)
+    cosines = [
+        seen[n, i] @ seen[n, j] / np.linalg.norm(seen[n, i]) / np.linalg.norm(seen[n, j])
+        for n in range(3) for i in range(5) for j in range(5) if i != j
+    ]  # fmt: skip
+    np.testing.assert_allclose(
+        recording.query("norm", "token_cosine")[1][0], np.mean(cosines), rtol=1e-4
+    )
+    change = (model.norm.weight.detach() - gain).double().square().mean().sqrt()
+    ratio = change / gain.double().square().mean().sqrt()
+    np.testing.assert_allclose(
+        recording.query("norm", "update_ratio")[1][0], ratio.item(), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", ["plain", "causal", "boolean", "added", "shared keys"])
+def test_attention_against_a_slow_reference(kind):
+    torch.manual_seed(1)
+    query = 4 * torch.randn(1, 4, 6, 8)
+    key = 4 * torch.randn(1, 2 if kind == "shared keys" else 4, 6, 8)
+    mask = {"boolean": torch.rand(6, 6) > 0.5, "added": torch.randn(1, 1, 6, 6)}.get(kind)
+    if kind == "boolean":
+        assert mask is not None
+        mask[0] = False  # a query that may look at nothing
+    got = attention_statistics(query, key, mask, causal=kind == "causal", scale=None)
+    largest, shares = -math.inf, []
+    for head in range(4):
+        keys = key[0, head * key.shape[1] // 4].double()
+        for row, q in enumerate(query[0, head].double()):
+            logits = keys @ q / math.sqrt(8)
+            seen = torch.arange(6) <= (row if kind == "causal" else 6)
+            if kind == "boolean":
+                seen = mask[row]
+            if not seen.any():
+                continue
+            largest = max(largest, logits[seen].max().item())
+            added = mask[0, 0, row].double() if kind == "added" else torch.zeros(6).double()
+            if seen.sum() > 1:
+                p = (logits + added)[seen].softmax(0)
+                shares.append((-(p * p.log()).sum() / math.log(int(seen.sum()))).item())
+    np.testing.assert_allclose(got.numpy(), [largest, np.mean(shares)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(9, 500, 4), (9, 4, 30, 30), (700, 4), (2, 1, 4)])
+def test_samples_are_bounded_and_begin_with_the_first_token(shape):
+    values = torch.arange(math.prod(shape)).reshape(shape) * 1.0
+    tokens = sampled_tokens(values, 1 if len(shape) == 4 else -1)
+    assert tokens.shape[0] <= 4
+    assert tokens.shape[1] <= 64
+    assert tokens.shape[2] == 4
+    first = values[0, :, 0, 0] if len(shape) == 4 else values.reshape(-1, 4)[0]
+    assert torch.equal(tokens[0, 0], first)
+
+
+def test_a_stream_of_zeros_has_finite_statistics():
+    zeros = torch.zeros(1, 3, 4)
+    assert torch.isfinite(stream_statistics(zeros)).all()
+    assert token_cosine(zeros) == 0
+
+
+def test_what_is_not_seen_is_said_by_name():
+    torch.manual_seed(0)
+    attention = type("FooAttention", (nn.Linear,), {})(8, 3)
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), attention)
+    with pytest.warns(NormscopeWarning) as caught:
+        trained(model, True, steps=1, data=lambda _: (torch.randn(3, 8), torch.arange(3)))
+    text = " ".join(str(each.message) for each in caught)
+    assert "No residual sum was recognized" in text
+    assert "The logits of 2 are not recorded" in text
+
+
+def test_a_compiled_model_shows_its_stream_in_the_probe():
+    compiled = torch.compile(vit(), backend="eager")
+    _, parameters, recording = trained(compiled, True)
+    _, plain, _ = trained(torch.compile(vit(), backend="eager"), None)
+    assert all(map(torch.equal, parameters, plain))
+    assert beside(recording) == PRE
+    assert beside(recording, "attention")
+
+
+def _hugging_face(name: str) -> tuple[nn.Module, list[str]]:
+    models = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = small | {"vocab_size": 32, "intermediate_size": 32}
+    torch.manual_seed(0)
+    if name == "llama":
+        model = models.LlamaForCausalLM(models.LlamaConfig(**text, num_key_value_heads=1))
+        return model, ["model.layers.0.post_attention_layernorm", "model.norm"]
+    if name == "gpt2":
+        config = models.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=32, n_positions=32)
+        return models.GPT2LMHeadModel(config), ["transformer.h.0.ln_2", "transformer.ln_f"]
+    model = models.BertForMaskedLM(models.BertConfig(**text))
+    first = "bert.encoder.layer.0.attention.output.LayerNorm"
+    return model, [first, "bert.encoder.layer.1.output.LayerNorm"]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_models_of_a_library(name):
+    text = torch.arange(24).reshape(2, 12) % 7
+    model, where = _hugging_face(name)
+    losses, _, recording = trained(model, True, data=lambda _: (text, text))
+    assert losses == trained(_hugging_face(name)[0], None, data=lambda _: (text, text))[0]
+    found = beside(recording)
+    assert len(found) == 4
+    assert set(where) <= set(found)
+    assert not any("embeddings" in layer for layer in found)
+    assert beside(recording, "attention")
