@@ -131,15 +131,21 @@ def _status(arguments: list[str]) -> int:
         resumed = arguments and arguments[0] in RESUMED
         _complain(f"interrupted{kept if resumed else ''}.")
         return 130
-    except MemoryError:
-        _complain("there is not enough memory for this.")
-        return 1
     except Exception as error:
         return _unforeseen(error)
 
 
+_NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "can't allocate memory")
+"""What the loader of libraries, the system and PyTorch say."""
+
+
 def _unforeseen(error: Exception) -> int:
-    """Say in one line what no command foresaw: a file that the system refuses, or our own fault."""
+    """Say in one line what no command foresaw: too little memory, a file that the system refuses,
+    or else a fault of normscope.
+    """
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        _complain("there is not enough memory for this.")
+        return 1
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         _complain(f"{error.filename} cannot be used: {error.strerror}.")
         return 2

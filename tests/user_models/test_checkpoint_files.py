@@ -5,6 +5,7 @@ import collections
 import io
 import json
 import pathlib
+import pickle
 import zipfile
 
 import numpy as np
@@ -199,6 +200,19 @@ def test_code_is_refused_by_the_name_of_its_class(tmp_path):
     torch.jit.script(nn.Sequential(nn.BatchNorm2d(3))).save(str(tmp_path / "script.pt"))
     with pytest.raises(InputError, match="TorchScript"):
         load_checkpoint(tmp_path / "script.pt")
+
+
+def test_what_a_reader_warns_of_is_not_said(tmp_path, recwarn):
+    (tmp_path / "x.pt").write_bytes(pickle.dumps({"a": Net()}, protocol=4))
+    with pytest.raises(InputError, match="Python objects"):
+        load_checkpoint(tmp_path / "x.pt")
+    assert not recwarn.list
+
+
+def test_very_many_layers_are_refused():
+    state = {f"bn.{i}.running_var": torch.ones(1) for i in range(20_001)}
+    with pytest.raises(InputError, match=r"holds 20,001 normalization layers; at most 20,000"):
+        check_state_dict(state)
 
 
 def test_a_checkpoint_that_was_cut_short(tmp_path):

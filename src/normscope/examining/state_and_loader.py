@@ -15,6 +15,7 @@ from normscope.errors import InputError, one_line
 from normscope.examining.layer_facts import dtype_name, find_modules, to_array, to_count
 from normscope.examining.outputs import label_facts
 from normscope.records.examination import Keys, Layer, Loader, Recognition
+from normscope.records.recording_header import MOST_LAYERS
 from normscope.user_models.state_dicts import NormEntries, norm_entries, without_prefixes
 from normscope.user_models.tensor_files import is_dense
 
@@ -79,7 +80,11 @@ def layers_of_state(state: Mapping[str, Any], known: tuple[Layer, ...] = ()) -> 
 
 
 def _refuse_excess(found: Mapping[str, NormEntries]) -> None:
-    """Refuse values that are not there, and more than normalization layers have."""
+    """Refuse values that are not there, and more of them, or of layers, than there can be."""
+    if len(found) > MOST_LAYERS:
+        raise InputError(
+            f"It holds {len(found):,} normalization layers; at most {MOST_LAYERS:,} are judged."
+        )
     for name, entries in found.items():
         for entry, value in entries.values.items():
             if not is_dense(value):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -128,7 +129,8 @@ def _read(path: Path, what: str, read: Callable[[], T]) -> T:
         raise InputError(f"There is no {'checkpoint' if what in _WRITTEN else 'data'} at {path}.")
     try:
         check_regular(path)
-        with limited_memory(4 * path.stat().st_size + 4 * SPARE_BYTES):
+        with limited_memory(4 * path.stat().st_size + 4 * SPARE_BYTES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of readers, on what somebody wrote: not for users
             return read()
     except InputError:
         raise
