@@ -151,8 +151,9 @@ def _panel(axis: Axes, explanation: Explanation, values: np.ndarray, name: str) 
     for k, (order, of_order) in enumerate(zip(ORDERS, 100 * values, strict=True)):
         x = sizes + 0.16 * (k - 0.5)
         style: dict[str, Any] = {"color": BATCH_COLOUR, **LOOKS[order]}
+        dots: dict[str, Any] = {**style, "linestyle": ""}
         axis.plot((x[:, None] + offsets).ravel(), of_order.ravel(), markersize=4, alpha=0.6,
-                  gid=f"{name} {order} passes", **style | {"linestyle": ""})  # fmt: skip
+                  gid=f"{name} {order} passes", **dots)  # fmt: skip
         finite = [row[np.isfinite(row)] for row in of_order]
         means = [row.mean() if len(row) else np.nan for row in finite]
         axis.plot(x, means, linewidth=1.6, markersize=0, label=order, gid=f"{name} {order} mean",
