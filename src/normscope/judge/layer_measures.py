@@ -23,8 +23,8 @@ from normscope.judge.activation_regions import (
     mean_derivatives,
 )
 from normscope.records.recording import Recording
-from normscope.records.recording_distribution import physical_edges, physical_extremes
-from normscope.records.recording_header import CONSTANT_STD, FRAME
+from normscope.records.recording_distribution import count_below, physical_extremes
+from normscope.records.recording_header import CONSTANT_STD
 
 BINS = 400
 """Of a channel's distribution over its whole range, where the steps of an epoch are merged."""
@@ -222,26 +222,16 @@ def _histograms(
 
 
 def _share(recording: Recording, layer: str, intervals: Sequence[tuple[float, float]]) -> Series:
-    """Share of the outputs inside the intervals; values are spread evenly over their bins."""
+    """Share of the outputs inside the intervals, those of all processes together."""
     if (read := _histograms(recording, layer)) is None:
         return NOTHING
     steps, counted, frames = read
-    edges = np.stack([physical_edges(frame, "output") for frame in frames])
-    counts = np.stack(counted).astype(np.float64)
-    turned = np.stack(frames)[:, :, FRAME.index("weight"), :, None] < 0
-    counts = np.where(turned, counts[..., ::-1], counts) if turned.any() else counts
-    left, right, total = edges[..., :-1], edges[..., 1:], counts.sum((0, 3))
-    finite = np.isfinite(edges).all()
-
-    def below(limit: float) -> np.ndarray:
-        if limit == math.inf and finite:
-            return total
-        part = np.where(right > left, (limit - left) / (right - left), limit >= left)
-        return (counts * np.clip(part, 0, 1)).sum((0, 3))
-
-    with np.errstate(all="ignore"):
-        share = sum(below(high) - below(low) for low, high in intervals) / total
-    return steps, _mean_of_known(share)
+    limits = sorted({*(end for interval in intervals for end in interval), math.inf})
+    parts = zip(counted, frames, strict=True)
+    below = dict(zip(limits, sum(count_below(*part, limits) for part in parts), strict=True))
+    within = sum(below[high] - below[low] for low, high in intervals)
+    with np.errstate(invalid="ignore"):
+        return steps, _mean_of_known(within / below[math.inf])
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:

@@ -245,7 +245,7 @@ class Recording:
             steps, values = _read(self._part(rank), layer, statistic, first, last)
         start = 0 if first is None else np.searchsorted(steps, first)
         end = None if last is None else np.searchsorted(steps, last, "right")
-        return steps[start:end].copy(), values[start:end].copy()
+        return steps[start:end], values[start:end]
 
     def distribution(
         self,
@@ -381,10 +381,7 @@ def _read(
     if len({values.shape[1:] for _, values in blocks}) > 1:
         newest = blocks[-1][1].shape[1:]  # the layer changed its shape on the way
         blocks = [block for block in blocks if block[1].shape[1:] == newest]
-    if len(blocks) == 1:
-        steps, values = blocks[0]
-    else:
-        steps, values = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
+    steps, values = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))  # copies
     if (steps[1:] >= steps[:-1]).all():
         return steps, values
     order = np.argsort(steps, kind="stable")

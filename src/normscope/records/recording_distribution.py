@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from normscope.records.recording_header import FRAME, bin_edges
+from normscope.records.recording_header import BINS, FRAME, bin_edges
 
 ROWS_AT_ONCE = 32  # histograms per channel that are merged together: bounds the memory
 POINT = 1e-4
@@ -30,6 +32,41 @@ def physical_edges(frame: np.ndarray, side: str) -> np.ndarray:
 def physical_extremes(frame: np.ndarray, side: str) -> np.ndarray:
     """The first and the last of `physical_edges`: [R, C, 2]."""
     return _in_units(np.concatenate(_normalized_extremes(frame), axis=2), frame, side)
+
+
+def count_below(counts: np.ndarray, frame: np.ndarray, limits: Sequence[float]) -> np.ndarray:
+    """The numbers of a layer's outputs below limits in its units, [limits, R, C]: the values of a
+    bin are spread evenly between its `physical_edges`. NaN for a channel that has no finite ones.
+
+    Args:
+        counts: [R, C, BINS + 2].
+        frame: [R, 6, C].
+        limits: the limits; the number below infinity is that of all values.
+    """
+    weight, bias = (frame[:, FRAME.index(name)] for name in ("weight", "bias"))
+    low, high = (end[..., 0] for end in _normalized_extremes(frame))
+    if (turned := weight < 0).any():
+        counts = np.where(turned[..., None], counts[..., ::-1], counts)
+        low, high = np.where(turned, -high, low), np.where(turned, -low, high)
+    until = counts.cumsum(2, dtype=np.int64)
+    scale, edges, found = np.abs(weight), bin_edges(), []
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        first, last = bias + scale * low, bias + scale * high
+        for limit in limits:
+            if limit == np.inf:
+                found.append(until[..., -1])
+                continue
+            at = np.where(scale > 0, (limit - bias) / scale, low)
+            place = np.searchsorted(edges, at, "right")
+            inner, outer = edges[np.maximum(place - 1, 0)], edges[np.minimum(place, BINS)]
+            left = np.where(place == 0, low, np.clip(inner, low, high))
+            right = np.where(place > BINS, high, np.clip(outer, low, high))
+            part = np.nan_to_num(np.clip((at - left) / (right - left), 0, 1))
+            through = np.take_along_axis(until, place[..., None], 2)[..., 0]
+            held = np.take_along_axis(counts, place[..., None], 2)[..., 0]
+            below = np.where(limit < first, 0, through - held * (1 - part))
+            found.append(np.where(limit >= last, until[..., -1], below))
+    return np.where(np.isfinite(first) & np.isfinite(last), found, np.nan)
 
 
 def _normalized_extremes(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -123,7 +123,8 @@ def ridges(data: ReportData) -> Table | None:
             numbers = item.recording.layers[layer].histogram_channels or range(counts.shape[1])
             rows = evenly_spread(len(steps), frames)
             chosen = evenly_spread(counts.shape[1], channels)
-            keys += [(*key, numbers[channel], step) for step in steps[rows] for channel in chosen]
+            shown = [numbers[channel] for channel in chosen]
+            keys += [(*key, number, step) for step in steps[rows].tolist() for number in shown]
             density, limits = _normalized(counts[rows][:, chosen], frame[rows][:, :, chosen])
             if "output_histogram_frame" in recorded:
                 limits[:, slice(2, 4) if name == "histogram" else slice(2)] = np.nan
