@@ -22,21 +22,27 @@ os.environ.setdefault("NORMSCOPE_CACHE", str(Path(__file__).parents[1] / ".test-
 
 LONGEST = (
     "studies/test_ray_runs.py",
+    "show/report/test_report_accessible.py",
+    "show/report/test_report_browser.py",
+    "show/report/test_live_browser.py",
+    "show/report/test_live_training.py",
     "commands/test_compare.py",
     "examples/test_notebooks.py",
     "studies/test_runs.py",
-    "show/report/test_report_accessible.py",
-    "show/report/test_report_browser.py",
     "studies/test_watched_runs.py",
-    "show/sinks/test_sinks_commands.py",
-    "show/report/test_live_training.py",
+    "watching/test_watch_loops.py",
     "show/figures/test_figure_explanation.py",
+    "fuzz/test_fuzz_kills.py",
+    "fuzz/test_fuzz_places.py",
+    "records/test_created_whole.py",
     "benchmarks/test_benchmarks.py",
+    "judge/claims/test_claims_studies.py",
+    "judge/rules/test_failure_cases.py",
     "test_wheel.py",
+    "show/sinks/test_sinks_commands.py",
     "commands/explain/test_explain_command.py",
-    "show/report/test_live_browser.py",
 )
-"""Files that take 10 seconds and more: begun first, so that two workers end at the same time."""
+"""Files that take most, waiting included: begun first, so that two workers end at the same time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

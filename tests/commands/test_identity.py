@@ -33,6 +33,12 @@ def run(**settings):
     return compare(options, console=Console(file=out, width=200)), out.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Train and sum up, but draw nothing: most of a command's time."""
+    monkeypatch.setattr("normscope.commands.compare._draw", lambda *_: [])
+
+
 def folder_of(result):
     (only,) = result.runs
     return only.directory

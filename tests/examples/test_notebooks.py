@@ -20,28 +20,57 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
-def executed(name: str, folder: Path, *shorter: str) -> tuple[nbformat.NotebookNode, str]:
-    """The notebook after its cells have run in a kernel of its own, and all that they printed.
+SHORTER = {"with_and_without_bn": ("epochs=6", "epochs=4")}
+"""{example: (a text in it, what stands in its place here)}."""
 
-    With two more texts, the second stands in the first's place.
+BEGIN = """
+%reset -f
+import os, sys
+os.chdir({folder!r})
+sys.path.append({tests!r})
+from normscope.studies import pipeline
+from training_here import TrainsHere
+pipeline.ProcessExecutor = TrainsHere
+%reset -f
+"""
+"""What stands before each example in the kernel that they share: loading torch takes longer than
+most of them.
+"""
+
+
+def cells_of(name: str) -> list[nbformat.NotebookNode]:
+    cells = jupytext.read(EXAMPLES / f"{name}.py").cells
+    if name in SHORTER:
+        assert sum(cell.source.count(SHORTER[name][0]) for cell in cells) == 1
+        for cell in cells:
+            cell.source = cell.source.replace(*SHORTER[name])
+    return cells
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> dict[str, list[nbformat.NotebookNode]]:
+    """{example: the outputs of its cells}, each run from an empty namespace, in a folder of its
+    own.
     """
-    notebook = jupytext.read(EXAMPLES / f"{name}.py")
-    if shorter:
-        assert sum(cell.source.count(shorter[0]) for cell in notebook.cells) == 1
-        for cell in notebook.cells:
-            cell.source = cell.source.replace(*shorter)
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return notebook, "".join(output.text for output in outputs if output.output_type == "stream")
+    cells = {name: cells_of(name) for name in NAMES}
+    whole = nbformat.v4.new_notebook()
+    for name, own in cells.items():
+        folder, tests = str(tmp_path_factory.mktemp(name)), str(Path(__file__).parents[1])
+        begin = BEGIN.format(folder=folder, tests=tests)
+        whole.cells += [nbformat.v4.new_code_cell(begin.strip()), *own]
+    NotebookClient(whole, timeout=240, kernel_name="python3").execute()
+    return {
+        name: [output for cell in own for output in cell.get("outputs", [])]
+        for name, own in cells.items()
+    }
 
 
-def images(notebook: nbformat.NotebookNode) -> int:
-    return sum(
-        "image/png" in output.get("data", {})
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-    )
+def printed(outputs: list[nbformat.NotebookNode]) -> str:
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def images(outputs: list[nbformat.NotebookNode]) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
 def number(pattern: str, text: str) -> float:
@@ -50,8 +79,8 @@ def number(pattern: str, text: str) -> float:
     return float(found[1])
 
 
-def test_with_and_without_bn(tmp_path):
-    notebook, text = executed("with_and_without_bn", tmp_path, "epochs=6", "epochs=4")
+def test_with_and_without_bn(outputs):
+    text = printed(outputs["with_and_without_bn"])
     accuracy = {
         (norm, float(rate)): float(percent)
         for norm, rate, percent in re.findall(
@@ -61,28 +90,28 @@ def test_with_and_without_bn(tmp_path):
     assert len(accuracy) == 4
     assert accuracy["batch", 0.3] > 90
     assert accuracy["batch", 0.01] > accuracy["none", 0.01] + 30
-    assert images(notebook) == 2
+    assert images(outputs["with_and_without_bn"]) == 2
     assert "C201 higher-accuracy: cannot tell (n = 2)" in text
 
 
-def test_inside_one_batchnorm(tmp_path):
-    notebook, text = executed("inside_one_batchnorm", tmp_path)
-    assert images(notebook) == 3
+def test_inside_one_batchnorm(outputs):
+    text = printed(outputs["inside_one_batchnorm"])
+    assert images(outputs["inside_one_batchnorm"]) == 3
     assert number(r"own running mean: (\S+)", text) < 1e-5
     assert number(r"output mean - bias: +(\S+)", text) < 1e-5
     assert number(r"output std / \|weight\|: +(\S+)", text) == pytest.approx(1, abs=1e-3)
 
 
-def test_watch_your_own_model(tmp_path):
-    _, text = executed("watch_your_own_model", tmp_path)
+def test_watch_your_own_model(outputs):
+    text = printed(outputs["watch_your_own_model"])
     assert "same bits: True" in text
     assert "Sequential: 2 layers, 75 steps (optimizer steps)" in text
     assert "'recordings.csv', 'layers.csv', 'statistics.csv', 'histograms.csv'" in text
     assert re.search(r"recording.report.html: \d.\d MB", text)
 
 
-def test_find_what_is_broken(tmp_path):
-    _, text = executed("find_what_is_broken", tmp_path)
+def test_find_what_is_broken(outputs):
+    text = printed(outputs["find_what_is_broken"])
     before, after = map(float, re.findall(r"(\S+)% before, (\S+)% now", text)[0])
     assert after > 95 > 90 > before
     assert "NS104 statistics-stuck" in text

@@ -470,7 +470,7 @@ class TestStorage:
         path = tmp_path / "r.sqlite"
         watcher = watch(model, path=path)
         session = watcher._session
-        x, y = images(n=4, size=16)
+        x, y = images(n=2, size=8)
         for step in range(1, 11_731):
             if any(session._recorder.planned.due(step)):
                 F.cross_entropy(model(x), y).backward()
