@@ -95,6 +95,27 @@ def test_an_epoch_is_the_plan_carried_out_image_by_image(
         np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_of_the_mean_image_is_taken_before_crops_are_padded_with_zeros():
+    """He et al. 2016: zeros around what is left of an image, not around the image."""
+    dataset = make_dataset(6)
+    batches = make_batches(dataset, pixel_mean=True)
+    mean = dataset.train_images.astype(np.float64).mean(0)
+    plan = plan_epoch(6, seed=1, epoch=2, crop_padding=2, horizontal_flip=True)
+    shown, _ = epoch_of(batches, 1, 2)
+    height, width = mean.shape[:2]
+    for place, image in enumerate(shown.permute(0, 2, 3, 1).numpy()):
+        left_over = dataset.train_images[plan.order[place]] - mean
+        padded = np.pad(left_over, ((2, 2), (2, 2), (0, 0)))
+        top, left = int(plan.tops[place]), int(plan.lefts[place])
+        window = padded[top : top + height, left : left + width]
+        window = window[:, ::-1] if plan.flips[place] else window
+        np.testing.assert_allclose(image, window / (255 * np.array(dataset.std)), atol=1e-5)
+    assert torch.equal(asked_for(batches, 1, 2)[0], shown)
+    tested = next(batches.test())[0].permute(0, 2, 3, 1).numpy()
+    expected = (dataset.test_images[:4] - mean) / (255 * np.array(dataset.std))
+    np.testing.assert_allclose(tested, expected, atol=1e-5)
+
+
 def test_every_crop_is_a_window_of_the_zero_padded_image_whatever_the_plan_says():
     dataset = make_dataset(40)
     images, labels = epoch_of(make_batches(dataset, 16))

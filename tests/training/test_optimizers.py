@@ -121,3 +121,15 @@ def test_specs_know_the_optimizers_by_name():
 def test_an_optimizer_that_is_none_is_refused():
     with pytest.raises(InputError, match="Unknown optimizer 'adam'.*Known: sgd, adamw, muon"):
         optimizer_of(tiny_network(), dataclasses.replace(PLAN, optimizer="adam"))
+
+
+def test_decay_may_spare_what_is_no_matrix():
+    model = tiny_network()
+    every = optimizer_of(model, PLAN).param_groups
+    decayed, spared = optimizer_of(
+        model, dataclasses.replace(PLAN, decay_spares="vectors")
+    ).param_groups
+    assert [group["weight_decay"] for group in every] == [1e-4]
+    assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[4].weight)}
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0.0)
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,52 @@ def plain_training(model, batches, plan):
         )
         scheduler.step()
     return rows
+
+
+class Rates(Callback):
+    """The learning rate of every step."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_start(self, model, optimizer):
+        self._optimizer = optimizer
+
+    def on_step(self, epoch, index):
+        self.found.append(self._optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.1] * 4 + [0.01] * 2 + [0.001] * 2),
+        ({"warmup": 2}, [0.05] + [0.1] * 3 + [0.01] * 2 + [0.001] * 2),
+        ({"schedule": "constant"}, [0.1] * 8),
+    ],
+)
+def test_steps_fall_inside_epochs_and_the_last_epoch_ends_with_them(settings, expected):
+    """Eight steps in epochs of three."""
+    plan = replace(PLAN, **{"schedule": "steps", "iterations": 8, "epochs": 3} | settings)
+    model, rates, keep = tiny_network(), Rates(), Keep()
+    weight, each = model[0].weight, []
+
+    class Norms(Callback):
+        def on_backward(self, index):
+            each.append(float(weight.grad.norm()))
+
+    norms = GradientNorms({"stem": weight}, TinyBatches.train_batches)
+    callbacks = [rates, norms, Norms(), keep]
+    assert train(model, TinyBatches(), plan, callbacks=callbacks).status == "finished"
+    assert rates.found == pytest.approx(expected, rel=1e-12)
+    assert [epoch.step for epoch in keep.epochs] == [3, 6, 8]
+    assert keep.epochs[-1].scalars["stem_gradient_mean"] == pytest.approx(np.mean(each[6:]))
+    assert keep.epochs[-1].scalars["first_non_finite_step"] is None
+
+    resumed, again = tiny_network(), Keep()
+    state = ResumeState.from_bytes(keep.states[1])
+    train(resumed, TinyBatches(), plan, callbacks=[again], resume=state)
+    for ours, theirs in zip(resumed.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_every_scalar_equals_the_plain_loop():

@@ -72,6 +72,8 @@ class Settings:
     optimizer: str = "sgd"
     warmup: int = 0
     clip: float = 0.0
+    iterations: int = 0
+    decay_spares: str = "nothing"
     device: str = "cpu"
     precision: str = "fp32"
 

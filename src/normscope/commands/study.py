@@ -43,7 +43,7 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
     """Train a grid of runs and judge the usual claims about normalization on it.
 
     Built in: quick, notebook, blog, learning-rates, initialization, activation-functions,
-    batch-size, placement, propagation, landscape, covariate-shift, depth, transformer,
+    batch-size, placement, propagation, landscape, covariate-shift, depth, he2016, transformer,
     transformer-initialization, transformer-placement. The same command resumes where it was
     interrupted; with more seeds it trains only what is new.
     """

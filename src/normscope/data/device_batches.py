@@ -89,6 +89,7 @@ class Batches:
         *,
         crop_padding: int,
         horizontal_flip: bool,
+        pixel_mean: bool = False,
         dtype: torch.dtype = torch.float32,
     ):
         largest = max(len(dataset.train_images), len(dataset.test_images))
@@ -110,6 +111,12 @@ class Batches:
             torch.tensor(values, dtype=torch.float32, device=device).repeat(width, 1)
             for values in (1 / (255 * std), -mean / std)
         )
+        self._mean_image: Tensor | None = None  # float32 [1, H, W, C], 0 to 255
+        if pixel_mean:
+            image = dataset.train_images.mean(0, dtype=np.float64, keepdims=True)
+            self._mean_image = torch.from_numpy(image).float().to(device)
+            self._mean_crop = Crop(self._mean_image, batch_size, crop_padding)
+            self._shift.zero_()
         self.train_batches = -(-len(self._train_images) // batch_size)
         self.test_batches = -(-len(self._test_images) // batch_size)
         self._slots = torch.arange(batch_size, device=device)
@@ -151,7 +158,7 @@ class Batches:
     def test_at(self, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """A batch of the test split, as `test` yields it, asked for as in `train_at`."""
         rows = self._rows(index, size)
-        images = self._normalize(self._test_images.index_select(0, rows))
+        images = self._seen(self._test_images.index_select(0, rows))
         return images, self._test_labels.index_select(0, rows)
 
     def train(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -175,7 +182,7 @@ class Batches:
         batches = self.test_batches if limit is None else min(limit, self.test_batches)
         for start in range(0, batches * self.batch_size, self.batch_size):
             span = slice(start, start + self.batch_size)
-            yield self._normalize(self._test_images[span]), self._test_labels[span]
+            yield self._seen(self._test_images[span]), self._test_labels[span]
 
     def _draw(self, seed: int, epoch: int) -> EpochPlan:
         return plan_epoch(
@@ -192,12 +199,19 @@ class Batches:
 
     def _augmented(self, shown: EpochPlan, crop: Crop) -> tuple[Tensor, Tensor]:
         images = crop(shown.order, shown.tops, shown.lefts)
+        if self._mean_image is not None:  # of the same window, so that padding stays 0
+            one = torch.zeros_like(shown.order)
+            images = images.float().sub_(self._mean_crop(one, shown.tops, shown.lefts))
         if self.horizontal_flip:
             images = _mirror(images, shown.flips)
         return self._normalize(images), self._train_labels.index_select(0, shown.order)
 
+    def _seen(self, images: Tensor) -> Tensor:
+        """Whole images uint8 [B, H, W, C], as the network sees them."""
+        return self._normalize(images if self._mean_image is None else images - self._mean_image)
+
     def _normalize(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] -> `dtype` [B, C, H, W], which permuted is channels_last as it is."""
+        """[B, H, W, C] -> `dtype` [B, C, H, W], which permuted is channels_last as it is."""
         values = images.to(torch.float32).mul_(self._scale).add_(self._shift)
         return values.to(self.dtype).permute(0, 3, 1, 2)
 

@@ -69,6 +69,9 @@ ADDED_KNOBS: dict[str, Any] = {
     "clip": 0.0,
     "train_share": 1.0,
     "train": "all",
+    "iterations": 0,
+    "pixel_mean": False,
+    "decay_spares": "nothing",
 }
 """{knob that came later: the value that the runs before it had}.
 

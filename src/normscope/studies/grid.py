@@ -90,7 +90,7 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
     choices = (
         shared | dict(zip(names, choice, strict=True)) for choice in itertools.product(*values)
     )
-    made = (_spec(choice, dataset.kind, options.capture_epochs) for choice in choices)
+    made = (_spec(choice, dataset, options) for choice in choices)
     specs = tuple(dict.fromkeys(made))  # a knob's default and its name are one setting
     return Grid(
         specs,
@@ -117,11 +117,17 @@ def merged_by_data(grids: Sequence[Grid]) -> list[Grid]:
     ]
 
 
-def _spec(choices: dict[str, Any], kind: str, capture_epochs: tuple[int, ...] | None) -> RunSpec:
-    """Make a run's spec; `kind` is that of the data."""
-    captured = (
-        default_capture_epochs(choices["epochs"]) if capture_epochs is None else capture_epochs
-    )
+def _spec(choices: dict[str, Any], dataset: Dataset, options: GridOptions) -> RunSpec:
+    """Make a run's spec."""
+    if iterations := choices["iterations"]:
+        if options.epochs:
+            raise InputError("Give --iterations or --epochs, not both.")
+        images = len(dataset.share(choices["train_share"]).train_images)
+        steps_of_epoch = -(-images // choices["batch_size"])
+        choices = choices | {"epochs": -(-iterations // steps_of_epoch)}
+    captured, kind = options.capture_epochs, dataset.kind
+    if captured is None:
+        captured = default_capture_epochs(choices["epochs"])
     entry = lookup("model", choices["model"], registry.MODELS)
     if entry.takes != kind:
         takers = [name for name, other in registry.MODELS.items() if other.takes == kind]
@@ -274,4 +280,5 @@ def batches_for(
         torch.device(device),
         crop_padding=spec.crop_padding if augmented else 0,
         horizontal_flip=spec.horizontal_flip and augmented,
+        pixel_mean=spec.pixel_mean,
     )

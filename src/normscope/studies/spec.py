@@ -141,8 +141,21 @@ class Recipe:
     layer alone; the rest stays as it was drawn.
     """
 
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over the epochs: cosine annealing to zero, set once per epoch, or constant."""
+    schedule: Literal["cosine", "constant", "steps"] = "cosine"
+    """Learning rate: cosine annealing to zero, set once per epoch, constant, or steps: a tenth from
+    half of all optimizer steps on, a hundredth from three quarters on, as He et al. 2016.
+    """
+
+    iterations: int = 0
+    """Optimizer steps of a run, in place of epochs; the last epoch may end early."""
+
+    pixel_mean: Annotated[bool, FlagCreatePairsOff] = False
+    """Subtract the mean training image and not the mean colour, before crops are padded with zeros,
+    as He et al. 2016. Both are divided by the colours' standard deviations.
+    """
+
+    decay_spares: Literal["nothing", "vectors"] = "nothing"
+    """What the weight decay of SGD leaves alone: vectors are biases, gains and embeddings."""
 
     train_share: float = 1.0
     """Share of the training samples that is used, evenly spread over them: 0.1 for every tenth."""
@@ -158,6 +171,7 @@ class Recipe:
         within("weight decay", self.weight_decay, 0, math.inf)
         within("initialization scale", self.initialization_scale, 0, math.inf)
         within("number of warm-up steps", self.warmup, 0, MOST)
+        within("number of iterations", self.iterations, 0, MOST)
         within("gradients' largest norm", self.clip, 0, math.inf)
         within("share of the training samples", self.train_share, 1e-6, 1)
 

@@ -97,6 +97,15 @@ STUDIES = {
             ),
         ),
         StudyPlan(
+            "he2016",
+            "ResNet-20 on CIFAR-10 as He et al. 2016: 64,000 steps on 45,000 images, five seeds.",
+            (
+                _grid(None, (), data="cifar10", model="resnet-20", seeds=5, learning_rates=(0.1,),
+                      norms=("batch",), initialization="he", iterations=64_000, schedule="steps",
+                      pixel_mean=True, train_share=0.9, capture_epochs=()),
+            ),
+        ),
+        StudyPlan(
             "notebook",
             "SmallResNet on CIFAR-10 with and without batch normalization, as in the notebook.",
             (_grid(**_CIFAR),),

@@ -23,6 +23,7 @@ class GradientNorms(Callback):
         self._weights = weights
         device = next(iter(weights.values())).device
         self._norms = torch.zeros(steps, len(weights), device=device)
+        self._taken = steps  # in the epoch that ends
 
     def on_backward(self, index: Tensor) -> None:
         gradients = [weight.grad for weight in self._weights.values()]
@@ -31,8 +32,12 @@ class GradientNorms(Callback):
         ]
         self._norms[index] = torch.stack(norms)
 
+    def on_step(self, epoch: int, index: int) -> None:
+        self._taken = index + 1
+
     def scalars(self) -> dict[str, Tensor]:
-        norms = self._norms if self._norms.device.type == "mps" else self._norms.double()
+        norms = self._norms[: self._taken]
+        norms = norms if norms.device.type == "mps" else norms.double()
         statistics = {
             "": norms[-1],
             "_mean": norms.mean(0),

@@ -170,6 +170,7 @@ class _Epochs:
             model, optimizer, batches, plan, [each.on_backward for each in callbacks]
         )
         self._testing = TestPass(model, batches, plan)
+        self._steps = plan.iterations or plan.epochs * batches.train_batches
         self._train_step = GraphReplay(self._training.step, batches.train_size(0), not_captured)
         self._test_step = GraphReplay(self._testing.step, batches.test_size(0), not_captured)
 
@@ -182,19 +183,18 @@ class _Epochs:
 
     def train(self, number: int, steps_before: int) -> Epoch:
         """Train epoch `number`, counted from 1, and evaluate it."""
-        rate = learning_rate(
-            self._plan.schedule, self._plan.learning_rate, number, self._plan.epochs
-        )
+        rate = self._rate(number, steps_before + 1)
+        steps = min(self._batches.train_batches, self._steps - steps_before)
         for callback in self._callbacks:
             callback.on_epoch_start(number)
         clock = Clock(self._plan.device)
-        self._train_steps(number, rate, steps_before)
+        self._train_steps(number, steps, steps_before)
         clock.lap("train")
         self._evaluate()
         clock.lap("test")
-        host = to_host(self._measured())  # the epoch's one synchronization
+        host = to_host(self._measured(steps))  # the epoch's one synchronization
 
-        steps, images = self._batches.train_batches, host.pop("train_images")
+        images = host.pop("train_images")
         host.pop("test_images")
         seconds = clock.seconds()
         first_bad = int(host.pop("first_non_finite"))
@@ -213,12 +213,20 @@ class _Epochs:
         state = ResumeState.of(number, steps_before + steps, self._model, self._optimizer)
         return Epoch(number, steps_before + steps, scalars, state)
 
-    def _train_steps(self, number: int, rate: float, steps_before: int) -> None:
+    def _rate(self, number: int, step: int) -> float:
+        """The learning rate of a step of an epoch, both counted from 1, without warm-up."""
+        plan, done = self._plan, (step - 1) / self._steps
+        return learning_rate(plan.schedule, plan.learning_rate, number, plan.epochs, done)
+
+    def _train_steps(self, number: int, steps: int, steps_before: int) -> None:
+        rate = set_to = self._rate(number, steps_before + 1)
         self._training.begin(number, rate)
-        for index in range(self._batches.train_batches):
+        for index in range(steps):
             step = steps_before + index + 1
-            if step <= self._plan.warmup + 1:  # one more: from there on the rate is the epoch's
-                self._training.set_rate(warmed_up(rate, step, self._plan.warmup))
+            now = warmed_up(self._rate(number, step), step, self._plan.warmup)
+            if now != set_to:
+                self._training.set_rate(now)
+                set_to = now
             self._train_step(self._batches.train_size(index))
             for callback in self._callbacks:
                 callback.on_step(number, index)
@@ -230,10 +238,10 @@ class _Epochs:
         for index in range(self._batches.test_batches):
             self._test_step(self._batches.test_size(index))
 
-    def _measured(self) -> dict[str, Tensor]:
-        """All that the epoch measured, on the device."""
+    def _measured(self, steps: int) -> dict[str, Tensor]:
+        """All that the epoch measured in so many steps, on the device."""
         train, test = self._training.totals.means(), self._testing.totals.means()
-        losses = torch.cat([self._training.losses, test["loss"].reshape(1)])
+        losses = torch.cat([self._training.losses[:steps], test["loss"].reshape(1)])
         indices = torch.arange(len(losses), device=losses.device)
         measured = {
             **{f"train_{name}": value for name, value in train.items()},

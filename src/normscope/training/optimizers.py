@@ -12,9 +12,10 @@ from torch import nn
 from normscope.errors import InputError, lookup
 from normscope.training.plan import Plan
 
-SCHEDULES: dict[str, Callable[[int, int], float]] = {
-    "cosine": lambda epoch, epochs: (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2,
-    "constant": lambda epoch, epochs: 1.0,
+SCHEDULES: dict[str, Callable[[int, int, float], float]] = {
+    "cosine": lambda epoch, epochs, done: (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2,
+    "constant": lambda epoch, epochs, done: 1.0,
+    "steps": lambda epoch, epochs, done: 10.0 ** -((done >= 0.5) + (done >= 0.75)),
 }
 
 
@@ -23,14 +24,16 @@ def warmed_up(rate: float, step: int, warmup: int) -> float:
     return rate * min(1.0, step / warmup) if warmup else rate
 
 
-def learning_rate(schedule: str, initial: float, epoch: int, epochs: int) -> float:
-    """The learning rate of an epoch, counted from 1.
+def learning_rate(
+    schedule: str, initial: float, epoch: int, epochs: int, done: float = 0.0
+) -> float:
+    """The learning rate of an epoch, counted from 1, behind this share of all optimizer steps.
 
     "cosine" is Loshchilov & Hutter (2017), eq. 5, without restarts and down to zero, as
     `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)` stepped once per epoch
-    sets it.
+    sets it. "steps" is He et al. (2016), section 4.2: 32k and 48k of 64k steps.
     """
-    return initial * lookup("schedule", schedule, SCHEDULES)(epoch, epochs)
+    return initial * lookup("schedule", schedule, SCHEDULES)(epoch, epochs, done)
 
 
 BETA2 = 0.99
@@ -72,9 +75,16 @@ def optimizer_of(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     return lookup("optimizer", plan.optimizer, OPTIMIZERS)(model, plan)
 
 
+def _groups(decayed: list[nn.Parameter], spared: list[nn.Parameter], plan: Plan) -> Groups:
+    """The groups of an optimizer, those without a parameter left out."""
+    decays = ((decayed, plan.weight_decay), (spared, 0.0))
+    return [{"params": chosen, "weight_decay": decay} for chosen, decay in decays if chosen]
+
+
 def _sgd(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    spares = plan.decay_spares == "vectors"
     return torch.optim.SGD(
-        model.parameters(),
+        _groups(*split_parameters(model), plan) if spares else model.parameters(),
         lr=plan.learning_rate,
         momentum=plan.momentum,
         weight_decay=plan.weight_decay,
@@ -83,12 +93,7 @@ def _sgd(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
 
 
 def _adamw(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    matrices, others = split_parameters(model)
-    groups = [
-        {"params": matrices, "weight_decay": plan.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return _fused_adamw(groups, plan)
+    return _fused_adamw(_groups(*split_parameters(model), plan), plan)
 
 
 def _muon(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
@@ -105,11 +110,7 @@ def _muon(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
         momentum=plan.momentum,
         adjust_lr_fn="match_rms_adamw",  # AdamW's learning rates suit it then
     )
-    groups = [
-        {"params": rest, "weight_decay": plan.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return SeveralOptimizers([muon, _fused_adamw(groups, plan)])
+    return SeveralOptimizers([muon, _fused_adamw(_groups(rest, others, plan), plan)])
 
 
 def _ends(model: nn.Module) -> list[nn.Parameter]:
@@ -121,7 +122,6 @@ def _ends(model: nn.Module) -> list[nn.Parameter]:
 
 def _fused_adamw(groups: Groups, plan: Plan) -> torch.optim.Optimizer:
     betas = (plan.momentum, BETA2)
-    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=betas, fused=True)
 
 

@@ -328,3 +328,17 @@ def test_the_command_lines_are_read():
     assert tyro.cli(StudyOptions, args=[]).overrides() == {}
     read = tyro.cli(ClaimsOptions, args=["one", "two", "--norm", "group"])
     assert ([path.name for path in read.directories], read.norm) == (["one", "two"], "group")
+
+
+def test_iterations_are_as_many_epochs_as_it_takes_of_the_images_that_are_used(tmp_path):
+    (grid,) = STUDIES["he2016"].grids
+    settings = {**grid.settings, "data": "digits", "model": "small-resnet", "iterations": 23}
+    specs = lay_out(GridPlan(settings, {}, ()).options({"device": "cpu"})).specs
+    steps = -(-round(0.9 * 1442) // 128)
+    assert {spec.epochs for spec in specs} == {-(-23 // steps)}
+    assert len(specs) == 5
+    (spec, *_) = specs
+    assert (spec.schedule, spec.pixel_mean, spec.train_share) == ("steps", True, 0.9)
+    assert (grid.settings["iterations"], -(-64_000 // -(-45_000 // 128))) == (64_000, 182)
+    with pytest.raises(InputError, match="--iterations or --epochs"):
+        lay_out(GridPlan(settings | {"epochs": 3}, {}, ()).options({"device": "cpu"}))

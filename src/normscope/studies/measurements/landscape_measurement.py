@@ -50,7 +50,7 @@ class _Looking(Callback):
     def __init__(self, context: RunContext, model: nn.Module, batch: tuple[Tensor, Tensor]):
         self._model, self._batch, self._rate = model, batch, context.spec.learning_rate
         self._steps_of_epoch = context.batches().train_batches
-        total = self._steps_of_epoch * context.spec.epochs
+        total = context.spec.iterations or self._steps_of_epoch * context.spec.epochs
         self._wanted = {round(total * point / POINTS) for point in range(POINTS + 1)}
         self._steps: list[int] = []
         self._starts: list[Start] = []
