@@ -89,6 +89,9 @@ def test_the_stream_is_found_and_no_bit_moves(make, where):
     assert losses == plain_losses
     assert all(map(torch.equal, parameters, plain))
     assert beside(recording) == where
+    assert not {"NS811", "NS812", "NS813", "NS814"} & set(
+        normscope.check(make(), recording=recording).codes
+    )
     assert beside(trained(make(), False)[2]) == []
 
 
@@ -206,6 +209,14 @@ def test_a_compiled_model_shows_its_stream_in_the_probe():
     assert all(map(torch.equal, parameters, plain))
     assert beside(recording) == PRE
     assert beside(recording, "attention")
+
+
+def test_tokens_that_are_all_alike_are_found():
+    torch.manual_seed(0)
+    model = Residual()
+    x = torch.randn(3, 1, 8).expand(3, 5, 8)
+    _, _, recording = trained(model, True, data=lambda _: (x, torch.arange(3)))
+    assert "NS811" in normscope.check(model, recording=recording).codes
 
 
 def _hugging_face(name: str) -> tuple[nn.Module, list[str]]:

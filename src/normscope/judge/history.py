@@ -17,8 +17,13 @@ from normscope.records.recording_header import LayerInfo
 
 TINY = 1e-12
 
+STREAMED = ("stream", "attention", "token_cosine")
+LAST_RECORDS = 3
+"""The state at the end is the median of so many records."""
+
 STATISTICS = ("running_mean", "running_var", "batch_mean", "batch_var", "values_per_channel",
-              "num_batches_tracked", "training", "weight", "weight_gradient", "bias")  # fmt: skip
+              "num_batches_tracked", "training", "weight", "weight_gradient", "bias",
+              *STREAMED)  # fmt: skip
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]  # {statistic: (steps [R], values [R, ...])}
 
@@ -81,6 +86,7 @@ class _Layer:
         self._ends: dict[str, dict[int, np.ndarray]] = {}  # {statistic: {first and last step: it}}
         self._gradient_zero: bool | None = None
         self._lag_steps: list[int] = []
+        self._streamed: dict[str, np.ndarray] = {}  # the last records
         self._lag: list[float] = []
 
     def add(self, read: Series, eps: float) -> None:
@@ -104,6 +110,10 @@ class _Layer:
         if "weight_gradient" in new:
             zero = not np.any(new["weight_gradient"][1])
             self._gradient_zero = zero and self._gradient_zero is not False
+        for name in set(STREAMED) & set(new):
+            known = [self._streamed[name]] if name in self._streamed else []
+            values = np.concatenate([*known, new[name][1].reshape(len(new[name][0]), -1)])
+            self._streamed[name] = values[-LAST_RECORDS:]
         steps, lag = _lag(new, eps)
         self._lag_steps += steps
         self._lag += lag
@@ -149,6 +159,9 @@ class _Layer:
             weight_size=self._size("weight"),
             gradient_zero=self._gradient_zero,
             trainable=info.trainable if info.trainable is not None else gradients or None,
+            stream=self._at_end("stream"),
+            attention=self._at_end("attention"),
+            token_cosine=next(iter(self._at_end("token_cosine")), None),
             rank_distance=self._rank_distance,
             ranks_apart_at=self._ranks_apart.get("statistics"),
             rank_gains_apart_at=self._ranks_apart.get("gains"),
@@ -160,6 +173,10 @@ class _Layer:
         """
         self._rank_distance = self._rank_distance if distance is None else distance
         self._ranks_apart = {**apart, **self._ranks_apart}
+
+    def _at_end(self, statistic: str) -> tuple[float, ...]:
+        values = self._streamed.get(statistic)
+        return () if values is None else tuple(np.median(values, axis=0).astype(float).tolist())
 
     def _size(self, statistic: str) -> float | None:
         ends = tuple(self._ends.get(statistic, {}).values())

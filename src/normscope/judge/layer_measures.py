@@ -63,6 +63,26 @@ def weight_size(recording: Recording, layer: str) -> Series:
     return _of(recording, layer, lambda weight: np.median(np.abs(weight), axis=1), "weight")
 
 
+def stream_size(recording: Recording, layer: str) -> Series:
+    """Root mean square of the residual sum beside the layer."""
+    return _of(recording, layer, lambda stream: stream[:, 0], "stream")
+
+
+def stream_share(recording: Recording, layer: str) -> Series:
+    """Share of the largest channel in the sum of squares of the residual sum beside the layer."""
+    return _of(recording, layer, lambda stream: stream[:, 3], "stream")
+
+
+def token_cosine(recording: Recording, layer: str) -> Series:
+    """Mean cosine between two tokens of a sequence, in the residual sum beside the layer."""
+    return _of(recording, layer, np.asarray, "token_cosine")
+
+
+def largest_logit(recording: Recording, layer: str) -> Series:
+    """Largest logit of the attention behind the layer."""
+    return _of(recording, layer, lambda attention: attention[:, 0], "attention")
+
+
 def constant_channels(recording: Recording, layer: str) -> Series:
     """Share of the channels whose input hardly varies: by a batch standard deviation of at most
     CONSTANT_STD of the median over the layer's channels.

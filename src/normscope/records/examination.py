@@ -343,6 +343,9 @@ class LayerHistory:
     step_size: float | None = None  # the largest step that it takes at one of its weights
     left_in_eval: str = ""  # as of Layer, when the training began
     gradient_zero: bool | None = None  # the gradient of the weight was zero at every step
+    stream: tuple[float, ...] = ()  # beside it at the end, in the order of STREAM
+    attention: tuple[float, ...] = ()  # at the end, in the order of ATTENTION
+    token_cosine: float | None = None  # at the end
     graded: bool | None = None  # its weight had a gradient at some step that was seen
     rank_distance: float | None = None  # largest distance between two ranks' running means, in sd
     ranks_apart_at: int | None = None  # first step at which that was too large

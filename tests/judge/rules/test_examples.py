@@ -86,6 +86,6 @@ def test_an_example_shows_the_fault_and_the_repair(rule: Rule, tmp_path: Path):
 @pytest.mark.parametrize("rule", [r for r in rules() if r not in RUN], ids=lambda rule: rule.code)
 def test_an_example_that_is_not_run_says_why_and_compiles(rule: Rule):
     text = rule.text()
-    assert text.not_run == "several processes"
+    assert text.not_run in ("several processes", "inside a transformer")
     for code in (text.example, text.instead):
         compile(code, rule.code, "exec")

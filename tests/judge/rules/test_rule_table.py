@@ -186,6 +186,15 @@ def history(accumulation=None, batches=None, penalties=0, others=(), **changes) 
     )
 
 
+def streams(rms) -> Examination:
+    """Eight layers, beside which the residual stream has this root mean square by depth."""
+    layers = [
+        LayerHistory(name=f"norm{depth}", kind="layer", stream=(rms(depth), 9.0, 3.0, 0.1))
+        for depth in range(8)
+    ]
+    return one(norm(kind="layer"), history=History(layers=tuple(layers), steps=100))
+
+
 def loader(**changes) -> Examination:
     facts = {
         "type": "DataLoader",
@@ -569,6 +578,14 @@ TABLE: dict[str, list[Row]] = {
               Row(history(rank_gains_apart_at=7), "warning", history())],
     "NS808": [Row(history(lag=(1.0, *(0.1,) * 20, *(0.9,) * 10)), "warning",
                   history(lag=(*(1.0,) * 8, *(0.4,) * 24)))],
+    "NS811": [Row(history(kind="layer", token_cosine=0.999), "warning",
+                  history(kind="layer", token_cosine=0.9))],
+    "NS812": [Row(history(kind="rms", attention=(250.0, 0.02)), "warning",
+                  history(kind="rms", attention=(20.0, 0.6)))],
+    "NS813": [Row(history(kind="layer", stream=(2.0, 90.0, 500.0, 0.8)), "info",
+                  history(kind="layer", stream=(2.0, 9.0, 3.0, 0.1)))],
+    "NS814": [Row(streams(lambda depth: 2.0**depth), "warning",
+                  streams(lambda depth: (1 + depth) ** 0.5))],
     "NS607": [
         Row(seen(sync=True, measured=measured(batches=11)), "error", seen(sync=True),
             ONLY_LAYER_NORM),

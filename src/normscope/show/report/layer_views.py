@@ -60,6 +60,24 @@ OVERVIEWS = (
         "share", "magma", False,
     ),
     (
+        "overview_stream", measures.stream_size, "Residual stream",
+        "Root mean square of the residual sum beside the layer, by depth.", "RMS", "viridis", True,
+    ),
+    (
+        "overview_share", measures.stream_share, "Largest channel of the stream",
+        "Its share in the sum of squares of the residual sum.", "share", "magma", False,
+    ),
+    (
+        "overview_cosine", measures.token_cosine, "Cosine between tokens",
+        "Mean over pairs of tokens of a sequence: near 1, all tokens are alike.",
+        "cosine", "cividis", False,
+    ),
+    (
+        "overview_logit", measures.largest_logit, "Largest attention logit",
+        "Largest product of a query and a key, scaled, behind their normalization.",
+        "logit", "magma", False,
+    ),
+    (
         "overview_constant", measures.constant_channels, "Constant channels",
         f"Share of channels whose input varies by at most {CONSTANT_STD:g} of the layer's median "
         "standard deviation.", "share", "magma", False,
