@@ -72,6 +72,8 @@ def test_a_planted_change_is_named_with_its_step_and_layer(change):
         assert found.first is not None
         assert found.first.step == at
         assert found.equal_before == at - 1
+        assert found.growth[0][0] == at
+        assert found.growth[0][1] >= found.first.distance
         if change == "gradient":  # of all layers: the last is where a backward begins
             assert (found.first.layer, "gradient" in found.first.statistic) == (NORMS[-1], True)
         else:

@@ -122,7 +122,8 @@ class TestSteps:
             assert np.array_equal(recording.query(NAME, "weight")[1][step], before[step].numpy())
         assert list(recording.query(NAME, "weight_gradient")[0]) == [1, 2, 3]
 
-    def test_of_a_loop_that_calls_parts_of_the_model(self, model):
+    @pytest.mark.parametrize("given", [True, False])
+    def test_of_a_loop_that_calls_parts_of_the_model(self, model, given):
         class Lightning(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -130,8 +131,9 @@ class TestSteps:
 
         module = Lightning()
         optimizer = sgd(module)
-        with watch(module, optimizer=optimizer, **EVERYTHING) as watcher:
+        with watch(module, optimizer=optimizer if given else None, **EVERYTHING) as watcher:
             train(module.net, optimizer, 2, accumulate=2)
+            assert watcher.step == 2
             assert steps_of(watcher, "batch_mean", f"net.{NAME}") == [1, 2]
             assert f"net.{NAME}#2" not in watcher.recording.layers
 

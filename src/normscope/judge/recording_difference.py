@@ -66,7 +66,8 @@ class RecordingDifference:
         compared: steps that both recorded.
         equal_before: of them, those before the first difference.
         first: where they part; None where every value is equal to the bit.
-        growth: (step, largest distance of any layer, that layer) from there on.
+        growth: (step, largest distance of any layer, that layer) from there on: of the statistic
+            that parts first, and of what says how far two runs are apart.
         only_good, only_bad: layers of one alone.
         settings: what the descriptions of the layers differ in, in words.
     """
@@ -138,15 +139,17 @@ def difference_of(
     good, bad = good.snapshot(), bad.snapshot()
     steps: set[int] = set()
     partings: list[tuple[tuple[int, int, int], str, str]] = []
-    far: dict[int, tuple[float, str]] = {}
+    far: dict[str, dict[int, tuple[float, str]]] = {}  # {statistic: {step: the furthest layer}}
     for index, layer in enumerate(layers):
         for statistic, at, one, other in _pairs(good, bad, layer):
             steps |= {int(step) for step in at}
             unequal = np.flatnonzero(_differ(one, other))
             for row in unequal:
                 distance = _distance(one[row], other[row])
-                if distance >= far.get(int(at[row]), (-1.0, ""))[0] and statistic in MEASURES:
-                    far[int(at[row])] = distance, layer
+                furthest = far.setdefault(statistic, {})
+                furthest[int(at[row])] = max(
+                    furthest.get(int(at[row]), (-1.0, "")), (distance, layer)
+                )
             if len(unequal):
                 phase = _phase(statistic)
                 order = index if phase < len(_PHASES) - 1 else -index
@@ -156,13 +159,12 @@ def difference_of(
     if partings:
         (step, _, _), layer, statistic = min(partings)
         first = _parting(good, bad, again, layer, statistic, step)
-        far.setdefault(step, (first.distance, layer))
     return RecordingDifference(
         *names,
         compared=len(steps),
         equal_before=sum(first is None or step < first.step for step in steps),
         first=first,
-        growth=_spread(far),
+        growth=_spread(_furthest(far, first)),
         only_good=tuple(name for name in good.layers if name not in bad.layers),
         only_bad=tuple(name for name in bad.layers if name not in good.layers),
         settings=_settings(good, bad, layers),
@@ -206,6 +208,20 @@ def _phase(statistic: str) -> int:
     if "gradient" in statistic:
         return 3
     return {**dict.fromkeys(PARAMETERS, 0), **dict.fromkeys(RUNNING, 2)}.get(statistic, 1)
+
+
+def _furthest(
+    far: dict[str, dict[int, tuple[float, str]]], first: Parting | None
+) -> dict[int, tuple[float, str]]:
+    """Return the furthest layer of each step: no distance in the table is smaller than the one that
+    the text names.
+    """
+    furthest: dict[int, tuple[float, str]] = {}
+    for statistic, steps in far.items():
+        if statistic in MEASURES or (first is not None and statistic == first.statistic):
+            for step, found in steps.items():
+                furthest[step] = max(furthest.get(step, found), found)
+    return furthest
 
 
 def _parting(

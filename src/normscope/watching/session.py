@@ -105,6 +105,7 @@ class Session:
         self._by_optimizer = optimizer is not None
         self._stepping = False  # whether the optimizer is at it
         self._due = recorder.planned.due(1)
+        self._rooted = False  # whether the model itself was called, and not its parts alone
         self._depth = 0  # of forwards of the model, which may call itself
         self._taken = 0  # EVAL or TRAIN once the step has a forward
         self._listening = False
@@ -173,6 +174,7 @@ class Session:
         if self._is_out_of_forward():
             return
         self._depth += 1
+        self._rooted = True
         if self._depth > 1:
             return
         if self._by_optimizer:
@@ -249,7 +251,7 @@ class Session:
                 self._recorder.seconds += time.perf_counter() - start
             else:
                 self._observe(layer, module, args, kwargs, output)
-        elif self._by_optimizer and self._is_called_alone(layer):
+        elif (self._by_optimizer or not self._rooted) and self._is_called_alone(layer):
             self._observe(layer, module, args, kwargs, output)
 
     def _is_out_of_forward(self) -> bool:
@@ -461,6 +463,9 @@ class Session:
     def _end_step(self) -> None:
         self.steps += 1
         self._kept.drop()
+        if self._due.moments and any(layer.most_calls and not layer.calls for layer in self.layers):
+            model = self._model()  # whose parts may have been compiled meanwhile
+            self._kept.wanted |= model is not None and has_compiled_parts(model)
         for layer in self.layers:
             layer.calls = []
         self._recorder.step_done(self.steps)
@@ -498,20 +503,22 @@ class Session:
 
     @_inside
     def _some_optimizer_steps(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        compiled = self._is_compiled()
-        if self._by_optimizer or (self._awaits_gradients is None and not compiled):
+        unseen = self._is_compiled() or (
+            not self._rooted and any(layer.calls for layer in self.layers)
+        )
+        if self._by_optimizer or (self._awaits_gradients is None and not unseen):
             return
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not any(id(value) in stepped for _, value in self._rows.parameters()):
             return
-        if compiled:
+        if unseen:
             self._count_steps_of(optimizer)
         elif self._awaits_gradients is not None:
             self._collect_gradients(self._awaits_gradients, optimizer)
 
     def _count_steps_of(self, optimizer: Optimizer) -> None:
-        """Count the steps of the optimizer from now on, the one that begins among them: a compiled
-        model's forwards are not seen.
+        """Count the steps of the optimizer from now on, the one that begins among them: forwards of
+        a compiled model, or of one whose parts are called one by one, are not seen.
         """
         self._by_optimizer = True
         self._handles.append(optimizer.register_step_pre_hook(self._step_begins))
