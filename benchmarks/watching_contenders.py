@@ -42,12 +42,14 @@ def nothing(model: nn.Module, optimizer: Optimizer) -> Attached:
     return Attached(close=lambda: None)
 
 
-def normscope(**settings: Any) -> Callable[[nn.Module, Optimizer], Attached]:
+def normscope(after: int = 2000, **settings: Any) -> Callable[[nn.Module, Optimizer], Attached]:
+    """Watch as in the middle of a run: the default intervals are denser at its start."""
+
     def attach(model: nn.Module, optimizer: Optimizer) -> Attached:
         folder = tempfile.TemporaryDirectory()
         watcher = watch(model, optimizer=optimizer, path=Path(folder.name) / "r.sqlite", **settings)
-        # As in the middle of a run: the default intervals are denser at its start.
-        watcher._session.go_on(2000)
+        if after:
+            watcher.resume(after)
 
         def close() -> None:
             watcher.close(quiet=True)
@@ -118,6 +120,7 @@ MOMENTS = {"histograms_every": None, "gradients_every": None}
 OURS = [
     Contender("nothing", nothing),
     Contender("normscope, defaults", normscope()),
+    Contender("normscope, defaults from step 1", normscope(after=0)),
     Contender("normscope, defaults, check=True", normscope(check=True)),
     *(Contender(f"normscope, moments every {n}", normscope(every=n, **MOMENTS)) for n in INTERVALS),
     *(

@@ -56,12 +56,12 @@ def resnet50() -> nn.Module:
 class Transformer(nn.Module):
     """Twelve pre-norm blocks, 256 wide, over 128 tokens: 25 normalization layers."""
 
-    def __init__(self, width: int = 256, depth: int = 12, tokens: int = 1000):
+    def __init__(self, width: int = 256, depth: int = 12, tokens: int = 1000, heads: int = 4):
         super().__init__()
         self.embed = nn.Embedding(tokens, width)
         blocks = [
             nn.TransformerEncoderLayer(
-                width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+                width, heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True
             )
             for _ in range(depth)
         ]
@@ -84,6 +84,12 @@ class Task:
 
 
 TASKS = {
+    "toy": Task(
+        "toy transformer, 2 layers, 32 wide, batch 8 of 16 tokens",
+        lambda: Transformer(32, 2, 50, 2),
+        lambda: torch.randint(0, 50, (8, 16)),
+        50,
+    ),
     "small-resnet": Task(
         "SmallResNet, batch 128 of 32x32", SmallResNet, lambda: torch.randn(128, 3, 32, 32), 10
     ),
