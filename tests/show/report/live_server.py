@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 import uvicorn
 
 from normscope.commands.serve import find_sources
@@ -23,7 +24,15 @@ TOKEN = "a-token-of-the-tests"
 
 @contextmanager
 def serving(path: Path, port: int = 0) -> Iterator[tuple[App, str]]:
-    """(the application, its address with the token) of a server that runs in a thread."""
+    """(the application, its address with the token) of a server that runs in a thread, and looks
+    ten times as often as others.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("normscope.show.live.followed.LOOK_SECONDS", 0.1)
+        yield from _served(path, port)
+
+
+def _served(path: Path, port: int) -> Iterator[tuple[App, str]]:
     app = App(lambda: find_sources(path), Access(TOKEN))
     listening = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(
