@@ -92,6 +92,15 @@ class RecordingDifference:
 
     def text(self) -> str:
         """Return where they part first, then how the distance grows."""
+        lines = [filled(block, text_width()) for block in self.sentences]
+        if self.growth:
+            lines += ["", f"{'step':>8}  {'distance':>9}  layer that is furthest"]
+            lines += [f"{step:>8}  {far:>9.2g}  {layer}" for step, far, layer in self.growth]
+        return for_terminal("\n".join(lines))
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What differs: the answer first."""
         blocks = [self._sentence()]
         for names, where in ((self.only_bad, self.bad), (self.only_good, self.good)):
             if names:
@@ -99,13 +108,20 @@ class RecordingDifference:
         blocks += [f"{setting}." for setting in self.settings]
         if self.first is not None:
             blocks.append(self._size())
-        lines = [filled(block, text_width()) for block in blocks]
-        if self.growth:
-            lines += ["", f"{'step':>8}  {'distance':>9}  layer that is furthest"]
-            lines += [f"{step:>8}  {far:>9.2g}  {layer}" for step, far, layer in self.growth]
-        return for_terminal("\n".join(lines))
+        return tuple(blocks)
+
+    @property
+    def growth_sentence(self) -> str:
+        """How far apart the two end, and where most; "" where they part at the last step."""
+        if len(self.growth) < 2:
+            return ""
+        (_, first, _), (step, last, layer) = self.growth[0], self.growth[-1]
+        grown = f"The largest distance of any layer is {first:.2g} there and {last:.2g} at the end"
+        return f"{grown}, at step {step:,} ({layer})."
 
     def _sentence(self) -> str:
+        if not self.compared:
+            return "They have no layer and step in common."
         if self.first is None:
             steps = plural(self.compared, "step")
             return f"Equal to the bit in all they both recorded, at {steps}."

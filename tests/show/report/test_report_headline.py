@@ -4,9 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from report_pages import payload_of
 from report_records import write_recording, write_study
+from torch import nn
 
+import normscope
+from normscope.errors import InputError
 from normscope.judge.claims import judge_all
 from normscope.judge.headline import conclude, counts, passing
 from normscope.records.run import RECORDING_NAME
@@ -127,3 +131,33 @@ def test_the_headline_is_above_everything_else(study, tmp_path, open_page, width
     assert not page.locator("#made-by table").is_visible()
     page.locator("#made-by summary").click()
     assert page.locator("#made-by table").is_visible()
+
+
+def test_two_recordings_are_overlaid_with_the_answer_of_diff_first(tmp_path):
+    paths = []
+    for name, gain in (("good", 1.0), ("bad", 1.5)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 5), nn.LayerNorm(5))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        paths.append(tmp_path / name / "recording.sqlite")
+        paths[-1].parent.mkdir()
+        with normscope.watch(model, optimizer=optimizer, path=paths[-1], every=1):
+            for step in range(1, 5):
+                if step == 3:
+                    model[3].weight.data[2] *= gain
+                optimizer.zero_grad()
+                model(torch.linspace(-1, 1, 32).reshape(8, 4) ** step).square().mean().backward()
+                optimizer.step()
+    folders = [path.parent for path in paths]
+    page = payload_of(report(*folders, out=tmp_path / "two.html"))
+    answer, *alone = page["remarks"]
+    assert len(alone) == 2
+    assert answer["sentences"][0].startswith("First difference: step 3, layer 3 (weight), equal")
+    assert "at the end, at step 4" in answer["sentences"][-1]
+    assert page["layers"][page["first_layer"]] == "3"
+    same = payload_of(report(paths[0], paths[0], out=tmp_path / "same.html"))
+    assert same["remarks"][0]["sentences"][0].startswith("Equal to the bit")
+    (folders[0] / "record.sqlite").touch()  # a run's folder holds its record, too
+    paths[0].rename(tmp_path / "elsewhere.sqlite")
+    with pytest.raises(InputError, match="was not watched"):
+        report(*folders, out=tmp_path / "two.html")

@@ -136,8 +136,12 @@ def _head(data: ReportData) -> dict[str, Any]:
 
 
 def _first_layer(data: ReportData) -> int:
-    """The layer that the page begins with: the one that was inspected, else the first."""
+    """The layer that the page begins with: where two recordings part, or the one that was
+    inspected, else the first.
+    """
     names = layer_names(data)
+    if data.difference is not None and data.difference.first is not None:
+        return names.index(data.difference.first.layer)
     inspected = [study.layer for study in data.studies if study.layer in names]
     return names.index(inspected[0]) if inspected else 0
 

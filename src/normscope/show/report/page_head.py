@@ -94,8 +94,27 @@ def remarks(data: ReportData) -> list[dict[str, Any]]:
     """What stands out in each recording that belongs to no study, as `summary()` says it."""
     alone = [(item.name, Remarks.of(item.recording)) for item in data.watched if item.run is None]
     return [
-        {"name": name, "seen": said.seen, "sentences": said.sentences, "note": said.left_out}
-        for name, said in alone
+        *_difference(data),
+        *(
+            {"name": name, "seen": said.seen, "sentences": said.sentences, "note": said.left_out}
+            for name, said in alone
+        ),
+    ]
+
+
+def _difference(data: ReportData) -> list[dict[str, Any]]:
+    """Say where two recordings part, where the page shows these two alone, as `diff` says it."""
+    if (found := data.difference) is None:
+        return []
+    seen = f"all that both recorded, at {plural(found.compared, 'step')}"
+    sentences = [*found.sentences, *filter(None, [found.growth_sentence])]
+    return [
+        {
+            "name": f"{found.good} against {found.bad}",
+            "seen": seen,
+            "sentences": sentences,
+            "note": "",
+        }
     ]
 
 

@@ -192,8 +192,10 @@ def sorted_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             recordings.append(path)
         elif is_study(path):
             studies.append(path)
-        elif (path / RECORDING_NAME).is_file() and not (path / RECORD_NAME).is_file():
+        elif (path / RECORDING_NAME).is_file():
             recordings.append(path / RECORDING_NAME)
+        elif (path / RECORD_NAME).is_file():
+            raise InputError(f"The run in {path} was not watched: `compare --watch` records it.")
         elif not path.exists():
             raise InputError(f"There is nothing at {path}. {_EXPECTED}")
         elif path.is_file():

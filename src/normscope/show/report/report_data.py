@@ -12,6 +12,7 @@ from normscope.errors import InputError, StorageError
 from normscope.judge.check_report import CheckReport, from_json
 from normscope.judge.comparison import Comparison, summarize
 from normscope.judge.layer_measures import Measure, Series
+from normscope.judge.recording_difference import RecordingDifference, difference_of
 from normscope.records.recording import Recording
 from normscope.records.recording_shapes import check_widths
 from normscope.records.regular_files import read_bytes, read_json
@@ -122,6 +123,14 @@ class ReportData:
                 dashes = " ".join(f"{dash:g}" for dash in style.dashes)
                 arms[self.arm(study, norm, setting)] = (style.colour, dashes, style.marker)
         return arms
+
+    @cached_property
+    def difference(self) -> RecordingDifference | None:
+        """Where two recordings part; None where the page shows more or other than these two."""
+        if len(self.watched) != 2 or self.runs:
+            return None
+        one, other = self.watched
+        return difference_of(one.recording, other.recording, names=(one.name, other.name))
 
     @property
     def usual_arms(self) -> set[str]:
