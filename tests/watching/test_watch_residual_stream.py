@@ -217,6 +217,7 @@ def test_tokens_that_are_all_alike_are_found():
     x = torch.randn(3, 1, 8).expand(3, 5, 8)
     _, _, recording = trained(model, True, data=lambda _: (x, torch.arange(3)))
     assert "NS811" in normscope.check(model, recording=recording).codes
+    assert "norm: All tokens of a sequence are alike" in " ".join(recording.summary().split())
 
 
 def _hugging_face(name: str) -> tuple[nn.Module, list[str]]:

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from normscope.judge.findings import Finding
+from normscope.judge.rules.residual_streams import STREAM_RULES
+from normscope.records.examination import Examination, History, LayerHistory
 from normscope.records.recording import Recording
 from normscope.records.recording_header import CONSTANT_STD, HISTOGRAM_CHANNELS, LayerInfo
 from normscope.words import plural
@@ -28,7 +31,7 @@ MOST_NAMED = 3
 
 STATISTICS = (
     "batch_mean", "batch_var", "running_mean", "running_var", "weight", "bias",
-    "output_gradient_norm", "num_batches_tracked",
+    "output_gradient_norm", "num_batches_tracked", "stream", "attention", "token_cosine",
 )  # fmt: skip
 
 Values = dict[str, np.ndarray]  # {statistic: its value at the end}, of one layer
@@ -96,6 +99,7 @@ def _remarks(recording: Recording, facts: dict[str, Values]) -> Iterator[str]:
                 yield f"{layer}: {remark}"
     yield from _stuck(recording)
     yield from _grown(facts)
+    yield from _of_the_stream(recording, facts)
     yield from _never_in_train_mode(recording)
     yield from _weak_gradients(facts)
     yield from dict.fromkeys(note for note in recording.notes if note != reason)
@@ -207,6 +211,26 @@ def _grown(facts: dict[str, Values]) -> Iterator[str]:
         f"{most}: the spread of the input grew {grown[most]:.0f} times, from {first:.2g} to "
         f"{last:.2g} (standard deviation, median over channels){others}."
     )
+
+
+def _of_the_stream(recording: Recording, facts: dict[str, Values]) -> Iterator[str]:
+    """Remark, once per fault, on what the rules say of the residual stream."""
+    layers = tuple(
+        LayerHistory(
+            name=name,
+            kind=recording.layers[name].kind,
+            stream=tuple(np.ravel(at_end.get("stream", ())).tolist()),
+            attention=tuple(np.ravel(at_end.get("attention", ())).tolist()),
+            token_cosine=next(iter(np.ravel(at_end.get("token_cosine", ())).tolist()), None),
+        )
+        for name, at_end in facts.items()
+    )
+    exam = Examination(history=History(layers=layers))
+    for rule in STREAM_RULES:
+        found = [each for each in rule().results(exam) if isinstance(each, Finding)]
+        if found:
+            others = f" ({plural(len(found) - 1, 'other layer')} likewise)" if found[1:] else ""
+            yield f"{found[0].layer}: {found[0].message}{others}"
 
 
 def _small_weights(at_end: Values, info: LayerInfo) -> str:

@@ -132,3 +132,7 @@ class StreamGrowsExponentially(HistoryRule, code="NS814", severity="warning"):
             message = "The residual stream grows exponentially with depth."
             evidence = {"to_the_middle": early, "to_the_end": late, "limit": self.LIMIT}
             yield self.finding(beside[-1].name, message, evidence)
+
+
+STREAM_RULES = (TokensCollapse, ExplodingLogits, StreamGrowsExponentially, MassiveChannel)
+"""The gravest first; `summary()` asks them, too."""
