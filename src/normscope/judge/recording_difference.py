@@ -221,7 +221,7 @@ _PHASES = (PARAMETERS, (), RUNNING, ())
 
 
 def _phase(statistic: str) -> int:
-    if "gradient" in statistic:
+    if "gradient" in statistic or statistic == "update_ratio":
         return 3
     return {**dict.fromkeys(PARAMETERS, 0), **dict.fromkeys(RUNNING, 2)}.get(statistic, 1)
 
