@@ -25,11 +25,11 @@ WORKER = """
     rank, folder = int(sys.argv[1]), sys.argv[2]
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 
-    def run(start):
+    def run(start, wrap=nn.parallel.DistributedDataParallel):
         torch.manual_seed(0)
         head = nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), *head)
-        model = nn.parallel.DistributedDataParallel(model)
+        model = wrap(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         finish = start(model, optimizer)
         for step in range(3):
@@ -39,7 +39,8 @@ WORKER = """
             model(x).square().mean().backward()
             optimizer.step()
         finish()
-        return list(model.module.state_dict().values())
+        values = model.state_dict().values()
+        return [v.full_tensor() if hasattr(v, "full_tensor") else v for v in values]
 
     def tapped(model, optimizer):
         model.module[1].register_forward_hook(
@@ -54,6 +55,15 @@ WORKER = """
     inputs = []
     for one, two in zip(run(tapped), run(watched), strict=True):
         assert torch.equal(one, two), "watching changed the run"
+
+    def shared(model, optimizer):
+        every = {"every": 1, "histograms_every": 1, "gradients_every": 1}
+        return watch(model, optimizer=optimizer, path=f"{folder}/sharded.sqlite", **every).close
+
+    from torch.distributed.fsdp import fully_shard
+    plain = run(lambda *_: lambda: None, fully_shard)
+    for one, two in zip(plain, run(shared, fully_shard), strict=True):
+        assert torch.equal(one, two), "watching changed the sharded run"
     dist.destroy_process_group()
 """
 
@@ -74,7 +84,17 @@ def folder(tmp_path_factory):
 
 
 def test_each_rank_writes_its_part(folder):
-    assert sorted(path.name for path in folder.glob("*.sqlite")) == ["r.rank1.sqlite", "r.sqlite"]
+    names = sorted(path.name for path in folder.glob("r*.sqlite"))
+    assert names == ["r.rank1.sqlite", "r.sqlite"]
+
+
+def test_shards_are_put_together_at_load(folder):
+    one, other = (Recording.load(folder / f"{name}.sqlite") for name in ("r", "sharded"))
+    for statistic in ("weight", "weight_gradient", "batch_mean", "running_var"):
+        ours, theirs = (each.query("1", statistic)[1] for each in (one, other))
+        assert ours.shape == theirs.shape == (3, 4)
+        assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert other.query("1", "weight", rank=1)[1].shape == (3, 2)
 
 
 def test_parts_are_merged_at_load(folder):
