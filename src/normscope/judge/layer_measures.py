@@ -248,8 +248,9 @@ def _share(recording: Recording, layer: str, intervals: Sequence[tuple[float, fl
     steps, counted, frames = read
     limits = sorted({*(end for interval in intervals for end in interval), math.inf})
     parts = zip(counted, frames, strict=True)
-    below = dict(zip(limits, sum(count_below(*part, limits) for part in parts), strict=True))
-    within = sum(below[high] - below[low] for low, high in intervals)
+    numbers = np.sum([count_below(*part, limits) for part in parts], axis=0)
+    below: dict[float, np.ndarray] = dict(zip(limits, numbers, strict=True))
+    within = np.sum([below[high] - below[low] for low, high in intervals], axis=0)
     with np.errstate(invalid="ignore"):
         return steps, _mean_of_known(within / below[math.inf])
 
