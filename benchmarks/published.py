@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -140,7 +141,46 @@ def bird_and_aeroplane() -> list[str]:
             f"train {', '.join(f'{value:.1f}' for value in train)}%",
             f"test {', '.join(f'{value:.1f}' for value in test)}% (mean {np.mean(test):.1f}%)",
         ]
-    return [*cells, *_regions()]
+    numbers = RESULTS / "bird-and-aeroplane" / "layer_numbers.json"
+    of_the_layer = json.loads(numbers.read_text()) if numbers.is_file() else []
+    return [*cells, *_regions(), *layer_cells(of_the_layer)]
+
+
+def layer_cells(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Cells of the page on what is inside the layer, of `layer_numbers.py`: ranges over the
+    channels, averaged over the seeds, in the first and in the last epoch.
+    """
+    if not numbers:
+        return []
+    ends = min(each["epoch"] for each in numbers), max(each["epoch"] for each in numbers)
+
+    def mean(of: Callable[[np.ndarray], float], name: str, epoch: int) -> float:
+        return float(np.mean([of(np.array(n[name])) for n in numbers if n["epoch"] == epoch]))
+
+    def reach(name: str, epoch: int, form: str = ".2f", times: float = 1) -> str:
+        low, high = (f"{times * mean(of, name, epoch):{form}}" for of in (np.min, np.max))
+        return f"{low} to {high}".replace("-", "−")
+
+    near = [f"{100 * mean(np.mean, 'within_half', epoch):.0f}%" for epoch in ends]
+    wide, moved = (
+        [reach(*arguments[:1], epoch, *arguments[1:]) for epoch in ends]
+        for arguments in (("input_std",), ("batch_to_batch", ".1f", 100))
+    )
+    skewed = mean(lambda values: float(np.median(np.abs(values))), "output_skewness", ends[1])
+    tailed = mean(np.median, "output_excess_kurtosis", ends[1])
+    learned = [
+        f"{name} {reach(name, ends[1])} (mean {mean(np.mean, name, ends[1]):.2f})"
+        for name in ("weight", "bias")
+    ]
+    return [
+        f"{near[0]} of the input values in epoch {ends[0]}, {near[1]} in epoch {ends[1]}",
+        f"{wide[0]} in epoch {ends[0]}, {wide[1]} in epoch {ends[1]}",
+        f"median skewness {skewed:.1f} in size, median excess kurtosis {tailed:.1f} in epoch "
+        f"{ends[1]}",
+        f"vary by {moved[0]}% of the channel's own standard deviation in epoch {ends[0]}, "
+        f"{moved[1]}% in epoch {ends[1]}",
+        ", ".join(learned).replace("-", "−"),
+    ]
 
 
 def _regions() -> list[str]:
