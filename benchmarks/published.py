@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from normscope.judge.claims import judge_all
-from normscope.judge.verdicts import Verdict
+from normscope.judge.evidence.cells import value_of
+from normscope.judge.evidence.transformers import held_out_loss
+from normscope.judge.verdicts import Verdict, effect_text
 from normscope.records.run import RunRecord, load_run, run_folders
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -199,7 +201,42 @@ def _regions() -> list[str]:
     ]
 
 
+def transformers() -> list[str]:
+    """Rows of transformers: the claims that have a value, and the mean loss of every arm."""
+    runs = runs_of("transformers")
+    found = judge_all(runs, "layer", "none")
+    verdicts = [v for v in found if v.code.startswith("C20") and len(v.code) == 5 and v.n > 1]
+    rows = []
+    for v in verdicts:
+        effect = effect_text(v.effect, v.unit, v.interval).replace("-", "−")
+        mark = " †" if v.stands else ""
+        rows.append(f"| {v.code} | {v.subject.split()[0]} | {effect} | {v.n} | {v.words}{mark} |")
+    return rows + _losses(runs)
+
+
+def _losses(runs: Iterable[RunRecord]) -> list[str]:
+    """A row for each arm of the study that was trained: loss and accuracy, mean of the seeds."""
+    arms: dict[tuple[str, ...], list[RunRecord]] = {}
+    for run in runs:
+        spec = run.spec
+        if spec["crop_padding"]:
+            continue  # of the study of initialization
+        told = [f"{run.learning_rate:g}", f"depth {value_of(run, 'depth')}"]
+        told += [str(value_of(run, "placement"))] if value_of(run, "placement") != "pre" else []
+        told += ["queries and keys normalized"] if spec.get("qk_norm") else []
+        told += [f"warm-up {spec['warmup']}"] if spec.get("warmup") else []
+        told += [f"share 1/{1 / spec['train_share']:g}"] if spec.get("train_share", 1) < 1 else []
+        arms.setdefault((spec["model"], run.norm, ", ".join(told)), []).append(run)
+    rows = []
+    for arm, own in sorted(arms.items()):
+        loss = np.mean([held_out_loss(run) or np.nan for run in own])
+        accuracy = 100 * np.mean([run.final("test_accuracy") or 0 for run in own])
+        rows.append(f"| {' | '.join(arm)} | {loss:.3f} | {accuracy:.1f} | {len(own)} |")
+    return rows
+
+
 TABLES = {
+    "transformers": transformers,
     "cifar10-30-epochs": thirty_epochs,
     "cifar10-learning-rates": learning_rates,
     "cifar10-first": first,

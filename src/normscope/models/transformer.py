@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,8 @@ class Shape:
     """Sizes and choices of a transformer's blocks."""
 
     width: int
-    heads: int
-    depth: int
+    heads: int = 4
+    depth: int = 4
     placement: str = "pre"
     qk_norm: bool = False
     no_bias: bool = False
@@ -193,25 +194,21 @@ class VisionTransformer(Transformer):
         num_classes: int = 10,
         image_size: int = 32,
         activation: str = "gelu",
-        depth: int = 4,
         width: int = 48,
-        heads: int = 4,
         patch_size: int | None = None,
         pooling: str = "mean",
-        placement: str = "pre",
-        qk_norm: bool = False,
-        no_bias: bool = False,
+        **choices: Any,
     ):
         """Build the network for square images of `image_size` pixels.
 
         Args:
             patch_size: in pixels a side; by default an eighth of the image, and at least 2.
+            choices: further fields of `Shape`.
 
         Raises:
             InputError: for an unknown name, or sizes that do not fit.
         """
-        shape = Shape(width, heads, depth, placement, qk_norm, no_bias)
-        super().__init__(shape, norm, activation)
+        super().__init__(Shape(width, **choices), norm, activation)
         lookup("pooling", pooling, dict.fromkeys(("mean", "token")))
         side = patch_size or max(2, image_size // 8)
         if side < 1 or image_size % side:
@@ -256,22 +253,18 @@ class ByteDecoder(Transformer):
         num_classes: int = 256,
         context: int = 128,
         activation: str = "gelu",
-        depth: int = 4,
         width: int = 64,
-        heads: int = 4,
         positions: str = "learned",
-        placement: str = "pre",
-        qk_norm: bool = False,
-        no_bias: bool = False,
+        **choices: Any,
     ):
-        """Build the network for texts of `context` bytes.
+        """Build the network for texts of `context` bytes; `choices` are further fields of `Shape`.
 
         Raises:
             InputError: for an unknown name, or sizes that do not fit.
         """
         lookup("positions", positions, dict.fromkeys(POSITIONS))
         rotary = positions == "rotary"
-        shape = Shape(width, heads, depth, placement, qk_norm, no_bias, causal=True, rotary=rotary)
+        shape = Shape(width, causal=True, rotary=rotary, **choices)
         super().__init__(shape, norm, activation)
         self.minimum_image_size = 1
         self.embed = nn.Embedding(num_classes, width)

@@ -97,11 +97,12 @@ def depths(layer, none):
     ]
 
 
-def scarce(lost_by_layer, lost_by_dyt, **lowest):
+def scarce(lost_by_layer, lost_by_dyt, *, dyt_learns=True, **lowest):
     """Runs that lose so much, or no less at their lowest, with an eighth of the data."""
     return [
         vit(seed, 1.0 + lost * (share < 1), norm=norm, train_share=share, epochs=round(8 / share),
-            lowest=lowest.get(norm, 1.0) if share < 1 else None)
+            lowest=lowest.get(norm, 1.0) if share < 1 else None,
+            final=0.9 if norm == "layer" or dyt_learns else 0.1)
         for seed in range(SEEDS)
         for norm, lost in (("layer", lost_by_layer), ("dyt", lost_by_dyt))
         for share in (0.125, 1.0)
@@ -190,6 +191,9 @@ def test_scarce_data_is_a_question_of_its_own():
     assert verdict("C2015", with_less).outcome == "cannot tell"
     found = {each.code: each for each in judge_all(runs, "layer")}["C2015"]
     assert (found.outcome, found.n) == ("contradicted", SEEDS), "one subject"
+    untaught = verdict("C2015", scarce(0.5, 0.0, dyt_learns=False))
+    assert (untaught.outcome, untaught.n) == ("cannot tell", 0)
+    assert "here dyt not" in untaught.needs
     assert "Loss with the smallest share, dyt, mean of 6 seeds: 1.5." in found.notes
 
 

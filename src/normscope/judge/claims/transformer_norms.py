@@ -111,7 +111,8 @@ class DynamicTanhLosesLessFromScarceData(TransformerClaim, code="C2015"):
 
     An interaction: what each loses when it sees a small share of the data many times in place of
     all of it, in about as many steps. At a fixed endpoint, the last epoch; C2016 is the same at
-    each run's best, as it may be that one arm only overfits earlier.
+    each run's best, as it may be that one arm only overfits earlier. Where an arm learns nothing,
+    it loses nothing, and nothing is judged.
 
     Quantity: held-out loss with the smallest share of the data minus that with the largest, in nats
     Needs: runs of a transformer with layer and dyt at two values of --train-share or more
@@ -121,6 +122,7 @@ class DynamicTanhLosesLessFromScarceData(TransformerClaim, code="C2015"):
     between = ("dyt", "layer")
     over = ("train_share", "epochs")
     least = 2
+    where_arms_learn = True  # what has learned nothing loses nothing
 
     def value(self, cell: GridCell) -> float | None:
         scarce, ample = cell.runs[0], cell.runs[-1]
