@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from normscope.errors import NormscopeWarning
 from normscope.models.resnet import SmallResNet
 from normscope.models.transformer import ByteDecoder, VisionTransformer
 from normscope.records.recording import Recording
+from normscope.show.recording_summary import summary
 from normscope.watching.stream_measures import (
     attention_statistics,
     sampled_tokens,
@@ -162,16 +164,20 @@ def test_attention_against_a_slow_reference(kind):
         for row, q in enumerate(query[0, head].double()):
             logits = keys @ q / math.sqrt(8)
             seen = torch.arange(6) <= (row if kind == "causal" else 6)
-            if kind == "boolean":
+            if kind == "boolean" and mask is not None:
                 seen = mask[row]
             if not seen.any():
                 continue
             largest = max(largest, logits[seen].max().item())
-            added = mask[0, 0, row].double() if kind == "added" else torch.zeros(6).double()
+            added = (
+                mask[0, 0, row].double()
+                if kind == "added" and mask is not None
+                else torch.zeros(6).double()
+            )
             if seen.sum() > 1:
                 p = (logits + added)[seen].softmax(0)
                 shares.append((-(p * p.log()).sum() / math.log(int(seen.sum()))).item())
-    np.testing.assert_allclose(got.numpy(), [largest, np.mean(shares)], rtol=1e-4)
+    np.testing.assert_allclose(got.numpy(), np.array([largest, np.mean(shares)]), rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(9, 500, 4), (9, 4, 30, 30), (700, 4), (2, 1, 4)])
@@ -203,9 +209,10 @@ def test_what_is_not_seen_is_said_by_name():
 
 
 def test_a_compiled_model_shows_its_stream_in_the_probe():
-    compiled = torch.compile(vit(), backend="eager")
+    compiled: Any = torch.compile(vit(), backend="eager")
     _, parameters, recording = trained(compiled, True)
-    _, plain, _ = trained(torch.compile(vit(), backend="eager"), None)
+    unwatched: Any = torch.compile(vit(), backend="eager")
+    _, plain, _ = trained(unwatched, None)
     assert all(map(torch.equal, parameters, plain))
     assert beside(recording) == PRE
     assert beside(recording, "attention")
@@ -216,8 +223,9 @@ def test_tokens_that_are_all_alike_are_found():
     model = Residual()
     x = torch.randn(3, 1, 8).expand(3, 5, 8)
     _, _, recording = trained(model, True, data=lambda _: (x, torch.arange(3)))
+    assert recording is not None
     assert "NS811" in normscope.check(model, recording=recording).codes
-    assert "norm: All tokens of a sequence are alike" in " ".join(recording.summary().split())
+    assert "norm: All tokens of a sequence are alike" in " ".join(summary(recording).split())
 
 
 def _hugging_face(name: str) -> tuple[nn.Module, list[str]]:
