@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn import LayerNorm
 
 import norm_zoo
 import normscope
@@ -247,6 +248,19 @@ def test_functions_are_found_in_the_code_without_a_call():
 
     assert functional_norms(Net(Block())) == {"norm": ("LayerNorm", "F.group_norm", "F.rms_norm")}
     assert check(Net(Block())).codes.count("NS001") == 1
+
+
+def test_a_layer_that_a_forward_only_asks_for_is_not_made_there():
+    class Asks(nn.Linear):
+        def forward(self, x):
+            return -super().forward(x) if isinstance(self, nn.BatchNorm1d | LayerNorm) else x
+
+    class Block(nn.Module):
+        def forward(self, x):
+            kinds = (nn.BatchNorm1d, LayerNorm)
+            return x if isinstance(self, kinds) else -x
+
+    assert functional_norms(nn.Sequential(Block(), Asks(WIDTH, WIDTH))) == {}
 
 
 def test_a_wrapper_of_a_layer_with_another_path_is_known():

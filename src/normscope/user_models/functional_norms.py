@@ -70,19 +70,22 @@ def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _named(code: types.CodeType, names: dict[str, Any], made: bool) -> Iterator[str]:
-    """Yield the functions and, if `made`, the layers that a code names by way of its globals."""
+    """Yield the functions that a code names by way of its globals and, if `made`, the layers that
+    it makes; `isinstance(module, nn.BatchNorm2d)` makes none.
+    """
     classes = {id(cls): cls.__name__ for cls in _layer_classes()} if made else {}
     if not any(name.endswith(("_norm", "Norm", "1d", "2d", "3d")) for name in code.co_names):
         return
-    value = None
+    value, called = None, False  # called: the stack's place beside a callee is laid out
     for step in dis.get_instructions(code):
         if step.opname == "LOAD_GLOBAL":
-            value = names.get(step.argval)
+            value, called = names.get(step.argval), called or "NULL" in step.argrepr
         elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, types.ModuleType):
             value = getattr(value, step.argval, None)
+            called |= step.opname == "LOAD_METHOD" or "NULL" in step.argrepr
         else:
-            value = None
-        if found := _FUNCTIONS.get(id(value)) or classes.get(id(value)):
+            value, called = None, step.opname == "PUSH_NULL"
+        if found := _FUNCTIONS.get(id(value)) or (called and classes.get(id(value))):
             yield found
 
 
