@@ -64,6 +64,8 @@ class _Plan:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     optimizer: str = "sgd"
+    decay_spares: str = "nothing"
+    iterations: int = 0
     warmup: int = 0
     clip: float = 0.0
     device: str = "cpu"

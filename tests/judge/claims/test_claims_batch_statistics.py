@@ -207,7 +207,8 @@ def test_a_run_whose_weights_are_gone_is_left_without_and_the_claim_names_it(tra
     assert verdict.outcome == "cannot tell"
     assert f"batch-statistics of 1 run ({place.name}), whose weights.pt is gone" in verdict.needs
     shutil.copy(own.directory / "weights.pt", place)
-    assert "`normscope study` makes it" in judged("C901", [load_run(place)]).needs
+    needs = judged("C901", [load_run(place)]).needs
+    assert '`normscope study` of a file with measure = ["batch-statistics"] makes it' in needs
     assert measure(StudyDirectory.find(tmp_path), [given.spec], given.dataset).made == {
         "batch-statistics": 1, "evaluation": 1, "weights": 1, "corruption": 1,
     }  # fmt: skip
