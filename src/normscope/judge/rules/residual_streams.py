@@ -15,8 +15,8 @@ class TokensCollapse(HistoryRule, code="NS811", severity="warning"):
     """At the end of the recording, the mean cosine between two tokens of a sequence is above 0.99
     in the residual stream.
 
-    Trained vision transformers and language models are mostly below 0.9 (Noci et al. 2022, arXiv
-    2206.03126); attention without skips goes to 1 (Dong et al. 2021).
+    Attention without skips takes all tokens there, doubly exponentially with depth (the
+    reference). The limit is our choice.
 
     Why is this bad: all positions carry the same vector. Queries and keys get no gradient, and the
         blocks behind cannot tell positions apart.
@@ -44,8 +44,9 @@ class TokensCollapse(HistoryRule, code="NS811", severity="warning"):
 class ExplodingLogits(HistoryRule, code="NS812", severity="warning"):
     """At the end of the recording, the largest product of a query and a key, scaled, is above 100.
 
-    100 is the threshold from which Kimi K2's training clipped (arXiv 2507.20534). Trainings that
-    diverged had thousands (Dehghani et al. 2023).
+    100 is the limit to which Kimi K2's training held them (arXiv 2507.20534). Without
+    normalized queries and keys they grew until attention was one-hot and the training of large
+    vision transformers diverged (the reference).
 
     Why is this bad: the softmax becomes one-hot, its gradient vanishes, and in 16 bits a logit of
         this size is rounded to halves. Divergence often follows.
@@ -85,7 +86,7 @@ class MassiveChannel(HistoryRule, code="NS813", severity="info"):
     """
 
     LIMIT, LARGEST = 0.5, 20.0
-    remedy = "Keep this channel out of quantization; QK-norm and registers keep it from growing."
+    remedy = "Keep this channel out of quantization, and its norm in 32 bits."
     reference = "https://arxiv.org/abs/2402.17762"
 
     def check_steps(self, layer: LayerHistory, history: History) -> Results:
@@ -98,17 +99,17 @@ class MassiveChannel(HistoryRule, code="NS813", severity="info"):
 
 
 class StreamGrowsExponentially(HistoryRule, code="NS814", severity="warning"):
-    """At the end of the recording, the residual stream's variance grows with depth like no pre-norm
-    stream: by more than 8 times from the middle to the last sum, and no less from the first to
-    the middle.
+    """At the end of the recording, the residual stream's variance grows by more than 8 times from
+    the middle to the last sum, and by more than 8 times from the first to the middle.
 
     Where each branch adds as much as every other, the variance grows linearly: 2 times from the
-    middle to the end, and at most 4 times where branches grow with depth themselves (Takase et al.
-    2023, and in the reference "peri-LN").
+    middle to the end, and 4 times where branches grow in proportion to the depth. With a norm
+    before each branch alone, exponential growth was seen in large models (the reference); a norm
+    behind the branch as well keeps it linear. The limit is our choice.
 
     Why is this bad: the early blocks are lost in the sum, and deep networks leave the range of 16
         bits.
-    When it is fine: never known to be of use.
+    When it is fine: large pre-norm models that train well in bf16 or 32 bits, whose range is wide.
     Example (inside a transformer):
         x = self.norm1(x) + x + self.attention(x)  # the branch reads what is not normalized
         x = x + self.mlp(x)
@@ -118,7 +119,7 @@ class StreamGrowsExponentially(HistoryRule, code="NS814", severity="warning"):
     """
 
     FEWEST, LIMIT = 6, 8.0
-    remedy = "Normalize what each branch reads, or scale the branches by 1 / sqrt(2 depth)."
+    remedy = "Normalize what each branch reads, and what it adds as well (peri-LN)."
     reference = "https://arxiv.org/abs/2502.02732"
 
     def check_history(self, history: History, exam: Examination) -> Results:
