@@ -43,6 +43,9 @@ def cluster(markers):
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_enable_worker_prestart", "0")  # a worker costs two seconds to start
+        patch.setenv("RAY_prestart_worker_first_driver", "0")
+        patch.setenv("RAY_enable_metrics_collection", "0")
         patch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
         # where killed workers leave their folders; Ray's sockets have room for a short path only
         workers = Path(
