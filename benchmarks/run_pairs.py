@@ -18,6 +18,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,22 +89,22 @@ def planted(draw: random.Random, change: str, model: nn.Module) -> Planted:
     return Planted(change, step, draw.choice(layers), draw.randrange(4))
 
 
-def train(build: type | object, seed: int, change: Planted | None) -> Recording:
+def train(build: Callable[[], nn.Module], seed: int, change: Planted | None) -> Recording:
     """Train and return the recording."""
     torch.manual_seed(seed)
-    model = build()  # type: ignore[operator]
+    model = build()
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     draw = torch.Generator().manual_seed(seed)
     watcher = watch(model, optimizer=optimizer, every=1, histograms_every=4, gradients_every=1)
     for step in range(1, STEPS + 1):
         x = torch.randn(16, 3, 8, 8, generator=draw)
         y = torch.randint(0, 5, (16,), generator=draw)
-        now = change is not None and step == change.step
+        now = change if change is not None and step == change.step else None
         if now:
-            x = _plant(change, model, x)
+            x = _plant(now, model, x)
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
-        if now and change.change == "all-reduce":
+        if now and now.change == "all-reduce":
             _half_the_gradients(model, x, y)
         optimizer.step()
     recording = watcher.recording

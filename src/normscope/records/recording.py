@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,10 +53,10 @@ class Recording:
     beside it, those of the other ranks; `watcher.recording` is what a watcher has so far.
     """
 
-    def __init__(self, parts: Iterable[Part]):
+    def __init__(self, parts: Iterable[Part], missing_ranks: Sequence[int] = ()):
         self.parts = list(parts)
+        self.missing_ranks = missing_ranks  # of a file that was opened: those without a file
         self.damage: list[str] = []  # a sentence for each file of which blocks were left out
-        self.missing_ranks: list[int] = []  # of a file that was opened: those without a file
         self._layers: tuple[Header, dict[str, LayerInfo]] | None = None
 
     @classmethod
@@ -83,9 +83,8 @@ class Recording:
                 raise RecordError(
                     f"{part.path} and {path} are not recordings of the same training."
                 )
-        recording = cls(parts)
-        recording.missing_ranks = sorted(set(range(world_size)) - set(recording.ranks))
-        return recording
+        there = {part.header.rank for part in parts}
+        return cls(parts, sorted(set(range(world_size)) - there))
 
     def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> Self:
         """The recording as it is now, each file read in one pass and held in memory.
@@ -94,9 +93,8 @@ class Recording:
             statistics: read only these.
             after: read only what was recorded after this step.
         """
-        taken = type(self)(part.snapshot(statistics, after) for part in self.parts)
-        taken.missing_ranks = self.missing_ranks
-        return taken
+        parts = (part.snapshot(statistics, after) for part in self.parts)
+        return type(self)(parts, self.missing_ranks)
 
     def leave_out_damaged(self) -> None:
         """Of a snapshot: leave out blocks that are damaged; `damage` and the notes say so."""

@@ -41,10 +41,11 @@ class KeptCall(Hook):
     def __call__(self, module: nn.Module, *rest: Any) -> None:
         if not torch.is_grad_enabled():  # of a validation
             return
-        own = self.wanted and not torch.compiler.is_compiling() and not is_examined()
-        if torch.compiler.is_compiling() or (own and module is self._module()):
+        # traced first: a graph that read the others would be compiled anew when they change
+        traced = torch.compiler.is_compiling()
+        if traced or (self.wanted and not is_examined() and module is self._module()):
             self._call = rest[0], rest[1]
-            self.traced = torch.compiler.is_compiling()
+            self.traced = traced
             self._autocast = (
                 ("cpu", torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
                 ("cuda", torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")),
