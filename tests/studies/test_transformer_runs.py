@@ -2,10 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 from killed_runs import kill_and_resume
 from run_cases import assert_same_bits, ignore
 
+from normscope.errors import InputError
 from normscope.studies.grid import batches_for, build_for, lay_out
 from normscope.studies.options import GridOptions
 from normscope.studies.runner import RunTask, execute
@@ -45,3 +47,11 @@ def test_a_decoder_that_goes_on_ends_with_the_same_bits(tmp_path):
     ours, theirs = again.state_dict(), whole.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     assert not torch.equal(ours["embed.weight"], kept.states[0].model["embed.weight"])
+
+
+def test_text_has_no_mean_of_pixels(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 150)
+    recipe = Recipe(model="byte-lm", pixel_mean=True, **TINY)
+    with pytest.raises(InputError, match="Pixels have a mean in images, not in text"):
+        lay_out(GridOptions(data="text", data_dir=text, recipe=recipe, **OPTIONS))

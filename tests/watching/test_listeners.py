@@ -130,6 +130,8 @@ def test_bad_arguments():
         normscope.watch(net(), sinks=Notes())
     with pytest.raises(InputError, match="check= takes True, False or \"raise\", not 'raises'"):
         normscope.watch(net(), check="raises")
+    with pytest.raises(InputError, match="stream= must be of type bool, not str"):
+        normscope.watch(net(), stream="norms")
 
 
 def test_the_public_function_documents_its_arguments():

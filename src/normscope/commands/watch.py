@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from normscope.errors import InputError
+from normscope.errors import InputError, check_type
 from normscope.show.shown_recording import Recording
 from normscope.show.sinks.watched import WatcherSink
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY, attach
@@ -128,6 +128,7 @@ def watch(
     """
     if check not in (True, False, "raise"):
         raise InputError(f'check= takes True, False or "raise", not {check!r}.')
+    check_type("stream=", stream, bool)
     if not isinstance(sinks, Iterable):
         raise InputError(f"sinks= takes several, in a list; {type(sinks).__name__} is none.")
     sinks = tuple(sinks)

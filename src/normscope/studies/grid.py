@@ -135,6 +135,8 @@ def _spec(choices: dict[str, Any], dataset: Dataset, options: GridOptions) -> Ru
             f"The model {choices['model']!r} takes {entry.takes}, and the data {choices['data']!r} "
             f"is {kind}. Models for it: {', '.join(takers)}."
         )
+    if choices["pixel_mean"] and kind == "text":
+        raise InputError("Pixels have a mean in images, not in text (--pixel-mean).")
     auto = {knob: value for knob, value in entry.defaults.items() if choices[knob] == "auto"}
     choices = choices | auto
     for knob in entry.options & (set(NETWORK_OPTIONS) - {"qk_norm", "no_bias"}):
