@@ -216,6 +216,19 @@ def test_names_of_devices_and_precisions():
         resolve_precision("bf16", "mps")
 
 
+@pytest.mark.parametrize(
+    ("native", "used", "expected"),
+    [(True, True, "bf16"), (True, False, "fp32"), (False, True, "fp32")],
+)
+def test_auto_is_bf16_where_it_is_native_and_onednn_may_use_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool, used: bool, expected: str
+):
+    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, probe, lambda: native)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: used)
+    assert resolve_precision("auto", "cpu") == expected
+
+
 class Trap:
     def __reduce__(self):
         return (print, ("executed",))

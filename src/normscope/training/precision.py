@@ -55,14 +55,18 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def has_bf16(device: str) -> bool:
-    """Return whether the hardware multiplies bf16 (AVX512-BF16 or AMX; CUDA from Ampere on)."""
+    """Return whether the hardware multiplies bf16 (AVX512-BF16 or AMX; CUDA from Ampere on).
+
+    A processor that oneDNN is held back from using (ONEDNN_MAX_CPU_ISA) counts as the older one.
+    """
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu":
         # private, and the only way to ask; without them bf16 would be emulated, which is slower
         # than fp32
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+        used = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return used and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     return False
 
 
