@@ -128,6 +128,23 @@ def test_under_autocast_norms_compute_in_fp32(name):
     assert torch.equal(found, norm(x.float()).bfloat16())
 
 
+@pytest.mark.parametrize(("scale", "std"), [("unit", 1.0), ("root", 0.02 * math.sqrt(12))])
+@pytest.mark.parametrize("norm", ["dyt", "derf"])
+def test_a_learned_factor_makes_small_embeddings_values_that_tanh_bends(norm, scale, std):
+    options = SMALL | {"num_classes": 256, "image_size": 256, "positions": "rotary"}
+    model = build("byte-lm", norm=norm, embedding_scale=scale, **options)
+    tokens = torch.arange(256)[None]
+    with tapped({"in": (model.blocks[0].norm1, "input")}) as taps:
+        model(tokens).square().sum().backward()
+    assert float(taps["in"].std()) == pytest.approx(std, rel=0.05)
+    torch.testing.assert_close(taps["in"], model.embedding_scale * model.embed(tokens))
+    assert model.embedding_scale.grad is not None
+    assert {float(block.norm1.alpha) for block in model.blocks} == {1.0}
+    plain = build("byte-lm", norm=norm, **options)
+    assert torch.equal(plain.embed.weight, model.embed.weight), "paired"
+    assert float(plain.norm.alpha) == 0.5
+
+
 def test_rotary_positions_make_products_depend_on_the_distance_alone():
     query, key = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64).expand(2, 1, 1, 9, 8)
     products = (rotated(query) @ rotated(key).transpose(-1, -2))[0, 0]

@@ -49,6 +49,28 @@ def test_a_decoder_that_goes_on_ends_with_the_same_bits(tmp_path):
     assert not torch.equal(ours["embed.weight"], kept.states[0].model["embed.weight"])
 
 
+def test_norms_that_take_each_value_by_itself_get_a_factor_on_the_embeddings_of_text(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 150)
+
+    def scales(model="byte-lm", data="text", **recipe):
+        options = OPTIONS | {"norms": ("layer", "rms", "dyt", "derf"), "data": data}
+        options |= {"data_dir": text} if data == "text" else {}
+        recipe = Recipe(model=model, **TINY | recipe)
+        return [
+            spec.embedding_scale for spec in lay_out(GridOptions(recipe=recipe, **options)).specs
+        ]
+
+    assert scales() == [None, None, "unit", "unit"]
+    assert scales(embedding_scale="none") == [None] * 4
+    assert scales(embedding_scale="root") == ["root"] * 4
+    assert scales("vit", "digits") == [None] * 4
+    with pytest.raises(InputError, match="has no option 'embedding_scale'"):
+        scales("vit", "digits", embedding_scale="unit")
+    with pytest.raises(InputError, match="Unknown embedding scale 'twice'"):
+        scales(embedding_scale="twice")
+
+
 def test_text_has_no_mean_of_pixels(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 150)

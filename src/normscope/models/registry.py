@@ -72,7 +72,7 @@ MODELS: dict[str, Entry] = {
     ),
     "byte-lm": Entry(
         ByteDecoder,
-        BLOCK_OPTIONS | {"context", "positions"},
+        BLOCK_OPTIONS | {"context", "positions", "embedding_scale"},
         TOKEN_NORMS,
         TRANSFORMER,
         ("layer", "none"),

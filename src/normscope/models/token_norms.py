@@ -63,13 +63,14 @@ class TokenBatchNorm(nn.BatchNorm1d):
         return super().forward(input.flatten(0, -2)).view_as(input)
 
 
-class _Pointwise(nn.Module):
-    """weight * squash(x) + bias: no statistics, every value by itself."""
+class Pointwise(nn.Module):
+    """weight * squash(x) + bias with a learned alpha: no statistics, every value by itself."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, alpha: float = 0.5):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
+        self.alpha = nn.Parameter(torch.tensor([alpha]))
 
     def squash(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -79,29 +80,24 @@ class _Pointwise(nn.Module):
         return self.weight * self.squash(x) + self.bias
 
 
-class DynamicTanh(_Pointwise):
+class DynamicTanh(Pointwise):
     """weight * tanh(alpha x) + bias with one learned alpha, at first 0.5.
 
     Zhu et al. 2025, "Transformers without Normalization" (arXiv 2503.10622), equation 2.
     """
 
-    def __init__(self, width: int, alpha: float = 0.5):
-        super().__init__(width)
-        self.alpha = nn.Parameter(torch.tensor([alpha]))
-
     def squash(self, x: Tensor) -> Tensor:
         return torch.tanh(self.alpha * x)
 
 
-class DynamicErf(_Pointwise):
+class DynamicErf(Pointwise):
     """weight * erf(alpha x + shift) + bias with one learned alpha and shift, at first 0.5 and 0.
 
     Chen et al. 2025, "Stronger Normalization-Free Transformers" (arXiv 2512.10938).
     """
 
     def __init__(self, width: int, alpha: float = 0.5):
-        super().__init__(width)
-        self.alpha = nn.Parameter(torch.tensor([alpha]))
+        super().__init__(width, alpha)
         self.shift = nn.Parameter(torch.zeros(1))
 
     def squash(self, x: Tensor) -> Tensor:

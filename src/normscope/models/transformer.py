@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 from normscope.errors import InputError, lookup
 from normscope.models.activations import resolve_activation
+from normscope.models.initialization import EMBEDDING_STD
 from normscope.models.landmarks import Landmarks, Network
 from normscope.models.norms import NormFactory, resolve_norm
-from normscope.models.token_norms import TOKEN_NORMS, OffsetLayerNorm, RMSNorm
+from normscope.models.token_norms import TOKEN_NORMS, OffsetLayerNorm, Pointwise, RMSNorm
 
 PLACEMENTS = {
     "pre": "before each branch (Xiong et al. 2020, arXiv 2002.04745)",
@@ -34,6 +35,24 @@ PLACEMENTS = {
 """Name -> where the normalization stands."""
 
 POSITIONS = ("learned", "rotary")
+
+EMBEDDING_SCALES: dict[str, Callable[[int], float]] = {
+    "unit": lambda width: 1 / EMBEDDING_STD,
+    "root": math.sqrt,
+}
+"""Name -> at which value a learned factor on the embeddings starts, from the width.
+
+Zhu et al. (arXiv 2503.10622) put such a factor behind the embeddings of LLaMA for dynamic tanh,
+whose derivative is the same everywhere for values as small as those. It starts at the root of the
+width (their code, other_tasks/LLaMA), which at widths of 4096 to 8192 makes values of a standard
+deviation of 1.3 to 1.8 of embeddings of 0.02. At a width of 32 the same rule makes 0.1 of them;
+"unit" keeps what the rule does there, not its letter.
+"""
+
+LANGUAGE_ALPHA = 1.0
+"""First alpha of dynamic tanh and erf behind a factor on the embeddings: the default of the same
+code, which takes less from a width of 4096 on (0.8 before attention, 0.2 elsewhere).
+"""
 
 FEED_FORWARD_RATIO = 4
 ROTARY_BASE = 10_000.0
@@ -255,9 +274,15 @@ class ByteDecoder(Transformer):
         activation: str = "gelu",
         width: int = 64,
         positions: str = "learned",
+        embedding_scale: str | None = None,
         **choices: Any,
     ):
-        """Build the network for texts of `context` bytes; `choices` are further fields of `Shape`.
+        """Build the network for texts of `context` bytes.
+
+        Args:
+            embedding_scale: of EMBEDDING_SCALES, where a learned factor on the embeddings starts;
+                None for none.
+            choices: further fields of `Shape`.
 
         Raises:
             InputError: for an unknown name, or sizes that do not fit.
@@ -271,10 +296,19 @@ class ByteDecoder(Transformer):
         self.positions = None if rotary else nn.Embedding(context, width)
         self.head = nn.Linear(width, num_classes, bias=False)
         self.head.weight = self.embed.weight
+        self.embedding_scale = None
+        if embedding_scale is not None:
+            start = lookup("embedding scale", embedding_scale, EMBEDDING_SCALES)(width)
+            self.embedding_scale = nn.Parameter(torch.tensor(start))
+            for module in self.modules():
+                if isinstance(module, Pointwise):
+                    nn.init.constant_(module.alpha, LANGUAGE_ALPHA)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Bytes int64 (N, T) -> logits (N, T, num_classes) of the byte after each."""
         x = self.embed(tokens)
         if self.positions is not None:
             x = x + self.positions.weight[: tokens.shape[1]]
+        if self.embedding_scale is not None:
+            x = x * self.embedding_scale
         return self.head(self.norm(self.blocks(x)))

@@ -30,6 +30,9 @@ TEXT_MODEL = "byte-lm"
 TRANSFORMERS = ("vit", TEXT_MODEL)
 """The models with attention."""
 
+POINTWISE_NORMS = ("dyt", "derf")
+"""The norms of transformers that take each value by itself."""
+
 STANDS_FOR: dict[tuple[str, str], Any] = {
     ("small-resnet", "widths"): [16, 32, 64],
     ("small-resnet", "blocks_per_stage"): 2,
@@ -44,6 +47,13 @@ STANDS_FOR: dict[tuple[str, str], Any] = {
 """{(model, knob): what None means there}; of `block` it is DEFAULT_BLOCK in every model."""
 
 DEFAULT_BLOCK = "post-activation"
+
+
+def own_embedding_scale(model: str, norm: str) -> str | None:
+    """Return the learned factor on the embeddings that belongs to a norm: of those that take each
+    value by itself, which the scale of a text's small embeddings leaves in their linear part.
+    """
+    return "unit" if model == TEXT_MODEL and norm in POINTWISE_NORMS else None
 
 
 def meaning(model: str, knob: str, value: Any) -> Any:
@@ -72,6 +82,7 @@ ADDED_KNOBS: dict[str, Any] = {
     "iterations": 0,
     "pixel_mean": False,
     "decay_spares": "nothing",
+    "embedding_scale": None,
 }
 """{knob that came later: the value that the runs before it had}.
 

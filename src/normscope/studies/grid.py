@@ -21,7 +21,7 @@ from normscope.errors import InputError, lookup, one_of
 from normscope.models import registry
 from normscope.models.landmarks import Network
 from normscope.models.norms import is_code, resolve_norm
-from normscope.records.knobs import meaning
+from normscope.records.knobs import meaning, own_embedding_scale
 from normscope.studies.memory import refuse_activations, refuse_parameters
 from normscope.studies.options import MOST_RUNS, GridOptions
 from normscope.studies.process_ends import refuse_what_ends_processes
@@ -138,12 +138,19 @@ def _spec(choices: dict[str, Any], dataset: Dataset, options: GridOptions) -> Ru
     if choices["pixel_mean"] and kind == "text":
         raise InputError("Pixels have a mean in images, not in text (--pixel-mean).")
     auto = {knob: value for knob, value in entry.defaults.items() if choices[knob] == "auto"}
-    choices = choices | auto
+    choices = choices | auto | {"embedding_scale": _embedding_scale(choices)}
     for knob in entry.options & (set(NETWORK_OPTIONS) - {"qk_norm", "no_bias"}):
         if meaning(choices["model"], knob, choices[knob]) == meaning(choices["model"], knob, None):
             choices = choices | {knob: None}
     code = code_checksum(choices["norm"])
     return RunSpec(**choices, norm_code=code, capture_epochs=tuple(sorted(set(captured))))
+
+
+def _embedding_scale(choices: Mapping[str, Any]) -> str | None:
+    """Return the factor on the embeddings that a run has, with nothing left to decide."""
+    chosen = choices["embedding_scale"]
+    own = own_embedding_scale(choices["model"], choices["norm"])
+    return {"auto": own, "none": None}.get(chosen, chosen)
 
 
 def _parameters(specs: Sequence[RunSpec], dataset: Dataset) -> dict[str, int]:

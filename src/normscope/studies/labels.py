@@ -10,7 +10,7 @@ from normscope.records.run import ENDED, status_of
 from normscope.studies.directory import StudyDirectory
 from normscope.studies.executors import default_jobs
 from normscope.studies.grid import Grid, merged_by_data
-from normscope.studies.spec import Recipe, RunSpec
+from normscope.studies.spec import RunSpec
 from normscope.studies.study_description import StudyPlan
 from normscope.words import plural
 
@@ -22,7 +22,7 @@ quick` on an AMD EPYC, docs/studies.md. An order of magnitude for others.
 _SAID_ANYWAY = ("norm", "learning_rate", "seed")
 _NO_KNOBS = ("data_fingerprint", "norm_code", "capture_epochs", "engine")
 
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunSpec)}
 
 
 def run_labels(specs: Sequence[RunSpec]) -> dict[str, str]:

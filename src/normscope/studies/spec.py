@@ -43,7 +43,7 @@ _SIZES = {
 
 NETWORK_OPTIONS = (
     "block", "widths", "blocks_per_stage", "depth", "width", "heads", "patch_size", "pooling",
-    "positions", "placement", "qk_norm", "no_bias",
+    "positions", "placement", "qk_norm", "no_bias", "embedding_scale",
 )  # fmt: skip
 """Knobs that not every network has."""
 
@@ -107,6 +107,12 @@ class Recipe:
 
     no_bias: Annotated[bool, FlagCreatePairsOff] = False
     """A transformer without biases in its linear layers and layer normalizations."""
+
+    embedding_scale: Name = "auto"
+    """Learned factor on byte-lm's embeddings: none, unit (at first such that their values have the
+    variance 1), root (at first the root of the width), or auto: unit with dyt and derf, none with
+    others. With one, dyt and derf start at alpha 1.
+    """
 
     initialization: str = "default"
     """How weights are drawn: default (PyTorch's) or he (He et al. 2015)."""
@@ -194,6 +200,9 @@ class RunSpec(Recipe):
 
     optimizer: str = "sgd"
     """Optimizer, never auto."""
+
+    embedding_scale: Name = None
+    """Learned factor on byte-lm's embeddings: unit, root, or None for none; never auto."""
 
     norm: str
     """Normalization: batch, none, group, layer, instance, noisy-batch, ghost-batch, skipinit, those

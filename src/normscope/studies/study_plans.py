@@ -66,6 +66,7 @@ _BYTES: dict[str, Any] = _TRANSFORMER | {
 _SCARCE_DIGITS: dict[str, Any] = _VIT | {"train_share": 1 / 8, "epochs": 64}
 _SCARCE_BYTES: dict[str, Any] = _BYTES | {"train_share": 1 / 16, "epochs": 16}
 _SCARCE_NORMS = {"norms": ("layer", "dyt")}
+_TANH_RATES = {"norms": ("layer", "dyt"), "learning_rates": (0.001, 0.003, 0.01)}
 _TOKEN_NORMS = ("layer", "rms", "dyt", "batch")
 _PLACEMENTS = ("pre", "post", "peri", "pre-scaled")
 
@@ -191,12 +192,16 @@ STUDIES = {
                 _grid({"depth": (4, 8)}, (),
                       **_VIT | {"learning_rates": (0.01, 0.03), "norms": ("layer", "none")}),
                 _grid(None, (), **_SCARCE_DIGITS | _SCARCE_NORMS),
+                _grid(None, (), **_VIT | _TANH_RATES),
                 _grid(None, (HIDDEN_STATES,), **_BYTES | {"norms": _TOKEN_NORMS}),
                 _grid({"qk_norm": (False, True)}, (),
                       **_BYTES | {"learning_rates": (0.003, 0.01, 0.03)}),
                 _grid({"placement": ("pre", "post"), "warmup": (0, 42)}, (DEPTH_SIGNALS,),
                       **_BYTES | {"learning_rates": (0.01,)}),
                 _grid(None, (), **_SCARCE_BYTES | _SCARCE_NORMS),
+                _grid(None, (), **_BYTES | _TANH_RATES),
+                _grid(None, (), **_BYTES | {"embedding_scale": "unit"}),
+                _grid(None, (), **_BYTES | {"embedding_scale": "root", "norms": ("dyt",)}),
             ),
         ),
         StudyPlan(

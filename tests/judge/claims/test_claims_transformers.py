@@ -26,7 +26,7 @@ def verdict(code, runs):
 
 def vit(seed, loss=1.0, *, norm="layer", measured=None, lowest=None, size=0.002, **spec):
     """A run that ends with a loss, jittered, and has been at `lowest` on the way."""
-    made = run(norm, seed, model="vit", **spec)
+    made = run(norm, seed, **{"model": "vit"} | spec)
     noise = jitter(hash_of(seed, norm, *spec.values()), size)
     losses = np.linspace(2.3, loss, EPOCHS) + noise
     if lowest is not None:
@@ -83,6 +83,16 @@ def rates(with_it, without):
         for seed in range(SEEDS)
         for qk_norm, lost in ((True, with_it), (False, without))
         for rate in (0.001, 0.003, 0.01)
+    ]
+
+
+def tanh_rates(layer, dyt):
+    """Runs that lose so much at the rates 0.001, 0.003 and 0.01."""
+    return [
+        vit(seed, 1.0 + lost, norm=norm, learning_rate=rate)
+        for seed in range(SEEDS)
+        for norm, losses in (("layer", layer), ("dyt", dyt))
+        for rate, lost in zip((0.001, 0.003, 0.01), losses, strict=True)
     ]
 
 
@@ -148,6 +158,8 @@ PLANTED = {
         two(placed(states, "pre-scaled", without=1.1), placed(states, "pre", without=2.5)),
     ),
     "C2015": (scarce(0.5, 0.1), scarce(0.1, 0.5)),
+    "C2017": (tanh_rates((0.5, 0.0, 0.5), (0.5, 0.4, 0.2)),
+              tanh_rates((0.2, 0.3, 0.4), (0.0, 0.9, 0.9))),
     "C2016": (scarce(0.5, 0.5, layer=0.9, dyt=0.6), scarce(0.5, 0.5, layer=0.6, dyt=0.9)),
 }  # fmt: skip
 """{code: runs of which the claim holds, and of which the contrary does}."""
@@ -195,6 +207,19 @@ def test_scarce_data_is_a_question_of_its_own():
     assert (untaught.outcome, untaught.n) == ("cannot tell", 0)
     assert "here dyt not" in untaught.needs
     assert "Loss with the smallest share, dyt, mean of 6 seeds: 1.5." in found.notes
+
+
+def test_the_factor_on_embeddings_that_a_norm_has_for_itself_is_no_other_setting():
+    lm = {"model": "byte-lm", "classes": [str(index) for index in range(256)]}
+
+    def runs(scale):
+        tanh = partial(vit, norm="dyt", embedding_scale=scale, **lm)
+        layer = partial(vit, embedding_scale=None, **lm)
+        return two(layer, lambda s: tanh(s, 1.2))
+
+    assert verdict("C2008", runs("unit")).outcome == "supported"
+    for other in ("root", None):
+        assert verdict("C2008", runs(other)).n == 0, "dynamic tanh with another factor than its own"
 
 
 def test_exponents_are_those_of_powers():

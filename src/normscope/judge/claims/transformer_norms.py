@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from normscope.judge.evidence.cells import Evidence, GridCell, Group, value_of
+from normscope.judge.evidence.cells import Evidence, GridCell, Group, knobs_of, value_of
 from normscope.judge.evidence.literature import (
     BF16,
     CONTROL,
@@ -104,6 +104,41 @@ class LayerBetterThanDynamicTanhAtItsBest(TransformerClaim, code="C2009"):
     source = DYT_DISPUTED
     between = ("layer", "dyt")
     best = True
+
+
+class LayerBetterThanDynamicTanhAtItsBestRate(TransformerClaim, code="C2017"):
+    """A transformer with layer normalization ends with a lower loss than one with dynamic tanh also
+    when each is trained at the rate that is best for it.
+
+    A rate at which layer normalization learns well need not suit dynamic tanh. The best rate is
+    that of the lowest mean over the arm's seeds: the lowest of several means is a little too low,
+    in both arms.
+
+    Quantity: held-out loss after the last epoch at the arm's best rate, in nats (diverged:
+        guessing)
+    Needs: runs of a transformer with layer and dyt at three learning rates or more
+    """
+
+    source = DYT
+    between = ("layer", "dyt")
+    over = ("learning_rate",)
+    least = 3
+
+    def value(self, cell: GridCell) -> float | None:
+        means = mean_losses(cell, self.over)
+        best = min(means, key=lambda knobs: means[knobs], default=None)
+        chosen = [run for run in cell.runs if knobs_of(run, self.over) == best]
+        return held_out_loss(chosen[0]) if chosen else None
+
+    def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        return tuple(
+            f"Mean losses of {arm}{group.where}: "
+            + ", ".join(f"{loss:.3g} at {rate:g}" for (rate,), loss in sorted(found.items()))
+            + "."
+            for group in groups
+            for arm, cells in group.arms.items()
+            if (found := mean_losses(next(iter(cells.values())), self.over))
+        )
 
 
 class DynamicTanhLosesLessFromScarceData(TransformerClaim, code="C2015"):

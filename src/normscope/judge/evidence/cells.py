@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from normscope.records.knobs import DEFAULT_BLOCK, meaning
+from normscope.records.knobs import DEFAULT_BLOCK, meaning, own_embedding_scale
 from normscope.records.run import ENDED, RunRecord
 
 _NOT_A_SETTING = ("seed", "capture_epochs", "norm_code")  # the last belongs to the arm
+EMBEDDING_SCALE = "embedding_scale"
 _WORDS = {"learning_rate": "lr", "block": "", "activation": ""}
 
 USUAL = {
@@ -89,7 +90,7 @@ class Evidence:
     def _settings(self) -> dict[int, dict[str, Any]]:
         """{id of a run: its settings, defaults by their names}."""
         return {
-            id(run): {knob: value_of(run, knob) for knob in run.spec if knob not in _NOT_A_SETTING}
+            id(run): {knob: _setting(run, knob) for knob in run.spec if knob not in _NOT_A_SETTING}
             for run in self.runs
         }
 
@@ -145,6 +146,14 @@ def runs_of(group: Group) -> list[RunRecord]:
 def value_of(run: RunRecord, knob: str) -> Any:
     """Return a field of a run's spec, a default by its name."""
     return meaning(run.spec["model"], knob, run.spec.get(knob))
+
+
+def _setting(run: RunRecord, knob: str) -> Any:
+    """Return a field of a run's spec as a setting: what belongs to its norm is one of all norms."""
+    value = value_of(run, knob)
+    if knob == EMBEDDING_SCALE and value == own_embedding_scale(run.spec["model"], run.norm):
+        return "the norm's own"
+    return value
 
 
 def knobs_of(run: RunRecord, over: Sequence[str]) -> tuple[Any, ...]:
