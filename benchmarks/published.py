@@ -225,6 +225,7 @@ def _losses(runs: Iterable[RunRecord]) -> list[str]:
         told += [str(value_of(run, "placement"))] if value_of(run, "placement") != "pre" else []
         told += ["queries and keys normalized"] if spec.get("qk_norm") else []
         told += [f"warm-up {spec['warmup']}"] if spec.get("warmup") else []
+        told += [f"factor {scale}"] if (scale := spec.get("embedding_scale")) else []
         told += [f"share 1/{1 / spec['train_share']:g}"] if spec.get("train_share", 1) < 1 else []
         arms.setdefault((spec["model"], run.norm, ", ".join(told)), []).append(run)
     rows = []

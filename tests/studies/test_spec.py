@@ -69,7 +69,7 @@ def test_changing_any_knob_changes_the_identity():
         "block": "formula",
         "blocks_per_stage": 1,
         **dict.fromkeys(("depth", "width", "heads", "patch_size"), 2),
-        **dict.fromkeys(("pooling", "positions", "placement"), "named"),
+        **dict.fromkeys(("pooling", "positions", "placement", "embedding_scale"), "named"),
     }
     spec = RunSpec(**FIELDS, **chosen)
     for field in dataclasses.fields(spec):

@@ -110,9 +110,8 @@ class LayerBetterThanDynamicTanhAtItsBestRate(TransformerClaim, code="C2017"):
     """A transformer with layer normalization ends with a lower loss than one with dynamic tanh also
     when each is trained at the rate that is best for it.
 
-    A rate at which layer normalization learns well need not suit dynamic tanh. The best rate is
-    that of the lowest mean over the arm's seeds: the lowest of several means is a little too low,
-    in both arms.
+    A rate at which layer normalization learns well need not suit dynamic tanh. An arm's best rate
+    is the one with the lowest mean over its other seeds, so that no seed chooses its own.
 
     Quantity: held-out loss after the last epoch at the arm's best rate, in nats (diverged:
         guessing)
@@ -125,7 +124,7 @@ class LayerBetterThanDynamicTanhAtItsBestRate(TransformerClaim, code="C2017"):
     least = 3
 
     def value(self, cell: GridCell) -> float | None:
-        means = mean_losses(cell, self.over)
+        means = mean_losses(cell.others(), self.over)
         best = min(means, key=lambda knobs: means[knobs], default=None)
         chosen = [run for run in cell.runs if knobs_of(run, self.over) == best]
         return held_out_loss(chosen[0]) if chosen else None
@@ -137,7 +136,7 @@ class LayerBetterThanDynamicTanhAtItsBestRate(TransformerClaim, code="C2017"):
             + "."
             for group in groups
             for arm, cells in group.arms.items()
-            if (found := mean_losses(next(iter(cells.values())), self.over))
+            if (found := mean_losses(cells.values(), self.over))
         )
 
 
@@ -217,7 +216,9 @@ class NormalizedQueriesWidenRates(TransformerClaim, code="C2010"):
         known = [loss for loss in losses if loss is not None]
         if len(known) < len(losses):
             return None
-        return float(np.mean(known)) - min(mean_losses(cell, self.over).values())
+        return float(np.mean(known)) - min(
+            mean_losses(cell.group.arms[cell.arm].values(), self.over).values()
+        )
 
 
 class DeepNeedsNormalization(TransformerClaim, code="C2011"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -31,11 +32,11 @@ def held_out_loss(run: RunRecord, *, best: bool = False) -> float | None:
     return min(last, guess) if math.isfinite(last) else None
 
 
-def mean_losses(cell: GridCell, over: tuple[str, ...]) -> dict[tuple, float]:
-    """Return {values of the knobs: mean held-out loss over the seeds of the cell's arm}."""
+def mean_losses(cells: Iterable[GridCell], over: tuple[str, ...]) -> dict[tuple, float]:
+    """Return {values of the knobs: mean held-out loss over the cells}."""
     found: dict[tuple, list[float]] = {}
-    for other in cell.group.arms[cell.arm].values():
-        for run in other.runs:
+    for cell in cells:
+        for run in cell.runs:
             if (loss := held_out_loss(run)) is not None:
                 found.setdefault(knobs_of(run, over), []).append(loss)
     return {knobs: float(np.mean(losses)) for knobs, losses in found.items()}
