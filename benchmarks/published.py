@@ -18,7 +18,7 @@ import numpy as np
 
 from normscope.judge.claims import judge_all
 from normscope.judge.evidence.cells import value_of
-from normscope.judge.evidence.transformers import held_out_loss
+from normscope.judge.evidence.quantities import held_out_loss
 from normscope.judge.verdicts import Verdict, effect_text
 from normscope.records.run import RunRecord, load_run, run_folders
 

@@ -23,7 +23,7 @@ from normscope.data.dataset import Dataset
 from normscope.data.device_batches import Batches
 from normscope.models import registry
 from normscope.models.fusing import using
-from normscope.models.landmarks import Network
+from normscope.models.network import Network
 from normscope.training.loop import Callback, Epoch, train
 from normscope.training.precision import resolve_precision
 

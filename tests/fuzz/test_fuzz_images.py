@@ -15,7 +15,7 @@ from trials import amount, attempt_all, generator, some
 from normscope.data.layouts import folders, parquet, pickled
 from normscope.data.sources import read_images
 from normscope.errors import InputError
-from normscope.records.memory_limit import IMAGES_OPTION
+from normscope.records.read_limits import IMAGES_OPTION
 
 
 def encoded(size=(6, 6), kind="PNG", mode="RGB"):

@@ -96,7 +96,7 @@ def _serve():
 
     import normscope
     from normscope.commands import compare, explain, export, inspect, report, study  # noqa: F401
-    from normscope.show.report import build, vega  # noqa: F401
+    from normscope.show.report import build
     from normscope.studies import pipeline
     from training_here import TrainsHere
 
@@ -104,7 +104,7 @@ def _serve():
     pipeline.ProcessExecutor = TrainsHere
     dot = Image.new("RGB", (1, 1))
     Figure.savefig = lambda _, path, **__: dot.save(path)
-    vega.vega_script()
+    build.vega_script()
     shim = ctypes.CDLL(os.environ["NORMSCOPE_FAULTS"])
     shim.arm.restype = ctypes.c_long
     for line in sys.stdin:

@@ -9,7 +9,7 @@ from torch import nn
 from normscope import fused
 from normscope.mend import freeze
 from normscope.models.fusing import FusableSequential, using
-from normscope.models.noisy_batch_norm import (
+from normscope.models.norms import (
     GREATEST_SCALE,
     MEAN_RANGE,
     MEAN_WIDTH,

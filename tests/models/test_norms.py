@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from normscope.errors import InputError
-from normscope.models.activations import ACTIVATIONS, resolve_activation
-from normscope.models.noisy_batch_norm import NoisyBatchNorm2d
-from normscope.models.norms import NORMS, is_code, needs_bias, resolve_norm
+from normscope.models.network import ACTIVATIONS, resolve_activation
+from normscope.models.norms import NORMS, NoisyBatchNorm2d, is_code, needs_bias, resolve_norm
 
 USER_MODULE = """
 from torch import nn

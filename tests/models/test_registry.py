@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from normscope.errors import InputError
-from normscope.models.activations import ACTIVATIONS
+from normscope.models.network import ACTIVATIONS
 from normscope.models.norms import NORMS
 from normscope.models.registry import MODELS, build
 from normscope.models.residual_blocks import BLOCKS

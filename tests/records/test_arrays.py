@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from normscope.errors import RecordError
-from normscope.records.arrays import DTYPES, pack, unpack
+from normscope.records.blocks import DTYPES, pack, unpack
 
 ARRAYS = hnp.arrays(
     st.sampled_from(sorted(DTYPES)).map(np.dtype),

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from normscope.records.memory_limit import limited_memory
+from normscope.records.read_limits import limited_memory
 
 resource = pytest.importorskip("resource")
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from normscope.models.registry import build
+from normscope.studies.measurements.batch_statistics_measurement import Movement
 from normscope.studies.measurements.landscape_measurement import Landscape
-from normscope.studies.measurements.movement_measurement import Movement
 
 EIGENVALUES = torch.tensor([0.5, 2.0, 8.0], dtype=torch.float64)
 

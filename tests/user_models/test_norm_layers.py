@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 import norm_zoo
 from normscope.errors import InputError
 from normscope.examining.examine import examine
-from normscope.mend.decay import weight_decay_groups
+from normscope.mend.freeze import weight_decay_groups
 from normscope.user_models.norm_layers import is_norm, normalization_layers, recognize
 from normscope.watching.watched_layers import find_layers
 

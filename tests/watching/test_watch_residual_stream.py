@@ -16,7 +16,7 @@ from normscope.errors import NormscopeWarning
 from normscope.models.resnet import SmallResNet
 from normscope.models.transformer import ByteDecoder, VisionTransformer
 from normscope.records.recording import Recording
-from normscope.show.recording_summary import summary
+from normscope.show.shown_recording import summary
 from normscope.watching.stream_measures import (
     attention_statistics,
     sampled_tokens,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from normscope.commands.results import RunsResult
+from normscope.commands.compare import RunsResult
 from normscope.errors import InputError, RecordError, one_of
 from normscope.paths import given_path
 from normscope.studies.options import Folder

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normscope.commands.results import RunsResult
 from normscope.errors import NormscopeError, StorageError, check_type, one_line
 from normscope.studies.options import STUDIES, GridOptions, options_from
 
@@ -20,6 +19,24 @@ if TYPE_CHECKING:
     from normscope.records.run import RunRecord
     from normscope.studies.grid import Grid
     from normscope.studies.pipeline import Training
+
+
+@dataclass(frozen=True, eq=False)
+class RunsResult:
+    """A folder and the runs of it that a command used; notebooks show them as a report."""
+
+    directory: Path
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def failed(self) -> tuple[RunRecord, ...]:
+        """The runs that ended with an error."""
+        return tuple(run for run in self.runs if run.status == "failed")
+
+    def _repr_html_(self) -> str:
+        from normscope.show.report.pages import runs_html
+
+        return runs_html(self.runs, self.directory)
 
 
 @dataclass(frozen=True, kw_only=True)

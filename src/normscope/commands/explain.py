@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from normscope.data.dataset import Dataset
-    from normscope.models.landmarks import Network
+    from normscope.models.network import Network
     from normscope.records.explanation import Explanation, Forgotten
     from normscope.studies.directory import RunDirectory, StudyDirectory
     from normscope.studies.grid import Grid
@@ -233,7 +233,7 @@ def _accuracies_without_eval(
 ) -> Forgotten:
     """Measure accuracies without eval(), and say meanwhile how far it is."""
     from normscope.studies.environment import using_threads
-    from normscope.studies.train_mode_evaluation import accuracies_without_eval
+    from normscope.studies.measurements.evaluation_measurement import accuracies_without_eval
 
     with console.status("Forgetting eval()") as status, using_threads(spec.threads):
         return accuracies_without_eval(

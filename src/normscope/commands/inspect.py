@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from normscope.commands.results import RunsResult
+from normscope.commands.compare import RunsResult
 from normscope.errors import InputError, NormscopeError, check_type
 from normscope.studies.options import (
     STUDIES,

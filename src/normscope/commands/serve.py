@@ -63,9 +63,8 @@ def run_serve(options: ServeOptions) -> int:
         raise InputError(f"There is no study in {options.path} or below it, and no recording.")
     listening = _listen(options.host, options.port)
 
-    from normscope.show.live.access import Access
+    from normscope.show.live.access import Access, token_for
     from normscope.show.live.app import App
-    from normscope.show.live.token import token_for
 
     token = options.token or token_for(options.path)
     names = (

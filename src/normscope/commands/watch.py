@@ -11,7 +11,7 @@ from torch import nn
 
 from normscope.errors import InputError, check_type
 from normscope.show.shown_recording import Recording
-from normscope.show.sinks.watched import WatcherSink
+from normscope.show.sinks.sink import WatcherSink
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY, attach
 from normscope.watching.budget import BUDGET
 from normscope.watching.intervals import Interval, Intervals

@@ -21,7 +21,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from normscope.errors import InputError, NormscopeWarning, one_line
 from normscope.examining.channel_meter import Meter
-from normscope.examining.layer_facts import switch_mode
+from normscope.examining.layer_facts import modules_in_train_mode, switch_mode, train_failure
 from normscope.examining.outputs import (
     class_facts,
     difference,
@@ -32,7 +32,6 @@ from normscope.examining.outputs import (
 )
 from normscope.examining.perturbations import see_later, see_padding
 from normscope.examining.trace import Trace, trace
-from normscope.examining.train_mode import modules_in_train_mode, train_failure
 from normscope.records.examination import Forward, Layer, Measured, Place, Recognition
 from normscope.user_models.batch_reader import Batch, call_pair, remix
 from normscope.user_models.state_guard import KeptState

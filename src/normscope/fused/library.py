@@ -18,8 +18,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from normscope.records.files import cache_folder, written_aside
-from normscope.records.seals import is_sealed, seal
+from normscope.records.files import cache_folder, is_sealed, seal, written_aside
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 

@@ -1,21 +1,28 @@
-"""Claims about accuracies, claims that need a measurement beside training, claims about one
-network read twice.
+"""Bases of claims: on accuracies, on measurements beside training, on transformers, on one network
+read in two ways.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from normscope.judge import statistics
 from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence, GridCell, Group, runs_of
-from normscope.judge.evidence.quantities import accuracy, accuracy_step, evaluation_step
+from normscope.judge.evidence.quantities import (
+    accuracy,
+    accuracy_step,
+    evaluation_step,
+    held_out_loss,
+)
 from normscope.judge.statistics import Estimate
 from normscope.judge.verdicts import Verdict
-from normscope.records.measurements import INITIALIZATION
+from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES, INITIALIZATION
 from normscope.records.run import WEIGHTS_NAME, RunRecord
 from normscope.words import plural
 
@@ -164,3 +171,61 @@ class EvaluationClaim(MeasuredClaim, WithinRunClaim):
 
     def resolution(self, runs: Sequence[RunRecord]) -> float:
         return evaluation_step(runs)
+
+
+PLACEMENT = "placement"
+
+
+class TransformerClaim(Claim):
+    """Base of the claims that are judged on transformers alone, whatever a study's norms are.
+
+    Without arms of their own, the arms are two normalizations; without a quantity of their own, it
+    is the loss on held-out data.
+    """
+
+    networks = "transformers"
+    any_norm = True
+    unit = "nats"
+    higher_supports = False
+    margin = 0.02
+    best: ClassVar[bool] = False  # whether it is read at a run's best epoch, not at its last
+
+    def value(self, cell: GridCell) -> float | None:
+        return held_out_loss(cell.run, best=self.best)
+
+
+class AtInitialization(TransformerClaim, MeasuredClaim):
+    """Base of the claims about networks before their first step."""
+
+    measurement = DEPTH_SIGNALS
+    of_weights = False
+
+    def _learners(self, evidence: Evidence) -> dict[str, str]:
+        return {}  # what a run learns afterwards says nothing of it
+
+
+class InTrainedNetwork(TransformerClaim, MeasuredClaim):
+    """Base of the claims about what is inside a trained network."""
+
+    measurement = HIDDEN_STATES
+
+
+class ReadTwice(WithinRunClaim, TransformerClaim):
+    """Base of the claims about transformers of some kind that are read in two ways."""
+
+    def _learners(self, evidence: Evidence) -> dict[str, str]:
+        return {self.between[0]: "the network"}
+
+
+def means(
+    groups: Sequence[Group], of: str, value: Callable[[GridCell], float | None]
+) -> tuple[str, ...]:
+    """Return a quantity's mean over the seeds of each arm, in words."""
+    notes = []
+    for group in groups:
+        for arm, cells in group.arms.items():
+            known = [found for cell in cells.values() if (found := value(cell)) is not None]
+            if known:
+                mean = f"mean of {len(known)} seeds: {np.mean(known):.3g}"
+                notes.append(f"{of}, {arm}{group.where}, {mean}.")
+    return tuple(notes)

@@ -18,8 +18,13 @@ import numpy as np
 from normscope.judge import statistics
 from normscope.judge.claims import by_subject, claims, compared, judge_all
 from normscope.judge.evidence.cells import Evidence, runs_of
-from normscope.judge.evidence.quantities import accuracy, chance, learned_from
-from normscope.judge.evidence.transformers import guessing_loss, held_out_loss
+from normscope.judge.evidence.quantities import (
+    accuracy,
+    chance,
+    guessing_loss,
+    held_out_loss,
+    learned_from,
+)
 from normscope.judge.headline_words import (
     CONTRARY,
     count_text,

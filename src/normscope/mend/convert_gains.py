@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from normscope.errors import InputError, NormscopeWarning, check_type, lookup
 from normscope.mend.convert import exchange, refuse_kept
-from normscope.mend.float32_gains import NARROW, InFloat32, in_float32
 from normscope.mend.folding import named
 from normscope.mend.forward_paths import UntraceableError, is_row_norm, traced_paths
 from normscope.mend.gains import (
+    NARROW,
     NEUTRAL,
     Convention,
     Gain,
+    InFloat32,
     NotAffineError,
     agree,
     gain_convention,
+    in_float32,
     inputs_for,
     outcome,
     random_copy,

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from normscope.models.activations import resolve_activation
 from normscope.models.fusing import normalize
-from normscope.models.landmarks import Landmarks, Network
+from normscope.models.network import Landmarks, Network, resolve_activation
 from normscope.models.norms import NormFactory, resolve_norm
 
 

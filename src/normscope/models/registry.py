@@ -12,7 +12,7 @@ from torch import nn
 from normscope.errors import InputError, lookup
 from normscope.models.bird_plane import BirdPlaneNet
 from normscope.models.initialization import initialize, keyed_seed
-from normscope.models.landmarks import Network
+from normscope.models.network import Network
 from normscope.models.norms import NORMS, RESIDUAL_NORMS, NormFactory, resolve_norm
 from normscope.models.resnet import CIFAR_RESNETS, SmallResNet
 from normscope.models.tiny_cnn import TinyCNN

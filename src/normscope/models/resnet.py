@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from normscope.errors import InputError, lookup
-from normscope.models.activations import resolve_activation
 from normscope.models.fusing import FusableSequential
-from normscope.models.landmarks import Landmarks, Network
+from normscope.models.network import Landmarks, Network, resolve_activation
 from normscope.models.norms import NormFactory, needs_bias, resolve_norm
 from normscope.models.residual_blocks import (
     BLOCKS,

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normscope.errors import InputError, lookup
-from normscope.models.activations import resolve_activation
 from normscope.models.initialization import EMBEDDING_STD
-from normscope.models.landmarks import Landmarks, Network
+from normscope.models.network import Landmarks, Network, resolve_activation
 from normscope.models.norms import NormFactory, resolve_norm
 from normscope.models.token_norms import TOKEN_NORMS, OffsetLayerNorm, Pointwise, RMSNorm
 

@@ -1,7 +1,8 @@
-"""Files that come into being whole, and the leftovers of processes that were killed."""
+"""Files that come into being whole, their checksums, and the leftovers of killed processes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from normscope.errors import StorageError
-from normscope.records.regular_files import encode_json
+from normscope.records.regular_files import encode_json, open_regular, read_text
 
 _being_written: set[str] = set()  # files aside, of this process
 
@@ -129,3 +130,36 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def seal(path: Path) -> None:
+    """Write a file's checksum beside it.
+
+    Raises:
+        OSError, StorageError: if that cannot be done.
+    """
+    with open_regular(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    write_text(_seal(path), f"{digest}  {path.name}\n")
+
+
+def is_sealed(path: Path) -> bool:
+    """Tell whether a file is there, and is the one that was sealed."""
+    return read_sealed(path, keep=False) is not None
+
+
+def read_sealed(path: Path, *, keep: bool = True) -> bytes | None:
+    """Return the content of a file, or with `keep` false b"", if it is the one that was sealed."""
+    try:
+        expected = read_text(_seal(path))
+        with open_regular(path) as file:
+            content = file.read() if keep else b""
+            file.seek(0)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+    return content if expected == f"{found}  {path.name}\n" else None
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")

@@ -12,8 +12,7 @@ import numpy as np
 
 from normscope.errors import RecordError, StorageError
 from normscope.records.blocks import Damage, during
-from normscope.records.recording_header import Header
-from normscope.records.recording_shapes import SHAPES, Block, check_shape
+from normscope.records.recording_header import SHAPES, Block, Header, check_shape
 from normscope.records.store import Store, existing_writer, reader, writer
 
 MEMORY_BYTES = 64 << 20

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from normscope.errors import RecordError, StorageError
-from normscope.records.read_budget import MOST_JSON, MOST_SECONDS, budget, cannot_read, over_budget
+from normscope.records.read_limits import MOST_JSON, MOST_SECONDS, budget, cannot_read, over_budget
 from normscope.records.regular_files import decode_json, encode_json
 from normscope.records.schema import COUNTED, checksum
 

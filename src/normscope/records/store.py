@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from normscope.errors import InputError, NormscopeError, RecordError, StorageError
-from normscope.records.read_budget import budget, cannot_read, reason
+from normscope.records.read_limits import budget, cannot_read, reason
 from normscope.records.regular_files import check_regular, open_regular
 from normscope.records.schema import check_schema, make_tables
 from normscope.records.tables import Store

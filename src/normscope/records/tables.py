@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from normscope.errors import RecordError
-from normscope.records.arrays import pack, unpack
-from normscope.records.blocks import ARRAY, Blocks
+from normscope.records.blocks import ARRAY, Blocks, pack, unpack
 
 _EVENT = "step, epoch, kind, layer, detail"
 

@@ -16,7 +16,7 @@ from normscope.data.dataset import Dataset
 from normscope.errors import InputError
 from normscope.models.batch_norm import BatchNormSteps, steps_of
 from normscope.models.batch_norm import RunningStatistics as Running
-from normscope.models.landmarks import Network
+from normscope.models.network import Network
 from normscope.models.transformer import Transformer
 from normscope.records.explanation import Explanation, Forgotten, RunningStatistics
 from normscope.studies.grid import batches_for

@@ -19,7 +19,7 @@ from normscope.data.dataset import Dataset
 from normscope.data.device_batches import Batches, TextBatches
 from normscope.errors import InputError, lookup, one_of
 from normscope.models import registry
-from normscope.models.landmarks import Network
+from normscope.models.network import Network
 from normscope.models.norms import is_code, resolve_norm
 from normscope.records.knobs import meaning, own_embedding_scale
 from normscope.studies.memory import refuse_activations, refuse_parameters

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import InputError
-from normscope.models.landmarks import Network
+from normscope.models.network import Network
 from normscope.studies.spec import RunSpec
 
 BYTES = 4  # of a value in float32

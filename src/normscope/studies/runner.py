@@ -19,7 +19,7 @@ from normscope.data import sources
 from normscope.data.dataset import Dataset
 from normscope.errors import InputError, NormscopeError, RecordError, StorageError, one_line
 from normscope.models.fusing import using
-from normscope.models.landmarks import Network
+from normscope.models.network import Network
 from normscope.records.files import write_text, written_aside
 from normscope.records.histogram import store_capture
 from normscope.records.run import ENDED, STATUSES

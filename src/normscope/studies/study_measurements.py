@@ -26,14 +26,14 @@ from normscope.records.measurements import (
 from normscope.records.store import reader, writer
 from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.environment import using_threads
-from normscope.studies.measurements.batch_statistics_measurement import batch_statistics
-from normscope.studies.measurements.decay_measurement import decay_as_rate
+from normscope.studies.measurements.batch_statistics_measurement import batch_statistics, movement
 from normscope.studies.measurements.evaluation_measurement import (
     corruption,
     evaluation,
     is_batch_normalized,
 )
 from normscope.studies.measurements.initialization_measurement import (
+    decay_as_rate,
     has_paths,
     initialization,
     is_of_vectors,
@@ -41,7 +41,6 @@ from normscope.studies.measurements.initialization_measurement import (
     weight_growth,
 )
 from normscope.studies.measurements.landscape_measurement import landscape
-from normscope.studies.measurements.movement_measurement import movement
 from normscope.studies.measurements.run_context import Arrays, RunContext
 from normscope.studies.measurements.transformer_measurements import (
     depth_signals,

@@ -48,7 +48,7 @@ last it is the nearest: per sample or graph, over several positions.
 LOCAL = (nn.LocalResponseNorm, nn.CrossMapLRN2d)
 """PyTorch's own that are called norms and take no statistics of a kind that is judged."""
 
-_AS_PYTORCH = ("normscope.models.noisy_batch_norm",)
+_AS_PYTORCH = ("normscope.models.norms",)
 """Where a normalization of our networks has a forward that normalizes as PyTorch's does."""
 
 _REGISTERED: dict[type[nn.Module], str] = {}

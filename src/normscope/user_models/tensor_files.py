@@ -20,7 +20,7 @@ from torch import Tensor
 
 from normscope.errors import InputError, one_line
 from normscope.paths import given_path
-from normscope.records.memory_limit import limited_memory
+from normscope.records.read_limits import limited_memory
 from normscope.records.regular_files import check_regular
 
 T = TypeVar("T")

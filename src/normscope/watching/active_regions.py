@@ -9,7 +9,7 @@ from typing import Any
 from torch.autograd.graph import Node
 
 from normscope.user_models.batch_reader import tensors_in
-from normscope.watching.fused_nodes import is_fused
+from normscope.watching.tensor_statistics import is_fused
 
 # Operations between a layer and its activation that the search goes through, by what autograd calls
 # them.

@@ -13,9 +13,12 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from normscope.user_models.wrappers import local_values, outside_transforms
-from normscope.watching.fused_nodes import gradient_behind_normalization, is_fused
 from normscope.watching.observe import Call
-from normscope.watching.tensor_statistics import vector_norm
+from normscope.watching.tensor_statistics import (
+    gradient_behind_normalization,
+    is_fused,
+    vector_norm,
+)
 
 # Nodes that are one normalization layer: their first gradient is that at the layer's input.
 _LAYER_NODES = (

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from normscope.user_models.norm_layers import affine_names
 from normscope.user_models.wrappers import is_mapped, local_part, local_values
-from normscope.watching.device_to_host import PROBE
 from normscope.watching.gradient_hooks import loss_scale
 from normscope.watching.intervals import Due
 from normscope.watching.observe import Call, Observer
-from normscope.watching.row_buffers import Blocks, Column, column
+from normscope.watching.row_buffers import PROBE, Blocks, Column, column
 from normscope.watching.watched_layers import MatchedLayer
 
 Row = list[tuple[Column, Tensor]]

@@ -11,17 +11,22 @@ from torch.nn import functional as F
 from normscope.records.recording_header import BIN_LIMIT, BINS, SAMPLE_LEVELS
 from normscope.user_models.norm_behavior import Moments
 from normscope.user_models.wrappers import local_values
-from normscope.watching import fused_nodes
 
 # A histogram sees at least about this many values of a channel, and at most a sixteenth of the
 # batch beyond that.
 SAMPLE_VALUES = 1024
 SAMPLE_STRIDE = 16
 
+FUSED_NODE = "BatchNormAddReLUBackward"
+"""Batch normalization fused with an addition and a ReLU (`normscope.fused`), in autograd's graph:
+its node stands for up to three operations, and says which in `relu` and `has_residual`, where the
+residual is its second input.
+"""
+
 # Autograd's names of the operations that save a mean and an inverse standard deviation as their
 # results 1 and 2: native, cuDNN's and MIOpen's batch norm, group norm and layer norm; and fused
 # batch norm.
-_SAVING_NODES = ("BatchNormBackward0", "GroupNormBackward0", "LayerNormBackward0", fused_nodes.NAME)
+_SAVING_NODES = ("BatchNormBackward0", "GroupNormBackward0", "LayerNormBackward0", FUSED_NODE)
 
 # Whether a node tells of its own saved tensors that hooks have packed them. Where it does not, only
 # the moment at which they are saved shows it, and they must be read then.
@@ -97,7 +102,7 @@ def _is_free(node: Any) -> bool:
     """Tell if no saved-tensor hook runs when a node's statistics are read; it packs all alike."""
     if TELLS_OF_HOOKS:
         return node._raw_saved_result1.unpack_hook is None
-    return type(node).__name__ == fused_nodes.NAME or (
+    return type(node).__name__ == FUSED_NODE or (
         hasattr(type(node), "_saved_result1") and _no_hooks_now()
     )
 
@@ -226,3 +231,37 @@ def vector_norm(gradient: Tensor) -> Tensor:
     """Return the L2 norm, a scalar, summed in float32 at least."""
     dtype = torch.float64 if gradient.dtype == torch.float64 else torch.float32
     return torch.linalg.vector_norm(gradient, dtype=dtype)
+
+
+def is_fused(node: Any) -> bool:
+    """Tell whether a node of the graph is a fused layer."""
+    return node is not None and node.name() == FUSED_NODE
+
+
+def gradient_behind_normalization(
+    node: Any, x: Tensor, grad_inputs: tuple[Any, ...], gradient: Tensor,
+    weight: Tensor | None, bias: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Return the gradient at the output of the normalization itself, before the addition and the
+    ReLU: [N, C, H, W].
+
+    Args:
+        node: the fused layer.
+        x: its input.
+        grad_inputs: the gradients that its backward made.
+        gradient: the gradient at its output.
+        weight: of the normalization, float32 [C], as in the forward; None for 1.
+        bias: the same; None for 0.
+    """
+    if node.has_residual:
+        return grad_inputs[1]  # the addition hands the same gradient to both of its terms
+    if not node.relu:
+        return gradient
+    shape = (1, -1, *(1,) * (x.dim() - 2))
+    with torch.no_grad():
+        normalized = (x - node._saved_result1.view(shape)) * node._saved_result2.view(shape)
+        if weight is not None:
+            normalized = normalized * weight.view(shape)
+        if bias is not None:
+            normalized = normalized + bias.view(shape)
+        return gradient * (normalized > 0)

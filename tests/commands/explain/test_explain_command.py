@@ -10,7 +10,7 @@ import torch
 
 from normscope.errors import InputError, NormscopeError, RecordError
 from normscope.records.explanation import load_explanation
-from normscope.studies import train_mode_evaluation
+from normscope.studies.measurements import evaluation_measurement
 from normscope.studies.spec import Recipe
 
 pytestmark = pytest.mark.usefixtures("blank_figures")  # that of `explained` is drawn
@@ -58,7 +58,7 @@ def test_the_text_is_plain_and_teaches_step_by_step(explained):
 
 
 def test_the_same_again_neither_trains_nor_measures_again(explained, again, monkeypatch):
-    monkeypatch.setattr(train_mode_evaluation, "accuracies_without_eval", None)
+    monkeypatch.setattr(evaluation_measurement, "accuracies_without_eval", None)
     before, threads = modified(explained.directory), torch.get_num_threads()
     second = again(explained.directory)
     assert torch.get_num_threads() == threads
@@ -70,7 +70,7 @@ def test_the_same_again_neither_trains_nor_measures_again(explained, again, monk
 def test_another_layer_and_channel_of_the_same_network_need_no_training(
     explained, again, monkeypatch
 ):
-    monkeypatch.setattr(train_mode_evaluation, "accuracies_without_eval", None)
+    monkeypatch.setattr(evaluation_measurement, "accuracies_without_eval", None)
     before = modified(explained.directory)
     other = again(explained.directory, layer="*.bn2", channel=2)
     assert modified(explained.directory) == before

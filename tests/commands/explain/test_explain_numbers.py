@@ -18,7 +18,7 @@ from normscope.records.explanation import ORDERS
 from normscope.show.arithmetic import followed_value, memory_steps, step_groups
 from normscope.studies.explain_layer import choose_layer, explain_layer
 from normscope.studies.grid import build_for, lay_out
-from normscope.studies.train_mode_evaluation import (
+from normscope.studies.measurements.evaluation_measurement import (
     BATCH_SIZES,
     REPEATS,
     _orders,

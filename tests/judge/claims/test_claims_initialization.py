@@ -14,10 +14,10 @@ from normscope.judge.evidence.cells import Evidence
 from normscope.models.norms import resolve_norm
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import lay_out
-from normscope.studies.measurements import decay_measurement
-from normscope.studies.measurements.decay_measurement import decay_as_rate
+from normscope.studies.measurements import initialization_measurement
 from normscope.studies.measurements.initialization_measurement import (
     WIDTH,
+    decay_as_rate,
     initialization,
     through_depth,
 )
@@ -77,7 +77,7 @@ def test_the_measurement_draws_no_random_number_of_others(tmp_path):
 
 
 def test_weight_decay_is_a_rising_rate_with_batch_normalization_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(decay_measurement, "STEPS", 12)
+    monkeypatch.setattr(initialization_measurement, "DECAY_STEPS", 12)
     plan = GridPlan({"data": "digits", "seeds": 1, "epochs": 1, "learning_rates": (0.05,),
                      "widths": (4, 4), "blocks_per_stage": 1, "device": "cpu"})  # fmt: skip
     grid = lay_out(plan.options({}))

@@ -15,8 +15,8 @@ from normscope.models.registry import build
 from normscope.records import measurements as names
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import lay_out
+from normscope.studies.measurements.batch_statistics_measurement import movement
 from normscope.studies.measurements.landscape_measurement import POINTS, RATES, SHARES, landscape
-from normscope.studies.measurements.movement_measurement import movement
 from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.study_description import GridPlan
 from normscope.studies.study_plans import STUDIES

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from normscope.errors import InputError
+from normscope.judge.claim_kinds import TransformerClaim
 from normscope.judge.claims import claims, judge_all
+from normscope.judge.claims.distributions import between, to_normal
 from normscope.judge.evidence.cells import Evidence
-from normscope.judge.evidence.wasserstein import between, to_normal
 from normscope.judge.statistics import variation_interval
-from normscope.judge.transformer_claims import TransformerClaim
 
 
 def verdict(code, runs, **options):

@@ -11,8 +11,7 @@ from claim_runs import EPOCHS, arms, jitter, run
 
 from normscope.judge.claims import claims, judge_all
 from normscope.judge.evidence.cells import Evidence
-from normscope.judge.evidence.quantities import exponent
-from normscope.judge.evidence.transformers import held_out_loss
+from normscope.judge.evidence.quantities import exponent, held_out_loss
 from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES
 
 SEEDS = 6

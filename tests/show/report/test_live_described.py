@@ -8,8 +8,7 @@ from report_records import write_recording, write_study
 
 from normscope.records.progress import LOCK_NAME, write_plan
 from normscope.records.run import RECORD_NAME
-from normscope.show.live.described import describe
-from normscope.show.live.source import Source
+from normscope.show.live.source import Source, describe
 
 
 def described(study):

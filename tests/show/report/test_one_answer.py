@@ -23,7 +23,7 @@ from normscope.show.figures import (
 )
 from normscope.show.inspection_text import show
 from normscope.show.report.pages import report
-from normscope.show.sinks.watched import write_recording
+from normscope.show.sinks.sink import write_recording
 
 STEPS, LAST_OF_FIRST_EPOCH = 20, 10
 STD = np.array([1.0, 1e-6, 2.0, 1.0])  # channel 1 is constant

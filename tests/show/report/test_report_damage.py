@@ -7,9 +7,8 @@ from report_records import write_recording, write_study
 
 from normscope.errors import InputError, RecordError
 from normscope.records.recording import Recording
-from normscope.records.recording_header import BINS, Header, LayerInfo
+from normscope.records.recording_header import BINS, SHAPES, Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart
-from normscope.records.recording_shapes import SHAPES
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, load_run
 from normscope.records.store import writer
 from normscope.show.report.build import encode

@@ -17,7 +17,7 @@ from report_records import write_recording, write_study
 from normscope.cli import main
 from normscope.commands.serve import ServeOptions, _addresses, find_sources, run_serve
 from normscope.errors import InputError
-from normscope.show.live.token import KEY_NAME, token_for
+from normscope.show.live.access import KEY_NAME, token_for
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from itertools import chain, islice
 import numpy as np
 from PIL import Image
 
-from normscope.data.progress_bars import Bar
+from normscope.data.cache import Bar
 from normscope.errors import InputError
-from normscope.records.memory_limit import images_budget, refuse_beyond
+from normscope.records.read_limits import images_budget, refuse_beyond
 
 # Only formats that Pillow reads itself: for PostScript, for example, it would start an interpreter.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from normscope.data.cache import Bar, progress
 from normscope.data.dataset import Layout, Splits
-from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError
-from normscope.records.memory_limit import images_budget
+from normscope.records.read_limits import images_budget
 from normscope.records.regular_files import read_bytes
 
 TEST_NAMES = ("test", "val", "valid", "validation")

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from normscope.data.cache import Bar, progress
 from normscope.data.dataset import Layout, Splits
-from normscope.data.progress_bars import Bar, progress
 from normscope.errors import InputError, first_line
-from normscope.records.memory_limit import images_budget, limited_memory, refuse_beyond
+from normscope.records.read_limits import images_budget, limited_memory, refuse_beyond
 from normscope.records.regular_files import check_regular
 
 IMAGE_COLUMNS = ("image", "img")

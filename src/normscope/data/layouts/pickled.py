@@ -18,7 +18,7 @@ import numpy as np
 from normscope.data.dataset import Layout, Splits
 from normscope.data.layouts import binary
 from normscope.errors import InputError
-from normscope.records.memory_limit import limited_memory
+from normscope.records.read_limits import limited_memory
 from normscope.records.regular_files import open_regular
 
 

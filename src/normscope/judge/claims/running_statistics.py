@@ -1,21 +1,30 @@
-"""C8xx, C9xx: channel means vary from batch to batch, and running statistics stand for the data."""
+"""C8xx, C9xx: channel means vary from batch to batch, and running statistics stand for the data,
+also for corrupted images.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 from normscope.judge.claim import SecondaryMetric
 from normscope.judge.claim_kinds import EvaluationClaim, MeasuredClaim, WithinRunClaim
 from normscope.judge.evidence.cells import GridCell, Group, runs_of
-from normscope.judge.evidence.literature import BLOG, FIX_RES, IOFFE_SZEGEDY
+from normscope.judge.evidence.literature import (
+    BLOG,
+    FIX_RES,
+    IOFFE_SZEGEDY,
+    SCHNEIDER,
+    SMALL_ADAPTATION,
+)
 from normscope.judge.evidence.quantities import (
     SMALL,
     evaluated,
     largest_evaluated,
     median_over_channels,
 )
-from normscope.records.measurements import BATCH_STATISTICS, EVALUATION
+from normscope.records.measurements import BATCH_STATISTICS, CORRUPTION, EVALUATION
 
 RUNNING, BATCH = "running statistics", "batch statistics"
 LARGE, IN_EIGHTS = "large batches", "batches of 8"
@@ -194,3 +203,68 @@ class BatchMeansVaryLess(MeasuredClaim, code="C801"):
 
     def value(self, cell: GridCell) -> float | None:
         return spread(cell, "before")
+
+
+OWN = "the images' own statistics"
+
+
+def accuracy_of(cell: GridCell, own: str) -> float | None:
+    """Accuracy on corrupted images in percent, of the first reading with statistics of a kind."""
+    values = cell.run.measured.get(CORRUPTION, {}).get(own if cell.arm == OWN else "running")
+    return None if values is None or not values[0] >= 0 else 100 * float(values[0])
+
+
+class _Adapted(EvaluationClaim):
+    source = SCHNEIDER
+    needs = "finished runs of `normscope study` with {norm} (measurement corruption)"
+    measurement = CORRUPTION
+    between = (OWN, RUNNING)
+    margin = 1.0
+    kind: ClassVar[str]
+
+    def value(self, cell: GridCell) -> float | None:
+        return accuracy_of(cell, self.kind)
+
+
+class AdaptsToCorruption(_Adapted, code="C904"):
+    """On corrupted images a trained network is more accurate with the statistics of large batches
+    of them than with its running statistics.
+
+    The corruption moves means and variances, which the running statistics do not know; those of a
+    large batch of images of all classes do, without any label. Gaussian noise of the images' own
+    standard deviation.
+
+    Quantity: test accuracy on noisy images, with statistics of batches of 128, in percent
+    """
+
+    kind = "batch"
+    also = (SecondaryMetric("batches of 8", "points", lambda cell: accuracy_of(cell, "small")),)
+
+
+class OneClassHarms(_Adapted, code="C905"):
+    """Where the batches hold one class each, statistics of the corrupted images do worse than
+    running ones.
+
+    Normalized by itself, a batch of one class loses what its images have in common, which is the
+    class. Batches of 128 from images sorted by class, as a stream of a camera is.
+
+    Quantity: test accuracy on noisy images sorted by class, with statistics of batches of 128, in
+        percent
+    """
+
+    higher_supports = False
+    kind = "one_class"
+
+
+class SmallBatchesHarm(_Adapted, code="C906"):
+    """In batches of 8 images, statistics of the corrupted images do worse than running ones.
+
+    What C904 finds for batches of 128, at a size at which the statistics of a batch are noisy: the
+    harm of too few images against the gain of the right distribution.
+
+    Quantity: test accuracy on noisy images, with statistics of batches of 8, in percent
+    """
+
+    source = SMALL_ADAPTATION
+    higher_supports = False
+    kind = "small"

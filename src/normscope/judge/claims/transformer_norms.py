@@ -7,6 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from normscope.judge.claim_kinds import (
+    AtInitialization,
+    InTrainedNetwork,
+    ReadTwice,
+    TransformerClaim,
+    means,
+)
 from normscope.judge.evidence.cells import Evidence, GridCell, Group, knobs_of, value_of
 from normscope.judge.evidence.literature import (
     BF16,
@@ -19,16 +26,13 @@ from normscope.judge.evidence.literature import (
     RMS_NORM,
     WORTSMAN,
 )
-from normscope.judge.evidence.quantities import has_learned, measured_values
-from normscope.judge.evidence.transformers import held_out_loss, mean_losses
-from normscope.judge.statistics import Estimate
-from normscope.judge.transformer_claims import (
-    AtInitialization,
-    InTrainedNetwork,
-    ReadTwice,
-    TransformerClaim,
-    means,
+from normscope.judge.evidence.quantities import (
+    has_learned,
+    held_out_loss,
+    mean_losses,
+    measured_values,
 )
+from normscope.judge.statistics import Estimate
 from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES
 from normscope.records.run import RunRecord
 

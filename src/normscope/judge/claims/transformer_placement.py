@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normscope.judge.evidence.cells import Evidence, GridCell, Group, value_of
-from normscope.judge.evidence.literature import DEPTH_CURSE, PERI_LN, XIONG
-from normscope.judge.evidence.quantities import exponent, measured_values
-from normscope.judge.evidence.transformers import held_out_loss
-from normscope.judge.transformer_claims import (
+from normscope.judge.claim_kinds import (
     PLACEMENT,
     AtInitialization,
     InTrainedNetwork,
@@ -16,6 +12,9 @@ from normscope.judge.transformer_claims import (
     TransformerClaim,
     means,
 )
+from normscope.judge.evidence.cells import Evidence, GridCell, Group, value_of
+from normscope.judge.evidence.literature import DEPTH_CURSE, PERI_LN, XIONG
+from normscope.judge.evidence.quantities import exponent, held_out_loss, measured_values
 from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES
 from normscope.records.run import RunRecord
 

@@ -30,10 +30,10 @@ from normscope.records.recording_header import (
     FRAME,
     SAMPLE_LEVELS,
     SAMPLE_MOMENTS,
+    Block,
     LayerInfo,
 )
 from normscope.records.recording_parts import Part
-from normscope.records.recording_shapes import Block
 
 RECORDING = column(
     "recording", TEXT, "the run that was watched, or the name of the recording's file"

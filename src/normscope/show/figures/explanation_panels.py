@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from normscope.records.explanation import Explanation
 from normscope.show.arithmetic import Step, number, shown_channels
-from normscope.show.figures.explanation_piles import CHOSEN
 from normscope.show.figures.page import text_width, wrap
 from normscope.show.figures.style import INK, NORMAL, REFERENCE, legend_below, name_rows, say_in
 from normscope.show.palette import colour_of
@@ -23,8 +22,10 @@ BINS = 64
 TAIL = 0.0005
 """Share of values at either end that may lie outside a panel."""
 
-BATCH_COLOUR, OTHERS, LINE = (colour_of(role) for role in ("batch", "input", "line"))
-"""Colours of what the batch has, beside the running statistics; of other channels; of rules."""
+CHOSEN, BATCH_COLOUR, OTHERS, LINE = map(colour_of, ("remembered", "batch", "input", "line"))
+"""Colours of the chosen channel and running statistics; of what the batch has; of other channels;
+of rules.
+"""
 
 PAIRS = 8
 GROUP_SIZES = (1, 2, 8)

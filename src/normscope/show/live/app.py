@@ -18,9 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from normscope.escapes import for_html
 from normscope.show.live.access import Access, Guard
-from normscope.show.live.described import Described, describe
 from normscope.show.live.followed import Follower, LiveStudy
-from normscope.show.live.source import Source
+from normscope.show.live.source import Described, Source, describe
 from normscope.show.palette import style_sheet
 from normscope.show.report.build import asset, checksum, filled
 

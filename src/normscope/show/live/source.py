@@ -1,16 +1,19 @@
-"""The sources of a page: studies and recordings, their files' changes, and cached reading."""
+"""The sources of a page: their files' changes, cached reading, and each in a line for the list."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from normscope.records.progress import PLAN_NAME
+from normscope.errors import NormscopeError
+from normscope.records.progress import PLAN_NAME, Progress, read_progress
 from normscope.records.recording import Recording
 from normscope.records.run import RECORD_NAME, RUNS, RunRecord, load_run
 from normscope.show.report.report_data import RecordReaders, read_recording
+from normscope.words import plural
 
 RESULTS = ("summary.json", "inspection.json", "claims.json")
 """The files of a study that hold its result in a sentence, besides figures."""
@@ -101,3 +104,67 @@ def _stamps(files: Iterator[Path] | list[Path]) -> Iterator[tuple[str, int, int]
         except OSError:
             continue  # gone, or not there yet
         yield str(path), state.st_mtime_ns, state.st_size
+
+
+@dataclass(frozen=True)
+class Described:
+    """A study or recording in the list of what is served.
+
+    Attributes:
+        name: of its page.
+        state: training, waiting or finished.
+        text: how far it is.
+        result: what was found, the first sentence of its headline; empty where there is none yet.
+        written: when one of its files was written last, in seconds since 1970; 0 without files.
+    """
+
+    name: str
+    state: str
+    text: str
+    result: str
+    written: float
+
+
+def describe(source: Source) -> Described:
+    """Describe a source. Damage is no error here: the page of the source names it."""
+    written = max((modified for _, modified, _ in source.signature()), default=0) / 1e9
+    if not source.directories:
+        state, text = _recording_state(source.recordings[0])
+        return Described(source.name, state, text, "", written)
+    progress = read_progress(source.directories[0])
+    return Described(
+        source.name, progress.state, _in_short(progress), _result(source.directories[0]), written
+    )
+
+
+def _in_short(progress: Progress) -> str:
+    if progress.state == "finished":
+        return f"finished: {plural(progress.planned, 'run')}"
+    if not progress.planned:
+        return "waiting: no run has begun"
+    unread = f", {progress.damaged} cannot be read" if progress.damaged else ""
+    return f"{progress.state}: {progress.ended} of {plural(progress.planned, 'run')}{unread}"
+
+
+def _recording_state(path: Path) -> tuple[str, str]:
+    try:
+        recording = Recording.load(path)
+        steps = plural(recording.cost.steps, "step")
+        return ("finished" if recording.complete else "waiting"), (
+            f"recording: {steps}" if recording.complete else f"recording: {steps}, not finished"
+        )
+    except NormscopeError:
+        return "waiting", "recording: cannot be read"
+
+
+def _result(study: Path) -> str:
+    """The first sentence of the newest result that a command wrote into the folder."""
+    found: list[tuple[float, str]] = []
+    for name in RESULTS:
+        try:
+            modified = (study / name).stat().st_mtime
+            headlines = json.loads((study / name).read_text(encoding="utf-8"))["headline"]
+            found.append((modified, str(headlines[0]["sentences"][0])))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+    return max(found, default=(0.0, ""))[1]

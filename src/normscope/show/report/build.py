@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import math
@@ -10,13 +11,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from normscope.errors import InputError
+import vl_convert
+
+from normscope.errors import InputError, StorageError
 from normscope.escapes import for_html
 from normscope.judge.check_formats import to_rows
-from normscope.records.files import write_text
+from normscope.records.files import cache_folder, read_sealed, seal, write_text
 from normscope.records.regular_files import open_regular
 from normscope.show.figures.activation_distributions import shown_rate
 from normscope.show.palette import style_sheet, variable
@@ -25,8 +29,31 @@ from normscope.show.report.inside_layer import layer_facts
 from normscope.show.report.layer_views import layer_names, stages
 from normscope.show.report.report_data import ReportData
 from normscope.show.report.specs import CONFIG
-from normscope.show.report.vega import vega_script
 from normscope.show.report.views import SECTIONS, VIEWS
+
+# vega-embed carries Vega, Vega-Lite and the expression interpreter, with which the page needs no
+# eval
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
+_REVISION = 1  # of the snippet
+
+
+@functools.cache
+def vega_script() -> str:
+    """The bundle, about 0.9 MB. Making it takes seconds, so it is kept; a cache that cannot be used
+    is done without.
+    """
+    path = cache_folder() / f"vega-{version('vl-convert-python')}-{_REVISION}.js"
+    if (kept := read_sealed(path)) is not None:
+        return kept.decode("utf-8")
+    script = vl_convert.javascript_bundle(_SNIPPET)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, script)
+        seal(path)
+    except (OSError, StorageError):
+        pass  # a read-only home costs seconds, not the report
+    return script
+
 
 MARK = '<meta name="generator" content="normscope report">'
 """The mark near the beginning of a file that another report may replace."""

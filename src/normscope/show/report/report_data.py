@@ -14,7 +14,7 @@ from normscope.judge.comparison import Comparison, summarize
 from normscope.judge.layer_measures import Measure, Series
 from normscope.judge.recording_difference import RecordingDifference, difference_of
 from normscope.records.recording import Recording
-from normscope.records.recording_shapes import check_widths
+from normscope.records.recording_header import check_widths
 from normscope.records.regular_files import read_bytes, read_json
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, RunRecord, load_run, run_folders
 from normscope.show.figures.provenance import subject

@@ -15,10 +15,9 @@ from normscope.errors import NormscopeError, RecordError
 from normscope.records.histogram import Histogram
 from normscope.records.recording import Recording
 from normscope.records.run import RUNS, RunRecord, load_run, run_folders, status_of
-from normscope.show.sinks.sink import Log, Sink
+from normscope.show.sinks.sink import Log, Sink, write_recording
 from normscope.show.sinks.tensorboard_sink import TensorBoard
 from normscope.show.sinks.wandb_sink import WandB
-from normscope.show.sinks.watched import write_recording
 from normscope.show.terminal import say
 
 FIGURES = "figures"

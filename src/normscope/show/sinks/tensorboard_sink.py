@@ -14,8 +14,7 @@ from normscope.errors import InputError
 from normscope.paths import given_path
 from normscope.records.histogram import Histogram
 from normscope.records.recording import Recording
-from normscope.show.sinks.sink import Log
-from normscope.show.sinks.watched import WatcherSink
+from normscope.show.sinks.sink import Log, WatcherSink
 
 SUFFIX = ".normscope"
 """Ends the names of the event files that are ours; others in the folder are not read."""

@@ -15,8 +15,7 @@ from normscope.records.histogram import Histogram
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import FilePart
 from normscope.records.regular_files import read_json
-from normscope.show.sinks.sink import Log
-from normscope.show.sinks.watched import WatcherSink
+from normscope.show.sinks.sink import Log, WatcherSink
 
 LEDGER = "normscope-runs.json"
 """In W&B's folder: which W&B run belongs to which run, and the last step that it was given."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from normscope.data.dataset import Dataset
 from normscope.data.device_batches import Batches
 from normscope.errors import InputError, RecordError, first_line
-from normscope.models.landmarks import Network
+from normscope.models.network import Network
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import batches_for, build_for
 from normscope.studies.spec import RunSpec

@@ -1,12 +1,13 @@
-"""Names of the layers that a run measures, and the images that a network takes."""
+"""What every network has: the layers that a run measures, and an activation by its name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
-from normscope.errors import InputError
+from normscope.errors import InputError, lookup
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,23 @@ class Network(nn.Module):
                 f"Images of {size}x{size} pixels are too small for a {type(self).__name__}: "
                 f"at least {least}x{least}."
             )
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+}
+"""Name -> factory. None works in place: what stands before an activation can be read after it."""
+
+
+def resolve_activation(name: str) -> Callable[[], nn.Module]:
+    """The factory of the activation called `name`.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    return lookup("activation", name, ACTIVATIONS)
