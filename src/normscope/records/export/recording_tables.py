@@ -12,17 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from normscope.errors import RecordError
-from normscope.records.export.schema import (
-    FLAG,
-    NUMBER,
-    SINGLE,
-    TEXT,
-    WHOLE,
-    WHOLES,
-    Table,
-    column,
-    repeated,
-)
+from normscope.records.export.schema import Table, columns
 from normscope.records.recording import Recording
 from normscope.records.recording_header import (
     BIN_LIMIT,
@@ -31,21 +21,10 @@ from normscope.records.recording_header import (
     SAMPLE_LEVELS,
     SAMPLE_MOMENTS,
     Block,
+    Header,
     LayerInfo,
 )
 from normscope.records.recording_parts import Part
-
-RECORDING = column(
-    "recording", TEXT, "the run that was watched, or the name of the recording's file"
-)
-RANK = column("rank", WHOLE, "the process that recorded it, 0 without DistributedDataParallel")
-LAYER = column(
-    "layer", TEXT, "the layer's name in the model; name#2 is its second call in one forward"
-)
-STEP = column("step", WHOLE, "the step, counted from 1", "steps")
-CHANNEL = column(
-    "channel", WHOLE, "channel or group, counted from 0; null for what a layer has one of"
-)
 
 ROWS = {
     "sample_mean": SAMPLE_MOMENTS,
@@ -57,119 +36,91 @@ ROWS = {
 }
 """{statistic with several rows per step: their names}."""
 
+OF_A_RECORDING = """
+    recording | text  | | the run that was watched, or the name of the recording's file
+    rank      | whole | | the process that recorded it, 0 without DistributedDataParallel
+"""
+LAYER = "layer | text | | the layer's name in the model; name#2 is its second call in one forward"
+OF_A_LAYER = f"{OF_A_RECORDING}{LAYER}"
+STEP = "step | whole | steps | the step, counted from 1"
+CHANNEL = "channel | whole | | channel or group, counted from 0; null for what a layer has one of"
+
 RECORDINGS = Table(
     "recordings",
     "what one process recorded",
-    (
-        RECORDING,
-        RANK,
-        column("model", TEXT, "class of the model"),
-        column("step_is", TEXT, "what a step is: an optimizer step or a forward"),
-        column("device", TEXT, "where the model was"),
-        column("world_size", WHOLE, "processes of the training"),
-        column("complete", FLAG, "whether the watcher was closed"),
-        column("steps", WHOLE, "steps that were seen", "steps"),
-        column("watching_seconds", NUMBER, "what watching took", "s"),
-        column("elapsed_seconds", NUMBER, "from the first hook to the last", "s"),
-        column("intervals", TEXT, "when what was recorded, as JSON"),
-        column("versions", TEXT, "versions of torch and normscope, as JSON"),
-    ),
+    columns(f"""{OF_A_RECORDING}
+    model            | text   |       | class of the model
+    step_is          | text   |       | what a step is: an optimizer step or a forward
+    device           | text   |       | where the model was
+    world_size       | whole  |       | processes of the training
+    complete         | flag   |       | whether the watcher was closed
+    steps            | whole  | steps | steps that were seen
+    watching_seconds | number | s     | what watching took
+    elapsed_seconds  | number | s     | from the first hook to the last
+    intervals        | text   |       | when what was recorded, as JSON
+    versions         | text   |       | versions of torch and normscope, as JSON
+    """),
 )
 
 LAYERS = Table(
     "layers",
     "a watched layer",
-    (
-        RECORDING,
-        RANK,
-        LAYER,
-        column("type", TEXT, "its class"),
-        column(
-            "kind", TEXT, "batch, instance, group, layer, rms, or activation for any other module"
-        ),
-        column("channels", WHOLE, "channels"),
-        column("groups", WHOLE, "groups of a group norm"),
-        column("eps", NUMBER, "what is added to the variance", "the squared input's"),
-        column("momentum", NUMBER, "weight of a batch in the running statistics"),
-        column("affine", FLAG, "whether it has a weight and a bias"),
-        column("tracks", FLAG, "whether it keeps running statistics"),
-        column("call", WHOLE, "which call of the layer in one forward"),
-        column("activation", TEXT, "the activation that reads its output"),
-    ),
+    columns(f"""{OF_A_LAYER}
+    type       | text   | | its class
+    kind       | text   | | batch, instance, group, layer, rms, or activation for any other module
+    channels   | whole  | | channels
+    groups     | whole  | | groups of a group norm
+    eps        | number | the squared input's | what is added to the variance
+    momentum   | number | | weight of a batch in the running statistics
+    affine     | flag   | | whether it has a weight and a bias
+    tracks     | flag   | | whether it keeps running statistics
+    call       | whole  | | which call of the layer in one forward
+    activation | text   | | the activation that reads its output
+    """),
 )
 
 STATISTICS = Table(
     "statistics",
     "one number that was recorded of a layer at a step, per channel where it has one for each",
-    (
-        RECORDING,
-        RANK,
-        LAYER,
-        column(
-            "statistic",
-            TEXT,
-            "batch_mean, batch_var, running_mean, running_var, weight, bias, gradients, ...",
-        ),
-        STEP,
-        CHANNEL,
-        column(
-            "row",
-            TEXT,
-            "of sample_mean and sample_std: which number of the distribution over the samples",
-        ),
-        column(
-            "value", NUMBER, "the number", "the layer's input for means, its square for variances"
-        ),
-    ),
+    columns(f"""{OF_A_LAYER}
+    statistic | text | | batch_mean, batch_var, running_mean, running_var, weight, bias, gradients,
+        ...
+    {STEP}
+    {CHANNEL}
+    row   | text   | | of sample_mean and sample_std: which number of the distribution over the
+        samples
+    value | number | the layer's input for means, its square for variances | the number
+    """),
 )
 
 HISTOGRAMS = Table(
     "histograms",
     f"a channel's histogram at a step: {BINS} bins of the normalized value from -{BIN_LIMIT:g} "
     f"to {BIN_LIMIT:g}",
-    (
-        RECORDING,
-        RANK,
-        LAYER,
-        column(
-            "statistic",
-            TEXT,
-            "histogram (input and output follow from it), or output_histogram (output alone)",
-        ),
-        STEP,
-        CHANNEL,
-        *(
-            column(name, SINGLE, meaning, unit)
-            for name, (meaning, unit) in zip(
-                FRAME,
-                (
-                    ("what was taken off: input = mean + std * z", "the input's"),
-                    ("what it was divided by", "the input's"),
-                    ("output = weight * z + bias", "the output's"),
-                    ("see weight", "the output's"),
-                    ("smallest value of the sample", "the input's"),
-                    ("largest value of the sample", "the input's"),
-                ),
-                strict=True,
-            )
-        ),
-        column(
-            "counts", WHOLES, f"below -{BIN_LIMIT:g}, the {BINS} bins, above {BIN_LIMIT:g}; values"
-        ),
-    ),
+    columns(f"""{OF_A_LAYER}
+    statistic | text | | histogram (input and output follow from it), or output_histogram (output
+        alone)
+    {STEP}
+    {CHANNEL}
+    mean    | single | the input's  | what was taken off: input = mean + std * z
+    std     | single | the input's  | what it was divided by
+    weight  | single | the output's | output = weight * z + bias
+    bias    | single | the output's | see weight
+    minimum | single | the input's  | smallest value of the sample
+    maximum | single | the input's  | largest value of the sample
+    counts  | wholes | | below -{BIN_LIMIT:g}, the {BINS} bins, above {BIN_LIMIT:g}; values
+    """),
 )
 
 EVENTS = Table(
     "events",
     "a mark that was set, or something that could not be recorded",
-    (
-        RECORDING,
-        RANK,
-        column("step", WHOLE, "steps done before it", "steps"),
-        column("kind", TEXT, "mark, note, thinned, stopped or non_finite"),
-        LAYER,
-        column("detail", TEXT, "a mark's labels, or what happened, as JSON"),
-    ),
+    columns(f"""{OF_A_RECORDING}
+    step   | whole | steps | steps done before it
+    kind   | text  |       | mark, note, thinned, stopped or non_finite
+    {LAYER}
+    detail | text  | | a mark's labels, or what happened, as JSON
+    """),
 )
 
 
@@ -201,51 +152,33 @@ def read_recording(path: Path, name: str) -> RecordingSource:
 def recording_batches(source: RecordingSource) -> Iterator[tuple[Table, pa.RecordBatch]]:
     """(table, rows) of a recording, one layer's statistic after the other."""
     for part in source.recording.snapshot().parts:
-        infos = {info.name: info for info in part.header.layers}
-        yield RECORDINGS, RECORDINGS.batch(_recording(source.name, part))
-        yield LAYERS, LAYERS.batch(_layers(source.name, part))
-        if rows := _events(part):
-            common = {
-                "recording": repeated(source.name, len(rows)),
-                "rank": repeated(part.header.rank, len(rows)),
-            }
-            yield (
-                EVENTS,
-                EVENTS.batch({**common, **{key: [row[key] for row in rows] for key in rows[0]}}),
-            )
-        names = [(layer, name) for layer, table in part.statistics().items() for name in table]
-        for layer, statistic in names:
-            if statistic.endswith("histogram_frame"):
-                continue
-            if statistic.endswith("histogram"):
-                table, rows = HISTOGRAMS, _histograms(part, layer, statistic)
-            else:
-                table, rows = (
-                    STATISTICS,
-                    (
-                        _statistic(block, statistic, infos.get(layer))
-                        for block in part.blocks(layer, statistic)
-                    ),
-                )
-            for values in rows:
-                length = len(values["step"])
-                own = {
-                    "recording": source.name,
-                    "rank": part.header.rank,
-                    "layer": layer,
-                    "statistic": statistic,
-                }
-                yield (
-                    table,
-                    table.batch({**{key: repeated(v, length) for key, v in own.items()}, **values}),
-                )
+        whose = {"recording": source.name, "rank": part.header.rank}
+        for table, values in _values(part):
+            yield table, table.batch(whose | values)
 
 
-def _recording(name: str, part: Part) -> dict[str, list[Any]]:
-    header = part.header
-    row = {
-        "recording": name,
-        "rank": header.rank,
+def _values(part: Part) -> Iterator[tuple[Table, dict[str, Any]]]:
+    """(table, {column: values}) of one process's recording."""
+    yield RECORDINGS, _recording(part.header)
+    infos = {info.name: info for info in part.header.layers}
+    known = [field.name for field in fields(LayerInfo) if field.name in LAYERS.schema.names]
+    layers = {field: [getattr(info, field) for info in infos.values()] for field in known}
+    yield LAYERS, {"layer": list(infos), **layers}
+    if events := _events(part):
+        yield EVENTS, {key: [event[key] for event in events] for key in events[0]}
+    names = [(layer, name) for layer, table in part.statistics().items() for name in table]
+    for layer, statistic in names:
+        what = {"layer": layer, "statistic": statistic}
+        if statistic.endswith("histogram"):
+            for values in _histograms(part, layer, statistic):
+                yield HISTOGRAMS, what | values
+        elif not statistic.endswith("histogram_frame"):
+            for block in part.blocks(layer, statistic):
+                yield STATISTICS, what | _statistic(block, statistic, infos.get(layer))
+
+
+def _recording(header: Header) -> dict[str, Any]:
+    return {
         "model": header.model,
         "step_is": header.unit,
         "device": header.device,
@@ -257,38 +190,23 @@ def _recording(name: str, part: Part) -> dict[str, list[Any]]:
         "intervals": json.dumps(header.intervals),
         "versions": json.dumps(header.versions),
     }
-    return {key: [value] for key, value in row.items()}
-
-
-def _layers(name: str, part: Part) -> dict[str, Any]:
-    infos = part.header.layers
-    known = [field.name for field in fields(LayerInfo) if field.name in LAYERS.schema.names]
-    return {
-        "recording": repeated(name, len(infos)),
-        "rank": repeated(part.header.rank, len(infos)),
-        "layer": [info.name for info in infos],
-        **{field: [getattr(info, field) for info in infos] for field in known},
-    }
 
 
 def _events(part: Part) -> list[dict[str, Any]]:
-    rows = [
-        {
-            "step": row["step"],
-            "kind": row["kind"],
-            "layer": row["layer"] or None,
-            "detail": json.dumps(row["detail"]),
-        }
-        for row in part.events()
-    ]
-    return rows + [
-        {
-            "step": row["step"],
-            "kind": "non_finite",
-            "layer": row["layer"],
-            "detail": json.dumps({"statistic": row["statistic"], "channels": row["channels"]}),
-        }
+    """What happened, and the first values that were not finite."""
+    found = [(e["step"], e["kind"], e["layer"] or None, e["detail"]) for e in part.events()]
+    found += [
+        (
+            row["step"],
+            "non_finite",
+            row["layer"],
+            {key: row[key] for key in ("statistic", "channels")},
+        )
         for row in part.non_finite
+    ]
+    return [
+        {"step": step, "kind": kind, "layer": layer, "detail": json.dumps(detail)}
+        for step, kind, layer, detail in found
     ]
 
 

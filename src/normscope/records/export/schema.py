@@ -15,9 +15,29 @@ TEXT, WHOLE, NUMBER, SINGLE, FLAG = pa.string(), pa.int64(), pa.float64(), pa.fl
 WHOLES, TEXTS = pa.list_(WHOLE), pa.list_(TEXT)
 
 
+KINDS = {
+    "text": TEXT, "whole": WHOLE, "wholes": WHOLES, "flag": FLAG, "number": NUMBER,
+    "single": SINGLE,
+}  # fmt: skip
+"""{type in a table of columns: that of Arrow}."""
+
+
 def column(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
     """Return a column whose metadata say what it means. `unit` is empty for names and counts."""
     return pa.field(name, kind, metadata={"description": meaning, "unit": unit})
+
+
+def columns(text: str) -> tuple[pa.Field, ...]:
+    """Return the columns of lines "name | type | unit | meaning"; one without bars goes on with the
+    meaning.
+    """
+    rows: list[list[str]] = []
+    for line in filter(str.strip, text.splitlines()):
+        if "|" in line:
+            rows.append([cell.strip() for cell in line.split("|")])
+        else:
+            rows[-1][-1] += f" {line.strip()}"
+    return tuple(column(name, KINDS[kind], meaning, unit) for name, kind, unit, meaning in rows)
 
 
 @dataclass(frozen=True)
@@ -39,25 +59,20 @@ class Table:
         return replace(self, columns=(*self.columns, *columns))
 
     def batch(self, values: Mapping[str, Any]) -> pa.RecordBatch:
-        """Rows from {column: values}; a column that is missing is null throughout.
+        """Rows from {column: values}, or one value for all rows; a column that is missing is null.
 
         Raises:
             RecordError: if the values are not of the column's type, for example text that is no
                 Unicode.
         """
-        length = max(len(column) for column in values.values())
-        arrays = [
-            _array(values[c.name], c) if c.name in values else pa.nulls(length, c.type)
-            for c in self.columns
-        ]
+        several = [values for values in values.values() if not _is_one(values)]
+        length = max(map(len, several), default=1)
+        arrays = [_array(values.get(c.name), c, length) for c in self.columns]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
-def repeated(value: str | int | None, length: int) -> Any:
-    """A column that says the same in every row."""
-    if value is None:
-        return [None] * length
-    return pa.array([value]).take(pa.array([0] * length, pa.int32())) if length else []
+def _is_one(value: Any) -> bool:
+    return isinstance(value, str) or not hasattr(value, "__len__")
 
 
 def column_of(
@@ -75,8 +90,12 @@ def column_of(
     ]
 
 
-def _array(values: Any, field: pa.Field) -> pa.Array:
+def _array(values: Any, field: pa.Field, length: int) -> pa.Array:
     try:
+        if values is None:
+            return pa.nulls(length, field.type)
+        if _is_one(values):
+            return pa.repeat(pa.scalar(values, field.type), length)
         if isinstance(values, pa.Array):
             return values.cast(field.type)
         return pa.array(values, field.type)
