@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     70 for a fault of normscope itself, 130 for Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if sys.stdout is None:  # the next file to be opened would take its place
+    _fill_closed_streams()
+    if sys.stdout is None:
         _complain("standard output is closed.")
         sys.exit(1)
     printable_streams()
@@ -64,6 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         sys.stdout = output
     sys.exit(status)
+
+
+def _fill_closed_streams() -> None:
+    """Put the null device where standard streams are closed: the next file, of this process or of
+    a worker, would take their place, and messages would be written into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as long as the process
 
 
 class _ReaderLeftError(BrokenPipeError):

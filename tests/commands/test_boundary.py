@@ -86,6 +86,18 @@ def test_a_closed_output_is_one_line():
     assert (done.returncode, done.stderr) == (1, b"normscope: standard output is closed.\n")
 
 
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
+    place = tmp_path / "descriptors"
+    script = (
+        "import os, sys; from normscope import cli\n"
+        "try: cli.main(['report', 'nothing'])\n"
+        f"finally: os.write(os.open({str(place)!r}, os.O_CREAT | os.O_RDWR), b'kept')"
+    )
+    words = ["/bin/sh", "-c", '"$@" 0>&- 2>&-', "-", sys.executable, "-c", script]
+    assert subprocess.run(words, check=False).returncode == 2
+    assert place.read_bytes() == b"kept"
+
+
 def test_a_reader_that_has_seen_enough_is_told_nothing():
     script = f"{sys.executable} -m normscope.cli compare --help | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["/bin/bash", "-c", script], capture_output=True)

@@ -1,7 +1,10 @@
 """What a forward may change is put back, on every kind of tensor."""
 
 import copy
+import random
 from collections import Counter, OrderedDict, defaultdict, deque
+from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.examining.examine import examine
+from normscope.examining.state_and_loader import compare_keys
 from normscope.user_models.state_guard import preserve_state
 
 
@@ -112,6 +116,85 @@ def test_what_a_forward_collects_is_taken_away():
     for name, (value, before) in kept.items():
         assert getattr(model, name) is value
         assert np.all(value == before), name
+
+
+class Meter:
+    def __init__(self):
+        self.calls, self.log, self.mean = 0, [], torch.zeros(2)
+
+
+class Indirect(nn.Module):
+    """Keeps what it counts and draws from in objects of its own, and a layer where none looks."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+        self.meter, self.space = Meter(), SimpleNamespace(n=0)
+        self.parts = {"hidden": [nn.BatchNorm1d(2)], "cache": [torch.zeros(2)]}
+        self.register_buffer("repeated", torch.zeros(1).expand(5))
+        self.others = [torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged), self]
+        with torch.inference_mode():
+            self.others.append(torch.zeros(2))
+        self.generators = (
+            torch.Generator(), random.Random(0), np.random.default_rng(0), np.random.RandomState(0),
+        )  # fmt: skip
+
+    def forward(self, x):
+        self.meter.calls += 1
+        self.meter.log.append(self.meter.calls)
+        self.meter.mean += x.mean(0)
+        self.meter.new = self.space.n = 1
+        self.parts["cache"][0].add_(1)
+        self.repeated[0] = 1
+        with torch.inference_mode():
+            self.others[2].add_(1)
+        return self.norm(self.parts["hidden"][0](x)) + self.draw()[0]
+
+    def draw(self):
+        first, second, third, fourth = self.generators
+        return torch.rand(1, generator=first), second.random(), third.random(), fourth.rand()
+
+
+def test_objects_of_the_models_own_are_as_they_were():
+    model = Indirect()
+    hidden, attributes = model.parts["hidden"][0], {"calls": 0, "log": []}
+    expected = copy.deepcopy(model).draw()
+    with preserve_state(model):
+        model(torch.randn(8, 2))
+    assert model.space.n == 0
+    assert vars(model.meter) == {**attributes, "mean": model.meter.mean}
+    assert not model.meter.mean.any()
+    assert not any(
+        part.any() for part in (model.parts["cache"][0], model.repeated, model.others[2])
+    )
+    assert not hidden.running_mean.any()
+    assert int(hidden.num_batches_tracked) == 0
+    assert model.draw() == expected
+
+
+def test_objects_of_others_are_left_to_them():
+    model = Indirect()
+    model.shared = Fraction(1, 2)
+    with preserve_state(model):
+        model.shared._numerator = 3
+    assert model.shared == Fraction(3, 2)
+
+
+LAZY = {
+    "weights": lambda: nn.Sequential(nn.LazyLinear(2), nn.BatchNorm1d(2)),
+    "statistics": lambda: nn.Sequential(nn.LazyBatchNorm1d(affine=False)),
+}
+
+
+@pytest.mark.parametrize("batches", [None, [torch.ones(4, 2)]])
+@pytest.mark.parametrize("kind", LAZY)
+def test_a_lazy_model_is_one_line(kind, batches):
+    model = LAZY[kind]()
+    with pytest.raises(InputError, match="'0' is lazy and has no values yet"):
+        examine(model, batches)
+    with pytest.raises(InputError, match="'0' is lazy"):
+        compare_keys({}, model)
+    model(torch.ones(4, 2))  # takes its hooks off
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
 
 from normscope.errors import InputError, one_line
 from normscope.examining.recognition import as_declared
@@ -53,23 +52,17 @@ def find_modules(model: nn.Module, perhaps: bool = False) -> dict[str, nn.Module
     those that are only called so.
 
     Raises:
-        InputError: if a lazy layer has not seen its first batch, or the model is a TorchScript one.
+        InputError: if the model is a TorchScript one.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
             "A TorchScript model cannot be examined: give the module that it was made from."
         )
-    layers = {
+    return {
         name: module
         for name, module in model.named_modules()
         if (recognize(module, name) if perhaps else is_norm(module))
     }
-    for name, module in layers.items():
-        if any(is_lazy(value) for value in _values(module).values()):
-            raise InputError(
-                f"Layer {name!r} is lazy and has no values yet: run the model on one batch first."
-            )
-    return layers
 
 
 def describe_layers(

@@ -17,6 +17,7 @@ from normscope.examining.outputs import label_facts
 from normscope.records.examination import Keys, Layer, Loader, Recognition
 from normscope.records.recording_header import MOST_LAYERS
 from normscope.user_models.state_dicts import NormEntries, norm_entries, without_prefixes
+from normscope.user_models.state_guard import refuse_lazy
 from normscope.user_models.tensor_files import is_dense
 
 MOST_VALUES = 1 << 24
@@ -100,6 +101,7 @@ def _refuse_excess(found: Mapping[str, NormEntries]) -> None:
 
 def compare_keys(state: Mapping[str, Any], model: nn.Module) -> Keys:
     """Compare names and shapes of a state_dict with those of a model's state."""
+    refuse_lazy(model)
     wanted = model.state_dict()
     plain = without_prefixes(state, wanted)
     present = {key: value for key, value in plain.items() if isinstance(value, Tensor)}

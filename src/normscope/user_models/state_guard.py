@@ -7,6 +7,7 @@ import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from normscope.errors import InputError
+
 CONTAINERS = (
     list, dict, set, bytearray, deque, OrderedDict, defaultdict, Counter, np.ndarray,
 )  # fmt: skip
 """Attributes of these types, also inside one another, are kept with their entries: caches and logs
 of a forward's own.
 """
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+LARGEST = 256 << 20
+"""Bytes of a dense tensor in a container; a larger one is not copied: it may be a data set."""
 
 _depth = 0
 
@@ -33,17 +39,22 @@ def is_examined() -> bool:
 def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
     """Leave no trace of what happens inside on the model or on the generators of random numbers.
 
-    Restored are: every module's mode and attributes, its lists, dicts, sets, deques and arrays (not
-    what is inside other objects in them), and tensors (buffers in place, so that whoever else holds
-    them sees the same); what is new is taken away. Besides, which parameters require gradients, the
+    Restored are: every module's mode and attributes, its lists, dicts, sets, deques, arrays and
+    generators, the attributes of objects in them whose classes are of the module's package (or of
+    modules that the model does not know), and tensors (in place, so that whoever else holds them
+    sees the same); what is new is taken away. Besides, which parameters require gradients, the
     gradients, the global generators of Python, NumPy and torch, and the generator of the loader
     that gave the batches. Parameters are not copied: no forward changes them in place, and they may
     fill the memory.
+
+    Raises:
+        InputError: for a lazy layer, of which a forward makes another.
     """
+    refuse_lazy(model)
     kept = KeptState(model)
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     generators = [g for g in _generators(batches) if isinstance(g, torch.Generator)]
-    states = [(g, g.get_state()) for g in generators]
+    states = [(g, _state(g)) for g in generators]
     python, numpy_state = random.getstate(), np.random.get_state()
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     global _depth
@@ -56,11 +67,21 @@ def preserve_state(model: nn.Module, batches: Any = None) -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy_state)
         for generator, state in states:
-            generator.set_state(state)
+            _set_state(generator, state)
         kept.put_back()
         for parameter, requires_grad, grad in parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise an InputError for a layer that has no values before its first batch."""
+    for name, module in model.named_modules():
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        if any(tensor is not None and is_lazy(tensor) for tensor in tensors):
+            raise InputError(
+                f"Layer {name!r} is lazy and has no values yet: run the model on one batch first."
+            )
 
 
 @contextmanager
@@ -95,7 +116,8 @@ class KeptState:
 
     def __init__(self, model: nn.Module):
         self._model = model
-        self._modules = {name: _Kept(module) for name, module in model.named_modules()}
+        known = {id(module) for module in model.modules()}
+        self._modules = {name: _Kept(module, known) for name, module in model.named_modules()}
 
     def put_back(self) -> None:
         """Undo what was changed, added and taken away."""
@@ -115,18 +137,22 @@ class KeptState:
 class _Kept:
     """The attributes of one module that a forward may change, with their values."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, known: set[int]):
         self.module = module
         own = vars(module)
         self.attributes = dict(own)
-        # without the tables of hooks: those of a measurement under way come and go by themselves
-        attributes = {name: value for name, value in own.items() if "_hooks" not in name}
-        self.containers = [(each, copy.copy(each)) for each in _containers(attributes)]
         holders = [(own, name) for name, value in own.items() if isinstance(value, Tensor)]
         holders += [(own["_buffers"], name) for name in own.get("_buffers", ())]
         self.tensors = [
             (holder, name, holder[name], _copy(holder[name])) for holder, name in holders
         ]
+        # without the tables of hooks: those of a measurement under way come and go by themselves
+        attributes = [value for name, value in own.items() if "_hooks" not in name]
+        held = {id(tensor) for _, _, tensor, _ in self.tensors}
+        found = _inside(attributes, known | held, _package(module))
+        self.containers = [(each, copy.copy(each)) for each in found if type(each) in CONTAINERS]
+        self.states = [(each, _state(each)) for each in found if isinstance(each, GENERATORS)]
+        self.inner = [(each, _copy(each)) for each in found if isinstance(each, Tensor)]
 
     def moved_buffers(self) -> Iterator[str]:
         """Yield the names of the persistent buffers that are no longer what they were."""
@@ -137,7 +163,7 @@ class _Kept:
             now = buffers.get(name)
             if kept is None or kept.layout is not torch.strided or kept.is_quantized:
                 continue
-            if now is None or not same_bits(now, kept):
+            if now is None or not same_bits(_stored(now), kept):
                 yield name
 
     def put_back(self) -> None:
@@ -148,28 +174,80 @@ class _Kept:
         own.update(self.attributes)
         for container, content in self.containers:
             _refill(container, content)
-        with torch.no_grad():
-            for holder, name, tensor, kept in self.tensors:
-                holder[name] = tensor
-                if kept is not None and not same_bits(tensor, kept):
-                    tensor.copy_(kept)
+        for generator, state in self.states:
+            _set_state(generator, state)
+        for holder, name, tensor, kept in self.tensors:
+            holder[name] = tensor
+            _rewrite(tensor, kept)
+        for tensor, kept in self.inner:
+            _rewrite(tensor, kept)
 
 
-def _containers(own: dict[str, Any]) -> list[Any]:
-    """Return the containers among a module's attributes, and those in them, each once."""
+def _package(module: nn.Module) -> str:
+    """Return the package of a module's class; "" for PyTorch's own, which needs no look inside."""
+    name = type(module).__module__.partition(".")[0]
+    return "" if name == "torch" else name
+
+
+def _inside(values: list[Any], known: set[int], package: str) -> list[Any]:
+    """Return the containers, generators and tensors among these values and in them, each once.
+
+    Objects of the module's package, and modules that nobody knows, are looked into, as tables of
+    their attributes. Those of other packages are not: a trainer or a loader may have threads, whose
+    work must not be undone.
+    """
     found: dict[int, Any] = {}
-    left = list(own.values())
+    left = list(values)
     while left:
         value = left.pop()
         if isinstance(value, tuple):
             left.extend(value)
-        elif type(value) in CONTAINERS and id(value) not in found:
-            found[id(value)] = value
-            if isinstance(value, dict):
-                left.extend(value.values())
-            elif isinstance(value, list | deque):
-                left.extend(value)
+            continue
+        if id(value) in known:
+            continue
+        if _is_own(value, package):
+            value = vars(value)
+        if id(value) in found or not _is_kept(value):
+            continue
+        found[id(value)] = value
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list | deque):
+            left.extend(value)
     return list(found.values())
+
+
+def _is_own(value: Any, package: str) -> bool:
+    """Tell whether it is an object of the model's own, with a table of attributes."""
+    kind = type(value)
+    if isinstance(value, Tensor | type) or not isinstance(getattr(value, "__dict__", None), dict):
+        return False
+    own = kind.__module__.partition(".")[0] == package or kind is SimpleNamespace
+    return own or isinstance(value, nn.Module)
+
+
+def _is_kept(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        dense = value.layout is torch.strided and not value.is_nested
+        return dense and not isinstance(value, nn.Parameter) and value.nbytes <= LARGEST
+    return type(value) in CONTAINERS or isinstance(value, GENERATORS)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.get_state()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
 
 
 def _refill(container: Any, content: Any) -> None:
@@ -197,7 +275,23 @@ def _entries(container: Any) -> list[Any]:
 def _copy(tensor: Tensor | None) -> Tensor | None:
     if tensor is None or is_lazy(tensor) or tensor.is_meta:
         return None
-    return tensor.detach().clone()
+    return _stored(tensor).detach().clone()
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """Return what a tensor holds, without the repetitions of an expanded one."""
+    if tensor.layout is torch.strided and not tensor.is_nested:
+        for dimension in reversed(range(tensor.ndim)):
+            if tensor.stride(dimension) == 0 and tensor.numel():
+                tensor = tensor.select(dimension, 0)
+    return tensor
+
+
+def _rewrite(tensor: Tensor | None, kept: Tensor | None) -> None:
+    if tensor is None or kept is None or same_bits(_stored(tensor), kept):
+        return
+    with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
+        _stored(tensor).copy_(kept)
 
 
 def same_bits(tensor: Tensor, kept: Tensor) -> bool:
@@ -206,4 +300,5 @@ def same_bits(tensor: Tensor, kept: Tensor) -> bool:
         return False
     if tensor.layout is not torch.strided or tensor.is_quantized:
         return False  # written again, whatever it holds
-    return torch.equal(tensor.reshape(-1).view(torch.uint8), kept.reshape(-1).view(torch.uint8))
+    now, then = (_stored(each).reshape(-1).view(torch.uint8) for each in (tensor, kept))
+    return torch.equal(now, then)
