@@ -205,7 +205,97 @@ def test_what_is_not_seen_is_said_by_name():
         trained(model, True, steps=1, data=lambda _: (torch.randn(3, 8), torch.arange(3)))
     text = " ".join(str(each.message) for each in caught)
     assert "No residual sum was recognized" in text
-    assert "The logits of 2 are not recorded" in text
+    assert "Of the attentions 2 the logits of 0 are recorded" in text
+
+
+class Attention(nn.Module):
+    """Four heads, written in one of several ways; keeps its queries and keys."""
+
+    def __init__(self, form: str):
+        super().__init__()
+        self.form, self.norm, self.qkv = form, nn.LayerNorm(16), nn.Linear(16, 48)
+        self.module = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, (batch, tokens, _) = 6 * self.norm(x), x.shape
+        if self.form.startswith("module"):
+            weight, bias = self.module.in_proj_weight[:32], self.module.in_proj_bias[:32]
+            made = F.linear(x, weight, bias).detach().view(batch, tokens, 2, 4, 4)
+            self.seen = list(made.permute(2, 0, 3, 1, 4))
+            hidden = hides(tokens)
+            return self.module(x, x, x, attn_mask=hidden, need_weights="fast" not in self.form)[0]
+        q, k, v = self.qkv(x).view(batch, tokens, 3, 4, 4).permute(2, 0, 3, 1, 4)
+        self.seen = [q.detach(), k.detach()]
+        return WRITTEN[self.form](q, k, v, hides(tokens)).transpose(1, 2).flatten(2)
+
+
+def hides(tokens: int) -> Tensor:
+    return torch.full((tokens, tokens), -torch.inf).triu(1)
+
+
+def _with_numbers(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    scores = (q / 2) @ k.transpose(2, 3) + hidden.clamp_min(torch.finfo(q.dtype).min)
+    return F.softmax(scores, dim=-1, dtype=torch.float32) @ v
+
+
+def _in_place(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k)
+    scores *= 0.5
+    scores[:, :, hidden < 0] = -1e4
+    return torch.einsum("bhqk,bhkd->bhqd", scores.softmax(-1), v)
+
+
+def _flat(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+    scores = torch.baddbmm(torch.where(hidden < 0, -1e9, 0.0).expand(len(q), -1, -1), q, k.mT,
+                           alpha=0.5)  # fmt: skip
+    return torch.bmm(nn.Softmax(dim=2)(scores), v).unflatten(0, (-1, 4))
+
+
+WRITTEN = {
+    "numbers": _with_numbers,
+    "in place": _in_place,
+    "flat": _flat,
+    "function": lambda q, k, v, hidden: F.scaled_dot_product_attention(q, k, v, hidden),
+    "causal": lambda q, k, v, _: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+    "one batch": lambda q, k, v, hidden: F.scaled_dot_product_attention(
+        q, k[:1], v[:1], hidden == 0
+    ),
+}
+
+
+@pytest.mark.parametrize("form", [*WRITTEN, "module", "module, fast"])
+def test_attentions_however_they_are_written(form):
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(Attention(form), nn.Linear(16, 3))
+
+    def data(step: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(step)), torch.zeros(
+            7
+        ).long()
+
+    losses, parameters, recording = trained(model := made(), True, steps=1, data=data)
+    plain_losses, plain, _ = trained(made(), None, steps=1, data=data)
+    assert losses == plain_losses
+    assert all(map(torch.equal, parameters, plain))
+    assert recording is not None
+    assert not [note for note in recording.notes if "attention" in note]
+    q, k = (part.double() for part in model[0].seen)
+    logits = q @ k.mT / 2 + hides(7).double()
+    chance = logits.softmax(-1)
+    entropy = -torch.special.xlogy(chance, chance).sum(-1)[..., 1:]
+    shares = entropy / torch.arange(2.0, 8.0).log()
+    expected = [logits.max().item(), shares.mean().item()]
+    np.testing.assert_allclose(recording.query("0.norm", "attention")[1][0], expected, rtol=1e-5)
+
+
+def test_a_softmax_of_a_classifier_is_no_attention():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3), nn.Softmax(-1))
+    text = torch.randn(2, 5, 8), torch.zeros(10).long()
+    assert beside(trained(model, True, data=lambda _: text)[2], "attention") == []
 
 
 def test_a_compiled_model_shows_its_stream_in_the_probe():

@@ -1,7 +1,8 @@
 """The residual stream of a forward: its sums and its attentions, seen while they are made.
 
-A function mode sees what hooks on modules cannot: additions, and the queries and keys of
-`F.scaled_dot_product_attention`. It hands every call on as it is. It is there at recorded steps
+A function mode sees what hooks on modules cannot: additions, the queries and keys of
+`F.scaled_dot_product_attention`, and the logits that a softmax is given where an attention is
+written out. It hands every call on as it is. It is there at recorded steps
 alone, and never around compiled code, whose graphs depend on it.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,11 +20,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from normscope.watching.observe import Call
-from normscope.watching.residual_sums import is_residual, value_node
+from normscope.watching.residual_sums import are_products, is_residual, value_node
 from normscope.watching.row_buffers import column
 from normscope.watching.stream_measures import (
     attention_statistics,
     channel_axis,
+    logit_statistics,
     sampled_tokens,
     stream_statistics,
     token_cosine,
@@ -31,6 +35,18 @@ GROUP = "stream"
 _ADDITIONS = {
     torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__,
 }  # fmt: skip
+_SOFTMAXES = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
+
+
+@cache
+def _opened(function: FunctionType) -> FunctionType:
+    """Return a function of torch.nn.functional that leaves it to its parts to tell the mode of
+    calls: the same code, without its check whether something overrides it.
+    """
+    scope = {**function.__globals__, "has_torch_function": lambda *_: False}
+    opened = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
+    opened.__kwdefaults__ = function.__kwdefaults__
+    return opened
 
 
 class ResidualStream(TorchFunctionMode):
@@ -61,6 +77,11 @@ class ResidualStream(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward and isinstance(func, FunctionType):
+            with self:
+                return _opened(func)(*args, **kwargs)
+        if func in _SOFTMAXES:
+            self._guarded(self._softmax, *args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self._guarded(self._attention, *args, **kwargs)
         operands = self._operands(args) if func in _ADDITIONS else None
@@ -103,8 +124,14 @@ class ResidualStream(TorchFunctionMode):
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
         dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, **_: Any,
     ) -> None:  # fmt: skip
+        self._attend(attention_statistics(query, key, attn_mask, causal=is_causal, scale=scale))
+
+    def _softmax(self, input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> None:
+        if input.dim() > 2 and dim in (-1, input.dim() - 1) and are_products(input.grad_fn):
+            self._attend(logit_statistics(input))
+
+    def _attend(self, logits: Tensor) -> None:
         self.attentions += 1
-        logits = attention_statistics(query, key, attn_mask, causal=is_causal, scale=scale)
         if self._last is None:
             self._logits = logits
         else:

@@ -24,6 +24,11 @@ _SHORTCUT = _SAME_VALUE | {
     "Relu", "Convolution", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm",
     "NativeGroupNorm", "AvgPool2D", "MaxPool2DWithIndices", "ConstantPadNd", "Slice",
 }  # fmt: skip
+_ON_LOGITS = _SAME_VALUE | {
+    "Div", "Mul", "Add", "Sub", "MaskedFill", "Where", "IndexPut", "CopySlices", "Tanh", "Cat",
+    "Slice", "Expand", "Clamp", "AsStrided",
+}  # fmt: skip
+_PRODUCTS = ("Bmm", "Baddbmm")
 _WEIGHTED = ("Addmm", "Mm", "Bmm", "Linear", "Convolution", "Baddbmm", "MkldnnLinear")
 
 
@@ -72,4 +77,17 @@ def _meets(skip: Any, branch: Any) -> bool:
             if before not in seen:
                 seen.add(before)
                 queue.append(before)
+    return False
+
+
+def are_products(node: Any) -> bool:
+    """Tell from the `grad_fn` of values if they are products of one matrix per head and sample,
+    scaled and masked: an attention's logits, not those of a classifier.
+    """
+    queue, seen = deque([node]), 0
+    while queue and seen < MOST_NODES:
+        node, seen = queue.popleft(), seen + 1
+        if node is not None and _operation(node) in _PRODUCTS:
+            return True
+        queue.extend(_before(node) if node is not None and _operation(node) in _ON_LOGITS else [])
     return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,14 +14,19 @@ the first."""
 HEADS, QUERIES = 4, 32
 """Of so many heads and of each so many queries the logits to all keys are computed."""
 
+MASKED = -5e3
+"""What is added to a logit to hide a key is below this: -10,000, -1e9, the dtype's least value."""
+
 TINY = 1e-30
 
 
-def _evenly(count: int, most: int) -> list[int]:
-    """Return at most so many indices below `count`, the first and the last among them."""
-    if count <= most:
-        return list(range(count))
-    return [round(index * (count - 1) / (most - 1)) for index in range(most)]
+def _evenly(count: int, most: int, device: torch.device) -> Tensor:
+    """Return at most so many indices below `count`, the first and the last among them.
+
+    They are made on the device: a list of Python's would be copied there, for which is waited.
+    """
+    taken = min(count, most)
+    return torch.arange(taken, device=device) * (count - 1) // max(taken - 1, 1)
 
 
 def sampled_tokens(values: Tensor, axis: int) -> Tensor:
@@ -33,9 +37,11 @@ def sampled_tokens(values: Tensor, axis: int) -> Tensor:
         axis: of the channels, 1 or -1.
     """
     values = values.detach()
-    values = values[None] if values.dim() == 2 else values[_evenly(len(values), SEQUENCES)]
+    if values.dim() == 2:
+        values = values[None]
+    values = values[_evenly(len(values), SEQUENCES, values.device)]
     tokens = (values.movedim(1, -1) if axis == 1 and values.dim() > 3 else values).flatten(1, -2)
-    return tokens[:, _evenly(tokens.shape[1], TOKENS)].float()
+    return tokens[:, _evenly(tokens.shape[1], TOKENS, values.device)].float()
 
 
 def stream_statistics(tokens: Tensor) -> Tensor:
@@ -77,31 +83,41 @@ def attention_statistics(
         causal: whether query i sees the keys up to i alone.
         scale: of the logits, 1 / sqrt(D) by default.
     """
-    queries, keys, width = query.shape[-2], key.shape[-2], query.shape[-1]
-    heads, at = _heads(query, key), _evenly(queries, QUERIES)
-    chosen = query.detach()[..., at, :].flatten(0, -3) if query.dim() > 2 else query[None, at, :]
-    others = key.detach().flatten(0, -3) if key.dim() > 2 else key[None]
-    index = torch.tensor(heads, device=query.device)
-    q, k = chosen[index[:, 0]].float(), others[index[:, 1]].float()
-    logits = q @ k.transpose(-1, -2) * (1 / math.sqrt(width) if scale is None else scale)
+    query, key = (x.detach() if x.dim() > 2 else x.detach()[None] for x in (query, key))
+    heads, at = _sample(query)
+    shared = heads[-1] * key.shape[-3] // query.shape[-3]
+    q = query[*heads][:, at].float()
+    k = key.expand(*query.shape[:-3], *key.shape[-3:])[*heads[:-1], shared].float()
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    logits = q @ k.transpose(-1, -2) * scale
     seen = torch.ones_like(logits, dtype=torch.bool)
     if causal:
-        rows = torch.tensor(at, device=query.device)[:, None]
-        seen = seen & (torch.arange(keys, device=query.device) <= rows)
-    added = torch.zeros_like(logits)
-    if mask is not None:
-        full = mask.detach().expand(*query.shape[:-1], keys).flatten(0, -3)[index[:, 0]][:, at]
-        seen = seen & (full if full.dtype == torch.bool else full > torch.finfo(full.dtype).min / 2)
-        added = added if full.dtype == torch.bool else full.float()
-    return _of_logits(logits, logits + added, seen)
+        seen = torch.arange(k.shape[-2], device=q.device) <= at[:, None]
+    if mask is None:
+        return _of_logits(logits, logits, seen)
+    mask = mask.detach().expand(*query.shape[:-1], k.shape[-2])[*heads][:, at]
+    if mask.dtype == torch.bool:
+        return _of_logits(logits, logits, seen & mask)
+    return _of_logits(logits, logits + mask.float(), seen & (mask > MASKED))
 
 
-def _heads(query: Tensor, key: Tensor) -> list[tuple[int, int]]:
-    """Return flat indices (of the query's head, of its key's) of a few heads of the batch."""
-    total, per = math.prod(query.shape[:-2]), query.shape[-3] if query.dim() > 2 else 1
-    key_heads = key.shape[-3] if key.dim() > 2 else 1
-    chosen = _evenly(total, HEADS)
-    return [(h, h // per * key_heads + h % per * key_heads // per) for h in chosen]
+def logit_statistics(logits: Tensor) -> Tensor:
+    """Return what `attention_statistics` does, of the logits [..., H, Q, K] that a softmax is given,
+    with what a mask or a bias of positions has added to them.
+    """
+    heads, at = _sample(logits)
+    chosen = logits.detach()[*heads][:, at].float()
+    return _of_logits(chosen, chosen, chosen > MASKED)
+
+
+def _sample(values: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return of [..., H, Q, any] the indices (..., H) of a few of all heads, and a few below Q."""
+    flat = _evenly(values.shape[:-2].numel(), HEADS, values.device)
+    heads: list[Tensor] = []
+    for size in reversed(values.shape[:-2]):
+        heads.insert(0, flat % size)
+        flat = flat // size
+    return tuple(heads), _evenly(values.shape[-2], QUERIES, values.device)
 
 
 def _of_logits(logits: Tensor, masked: Tensor, seen: Tensor) -> Tensor:
@@ -111,7 +127,7 @@ def _of_logits(logits: Tensor, masked: Tensor, seen: Tensor) -> Tensor:
     entropy = -torch.special.xlogy(chance, chance).sum(-1)
     several = count > 1
     share = torch.where(several, entropy / count.clamp_min(2).log(), 0.0)
-    return torch.stack([largest, share.sum() / several.sum().clamp_min(1)])
+    return torch.stack([largest, share.sum() / several.expand(share.shape).sum().clamp_min(1)])
 
 
 def update_ratio(before: Tensor, after: Tensor) -> Tensor:

@@ -70,15 +70,15 @@ class StreamWatch:
                 "of it (or it is fused, checkpointed, or runs without gradients). Of the residual "
                 "stream nothing is recorded.",
             )
-        unseen = [
-            name for name, m in model.named_modules() if type(m).__name__.endswith("Attention")
-        ]
-        if unseen and not mode.attentions:
-            more = f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else ""
+        called = [n for n, m in model.named_modules() if type(m).__name__.endswith("Attention")]
+        named = [n for n in called if not any(other.startswith(f"{n}.") for other in called)]
+        if mode.attentions < len(named):
+            more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
             self._note(
                 "no attention",
-                f"The logits of {', '.join(unseen[:NAMED])}{more} are not recorded: no call of "
-                "F.scaled_dot_product_attention is seen there.",
+                f"Of the attentions {', '.join(named[:NAMED])}{more} the logits of "
+                f"{mode.attentions} are recorded: elsewhere no F.scaled_dot_product_attention "
+                "and no softmax over products of queries and keys is seen in a forward.",
             )
 
     def _failed(self, error: Exception) -> None:
