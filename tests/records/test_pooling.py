@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 
 from normscope.errors import RecordError
 from normscope.judge.history import read_history
-from normscope.records.pooling import joined_shards, pooled_moments, pooled_samples
+from normscope.records.pooling import copies, pooled_moments, pooled_samples
 from normscope.records.recording import Recording, rank_path
 from normscope.records.recording_header import Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart, MemoryPart
@@ -49,18 +49,24 @@ def test_distributions_over_samples_are_those_of_the_whole(values, cut):
     assert np.allclose(found[1] ** 2, values.var(0), rtol=0, atol=1e-13 * size**2)
 
 
-@pytest.mark.parametrize("widths", [(3, 3), (4, 2), (4, 2, 0)])
-def test_shards_stand_side_by_side(widths):
-    whole = np.arange(12.0).reshape(2, 6)
-    pieces = np.split(whole, np.cumsum(widths)[:-1], axis=1)
-    steps, values = joined_shards([(np.array([1, 2]), piece) for piece in pieces], 6)
-    assert np.array_equal(values, whole)
-    assert joined_shards([(steps, whole), (steps, whole + 1)], 6)[1] is whole
+@pytest.mark.parametrize(
+    ("widths", "count"),
+    [((3, 3), 1), ((4, 2, 0), 1), ((6, 6), 2), ((3, 3, 3, 3), 2), ((4, 2, 0, 4, 2, 0), 2),
+     ((6, 3, 3), 2), ((3,), 0), ((0, 0), 0)],
+)  # fmt: skip
+def test_shards_stand_side_by_side_as_often_as_there_are_copies(widths, count):
+    whole, steps, start, parts = np.arange(12.0).reshape(2, 6), np.array([1, 2]), 0, []
+    for width in widths:
+        parts.append((steps, whole[:, start : start + width]))
+        start = (start + width) % 6
+    found = copies(parts, 6)
+    assert len(found) == count
+    assert all(np.array_equal(values, whole) for _, values in found)
 
 
-def recording(*parts, steps=(1, 2, 3)):
+def recording(*parts, steps=(1, 2, 3), stride=1):
     """One of as many processes as there are parts, each {statistic: values [C] or a number}."""
-    layer = LayerInfo(name="n", type="LayerNorm", kind="layer", channels=4)
+    layer = LayerInfo("n", type="LayerNorm", kind="layer", channels=4, channel_stride=stride)
     made = []
     for rank, part in enumerate(parts):
         ends = part.pop("steps", steps)
@@ -108,6 +114,36 @@ def test_ranks_whose_copies_part_are_named_with_the_first_step():
     assert layer.rank_gains_apart_at == 2
     shards = recording(called | {"weight": np.ones(2)}, called | {"weight": np.zeros(2)})
     assert read_history(shards).layers[0].rank_gains_apart_at is None
+    every_other = [called | {"weight": np.full(1, rank)} for rank in range(2)]
+    assert read_history(recording(*every_other, stride=2)).layers[0].rank_gains_apart_at is None
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_copies_that_are_sharded_are_compared_whole(apart):
+    """Two groups of two processes, as a mesh of replicas and shards has them."""
+    halves = [{"weight": np.full(2, rank % 2), "values_per_channel": 2} for rank in range(4)]
+    if apart:
+        halves[3]["weight"] = lambda step: np.array([1, 1 + (step == 3)])
+    found = recording(*halves)
+    assert found.query("n", "weight")[1].tolist() == [[0, 0, 1, 1]] * 3
+    assert read_history(found).layers[0].rank_gains_apart_at == (3 if apart else None)
+
+
+def test_processes_that_end_after_different_steps_are_not_compared_step_by_step():
+    """With uneven inputs a step's number is not that of the same step; a killed one's is."""
+    part = {"weight": lambda step: np.full(4, step), "values_per_channel": 2}
+    found = recording(dict(part), part | {"steps": (2, 3, 4), "weight": np.ones(4)})
+    assert read_history(found).layers[0].rank_gains_apart_at == 2
+    for each in found.parts:
+        each.header.complete = True
+    assert read_history(found).layers[0].rank_gains_apart_at is None
+
+
+def test_what_all_processes_say_is_said_once():
+    found = recording({"weight": np.ones(4)}, {"weight": np.ones(4)})
+    for part in found.parts:
+        part._events.append({"step": 1, "epoch": None, "kind": "note", "layer": "", "detail": "x"})
+    assert found.notes == ["x"]
 
 
 def test_a_process_that_ended_early_is_said_and_nothing_is_pooled_beyond_it():

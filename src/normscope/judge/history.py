@@ -65,7 +65,7 @@ class GrowingHistory:
             layer = self._layers.setdefault(name, _Layer())
             layer.add({s: new.query(name, s) for s in new.statistics(name)}, info.eps or 1e-5)
             self._last = max(self._last, *layer.last.values(), 0)
-            layer.compare_ranks(*_ranks_apart(new, name, info))
+            layer.compare_ranks(*_ranks_apart(new, name))
         some_train = any(layer.began_training for layer in self._layers.values())
         layers = tuple(
             layer.history(infos[name], broken.get(name), max(1, calls[name]), some_train)
@@ -260,9 +260,7 @@ def _lag(read: Series, eps: float) -> tuple[list[int], list[float]]:
     return steps[finite].tolist(), values.tolist()
 
 
-def _ranks_apart(
-    recording: Recording, name: str, info: LayerInfo
-) -> tuple[float | None, dict[str, int]]:
+def _ranks_apart(recording: Recording, name: str) -> tuple[float | None, dict[str, int]]:
     """Compare what all processes that called a layer recorded of it at the same steps.
 
     Returns:
@@ -274,17 +272,15 @@ def _ranks_apart(
     apart: dict[str, int] = {}
     distance = None
     ranks = recording.ranks_of(name)
-    if len(ranks) < 2:
+    if len(ranks) < 2 or not recording.in_step:
         return None, apart
     known = set(recording.statistics(name))
     for statistic in {"weight", "bias"} & known:
-        steps, *copies = aligned([recording.query(name, statistic, rank=rank) for rank in ranks])
-        whole = {values.shape[1:] for values in copies} == {copies[0].shape[1:]}
-        if not len(steps) or not (whole and _is_whole(copies[0], info)):
+        copies = recording.copies(name, statistic)
+        if len(copies) < 2 or len({values.shape[1:] for _, values in copies}) > 1:
             continue
-        same = [
-            (copies[0] == other) | (np.isnan(copies[0]) & np.isnan(other)) for other in copies[1:]
-        ]
+        steps, one, *others = aligned(copies)
+        same = [(one == other) | (np.isnan(one) & np.isnan(other)) for other in others]
         unequal = steps[~np.logical_and.reduce(same).all(1)]
         if len(unequal):
             apart["gains"] = min(int(unequal[0]), apart.get("gains", int(unequal[0])))
@@ -299,8 +295,3 @@ def _ranks_apart(
             if (far > FAR_MEAN).any():
                 apart["statistics"] = int(steps[np.argmax(far > FAR_MEAN)])
     return distance, apart
-
-
-def _is_whole(values: np.ndarray, info: LayerInfo) -> bool:
-    """Tell a copy of all of a layer's gains from a shard; of some channels it is a copy."""
-    return info.channels in (None, values[0].size) or info.channel_stride > 1

@@ -55,16 +55,25 @@ def pooled_samples(n: np.ndarray, moments: np.ndarray) -> np.ndarray:
     return np.stack([mean, np.sqrt(variance), low, high], -2)
 
 
-def joined_shards(parts: Sequence[Series], channels: int | None) -> Series:
-    """Return a value per channel of which each process has the next channels, or all of them.
+def copies(parts: Sequence[Series], channels: int | None) -> list[Series]:
+    """Return a value per channel as often as the processes hold all of it: each process on its own,
+    or several in a row, of which each has the next channels.
 
     Args:
         parts: of each process, in the order of the channels; empty where it has none.
-        channels: of the whole layer.
+        channels: of the whole layer, None where that is not known.
     """
-    parts = [part for part in parts if part[1].size]
-    widths = [values.shape[1] for _, values in parts]
-    if len(parts) < 2 or channels in widths or sum(widths) != channels:
-        return parts[0] if parts else (np.empty(0, np.int64), np.empty(0, np.float32))
-    steps = common_steps([steps for steps, _ in parts])
-    return steps, np.concatenate([at_steps(part, steps) for part in parts], 1)
+    whole: list[Series] = []
+    held: list[Series] = []
+    for part in parts:
+        held += [part] if part[1].size else []
+        width = sum(values.shape[1] for _, values in held)
+        if held and (channels is None or width == channels):
+            whole.append(held[0] if len(held) == 1 else _beside(held))
+        held = [] if channels is None or width >= channels else held
+    return whole
+
+
+def _beside(shards: Sequence[Series]) -> Series:
+    steps = common_steps([steps for steps, _ in shards])
+    return steps, np.concatenate([at_steps(shard, steps) for shard in shards], 1)

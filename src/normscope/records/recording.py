@@ -16,7 +16,7 @@ from normscope.records.pooling import (
     Series,
     at_steps,
     common_steps,
-    joined_shards,
+    copies,
     pooled_moments,
     pooled_samples,
 )
@@ -81,7 +81,8 @@ class Recording:
         for part in parts[1:]:
             if part.header.world_size != world_size or _base_names(part) != _base_names(parts[0]):
                 raise RecordError(
-                    f"{part.path} and {path} are not recordings of the same training."
+                    f"{part.path} and {path} are not recordings of the same training. (Stages of "
+                    "a pipeline have a path each, or are given the whole model.)"
                 )
         there = {part.header.rank for part in parts}
         return cls(parts, sorted(set(range(world_size)) - there))
@@ -156,7 +157,8 @@ class Recording:
         """Notes: on what could not be recorded, what was thinned, why a recording stopped."""
         kinds = ("note", "thinned", "stopped")
         events = (e for part in self.parts for e in part.events())
-        return [*self._rank_notes(), *(str(e["detail"]) for e in events if e["kind"] in kinds)]
+        said = (str(e["detail"]) for e in events if e["kind"] in kinds)
+        return [*self._rank_notes(), *dict.fromkeys(said)]  # once what all ranks say
 
     def _rank_notes(self) -> list[str]:
         notes = []
@@ -168,7 +170,7 @@ class Recording:
                 f"{len(self.missing_ranks)} are missing (rank {missing}{more}): statistics are "
                 "pooled over the others alone."
             )
-        ends = {part.header.rank: part.header.cost.steps for part in self.parts}
+        ends = self._ends()
         short = [rank for rank, steps in ends.items() if steps < max(ends.values())]
         if short:
             notes.append(
@@ -177,6 +179,16 @@ class Recording:
                 "where the first of them does."
             )
         return notes
+
+    def _ends(self) -> dict[int, int]:
+        return {part.header.rank: part.header.cost.steps for part in self.parts}
+
+    @property
+    def in_step(self) -> bool:
+        """Tell whether a step's number is that of the same step on all ranks: not if they ended
+        after different numbers of steps, with uneven inputs.
+        """
+        return not self.complete or len(set(self._ends().values())) < 2
 
     @property
     def stopped(self) -> str:
@@ -244,6 +256,19 @@ class Recording:
         start = 0 if first is None else np.searchsorted(steps, first)
         end = None if last is None else np.searchsorted(steps, last, "right")
         return steps[start:end], values[start:end]
+
+    def copies(
+        self, layer: str, statistic: str, first: int | None = None, last: int | None = None
+    ) -> list[Series]:
+        """The (steps, values) of a weight, bias or gradient of either as often as the ranks that
+        called the layer hold all of it, each alone or several together.
+        """
+        info = self.layers[layer]
+        width = info.channels and -(-info.channels // info.channel_stride)
+        parts = [_read(part, layer, statistic, first, last) for part in self._recorders(layer)]
+        if info.channel_stride > 1:  # every so many channels of two shards are not those of both
+            parts = [part for part in parts if part[1].size and part[1].shape[1] == width]
+        return copies(parts, width)
 
     def distribution(
         self,
@@ -364,8 +389,10 @@ class Recording:
                 return steps, pooled_samples(*stacked).astype(np.float32)
             pooled = pooled_moments(*stacked)[statistic == "batch_var"]
             return steps, pooled.astype(np.float32)
-        if len(parts) > 1 and statistic in _PER_CHANNEL and self.layers[layer].channel_stride == 1:
-            return joined_shards(read(statistic), self.layers[layer].channels)
+        if len(parts) > 1 and statistic in _PER_CHANNEL:
+            whole = self.copies(layer, statistic, first, last)
+            if whole:
+                return whole[0]
         having = (part for part in parts if statistic in part.statistics().get(layer, ()))
         return _read(next(having), layer, statistic, first, last)
 

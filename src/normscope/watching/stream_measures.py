@@ -102,7 +102,7 @@ def attention_statistics(
 
 
 def logit_statistics(logits: Tensor) -> Tensor:
-    """Return what `attention_statistics` does, of the logits [..., H, Q, K] that a softmax is given,
+    """Return the same of the logits [..., H, Q, K] that a softmax is given,
     with what a mask or a bias of positions has added to them.
     """
     heads, at = _sample(logits)
