@@ -23,9 +23,7 @@ from normscope.records.examination import (
     History,
     Layer,
     LayerHistory,
-    Measured,
     Optimizer,
-    Place,
 )
 
 Results = Iterator[Finding | NotEvaluated]
@@ -156,31 +154,24 @@ class FactRule(Rule):
 
 
 class MeasuredRule(Rule):
-    """A rule about what the batches showed at single layers: `check_measured`."""
+    """A rule about what the batches showed at single layers, of those that ran:
+    `check_measured(layer, measured, exam)`.
+    """
 
     needs = BATCHES
+    shown: ClassVar[str] = "measured"  # the part of a layer that is handed over
 
     def check_layer(self, layer: Layer, exam: Examination) -> Results:
-        if layer.measured is not None:
-            yield from self.check_measured(layer, layer.measured, exam)
-
-    def check_measured(self, layer: Layer, measured: Measured, exam: Examination) -> Results:
-        """Yield what the rule has to say of a layer that ran."""
-        raise NotImplementedError
+        if (part := getattr(layer, self.shown)) is not None:
+            yield from getattr(self, f"check_{self.shown}")(layer, part, exam)
 
 
-class PlaceRule(Rule):
-    """A rule about where a layer stands in the network, as a forward showed it: `check_place`."""
+class PlaceRule(MeasuredRule):
+    """A rule about where a layer stands in the network, as a forward showed it:
+    `check_place(layer, place, exam)`.
+    """
 
-    needs = BATCHES
-
-    def check_layer(self, layer: Layer, exam: Examination) -> Results:
-        if layer.place is not None:
-            yield from self.check_place(layer, layer.place, exam)
-
-    def check_place(self, layer: Layer, place: Place, exam: Examination) -> Results:
-        """Yield what the rule has to say of a layer that ran."""
-        raise NotImplementedError
+    shown = "place"
 
 
 class ForwardRule(FactRule):

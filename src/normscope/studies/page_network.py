@@ -1,16 +1,17 @@
-"""The small network inside the page of `normscope explain`: its weights, and images for it."""
+"""The small network inside the page of `normscope explain`: its numbers, and images for it."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normscope.data.dataset import Dataset
 from normscope.models.tiny_cnn import TinyCNN
-from normscope.show.explanation_page.explanation_html import ConvolutionAndNorm, PageNetwork
 
 PIXEL_BYTES = 130_000
 """Bytes of images in the page at most, before base64: the page stays below 300 kB."""
@@ -18,27 +19,37 @@ PIXEL_BYTES = 130_000
 
 def page_network(
     model: TinyCNN, dataset: Dataset, *, seed: int, source: str, made: Mapping[str, str]
-) -> PageNetwork:
-    """Return what the page needs of a trained network with batch normalization, on the CPU.
+) -> dict[str, Any]:
+    """Return what explanation.js reads of a trained network with batch normalization, on the CPU;
+    arrays are float32, or uint8 of images, in base64.
 
     It carries as many test images, drawn at random, as fit into PIXEL_BYTES. `source` says in a
     phrase what the network was trained on, `made` how, term by term.
     """
     images, labels = page_images(model, dataset, seed)
-    return PageNetwork(
-        layers=tuple(map(_layer, model.stages)),
-        classifier_weight=model.fc.weight.detach().numpy(),
-        classifier_bias=model.fc.bias.detach().numpy(),
-        momentum=_first_momentum(model),
-        images=images,
-        labels=labels,
-        classes=dataset.classes,
-        data_mean=dataset.mean,
-        data_std=dataset.std,
-        source=source,
-        seed=seed,
-        made=made,
-    )
+    first = model.get_submodule(model.landmarks.first_normalization)
+    assert isinstance(first, nn.BatchNorm2d)
+    assert first.running_mean is not None
+    return {
+        "network": {
+            "layers": [_layer(stage) for stage in model.stages],
+            "classifier": {"weight": _base64(model.fc.weight), "bias": _base64(model.fc.bias)},
+        },
+        "images": {
+            "pixels": base64.b64encode(images.tobytes()).decode("ascii"),
+            "side": images.shape[1],
+            "colours": images.shape[3],
+            "labels": labels.tolist(),
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+        },
+        "classes": list(dataset.classes),
+        "momentum": first.momentum,
+        "seed": seed,
+        "source": source,
+        "channel": int(first.running_mean.abs().argmax()),
+        "made": list(made.items()),
+    }
 
 
 def page_images(model: TinyCNN, dataset: Dataset, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,25 +66,28 @@ def page_images(model: TinyCNN, dataset: Dataset, seed: int) -> tuple[np.ndarray
     return images.contiguous().numpy(), dataset.test_labels[chosen]
 
 
-def _layer(stage: nn.Module) -> ConvolutionAndNorm:
+def _layer(stage: nn.Module) -> dict[str, Any]:
+    """A 3x3 convolution without bias [outputs, inputs, 3, 3] and the normalization behind it."""
     convolution, norm, _ = stage.children()
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return ConvolutionAndNorm(
-        stride=convolution.stride[0],
-        kernel=convolution.weight.detach().numpy(),
-        weight=norm.weight.detach().numpy(),
-        bias=norm.bias.detach().numpy(),
-        mean=norm.running_mean.numpy(),
-        variance=norm.running_var.numpy(),
-        eps=norm.eps,
-    )
+    vectors = {
+        "weight": norm.weight,
+        "bias": norm.bias,
+        "mean": norm.running_mean,
+        "variance": norm.running_var,
+    }
+    return {
+        "convolution": {
+            "weight": _base64(convolution.weight),
+            "outputs": convolution.out_channels,
+            "stride": convolution.stride[0],
+        },
+        "norm": {**{name: _base64(each) for name, each in vectors.items()}, "eps": norm.eps},
+    }
 
 
-def _first_momentum(model: TinyCNN) -> float:
-    norm = model.get_submodule(model.landmarks.first_normalization)
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.momentum is not None
-    return norm.momentum
+def _base64(values: Tensor | None) -> str:
+    assert values is not None
+    numbers = np.ascontiguousarray(values.detach().numpy(), "<f4")
+    return base64.b64encode(numbers.tobytes()).decode("ascii")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from normscope.judge.rules import rules
 from normscope.records.files import write_text
@@ -29,38 +25,7 @@ FAULTS = (
 """Names of the rules whose faults the page makes (section 7)."""
 
 
-@dataclass(frozen=True, eq=False)
-class ConvolutionAndNorm:
-    """A 3x3 convolution without bias and the batch normalization behind it, float32."""
-
-    stride: int
-    kernel: np.ndarray  # [outputs, inputs, 3, 3]
-    weight: np.ndarray  # [outputs], as all below
-    bias: np.ndarray
-    mean: np.ndarray  # running
-    variance: np.ndarray  # running
-    eps: float
-
-
-@dataclass(frozen=True, eq=False)
-class PageNetwork:
-    """A trained network and the images on which the page runs it."""
-
-    layers: tuple[ConvolutionAndNorm, ...]
-    classifier_weight: np.ndarray  # float32 [classes, features]
-    classifier_bias: np.ndarray  # float32 [classes]
-    momentum: float
-    images: np.ndarray  # uint8 [N, S, S, colours]: of the test split
-    labels: np.ndarray  # int64 [N]
-    classes: tuple[str, ...]
-    data_mean: Sequence[float]  # per colour, of pixels in [0, 1]
-    data_std: Sequence[float]
-    source: str  # what it was trained on, in a phrase
-    seed: int
-    made: Mapping[str, str]  # how, term by term
-
-
-def write_page(network: PageNetwork, path: Path) -> None:
+def write_page(content: Mapping[str, Any], path: Path) -> None:
     """Write the page, replacing an earlier one.
 
     Raises:
@@ -68,74 +33,27 @@ def write_page(network: PageNetwork, path: Path) -> None:
         StorageError: if it cannot be written.
     """
     refuse_foreign(path)
-    write_text(path, page(network))
+    write_text(path, page(content))
 
 
-def page(network: PageNetwork) -> str:
-    """Return the whole page as text."""
-    style = style_sheet() + _asset("explanation.css")
+def page(content: Mapping[str, Any]) -> str:
+    """Return the whole page as text, of what `studies.page_network` gives."""
+    known = {rule.name: rule for rule in rules()}
+    faults = {
+        name: {"code": known[name].code, "name": name, "remedy": known[name].remedy}
+        for name in FAULTS
+    }
+    source, style = content["source"], style_sheet() + _asset("explanation.css")
     script = "".join(map(_asset, SCRIPTS))
     parts = {
-        "TITLE": html.escape(f"Batch normalization on {network.source}: explained by running it"),
+        "TITLE": html.escape(f"Batch normalization on {source}: explained by running it"),
         "MARK": MARK,
         "POLICY": content_policy([script], style),
         "STYLE": style,
-        "DATA": as_json(_content(network)),
+        "DATA": as_json({**content, "rules": faults}),
         "SCRIPT": script,
     }
     return filled(_asset("explanation.html"), parts)
-
-
-def _content(network: PageNetwork) -> dict[str, Any]:
-    """Return what explanation.js reads."""
-    known = {rule.name: rule for rule in rules()}
-    return {
-        "network": {
-            "layers": [_layer(layer) for layer in network.layers],
-            "classifier": {
-                "weight": _base64(network.classifier_weight, "<f4"),
-                "bias": _base64(network.classifier_bias, "<f4"),
-            },
-        },
-        "images": {
-            "pixels": _base64(network.images, "u1"),
-            "side": network.images.shape[1],
-            "colours": network.images.shape[3],
-            "labels": network.labels.tolist(),
-            "mean": list(network.data_mean),
-            "std": list(network.data_std),
-        },
-        "classes": list(network.classes),
-        "momentum": network.momentum,
-        "seed": network.seed,
-        "source": network.source,
-        "channel": int(np.abs(network.layers[0].mean).argmax()),
-        "made": list(network.made.items()),
-        "rules": {
-            name: {"code": known[name].code, "name": name, "remedy": known[name].remedy}
-            for name in FAULTS
-        },
-    }
-
-
-def _layer(layer: ConvolutionAndNorm) -> dict[str, Any]:
-    vectors = {
-        field.name: _base64(getattr(layer, field.name), "<f4")
-        for field in fields(layer)
-        if field.name in ("weight", "bias", "mean", "variance")
-    }
-    return {
-        "convolution": {
-            "weight": _base64(layer.kernel, "<f4"),
-            "outputs": len(layer.kernel),
-            "stride": layer.stride,
-        },
-        "norm": {**vectors, "eps": layer.eps},
-    }
-
-
-def _base64(values: np.ndarray, dtype: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype).tobytes()).decode("ascii")
 
 
 def _asset(name: str) -> str:

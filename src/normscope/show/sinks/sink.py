@@ -87,24 +87,12 @@ OVER_CHANNELS = ("weight", "bias", "running_mean", "running_var")
 BINS = 64
 
 
-class WatcherSink:
+class WatcherSink(Sink):
     """What makes a sink fit for `watch(sinks=[...])`: told of each flush, it passes on the new."""
 
     def __init__(self):
         self._log: Log | None = None
         self._watching = self._resume = False
-
-    def open(
-        self,
-        name: str,
-        config: Mapping[str, Any],
-        *,
-        group: str = "",
-        axis: str = "step",
-        resume: bool = True,
-    ) -> Log:
-        """See `Sink.open`."""
-        raise NotImplementedError
 
     @property
     def place(self) -> str:
