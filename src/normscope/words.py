@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+from collections.abc import Iterable
 
 
 def percent(fraction: float | None) -> str:
@@ -15,6 +16,13 @@ def percent(fraction: float | None) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """Return a count with its noun: "1 epoch", "1,024 steps". `many` is for other than an s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Return the first names in a row, and how many more there are: "a, b and 3 more"."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def items(kind: str | None) -> str:

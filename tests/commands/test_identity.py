@@ -12,8 +12,8 @@ from rich.console import Console
 
 from normscope.cli import main
 from normscope.commands.compare import CompareOptions, compare
-from normscope.records.knobs import ADDED_KNOBS
 from normscope.records.run import load_run
+from normscope.records.run_description import ADDED_KNOBS
 from normscope.studies import pipeline
 from normscope.studies.spec import Recipe
 from planting import plant

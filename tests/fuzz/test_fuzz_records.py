@@ -29,9 +29,9 @@ from normscope.records.explanation import (
     load_explanation,
     store_explanation,
 )
-from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS
 from normscope.records.recording import Recording
 from normscope.records.run import load_run
+from normscope.records.run_description import ADDED_KNOBS, FIRST_KNOBS
 from normscope.show.report.build import page
 from normscope.show.report.report_data import load_report_data
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normscope.errors import InputError, RecordError
-from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS
+from normscope.records.run_description import ADDED_KNOBS, FIRST_KNOBS
 from normscope.studies.options import options_from
 from normscope.studies.spec import Recipe, RunSpec, default_capture_epochs
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from normscope.models.transformer import ByteDecoder, patches
-from normscope.records.knobs import TRANSFORMERS
+from normscope.records.run_description import TRANSFORMERS
 from normscope.studies.directory import RunDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.measurements import transformer_measurements as measured

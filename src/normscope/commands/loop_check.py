@@ -14,6 +14,7 @@ from normscope.judge.findings import Finding, Group
 from normscope.judge.history import GrowingHistory, with_counts
 from normscope.judge.rules import choose
 from normscope.records.examination import Examination, History
+from normscope.words import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -160,7 +161,6 @@ class LoopCheck:
 def _one_line(group: Group) -> str:
     """A cause in one line: what, where, and the evidence."""
     layers = [layer for layer in group.layers if layer]
-    more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
     evidence = ", ".join(f"{name} {value}" for name, value in group.evidence.items())
-    where = f" In {', '.join(layers[:3])}{more}" if layers else ""
+    where = f" In {listed(layers, 3)}" if layers else ""
     return f"{group.first.code} {group.first.name}: {group.first.message}{where} ({evidence})"

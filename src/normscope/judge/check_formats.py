@@ -12,6 +12,7 @@ from typing import Any
 from normscope.escapes import for_annotation, for_html, for_line, for_terminal
 from normscope.judge.findings import SEVERITIES, Findings, Group
 from normscope.judge.rule import OPTIONS, Rule
+from normscope.words import listed, plural
 
 WIDTH = 100
 """Columns of a line at most, and where there is no terminal."""
@@ -193,11 +194,10 @@ def _layers(group: Group, report: Findings) -> str:
     names = [name for name in group.layers if name]
     if not names:
         return ""
-    more = f" and {len(names) - SHOWN_LAYERS} more" if len(names) > SHOWN_LAYERS else ""
     types = dict.fromkeys(report.layer_types[name] for name in names if name in report.layer_types)
     classes = f" ({', '.join(types)})" if types else ""
     word = "layers" if len(names) > 1 else "layer"
-    return f"{word}: {', '.join(names[:SHOWN_LAYERS])}{more}{classes}"
+    return f"{word}: {listed(names, SHOWN_LAYERS)}{classes}"
 
 
 def _evidence(evidence: Mapping[str, Any]) -> str:
@@ -240,17 +240,13 @@ def _missing(report: Findings) -> dict[str, list[str]]:
 
 
 def _totals(report: Findings) -> str:
-    counts = ", ".join(_counted(len(report.of(severity)), severity) for severity in SEVERITIES)
-    counts = f"{counts} ({_counted(len(report.groups), 'cause')})."
+    counts = ", ".join(plural(len(report.of(severity)), severity) for severity in SEVERITIES)
+    counts = f"{counts} ({plural(len(report.groups), 'cause')})."
     if report.saw_no_layer:
         place = for_line(report.model) or f"the {report.source}"
         return f"No normalization layer was recognized in {place}: none was judged.\n{counts}"
     model = f"{for_line(report.model)}, " if report.model else ""
-    return f"{model}{_counted(report.layers, 'normalization layer')}: {counts}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{model}{plural(report.layers, 'normalization layer')}: {counts}"
 
 
 def _location(model: str, layer: str) -> dict[str, str]:

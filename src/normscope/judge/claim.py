@@ -14,9 +14,9 @@ from normscope.judge.evidence.quantities import has_learned
 from normscope.judge.evidence.summary import Summary, Value, idle, settings_to_learn_at, warnings_on
 from normscope.judge.statistics import LEAST_PAIRS, LEVEL, Estimate
 from normscope.judge.verdicts import EffectEstimate, Outcome, Source, Verdict
-from normscope.records.knobs import TRANSFORMERS
 from normscope.records.run import RunRecord
-from normscope.words import plural
+from normscope.records.run_description import TRANSFORMERS
+from normscope.words import listed, plural
 
 RATIO = "times"
 """The unit of a ratio."""
@@ -311,9 +311,7 @@ def _in_unit(
 def _finite(summary: Summary) -> str:
     if not summary.non_finite:
         return ""
-    first, *others = summary.non_finite
-    more = f" and {len(others)} more" if others else ""
-    return f"a setting at which every run gives a number: not {first}{more}"
+    return f"a setting at which every run gives a number: not {listed(summary.non_finite, 1)}"
 
 
 def _seeds(more: int | None, estimate: Estimate) -> str:

@@ -24,7 +24,7 @@ from normscope.judge.statistics import Estimate
 from normscope.judge.verdicts import Verdict
 from normscope.records.measurements import DEPTH_SIGNALS, HIDDEN_STATES, INITIALIZATION
 from normscope.records.run import WEIGHTS_NAME, RunRecord
-from normscope.words import plural
+from normscope.words import listed, plural
 
 NAMED = 1
 """Runs that are named; of the others there is a count."""
@@ -124,9 +124,8 @@ def _finished(group: Group) -> list[RunRecord]:
 
 
 def _names(runs: list[RunRecord]) -> str:
-    shown = ", ".join(run.directory.name for run in runs[:NAMED])
-    more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
-    return f"{plural(len(runs), 'run')} ({shown}{more})"
+    shown = listed((run.directory.name for run in runs), NAMED)
+    return f"{plural(len(runs), 'run')} ({shown})"
 
 
 READING = "reading"

@@ -41,9 +41,9 @@ from normscope.judge.layer_measures import active_share, layers_before_activatio
 from normscope.judge.statistics import FIRM_FROM, LEAST_PAIRS, Estimate
 from normscope.judge.timeline import Timeline
 from normscope.judge.verdicts import OUTCOMES, Verdict, effect_text, family_sentence
-from normscope.records.knobs import TEXT_MODEL
 from normscope.records.recording import Recording
 from normscope.records.run import RunRecord
+from normscope.records.run_description import TEXT_MODEL
 
 EQUAL_SETTINGS, OWN_RATE, TOLERANCE = "C201", "C202", "C501"
 """The claims that the sentences on accuracy and on learning rates are made of."""

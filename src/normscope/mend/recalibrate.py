@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -123,17 +123,13 @@ def _measuring(
         if name not in own:
             sums[name].add(args[0] if args else kwargs["input"])
 
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name, layer in layers.items():
             layer.training = True
             hook = functools.partial(note_call, name)
-            handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            hooks.enter_context(layer.register_forward_pre_hook(hook, with_kwargs=True))
         with _FunctionalBatchNorm({id(layers[name].running_mean): sums[name] for name in own}):
             yield
-    finally:
-        for handle in handles:
-            handle.remove()
     for name in called:
         if not sums[name].count:
             raise InputError(

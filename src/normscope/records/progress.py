@@ -12,7 +12,7 @@ from normscope.errors import RecordError
 from normscope.records.files import write_json
 from normscope.records.regular_files import read_json
 from normscope.records.run import RECORD_NAME, RUNS, meta_of
-from normscope.words import plural
+from normscope.words import listed, plural
 
 LOCK_NAME = "run.lock"
 PLAN_NAME = "plan.json"
@@ -81,10 +81,9 @@ def missing_runs(study: Path) -> str:
     missing = [name for name in planned if not (study / RUNS / name / RECORD_NAME).is_file()]
     if not missing or any(is_training(study / RUNS / name) for name in planned):
         return ""
-    more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
     return (
         f"{len(missing)} of {plural(len(planned), 'planned run')} of {study}: no record of "
-        f"{', '.join(missing[:MOST_NAMED])}{more} (not begun, or not copied)."
+        f"{listed(missing, MOST_NAMED)} (not begun, or not copied)."
     )
 
 

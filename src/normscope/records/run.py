@@ -12,9 +12,8 @@ import numpy as np
 
 from normscope.errors import RecordError
 from normscope.records.histogram import Histogram, load_captures
-from normscope.records.knobs import ADDED_KNOBS
 from normscope.records.measurements import load_measurements
-from normscope.records.run_description import check_description
+from normscope.records.run_description import ADDED_KNOBS, check_description
 from normscope.records.store import reader
 
 RUNS = "runs"  # the folder of a study in which each run has one of its own

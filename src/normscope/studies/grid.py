@@ -21,7 +21,7 @@ from normscope.errors import InputError, lookup, one_of
 from normscope.models import registry
 from normscope.models.network import Network
 from normscope.models.norms import is_code, resolve_norm
-from normscope.records.knobs import meaning, own_embedding_scale
+from normscope.records.run_description import meaning, own_embedding_scale
 from normscope.studies.memory import refuse_activations, refuse_parameters
 from normscope.studies.options import MOST_RUNS, GridOptions
 from normscope.studies.process_ends import refuse_what_ends_processes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -45,13 +45,10 @@ def refuse_activations(network: Network, sample: Tensor, spec: RunSpec, samples:
         if isinstance(output, Tensor) and next(module.children(), None) is None:
             kept += output.numel()
 
-    handles = [module.register_forward_hook(count) for module in network.modules()]
-    try:
-        with torch.no_grad():
-            network.eval()(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        for module in network.modules():
+            hooks.enter_context(module.register_forward_hook(count))
+        network.eval()(sample)
     what = f"the activations of a batch of {samples:,}"
     _refuse(kept * samples * BYTES, what, spec, "a smaller network or --batch-size")
 

@@ -32,7 +32,7 @@ from normscope.studies.progress_message import Progress
 from normscope.studies.run_recording import is_recorded
 from normscope.studies.runner import RunResult, RunTask
 from normscope.studies.spec import RunSpec
-from normscope.words import items, plural
+from normscope.words import items, listed, plural
 
 LARGE_ENOUGH_FOR_THREADS = 16
 """Pixels of an image's side from which a second thread makes a run faster."""
@@ -109,9 +109,8 @@ class Training:
                 progress.ended(name, outcome, good=result.status == "finished")
 
             def waiting(busy: list[RunTask]) -> None:
-                names = ", ".join(labels[task.directory.name] for task in busy[:3])
-                more = f" and {len(busy) - 3} more" if len(busy) > 3 else ""
-                say(self.console, f"Waiting for another process, which trains {names}{more}.")
+                names = listed((labels[task.directory.name] for task in busy), 3)
+                say(self.console, f"Waiting for another process, which trains {names}.")
 
             execute_all(tasks, self.executor or ProcessExecutor(jobs), report, ended, waiting)
         return results

@@ -19,7 +19,7 @@ import msgspec
 from tyro.conf import FlagCreatePairsOff, arg
 
 from normscope.errors import InputError, RecordError, one_of
-from normscope.records.knobs import ADDED_KNOBS, FIRST_KNOBS, as_json, run_id, run_name
+from normscope.records.run_description import ADDED_KNOBS, FIRST_KNOBS, as_json, run_id, run_name
 
 ENGINE_REVISION = 1
 """Raised with every change of the engine's arithmetic: runs of two engines are different runs."""

@@ -20,6 +20,7 @@ from normscope.user_models.norm_layers import (
     is_norm,
     recognize,
 )
+from normscope.words import listed
 
 LayerSelector = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
@@ -88,7 +89,7 @@ def _no_match(selector: str, modules: dict[str, nn.Module]) -> str:
     norms = [name for name, module in modules.items() if is_norm(module)]
     if near:
         return f"No module matches {selector!r}. Near: {', '.join(near)}."
-    return f"No module matches {selector!r}. Normalization layers: {_listing(norms)}."
+    return f"No module matches {selector!r}. Normalization layers: {listed(norms) or 'none'}."
 
 
 def _no_normalization(model: nn.Module) -> str:
@@ -96,19 +97,13 @@ def _no_normalization(model: nn.Module) -> str:
     functions = [f"{call} in {name or cls}" for name, each in calls.items() for call in each]
     modules = model.named_modules()
     similar = sorted({type(m).__name__ for name, m in modules if called_norm(m, name)})
-    hidden = f" It calls {_listing(functions)}, which nothing can hook." if functions else ""
-    perhaps = f" (perhaps {_listing(similar)})" if similar else ""
+    hidden = f" It calls {listed(functions)}, which nothing can hook." if functions else ""
+    perhaps = f" (perhaps {listed(similar)})" if similar else ""
     return (
         f"{cls} has no normalization layer that is known.{hidden} Name the modules to watch in "
         f"layers=, or make a class{perhaps} known with "
         "normscope.user_models.norm_layers.register_normalization."
     )
-
-
-def _listing(names: Iterable[str], most: int = 8) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more if names else "none"
 
 
 def describe(name: str, module: nn.Module, norm: NormLayer | None) -> LayerInfo:

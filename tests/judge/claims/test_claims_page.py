@@ -10,9 +10,9 @@ import pytest
 from claim_runs import arms
 
 from normscope.judge import claims as room
+from normscope.judge.catalogues import catalogue
 from normscope.judge.claim import Claim
 from normscope.judge.claims import claims, judge_all
-from normscope.judge.claims_page import catalogue
 
 DOCS = Path(__file__).parents[3] / "docs"
 

@@ -11,8 +11,8 @@ import pytest
 
 from normscope.errors import InputError
 from normscope.judge import rules as folder
+from normscope.judge.catalogues import to_markdown
 from normscope.judge.rules import choose, rules
-from normscope.judge.rules_page import to_markdown
 
 ROOT = Path(__file__).parents[3]
 

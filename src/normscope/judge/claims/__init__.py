@@ -19,8 +19,8 @@ from normscope.errors import InputError
 from normscope.judge.claim import Claim
 from normscope.judge.evidence.cells import Evidence
 from normscope.judge.verdicts import Verdict, marked
-from normscope.records.knobs import TRANSFORMERS
 from normscope.records.run import RunRecord
+from normscope.records.run_description import TRANSFORMERS
 from normscope.words import plural
 
 

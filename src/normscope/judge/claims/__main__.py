@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from normscope.judge.catalogues import catalogue
 from normscope.judge.claims import claims
-from normscope.judge.claims_page import catalogue
 
 if __name__ == "__main__":  # this file is imported with the claims
     sys.stdout.write(catalogue(claims()))

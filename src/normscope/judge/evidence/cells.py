@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from normscope.records.knobs import DEFAULT_BLOCK, meaning, own_embedding_scale
 from normscope.records.run import ENDED, RunRecord
+from normscope.records.run_description import DEFAULT_BLOCK, meaning, own_embedding_scale
 
 _NOT_A_SETTING = ("seed", "capture_epochs", "norm_code")  # the last belongs to the arm
 EMBEDDING_SCALE = "embedding_scale"

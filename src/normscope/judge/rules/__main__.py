@@ -1,6 +1,6 @@
 """`python -m normscope.judge.rules` prints docs/checks.md, which a test compares with the rules."""
 
-from normscope.judge.rules_page import to_markdown
+from normscope.judge.catalogues import to_markdown
 
 if __name__ == "__main__":
     print(to_markdown(), end="")

@@ -6,15 +6,14 @@ import asyncio
 import gzip
 import html
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from normscope.escapes import for_html
 from normscope.show.live.access import Access, Guard
@@ -84,7 +83,32 @@ class App:
 
     async def _events(self, request: Request) -> Response:
         followed = self._asked(request)
-        return _not_found() if followed is None else _Stream(self, followed)
+        if followed is None:
+            return _not_found()
+        return StreamingResponse(self._versions(followed), media_type="text/event-stream")
+
+    async def _versions(self, followed: LiveStudy) -> AsyncIterator[str]:
+        """Server-sent events: the newest version at once, and every time that there is another one.
+
+        Versions that came and went while a viewer was slow are left out: it asks for what changed
+        since its own. So a viewer costs a connection and no queue.
+        """
+        text, sent, spoke = "retry: 1000\n\n", "", time.monotonic()
+        followed.viewers += 1
+        try:
+            while not self.stopping:
+                snapshot = followed.snapshot
+                if snapshot is not None and snapshot.version != sent:
+                    sent = snapshot.version
+                    text += f"data: {sent}\n\n"
+                elif time.monotonic() - spoke > ALIVE_SECONDS:
+                    text += ":\n\n"
+                if text:
+                    yield text
+                    text, spoke = "", time.monotonic()
+                await asyncio.sleep(TELL_SECONDS)
+        finally:
+            followed.viewers -= 1
 
     def _asked(self, request: Request) -> LiveStudy | None:
         """The source that a request names; the only one where it names none."""
@@ -93,51 +117,6 @@ class App:
         if followed is not None:
             followed.ask()
         return followed
-
-
-class _Stream(Response):
-    """Server-sent events: the newest version at once, and every time that there is another one.
-
-    Versions that came and went while a viewer was slow are left out: it asks for what changed since
-    its own. So a viewer costs a connection and no queue.
-    """
-
-    media_type = "text/event-stream"
-
-    def __init__(self, app: App, followed: LiveStudy):
-        super().__init__()
-        del self.headers["content-length"]
-        self._app, self._followed = app, followed
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_gone(receive))
-        self._followed.viewers += 1
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._tell(gone, send)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            self._followed.viewers -= 1
-            gone.cancel()
-
-    async def _tell(self, gone: asyncio.Future[None], send: Send) -> None:
-        text, sent, spoke = "retry: 1000\n\n", "", time.monotonic()
-        while not (gone.done() or self._app.stopping):
-            snapshot = self._followed.snapshot
-            if snapshot is not None and snapshot.version != sent:
-                sent = snapshot.version
-                text += f"data: {sent}\n\n"
-            elif time.monotonic() - spoke > ALIVE_SECONDS:
-                text += ":\n\n"
-            if text:
-                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-                text, spoke = "", time.monotonic()
-            await asyncio.wait([gone], timeout=TELL_SECONDS)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _not_found() -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -97,14 +98,12 @@ class AccuracyMeter:
         def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
             sizes.append(given[0][0, 0].numel())
 
-        layers = [module for module in self._model.modules() if isinstance(module, _BatchNorm)]
-        handles = [layer.register_forward_pre_hook(note) for layer in layers]
-        try:
+        with ExitStack() as hooks:
+            for module in self._model.modules():
+                if isinstance(module, _BatchNorm):
+                    hooks.enter_context(module.register_forward_pre_hook(note))
             self._model.eval()
             self._forward(self.images[:1])
-        finally:
-            for handle in handles:
-                handle.remove()
         return min(sizes)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.models.transformer import Block, Transformer
-from normscope.records.knobs import TRANSFORMERS
+from normscope.records.run_description import TRANSFORMERS
 from normscope.studies.capture import tapped
 from normscope.studies.grid import build_for
 from normscope.studies.measurements.run_context import Arrays, RunContext
