@@ -144,10 +144,10 @@ def test_a_study_says_which_runs_it_trains_and_roughly_how_long_they_take(tmp_pa
     plan = STUDIES["quick"]
     grids = [lay_out(grid.options({"device": "cpu"}), grid.sweep) for grid in plan.grids]
     text = describe_study(plan, grids, StudyDirectory(tmp_path), jobs=2)
-    assert text.startswith(f"Study quick: 99 runs, into {tmp_path}\n  {plan.description}\n")
+    assert text.startswith(f"Study quick: 75 runs, into {tmp_path}\n  {plan.description}\n")
     assert "30 runs of 10 epochs: norm batch, none; learning rate 0.01, 0.1, 1; 5 seeds\n" in text
     assert "learning rate 0.1; initialization scale 0.1, 1, 3; 5 seeds" in text
-    assert text.endswith("Roughly 4 minutes with 2 workers.")
+    assert text.endswith("Roughly 3 minutes with 2 workers.")
 
 
 def test_a_damaged_record_is_named(done, tmp_path):
