@@ -51,8 +51,8 @@ EQUAL_SETTINGS, OWN_RATE, TOLERANCE = "C201", "C202", "C501"
 OWN_BEST = "At its own best rate each"
 
 BEST_RATE = (
-    "An arm's own best rate is the one that is best for its other seeds, so that no seed chooses "
-    "its own (with one seed, by that seed); a diverged run counts as guessing."
+    "An arm's own best rate is the one at which its seeds are best on average; a diverged run "
+    "counts as guessing."
 )
 """What has to be known to read a sentence that begins with OWN_BEST."""
 

@@ -76,6 +76,7 @@ CONTRARY = {
     "C2014": "late layers matter less where normalizations are divided by the root of the depth",
     "C2015": "scarce data costs more with dynamic tanh than with layer normalization",
     "C2016": "scarce data costs more with dynamic tanh at the best epoch of each",
+    "C2017": "dynamic tanh is better than layer normalization at the rate that is best for each",
     "C2099": "runs with odd seeds end with a lower loss, which is chance",
 }
 """{code: what is so where the claim is contradicted}, the end of "Against common belief, …"."""

@@ -8,7 +8,7 @@ from normscope.judge.evidence.literature import BLOG, DE_SMITH, NOTEBOOK, SKIPIN
 from normscope.judge.evidence.quantities import (
     accuracies,
     accuracy,
-    accuracy_at_the_choice_of_others,
+    accuracy_at_the_arms_best,
     has_learned,
     learned_from,
 )
@@ -31,13 +31,15 @@ class HigherAccuracyAtItsOwnRate(AccuracyClaim, code="C202"):
     """Batch normalization improves the accuracy also when each network has its own best learning
     rate.
 
-    At equal settings one arm may be run at a rate that suits the other. Each arm gets the rate that
-    was best for its *other* seeds, so that the accuracy that is reported chose nothing. The rate is
-    all that is tuned: the network without normalization has no initialization made for it.
+    At equal settings one arm may be run at a rate that suits the other. Each arm gets the rate at
+    which its seeds are best on average, one for all of them: a choice for each seed by the others
+    would tie the seeds to each other. The best of several is too good in both arms, alike if they
+    are as noisy. The rate is all that is tuned: the network without normalization has no
+    initialization made for it.
 
-    Quantity: test accuracy after the last epoch at the rate that was best for the arm's other
-        seeds, in percent
-    Needs: runs with {norm} and {reference} at two learning rates or more, two seeds or more
+    Quantity: test accuracy after the last epoch at the rate that is best for the arm on average, in
+        percent
+    Needs: runs with {norm} and {reference} at two learning rates or more
     """
 
     source = BLOG
@@ -46,7 +48,7 @@ class HigherAccuracyAtItsOwnRate(AccuracyClaim, code="C202"):
     where_arms_learn = True
 
     def value(self, cell: GridCell) -> float | None:
-        return accuracy_at_the_choice_of_others(cell, self.over)
+        return accuracy_at_the_arms_best(cell, self.over)
 
 
 class LearnsMoreOften(SignClaim, code="C203"):

@@ -8,10 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from normscope.judge import statistics
 from normscope.judge.claim import Claim, SecondaryMetric
 from normscope.judge.evidence.cells import GridCell, Group
 from normscope.judge.evidence.literature import BLOG, DE_SMITH_ON_RATES, RATES_TABLE
 from normscope.judge.evidence.quantities import accuracies, accuracy, learned_from
+from normscope.judge.statistics import Estimate
+from normscope.judge.verdicts import Outcome
 from normscope.records.run import RunRecord
 
 OVER = ("learning_rate",)
@@ -118,8 +121,10 @@ class ToleranceOfLearningRates(_Rates, code="C501"):
     well.
 
     What a user feels: by how much the rate may be off. Decades, since rates are searched on a
-    logarithmic grid; the grid's own step is the resolution. The arms may have different best
-    accuracies: each is held to its own.
+    logarithmic grid; the grid's own step is the resolution. A range has two ends that fall between
+    rates, so that ranges as wide may differ by a step in every seed: a difference counts where the
+    whole interval is wider than a step. The arms may have different best accuracies: each is held
+    to its own.
 
     Quantity: decades of learning rates around the arm's best within 2 points of its best mean
         accuracy
@@ -133,6 +138,16 @@ class ToleranceOfLearningRates(_Rates, code="C501"):
         if rates is None:
             return None
         return math.log10(rates[-1] / rates[0]) if rates else 0.0
+
+    def _outcome(self, estimate: Estimate) -> Outcome:
+        low, high = estimate.interval or (0.0, 0.0)
+        within_a_step = max(low, -high) <= estimate.resolution
+        if within_a_step and not estimate.is_inside(self.margin):
+            return "cannot tell"
+        return super()._outcome(estimate)
+
+    def _more_seeds(self, estimate: Estimate) -> int | None:
+        return statistics.more_seeds(estimate, self.margin, apart_from=estimate.resolution)
 
 
 class HigherLearningRates(_Rates, code="C502"):

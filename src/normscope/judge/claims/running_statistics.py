@@ -140,7 +140,9 @@ class TestImagesDiffer(EvaluationClaim, code="C903"):
     The train-test discrepancy: without eval() and with all test images in one batch (1,000 at most)
     nothing is noisy, and what is lost against eval mode, or won, is that the statistics of the
     images are not those of the training. Running statistics are those that the weights were trained
-    with, so that the batch's own, right as they are for the images, should do worse.
+    with, so that the batch's own, right as they are for the images, should do worse. What differs
+    here is the black border of padded crops; objects have the same size in both, and not the two
+    sizes of random resized crops, of which the paper is.
 
     Quantity: test accuracy of the trained network, in percent
     Needs: finished runs of `normscope study` with {norm} (measurement evaluation)

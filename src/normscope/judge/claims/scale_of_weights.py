@@ -6,9 +6,15 @@ import numpy as np
 
 from normscope.judge.claim import Claim
 from normscope.judge.claim_kinds import BeforeTraining, MeasuredClaim
-from normscope.judge.evidence.cells import GridCell
+from normscope.judge.evidence.cells import GridCell, knobs_of
 from normscope.judge.evidence.literature import ARORA, LI_ARORA, VAN_LAARHOVEN
-from normscope.judge.evidence.quantities import accuracy, exponent, learned_from, positive_values
+from normscope.judge.evidence.quantities import (
+    accuracies,
+    accuracy,
+    exponent,
+    learned_from,
+    positive_values,
+)
 from normscope.records.measurements import DECAY, INITIALIZATION, WEIGHTS
 
 
@@ -63,12 +69,13 @@ class TunesItsOwnRate(Claim, code="C1503"):
     What moves a weight without scale is the rate over its squared norm. A larger rate lengthens
     such weights more, and so takes back a part of itself; nothing ties the weights of a network
     without normalization to the rate. An exponent of 1 is a rate that is what it was set to. At the
-    rates at which a run learned, from the norms after its last epoch.
+    rates at which both arms learn on average, without runs that do not, from the norms after the
+    last epoch.
 
     Quantity: exponent of the learning rate in the rate over the squared norm of a convolution's
         weights (geometric mean) at the end
-    Needs: finished runs with {norm} and {reference} at two learning rates or more, made since
-        records hold the norms of weights
+    Needs: finished runs with {norm} and {reference} at two learning rates or more at which both
+        learn, made since records hold the norms of weights
     """
 
     source = ARORA
@@ -80,11 +87,14 @@ class TunesItsOwnRate(Claim, code="C1503"):
     least = 2
 
     def value(self, cell: GridCell) -> float | None:
+        least = 100 * learned_from(cell.run)
+        means = [accuracies(cells.values(), self.over) for cells in cell.group.arms.values()]
         found = [
             (run.learning_rate, norm)
             for run in cell.runs
             if (norm := run.final("convolution_norm"))
-            and (accuracy(run) or 0) >= 100 * learned_from(run)
+            and (accuracy(run) or 0) >= least
+            and all(mean.get(knobs_of(run, self.over), 0) >= least for mean in means)
         ]
         growth = exponent(*np.transpose(found)) if len(found) > 1 else None
         return None if growth is None else 1 - 2 * growth

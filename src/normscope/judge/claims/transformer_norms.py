@@ -14,7 +14,7 @@ from normscope.judge.claim_kinds import (
     TransformerClaim,
     means,
 )
-from normscope.judge.evidence.cells import Evidence, GridCell, Group, knobs_of, value_of
+from normscope.judge.evidence.cells import Evidence, GridCell, Group, value_of
 from normscope.judge.evidence.literature import (
     BF16,
     CONTROL,
@@ -110,12 +110,19 @@ class LayerBetterThanDynamicTanhAtItsBest(TransformerClaim, code="C2009"):
     best = True
 
 
+def _loss_at_best_rate(cell: GridCell) -> float | None:
+    """The held-out loss of a seed at the rate with the lowest mean of its arm."""
+    means = mean_losses(cell.group.arms[cell.arm].values(), ("learning_rate",))
+    losses = {run.learning_rate: held_out_loss(run) for run in cell.runs}
+    return losses.get(min(means, key=lambda knobs: means[knobs])[0]) if means else None
+
+
 class LayerBetterThanDynamicTanhAtItsBestRate(TransformerClaim, code="C2017"):
     """A transformer with layer normalization ends with a lower loss than one with dynamic tanh also
     when each is trained at the rate that is best for it.
 
     A rate at which layer normalization learns well need not suit dynamic tanh. An arm's best rate
-    is the one with the lowest mean over its other seeds, so that no seed chooses its own.
+    is the one with the lowest mean over its seeds, one for all of them, as in C202.
 
     Quantity: held-out loss after the last epoch at the arm's best rate, in nats (diverged:
         guessing)
@@ -128,10 +135,7 @@ class LayerBetterThanDynamicTanhAtItsBestRate(TransformerClaim, code="C2017"):
     least = 3
 
     def value(self, cell: GridCell) -> float | None:
-        means = mean_losses(cell.others(), self.over)
-        best = min(means, key=lambda knobs: means[knobs], default=None)
-        chosen = [run for run in cell.runs if knobs_of(run, self.over) == best]
-        return held_out_loss(chosen[0]) if chosen else None
+        return _loss_at_best_rate(cell)
 
     def notes(self, groups: Sequence[Group]) -> tuple[str, ...]:
         return tuple(
@@ -203,9 +207,11 @@ class NormalizedQueriesWidenRates(TransformerClaim, code="C2010"):
     """With normalized queries and keys the learning rate matters less to a transformer.
 
     The learning rate sensitivity of Wortsman et al.: what is lost on average over a range of rates
-    against the arm's best rate. It has no threshold, and a run that diverges counts as guessing.
+    against the arm's best rate, by the same seed there. It has no threshold, and a run that
+    diverges counts as guessing.
 
-    Quantity: held-out loss minus that of the arm's best rate, mean over the rates, in nats
+    Quantity: held-out loss, mean over the rates, minus the seed's loss at the arm's best rate, in
+        nats
     Needs: runs of a transformer with and without --qk-norm at three learning rates or more
     """
 
@@ -216,13 +222,11 @@ class NormalizedQueriesWidenRates(TransformerClaim, code="C2010"):
     least = 3
 
     def value(self, cell: GridCell) -> float | None:
-        losses = [held_out_loss(run) for run in cell.runs]
-        known = [loss for loss in losses if loss is not None]
-        if len(known) < len(losses):
+        known = [loss for run in cell.runs if (loss := held_out_loss(run)) is not None]
+        best = _loss_at_best_rate(cell)
+        if best is None or len(known) < len(cell.runs):
             return None
-        return float(np.mean(known)) - min(
-            mean_losses(cell.group.arms[cell.arm].values(), self.over).values()
-        )
+        return float(np.mean(known)) - best
 
 
 class DeepNeedsNormalization(TransformerClaim, code="C2011"):

@@ -48,10 +48,6 @@ class GridCell:
         """The one run of a cell without knobs."""
         return self.runs[0]
 
-    def others(self) -> list[GridCell]:
-        """Return the cells of the same arm at the same setting with other seeds."""
-        return [cell for seed, cell in self.group.arms[self.arm].items() if seed != self.seed]
-
 
 @dataclass(frozen=True, eq=False)
 class Group:

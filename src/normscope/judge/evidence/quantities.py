@@ -78,11 +78,9 @@ def accuracies(cells: Iterable[GridCell], over: Sequence[str]) -> dict[tuple[Any
     }
 
 
-def accuracy_at_the_choice_of_others(cell: GridCell, over: Sequence[str]) -> float | None:
-    """A seed's accuracy at the knobs that were best for the other seeds of its arm: its own result
-    chose nothing.
-    """
-    means = accuracies(cell.others(), over)
+def accuracy_at_the_arms_best(cell: GridCell, over: Sequence[str]) -> float | None:
+    """A seed's accuracy at the knobs that are best for its arm on average."""
+    means = accuracies(cell.group.arms[cell.arm].values(), over)
     accuracy_at = {knobs_of(run, over): accuracy(run) for run in cell.runs}
     return accuracy_at.get(max(means, key=lambda knobs: means[knobs])) if means else None
 
@@ -176,11 +174,11 @@ def held_out_loss(run: RunRecord, *, best: bool = False) -> float | None:
     return min(last, guess) if math.isfinite(last) else None
 
 
-def mean_losses(cell: GridCell, over: tuple[str, ...]) -> dict[tuple, float]:
-    """Return {values of the knobs: mean held-out loss over the seeds of the cell's arm}."""
+def mean_losses(cells: Iterable[GridCell], over: tuple[str, ...]) -> dict[tuple, float]:
+    """Return {values of the knobs: mean held-out loss over the cells}."""
     found: dict[tuple, list[float]] = {}
-    for other in cell.group.arms[cell.arm].values():
-        for run in other.runs:
+    for cell in cells:
+        for run in cell.runs:
             if (loss := held_out_loss(run)) is not None:
                 found.setdefault(knobs_of(run, over), []).append(loss)
     return {knobs: float(np.mean(losses)) for knobs, losses in found.items()}
