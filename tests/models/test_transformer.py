@@ -11,7 +11,6 @@ from normscope.models.registry import build
 from normscope.models.token_norms import TOKEN_NORMS
 from normscope.models.transformer import PLACEMENTS, ByteDecoder, patches, rotated
 from normscope.studies.capture import tapped
-from normscope.studies.explain_layer import choose_layer
 from normscope.user_models.norm_layers import normalization_layers
 
 SIZES = {"in_channels": 1, "num_classes": 10, "image_size": 8}
@@ -254,9 +253,3 @@ def test_a_class_token_is_what_the_class_is_read_from():
     with tapped({"tokens": (model.norm, "output")}) as taps:
         logits = model(torch.randn(2, 1, 8, 8))
     torch.testing.assert_close(logits, model.head(taps["tokens"][:, 0]))
-
-
-def test_explain_says_that_it_works_through_no_transformer():
-    model = build("vit", norm="batch", **SMALL)
-    with pytest.raises(InputError, match="this network is a transformer"):
-        choose_layer(model, None, "batch", None)

@@ -1,4 +1,4 @@
-"""`normscope explain`: one batch normalization layer of a trained network, on one real batch."""
+"""`normscope explain`: one normalization layer of a trained network, on one real batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
 
 from normscope.errors import InputError, NormscopeError, check_type
+from normscope.records.run_description import TRANSFORMERS
 from normscope.studies.options import STUDIES, GridOptions, MachineOptions, NetworkOptions, grid_of
 from normscope.studies.spec import Count, Name, Recipe
+from normscope.words import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,25 +22,30 @@ if TYPE_CHECKING:
     from normscope.data.dataset import Dataset
     from normscope.models.network import Network
     from normscope.records.explanation import Explanation, Forgotten
+    from normscope.records.token_explanation import TokenExplanation
     from normscope.studies.directory import RunDirectory, StudyDirectory
+    from normscope.studies.explain_layer import Choice
     from normscope.studies.grid import Grid
     from normscope.studies.pipeline import Training
     from normscope.studies.spec import RunSpec
 
 FIGURE_NAME = "explanation.png"
 PAGE_NAME = "explanation.html"
+OPTIMIZER_NAMES = {"sgd": "SGD", "adamw": "AdamW", "muon": "Muon"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainOptions(MachineOptions, NetworkOptions):
-    """Show what one batch normalization layer does to one real batch, and what happens when eval()
-    is forgotten.
+    """Show what one normalization layer does to one real batch, and for batch normalization what
+    happens when eval() is forgotten.
 
     With no arguments: a small network is trained on the embedded digits for a few seconds; then one
     of its layers is worked through step by step, as text and as explanation.png. A second, tiny
     network is trained for explanation.html and runs inside it: change the batch, the momentum, the
     mode, and see what happens. The same command again does not train again; for another layer or
-    channel of the same network it takes a few seconds.
+    channel of the same network it takes a few seconds. With --model vit, or byte-lm and --data
+    text, it is a layer or RMS normalization, or dynamic tanh or erf, and the page runs it on one
+    token.
     """
 
     layer: Name = None
@@ -49,14 +58,18 @@ class ExplainOptions(MachineOptions, NetworkOptions):
     furthest from 0).
     """
 
-    norm: str = "batch"
-    """Normalization of the network: batch, or module:callable that makes a torch.nn.BatchNorm2d."""
+    norm: Name = None
+    """Normalization of the network: batch, or module:callable that makes a torch.nn.BatchNorm2d; in
+    transformers layer (the default there), layer-1p, rms, rms-1p, dyt, derf, or module:callable.
+    """
 
-    learning_rate: float = 0.1
-    """Learning rate of the first epoch."""
+    learning_rate: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
+    """Learning rate of the first epoch (default: 0.1; transformers: 0.003)."""
 
     epochs: Count = None
-    """Passes over the training images before the layer is looked at (default: 5; digits: 10)."""
+    """Passes over the training images before the layer is looked at (default: 5; digits: 10; text:
+    1).
+    """
 
     seed: int = 0
     """Seed of the initialization, the order of the images and the augmentation."""
@@ -80,11 +93,13 @@ class ExplainOptions(MachineOptions, NetworkOptions):
         Nothing is fused: building the kernels, the first time on a machine, would take longer than
         these few epochs.
         """
-        usual = 10 if self.data == "digits" else 5
+        usual = {"digits": 10, "text": 1}.get(self.data, 5)
+        transformer = self.recipe.model in TRANSFORMERS
+        rate = (0.003 if transformer else 0.1) if self.learning_rate is None else self.learning_rate
         return grid_of(
             self,
-            norms=(self.norm,),
-            learning_rates=(self.learning_rate,),
+            norms=(self.norm or ("layer" if transformer else "batch"),),
+            learning_rates=(rate,),
             seeds=1,
             epochs=usual if self.epochs is None else self.epochs,
             capture_epochs=(),
@@ -109,10 +124,10 @@ class ExplainOptions(MachineOptions, NetworkOptions):
 
 @dataclass(frozen=True, eq=False)
 class ExplanationResult:
-    """The result of `explain`: the folder, and the record behind the text and the figure."""
+    """The result of `explain`: the folder, and the numbers behind the text and the figure."""
 
     directory: Path
-    explanation: Explanation
+    explanation: Explanation | TokenExplanation
 
 
 def run_explain(options: ExplainOptions) -> int:
@@ -124,11 +139,12 @@ def run_explain(options: ExplainOptions) -> int:
 def explain(
     options: ExplainOptions | None = None, console: Console | None = None
 ) -> ExplanationResult:
-    """Work one batch normalization layer of a trained network out on one real batch, as text and as
-    a figure.
+    """Work one normalization layer of a trained network out on one real batch, as text and as a
+    figure.
 
-    The network is trained unless the folder holds it trained. Accuracies with eval() forgotten are
-    measured unless the folder's record holds them for the same network, machine and versions.
+    The network is trained unless the folder holds it trained. Accuracies with eval() forgotten, of
+    batch normalization, are measured unless the folder's record holds them for the same network,
+    machine and versions.
 
     Args:
         options: as `normscope explain --help` says; None takes the defaults.
@@ -141,53 +157,87 @@ def explain(
     """
     from rich.console import Console
 
-    from normscope.records.explanation import EXPLANATION_NAME, load_if_there, store_explanation
-    from normscope.show.explanation_text import show
-    from normscope.show.figures import explanation_poster
     from normscope.show.terminal import say
-    from normscope.studies.explain_layer import choose_layer, explain_layer
+    from normscope.studies.explain_layer import choose_layer
     from normscope.studies.grid import build_for, lay_out
-    from normscope.studies.measurements.run_context import trained_network
     from normscope.studies.pipeline import open_study
 
     options = ExplainOptions() if options is None else options
     check_type("options", options, ExplainOptions)
     grid = lay_out(options.study)
-    grids = [grid, lay_out(options.page_study)]
-    spec, page_spec = (dataclasses.replace(each.specs[0], seed=options.seed) for each in grids)
-    grid = dataclasses.replace(grid, specs=(spec, page_spec))
+    spec = dataclasses.replace(grid.specs[0], seed=options.seed)
     choice = choose_layer(build_for(grid.dataset, spec), options.layer, spec.norm, options.channel)
+    if is_batch := choice.kind == "batch":
+        page_spec = dataclasses.replace(lay_out(options.page_study).specs[0], seed=options.seed)
+        grid = dataclasses.replace(grid, specs=(spec, page_spec))
+    else:
+        grid = dataclasses.replace(grid, specs=(spec,))
     with open_study(options.directory, options.study, console or Console()) as training:
-        folder, run = training.study.path, training.study.run(spec)
-        known = load_if_there(folder / EXPLANATION_NAME)
         _train(training, grid, options.study)
-        model = trained_network(run, spec, grid.dataset)
-        meta = _describe(spec, run, choice.others)
-        same = ("run", "environment")
-        if known is not None and all(known.meta[name] == meta[name] for name in same):
-            forgotten = known.forgotten
-        else:
-            forgotten = _accuracies_without_eval(model, grid.dataset, spec, training.console)
-        explanation = explain_layer(
-            model,
-            choice,
-            grid.dataset,
-            spec,
-            channel=options.channel,
-            forgotten=forgotten,
-            meta=meta,
-        )
-        store_explanation(explanation, folder / EXPLANATION_NAME)
-        explanation_poster.draw(explanation, folder / FIGURE_NAME)
-        show(explanation, training.console)
-        _write_page(training.study, page_spec, grid.dataset)
-        training.written([PAGE_NAME, FIGURE_NAME, EXPLANATION_NAME], page=False)
-        say(training.console, f"Open {folder / PAGE_NAME} in a browser.")
-    return ExplanationResult(folder, explanation)
+        work = _batch_norm if is_batch else _tokens
+        explanation, written = work(training, grid, choice, options.channel)
+        training.written(written, page=False)
+        say(training.console, f"Open {training.study.path / PAGE_NAME} in a browser.")
+    return ExplanationResult(training.study.path, explanation)
+
+
+def _batch_norm(
+    training: Training, grid: Grid, choice: Choice, channel: int | None
+) -> tuple[Explanation, list[str]]:
+    """Explain a batch normalization: text, figure, record, and the page with its own network."""
+    from normscope.records.explanation import EXPLANATION_NAME, load_if_there, store_explanation
+    from normscope.show.explanation_text import show
+    from normscope.show.figures import explanation_poster
+    from normscope.studies.explain_layer import explain_layer
+    from normscope.studies.measurements.run_context import trained_network
+
+    spec, page_spec = grid.specs
+    folder, run = training.study.path, training.study.run(spec)
+    known = load_if_there(folder / EXPLANATION_NAME)
+    model = trained_network(run, spec, grid.dataset)
+    meta = _describe(spec, run, choice.others)
+    if known is not None and all(known.meta[name] == meta[name] for name in ("run", "environment")):
+        forgotten = known.forgotten
+    else:
+        forgotten = _accuracies_without_eval(model, grid.dataset, spec, training.console)
+    explanation = explain_layer(
+        model, choice, grid.dataset, spec, channel=channel, forgotten=forgotten, meta=meta
+    )
+    store_explanation(explanation, folder / EXPLANATION_NAME)
+    explanation_poster.draw(explanation, folder / FIGURE_NAME)
+    show(explanation, training.console)
+    _write_page(training.study, page_spec, grid.dataset)
+    return explanation, [PAGE_NAME, FIGURE_NAME, EXPLANATION_NAME]
+
+
+def _tokens(
+    training: Training, grid: Grid, choice: Choice, channel: int | None
+) -> tuple[TokenExplanation, list[str]]:
+    """Explain a layer that takes every token by itself: text, figure, and the page that runs it."""
+    from normscope.show.explanation_page.explanation_html import write_token_page
+    from normscope.show.explanation_text import show_tokens
+    from normscope.show.figures import token_poster
+    from normscope.studies.explain_layer import explain_tokens
+    from normscope.studies.measurements.run_context import trained_network
+
+    (spec,) = grid.specs
+    folder, run = training.study.path, training.study.run(spec)
+    explanation = explain_tokens(
+        trained_network(run, spec, grid.dataset),
+        choice,
+        grid.dataset,
+        spec,
+        channel=channel,
+        meta=_describe(spec, run, choice.others),
+    )
+    token_poster.draw(explanation, folder / FIGURE_NAME)
+    show_tokens(explanation, training.console)
+    write_token_page(explanation, _made(run, spec, grid.dataset), folder / PAGE_NAME)
+    return explanation, [PAGE_NAME, FIGURE_NAME]
 
 
 def _train(training: Training, grid: Grid, options: GridOptions) -> None:
-    """Train the network and that of the page, both at once where there are two cores.
+    """Train the network and that of a page with its own, both at once where there are two cores.
 
     Raises:
         NormscopeError: if one failed or diverged: there is no layer to explain then.
@@ -208,24 +258,32 @@ def _train(training: Training, grid: Grid, options: GridOptions) -> None:
 def _write_page(study: StudyDirectory, spec: RunSpec, dataset: Dataset) -> None:
     """Write the page, in which a trained network runs."""
     from normscope.models.tiny_cnn import TinyCNN
-    from normscope.records.run import load_run
     from normscope.show.explanation_page.explanation_html import write_page
-    from normscope.show.terminal import percent
     from normscope.studies.measurements.run_context import trained_network
     from normscope.studies.page_network import page_network
 
     run = study.run(spec)
     model = trained_network(run, spec, dataset)
     assert isinstance(model, TinyCNN)
-    accuracy = percent(load_run(run.path).final("test_accuracy"))
-    made = {
-        "Data": dataset.source,
-        "Training": f"{spec.epochs} epochs of SGD at {spec.learning_rate:g}, seed {spec.seed}",
-        "Test accuracy": f"{accuracy} on all {len(dataset.test_labels):,} test images",
-        "Run": run.path.name,
-    }
+    made = _made(run, spec, dataset)
     page = page_network(model, dataset, seed=spec.seed, source=dataset.source, made=made)
     write_page(page, study.path / PAGE_NAME)
+
+
+def _made(run: RunDirectory, spec: RunSpec, dataset: Dataset) -> dict[str, str]:
+    """Return how a network was trained, term by term."""
+    from normscope.records.run import load_run
+    from normscope.show.terminal import percent
+
+    accuracy = percent(load_run(run.path).final("test_accuracy"))
+    count, items = len(dataset.test_labels), "images" if dataset.kind == "images" else "windows"
+    return {
+        "Data": dataset.source,
+        "Training": f"{plural(spec.epochs, 'epoch')} of {OPTIMIZER_NAMES[spec.optimizer]} at "
+        f"{spec.learning_rate:g}, seed {spec.seed}",
+        "Test accuracy": f"{accuracy} on all {count:,} test {items}",
+        "Run": run.path.name,
+    }
 
 
 def _accuracies_without_eval(

@@ -81,11 +81,11 @@ def value_steps(explanation: Explanation) -> list[Step]:
         Step("one value", f"x[{index[0]}, {channel.index}, {index[1]}, {index[2]}]", number(x)),
         Step(
             "normalized", "(x − mean) / √(variance + eps)",
-            f"({number(x)} − {_signed(channel.mean)}) / {root} = {number(normalized)}",
+            f"({number(x)} − {signed(channel.mean)}) / {root} = {number(normalized)}",
         ),
         Step(
             "output", "weight · normalized + bias",
-            f"{number(channel.weight)} · {_signed(normalized)} + {_signed(channel.bias)} = "
+            f"{number(channel.weight)} · {signed(normalized)} + {signed(channel.bias)} = "
             f"{number(output)}",
         ),
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def memory_steps(explanation: Explanation) -> list[Step]:
     return [
         Step(
             "running mean", f"(1 − {name}) · old + {name} · mean",
-            f"{kept} · {_signed(mean)} + {share} · {_signed(channel.mean)} = {number(new_mean)}",
+            f"{kept} · {signed(mean)} + {share} · {signed(channel.mean)} = {number(new_mean)}",
         ),
         Step(
             "variance, unbiased", "variance · m / (m − 1)",
@@ -130,12 +130,12 @@ def _eval_step(channel: Channel, index: tuple[int, int, int]) -> Step:
     return Step(
         "output in eval mode",
         "weight · (x − old running mean) / √(old running variance + eps) + bias",
-        f"{number(channel.weight)} · ({number(float(channel.x[index]))} − {_signed(mean)}) / "
-        f"√({number(var)} + {number(channel.eps)}) + {_signed(channel.bias)} = "
+        f"{number(channel.weight)} · ({number(float(channel.x[index]))} − {signed(mean)}) / "
+        f"√({number(var)} + {number(channel.eps)}) + {signed(channel.bias)} = "
         f"{number(float(channel.eval_output[index]))}",
     )
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     """A number behind an operator: negative ones in parentheses."""
     return f"({number(value)})" if value < 0 else number(value)

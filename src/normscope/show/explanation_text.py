@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from normscope.records.explanation import ORDERS, Channel, Explanation, Forgotten
+from normscope.records.token_explanation import TokenExplanation
+from normscope.show import token_arithmetic as tokens
 from normscope.show.arithmetic import (
     Step,
     batch_steps,
@@ -41,6 +44,61 @@ def show(explanation: Explanation, console: Console) -> None:
     _forgotten(explanation, console)
 
 
+def show_tokens(explanation: TokenExplanation, console: Console) -> None:
+    """Print the explanation of a layer that takes every token by itself."""
+    _heading(f"1. {explanation.layer}: the tensor and its pooled axis", console)
+    say(console, tokens.describe_layer(explanation))
+    _others(explanation, console)
+    say(console, tokens.pooled_text(explanation))
+    _heading("2. Tokens of the first sample, before and after the layer", console)
+    _token_table(explanation, console)
+    place = ", ".join(map(str, explanation.token))
+    title = f"3. Token [{place}], and its value {explanation.channel} through the layer"
+    _steps(title, [step for group in tokens.token_steps(explanation) for step in group], console)
+    _heading("4. What is lost, and what stays", console)
+    for sentence in tokens.losses(explanation):
+        say(console, f"  {sentence}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("every token changed to", "largest change of the output", ""):
+        table.add_column(name)
+    for row in tokens.invariances(explanation):
+        table.add_row(*row)
+    console.print(table)
+    _heading("5. Train mode, eval mode, and other samples", console)
+    say(console, tokens.modes_text(explanation))
+
+
+def _token_table(explanation: TokenExplanation, console: Console) -> None:
+    """A row for each shown token beside the chosen one: its moments before and after."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("token", "mean", "root mean square", "output: mean", "root mean square"):
+        table.add_column(name, justify="right", no_wrap=True)
+    count, chosen = explanation.x.shape[-2], explanation.token[-1]
+    x = explanation.x[explanation.token[:-1]]
+    for index in shown_channels(count, chosen, MAX_CHANNELS):
+        moments = [
+            _short(float(value))
+            for values in (x[index].astype(np.float64), explanation.output(x[index]))
+            for value in (values.mean(), np.sqrt(np.square(values).mean()))
+        ]
+        mark = "> " if index == chosen else ""
+        table.add_row(
+            mark + escape(explanation.name_of(index)), *moments, style="bold cyan" if mark else None
+        )
+    console.print(table)
+    if count > MAX_CHANNELS:
+        say(console, f"{MAX_CHANNELS} of {count} tokens.")
+
+
+def _others(explanation: Explanation | TokenExplanation, console: Console) -> None:
+    others = explanation.meta.get("other_layers", [])
+    if others:
+        say(
+            console,
+            f"It is the first of {len(others) + 1} layers with that name; the next is {others[0]}.",
+        )
+
+
 def _tensor(explanation: Explanation, console: Console) -> None:
     spec = explanation.meta["spec"]
     n, channels, height, width = explanation.x.shape
@@ -50,12 +108,7 @@ def _tensor(explanation: Explanation, console: Console) -> None:
         f"{describe_layer(explanation)}, of {spec['model']} on {spec['data']} after "
         f"{plural(spec['epochs'], 'epoch')} of training{batches_text(explanation)}.",
     )
-    others = explanation.meta.get("other_layers", [])
-    if others:
-        say(
-            console,
-            f"It is the first of {len(others) + 1} layers with that name; the next is {others[0]}.",
-        )
+    _others(explanation, console)
     say(
         console,
         f"x is [N, C, H, W] = [{n}, {channels}, {height}, {width}]: {n} images, {channels} "

@@ -1,11 +1,10 @@
-"""One batch normalization layer of a trained network, worked through on the next training batch."""
+"""One layer of a trained network, worked through on the next training batch."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeGuard
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +16,15 @@ from normscope.errors import InputError
 from normscope.models.batch_norm import BatchNormSteps, steps_of
 from normscope.models.batch_norm import RunningStatistics as Running
 from normscope.models.network import Network
-from normscope.models.transformer import Transformer
+from normscope.models.token_norms import (
+    DynamicErf,
+    DynamicTanh,
+    OffsetLayerNorm,
+    OffsetRMSNorm,
+    RMSNorm,
+)
 from normscope.records.explanation import Explanation, Forgotten, RunningStatistics
+from normscope.records.token_explanation import TokenExplanation
 from normscope.studies.grid import batches_for
 from normscope.studies.spec import RunSpec
 from normscope.user_models.norm_layers import is_norm
@@ -31,41 +37,45 @@ LISTED = 8
 """Layers that a message names at most."""
 
 
+TOKEN_KINDS: dict[type[nn.Module], str] = {
+    nn.LayerNorm: "layer",
+    OffsetLayerNorm: "layer",
+    nn.RMSNorm: "rms",
+    RMSNorm: "rms",
+    OffsetRMSNorm: "rms",
+    DynamicTanh: "tanh",
+    DynamicErf: "erf",
+}
+"""{layer that takes every token by itself: its kind in `records.token_explanation`}."""
+
+
 @dataclass(frozen=True)
 class Choice:
-    """The layer that is explained, and the other batch normalizations that match the pattern."""
+    """The layer that is explained, and the others that match the pattern."""
 
     name: str
+    kind: str  # batch, or of TOKEN_KINDS
     others: tuple[str, ...]
 
 
 def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | None) -> Choice:
-    """The first batch normalization that a name or pattern matches; without one, the first in the
-    first stage.
+    """The first layer that a name or pattern matches and that can be explained; without one, the
+    first in the first stage.
 
     Raises:
-        InputError: if nothing matches, or what matches is no batch normalization, or it has no such
+        InputError: if nothing matches, or what matches cannot be explained, or it has no such
             channel.
     """
-    if isinstance(model, Transformer):
+    modules = dict(model.named_modules())
+    known = [name for name, module in modules.items() if kind_of(module)]
+    if not known and not any(map(is_norm, modules.values())):
         raise InputError(
-            "One batch normalization of a convolutional network is explained, and this network is "
-            "a transformer (--model)."
+            f"The network has no normalization layer: its norm is {norm!r}; expected another "
+            "(--norm)."
         )
-    norms = {name: module for name, module in model.named_modules() if is_norm(module)}
-    if not norms:
-        raise InputError(
-            f"The network has no normalization layer: its norm is {norm!r}; expected batch "
-            "normalization (--norm)."
-        )
-    found = {
-        layer.name: layer.module
-        for layer in find_layers(model, pattern or model.landmarks.first_normalization)
-    }
-    explained = [(name, module) for name, module in found.items() if _is_batch_norm(module)]
+    found = find_layers(model, pattern or model.landmarks.first_normalization)
+    explained = [layer.name for layer in found if kind_of(layer.module)]
     if not explained:
-        name, module = next(iter(found.items()))
-        known = [name for name, module in norms.items() if _is_batch_norm(module)]
         more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
         those = (
             f"Those of this network: {', '.join(known[:LISTED])}{more}"
@@ -73,21 +83,35 @@ def choose_layer(model: Network, pattern: str | None, norm: str, channel: int | 
             else f"This network has none: its norm is {norm!r} (--norm)"
         )
         raise InputError(
-            f"Layer {name!r} is a {type(module).__name__}; expected a torch.nn.BatchNorm2d, whose "
-            f"forward a subclass may not change. {those}."
+            f"Layer {found[0].name!r} is a {type(found[0].module).__name__}; expected a batch "
+            "normalization of images, a layer or RMS normalization of tokens, or dynamic tanh or "
+            f"erf, whose forward a subclass may not change. {those}."
         )
-    (name, layer), *others = explained
-    if channel is not None and channel >= layer.num_features:
+    name, *others = explained
+    width = _width(modules[name])
+    if channel is not None and channel >= width:
         raise InputError(
-            f"Channel {channel} does not exist: {name} has the channels 0 to "
-            f"{layer.num_features - 1} (--channel)."
+            f"Channel {channel} does not exist: {name} has the channels 0 to {width - 1} "
+            "(--channel)."
         )
-    return Choice(name, tuple(name for name, _ in others))
+    return Choice(name, kind_of(modules[name]) or "", tuple(others))
 
 
-def _is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Return whether it computes what `models.batch_norm` defines: a subclass may not."""
-    return isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward
+def kind_of(module: nn.Module) -> str | None:
+    """Return what a layer computes, as `models.batch_norm` or `records.token_explanation` define
+    it; None for any other, also for a subclass with a forward of its own.
+    """
+    kinds = {_BatchNorm: "batch", **TOKEN_KINDS}
+    known = next((each for each in type(module).__mro__ if each in kinds), None)
+    if known is None or type(module).forward is not known.forward:
+        return None
+    several = len(getattr(module, "normalized_shape", (1,))) > 1
+    return None if several else kinds[known]
+
+
+def _width(module: nn.Module) -> int:
+    sizes = getattr(module, "num_features", None), *getattr(module, "normalized_shape", ())
+    return next((size for size in sizes if size), 0) or len(module.get_parameter("weight"))
 
 
 def explain_layer(
@@ -100,8 +124,8 @@ def explain_layer(
     forgotten: Forgotten,
     meta: Mapping[str, object],
 ) -> Explanation:
-    """Run the layer in train mode on the first batch of the epoch after the last, on the CPU in
-    float32.
+    """Run a batch normalization in train mode on the first batch of the epoch after the last, on
+    the CPU in float32.
 
     The steps are float64 arithmetic on the float32 values that the layer was given. The model is
     left as it is. Without a channel, the one is worked through whose mean is furthest from 0.
@@ -142,8 +166,66 @@ def explain_layer(
 
 
 @torch.no_grad()
+def explain_tokens(
+    model: Network,
+    choice: Choice,
+    dataset: Dataset,
+    spec: RunSpec,
+    *,
+    channel: int | None,
+    meta: Mapping[str, object],
+) -> TokenExplanation:
+    """Run a layer that takes every token by itself as `explain_layer` does a batch normalization.
+
+    The token is the one of the first sample whose mean, or without a mean root mean square, is
+    furthest from 0, and without a channel the value of it that is.
+    """
+    samples, _ = next(iter(batches_for(dataset, spec).train(spec.seed, spec.epochs + 1)))
+    layer = copy.deepcopy(model.get_submodule(choice.name)).float()
+    x = _input_of(model, choice.name, samples)
+    values = {name: value.double() for name, value in layer.named_parameters()}
+    is_offset = isinstance(layer, OffsetLayerNorm | OffsetRMSNorm)
+    gain, eps = values.get("weight"), getattr(layer, "eps", 0.0)
+    moment = x[0].mean(-1) if choice.kind == "layer" else x[0].square().mean(-1)
+    token = (0, *map(int, np.unravel_index(int(moment.abs().argmax()), moment.shape)))
+    explanation = TokenExplanation(
+        layer=choice.name,
+        layer_type=type(layer).__name__,
+        kind=choice.kind,
+        eps=float(torch.finfo(x.dtype).eps if eps is None else eps),
+        alpha=float(values.get("alpha", torch.ones(()))),
+        shift=float(values.get("shift", torch.zeros(()))),
+        x=x.contiguous().numpy(),
+        gain=_vector(gain if gain is None or not is_offset else 1 + gain),
+        gain_is_offset=is_offset,
+        bias=_vector(values.get("bias")),
+        token=token,
+        channel=int(x[token].abs().argmax()) if channel is None else channel,
+        names=_token_names(samples[0], x.shape[-2], dataset.kind),
+        disagreement=0.0,
+        between_modes=_largest(layer.train()(x), layer.eval()(x)),
+        alone=_largest(layer(x)[:1], layer(x[:1])),
+        meta=dict(meta),
+    )
+    expected = torch.from_numpy(explanation.output(explanation.x))
+    return replace(explanation, disagreement=_largest(layer(x), expected))
+
+
+def _largest(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference."""
+    return float((one.double() - other).abs().max())
+
+
+def _token_names(sample: Tensor, tokens: int, kind: str) -> tuple[str, ...]:
+    """Return the tokens of a sample: bytes as Python writes them, else their numbers."""
+    if kind == "text":
+        return tuple(repr(bytes([byte]))[2:-1] for byte in sample.tolist())
+    return tuple(map(str, range(tokens)))
+
+
+@torch.no_grad()
 def _input_of(model: Network, layer: str, images: Tensor) -> Tensor:
-    """Return the layer's input at its first call in train mode, float32 [N, C, H, W]."""
+    """Return the layer's input at its first call in train mode, float32."""
     running = copy.deepcopy(model).train()
     inputs: list[Tensor] = []
     handle = running.get_submodule(layer).register_forward_pre_hook(
@@ -165,7 +247,7 @@ def _disagreement(
     pairs = [(layer.eval()(x), in_eval_mode.output), (layer.train()(x), steps.output)]
     if layer.running_mean is not None and layer.running_var is not None and after is not None:
         pairs += [(layer.running_mean, after.mean), (layer.running_var, after.var)]
-    return max(float((one.double() - other).abs().max()) for one, other in pairs)
+    return max(_largest(one, other) for one, other in pairs)
 
 
 def _as_pixels(images: Tensor, dataset: Dataset) -> np.ndarray:

@@ -96,12 +96,12 @@ def test_another_seed_is_another_network_in_the_same_folder(explained, again):
         ({"layer": "zzz"}, "Normalization layers: stem.1, layer1.0.bn1"),
         (
             {"layer": "layer1.0.conv1"},
-            "'layer1.0.conv1' is a Conv2d; expected a torch.nn.BatchNorm2d",
+            "'layer1.0.conv1' is a Conv2d; expected a batch normalization of images",
         ),
         ({"norm": "none"}, "has no normalization layer: its norm is 'none'"),
         (
             {"norm": "group", "recipe": Recipe(widths=(8,))},
-            "is a GroupNorm; expected a torch.nn.BatchNorm2d",
+            "is a GroupNorm; expected a batch normalization of images",
         ),
         ({"norm": "bach"}, "Did you mean 'batch'?"),
         (

@@ -11,7 +11,8 @@ from torch import nn
 
 from normscope.errors import InputError
 from normscope.models.registry import build
-from normscope.show.explanation_page.explanation_html import page, write_page
+from normscope.records.token_explanation import TokenExplanation
+from normscope.show.explanation_page.explanation_html import page, write_page, write_token_page
 from normscope.studies.page_network import page_images, page_network
 
 CLASSES = ("zero", "</script><b>one", "\u202etwo", "a very long name of a class")
@@ -219,3 +220,25 @@ def test_another_file_is_not_replaced(tmp_path):
     with pytest.raises(InputError, match="was kept"):
         write_page(page_network(model, dataset, seed=0, source="x", made={}), path)
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms", "erf"])
+def test_the_page_of_tokens_computes_what_the_layer_does(kind, opened, tmp_path):
+    rng = np.random.default_rng(3)
+    explanation = TokenExplanation(
+        layer="<b>norm", layer_type="LayerNorm", kind=kind, eps=1e-6, alpha=0.7, shift=0.2,
+        x=rng.normal(size=(2, 5, 6)).astype(np.float32), gain=rng.normal(size=6),
+        gain_is_offset=False, bias=None if kind == "rms" else rng.normal(size=6), token=(0, 3),
+        channel=2, names=("a", "\\n", "<", "$", "e"), disagreement=1e-7, between_modes=0.0,
+        alone=0.0, meta={"spec": {"model": "byte-lm", "data": "</script><b>text", "epochs": 1}},
+    )  # fmt: skip
+    write_token_page(explanation, {"Data": "</script><b>text"}, tmp_path / "page.html")
+    view = opened((tmp_path / "page.html").read_text(), width=390)
+    token = explanation.x[0, 3].astype(float)
+    found = view.evaluate("output(DATA.tokens[3].map((value) => 2 * value + 1))")
+    np.testing.assert_allclose(found, explanation.output(2 * token + 1), atol=1e-5)
+    view.locator("#move").fill("2")
+    verdict = "undone the change" if kind == "layer" else "goes through"
+    view.wait_for_function(f"byId('say').textContent.includes('{verdict}')", timeout=60_000)
+    assert view.evaluate("document.documentElement.scrollWidth") == 390
+    assert view.locator("#token option").all_inner_texts() == ["0 a", "1 \\n", "2 <", "3 $", "4 e"]

@@ -30,7 +30,7 @@ from normscope.show.figures.explanation_panels import (
     draw_updates,
 )
 from normscope.show.figures.page import MARGIN, Frame, Row, lay_out
-from normscope.show.figures.provenance import made_on
+from normscope.show.figures.provenance import run_footer
 from normscope.show.figures.style import (
     INK,
     NORMAL,
@@ -174,14 +174,14 @@ def draw(explanation: Explanation, path: Path) -> Figure:
     before, ridges, arithmetic, modes = (row[0] for row in axes)
     draw_piles(before, explanation)
     for axis, tensor in zip(
-        _split(ridges, (1, 1, 1), 0.47, 0.35), ("x", "normalized", "output"), strict=True
+        split(ridges, (1, 1, 1), 0.47, 0.35), ("x", "normalized", "output"), strict=True
     ):
         draw_ridges(axis, explanation, tensor)
-    text, mean, var = _split(arithmetic, (6.9, 2.45, 2.45), 0.0, 0.47)
+    text, mean, var = split(arithmetic, (6.9, 2.45, 2.45), 0.0, 0.47)
     draw_steps(text, step_groups(explanation))
     draw_updates(mean, explanation, "mean")
     draw_updates(var, explanation, "var")
-    outputs, means, during, afterwards = _split(modes, (2.6, 2.6, 3.1, 2.2), 0.72, 0.74)
+    outputs, means, during, afterwards = split(modes, (2.6, 2.6, 3.1, 2.2), 0.72, 0.74)
     draw_modes(outputs, explanation)
     draw_batch_means(means, explanation)
     draw_accuracies(during, afterwards, explanation)
@@ -208,7 +208,7 @@ def _rows(explanation: Explanation) -> list[Row]:
     ]
 
 
-def _split(axis: Axes, widths: Sequence[float], left: float, gap: float) -> list[Axes]:
+def split(axis: Axes, widths: Sequence[float], left: float, gap: float) -> list[Axes]:
     """Axes side by side in place of one, their widths in proportion; lengths in inches."""
     figure = axis.figure
     assert isinstance(figure, Figure)
@@ -231,18 +231,12 @@ def _subtitle(explanation: Explanation) -> str:
 
 
 def _footer(explanation: Explanation) -> str:
-    spec, forgotten = explanation.meta["spec"], explanation.forgotten
-    made = {
-        part: text or "not recorded"
-        for part, text in made_on(explanation.meta, spec.get("precision")).items()
-    }
-    return (
-        f"n = 1 trained network (seed {spec['seed']}, learning rate {spec['learning_rate']:g}). "
+    forgotten = explanation.forgotten
+    accuracies = (
         f"Accuracies: {forgotten.images:,} test images, {forgotten.during.shape[2]} orders of them "
         "(at batch size 1, where the order plays no part in train mode, one). "
-        f"Data: {made['Data']}. Hardware: {made['Hardware']}; the layer itself in float32, its "
-        f"arithmetic in float64. Versions: {made['Versions']}."
     )
+    return run_footer(explanation.meta, accuracies)
 
 
 LOOKS = {

@@ -77,6 +77,21 @@ def made_on(meta: Mapping[str, Any], precision: str | None) -> dict[str, str | N
     }
 
 
+def run_footer(meta: Mapping[str, Any], also: str = "") -> str:
+    """Return the line under a figure of one trained network's layer; `also` says what else is on
+    it.
+    """
+    spec = meta["spec"]
+    made = {
+        part: text or "not recorded" for part, text in made_on(meta, spec.get("precision")).items()
+    }
+    return (
+        f"n = 1 trained network (seed {spec['seed']}, learning rate {spec['learning_rate']:g}). "
+        f"{also}Data: {made['Data']}. Hardware: {made['Hardware']}; the layer itself in float32, "
+        f"its arithmetic in float64. Versions: {made['Versions']}."
+    )
+
+
 def _joined(values: Iterable[str | None]) -> str:
     known = dict.fromkeys(value for value in values if value is not None)
     return " / ".join(known) or "not recorded"
