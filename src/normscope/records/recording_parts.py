@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -31,55 +31,6 @@ class Batch:
     blocks: Sequence[tuple[np.ndarray, Mapping[Name, np.ndarray]]] = ()
     events: Sequence[dict[str, Any]] = ()
     non_finite: Sequence[dict[str, Any]] = ()
-
-
-class Part(Protocol):
-    """The recording of one process."""
-
-    @property
-    def source(self) -> str:
-        """Where it is from, for a sentence."""
-        ...
-
-    @property
-    def header(self) -> Header:
-        """The part's description."""
-        ...
-
-    @property
-    def non_finite(self) -> list[dict[str, Any]]:
-        """The first values that were not finite, per layer."""
-        ...
-
-    def events(self) -> list[dict[str, Any]]:
-        """The events of the recording: {step, epoch, kind, layer, detail}."""
-        ...
-
-    def statistics(self) -> Mapping[str, Collection[str]]:
-        """{layer: the names of what was recorded of it}."""
-        ...
-
-    def blocks(
-        self, layer: str, statistic: str, first: int | None = None, last: int | None = None
-    ) -> list[Block]:
-        """(steps [R], values [R, ...]) in the order in which they were written: all of them, if
-        nothing is damaged from the step `first` to the step `last`.
-        """
-        ...
-
-    def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> MemoryPart:
-        """The part as it is now, read in one pass and held in memory: some statistics, or all, of
-        the steps after one.
-        """
-        ...
-
-
-class WritablePart(Part, Protocol):
-    """A part that is being recorded."""
-
-    def write(self, batch: Batch) -> None:
-        """Add to the part, all or nothing."""
-        ...
 
 
 @dataclass
@@ -155,7 +106,9 @@ class MemoryPart:
         return text
 
     def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> MemoryPart:
-        """See `Part.snapshot`; the arrays are shared."""
+        """Return the part as it is now: of some statistics or all, the steps after one; the arrays
+        are shared.
+        """
         copy = MemoryPart(
             self.header, self.limit, self.non_finite, self.events(), source=self.source
         )
@@ -298,7 +251,7 @@ class FilePart:
         return self._passes[histograms].blocks(layer, statistic, first, last)
 
     def snapshot(self, statistics: Collection[str] | None = None, after: int = -1) -> MemoryPart:
-        """See `Part.snapshot`.
+        """Return the same of a file, read in one pass.
 
         Raises:
             RecordError: if a block has another shape than its statistic.
@@ -327,6 +280,10 @@ class FilePart:
         non_finite = _checked_non_finite(meta.get("non_finite", []), self.path)
         events = store.events()
         return MemoryPart(header, non_finite=non_finite, _events=events, source=self.source)
+
+
+Part = MemoryPart | FilePart
+"""The recording of one process."""
 
 
 def _is_histogram(statistic: str) -> bool:

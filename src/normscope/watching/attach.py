@@ -15,7 +15,7 @@ from normscope.paths import given_path
 from normscope.records.files import is_alive, this_process
 from normscope.records.recording import Recording, rank_path
 from normscope.records.recording_header import Header
-from normscope.records.recording_parts import FilePart, MemoryPart, WritablePart
+from normscope.records.recording_parts import FilePart, MemoryPart, Part
 from normscope.user_models.functional_norms import functional_norms
 from normscope.user_models.wrappers import stepping_optimizer, unwrapped_model
 from normscope.version import __version__
@@ -113,7 +113,7 @@ def _process() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def _part(path: str | Path | None, header: Header) -> WritablePart:
+def _part(path: str | Path | None, header: Header) -> Part:
     if path is None:
         return MemoryPart(header)
     file = rank_path(

@@ -13,7 +13,7 @@ import numpy as np
 from normscope.errors import NormscopeWarning, StorageError
 from normscope.records.recording import Recording
 from normscope.records.recording_header import Header, LayerInfo
-from normscope.records.recording_parts import Batch, FilePart, WritablePart
+from normscope.records.recording_parts import Batch, FilePart, Part
 from normscope.watching.budget import Planned
 from normscope.watching.interrupts import to_its_end
 from normscope.watching.intervals import Intervals
@@ -37,7 +37,7 @@ class Recorder:
 
     def __init__(
         self,
-        part: WritablePart,
+        part: Part,
         layers: list[WatchedLayer],
         intervals: Intervals,
         recording_type: type[Recording],

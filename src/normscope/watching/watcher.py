@@ -16,7 +16,7 @@ from torch.optim.optimizer import Optimizer
 
 from normscope.errors import CheckError, InputError, NormscopeWarning
 from normscope.records.recording import Recording
-from normscope.records.recording_parts import FilePart, WritablePart
+from normscope.records.recording_parts import FilePart, Part
 from normscope.watching.intervals import Intervals
 from normscope.watching.listeners import Listener
 from normscope.watching.recorder import Recorder
@@ -63,7 +63,7 @@ class Watcher:
         self,
         model: nn.Module,
         matched: list[MatchedLayer],
-        part: WritablePart,
+        part: Part,
         intervals: Intervals,
         optimizer: Optimizer | None,
         recording_type: type[Recording] = Recording,
