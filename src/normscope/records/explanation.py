@@ -38,8 +38,9 @@ class RunningStatistics:
 class Forgotten:
     """Test accuracy of a trained network whose eval() was forgotten, as fractions in [0, 1]."""
 
-    images: int  # test images that every accuracy is over, always the same ones
-    eval_accuracy: float  # of those, in eval mode
+    # test images that every accuracy is over, always the same ones
+    images: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+    eval_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)]  # of those, in eval mode
     batch_sizes: tuple[int, ...]
     # float64 [ORDERS, batch sizes, repeats], NaN where not measured: in train mode, and in eval
     # mode after that pass, which has moved the running statistics
@@ -96,10 +97,12 @@ class Explanation:
 
     layer: str
     layer_type: str
-    chosen: int  # the channel whose numbers are worked through
-    eps: float
-    momentum: float | None  # None: the plain average over all batches
-    batches_before: int  # num_batches_tracked before this batch
+    # the channel whose numbers are worked through
+    chosen: Annotated[int, msgspec.Meta(ge=0)]
+    eps: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
+    # None: the plain average over all batches
+    momentum: Annotated[float, msgspec.Meta(ge=-1e3, le=1e3)] | None
+    batches_before: Whole  # num_batches_tracked before this batch
     x: np.ndarray  # float32 [N, C, H, W]: what enters the layer
     labels: np.ndarray  # int64 [N]: classes of the batch's images
     images: np.ndarray  # uint8 [K, height, width, colours]: the first images of the batch
@@ -110,7 +113,8 @@ class Explanation:
     bias: np.ndarray | None
     running_before: RunningStatistics | None
     running_after: RunningStatistics | None
-    disagreement: float  # largest difference from PyTorch's own layer, in outputs and buffers
+    # largest difference from PyTorch's own layer, in outputs and buffers
+    disagreement: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
     forgotten: Forgotten
     # run, spec, data, environment, test_accuracy, other_layers; as a run's record has them
     meta: dict[str, Any]
@@ -145,33 +149,17 @@ class Explanation:
         )
 
 
-class _Accuracies(msgspec.Struct):
-    images: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
-    eval_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-
-class _Layer(msgspec.Struct):
-    layer: str
-    layer_type: str
-    chosen: Annotated[int, msgspec.Meta(ge=0)]
-    eps: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
-    momentum: Annotated[float, msgspec.Meta(ge=-1e3, le=1e3)] | None
-    batches_before: Whole
-    disagreement: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
-
-
-class _Description(_Layer):
-    """The description beside the arrays; there may be more."""
+class _Meta(msgspec.Struct):
+    """What `Explanation.meta` has at least."""
 
     run: str
     other_layers: list
     spec: Spec
     data: dict
     environment: Environment
-    forgotten: _Accuracies
 
 
-_META = _Layer.__struct_fields__
+_PLAIN = ("layer", "layer_type", "chosen", "eps", "momentum", "batches_before", "disagreement")
 _AFFINE = ("weight", "bias")
 _RUNNING = ("running_before", "running_after")
 
@@ -194,7 +182,7 @@ def store_explanation(explanation: Explanation, path: Path) -> None:
     arrays["forgotten", "batch_sizes"] = np.array(forgotten.batch_sizes, dtype=np.int64)
     with written_aside(path) as aside, writer(aside, KIND) as store, store.transaction():
         store.set_meta(
-            **{name: getattr(explanation, name) for name in _META},
+            **{name: getattr(explanation, name) for name in _PLAIN},
             forgotten={"images": forgotten.images, "eval_accuracy": forgotten.eval_accuracy},
             **explanation.meta,
         )
@@ -212,9 +200,8 @@ def load_explanation(path: Path) -> Explanation:
     with reader(path, KIND) as store:
         store.check_whole()
         meta = store.meta()
-        arrays = {(layer, statistic): array for layer, statistic, *_, array in store.arrays()}
+        arrays = [(part, name, array) for part, name, *_, array in store.arrays()]
     try:
-        msgspec.convert(meta, _Description)
         explanation = _assemble(meta, arrays)
         _check(explanation)
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
@@ -238,21 +225,23 @@ def load_if_there(path: Path) -> Explanation | None:
         ) from error
 
 
-def _assemble(meta: dict[str, Any], arrays: dict[tuple[str, str], np.ndarray]) -> Explanation:
-    parts: dict[str, dict[str, Any]] = {}
-    for (part, name), array in arrays.items():
-        parts.setdefault(part, {})[name] = array
-    forgotten = parts["forgotten"] | meta["forgotten"]
-    forgotten["batch_sizes"] = tuple(forgotten["batch_sizes"].tolist())
-    layer: dict[str, Any] = dict.fromkeys((*_AFFINE, *_RUNNING)) | parts["layer"]
-    layer |= {name: RunningStatistics(**parts[name]) for name in _RUNNING if name in parts}
-    stored = {*_META, "forgotten", "kind"}
-    return Explanation(
-        **{name: meta[name] for name in _META},
-        **layer,
-        forgotten=Forgotten(**forgotten),
-        meta={key: value for key, value in meta.items() if key not in stored},
-    )
+def _assemble(meta: dict[str, Any], arrays: list[tuple[str, str, np.ndarray]]) -> Explanation:
+    rest = {name: each for name, each in meta.items() if name not in (*_PLAIN, "forgotten", "kind")}
+    msgspec.convert(rest, _Meta)
+    content: dict[str, Any] = dict.fromkeys((*_AFFINE, *_RUNNING))
+    content |= {name: meta[name] for name in (*_PLAIN, "forgotten")} | {"meta": rest}
+    for part, name, array in arrays:
+        if part != "layer" and content.get(part) is None:
+            content[part] = {}
+        target = content if part == "layer" else content[part]
+        target[name] = array.tolist() if name == "batch_sizes" else array
+    return msgspec.convert(content, Explanation, dec_hook=_array)
+
+
+def _array(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
+    return value
 
 
 def _check(explanation: Explanation) -> None:
