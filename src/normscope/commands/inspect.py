@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -265,6 +266,26 @@ def _write(
     from normscope.judge.inspection import channel_table, to_csv
     from normscope.records.files import write_json, write_text, written_aside
     from normscope.records.run import RECORDING_NAME
+
+    before = list(dict.fromkeys(row["layer"] for row in numbers["activation_regions"]))
+    figures = _figures(layers, before, runs, recordings)
+    for name, draw in figures.items():
+        draw(path=folder / name)
+    normalized = next(iter(recordings.values()))[0]
+    write_text(folder / "inspection.csv", to_csv(channel_table(normalized, layers)))
+    write_json(folder / "inspection.json", numbers)
+    with written_aside(folder / RECORDING_NAME) as aside:
+        shutil.copyfile(runs[0].directory / RECORDING_NAME, aside)
+    return [*figures, "inspection.csv", "inspection.json", RECORDING_NAME]
+
+
+def _figures(
+    layers: Sequence[str],
+    before_activations: Sequence[str],
+    runs: Sequence[RunRecord],
+    recordings: Mapping[str, Sequence[Recording]],
+) -> dict[str, Callable[..., object]]:
+    """Return {file: what draws it}: two of each shown layer of the first run, and two of all."""
     from normscope.show.figures import (
         activation_regions_figure,
         recording_distributions,
@@ -273,32 +294,28 @@ def _write(
     )
     from normscope.show.figures.provenance import footer, subject
 
-    normalized = next(iter(recordings.values()))[0]
-    one = f"{subject(runs[:1])}, norm {runs[0].norm}, seed {runs[0].seed}. {footer(runs[:1])}"
-    every = f"{subject(runs)}. {footer(runs)}"
-    files = []
-    for layer, name in file_names(layers).items():
-        for ending, draw in (
-            ("distributions", recording_distributions.draw),
-            ("statistics", recording_statistics.draw),
-        ):
-            files.append(f"{name}_{ending}.png")
-            draw(normalized, layer, folder / files[-1], origin=one)
-    first = [run for run in runs if run.seed == runs[0].seed]
-    recording_overview.draw(
+    one, first = runs[:1], [run for run in runs if run.seed == runs[0].seed]
+    origin = f"{subject(one)}, norm {runs[0].norm}, seed {runs[0].seed}. {footer(one)}"
+    shown = next(iter(recordings.values()))[0]
+    drawers = {
+        "distributions": recording_distributions.draw,
+        "statistics": recording_statistics.draw,
+    }
+    figures: dict[str, Callable[..., object]] = {
+        f"{name}_{kind}.png": partial(draw, shown, layer, origin=origin)
+        for layer, name in file_names(layers).items()
+        for kind, draw in drawers.items()
+    }
+    figures["overview.png"] = partial(
+        recording_overview.draw,
         {norm: each[0] for norm, each in recordings.items()},
-        folder / "overview.png",
-        origin=f"{subject(first)}, seed {first[0].seed}. {footer(first)}",
+        origin=f"{subject(first)}, seed {runs[0].seed}. {footer(first)}",
     )
-    files.append("overview.png")
-    before = list(dict.fromkeys(row["layer"] for row in numbers["activation_regions"]))
-    if before:
-        activation_regions_figure.draw(
-            recordings, before, folder / "activation_regions.png", origin=every
+    if before_activations:
+        figures["activation_regions.png"] = partial(
+            activation_regions_figure.draw,
+            recordings,
+            before_activations,
+            origin=f"{subject(runs)}. {footer(runs)}",
         )
-        files.append("activation_regions.png")
-    write_text(folder / "inspection.csv", to_csv(channel_table(normalized, layers)))
-    write_json(folder / "inspection.json", numbers)
-    with written_aside(folder / RECORDING_NAME) as aside:
-        shutil.copyfile(runs[0].directory / RECORDING_NAME, aside)
-    return [*files, "inspection.csv", "inspection.json", RECORDING_NAME]
+    return figures

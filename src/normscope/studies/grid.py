@@ -52,53 +52,58 @@ def lay_out(options: GridOptions, sweep: Mapping[str, Sequence[Any]] | None = No
     Raises:
         InputError: for anything that cannot be: names, devices, data, shapes, epochs.
     """
+    machine = _machine(options)
+    dataset = sources.load(options.data, data_dir=options.data_dir, classes=options.classes)
+    model, recipe = lookup("model", options.recipe.model, registry.MODELS), dataset.recipe
+    usual = {
+        "learning_rate": options.learning_rates or model.learning_rates or recipe.learning_rates,
+        "norm": options.norms or model.compared,
+    }
+    # seeds outermost: whatever is interrupted early already has every arm; norms innermost: arms
+    # side by side
+    swept = dict(sweep or {})
+    arms = {name: swept.pop(name, values) for name, values in usual.items()}
+    axes = {"seed": range(options.seeds), **swept, **arms}
+    _refuse_too_many(axes)
+    shared = machine | _training(options, dataset)
+    choices = (
+        shared | dict(zip(axes, values, strict=True))
+        for values in itertools.product(*axes.values())
+    )
+    made = (_spec(choice, dataset, options) for choice in choices)
+    specs = tuple(dict.fromkeys(made))  # a knob's default and its name are one setting
+    parameters = _parameters(specs, dataset)
+    return Grid(specs, dataset, tuple(arms["norm"]), tuple(arms["learning_rate"]), parameters)
+
+
+def _machine(options: GridOptions) -> dict[str, Any]:
+    """The knobs that the machine decides where they were left open."""
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     fusion = resolve_fusion(options.fusion, device)
     check_graph(options.graph, device, options.watch)
-    dataset = sources.load(options.data, data_dir=options.data_dir, classes=options.classes)
-    defaults = dataset.recipe
-    model = lookup("model", options.recipe.model, registry.MODELS)
-    shared: dict[str, Any] = {
+    return {
+        "device": device, "precision": precision, "fusion": fusion, "threads": options.threads,
+    }  # fmt: skip
+
+
+def _training(options: GridOptions, dataset: Dataset) -> dict[str, Any]:
+    """The knobs that all runs share, those of the data where they were left open."""
+    return {
         **{field.name: getattr(options.recipe, field.name) for field in fields(Recipe)},
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "classes": dataset.classes,
-        "epochs": options.epochs or defaults.epochs,
-        "crop_padding": defaults.crop_padding if options.augment else 0,
-        "horizontal_flip": defaults.horizontal_flip and options.augment,
-        "device": device,
-        "precision": precision,
-        "fusion": fusion,
-        "threads": options.threads,
+        "epochs": options.epochs or dataset.recipe.epochs,
+        "crop_padding": dataset.recipe.crop_padding if options.augment else 0,
+        "horizontal_flip": dataset.recipe.horizontal_flip and options.augment,
     }
-    axes = {
-        "learning_rate": options.learning_rates or model.learning_rates or defaults.learning_rates,
-        "norm": options.norms or model.compared,
-        **(sweep or {}),
-    }
-    swept = [name for name in axes if name not in ("learning_rate", "norm")]
-    # seeds outermost: whatever is interrupted early already has every arm; norms innermost: arms
-    # side by side
-    names = ("seed", *swept, "learning_rate", "norm")
-    values = [(axes | {"seed": range(options.seeds)})[name] for name in names]
-    if (runs := math.prod(map(len, values))) > MOST_RUNS:
-        counts = " x ".join(
-            f"{len(each):,} {name}" for name, each in zip(names, values, strict=True)
-        )
+
+
+def _refuse_too_many(axes: Mapping[str, Sequence[Any]]) -> None:
+    if (runs := math.prod(map(len, axes.values()))) > MOST_RUNS:
+        counts = " x ".join(f"{len(values):,} {name}" for name, values in axes.items())
         raise InputError(f"The grid has {runs:,} runs ({counts}); at most {MOST_RUNS:,} are made.")
-    choices = (
-        shared | dict(zip(names, choice, strict=True)) for choice in itertools.product(*values)
-    )
-    made = (_spec(choice, dataset, options) for choice in choices)
-    specs = tuple(dict.fromkeys(made))  # a knob's default and its name are one setting
-    return Grid(
-        specs,
-        dataset,
-        tuple(axes["norm"]),
-        tuple(axes["learning_rate"]),
-        _parameters(specs, dataset),
-    )
 
 
 def merged_by_data(grids: Sequence[Grid]) -> list[Grid]:
