@@ -54,6 +54,24 @@ def test_everything_is_as_it_was():
     assert int(model.norm.num_batches_tracked) == 0
 
 
+class OnDevice(torch.Tensor):
+    """A tensor that says that it is on a GPU, whose values cannot be had without waiting."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    device = torch.device("cuda")  # pyright: ignore[reportAssignmentType]
+
+
+def test_what_is_on_a_device_is_put_back_without_a_comparison(monkeypatch):
+    model = nn.Module()
+    for name in ("moved", "untouched"):
+        model.register_buffer(name, torch.ones(2).as_subclass(OnDevice))
+    monkeypatch.setattr(torch, "equal", lambda *_: pytest.fail("waits for the device"))
+    with preserve_state(model):
+        model.moved.mul_(3)
+    assert model.moved.tolist() == [1, 1]
+    assert model.untouched._version == 0, "a graph that has saved it can still be used"
+
+
 def test_a_sparse_buffer_that_a_forward_writes_in_place():
     model = Careless()
     with preserve_state(model):

@@ -288,10 +288,13 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def _rewrite(tensor: Tensor | None, kept: Tensor | None) -> None:
-    if tensor is None or kept is None or same_bits(_stored(tensor), kept):
+    if tensor is None or kept is None:
+        return
+    readable = tensor.device.type == "cpu"  # for any other device a comparison would wait
+    if readable and same_bits(_stored(tensor), kept):
         return
     with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
-        _stored(tensor).copy_(kept)
+        _stored(tensor if readable else tensor.data).copy_(kept)  # of .data no version moves
 
 
 def same_bits(tensor: Tensor, kept: Tensor) -> bool:
