@@ -17,8 +17,10 @@ pytestmark = pytest.mark.skipif(
 
 WORKER = """
     import sys
+    from functools import partial
     import numpy as np, torch, torch.distributed as dist
     from torch import nn
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
     from normscope.commands.watch import watch
 
     torch.set_num_threads(1)
@@ -48,22 +50,20 @@ WORKER = """
         )
         return lambda: np.savez(f"{folder}/inputs{rank}.npz", *inputs)
 
-    def watched(model, optimizer):
+    def recorded(name, model, optimizer):
         every = {"every": 1, "histograms_every": 1, "gradients_every": 1}
-        return watch(model, optimizer=optimizer, path=f"{folder}/r.sqlite", **every).close
+        return watch(model, optimizer=optimizer, path=f"{folder}/{name}.sqlite", **every).close
 
     inputs = []
-    for one, two in zip(run(tapped), run(watched), strict=True):
+    for one, two in zip(run(tapped), run(partial(recorded, "r")), strict=True):
         assert torch.equal(one, two), "watching changed the run"
 
-    def shared(model, optimizer):
-        every = {"every": 1, "histograms_every": 1, "gradients_every": 1}
-        return watch(model, optimizer=optimizer, path=f"{folder}/sharded.sqlite", **every).close
-
-    from torch.distributed.fsdp import fully_shard
-    plain = run(lambda *_: lambda: None, fully_shard)
-    for one, two in zip(plain, run(shared, fully_shard), strict=True):
-        assert torch.equal(one, two), "watching changed the sharded run"
+    flat = partial(FullyShardedDataParallel, device_id=torch.device("cpu"))
+    wraps = {"sharded": fully_shard, "flat": flat}
+    for name, wrap in wraps.items():
+        plain = run(lambda *_: lambda: None, wrap)
+        for one, two in zip(plain, run(partial(recorded, name), wrap), strict=True):
+            assert torch.equal(one, two), "watching changed the sharded run"
     dist.destroy_process_group()
 """
 
@@ -88,13 +88,15 @@ def test_each_rank_writes_its_part(folder):
     assert names == ["r.rank1.sqlite", "r.sqlite"]
 
 
-def test_shards_are_put_together_at_load(folder):
-    one, other = (Recording.load(folder / f"{name}.sqlite") for name in ("r", "sharded"))
-    for statistic in ("weight", "weight_gradient", "batch_mean", "running_var"):
-        ours, theirs = (each.query("1", statistic)[1] for each in (one, other))
+@pytest.mark.parametrize(("name", "layer"), [("sharded", "1"), ("flat", "_fsdp_wrapped_module.1")])
+def test_shards_are_put_together_at_load(folder, name, layer):
+    one, other = (Recording.load(folder / f"{each}.sqlite") for each in ("r", name))
+    for statistic in ("weight", "weight_gradient", "bias_gradient", "batch_mean", "running_var"):
+        ours, theirs = one.query("1", statistic)[1], other.query(layer, statistic)[1]
         assert ours.shape == theirs.shape == (3, 4)
         assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert other.query("1", "weight", rank=1)[1].shape == (3, 2)
+    if name == "sharded":
+        assert other.query("1", "weight", rank=1)[1].shape == (3, 2)
 
 
 def test_parts_are_merged_at_load(folder):

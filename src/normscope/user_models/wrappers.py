@@ -71,6 +71,23 @@ def stepping_optimizer(optimizer: Any, model: nn.Module) -> torch.optim.Optimize
     return next(holding, several[0] if several else None)
 
 
+def flat_gradients(optimizer: torch.optim.Optimizer) -> dict[tuple[nn.Module, str], Tensor]:
+    """Return {(module, name of its parameter): this process's piece of its gradient} of what FSDP
+    without `use_orig_params` keeps in flat parameters.
+    """
+    flat = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+    return {
+        (info.module, info.param_name): p.grad[shard.offset_in_shard :][: shard.numel_in_shard]
+        for p in flat
+        for info, shard in zip(*_pieces(p), strict=True)
+        if shard.in_shard
+    }
+
+
+def _pieces(parameter: Any) -> tuple[Any, Any]:
+    return getattr(parameter, "_param_infos", ()), getattr(parameter, "_shard_param_infos", ())
+
+
 def local_part(tensor: Tensor) -> Tensor:
     """Return the shard that this process holds of a sharded tensor (DTensor), others as they are.
 
