@@ -24,7 +24,9 @@ RATIO = "times"
 WIDEST = 50.0
 """An interval of logarithms that goes further says nothing, and cannot be drawn."""
 
-SECTIONS = {"Quantity": "quantity", "Needs": "needs", "Decided by": "decides"}
+SECTIONS = {
+    "Quantity": "quantity", "Needs": "needs", "Decided by": "decides", "Contradicted": "contrary",
+}  # fmt: skip
 """Of a claim's docstring, and the attributes that they set."""
 
 
@@ -41,8 +43,9 @@ class Claim:
     """Base of the claims; a subclass with a code is judged, one without is a part of others.
 
     The first paragraph of a claim's docstring is its statement, the next say why its quantity
-    measures it. The sections Quantity, Needs (which runs) and Decided by (where it is another rule
-    than that of one difference) follow; a section that is not there is that of the base class.
+    measures it. The sections Quantity, Needs (which runs), Decided by (where it is another rule
+    than that of one difference) and Contradicted (what is so then, the end of "Against common
+    belief, …") follow; a section that is not there is that of the base class.
 
     The quantity has one value for each arm and seed at a setting. The confidence sequence of the
     mean difference decides. Over several settings a seed's values are averaged, so that one
@@ -60,6 +63,7 @@ class Claim:
     quantity: ClassVar[str]
     needs: ClassVar[str]
     decides: ClassVar[str] = ""
+    contrary: ClassVar[str] = ""
     source: ClassVar[Source]
     unit: ClassVar[str]  # RATIO: the arms are compared by value / value, else by their difference
     higher_supports: ClassVar[bool]  # whether a larger value of the first arm speaks for the claim

@@ -62,6 +62,7 @@ class SuffersFromSmallBatches(AccuracyClaim, code="C1301"):
     Quantity: final test accuracy at the largest minus that at the smallest batch size, in percent
     Needs: runs with {norm} and group at several batch sizes, one of 8 or less (--sweep
         batch_size=2,8,128)
+    Contradicted: it loses less accuracy in small batches than group norm
     """
 
     source = WU_HE
@@ -90,6 +91,7 @@ class SuffersMoreThanLayer(SuffersFromSmallBatches, code="C1302"):
 
     Needs: runs with {norm} and layer at several batch sizes, one of 8 or less (--sweep
         batch_size=2,8,128)
+    Contradicted: it loses less accuracy in small batches than layer norm
     """
 
     between = ("{norm}", "layer")
@@ -109,6 +111,7 @@ class RunningStatisticsSuffer(EvaluationClaim, code="C1303"):
     Quantity: test accuracy at the largest minus that at the smallest batch size, in percent
     Needs: finished runs of `normscope study` with {norm} at several batch sizes, one of 8 or less
         (evaluation)
+    Contradicted: running statistics cost no accuracy in small batches, but spare some
     """
 
     source = WU_JOHNSON

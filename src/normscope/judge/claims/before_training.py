@@ -26,6 +26,7 @@ class GradientsExplodeWithDepth(BeforeTraining, code="C305"):
     of a weight before a normalization depends on the weight's scale.
 
     Quantity: factor by which the gradient's norm grows for each layer on its way back
+    Contradicted: gradients do not grow on their way back {with_norm}
     """
 
     source = YANG
@@ -53,6 +54,7 @@ class KeepsTheRank(BeforeTraining, code="C405"):
     network as C305.
 
     Quantity: participation ratio of the hidden vectors of 128 images behind 40 layers
+    Contradicted: hidden vectors become parallel sooner {with_norm}
     """
 
     source = DANESHMAND
@@ -103,6 +105,7 @@ class BranchesScaledDown(Claim, code="C1201"):
     Quantity: variance of the branch over that of the skip before the first step, geometric mean
         over blocks
     Needs: runs of `normscope study propagation` with {norm} and {reference} and initialization he
+    Contradicted: residual branches are larger beside their skip paths {with_norm}
     """
 
     source = DE_SMITH

@@ -69,6 +69,7 @@ class FasterConvergence(Claim, code="C101"):
         epochs)
     Needs: runs with {norm} and {reference} at equal settings, {reference} having learned something
         there
+    Contradicted: it takes more epochs to become as good {with_norm}
     """
 
     source = NOTEBOOK
@@ -106,6 +107,7 @@ class StableGradients(_Variation, code="C301"):
 
     Quantity: coefficient of variation of the stem-gradient norm over the steps of an epoch, mean
         over epochs
+    Contradicted: gradients vary more from step to step {with_norm}
     """
 
     def value(self, cell: GridCell) -> float | None:
@@ -126,6 +128,7 @@ class SteadyGradientsOverEpochs(_Variation, code="C302"):
 
     Quantity: coefficient of variation over epochs of the stem-gradient norm after each epoch's last
         step
+    Contradicted: the gradient norm varies more over the epochs {with_norm}
     """
 
     def value(self, cell: GridCell) -> float | None:

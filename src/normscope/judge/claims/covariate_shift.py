@@ -52,6 +52,7 @@ class NoiseMovesDistributions(_Movement, code="C1101"):
 
     Quantity: movement from step to step of what leaves the normalization layers (or stands in their
         places), median over channels
+    Contradicted: noise behind it moves distributions less than leaving it out
     """
 
 
@@ -96,6 +97,7 @@ class NotInternalCovariateShift(_Training, code="C1102"):
     Decided by: three tests that must all hold: distributions move more with noise than without
         normalization (C1101); the accuracy with noise is at most 1 point below that without it
         (whole interval); and it is higher than without normalization
+    Contradicted: with moving distributions it trains worse
     """
 
     also = (

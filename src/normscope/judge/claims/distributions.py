@@ -96,6 +96,7 @@ class NormalizedTensorNearNormal(_Distribution, code="C401"):
 
     Quantity: Wasserstein distance of the first normalized tensor of the first stage to N(0, 1), in
         its standard deviations, mean over captures
+    Contradicted: what the normalization puts out is farther from N(0, 1) {with_norm}
     """
 
     source = BLOG
@@ -114,6 +115,7 @@ class NoDrift(_Distribution, code="C403"):
 
     Quantity: Wasserstein distance of the block output between first and last capture, over its
         first spread
+    Contradicted: the output of the first stage drifts more {with_norm}
     """
 
     source = NOTEBOOK
@@ -143,6 +145,7 @@ class NoWidening(_Distribution, code="C404"):
     shrink: whether one widens is in the values of the arms.
 
     Quantity: standard deviation of the block output at the last capture over that at the first
+    Contradicted: the output of the first stage widens more {with_norm}
     """
 
     source = NOTEBOOK
@@ -169,6 +172,7 @@ class InputsInTheActiveRegion(Claim, code="C701"):
         percent
     Needs: finished runs with {norm} and {reference}, activation relu, sigmoid or tanh, with
         captured activations
+    Contradicted: fewer values lie where the activation has a slope {with_norm}
     """
 
     source = BLOG

@@ -22,6 +22,7 @@ class HigherAccuracy(FinalAccuracyClaim, code="C201"):
     diverged or died counts, or the arm would be judged by its survivors.
 
     Needs: runs with {norm} and {reference} at equal settings
+    Contradicted: the accuracy at equal settings is lower {with_norm}
     """
 
     source = NOTEBOOK
@@ -40,6 +41,7 @@ class HigherAccuracyAtItsOwnRate(AccuracyClaim, code="C202"):
     Quantity: test accuracy after the last epoch at the rate that is best for the arm on average, in
         percent
     Needs: runs with {norm} and {reference} at two learning rates or more
+    Contradicted: the accuracy at its own best rate is lower {with_norm}
     """
 
     source = BLOG
@@ -60,6 +62,7 @@ class LearnsMoreOften(SignClaim, code="C203"):
 
     Quantity: share of the settings at which a seed's run learns, in percent; compared by the sign
     Needs: runs with {norm} and {reference} at equal settings
+    Contradicted: fewer runs learn {with_norm}
     """
 
     source = BLOG
@@ -79,6 +82,7 @@ class MoreOftenMoreAccurate(SignClaim, code="C204"):
     Quantity: test accuracy after the last epoch, in percent (diverged: that of guessing), mean over
         settings; compared by the sign
     Needs: runs with {norm} and {reference} at equal settings
+    Contradicted: the more accurate of two runs is less often the one {with_norm}
     """
 
     source = NOTEBOOK
@@ -96,6 +100,7 @@ class BetterThanSkipInit(FinalAccuracyClaim, code="C205"):
     at 0, so that the network starts as its shortcuts alone. All else is equal.
 
     Needs: runs with {norm} and skipinit at equal settings
+    Contradicted: SkipInit instead of a normalization is more accurate
     """
 
     source = SKIPINIT
@@ -110,6 +115,7 @@ class BranchesFromZero(FinalAccuracyClaim, code="C206"):
     SkipInit too.
 
     Needs: runs with skipinit and {reference} at equal settings
+    Contradicted: branches that start at zero make the network without normalization less accurate
     """
 
     source = SKIPINIT
@@ -127,6 +133,7 @@ class DepthCostsLess(AccuracyClaim, code="C207"):
     Quantity: final test accuracy of the shallowest network minus that of the deepest, in percent
         (diverged: guessing)
     Needs: runs with {norm} and {reference} at several --sweep blocks_per_stage
+    Contradicted: a deeper network loses more accuracy {with_norm}
     """
 
     source = DE_SMITH
@@ -152,6 +159,7 @@ class LessDependentOnInitialization(AccuracyClaim, code="C601"):
         (diverged: guessing)
     Needs: runs with {norm} and {reference} at several --sweep initialization_scale or
         initialization, each arm learning from one of them
+    Contradicted: the result depends more on the initialization {with_norm}
     """
 
     source = BLOG

@@ -93,6 +93,7 @@ class LossChangesLessAlongTheGradient(_Landscape, code="C1001"):
 
     Quantity: range of the loss along the negative gradient up to 0.03 weight norms, median over
         points of training
+    Contradicted: the loss varies more along its gradient {with_norm}
     """
 
     points = staticmethod(loss_range)
@@ -107,6 +108,7 @@ class GradientsMorePredictive(_Landscape, code="C1002"):
 
     Quantity: largest change of the gradient along its negative up to 0.03 weight norms, as a share
         of its norm, median over points of training
+    Contradicted: the gradient changes more along its own direction {with_norm}
     """
 
     points = staticmethod(share_of_gradient)
@@ -129,6 +131,7 @@ class EffectivelySmoother(_Landscape, code="C1003"):
 
     Quantity: largest change of the gradient over the distance moved, along its negative up to 0.03
         weight norms, times the squared weight norm, median over points of training
+    Contradicted: the landscape is rougher along the gradient {with_norm}
     """
 
     points = staticmethod(relative_beta)
@@ -149,6 +152,7 @@ class LossChangesLessPerStep(_AsInThePaper, code="C1004"):
 
     Quantity: range of the loss over steps of 0.5 to 4 learning rates along the negative gradient,
         median over points of training
+    Contradicted: the loss varies more over steps of the training's size {with_norm}
     """
 
     points = staticmethod(loss_range)
@@ -162,6 +166,7 @@ class GradientsChangeLessPerStep(_AsInThePaper, code="C1005"):
 
     Quantity: largest l2 change of the gradient over steps of 0.5 to 4 learning rates, median over
         points of training
+    Contradicted: gradients change more over steps of the training's size {with_norm}
     """
 
     points = staticmethod(gradient_change)
@@ -176,6 +181,7 @@ class SmootherPerStep(_AsInThePaper, code="C1006"):
 
     Quantity: largest change of the gradient over the distance moved, in steps of 0.5 to 4 learning
         rates, median over points of training
+    Contradicted: the landscape is rougher over steps of the training's size {with_norm}
     """
 
     points = staticmethod(beta)

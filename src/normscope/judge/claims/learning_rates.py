@@ -128,6 +128,7 @@ class ToleranceOfLearningRates(_Rates, code="C501"):
 
     Quantity: decades of learning rates around the arm's best within 2 points of its best mean
         accuracy
+    Contradicted: a narrower range of learning rates does about as well {with_norm}
     """
 
     source = RATES_TABLE
@@ -159,6 +160,7 @@ class HigherLearningRates(_Rates, code="C502"):
     accuracy, which an arm may leave and still train, stands beside it.
 
     Quantity: highest learning rate at which the seed's run learns, log10
+    Contradicted: it learns at lower learning rates only {with_norm}
     """
 
     source = BLOG
@@ -182,6 +184,8 @@ class HigherLearningRatesInSmallBatches(HigherLearningRates, code="C503"):
     normalization are held back by unstable training only where the best rate is large, which it is
     for large batches; Santurkar et al. and Bjorck et al. do not make that distinction.
 
+
+    Contradicted: it learns at lower learning rates only, in small batches, {with_norm}
     """
 
     source = DE_SMITH_ON_RATES

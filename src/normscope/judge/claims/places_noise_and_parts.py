@@ -23,6 +23,7 @@ class NoiseRegularizes(FinalAccuracyClaim, code="C1601"):
     something there.
 
     Needs: runs with ghost-batch and {norm} at equal settings
+    Contradicted: statistics of 16 images at a time generalize worse than those of the batch
     """
 
     source = GHOST
@@ -47,6 +48,7 @@ class NormsAloneLearn(WithinRunClaim, AccuracyClaim, code="C1701"):
     Quantity: final test accuracy of the network whose norms alone are trained, in percent
         (diverged: guessing)
     Needs: finished runs with {norm} and --train norms
+    Contradicted: a network of which only gains and biases are trained does not learn
     """
 
     source = FRANKLE
@@ -71,6 +73,7 @@ class NormsAloneBeatTheLastLayer(FinalAccuracyClaim, code="C1702"):
     features that there happen to be.
 
     Needs: runs with {norm} and --train norms, and with --train classifier, at equal settings
+    Contradicted: training the last layer alone does better than training gains and biases alone
     """
 
     source = FRANKLE
@@ -89,6 +92,7 @@ class AfterEachConvolution(FinalAccuracyClaim, code="C1401"):
     nothing of it.
 
     Needs: runs with {norm} in both blocks (--sweep block=post-activation,after-activation)
+    Contradicted: the place behind the non-linearity is better for it
     """
 
     source = IDENTITY_MAPPINGS

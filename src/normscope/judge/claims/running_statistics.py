@@ -59,6 +59,7 @@ class RunningStatisticsNearTheData(MeasuredClaim, WithinRunClaim, code="C901"):
     Quantity: distance of the mean from that of 32 training batches, in their standard deviations,
         median over channels
     Needs: finished runs of `normscope study` with {norm} (measurement batch-statistics)
+    Contradicted: running statistics are farther from those of the data than a batch's own
     """
 
     source = IOFFE_SZEGEDY
@@ -110,6 +111,7 @@ class EvalMatters(EvaluationClaim, code="C902"):
 
     Quantity: test accuracy of the trained network, without eval(), in percent
     Needs: finished runs of `normscope study` with {norm} (measurement evaluation)
+    Contradicted: small test batches are normalized as well by themselves as large ones, or better
     """
 
     source = IOFFE_SZEGEDY
@@ -146,6 +148,7 @@ class TestImagesDiffer(EvaluationClaim, code="C903"):
 
     Quantity: test accuracy of the trained network, in percent
     Needs: finished runs of `normscope study` with {norm} (measurement evaluation)
+    Contradicted: test images are read better by their own statistics than by running ones
     """
 
     source = FIX_RES
@@ -184,6 +187,7 @@ class BatchMeansVaryLess(MeasuredClaim, code="C801"):
         it, train mode, median over channels
     Needs: finished runs of `normscope study` with {norm} and {reference} (measurement
         batch-statistics)
+    Contradicted: channel means vary more from batch to batch {with_norm}
     """
 
     source = BLOG
@@ -237,6 +241,7 @@ class AdaptsToCorruption(_Adapted, code="C904"):
     standard deviation.
 
     Quantity: test accuracy on noisy images, with statistics of batches of 128, in percent
+    Contradicted: statistics of large batches of corrupted images do worse than running ones
     """
 
     kind = "batch"
@@ -252,6 +257,7 @@ class OneClassHarms(_Adapted, code="C905"):
 
     Quantity: test accuracy on noisy images sorted by class, with statistics of batches of 128, in
         percent
+    Contradicted: on corrupted images even batches of one class do better than running statistics
     """
 
     higher_supports = False
@@ -265,6 +271,7 @@ class SmallBatchesHarm(_Adapted, code="C906"):
     harm of too few images against the gain of the right distribution.
 
     Quantity: test accuracy on noisy images, with statistics of batches of 8, in percent
+    Contradicted: on corrupted images even batches of 8 do better than running statistics
     """
 
     source = SMALL_ADAPTATION

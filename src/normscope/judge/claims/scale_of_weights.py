@@ -27,6 +27,7 @@ class WeightsWithoutScale(BeforeTraining, code="C1501"):
 
     Quantity: |cosine| of a convolution's weights and their gradient before the first step, median
         over convolutions
+    Contradicted: the gradient of weights is less orthogonal to them {with_norm}
     """
 
     source = VAN_LAARHOVEN
@@ -49,6 +50,7 @@ class WeightsGrow(MeasuredClaim, code="C1502"):
     Quantity: norm of a convolution's weights after the training over that before it, geometric mean
         over convolutions
     Needs: finished runs of `normscope study` with {norm} and {reference} (measurement weights)
+    Contradicted: weights grow less {with_norm}
     """
 
     source = ARORA
@@ -76,6 +78,7 @@ class TunesItsOwnRate(Claim, code="C1503"):
         weights (geometric mean) at the end
     Needs: finished runs with {norm} and {reference} at two learning rates or more at which both
         learn, made since records hold the norms of weights
+    Contradicted: the effective rate follows the one that is set more closely {with_norm}
     """
 
     source = ARORA
@@ -112,6 +115,7 @@ class DecayActsThroughTheRate(BeforeTraining, code="C1504"):
     Quantity: distance of a convolution's direction, with decay, from that with a rising rate, over
         the distance from that with neither, median over convolutions
     Needs: runs of `normscope study` with {norm} and {reference} (measurement decay)
+    Contradicted: a rising learning rate explains less of what weight decay does {with_norm}
     """
 
     source = LI_ARORA

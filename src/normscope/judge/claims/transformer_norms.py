@@ -46,6 +46,7 @@ class LayerBetterThanRms(TransformerClaim, code="C2006"):
 
     Quantity: held-out loss after the last epoch, in nats (diverged: guessing)
     Needs: runs of a transformer with layer and rms at equal settings
+    Contradicted: RMS normalization ends with a lower loss than layer normalization
     """
 
     source = RMS_NORM
@@ -62,6 +63,7 @@ class HiddenStatesOrthogonalToOnes(InTrainedNetwork, ReadTwice, code="C2007"):
 
     Quantity: squared cosine of hidden states and ones, times the width; mean over tokens and blocks
     Needs: finished runs of a transformer with rms (measurement hidden-states)
+    Contradicted: hidden states lean to the vector of ones
     """
 
     source = ONES
@@ -88,6 +90,7 @@ class LayerBetterThanDynamicTanh(TransformerClaim, code="C2008"):
 
     Quantity: held-out loss after the last epoch, in nats (diverged: guessing)
     Needs: runs of a transformer with layer and dyt at equal settings
+    Contradicted: dynamic tanh ends with a lower loss than layer normalization
     """
 
     source = DYT
@@ -103,6 +106,7 @@ class LayerBetterThanDynamicTanhAtItsBest(TransformerClaim, code="C2009"):
 
     Quantity: lowest held-out loss of any epoch, in nats (diverged: guessing)
     Needs: runs of a transformer with layer and dyt at equal settings
+    Contradicted: dynamic tanh is better than layer normalization at the best epoch of each
     """
 
     source = DYT_DISPUTED
@@ -127,6 +131,7 @@ class LayerBetterThanDynamicTanhAtItsBestRate(TransformerClaim, code="C2017"):
     Quantity: held-out loss after the last epoch at the arm's best rate, in nats (diverged:
         guessing)
     Needs: runs of a transformer with layer and dyt at three learning rates or more
+    Contradicted: dynamic tanh is better than layer normalization at the rate that is best for each
     """
 
     source = DYT
@@ -158,6 +163,7 @@ class DynamicTanhLosesLessFromScarceData(TransformerClaim, code="C2015"):
 
     Quantity: held-out loss with the smallest share of the data minus that with the largest, in nats
     Needs: runs of a transformer with layer and dyt at two values of --train-share or more
+    Contradicted: scarce data costs more with dynamic tanh than with layer normalization
     """
 
     source = DYT_DISPUTED
@@ -198,6 +204,7 @@ class DynamicTanhLosesLessAtItsBest(DynamicTanhLosesLessFromScarceData, code="C2
     Quantity: lowest held-out loss of any epoch with the smallest share of the data minus that with
         the largest, in nats
     Needs: runs of a transformer with layer and dyt at two values of --train-share or more
+    Contradicted: scarce data costs more with dynamic tanh at the best epoch of each
     """
 
     best = True
@@ -213,6 +220,7 @@ class NormalizedQueriesWidenRates(TransformerClaim, code="C2010"):
     Quantity: held-out loss, mean over the rates, minus the seed's loss at the arm's best rate, in
         nats
     Needs: runs of a transformer with and without --qk-norm at three learning rates or more
+    Contradicted: normalized queries and keys make the learning rate matter more
     """
 
     source = WORTSMAN
@@ -237,6 +245,7 @@ class DeepNeedsNormalization(TransformerClaim, code="C2011"):
 
     Quantity: share of the depths and rates at which a seed's run learns, in percent
     Needs: runs of a transformer with layer and none at several depths and learning rates
+    Contradicted: more depths and learning rates train without normalization
     """
 
     source = FIXUP
@@ -284,6 +293,7 @@ class GainsStandStillInBf16(AtInitialization, ReadTwice, code="C2012"):
 
     Quantity: share of the gains that twenty steps move, in percent
     Needs: runs of a transformer with a normalization that has gains (measurement depth-signals)
+    Contradicted: gains move more often in pure bf16 than in fp32
     """
 
     source = BF16
@@ -314,6 +324,7 @@ class TokenBatchNormGap(InTrainedNetwork, ReadTwice, code="C2013"):
 
     Quantity: held-out loss of the trained network, in nats
     Needs: finished runs of a transformer with batch (measurement hidden-states)
+    Contradicted: batch norm over tokens does better with running statistics
     """
 
     source = POWER_NORM
@@ -340,6 +351,7 @@ class TwoHalvesOfOneArm(TransformerClaim, code="C2099"):
 
     Quantity: held-out loss after the last epoch, in nats (diverged: guessing)
     Needs: six runs of a transformer with layer or more that differ in nothing but their seeds
+    Contradicted: runs with odd seeds end with a lower loss, which is chance
     """
 
     source = CONTROL

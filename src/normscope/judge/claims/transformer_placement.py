@@ -29,6 +29,7 @@ class PostNeedsWarmup(TransformerClaim, code="C2001"):
         guessing)
     Needs: runs of a transformer with placements post and pre, each with --warmup 0 and another
         (study transformer)
+    Contradicted: warm-up spares Pre-LN more than Post-LN
     """
 
     source = XIONG
@@ -65,6 +66,7 @@ class LastGradientFallsWithDepth(AtInitialization, code="C2002"):
 
     Quantity: exponent of depth in the norm of the gradient of the last feed-forward weight
     Needs: runs of a transformer with placements pre and post (measurement depth-signals)
+    Contradicted: the last gradient falls less with depth with Pre-LN than with Post-LN
     """
 
     source = XIONG
@@ -90,6 +92,7 @@ class LastGradientFallsFasterThanTheRoot(AtInitialization, ReadTwice, code="C200
 
     Quantity: exponent of depth in the norm of the gradient of the last feed-forward weight
     Needs: runs of a transformer with placement pre (measurement depth-signals)
+    Contradicted: the last gradient falls more slowly with depth than 1 / sqrt(L) with Pre-LN
     """
 
     source = XIONG
@@ -115,6 +118,7 @@ class StreamGrowsUnderPre(AtInitialization, code="C2004"):
 
     Quantity: variance of the residual stream behind the last block over that behind the first
     Needs: runs of a transformer with placements pre and post (measurement depth-signals)
+    Contradicted: the residual stream grows less with depth with Pre-LN than with Post-LN
     """
 
     source = PERI_LN
@@ -137,6 +141,7 @@ class BranchesBoundedUnderPeri(InTrainedNetwork, code="C2005"):
 
     Quantity: variance over a token's values of the largest feed-forward branch after the training
     Needs: finished runs of a transformer with placements pre and peri (measurement hidden-states)
+    Contradicted: branches put out less with Pre-LN than with Peri-LN
     """
 
     source = PERI_LN
@@ -160,6 +165,7 @@ class ScalingMakesLateLayersMatter(InTrainedNetwork, code="C2014"):
     Quantity: held-out loss without a block of the second half minus that of the whole network, nats
     Needs: finished runs of a transformer with placements pre-scaled and pre (measurement
         hidden-states)
+    Contradicted: late layers matter less where normalizations are divided by the root of the depth
     """
 
     source = DEPTH_CURSE
