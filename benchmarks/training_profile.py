@@ -23,10 +23,7 @@ CATEGORIES = {
     "next batch: gather, crop, flip, normalize": (AUGMENTATION,),
     "optimizer": ("Optimizer.step", "Optimizer.zero_grad"),
     "fused normalization, addition and ReLU, forward": (FUSED,),
-    "fused normalization, addition and ReLU, backward": (
-        "BatchNormAddReLUBackward",
-        "AddReLUBackward",
-    ),
+    "fused normalization, addition and ReLU, backward": ("BatchNormAddReLUBackward",),
     "convolution, backward": ("ConvolutionBackward",),
     "normalization, backward": ("BatchNormBackward",),
     "ReLU, backward": ("ReluBackward",),

@@ -28,7 +28,7 @@ def images(*shape: int) -> torch.Tensor:
 
 @needs_kernels
 def test_small_tensors_stay_with_the_modules(monkeypatch):
-    monkeypatch.setattr(fused, "LEAST_NUMBERS", {nn.BatchNorm2d: 72})
+    monkeypatch.setattr(fused, "LEAST_NUMBERS", 72)
     assert fused.normalize(nn.BatchNorm2d(4), nn.ReLU(), images(2, 4, 3, 3)) is not None
     assert fused.normalize(nn.BatchNorm2d(4), nn.ReLU(), images(1, 4, 3, 3)) is None
 

@@ -247,28 +247,13 @@ def test_every_bit_pattern_of_not_a_number_stays_one(dtype):
 
 
 def test_bfloat16_rounds_to_the_nearest_even():
-    """Adding nothing, and a ReLU on positive numbers, must give PyTorch's conversion of the exact
-    sum.
-    """
-    x = images((2, 8, 16, 16), torch.bfloat16, spread=3.0).abs().requires_grad_()
-    residual = images((2, 8, 16, 16), torch.bfloat16, 1).abs()
-    output = fused.normalize(nn.Identity(), nn.ReLU(), x, residual)
-    assert torch.equal(output, (x.float() + residual.float()).bfloat16())
-
-
-@pytest.mark.parametrize("shape", [(8, 16, 32, 32), (1, 1, 1, 1), (3, 5, 7, 9)])
-def test_without_normalization_the_bits_are_those_of_two_steps(shape):
-    results, dtype = [], torch.bfloat16
-    for fuse in (True, False):
-        x, residual = leaf(images(shape, dtype)), leaf(images(shape, dtype, 1))
-        output = (
-            fused.normalize(nn.Identity(), nn.ReLU(), x, residual) if fuse else F.relu(x + residual)
-        )
-        results.append(
-            [output, *torch.autograd.grad(output, (x, residual), images(shape, dtype, 2))]
-        )
-    for actual, expected in zip(*results, strict=True):
-        assert torch.equal(actual, expected)
+    """The arithmetic is float32, so that the output is PyTorch's conversion of the float32 one."""
+    x, residual = (images((2, 8, 16, 16), torch.bfloat16, seed) for seed in (0, 1))
+    output = fused.normalize(batch_norm(8), nn.ReLU(), x, residual)
+    exact = fused.normalize(batch_norm(8), nn.ReLU(), x.float(), residual.float())
+    assert output is not None
+    assert exact is not None
+    assert torch.equal(output, exact.bfloat16())
 
 
 def test_the_bits_depend_on_the_input_alone():

@@ -97,7 +97,7 @@ def test_layers_and_seeds_differ_and_a_network_is_built_alike_again():
 
 def test_it_is_never_fused_as_a_plain_layer(monkeypatch):
     """With every size taken over, the fused network has the bits of the network by modules."""
-    monkeypatch.setattr(fused, "LEAST_NUMBERS", dict.fromkeys(fused.LEAST_NUMBERS, 1))
+    monkeypatch.setattr(fused, "LEAST_NUMBERS", 1)
     noisy, _ = layers()
     x = torch.randn(32, 8, 8, 8).contiguous(memory_format=torch.channels_last)
     expected = copy.deepcopy(noisy)(x).relu()

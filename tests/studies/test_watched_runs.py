@@ -81,7 +81,7 @@ def test_a_watched_run_ends_with_the_bits_of_an_unwatched_one(specs, norm, tmp_p
 def test_a_watched_fused_run_ends_with_the_bits_of_an_unwatched_one(
     specs, norm, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(fused, "LEAST_NUMBERS", dict.fromkeys(fused.LEAST_NUMBERS, 1))
+    monkeypatch.setattr(fused, "LEAST_NUMBERS", 1)
     spec = dataclasses.replace(specs[norm], fusion=True, epochs=1, capture_epochs=())
     for name, watch in (("plain", False), ("watched", True)):
         assert execute(RunTask(spec, tmp_path / name, watch=watch), ignore).status == "finished"

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from normscope.fused.functions import NAMES, AddReLU, BatchNormAddReLU
+from normscope.fused.functions import NAMES, BatchNormAddReLU
 from normscope.fused.library import Library, load
 
 STATISTICS_ONLY = "reads_statistics_only"
 """Attribute of a forward hook that reads nothing but its input and the batch statistics."""
 
-LEAST_NUMBERS = {nn.BatchNorm2d: 1 << 16, nn.Identity: 1 << 18}
+LEAST_NUMBERS = 1 << 16
 """Smaller tensors lose more time in Python than they win here. Measured on one core."""
 
 
@@ -33,10 +33,8 @@ def normalize(
     """activation(norm(x) + residual) in one step, or None where that is not ours to do.
 
     Ours are training forwards with gradients, of an nn.BatchNorm2d on float32 or bfloat16 images
-    [N, C, H, W] that are channels_last on the CPU, followed by an nn.ReLU or no activation; and of
-    nn.Identity with a residual and a ReLU, in bfloat16 (1.2 to 1.3 times faster than two steps,
-    with the same bits; in float32 nothing was to be won). Tensors below LEAST_NUMBERS are left to
-    the modules, which are faster there.
+    [N, C, H, W] that are channels_last on the CPU, followed by an nn.ReLU or no activation. Tensors
+    below LEAST_NUMBERS are left to the modules, which are faster there.
 
     Hooks on the two modules see what they would see otherwise: with one of them, the step is not
     ours. The exception are forward hooks of the normalization whose attribute
@@ -48,31 +46,19 @@ def normalize(
     library = load()
     if not isinstance(library, Library) or not (library.parallel or torch.get_num_threads() == 1):
         return None
-    if type(norm) not in LEAST_NUMBERS or x.numel() < LEAST_NUMBERS[type(norm)]:
+    if type(norm) is not nn.BatchNorm2d or x.numel() < LEAST_NUMBERS:
         return None
     if not (activation is None or type(activation) is nn.ReLU) or not _suits(x, residual):
         return None
     if _has_any_global_hook() or (activation is not None and _is_hooked(activation)):
         return None
-    if (
-        type(norm) is nn.Identity
-        and activation is not None
-        and residual is not None
-        and not _is_hooked(norm)
-    ):
-        return AddReLU.apply(x, residual, library) if x.dtype is torch.bfloat16 else None
-    if (
-        type(norm) is nn.BatchNorm2d
-        and _is_trained(norm)
-        and x.numel() // x.shape[1] > 1
-        and _only_statistics(norm)
-    ):
-        output = _batch_norm(norm, activation is not None, x, residual, library)
-        for key, hook in norm._forward_hooks.items():
-            keywords = ({},) if key in norm._forward_hooks_with_kwargs else ()
-            hook(norm, (x,), *keywords, output)
-        return output
-    return None
+    if not (_is_trained(norm) and x.numel() // x.shape[1] > 1 and _only_statistics(norm)):
+        return None
+    output = _batch_norm(norm, activation is not None, x, residual, library)
+    for key, hook in norm._forward_hooks.items():
+        keywords = ({},) if key in norm._forward_hooks_with_kwargs else ()
+        hook(norm, (x,), *keywords, output)
+    return output
 
 
 def _batch_norm(

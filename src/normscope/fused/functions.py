@@ -102,41 +102,6 @@ class BatchNormAddReLU(torch.autograd.Function):
         )
 
 
-class AddReLU(torch.autograd.Function):
-    """relu(x + residual), as in two steps: the end of a residual block without normalization."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, library: Library) -> Tensor:
-        """The output, like x and residual dense in memory, of one shape, strides and type."""
-        output = torch.empty_like(x)
-        kernel = getattr(library.functions, f"normscope_add_relu_{NAMES[x.dtype]}")
-        kernel(
-            x.numel(), torch.get_num_threads(), x.data_ptr(), residual.data_ptr(), output.data_ptr()
-        )
-        ctx.library = library
-        ctx.save_for_backward(output)
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator loses the names
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        """One gradient for both terms."""
-        (output,) = ctx.saved_tensors
-        gradient = _laid_out_like(output, gradient)
-        masked = torch.empty_like(output)
-        kernel = getattr(ctx.library.functions, f"normscope_relu_gradient_{NAMES[output.dtype]}")
-        kernel(
-            output.numel(),
-            torch.get_num_threads(),
-            output.data_ptr(),
-            gradient.data_ptr(),
-            masked.data_ptr(),
-        )
-        return masked, masked, None
-
-
 def _parameters(
     x: Tensor,
     weight: Tensor | None,

@@ -157,28 +157,6 @@ void input_gradient(int64_t n, const T* __restrict x, const T* __restrict gradie
   }
 }
 
-// Without normalization: relu(x + residual), and the gradient of both terms.
-
-template <typename T>
-void add_relu(int64_t n, const T* __restrict x, const T* __restrict residual, T* __restrict output) {
-  for (int64_t j = 0; j < n; ++j) {
-    const float value = load(x[j]) + load(residual[j]);
-    store(output[j], passed(value, value));
-  }
-}
-
-template <typename T>
-void relu_gradient(int64_t n, const T* __restrict output, const T* __restrict gradient, T* __restrict masked) {
-  for (int64_t j = 0; j < n; ++j) store(masked[j], passed(load(gradient[j]), load(output[j])));
-}
-
-template <typename Work>
-void each_chunk(int64_t count, int threads, Work work) {
-  constexpr int64_t chunk = 1 << 14;
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t at = 0; at < count; at += chunk) work(at, std::min(chunk, count - at));
-}
-
 // Mean and sum of squared deviations of every channel. Each block shifts by its own first row, which keeps the squares
 // as small as the spread of the data however far from zero they lie; blocks are merged by Chan, Golub and LeVeque (1983).
 template <typename T>
@@ -314,12 +292,6 @@ void backward(const Parameters& p, const T* x, const T* output, const T* gradien
   void normscope_backward_##name(const Parameters* p, const T* x, const T* output, const T* gradient, T* masked,    \
                                  T* result) {                                                                       \
     backward(*p, x, output, gradient, masked, result);                                                              \
-  }                                                                                                                 \
-  void normscope_add_relu_##name(int64_t count, int32_t threads, const T* x, const T* residual, T* output) {        \
-    each_chunk(count, threads, [=](int64_t at, int64_t n) { add_relu(n, x + at, residual + at, output + at); });    \
-  }                                                                                                                 \
-  void normscope_relu_gradient_##name(int64_t count, int32_t threads, const T* output, const T* gradient, T* to) {  \
-    each_chunk(count, threads, [=](int64_t at, int64_t n) { relu_gradient(n, output + at, gradient + at, to + at); }); \
   }
 
 extern "C" {

@@ -94,18 +94,10 @@ def _load(path: Path) -> ctypes.CDLL:
         raise Unavailable(f"the kernels do not load: {error}") from error
     for name in ("float", "bf16"):
         for entry, pointers in (("forward", 3), ("backward", 5)):
-            arguments = [ctypes.POINTER(Parameters), *[ctypes.c_void_p] * pointers]
-            _declare(functions, f"{entry}_{name}", arguments)
-        for entry in ("add_relu", "relu_gradient"):
-            arguments = [ctypes.c_int64, ctypes.c_int32, *[ctypes.c_void_p] * 3]
-            _declare(functions, f"{entry}_{name}", arguments)
+            function = getattr(functions, f"normscope_{entry}_{name}")
+            function.argtypes = [ctypes.POINTER(Parameters), *[ctypes.c_void_p] * pointers]
+            function.restype = None
     return functions
-
-
-def _declare(functions: ctypes.CDLL, name: str, arguments: list) -> None:
-    function = getattr(functions, f"normscope_{name}")
-    function.argtypes = arguments
-    function.restype = None
 
 
 def _built(compiler: str, parallel: bool) -> Path:
