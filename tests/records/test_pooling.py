@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as arrays
 
 from normscope.errors import RecordError
 from normscope.judge.history import read_history
+from normscope.judge.recording_difference import difference_of
 from normscope.records.pooling import copies, pooled_moments, pooled_samples
 from normscope.records.recording import Recording, rank_path
 from normscope.records.recording_header import Header, LayerInfo
@@ -137,6 +138,35 @@ def test_processes_that_end_after_different_steps_are_not_compared_step_by_step(
     for each in found.parts:
         each.header.complete = True
     assert read_history(found).layers[0].rank_gains_apart_at is None
+
+
+def difference(good, bad):
+    return difference_of(good, bad, names=("good", "bad"))
+
+
+@pytest.mark.parametrize("statistic", ["weight", "running_mean", "histogram"])
+def test_each_process_is_compared_with_its_own(statistic):
+    part = {"values_per_channel": 2, statistic: np.ones(4)}
+    moved = part | {statistic: lambda step: np.full(4, 1 + (step == 2))}
+    found = difference(recording(dict(part), dict(part)), recording(dict(part), moved))
+    assert (found.first.step, found.first.statistic, found.first.rank) == (2, statistic, 1)
+    assert "of rank 1, equal to the bit in every step before" in found.text()
+    assert not difference(recording(dict(part), moved), recording(dict(part), dict(moved)))
+
+
+def test_what_was_not_compared_is_said():
+    means = {"values_per_channel": 2, "batch_var": np.ones(4)}
+    ranks = [means | {"batch_mean": np.full(4, rank)} for rank in range(2)]
+    both, alone = recording(*map(dict, ranks)), recording(*map(dict, ranks))
+    del alone.parts[1]
+    found = difference(both, alone)
+    assert not found, "pooled means of two processes are not those of one of them"
+    assert "Of 2 processes rank 0 is compared" in found.text()
+    one = recording(means | {"batch_mean": np.full(4, 0.5), "steps": (1, 2)})
+    text = difference(both, one).text()
+    assert "First difference: step 1, layer n (batch var)" in text
+    assert "good is of 2 processes, bad of 1" in text
+    assert "good ends at step 3, bad at 2" in text
 
 
 def test_what_all_processes_say_is_said_once():

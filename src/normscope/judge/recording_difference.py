@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ class Parting:
         noise: the same distance between two successive records of the first recording, the median
             over its steps; None with fewer than three.
         again: the same distance to a run that is meant to be equal, at that step; None without one.
+        rank: of the process that recorded it; None where what all recorded together is compared.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Parting:
     distance: float
     noise: float | None
     again: float | None
+    rank: int | None = None
 
     @property
     def size(self) -> str:
@@ -70,6 +72,7 @@ class RecordingDifference:
             that parts first, and of what says how far two runs are apart.
         only_good, only_bad: layers of one alone.
         settings: what the descriptions of the layers differ in, in words.
+        left_out: what was not compared, in words: steps and processes of one alone.
     """
 
     good: str
@@ -81,6 +84,7 @@ class RecordingDifference:
     only_good: tuple[str, ...]
     only_bad: tuple[str, ...]
     settings: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.first or self.only_good or self.only_bad or self.settings)
@@ -105,7 +109,7 @@ class RecordingDifference:
         for names, where in ((self.only_bad, self.bad), (self.only_good, self.good)):
             if names:
                 blocks.append(f"Only in {where}: {', '.join(names)}.")
-        blocks += [f"{setting}." for setting in self.settings]
+        blocks += [f"{words}." for words in (*self.settings, *self.left_out)]
         if self.first is not None:
             blocks.append(self._size())
         return tuple(blocks)
@@ -127,6 +131,7 @@ class RecordingDifference:
             return f"Equal to the bit in all they both recorded, at {steps}."
         first = self.first
         what = f"layer {first.layer} ({first.statistic.replace('_', ' ')})"
+        what += f" of rank {first.rank}" if first.rank else ""
         equal = ", equal to the bit in every step before" if self.equal_before else ""
         return f"First difference: step {first.step:,}, {what}{equal}."
 
@@ -148,16 +153,18 @@ def difference_of(
 
     Within a step the parameters come first, as its forward used them; then what the layers
     measured, in the model's order; then the running statistics it left; then gradients, from the
-    last layer to the first. `again` is a recording that is meant to be equal to `good`, for what
-    equal runs differ by.
+    last layer to the first. Of trainings in as many processes, each process is compared with its
+    own: every rank of which both have a file. `again` is a recording that is meant to be equal to
+    `good`, for what equal runs differ by.
     """
     layers = [name for name in good.layers if name in bad.layers]
     good, bad = good.snapshot(), bad.snapshot()
     steps: set[int] = set()
-    partings: list[tuple[tuple[int, int, int], str, str]] = []
+    partings: list[tuple[tuple[int, int, int, int], str, str]] = []
+    ranks = _common_ranks(good, bad)
     far: dict[str, dict[int, tuple[float, str]]] = {}  # {statistic: {step: the furthest layer}}
     for index, layer in enumerate(layers):
-        for statistic, at, one, other in _pairs(good, bad, layer):
+        for rank, statistic, at, one, other in _pairs(good, bad, layer, ranks):
             steps |= {int(step) for step in at}
             unequal = np.flatnonzero(_differ(one, other))
             for row in unequal:
@@ -169,12 +176,12 @@ def difference_of(
             if len(unequal):
                 phase = _phase(statistic)
                 order = index if phase < len(_PHASES) - 1 else -index
-                key = int(at[unequal[0]]), phase, order
+                key = int(at[unequal[0]]), phase, order, ranks.index(rank)
                 partings.append((key, layer, statistic))
     first = None
     if partings:
-        (step, _, _), layer, statistic = min(partings)
-        first = _parting(good, bad, again, layer, statistic, step)
+        (step, _, _, rank), layer, statistic = min(partings)
+        first = _parting(good, bad, again, layer, statistic, step, ranks[rank])
     return RecordingDifference(
         *names,
         compared=len(steps),
@@ -184,21 +191,46 @@ def difference_of(
         only_good=tuple(name for name in good.layers if name not in bad.layers),
         only_bad=tuple(name for name in bad.layers if name not in good.layers),
         settings=_settings(good, bad, layers),
+        left_out=tuple(_left_out(good, bad, names, ranks)),
     )
 
 
+def _common_ranks(good: Recording, bad: Recording) -> Sequence[int | None]:
+    """Return the ranks of which both have a part; [None] for trainings in unequally many."""
+    if good.header.world_size != bad.header.world_size:
+        return [None]
+    return [rank for rank in good.ranks if rank in bad.ranks]
+
+
+def _left_out(
+    good: Recording, bad: Recording, names: tuple[str, str], ranks: Sequence[int | None]
+) -> Iterator[str]:
+    """Say what only one of them has, or has in another way."""
+    ours, theirs = good.header.world_size, bad.header.world_size
+    if ours != theirs:
+        yield (
+            f"{names[0]} is of {plural(ours, 'process', 'processes')}, {names[1]} of {theirs}: "
+            "compared is what all of each recorded together"
+        )
+    elif len(ranks) < ours:
+        found = ", ".join(map(str, ranks))
+        yield f"Of {ours} processes rank {found} is compared: files of others are missing"
+    ends = good.header.cost.steps, bad.header.cost.steps
+    if ends[0] != ends[1]:
+        yield f"{names[0]} ends at step {ends[0]:,}, {names[1]} at {ends[1]:,}"
+
+
 def _pairs(
-    good: Recording, bad: Recording, layer: str
-) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (statistic, steps, values of one, of the other) that both recordings have."""
-    theirs = set(bad.statistics(layer))
-    for statistic in good.statistics(layer):
-        if statistic not in theirs:
-            continue
-        (ours, one), (others, other) = good.query(layer, statistic), bad.query(layer, statistic)
+    good: Recording, bad: Recording, layer: str, ranks: Sequence[int | None]
+) -> Iterator[tuple[int | None, str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield (rank, statistic, steps, values of one, of the other) that both recordings have."""
+    shared = [name for name in good.statistics(layer) if name in set(bad.statistics(layer))]
+    for rank, statistic in itertools.product(ranks, shared):
+        ours, one = good.query(layer, statistic, rank=rank)
+        others, other = bad.query(layer, statistic, rank=rank)
         at, left, right = np.intersect1d(ours, others, return_indices=True)
         if len(at) and one.shape[1:] == other.shape[1:]:
-            yield statistic, at, one[left], other[right]
+            yield rank, statistic, at, one[left], other[right]
 
 
 def _differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -241,19 +273,22 @@ def _furthest(
 
 
 def _parting(
-    good: Recording, bad: Recording, again: Recording | None, layer: str, statistic: str, step: int
-) -> Parting:
+    good: Recording, bad: Recording, again: Recording | None, layer: str, statistic: str,
+    step: int, rank: int | None,
+) -> Parting:  # fmt: skip
     def at(recording: Recording) -> np.ndarray | None:
         if layer not in recording.layers or statistic not in recording.statistics(layer):
             return None
-        steps, values = recording.query(layer, statistic, first=step, last=step)
+        if rank is not None and rank not in recording.ranks:
+            return None
+        steps, values = recording.query(layer, statistic, first=step, last=step, rank=rank)
         return values[0] if len(steps) else None
 
     one, other = at(good), at(bad)
     assert one is not None
     assert other is not None
     equal = None if again is None else at(again)
-    values = good.query(layer, statistic)[1]
+    values = good.query(layer, statistic, rank=rank)[1]
     moves = [_distance(a, b) for a, b in itertools.pairwise(values)]
     return Parting(
         step,
@@ -262,6 +297,7 @@ def _parting(
         distance=_distance(one, other),
         noise=float(np.median(moves)) if len(moves) > 1 else None,
         again=None if equal is None else _distance(one, equal),
+        rank=rank,
     )
 
 
