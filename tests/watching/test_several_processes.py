@@ -18,8 +18,8 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
 
 
-def train(model, path, *, shift=0.0, extra=False, steps=12) -> None:
-    generator = torch.Generator().manual_seed(1)
+def train(model, path, *, shift=0.0, extra=False, steps=12, seed=1) -> None:
+    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -60,12 +60,18 @@ def test_several_forwards_through_a_wrapper_that_broadcasts(process_group, tmp_p
     assert "NS606" not in codes(alone, tmp_path / "r.sqlite")
 
 
+@pytest.mark.parametrize("momentum", [0.1, 0.9, None])
 @pytest.mark.parametrize("shift", [0.0, 3.0])
-def test_ranks_whose_statistics_part(tmp_path, monkeypatch, shift):
+def test_ranks_whose_statistics_part(tmp_path, monkeypatch, shift, momentum):
+    """Shares of the data differ by chance, of which a large momentum keeps more, or by a shift."""
     for rank in (0, 1):
         monkeypatch.setattr(attaching, "_process", lambda rank=rank: (rank, 2))
-        train(net(), tmp_path / "r.sqlite", shift=shift * rank)
-    assert ("NS807" in codes(net(), tmp_path / "r.sqlite")) is (shift > 0)
+        model = net()
+        model[1].momentum = momentum
+        train(model, tmp_path / "r.sqlite", shift=shift * rank, seed=rank)
+    found = normscope.check(model, recording=normscope.Recording.load(tmp_path / "r.sqlite"))
+    apart = "The processes' running statistics are apart."
+    assert (apart in {finding.message for finding in found}) is (shift > 0)
 
 
 class OwnNorm(nn.Module):

@@ -18,6 +18,9 @@ from normscope.records.recording_header import LayerInfo
 TINY = 1e-12
 
 STREAMED = ("stream", "attention", "token_cosine")
+NOISE_FACTOR = 5.0
+"""Standard deviations of what chance makes of the running means of two processes."""
+
 LAST_RECORDS = 3
 """The state at the end is the median of so many records."""
 
@@ -65,7 +68,7 @@ class GrowingHistory:
             layer = self._layers.setdefault(name, _Layer())
             layer.add({s: new.query(name, s) for s in new.statistics(name)}, info.eps or 1e-5)
             self._last = max(self._last, *layer.last.values(), 0)
-            layer.compare_ranks(*_ranks_apart(new, name))
+            layer.compare_ranks(*_ranks_apart(new, name, info.momentum))
         some_train = any(layer.began_training for layer in self._layers.values())
         layers = tuple(
             layer.history(infos[name], broken.get(name), max(1, calls[name]), some_train)
@@ -260,12 +263,15 @@ def _lag(read: Series, eps: float) -> tuple[list[int], list[float]]:
     return steps[finite].tolist(), values.tolist()
 
 
-def _ranks_apart(recording: Recording, name: str) -> tuple[float | None, dict[str, int]]:
+def _ranks_apart(
+    recording: Recording, name: str, momentum: float | None
+) -> tuple[float | None, dict[str, int]]:
     """Compare what all processes that called a layer recorded of it at the same steps.
 
     Returns:
         The largest distance of a running mean from the first process's at the last step, in
-        standard deviations (95% quantile over channels); the first step at which that is more than
+        standard deviations (95% quantile over channels; 0 where chance in batches of their size
+        explains it); the first step at which that is more than
         FAR_MEAN ("statistics"), and the first at which weight or bias, where they are copies, are
         not the same bits ("gains").
     """
@@ -284,13 +290,17 @@ def _ranks_apart(recording: Recording, name: str) -> tuple[float | None, dict[st
         unequal = steps[~np.logical_and.reduce(same).all(1)]
         if len(unequal):
             apart["gains"] = min(int(unequal[0]), apart.get("gains", int(unequal[0])))
-    if {"running_mean", "running_var"} <= known:
+    if {"running_mean", "running_var", "values_per_channel"} <= known:
         series = [recording.query(name, "running_mean", rank=rank) for rank in ranks]
-        series.append(recording.query(name, "running_var", rank=ranks[0]))
-        steps, *means, variance = aligned(series)
+        for statistic in ("running_var", "values_per_channel"):
+            series.append(recording.query(name, statistic, rank=ranks[0]))
+        steps, *means, variance, n = aligned(series)
         if len(steps):
             far = np.abs(np.stack(means[1:]) - means[0]) / np.sqrt(np.maximum(variance, TINY))
             far = np.quantile(far, 0.95, axis=2).max(0)
+            memory = 0.0 if momentum is None else momentum / (2 - momentum)
+            chance = NOISE_FACTOR * np.sqrt(2 * memory / np.maximum(n, 1))
+            far = np.where(far > chance, far, 0.0)
             distance = float(far[-1])
             if (far > FAR_MEAN).any():
                 apart["statistics"] = int(steps[np.argmax(far > FAR_MEAN)])

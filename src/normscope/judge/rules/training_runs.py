@@ -244,8 +244,9 @@ class AccumulationIsNoBatch(HistoryRule, code="NS806", severity="info"):
 
 
 class RanksApart(HistoryRule, code="NS807", severity="warning"):
-    """The running means of two processes are more than a quarter of a standard deviation apart, or
-    their weights and biases, which are copies, are not the same.
+    """The running means of two processes are more than a quarter of a standard deviation apart, and
+    further than chance makes them in batches of their size, or their weights and biases, which are
+    copies, are not the same.
 
     Why is this bad: only one process's statistics are saved. They are those of its share of the
         data, or of a hook that ran on it alone.
