@@ -67,7 +67,7 @@ def test_norms_that_take_each_value_by_itself_get_a_factor_on_the_embeddings_of_
     assert scales("vit", "digits") == [None] * 4
     with pytest.raises(InputError, match="has no option 'embedding_scale'"):
         scales("vit", "digits", embedding_scale="unit")
-    with pytest.raises(InputError, match="Unknown embedding scale 'twice'"):
+    with pytest.raises(InputError, match="Known: auto, none, unit, root"):
         scales(embedding_scale="twice")
 
 

@@ -183,13 +183,18 @@ def choose_layers(grid: Grid, pattern: str | None = None) -> tuple[str, ...]:
 
     spec = grid.specs[0]
     model = build_for(grid.dataset, spec)
-    every = find_layers(model)  # says so where the network has none
+    every = [name for name, module in model.named_modules() if is_norm(module)]
+    if not every:
+        raise InputError(
+            f"The network has no layer that normalizes: its norm is {spec.norm!r} (--norm). "
+            "`normscope compare --watch` records what comes out of its place."
+        )
     found = find_layers(model, pattern or model.landmarks.first_normalization)
     layers = tuple(layer.name for layer in found if is_norm(layer.module))
     if not layers:
         raise InputError(
             f"{found[0].name} is a {found[0].info.type}, not a normalization layer; expected one "
-            f"of {', '.join(layer.name for layer in every)} (--layer)."
+            f"of {', '.join(every)} (--layer)."
         )
     return layers
 

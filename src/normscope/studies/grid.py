@@ -21,6 +21,7 @@ from normscope.errors import InputError, lookup, one_of
 from normscope.models import registry
 from normscope.models.network import Network
 from normscope.models.norms import is_code, resolve_norm
+from normscope.models.transformer import EMBEDDING_SCALES
 from normscope.records.run_description import meaning, own_embedding_scale
 from normscope.studies.memory import refuse_activations, refuse_parameters
 from normscope.studies.options import MOST_RUNS, GridOptions
@@ -154,6 +155,8 @@ def _spec(choices: dict[str, Any], dataset: Dataset, options: GridOptions) -> Ru
 def _embedding_scale(choices: Mapping[str, Any]) -> str | None:
     """Return the factor on the embeddings that a run has, with nothing left to decide."""
     chosen = choices["embedding_scale"]
+    if chosen not in (known := ("auto", "none", *EMBEDDING_SCALES)):
+        raise InputError(one_of("embedding scale", chosen, known))
     own = own_embedding_scale(choices["model"], choices["norm"])
     return {"auto": own, "none": None}.get(chosen, chosen)
 

@@ -206,7 +206,11 @@ def test_all_layers_and_norms_are_on_the_pages(done, tmp_path):
         ({"layer": "res_block1.bn9"}, r"res_block1\.bn1"),
         ({"layer": "res_block1.conv1"}, "not a normalization layer; expected one of bn_initial"),
         ({"norm": "bathc"}, "batch"),
-        ({"norm": "torch.nn:Identity"}, "no normalization layer"),
+        (
+            {"norm": "torch.nn:Identity"},
+            "no layer that normalizes: its norm is 'torch.nn:Identity'",
+        ),
+        ({"norm": "dyt", "recipe": Recipe(model="vit", depth=1)}, "no layer that normalizes"),
         ({"classes": ("3", "x")}, "x"),
     ],
 )
