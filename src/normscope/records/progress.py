@@ -27,6 +27,20 @@ OVER = ("finished", "diverged", "failed")
 
 
 @dataclass(frozen=True)
+class RunProgress:
+    """One run's progress, as a worker tells it: `epochs_done` may have a fraction, and the scalars
+    are of the last epoch.
+    """
+
+    run: str
+    epochs_done: float
+    train_loss: float | None = None
+    test_accuracy: float | None = None
+    images_per_second: float | None = None
+    unit: str = "image"
+
+
+@dataclass(frozen=True)
 class Progress:
     """The runs of a study in numbers: planned, ended, in training now, and damaged ones."""
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich import box
 from rich.console import Console
@@ -27,6 +26,7 @@ from rich.text import Text
 
 from normscope.escapes import for_line, for_terminal
 from normscope.judge.comparison import Comparison, GroupSummary
+from normscope.records.progress import RunProgress
 from normscope.words import percent, wrapped
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -36,23 +36,6 @@ ALL_RUNS = "all runs"
 
 WIDE = 100
 """Columns of a terminal from which on there is room for a run's speed."""
-
-
-class ProgressMessage(Protocol):
-    """The progress of one run, as an executor reports it."""
-
-    @property
-    def run(self) -> str: ...
-    @property
-    def epochs_done(self) -> float: ...
-    @property
-    def train_loss(self) -> float | None: ...
-    @property
-    def test_accuracy(self) -> float | None: ...
-    @property
-    def images_per_second(self) -> float | None: ...
-    @property
-    def unit(self) -> str: ...
 
 
 def say(console: Console, text: str | Text, style: str | None = None) -> None:
@@ -108,7 +91,7 @@ class StudyProgress:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def report(self, message: ProgressMessage) -> None:
+    def report(self, message: RunProgress) -> None:
         """Show how far a run is. Safe to call from any thread."""
         with self._lock:
             fast = self._console.width >= WIDE
@@ -139,7 +122,7 @@ class StudyProgress:
         done = int(self._progress.tasks[0].completed)
         self._progress.update(self._total, state=f"{done} of {len(self._labels)} runs")
 
-    def _say(self, message: ProgressMessage, state: str) -> None:
+    def _say(self, message: RunProgress, state: str) -> None:
         now = time.monotonic()
         last = self._said.setdefault(message.run, now)
         if now - last >= SECONDS_BETWEEN_LINES and message.epochs_done == int(message.epochs_done):
@@ -147,7 +130,7 @@ class StudyProgress:
             say(self._console, f"  {self._labels[message.run]}  {state}")
 
 
-def _state(message: ProgressMessage, epochs: int, *, with_speed: bool) -> str:
+def _state(message: RunProgress, epochs: int, *, with_speed: bool) -> str:
     parts = [f"epoch {int(message.epochs_done)}/{epochs}"]
     if message.train_loss is not None:
         parts.append(f"loss {message.train_loss:.3f}")

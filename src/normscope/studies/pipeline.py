@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from normscope.errors import RecordError
-from normscope.records.progress import write_plan
+from normscope.records.progress import RunProgress, write_plan
 from normscope.records.regular_files import read_bytes
 from normscope.records.run import ENDED, RUNS, SPEC_NAME, RunRecord, load_run, meta_of
 from normscope.show.report.pages import report_after
@@ -28,7 +28,6 @@ from normscope.studies.executors.local import ProcessExecutor
 from normscope.studies.grid import Grid
 from normscope.studies.labels import run_labels
 from normscope.studies.options import GridOptions
-from normscope.studies.progress_message import Progress
 from normscope.studies.run_recording import is_recorded
 from normscope.studies.runner import RunResult, RunTask
 from normscope.studies.spec import RunSpec
@@ -96,7 +95,7 @@ class Training:
         epochs = {spec.name: spec.epochs for spec in grid.specs}
         with StudyProgress(self.console, labels, epochs, already_done=done) as progress:
 
-            def report(message: Progress) -> None:
+            def report(message: RunProgress) -> None:
                 progress.report(message)
                 if message.epochs_done == int(message.epochs_done):
                     self.logs.update(message.run)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from normscope.records.progress import RunProgress
 from normscope.training.loop import Callback, Epoch
 from normscope.words import plural
 
@@ -18,7 +19,7 @@ class Losses:
     deaths: int = 0  # workers lost since
     total: int = 0
 
-    def note(self, progress: Progress) -> None:
+    def note(self, progress: RunProgress) -> None:
         """Forget the deaths when the run has got on."""
         if int(progress.epochs_done) > self.epochs:
             self.epochs, self.deaths = int(progress.epochs_done), 0
@@ -35,19 +36,7 @@ class Losses:
         return f"{plural(self.total, 'worker')} died on the way, others went on"
 
 
-@dataclass(frozen=True)
-class Progress:
-    """One run's progress. `epochs_done` may have a fraction; the scalars are of the last epoch."""
-
-    run: str
-    epochs_done: float
-    train_loss: float | None = None
-    test_accuracy: float | None = None
-    images_per_second: float | None = None
-    unit: str = "image"
-
-
-Report = Callable[[Progress], None]
+Report = Callable[[RunProgress], None]
 
 SECONDS_BETWEEN_REPORTS = 0.5
 
@@ -64,7 +53,7 @@ class ProgressCallback(Callback):
         unit: str = "image",
     ):
         self._run, self._steps, self._report = run, steps_per_epoch, report
-        self._last = Progress(run, epochs_done, unit=unit)
+        self._last = RunProgress(run, epochs_done, unit=unit)
         self._reported = time.monotonic()
         report(self._last)
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from loky.backend.process import LokyProcess
 
+from normscope.records.progress import RunProgress
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import keep_freed_memory
 from normscope.studies.process_ends import how_it_ended
-from normscope.studies.progress_message import Losses, Progress, Report
+from normscope.studies.progress_message import Losses, Report
 from normscope.studies.runner import RunResult, RunTask, execute, record_failure
 
 MOST_DEATHS = 2
@@ -98,7 +99,7 @@ class _Worker:
             message = self.connection.recv()
         except (EOFError, OSError):
             message = self._lost()
-        if isinstance(message, Progress):
+        if isinstance(message, RunProgress):
             self._losses.note(message)
             report(message)
         if not isinstance(message, RunResult):
@@ -139,7 +140,7 @@ def _work(connection: Any, parent: int) -> None:
     keep_freed_memory()  # a worker trains and ends
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
-    def send(message: Progress | RunResult) -> None:
+    def send(message: RunProgress | RunResult) -> None:
         try:
             connection.send(message)
         except OSError:  # the command was killed: nobody waits for this run

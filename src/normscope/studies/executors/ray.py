@@ -13,6 +13,7 @@ from typing import Any
 
 from normscope.errors import InputError
 from normscope.records.files import storing
+from normscope.records.progress import RunProgress
 from normscope.records.run import status_of
 from normscope.studies.directory import RunDirectory
 from normscope.studies.executors import ray_worker
@@ -24,7 +25,7 @@ from normscope.studies.executors.ray_worker import (
     read_files,
     write_files,
 )
-from normscope.studies.progress_message import Losses, Progress, Report
+from normscope.studies.progress_message import Losses, Report
 from normscope.studies.runner import RunResult, RunTask, record_failure
 
 MOST_DEATHS = 3
@@ -142,7 +143,7 @@ class RayExecutor:
                 f"({_how_it_died(error)})",
             )
         match message:
-            case Progress():
+            case RunProgress():
                 run.losses.note(message)
                 report(message)
             case FileSnapshot():

@@ -19,11 +19,11 @@ from queue import SimpleQueue
 from threading import Thread
 
 from normscope.records.files import storing, written_aside
+from normscope.records.progress import RunProgress
 from normscope.records.run import RECORD_NAME, RECORDING_NAME, SPEC_NAME, WEIGHTS_NAME
 from normscope.records.store import reader
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import keep_freed_memory
-from normscope.studies.progress_message import Progress
 from normscope.studies.runner import RunResult, RunTask, execute
 
 SECONDS_BETWEEN_TRIES = 0.2
@@ -59,7 +59,7 @@ class FolderNotShared:
     """The worker does not see the study's folder, and has done nothing."""
 
 
-Message = Progress | FileSnapshot | FolderNotShared | RunResult
+Message = RunProgress | FileSnapshot | FolderNotShared | RunResult
 Send = Callable[[Message], None]
 
 
@@ -114,7 +114,7 @@ class _SnapshotSender:
         self._copied = time.monotonic()
         self._resumed_at: float | None = None
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: RunProgress) -> None:
         self._send(progress)
         if self._resumed_at is None:
             self._resumed_at = progress.epochs_done
