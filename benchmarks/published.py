@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from normscope.judge.claims import judge_all
+from normscope.judge.claims import compared, judge_all
 from normscope.judge.evidence.cells import value_of
 from normscope.judge.evidence.quantities import held_out_loss
 from normscope.judge.verdicts import Verdict, effect_text
@@ -46,6 +47,13 @@ def runs_of(study: str) -> list[RunRecord]:
     return [load_run(folder) for folder in run_folders(RESULTS / study)]
 
 
+@cache
+def judged(study: str) -> list[Verdict]:
+    """Every claim on the runs of a published study."""
+    runs = runs_of(study)
+    return judge_all(runs, *compared(runs))
+
+
 def accuracies(runs: Iterable[RunRecord], norm: str, rate: float | None = None) -> list[float]:
     """Final test accuracies in percent, by seed."""
     chosen = (run for run in runs if run.norm == norm and rate in (None, run.learning_rate))
@@ -60,7 +68,7 @@ def thirty_epochs() -> list[str]:
     """Rows of cifar10-30-epochs: accuracies, and a line for each claim that has values."""
     runs = runs_of("cifar10-30-epochs")
     arms = {norm: np.array(accuracies(runs, norm)) for norm in ("batch", "none")}
-    verdicts = {verdict.code: verdict for verdict in judge_all(runs)}
+    verdicts = {verdict.code: verdict for verdict in judged("cifar10-30-epochs")}
     rows = [
         f"| {norm} | {', '.join(f'{value:.1f}' for value in values)} | "
         f"{values.mean():.2f} ± {values.std(ddof=1):.2f} | "
@@ -204,7 +212,7 @@ def _regions() -> list[str]:
 def transformers() -> list[str]:
     """Rows of transformers: the claims that have a value, and the mean loss of every arm."""
     runs = runs_of("transformers")
-    found = judge_all(runs, "layer", "none")
+    found = judged("transformers")
     verdicts = [v for v in found if v.code.startswith("C20") and len(v.code) == 5 and v.n > 1]
     rows = []
     for v in verdicts:
@@ -236,7 +244,24 @@ def _losses(runs: Iterable[RunRecord]) -> list[str]:
     return rows
 
 
+def claim_rows(study: str) -> list[str]:
+    """A row for each claim that has values, with the mean of either arm, and the counts."""
+    verdicts = [verdict for verdict in judged(study) if verdict.values]
+    rows = []
+    for v in verdicts:
+        means = " against ".join(f"{np.mean(list(of.values())):.3g}" for of in v.values.values())
+        effect = effect_text(v.effect, v.unit, v.interval).replace("-", "−")
+        mark = " †" if v.stands else ""
+        rows.append(f"| {v.code} {v.name} | **{v.words}**{mark} | {effect} | {means} | {v.n} |")
+    counts = {
+        verdict.outcome: sum(other.outcome == verdict.outcome for other in verdicts)
+        for verdict in verdicts
+    }
+    return [*rows, *(f"{count} {outcome}" for outcome, count in counts.items())]
+
+
 TABLES = {
+    "quick": partial(claim_rows, "quick"),
     "transformers": transformers,
     "cifar10-30-epochs": thirty_epochs,
     "cifar10-learning-rates": learning_rates,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from normscope.judge.claims import compared, judge_all
 from normscope.judge.comparison import summarize
 from normscope.records.run import load_run
 
@@ -36,11 +35,13 @@ def test_the_tables_of_a_page_follow_from_its_records(study):
     assert published.lacking({study: published.TABLES[study]()}) == {}
 
 
-@pytest.mark.parametrize("study", ["cifar10-30-epochs", "cifar10-learning-rates", "transformers"])
+JUDGED = ["cifar10-30-epochs", "cifar10-learning-rates", "quick", "transformers"]
+
+
+@pytest.mark.parametrize("study", JUDGED)
 def test_published_verdicts_are_those_of_today_s_claims(study):
     """As JSON: what a reader of the records gets when they are judged again."""
-    runs = published.runs_of(study)
-    again = [verdict.to_json() for verdict in judge_all(runs, *compared(runs))]
+    again = [verdict.to_json() for verdict in published.judged(study)]
     kept = json.loads((RESULTS / study / "claims.json").read_text())["claims"]
     assert json.loads(json.dumps(again), parse_float=rounded) == json.loads(
         json.dumps(kept), parse_float=rounded

@@ -79,7 +79,8 @@ STUDIES = {
             (
                 _grid(measure=(), **_DIGITS, learning_rates=(0.01, 0.1, 1.0)),
                 _grid(**_AT_ONE_RATE, measure=(BATCH_STATISTICS, EVALUATION, INITIALIZATION,
-                                               WEIGHTS, DECAY, CORRUPTION)),
+                                               WEIGHTS, CORRUPTION)),
+                _grid(None, (DECAY,), **_AT_ONE_RATE, norms=("batch",)),
                 _grid(None, (EVALUATION,), **_DIGITS, learning_rates=(0.01,), norms=("batch",)),
                 _grid({"initialization_scale": (0.1, 1.0, 3.0)}, (), **_AT_ONE_RATE),
                 _grid({"activation": ("tanh",)}, (), **_AT_ONE_RATE),

@@ -97,7 +97,7 @@ def planted(code, batch, none):
             "C405": {"initialization": {"rank": np.array([9.0, value])}},
             "C1501": {"initialization": {"cosine": np.array([value / 2, value, value * 2])}},
             "C1502": {"weights": {"growth": np.full(3, value)}},
-            "C1504": {"decay": {"unexplained": np.full(3, value), "moved": np.ones(3)}},
+            "C1504": {"decay": {"unexplained": np.full(3, value), "moved": np.full(3, none)}},
         }[code]
 
     return [
@@ -129,6 +129,13 @@ def test_a_planted_effect_is_found_and_so_is_its_opposite(code, values):
     )
     assert missing.outcome == "cannot tell"
     assert "measurement" in missing.needs
+
+
+def test_a_rising_rate_that_explains_nothing_is_not_called_one_that_does():
+    """Not even where it explains less still without normalization, which was called support."""
+    runs = planted("C1504", 1.0, 1.0)
+    found = verdict("C1504", [*runs, *(run("none", seed) for seed in range(4))])
+    assert (found.outcome, found.effect) == ("no difference", pytest.approx(1.0, abs=0.01))
 
 
 def corrupted(seed, running, batch, one_class):

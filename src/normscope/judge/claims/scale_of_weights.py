@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from normscope.judge.claim import Claim
-from normscope.judge.claim_kinds import BeforeTraining, MeasuredClaim
+from normscope.judge.claim_kinds import BeforeTraining, MeasuredClaim, WithinRunClaim
 from normscope.judge.evidence.cells import GridCell, knobs_of
 from normscope.judge.evidence.literature import ARORA, LI_ARORA, VAN_LAARHOVEN
 from normscope.judge.evidence.quantities import (
@@ -103,30 +103,35 @@ class TunesItsOwnRate(Claim, code="C1503"):
         return None if growth is None else 1 - 2 * growth
 
 
-class DecayActsThroughTheRate(BeforeTraining, code="C1504"):
+RISING, CONSTANT = "a rising rate", "a constant rate"
+
+
+class DecayActsThroughTheRate(MeasuredClaim, WithinRunClaim, code="C1504"):
     """With batch normalization weight decay does what a rising learning rate does without it.
 
     Where weights have no scale, decay cannot make the function simpler: with it they take the very
     directions that they take without it at a rate that rises by (1 - rate x decay)^-2 a step, in
     plain SGD. Forty steps in float64, decay on the convolutions alone, and rate x decay = 0.01, so
-    that the rate comes to more than twice its first. What is left is eps, and whatever else has a
-    scale. 0: the rising rate explains all that decay does; 1: nothing.
+    that the rate comes to more than twice its first. The rising rate explains what decay does by as
+    much as it comes nearer to it than a constant one, which explains nothing of it. What is left is
+    eps, grown from step to step: beside the small variances of PyTorch's first weights it is not
+    nothing. The effect is the share that is left, 1 where the rising rate explains nothing.
 
-    Quantity: distance of a convolution's direction, with decay, from that with a rising rate, over
-        the distance from that with neither, median over convolutions
-    Needs: runs of `normscope study` with {norm} and {reference} (measurement decay)
-    Contradicted: a rising learning rate explains less of what weight decay does {with_norm}
+    Quantity: distance of a convolution's direction, without decay, from that with it, median over
+        convolutions
+    Needs: runs of `normscope study` with {norm} (measurement decay)
+    Contradicted: a rising learning rate is no substitute for weight decay {with_norm}
     """
 
     source = LI_ARORA
     measurement = DECAY
+    of_weights = False
+    between = (RISING, CONSTANT)
+    unit = "times"
     higher_supports = False
     margin = 1.25
 
     def value(self, cell: GridCell) -> float | None:
-        unexplained, moved = (
-            positive_values(cell.run, DECAY, name) for name in ("unexplained", "moved")
-        )
-        if unexplained is None or moved is None:
-            return None
-        return float(np.median(unexplained / moved))
+        name = "unexplained" if cell.arm == RISING else "moved"
+        distances = positive_values(cell.run, DECAY, name)
+        return None if distances is None else float(np.median(distances))
