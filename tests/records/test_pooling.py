@@ -2,18 +2,20 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from normscope.errors import RecordError
 from normscope.judge.history import read_history
 from normscope.judge.recording_difference import difference_of
-from normscope.records.pooling import copies, pooled_moments, pooled_samples
+from normscope.records.pooling import copies, pooled_moments, pooled_samples, pooled_shapes
 from normscope.records.recording import Recording, rank_path
-from normscope.records.recording_header import Header, LayerInfo
+from normscope.records.recording_distribution import merge, physical_edges
+from normscope.records.recording_header import Header, LayerInfo, bin_edges
 from normscope.records.recording_parts import Batch, FilePart, MemoryPart
 
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # beside other work
 VALUES = arrays.arrays(
     np.float64,
     st.tuples(st.integers(1, 40), st.integers(1, 3)),
@@ -21,6 +23,7 @@ VALUES = arrays.arrays(
 )
 
 
+@CALM
 @given(VALUES, st.lists(st.integers(0, 40), max_size=4))
 def test_moments_of_any_split_are_those_of_the_whole(values, cuts):
     parts = np.split(values, sorted(min(cut, len(values)) for cut in cuts))
@@ -35,6 +38,32 @@ def test_moments_of_any_split_are_those_of_the_whole(values, cuts):
     assert np.allclose(variance, values.var(0), rtol=0, atol=1e-13 * size**2)
 
 
+@CALM
+@given(VALUES, st.lists(st.integers(0, 40), max_size=3))
+def test_shapes_of_any_split_are_those_of_the_whole(values, cuts):
+    def shape(part):
+        mean, std = part.mean(0), part.std(0)
+        scaled = (part - mean) / np.where(std > 0, std, 1)
+        return np.stack([mean, std, (scaled**3).mean(0), (scaled**4).mean(0)])
+
+    parts = np.split(values, sorted(min(cut, len(values)) for cut in cuts))
+    empty = np.full((4, values.shape[1]), np.nan)
+    moments = np.array([shape(part) if len(part) else empty for part in parts])
+    n = np.array([np.full(values.shape[1], len(part)) for part in parts])
+    size = np.abs(values).max() + 1
+    for power, (one, two) in enumerate(
+        zip(central(pooled_shapes(n, moments)), central(shape(values)), strict=True), 1
+    ):
+        assert np.allclose(one, two, rtol=0, atol=1e-12 * size**power)
+
+
+def central(shapes):
+    """Mean and central moments: a ratio to a deviation of nearly nothing has no digits."""
+    mean, std, skewness, kurtosis = shapes
+    return mean, std**2, skewness * std**3, kurtosis * std**4
+
+
+@CALM
 @given(VALUES, st.integers(0, 40))
 def test_distributions_over_samples_are_those_of_the_whole(values, cut):
     def moments(part):
@@ -48,6 +77,29 @@ def test_distributions_over_samples_are_those_of_the_whole(values, cut):
     size = np.abs(values).max() + 1
     assert np.allclose(found[[0, 2, 3]], moments(values)[[0, 2, 3]], rtol=0, atol=1e-13 * size)
     assert np.allclose(found[1] ** 2, values.var(0), rtol=0, atol=1e-13 * size**2)
+
+
+@CALM
+@given(VALUES, st.lists(st.integers(0, 40), max_size=3))
+def test_histograms_of_any_split_hold_each_value_within_its_bin(values, cuts):
+    parts = [part for part in np.split(values, sorted(cuts)) if len(part)]
+    counts, frames = [], []
+    edges = np.concatenate([[-np.inf], bin_edges(), [np.inf]])
+    for part in parts:
+        mean, std, one = part.mean(0), part.std(0) + 1e-3, np.ones(part.shape[1])
+        scaled = ((part - mean) / std).T
+        counts.append([np.histogram(channel, edges)[0] for channel in scaled])
+        frames.append([mean, std, one, 0 * one, part.min(0), part.max(0)])
+    counts, frames = np.array(counts), np.array(frames)
+    merged, below = merge(counts, frames, "input", 20)
+    fine = physical_edges(frames, "input")
+    assert np.allclose(below.sum(1), len(values), rtol=1e-6)
+    for channel, limits in enumerate(merged):
+        for limit, found in zip(limits[1:], below[channel].cumsum(), strict=True):
+            cut = fine[:, channel]
+            inside = (cut[:, :-1] < limit + 1e-6) & (cut[:, 1:] > limit - 1e-6)
+            open_bins = counts[:, channel][inside].sum()
+            assert abs(found - (values[:, channel] < limit).sum()) <= open_bins + 1e-3
 
 
 @pytest.mark.parametrize(

@@ -118,5 +118,10 @@ def test_parts_are_merged_at_load(folder):
         )
     everything = np.concatenate([x for part in inputs for x in part])
     assert recording.distribution("1", "input").counts.sum() == pytest.approx(everything.size)
+    mean, std, _, kurtosis = recording.query("1", "histogram_moments")[1][-1].astype(float)
+    last = np.concatenate([part[-1] for part in inputs]).swapaxes(0, 1).reshape(4, -1)
+    centred = last - last.mean(1, keepdims=True)
+    assert np.allclose([mean, std], [last.mean(1), last.std(1)], rtol=1e-4)
+    assert np.allclose(kurtosis, (centred**4).mean(1) / last.std(1) ** 4, rtol=1e-4)
     with pytest.raises(InputError, match="Rank 2 is not in this recording. Ranks: 0, 1"):
         recording.query("1", "weight", rank=2)

@@ -159,6 +159,11 @@ def test_histograms_hold_exactly_the_sampled_images(memory_format, shape):
         first = (step + 1) * 0x9E3779B1 >> 16
         sample = x.detach()[first % stride :: stride].double().transpose(0, 1).flatten(1).numpy()
         mean, std, weight, bias, low, high = frames[step].astype(np.float64)
+        moments = recording.query(name, "histogram_moments")[1][step]
+        centred = sample - sample.mean(1, keepdims=True)
+        scaled = centred / sample.std(1, keepdims=True)
+        shape = [sample.mean(1), sample.std(1), (scaled**3).mean(1), (scaled**4).mean(1)]
+        assert np.allclose(moments, shape, rtol=1e-4, atol=1e-4)
         assert np.allclose(low, sample.min(1))
         assert np.allclose(high, sample.max(1))
         assert np.array_equal(weight, norm.weight.detach().numpy())

@@ -55,7 +55,7 @@ def watch(
     layer did not save for backward (in eval mode, without gradients, under checkpointing, in group,
     layer, instance and RMS norm, in modules of other types) take a pass over its input, and are
     recorded at histogram steps only. Bytes per record and channel: 24 for moments, 8 for gradients,
-    156 for a histogram; `budget` bounds them.
+    172 for a histogram; `budget` bounds them.
 
     Batch statistics are the layer's own, the ones it normalized with. On contiguous tensors they
     are within 1e-5 of a standard deviation of the exact ones; PyTorch's kernel for channels_last on

@@ -39,6 +39,28 @@ def pooled_moments(
     return whole, (share * (variance + (mean - whole) ** 2)).sum(0)
 
 
+def pooled_shapes(n: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Return (mean, standard deviation, skewness, kurtosis) of values that are taken together,
+    float64 [..., 4, C]; the last two are 0 where all values are the same.
+
+    Chan, Golub, LeVeque (1979) and Pébay (2008): central moments about the common mean.
+
+    Args:
+        n: values of each part, [P, ..., C]; a part may be empty.
+        moments: the four of each part, [P, ..., 4, C].
+    """
+    moments = np.where(n[..., None, :] > 0, moments.astype(np.float64), 0)
+    mean, std, skewness, kurtosis = np.moveaxis(moments, -2, 0)
+    variance, third, fourth = std**2, skewness * std**3, kurtosis * std**4
+    whole, spread = pooled_moments(n, mean, variance)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share, d = n / n.sum(0), mean - whole
+        above = fourth + d * (4 * third + d * (6 * variance + d**2))
+        third = third + d * (3 * variance + d**2)
+        shapes = [(share * m).sum(0) / spread**power for m, power in ((third, 1.5), (above, 2))]
+    return np.stack([whole, np.sqrt(spread), *(np.where(spread > 0, s, 0) for s in shapes)], -2)
+
+
 def pooled_samples(n: np.ndarray, moments: np.ndarray) -> np.ndarray:
     """Return (mean, standard deviation, minimum, maximum) over all samples, float64 [..., 4, G].
 

@@ -19,6 +19,7 @@ from normscope.records.pooling import (
     copies,
     pooled_moments,
     pooled_samples,
+    pooled_shapes,
 )
 from normscope.records.recording_distribution import merge
 from normscope.records.recording_header import Cost, Header, LayerInfo
@@ -34,6 +35,7 @@ _MOMENTS = ("values_per_channel", "batch_mean", "batch_var")
 _POOLED = {
     **dict.fromkeys(_MOMENTS[1:], _MOMENTS),
     **{name: ("values_per_channel", name) for name in _SAMPLES},
+    **{f"{name}_moments": (name, f"{name}_moments") for name in ("histogram", "output_histogram")},
 }
 _PER_CHANNEL = frozenset({"weight", "bias", "weight_gradient", "bias_gradient"})
 _CALLED = frozenset({"values_per_channel", "training", "batch_mean", "histogram"})
@@ -385,6 +387,9 @@ class Recording:
             tables = [read(name) for name in needed]
             steps = common_steps([series[0] for table in tables for series in table])
             stacked = [np.stack([at_steps(series, steps) for series in t]) for t in tables]
+            if statistic.endswith("histogram_moments"):
+                counts, moments = stacked
+                return steps, pooled_shapes(counts.sum(-1), moments).astype(np.float32)
             if statistic in _SAMPLES:
                 return steps, pooled_samples(*stacked).astype(np.float32)
             pooled = pooled_moments(*stacked)[statistic == "batch_var"]

@@ -36,6 +36,9 @@ CONSTANT_STD = 1e-4
 SAMPLE_MOMENTS = ("mean", "std", "minimum", "maximum")
 SAMPLE_LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
+# The rows of a histogram's moments: of the values that it counts, exact where its bins are not.
+VALUE_MOMENTS = ("mean", "std", "skewness", "kurtosis")
+
 # The rows of `stream`, a residual sum beside a layer, and of `attention`, the one beside it.
 STREAM = ("rms", "largest", "kurtosis", "share of the largest channel")
 ATTENTION = ("largest logit", "share of the largest entropy")
@@ -165,6 +168,7 @@ SHAPES: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(("sample_mean", "sample_std"), (len(SAMPLE_MOMENTS), None)),
     **dict.fromkeys(("sample_mean_quantiles", "sample_std_quantiles"), (len(SAMPLE_LEVELS), None)),
     **dict.fromkeys(("histogram_frame", "output_histogram_frame"), _FRAME),
+    **dict.fromkeys(("histogram_moments", "output_histogram_moments"), (len(VALUE_MOMENTS), None)),
     **dict.fromkeys(("histogram", "output_histogram"), _HISTOGRAM),
 }
 """{statistic: its shape at one step}; None is any number of channels, or of groups."""

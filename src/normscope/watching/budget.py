@@ -12,6 +12,7 @@ from normscope.records.recording_header import (
     HISTOGRAM_CHANNELS,
     SAMPLE_LEVELS,
     SAMPLE_MOMENTS,
+    VALUE_MOMENTS,
     LayerInfo,
 )
 from normscope.watching.intervals import Due, Intervals, LogSpacedInterval
@@ -90,7 +91,7 @@ def record_bytes(layers: Sequence[LayerInfo]) -> dict[str, int]:
         total["moments"] += parameters + buffers
         total["moments"] += 8 * recorded if info.kind == "batch" else 0
         total["moments"] += 8 * len(SAMPLE_MOMENTS) * groups if per_sample else 0
-        histogram = 2 * (BINS + 2) + 4 * len(FRAME)
+        histogram = 2 * (BINS + 2) + 4 * len(FRAME) + 4 * len(VALUE_MOMENTS)
         total["histograms"] += sides * histogram * min(channels, info.histogram_limit)
         total["histograms"] += 8 * recorded if info.kind != "batch" else 0
         total["histograms"] += 8 * len(SAMPLE_LEVELS) * groups if per_sample else 0

@@ -34,6 +34,7 @@ from normscope.watching.tensor_statistics import (
     sample_quantiles,
     saved_moments,
     spread,
+    value_moments,
 )  # fmt: skip
 from normscope.watching.watched_layers import histogram_channels
 
@@ -356,6 +357,8 @@ class Observer:
         normalized = (values - spread(mean, values)) * spread(invstd, values)
         frame = torch.stack([mean, invstd.reciprocal(), weight, bias, *extremes(values)])
         call.add("frames", f"{name}_frame", frame, (len(FRAME), len(mean)))
+        moments = value_moments(values)
+        call.add("frames", f"{name}_moments", moments, tuple(moments.shape))
         call.add("histograms", name, bin_counts(normalized), (len(mean), BINS + 2))
 
     def _add_sample_statistics(

@@ -23,6 +23,8 @@ its node stands for up to three operations, and says which in `relu` and `has_re
 residual is its second input.
 """
 
+TINY = 1e-30
+
 # Autograd's names of the operations that save a mean and an inverse standard deviation as their
 # results 1 and 2: native, cuDNN's and MIOpen's batch norm, group norm and layer norm; and fused
 # batch norm.
@@ -157,6 +159,17 @@ def channel_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     mean = values.sum(dims) / n
     centred = values - spread(mean, values)
     return mean, centred.square_().sum(dims) / n
+
+
+def value_moments(values: Tensor) -> Tensor:
+    """Return [4, C] of [M, C] or [N, C, L]: mean, standard deviation, skewness and kurtosis, the
+    last two 0 for a constant channel.
+    """
+    mean, variance = channel_moments(values)
+    std = variance.sqrt()
+    scaled = (values - spread(mean, values)) / spread(std.clamp_min(TINY), values)
+    dims, square = tuple(d for d in range(values.dim()) if d != 1), scaled.square()
+    return torch.stack([mean, std, (square * scaled).mean(dims), square.square().mean(dims)])
 
 
 def spread(per_channel: Tensor, values: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from normscope.records.recording_header import (
     FRAME,
     SAMPLE_LEVELS,
     SAMPLE_MOMENTS,
+    VALUE_MOMENTS,
     Block,
     Header,
     LayerInfo,
@@ -27,6 +28,8 @@ from normscope.records.recording_header import (
 from normscope.records.recording_parts import Part
 
 ROWS = {
+    "histogram_moments": VALUE_MOMENTS,
+    "output_histogram_moments": VALUE_MOMENTS,
     "sample_mean": SAMPLE_MOMENTS,
     "sample_std": SAMPLE_MOMENTS,
     **dict.fromkeys(
