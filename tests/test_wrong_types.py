@@ -1,5 +1,8 @@
 """What the library is called with that cannot be: one line, before work begins."""
 
+from itertools import count
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -73,6 +76,47 @@ def test_a_path_that_can_be_none(name):
         assert len(str(caught.value)) < 400
 
 
-def test_a_world_of_no_whole_number():
-    with pytest.raises(InputError, match="world_size must be of type int"):
-        normscope.check(model(), world_size="2")  # type: ignore[arg-type]
+TENSOR = torch.ones(3, 3)
+OTHERS = {
+    "check world_size": (lambda x: normscope.check(model(), world_size=x), ("2", 2.0, TENSOR)),
+    "check export": (lambda x: normscope.check(model(), export=x), (1, "yes", TENSOR)),
+    "check_loader devices": (lambda x: normscope.check_loader([[1]], devices=x), ("2", None)),
+    "check_loader no devices": (lambda x: normscope.check_loader([[1]], devices=x), (0, -1)),
+    "check_state_dict model": (
+        lambda x: normscope.check_state_dict(model().state_dict(), x), (5, "x", {}, TENSOR)),
+    "assert level": (lambda x: assert_normalization_ok(model(), level=x), ("x", None, TENSOR)),
+    "select": (
+        lambda x: normscope.check(model(), select=x),
+        ([TENSOR], torch.tensor(1), count(), map(int, "x"), [""])),
+    "layers": (lambda x: normscope.watch(model(), layers=x), (torch.tensor(1), count())),
+    "sinks": (lambda x: normscope.watch(model(), sinks=x), (torch.tensor(1), count(), [TENSOR])),
+    "watch check": (lambda x: normscope.watch(model(), check=x), ("x", 2, TENSOR)),
+    "budget": (lambda x: normscope.watch(model(), budget=x), (10**5000, TENSOR, -1)),
+    "every": (lambda x: normscope.watch(model(), every=x), (-(10**5000), TENSOR, 2.5)),
+    "compare seeds": (lambda x: normscope.compare(seeds=x), ("\udcff", TENSOR, 1.5)),
+    "compare out": (lambda x: normscope.compare(out=x), (TENSOR, torch.optim.SGD([TENSOR], 1))),
+    "decay": (lambda x: mend.weight_decay_groups(model(), x), ("1", float("nan"), TENSOR)),
+    "recalibrate": (
+        lambda x: mend.recalibrate(model(), [TENSOR], variance=x), ("x", None, TENSOR)),
+    "unfreeze": (lambda x: mend.unfreeze(x), (5, None, TENSOR)),
+    "statistic": (
+        lambda x: normscope.Recording([]).query("1", x), (5, None, ["a"], TENSOR)),
+    "first": (
+        lambda x: normscope.Recording([]).query("1", "mean", first=x), ("1", TENSOR)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", OTHERS)
+def test_other_arguments(argument):
+    call, values = OTHERS[argument]
+    for value in values:
+        with pytest.raises(InputError) as caught:
+            call(value)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 600
+
+
+def test_numbers_of_numpy_are_numbers():
+    report = normscope.check(model(), world_size=np.int64(2), export=np.bool_(False))
+    assert not report.errors
+    assert mend.weight_decay_groups(model(), np.float32(0.5))[0]["weight_decay"] == 0.5

@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _fill_closed_streams()
+    if os.environ.get("COLUMNS", "").strip(" 0") == "":
+        os.environ.pop("COLUMNS", None)  # 0 columns are an unknown number, and rich shows nothing
     if sys.stdout is None:
         _complain("standard output is closed.")
         sys.exit(1)

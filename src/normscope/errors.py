@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+MOST_SIGNS = 4000
+"""Of a message."""
 
 
 class NormscopeError(Exception):
@@ -19,6 +21,11 @@ class InputError(NormscopeError):
     """Something the user gave cannot be used. The command line ends with status 2."""
 
     exit_status = 2
+
+    def __str__(self) -> str:
+        """Return the message in one line, also where it quotes a value that is written in more."""
+        line = " ".join(part.strip() for part in super().__str__().splitlines())
+        return line if len(line) <= MOST_SIGNS else f"{line[:MOST_SIGNS]} ..."
 
 
 class NothingToWatchError(InputError):
@@ -37,12 +44,6 @@ class StorageError(NormscopeError, OSError):
     """The machine could not store what it was asked to, as on a full disk. Ends with status 1."""
 
 
-def check_type(what: str, value: object, kind: type) -> None:
-    """Raise an InputError for an argument that is of another type."""
-    if not isinstance(value, kind):
-        raise InputError(f"{what} must be of type {kind.__name__}, not {type(value).__name__}.")
-
-
 def first_line(error: BaseException, most: int = 300) -> str:
     """Return the first line of an error's message; its type's name where it has none."""
     lines = str(error).strip().splitlines()
@@ -53,6 +54,13 @@ def one_line(error: BaseException) -> str:
     """Return an error's type and the first line of its message."""
     kind, reason = type(error).__name__, first_line(error)
     return kind if reason == kind else f"{kind}: {reason}"
+
+
+def shown(value: object) -> str:
+    """Return a value as a message quotes it: a short text or number, else its type."""
+    plain = isinstance(value, str | float | bool) or (type(value) is int and abs(value) < 10**20)
+    text = repr(value) if plain else ""
+    return text if 0 < len(text) <= 60 else f"a value of type {type(value).__name__}"
 
 
 def one_of(what: str, given: str, known: Iterable[str]) -> str:

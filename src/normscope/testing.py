@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+from normscope.arguments import judged
 from normscope.judge.check_report import CheckReport
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+@judged
 def assert_normalization_ok(
     model: nn.Module,
     batches: Iterable[Any] | None = None,

@@ -56,7 +56,7 @@ def wrapped(text: str, width: int) -> str:
     What a line goes on with is indented as deep as the line, or as its text behind a dash or a
     label that stands in a column of its own.
     """
-    lines = []
+    lines, width = [], max(width, 1)  # rich takes COLUMNS=0 as it is
     for line in text.split("\n"):
         hanging = re.match(r" *(?:- |\w+ {2,})?", line)
         indent = " " * min(hanging.end() if hanging else 0, width // 2)

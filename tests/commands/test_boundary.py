@@ -11,6 +11,7 @@ import pytest
 from normscope import cli
 from normscope.commands import compare, report
 from normscope.errors import InputError
+from normscope.words import wrapped
 
 CLI = (sys.executable, "-m", "normscope.cli")
 
@@ -84,6 +85,21 @@ def test_a_closed_output_is_one_line():
         ["/bin/sh", "-c", '"$@" >&-', "-", *CLI, "--version"], capture_output=True
     )
     assert (done.returncode, done.stderr) == (1, b"normscope: standard output is closed.\n")
+
+
+@pytest.mark.parametrize("columns", ["0", "00", " "])
+def test_no_columns_are_an_unknown_number(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run("report", "nothing") == 2
+    assert "nothing" in capsys.readouterr().err
+    assert "COLUMNS" not in os.environ
+    assert wrapped("a b", 0) == "a\nb"
+
+
+def test_without_docstrings_a_line_says_so():
+    words = [sys.executable, "-OO", "-c", "import normscope.judge.claims.convergence"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "InputError: Python runs with -OO" in done.stderr
 
 
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):

@@ -126,11 +126,11 @@ def test_a_sink_hears_the_end_of_a_recording_that_is_given_up(tmp_path, monkeypa
 def test_bad_arguments():
     with pytest.raises(InputError, match="A sink has flushed"):
         normscope.watch(net(), sinks=[print])
-    with pytest.raises(InputError, match="sinks= takes several, in a list; Notes is none"):
+    with pytest.raises(InputError, match="sinks must be of type list, not Notes"):
         normscope.watch(net(), sinks=Notes())
-    with pytest.raises(InputError, match="check= takes True, False or \"raise\", not 'raises'"):
+    with pytest.raises(InputError, match="check must be of type bool or 'raise', not 'raises'"):
         normscope.watch(net(), check="raises")
-    with pytest.raises(InputError, match="stream= must be of type bool, not str"):
+    with pytest.raises(InputError, match="stream must be of type bool, not 'norms'"):
         normscope.watch(net(), stream="norms")
 
 

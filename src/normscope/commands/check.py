@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import msgspec
 import tyro
 
-from normscope.errors import InputError, StorageError, check_type, first_line, one_of
+from normscope.arguments import judged
+from normscope.errors import InputError, StorageError, first_line, one_of
 from normscope.paths import given_path
 from normscope.records.regular_files import read_toml
 from normscope.studies.options import Folder, as_path
@@ -228,6 +229,7 @@ def _report(options: CheckOptions) -> CheckReport:
     return replace(report, findings=(*found, *report.findings)) if found else report
 
 
+@judged
 def check(
     model: nn.Module,
     batches: Iterable[Any] | None = None,
@@ -267,7 +269,6 @@ def check(
     from normscope.judge.rules import choose
 
     choose(select, ignore)  # a misspelt code is said before the model runs
-    check_type("world_size", world_size, int)
     if world_size < 1:
         raise InputError(f"world_size must be at least 1, not {world_size}.")
     history = read_history(recording) if recording is not None else None
@@ -284,6 +285,7 @@ def check(
     return judge(examination, select, ignore)
 
 
+@judged
 def check_state_dict(
     state: Any, model: nn.Module | None = None, *, other: Any = None, select: Iterable[str] = (),
     ignore: Iterable[str] = (),
@@ -308,6 +310,7 @@ def check_state_dict(
     return judge(examine_state(state, model, other), select, ignore)
 
 
+@judged
 def check_loader(
     loader: Any,
     *,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from normscope.arguments import judged
 from normscope.commands.compare import RunsResult
 from normscope.errors import InputError, RecordError, one_of
 from normscope.paths import given_path
@@ -83,6 +84,7 @@ def run_claims(options: ClaimsOptions) -> int:
     return 0
 
 
+@judged
 def claims(
     *directories: str | Path,
     norm: str | None = None,

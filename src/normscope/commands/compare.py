@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normscope.errors import NormscopeError, StorageError, check_type, one_line
+from normscope.arguments import judged
+from normscope.errors import NormscopeError, StorageError, one_line
 from normscope.studies.options import STUDIES, GridOptions, options_from
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def run_compare(options: CompareOptions) -> int:
     return 1 if compare(options).failed else 0
 
 
+@judged
 def compare(
     options: CompareOptions | None = None, *, console: Console | None = None, **settings: Any
 ) -> ComparisonResult:
@@ -101,7 +103,6 @@ def compare(
         options = options_from(settings, CompareOptions)
     elif settings:
         raise TypeError("give either options or settings by name, not both")
-    check_type("options", options, CompareOptions)
     grid = lay_out(options)
     with open_study(options.directory, options, console or Console()) as training:
         training.say_set_up(grid)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from normscope.errors import InputError, NormscopeError, check_type
+from normscope.arguments import judged
+from normscope.errors import InputError, NormscopeError
 from normscope.records.run_description import TRANSFORMERS
 from normscope.studies.options import STUDIES, GridOptions, MachineOptions, NetworkOptions, grid_of
 from normscope.studies.spec import Count, Name, Recipe
@@ -136,6 +137,7 @@ def run_explain(options: ExplainOptions) -> int:
     return 0
 
 
+@judged
 def explain(
     options: ExplainOptions | None = None, console: Console | None = None
 ) -> ExplanationResult:
@@ -163,7 +165,6 @@ def explain(
     from normscope.studies.pipeline import open_study
 
     options = ExplainOptions() if options is None else options
-    check_type("options", options, ExplainOptions)
     grid = lay_out(options.study)
     spec = dataclasses.replace(grid.specs[0], seed=options.seed)
     choice = choose_layer(build_for(grid.dataset, spec), options.layer, spec.norm, options.channel)

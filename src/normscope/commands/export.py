@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from normscope.arguments import judged
 from normscope.errors import InputError, RecordError
 from normscope.escapes import for_line
 from normscope.paths import given_path
@@ -57,6 +58,7 @@ class Exported:
     problems: tuple[str, ...]
 
 
+@judged
 def export(path: str | Path, to: Format = "parquet", out: str | Path | None = None) -> Exported:
     """Write a study or a recording as tables.
 

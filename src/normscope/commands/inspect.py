@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from normscope.arguments import judged
 from normscope.commands.compare import RunsResult
-from normscope.errors import InputError, NormscopeError, check_type
+from normscope.errors import InputError, NormscopeError
 from normscope.studies.options import (
     STUDIES,
     GridOptions,
@@ -126,6 +127,7 @@ def run_inspect(options: InspectOptions) -> int:
     return 0
 
 
+@judged
 def inspect(
     options: InspectOptions | None = None, *, console: Console | None = None
 ) -> InspectionResult:
@@ -153,7 +155,6 @@ def inspect(
     from normscope.studies.pipeline import open_study
 
     options = InspectOptions() if options is None else options
-    check_type("options", options, InspectOptions)
     grid = lay_out(options.study)
     layers = choose_layers(grid, options.layer)
     with open_study(options.directory, options.study, console or Console()) as training:

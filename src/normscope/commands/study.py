@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from normscope.errors import InputError, check_type, one_of
+from normscope.arguments import judged
+from normscope.errors import InputError, one_of
 from normscope.paths import given_path
 from normscope.studies.options import (
     MOST_RUNS,
@@ -126,6 +127,7 @@ def run_study(options: StudyOptions) -> int:
     return 1 if train_study(options).failed else 0
 
 
+@judged
 def study(
     name: str | Path = "quick",
     *,
@@ -153,7 +155,6 @@ def study(
     for path in ("out", "data_dir", "tensorboard"):
         if settings.get(path) is not None:
             settings[path] = given_path(settings[path], path)
-    check_type("sweep", {} if sweep is None else sweep, Mapping)
     known = sorted({field.name for field in dataclasses.fields(StudyOptions)} - {"study", "sweep"})
     for setting in settings:
         if setting not in known:

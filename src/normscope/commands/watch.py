@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from normscope.errors import InputError, check_type
+from normscope.arguments import judged, several
+from normscope.errors import InputError
 from normscope.show.shown_recording import Recording
 from normscope.show.sinks.sink import WatcherSink
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY, attach
@@ -20,6 +21,7 @@ from normscope.watching.watched_layers import LayerSelector
 from normscope.watching.watcher import Watcher
 
 
+@judged
 def watch(
     model: nn.Module,
     *,
@@ -126,12 +128,7 @@ def watch(
         StorageError: if the file cannot be written. Later on, that is one warning, and the training
             goes on.
     """
-    if check not in (True, False, "raise"):
-        raise InputError(f'check= takes True, False or "raise", not {check!r}.')
-    check_type("stream=", stream, bool)
-    if not isinstance(sinks, Iterable):
-        raise InputError(f"sinks= takes several, in a list; {type(sinks).__name__} is none.")
-    sinks = tuple(sinks)
+    sinks = several("sinks", sinks)
     for sink in sinks:
         if not all(callable(getattr(sink, name, None)) for name in ("flushed", "close")):
             raise InputError(

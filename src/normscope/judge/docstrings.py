@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from dataclasses import dataclass
+
+from normscope.errors import InputError
 
 
 def kebab_case(name: str) -> str:
@@ -15,10 +18,18 @@ def kebab_case(name: str) -> str:
 def sections(docstring: str, *titles: str) -> dict[str, str]:
     """Split a docstring at the lines that begin with one of the titles and a colon.
 
+    Raises:
+        InputError: if Python leaves all docstrings out.
+
     Returns:
         {title: its text, indentation removed}; the text before the first title has the key "".
         `Title (remark):` puts the remark under "Title remark".
     """
+    if sys.flags.optimize > 1:
+        raise InputError(
+            "Python runs with -OO, which takes away the texts of rules and claims that normscope "
+            "shows. Use -O, or none (PYTHONOPTIMIZE=0)."
+        )
     heading = re.compile(rf"({'|'.join(titles)})(?: \((.+)\))?:(.*)")
     lines: list[str] = []
     parts = {"": lines}

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from normscope.errors import InputError, check_type, lookup
+from normscope.arguments import judged
+from normscope.errors import InputError, lookup
 from normscope.mend.forward_paths import operations
 from normscope.mend.freeze import Frozen, freeze
 from normscope.mend.other_readers import plain_values
@@ -31,6 +32,7 @@ TRACKING = (
 )  # fmt: skip
 
 
+@judged
 def convert(
     model: nn.Module, source: str, target: str | Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
@@ -54,7 +56,6 @@ def convert(
             references outside of the modules' own children; or if the forward, as far as it can be
             traced, would take another way. The model is unchanged then.
     """
-    check_type("model", model, nn.Module)
     kinds = lookup("kind of normalization", source, SOURCES)
     make = lookup("target", target, TARGETS) if isinstance(target, str) else target
     layers = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normscope.errors import InputError, NormscopeWarning, check_type, lookup
+from normscope.arguments import judged
+from normscope.errors import InputError, NormscopeWarning, lookup
 from normscope.mend.convert import exchange, refuse_kept
 from normscope.mend.folding import named
 from normscope.mend.forward_paths import UntraceableError, is_row_norm, traced_paths
@@ -61,6 +62,7 @@ CLASSES: dict[Convention, tuple[type[nn.Module], ...]] = {
 }
 
 
+@judged
 def convert_gains(
     source: nn.Module | Mapping[str, Any],
     convention: Convention,
@@ -91,8 +93,6 @@ def convert_gains(
             is changed then.
     """
     lookup("convention", convention, {str(name): name for name in NEUTRAL})
-    if not isinstance(source, nn.Module):
-        check_type("source", source, Mapping)
     network = source if isinstance(source, nn.Module) else model
     if network is None:
         raise InputError("Give a model that has the names of the state_dict: model=…")

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from normscope.arguments import judged
 from normscope.mend.folding import Folding, NotUnderstoodError, named
 from normscope.mend.forward_paths import WEIGHTED, Path, UntraceableError, is_batch_norm, trace_all
 from normscope.mend.other_readers import method_without
 from normscope.user_models.plain_layers import alteration, forward_override
 
 
+@judged
 def fold(
     model: nn.Module, batches: Iterable[Any] | None = None, *, partial: bool = False
 ) -> nn.Module:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normscope.arguments import judged
 from normscope.mend.folding import Folding, NotUnderstoodError, named
 from normscope.mend.forward_paths import Path, is_matrix, is_row_norm
 from normscope.mend.gains import TOLERANCE, Gain, NotAffineError, agree, gain_convention, outcome
@@ -18,6 +19,7 @@ from normscope.user_models.norm_layers import gain_of
 from normscope.user_models.plain_layers import alteration, runs_torch_forward
 
 
+@judged
 def fold_gains(
     model: nn.Module, batches: Iterable[Any] | None = None, *, partial: bool = False
 ) -> nn.Module:

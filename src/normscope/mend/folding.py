@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normscope.errors import InputError, NormscopeWarning, check_type
+from normscope.errors import InputError, NormscopeWarning
 from normscope.mend.forward_paths import Path, UntraceableError, operations, traced_paths
 from normscope.mend.observed_paths import observed_paths, outputs_of
 from normscope.user_models.batch_reader import Batch, read_batches
@@ -52,7 +52,6 @@ class Folding:
             InputError: if there is no layer to fold, one is not understood, the model cannot be
                 traced and there are no batches, or outputs differ by more than rounding.
         """
-        check_type("model", model, nn.Module)
         folded = _copy(unwrapped_model(model)).eval()
         read = read_batches(batches, folded) if batches is not None else []
         paths = self._paths(folded, read)

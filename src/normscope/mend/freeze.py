@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normscope.errors import InputError, check_type
+from normscope.arguments import judged
+from normscope.errors import InputError
 from normscope.user_models.norm_layers import is_norm
 from normscope.user_models.plain_layers import own_parameters, runs_torch_forward
 
@@ -45,6 +47,7 @@ KNOWN = {
 }
 
 
+@judged
 def freeze(model: nn.Module, *, affine: bool = True) -> nn.Module:
     """Freeze every layer with running statistics inside the model, in place, and return the model.
 
@@ -60,7 +63,6 @@ def freeze(model: nn.Module, *, affine: bool = True) -> nn.Module:
         InputError: if there is no layer with running statistics, or one of them normalizes with the
             batch's in eval mode too. The model is unchanged then.
     """
-    check_type("model", model, nn.Module)
     layers = {
         name: module
         for name, module in model.named_modules()
@@ -90,6 +92,7 @@ def freeze(model: nn.Module, *, affine: bool = True) -> nn.Module:
     return model
 
 
+@judged
 def unfreeze(model: nn.Module) -> nn.Module:
     """Undo `freeze`, in place: layers follow train() again, and weights and biases that `freeze`
     switched off are trained. Returns the model.
@@ -126,6 +129,7 @@ def _frozen(cls: type[nn.Module]) -> type[nn.Module]:
     )
 
 
+@judged
 def weight_decay_groups(
     model: nn.Module, weight_decay: float, *, decay_biases: bool = False
 ) -> list[dict[str, Any]]:
@@ -144,8 +148,8 @@ def weight_decay_groups(
     Raises:
         InputError: if the model has no parameter to train, or the decay is negative.
     """
-    if weight_decay < 0:
-        raise InputError(f"weight_decay must not be negative, and is {weight_decay}.")
+    if not 0 <= weight_decay < math.inf:
+        raise InputError("weight_decay must be a number that is not negative.")
     spared = {
         id(p)
         for module in model.modules()

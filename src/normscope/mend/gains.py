@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from normscope.errors import InputError, check_type
+from normscope.arguments import judged
+from normscope.errors import InputError
 from normscope.mend.fold import SCALES
 from normscope.mend.forward_paths import norm_kind
 from normscope.mend.observed_paths import outputs_of
@@ -153,6 +154,7 @@ class InFloat32(nn.Module):
         return _as(given[0], super().forward(*args, **kwargs))
 
 
+@judged
 def gains_to_float32(model: nn.Module, batches: Iterable[Any] | None = None) -> nn.Module:
     """Put gains, biases and running statistics of every normalization layer into float32, in place,
     and return the model. The rest keeps its type.
@@ -174,7 +176,6 @@ def gains_to_float32(model: nn.Module, batches: Iterable[Any] | None = None) -> 
             parametrizations or a forward of its own on the instance, or a forward fails. The model
             is unchanged then.
     """
-    check_type("model", model, nn.Module)
     read = read_batches(batches, model) if batches is not None else []
     layers = {
         name: module

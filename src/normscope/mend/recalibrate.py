@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from normscope.errors import InputError, check_type
+from normscope.arguments import judged
+from normscope.errors import InputError
 from normscope.user_models.batch_reader import each_batch
 from normscope.user_models.norm_layers import batch_norms
 from normscope.user_models.plain_layers import forward_override
@@ -50,6 +51,7 @@ class _Sums:
 
 
 @torch.no_grad()
+@judged
 def recalibrate(
     model: nn.Module,
     batches: Iterable[Any],
@@ -77,9 +79,6 @@ def recalibrate(
             batches, a forward fails, or a subclass's forward does not normalize by F.batch_norm
             with the layer's running statistics, so that nobody knows what it normalizes.
     """
-    check_type("model", model, nn.Module)
-    if variance not in ("pooled", "mean"):
-        raise InputError(f"variance must be 'pooled' or 'mean', not {variance!r}.")
     layers = {
         name: m
         for name, m in batch_norms(model)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from normscope.arguments import judged
 from normscope.errors import InputError, RecordError, lookup, one_of
 from normscope.paths import given_path
 from normscope.records.histogram import ChannelHistograms
@@ -210,16 +211,19 @@ class Recording:
 
     # -- values
 
+    @judged
     def statistics(self, layer: str) -> list[str]:
         """The names of what was recorded of a layer."""
         lookup("layer", layer, self.layers)
         parts = self._recorders(layer)
         return list(dict.fromkeys(s for part in parts for s in part.statistics().get(layer, ())))
 
+    @judged
     def ranks_of(self, layer: str) -> list[int]:
         """The ranks whose processes called a layer; of one that none called, all that have it."""
         return [part.header.rank for part in self._recorders(layer)]
 
+    @judged
     def query(
         self,
         layer: str,
@@ -272,6 +276,7 @@ class Recording:
             parts = [part for part in parts if part[1].size and part[1].shape[1] == width]
         return copies(parts, width)
 
+    @judged
     def distribution(
         self,
         layer: str,
@@ -320,6 +325,7 @@ class Recording:
             edges=edges, counts=merged, channels=channels, steps=np.unique(steps)
         )
 
+    @judged
     def to_dataframe(self, layer: str | None = None, statistic: str | None = None) -> pd.DataFrame:
         """A long pandas table with the columns step, layer, statistic, channel and value;
         histograms are left out.

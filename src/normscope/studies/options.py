@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from tyro.conf import OmitArgPrefixes, arg
 
-from normscope.errors import InputError, one_of
+from normscope.errors import InputError, one_line, one_of
 from normscope.paths import given_path
 from normscope.studies.spec import MOST_EPOCHS, MOST_THREADS, Count, Recipe, within
 
@@ -205,10 +205,12 @@ def options_from(settings: Mapping[str, Any], kind: type[Grid] = GridOptions) ->
         reason = str(error).replace("Expected `array`", "Expected a list")
         reason = reason.replace("$.recipe.", "").replace("$.", "")
         raise InputError(f"A setting cannot be used: {reason}.") from error
+    except UnicodeEncodeError as error:  # a lone surrogate
+        raise InputError(f"A setting is no text: {one_line(error)}.") from error
 
 
 def as_path(kind: type, value: Any) -> Any:
     """Return a text as a path, for msgspec, which knows no paths."""
     if kind is Path and isinstance(value, str | Path):
         return given_path(value)
-    raise TypeError(f"expected {kind.__name__}, got {value!r}")
+    raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from normscope.errors import InputError
+from normscope.errors import InputError, shown
 from normscope.records.recording_header import (
     BINS,
     FRAME,
@@ -29,6 +29,7 @@ FEWEST_CHANNELS = 8
 WRITE_BYTES, STEPS_PER_WRITE = 1_400, 250
 """What a write adds to the file per layer, beside the values: names, shapes, an index."""
 
+MOST = 1e12  # MB
 EARLY, EARLY_DOUBLINGS = 0.3, 10
 """The share of the budget that is there for the first 1,000 steps besides, when most happens."""
 
@@ -40,10 +41,10 @@ def check_budget(budget: float | None) -> None:
         InputError: if it is neither a positive number nor None.
     """
     number = isinstance(budget, int | float) and not isinstance(budget, bool)
-    if budget is not None and not (number and 0 < budget < math.inf):
+    if budget is not None and not (number and 0 < budget <= MOST):
         raise InputError(
-            f"budget={budget!r} is no size: give MB per {STEPS:,} steps, or None to record all "
-            "that is due."
+            f"budget={shown(budget)} is no size: give MB per {STEPS:,} steps, or None to record "
+            "all that is due."
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from normscope.errors import InputError
+from normscope.errors import InputError, shown
 
 Interval = int | Callable[[int], bool] | None
 
@@ -75,8 +75,8 @@ def _check(parameter: str, interval: Interval) -> None:
             raise InputError(message) from error
     elif interval is not None and (type(interval) is not int or interval < 1):
         raise InputError(
-            f"{parameter}={interval!r} is no interval: give a number of steps from 1, a function "
-            "of the step, or None."
+            f"{parameter}={shown(interval)} is no interval: give a number of steps from 1, a "
+            "function of the step, or None."
         )
 
 

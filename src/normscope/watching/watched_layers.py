@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normscope.errors import InputError, NothingToWatchError, check_type
+from normscope.arguments import several
+from normscope.errors import InputError, NothingToWatchError
 from normscope.records.recording_header import LayerInfo
 from normscope.user_models.functional_norms import functional_norms
 from normscope.user_models.norm_layers import (
@@ -56,9 +57,7 @@ def find_layers(model: nn.Module, layers: LayerSelector | None = None) -> list[M
         if not chosen:
             raise NothingToWatchError(_no_normalization(model))
     else:
-        single = isinstance(layers, str | type)
-        check_type("layers", [layers] if single else layers, Iterable)
-        chosen = set[str]().union(*(_matches(s, modules) for s in ([layers] if single else layers)))
+        chosen = set[str]().union(*(_matches(s, modules) for s in several("layers", layers)))
         if not chosen:
             raise InputError("layers= is empty; leave it out to watch every normalization layer.")
     return [

@@ -7,7 +7,8 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 
-from normscope.errors import InputError, check_type, one_of
+from normscope.arguments import several
+from normscope.errors import InputError, one_of
 from normscope.judge.rule import Rule
 
 
@@ -35,11 +36,11 @@ def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule
 
 
 def _texts(option: str, values: Iterable[str]) -> tuple[str, ...]:
-    check_type(option, values, Iterable)
-    texts = (values,) if isinstance(values, str) else tuple(values)
+    texts = several(option, values)
     for text in texts:
         if not isinstance(text, str) or not text:
-            raise InputError(f"{option} holds {text!r}; it takes codes or names of rules.")
+            held = "an empty text" if text == "" else f"a value of type {type(text).__name__}"
+            raise InputError(f"{option} holds {held}; it takes codes or names of rules.")
     return texts
 
 

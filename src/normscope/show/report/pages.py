@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normscope.arguments import judged
 from normscope.errors import InputError, NormscopeError
 from normscope.escapes import for_html
 from normscope.paths import given_path
@@ -30,6 +31,7 @@ FRAME_HEIGHT = 720  # pixels, in a notebook; the frame's lower edge can be dragg
 _STILLS = ("comparison.png", "overview.png")
 
 
+@judged
 def report(*paths: str | Path, out: str | Path | None = None, command: str | None = None) -> Path:
     """Write a report of studies and recordings.
 

@@ -1,0 +1,130 @@
+"""Arguments of public functions, held against the types that their signatures name."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from numbers import Integral, Real
+from typing import Any, NamedTuple, TypeVar
+
+from normscope.errors import InputError, one_line, shown
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MOST = 20_000
+"""Values of an argument that takes several: names of layers or rules, sinks."""
+
+_TYPES: dict[str, Any] = {
+    "None": type(None), "bool": bool, "int": Integral, "float": Real, "str": str,
+    "Path": os.PathLike, "Mapping": Mapping, "Iterable": Iterable, "Sequence": Iterable,
+}  # fmt: skip
+"""What fits an annotation; numbers of NumPy are numbers."""
+
+
+class _Kind(NamedTuple):
+    """One part of an annotation: what a message calls it, and whether a value is of it."""
+
+    name: str
+    fits: Callable[[Any], bool]
+
+
+def judged(function: F) -> F:
+    """Raise an InputError for an argument that is of no type of its annotation, before anything
+    else happens.
+
+    Annotations are read as text, so that nothing is imported for them. Judged are those whose every
+    part is known: plain types, `nn.Module`, Literal, and classes of the function's own module.
+    """
+    signature = inspect.signature(function)
+    known = {
+        name: kinds
+        for name, parameter in signature.parameters.items()
+        if all(kinds := [_kind(part, function) for part in _parts(parameter.annotation)])
+    }
+    several = {
+        name for name, each in signature.parameters.items() if each.kind is each.VAR_POSITIONAL
+    }
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True  # pytest shows the line that called
+        for name, given in signature.bind(*args, **kwargs).arguments.items():
+            for value in given if name in several else (given,):
+                _judge(name, value, known.get(name))
+        return function(*args, **kwargs)
+
+    return called  # type: ignore[return-value]
+
+
+def several(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return what an argument holds that takes several; one text or type alone is one.
+
+    Raises:
+        InputError: if it cannot be iterated over, or has no end within MOST.
+    """
+    if isinstance(values, str | type):
+        return (values,)
+    try:
+        found = tuple(islice(values, MOST + 1))
+    except Exception as error:  # anybody's iterator
+        raise InputError(f"{name} cannot be read as a list: {one_line(error)}.") from error
+    if len(found) > MOST:
+        raise InputError(f"{name} holds more than {MOST:,} values.")
+    return found
+
+
+def _judge(name: str, value: Any, kinds: list[_Kind | None] | None) -> None:
+    if not kinds or any(kind is not None and kind.fits(value) for kind in kinds):
+        return
+    wanted = " or ".join(kind.name for kind in kinds if kind is not None)
+    given = shown(value) if isinstance(value, str) else type(value).__name__
+    raise InputError(f"{name} must be of type {wanted}, not {given}.")
+
+
+def _parts(annotation: Any) -> Iterator[ast.expr]:
+    """Yield the parts of a union; one part of an annotation that is no text, or none at all."""
+    if not isinstance(annotation, str):
+        yield ast.Constant(...)
+        return
+    left = [ast.parse(annotation, mode="eval").body]
+    while left:
+        part = left.pop()
+        if isinstance(part, ast.BinOp):
+            left += [part.right, part.left]
+        else:
+            yield part
+
+
+def _kind(part: ast.expr, function: Callable[..., Any]) -> _Kind | None:
+    """Return what an annotation's part means; None where that is not known."""
+    name = ast.unparse(part)
+    if name.startswith("Literal["):
+        values = ast.literal_eval(name.removeprefix("Literal").replace("[", "(", 1)[:-1] + ",)")
+        shown = " or ".join(repr(value) for value in values)
+        return _Kind(
+            shown, lambda value: any(type(value) is type(v) and value == v for v in values)
+        )
+    if name == "nn.Module":
+        torch = sys.modules.get("torch")  # where it is not loaded, nothing is a module
+        return _Kind(
+            "Module", lambda value: torch is not None and isinstance(value, torch.nn.Module)
+        )
+    if name == "bool":
+        return _Kind("bool", lambda value: type(value).__name__ in ("bool", "bool_"))  # NumPy's too
+    plain = name.partition("[")[0]
+    kind = _TYPES.get(plain, function.__globals__.get(plain))
+    if not isinstance(kind, type) or kind is Any or getattr(kind, "_is_protocol", False):
+        return None
+    shown = "list" if kind is Iterable else plain
+    return _Kind(shown, lambda value: isinstance(value, kind))
+
+
+def _is_module(value: Any) -> bool:
+    """Tell whether it is a PyTorch module; where PyTorch is not loaded, nothing is."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
