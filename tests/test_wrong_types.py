@@ -95,6 +95,8 @@ OTHERS = {
     "every": (lambda x: normscope.watch(model(), every=x), (-(10**5000), TENSOR, 2.5)),
     "compare seeds": (lambda x: normscope.compare(seeds=x), ("\udcff", TENSOR, 1.5)),
     "compare out": (lambda x: normscope.compare(out=x), (TENSOR, torch.optim.SGD([TENSOR], 1))),
+    "console": (lambda x: normscope.claims("x", console=x), (5, TENSOR)),
+    "sweep": (lambda x: normscope.study(sweep=x), ({"depth": 1}, {"depth": count()}, TENSOR)),
     "decay": (lambda x: mend.weight_decay_groups(model(), x), ("1", float("nan"), TENSOR)),
     "recalibrate": (
         lambda x: mend.recalibrate(model(), [TENSOR], variance=x), ("x", None, TENSOR)),

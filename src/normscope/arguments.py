@@ -116,6 +116,8 @@ def _kind(part: ast.expr, function: Callable[..., Any]) -> _Kind | None:
         )
     if name == "bool":
         return _Kind("bool", lambda value: type(value).__name__ in ("bool", "bool_"))  # NumPy's too
+    if name == "Console":
+        return _Kind(name, lambda value: callable(getattr(value, "print", None)))
     plain = name.partition("[")[0]
     kind = _TYPES.get(plain, function.__globals__.get(plain))
     if not isinstance(kind, type) or kind is Any or getattr(kind, "_is_protocol", False):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from normscope.arguments import judged
+from normscope.arguments import judged, several
 from normscope.errors import InputError, one_of
 from normscope.paths import given_path
 from normscope.studies.options import (
@@ -159,7 +159,10 @@ def study(
     for setting in settings:
         if setting not in known:
             raise InputError(one_of("setting of a study", setting, known))
-    swept = {knob: checked_values(knob, list(values)) for knob, values in (sweep or {}).items()}
+    swept = {
+        knob: checked_values(knob, list(several(f"sweep of {knob}", values)))
+        for knob, values in (sweep or {}).items()
+    }
     plan = str(given_path(name, "A study"))
     return train_study(StudyOptions(study=plan, **settings), console, swept)
 
