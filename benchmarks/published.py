@@ -260,8 +260,38 @@ def claim_rows(study: str) -> list[str]:
     return [*rows, *(f"{count} {outcome}" for outcome, count in counts.items())]
 
 
+def cpu_record() -> list[str]:
+    """Rows of cpu-record: every study in its folder, and the thirty epochs, the fastest first."""
+    own = sorted(folder.parent for folder in (RESULTS / "cpu-record").glob("*/runs"))
+    rows = []
+    for folder in (RESULTS / "cifar10-30-epochs", *own):
+        runs = [run for run in runs_of(str(folder.relative_to(RESULTS))) if run.norm == "batch"]
+        seconds = [float(run.column("seconds").sum()) for run in runs]
+        found, first_run = accuracies(runs, "batch"), runs[0]
+        cells = (
+            f"{np.mean(seconds):,.0f} ({min(seconds):,.0f} to {max(seconds):,.0f})",
+            f"{np.mean(found):.2f} ({', '.join(f'{value:.1f}' for value in found)})",
+            f"{first_run.meta['threads']}",
+            f"{first_run.meta['environment']['hardware']['cpu']}",
+            f"{folder.name}: {_recipe(first_run.spec)}",
+        )
+        rows.append((np.mean(seconds), f"| {' | '.join(cells)} |"))
+    return [row for _, row in sorted(rows)]
+
+
+def _recipe(spec: Mapping[str, Any]) -> str:
+    """The settings of a small-resnet that decide how fast it is and what it reaches."""
+    widths = " ".join(map(str, spec["widths"] or (16, 32, 64)))
+    return (
+        f"widths {widths}, blocks {spec['blocks_per_stage'] or 2}, {spec['epochs']} epochs, "
+        f"batch {spec['batch_size']}, rate {spec['learning_rate']:g}, warm-up {spec['warmup']}, "
+        f"decay {spec['weight_decay']:g}, {spec['precision']}"
+    )
+
+
 TABLES = {
     "quick": partial(claim_rows, "quick"),
+    "cpu-record": cpu_record,
     "transformers": transformers,
     "cifar10-30-epochs": thirty_epochs,
     "cifar10-learning-rates": learning_rates,
