@@ -88,8 +88,7 @@ def attention_statistics(
     shared = heads[-1] * key.shape[-3] // query.shape[-3]
     q = query[*heads][:, at].float()
     k = key.expand(*query.shape[:-3], *key.shape[-3:])[*heads[:-1], shared].float()
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = q @ k.transpose(-1, -2) * scale
+    logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     seen = torch.ones_like(logits, dtype=torch.bool)
     if causal:
         seen = torch.arange(k.shape[-2], device=q.device) <= at[:, None]
