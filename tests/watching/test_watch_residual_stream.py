@@ -205,7 +205,7 @@ def test_what_is_not_seen_is_said_by_name():
         trained(model, True, steps=1, data=lambda _: (torch.randn(3, 8), torch.arange(3)))
     text = " ".join(str(each.message) for each in caught)
     assert "No residual sum was recognized" in text
-    assert "Of the attentions 2 the logits of 0 are recorded" in text
+    assert "Of 1 attention (2) the logits of 0 are recorded" in text
 
 
 class Attention(nn.Module):

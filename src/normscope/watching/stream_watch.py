@@ -14,6 +14,7 @@ from normscope.watching.residual_stream import ResidualStream
 from normscope.watching.row_buffers import column
 from normscope.watching.step_writer import Row, WatchedLayer
 from normscope.watching.stream_measures import update_ratio
+from normscope.words import listed, plural
 
 NAMED = 3
 
@@ -73,11 +74,10 @@ class StreamWatch:
         called = [n for n, m in model.named_modules() if type(m).__name__.endswith("Attention")]
         named = [n for n in called if not any(other.startswith(f"{n}.") for other in called)]
         if mode.attentions < len(named):
-            more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
             self._note(
                 "no attention",
-                f"Of the attentions {', '.join(named[:NAMED])}{more} the logits of "
-                f"{mode.attentions} are recorded: elsewhere no F.scaled_dot_product_attention "
+                f"Of {plural(len(named), 'attention')} ({listed(named, NAMED)}) the logits "
+                f"of {mode.attentions} are recorded: elsewhere no F.scaled_dot_product_attention "
                 "and no softmax over products of queries and keys is seen in a forward.",
             )
 
