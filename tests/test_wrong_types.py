@@ -1,5 +1,6 @@
 """What the library is called with that cannot be: one line, before work begins."""
 
+import sys
 from itertools import count
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 import normscope
 from normscope import mend
+from normscope.arguments import judged
 from normscope.errors import InputError
 from normscope.testing import assert_normalization_ok
 
@@ -122,3 +124,17 @@ def test_numbers_of_numpy_are_numbers():
     report = normscope.check(model(), world_size=np.int64(2), export=np.bool_(False))
     assert not report.errors
     assert mend.weight_decay_groups(model(), np.float32(0.5))[0]["weight_decay"] == 0.5
+
+
+def test_arguments_are_judged_where_pytorch_was_loaded_later(monkeypatch):
+    with monkeypatch.context() as before:
+        before.delitem(sys.modules, "torch")
+
+        @judged
+        def takes(model: "nn.Module"):
+            return model
+
+        with pytest.raises(InputError, match="must be of type Module, not int"):
+            takes(5)
+    given = model()
+    assert takes(given) is given

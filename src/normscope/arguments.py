@@ -105,15 +105,12 @@ def _kind(part: ast.expr, function: Callable[..., Any]) -> _Kind | None:
     name = ast.unparse(part)
     if name.startswith("Literal["):
         values = ast.literal_eval(name.removeprefix("Literal").replace("[", "(", 1)[:-1] + ",)")
-        shown = " or ".join(repr(value) for value in values)
+        words = " or ".join(repr(value) for value in values)
         return _Kind(
-            shown, lambda value: any(type(value) is type(v) and value == v for v in values)
+            words, lambda value: any(type(value) is type(v) and value == v for v in values)
         )
     if name == "nn.Module":
-        torch = sys.modules.get("torch")  # where it is not loaded, nothing is a module
-        return _Kind(
-            "Module", lambda value: torch is not None and isinstance(value, torch.nn.Module)
-        )
+        return _Kind("Module", _is_module)
     if name == "bool":
         return _Kind("bool", lambda value: type(value).__name__ in ("bool", "bool_"))  # NumPy's too
     if name == "Console":
@@ -122,8 +119,8 @@ def _kind(part: ast.expr, function: Callable[..., Any]) -> _Kind | None:
     kind = _TYPES.get(plain, function.__globals__.get(plain))
     if not isinstance(kind, type) or kind is Any or getattr(kind, "_is_protocol", False):
         return None
-    shown = "list" if kind is Iterable else plain
-    return _Kind(shown, lambda value: isinstance(value, kind))
+    words = "list" if kind is Iterable else plain
+    return _Kind(words, lambda value: isinstance(value, kind))
 
 
 def _is_module(value: Any) -> bool:
