@@ -190,11 +190,27 @@ class Claim:
             more_seeds=self._seeds_left(estimate, summary),
             settings=settings if len(settings) > 1 else (),
             also=tuple(self._secondary(item, summary.groups) for item in self.also),
-            notes=(*warnings_on(summary, groups, dead, learners), *self.notes(summary.groups)),
+            notes=(
+                *warnings_on(summary, groups, dead, learners),
+                *self._failures(evidence),
+                *self.notes(summary.groups),
+            ),
         )
 
     def _value_of_learners(self, cell: GridCell) -> float | None:
         return self.value(cell) if has_learned([cell]) else None
+
+    def _failures(self, evidence: Evidence) -> list[str]:
+        """Notes on runs that failed: an arm may look better for having lost them."""
+        notes = []
+        for arm in self.arms(evidence):
+            own = [run for run in evidence.runs if self.arm_of(run, evidence) == arm]
+            if failed := sum(run.status == "failed" for run in own):
+                notes.append(
+                    f"{failed} of {plural(len(own), 'run')} of {arm} failed and count for nothing: "
+                    "the verdict is on the others."
+                )
+        return notes
 
     def _learners(self, evidence: Evidence) -> dict[str, str]:
         """{arm: its name in a sentence on runs that did not learn}."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,11 +95,22 @@ class Case:
 
     def at_best_rates(self, rates: Sequence[float]) -> Estimate:
         """Compare the arms, each at a rate of its own, seed by seed."""
+        chosen = [self.runs[arm][rate] for arm, rate in zip(self.arms, rates, strict=True)]
         values = [
-            {run.seed: accuracy(run) or 0.0 for run in self.runs[arm][rate]}
-            for arm, rate in zip(self.arms, rates, strict=True)
+            {run.seed: value for run in runs if (value := accuracy(run)) is not None}
+            for runs in chosen
         ]
         return statistics.compare(*values)
+
+    @cached_property
+    def unlike(self) -> str:
+        """Why a difference of the arms says nothing, where more than norm and rate differs."""
+        first, second = (self._settings_of(arm) for arm in self.arms)
+        return "" if first & second else "other settings differ too, so that nothing is tested"
+
+    def _settings_of(self, norm: str) -> set[str]:
+        groups = self.evidence.groups(lambda run: run.norm, (norm, norm), ("learning_rate",))
+        return {json.dumps(group.setting, sort_keys=True) for group in groups}
 
 
 def settled(estimate: Estimate) -> str:

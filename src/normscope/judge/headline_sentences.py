@@ -58,7 +58,7 @@ class Sentences(Case):
         means = [float(np.mean(list(own.values()))) for own in values]
         words = with_each(self.arms)
         estimate = statistics.compare(*values)
-        found = nats_text(estimate, settled(estimate))
+        found = self.unlike or nats_text(estimate, settled(estimate))
         return (
             f"{means[0]:.3f} nats per byte {words[0]}, {means[1]:.3f} {words[1]} ({found}). "
             f"Guessing is {guessing_loss(self.evidence.runs[0]):.3f}."
@@ -97,11 +97,14 @@ class Sentences(Case):
         else:
             best = [self.best(arm) for arm in self.arms]
             lead = self._lead(own=True, settings=0)
-            first, second = ((f"{value:.1f}%", f"at {rate:g}") for value, rate, _ in best)
+            first, second = (
+                ("unknown" if math.isnan(value) else f"{value:.1f}%", f"at {rate:g}")
+                for value, rate, _ in best
+            )
             each = [f"{first[0]} accuracy {first[1]}", " ".join(second)]
             estimate = self.at_best_rates([rate for _, rate, _ in best])
             neither = self._neither_learned([value for value, _, _ in best])
-            numbers = estimate_text(estimate, neither or settled(estimate))
+            numbers = self.unlike or estimate_text(estimate, neither or settled(estimate))
         words = [
             f"every run diverged {words}" if self.all_diverged(arm) else f"{value} {words}"
             for arm, value, words in zip(self.arms, each, with_each(self.arms), strict=True)

@@ -559,6 +559,15 @@ def test_runs_that_give_no_value_are_counted_for_the_reader():
     assert verdict("C201", runs).notes == (), "there a diverged run counts as guessing"
 
 
+def test_runs_that_failed_are_counted_for_the_reader():
+    runs = [one for one in arms(8) if one.norm == "batch"]
+    runs += [run("none", s, final=0.95, status="failed" if s % 2 else "finished") for s in range(8)]
+    found = verdict("C201", runs)
+    assert found.n == 4
+    lost = "4 of 8 runs of none failed and count for nothing: the verdict is on the others."
+    assert lost in found.notes
+
+
 def test_arms_without_seeds_in_common_are_compared_unpaired():
     runs = [run("batch", s, final=0.95 + jitter(s)) for s in range(4)]
     runs += [run("none", s, final=0.85 + jitter(s)) for s in range(4, 8)]

@@ -184,6 +184,23 @@ def test_arms_that_share_no_rate_are_still_set_side_by_side():
     assert "4 seeds: settled" in text
 
 
+def test_arms_that_differ_in_more_than_norm_and_rate_are_not_tested():
+    arithmetic = (("batch", 0.95, "bf16"), ("none", 0.9, "fp32"))
+    runs = [run(n, s, final=x + jitter(s), precision=p) for s in range(5) for n, x, p in arithmetic]
+    text = text_of(runs)
+    assert "(other settings differ too, so that nothing is tested)" in text
+    assert "settled" not in text
+    assert "points" not in text
+
+
+def test_accuracies_that_are_no_numbers_are_not_taken_for_zero():
+    runs = [run("batch", s, final=0.9 + jitter(s)) for s in range(5)]
+    runs += [run("none", s, final=float("nan")) for s in range(5)]
+    text = text_of(runs)
+    assert "unknown at 0.1 without (no seed in common" in text
+    assert "nan" not in text
+
+
 class TestOtherArms:
     def test_whatever_was_compared_is_judged(self):
         runs = [
