@@ -99,6 +99,7 @@ OTHERS = {
     "compare out": (lambda x: normscope.compare(out=x), (TENSOR, torch.optim.SGD([TENSOR], 1))),
     "console": (lambda x: normscope.claims("x", console=x), (5, TENSOR)),
     "sweep": (lambda x: normscope.study(sweep=x), ({"depth": 1}, {"depth": count()}, TENSOR)),
+    "convention": (lambda x: mend.convert_gains(model(), x), (5, None, [], TENSOR)),
     "decay": (lambda x: mend.weight_decay_groups(model(), x), ("1", float("nan"), TENSOR)),
     "recalibrate": (
         lambda x: mend.recalibrate(model(), [TENSOR], variance=x), ("x", None, TENSOR)),

@@ -73,6 +73,8 @@ def one_of(what: str, given: str, known: Iterable[str]) -> str:
 
 def lookup(what: str, name: str, table: Mapping[str, T]) -> T:
     """The entry called `name`; an InputError that lists the known names where there is none."""
+    if not isinstance(name, str):
+        raise InputError(f"{what} must be a text, not of type {type(name).__name__}.")
     try:
         return table[name]
     except KeyError:
