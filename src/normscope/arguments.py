@@ -61,7 +61,7 @@ def judged(function: F) -> F:
     return called  # type: ignore[return-value]
 
 
-def several(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+def several(name: str, values: Any) -> tuple[Any, ...]:
     """Return what an argument holds that takes several; one text or type alone is one.
 
     Raises:
