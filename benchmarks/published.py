@@ -291,6 +291,7 @@ def _recipe(spec: Mapping[str, Any]) -> str:
 
 TABLES = {
     "quick": partial(claim_rows, "quick"),
+    "depth": partial(claim_rows, "depth"),
     "cpu-record": cpu_record,
     "transformers": transformers,
     "cifar10-30-epochs": thirty_epochs,

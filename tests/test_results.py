@@ -35,7 +35,7 @@ def test_the_tables_of_a_page_follow_from_its_records(study):
     assert published.lacking({study: published.TABLES[study]()}) == {}
 
 
-JUDGED = ["cifar10-30-epochs", "cifar10-learning-rates", "quick", "transformers"]
+JUDGED = ["cifar10-30-epochs", "cifar10-learning-rates", "depth", "quick", "transformers"]
 
 
 @pytest.mark.parametrize("study", JUDGED)
