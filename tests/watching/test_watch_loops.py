@@ -18,6 +18,7 @@ from normscope.commands.watch import watch
 from normscope.errors import InputError, NormscopeWarning
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import MemoryPart
+from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
 from normscope.watching.intervals import Intervals, LogSpacedInterval
 from warm_processes import Python, run_python
 
@@ -165,6 +166,15 @@ class TestIntervals:
         assert set(np.diff(due[-5:])) == {100}
         per_doubling = [len([s for s in due if 2**k <= s < 2 ** (k + 1)]) for k in range(3, 7)]
         assert per_doubling == [4, 4, 4, 4]
+
+    def test_by_default_a_short_run_has_few_dear_records(self):
+        dear = [step for step in range(1, 61) if HISTOGRAMS_EVERY(step)]
+        assert dear == [1, 2, 3, 5, 7, 9, 13, 17, 25, 33, 49]
+        assert dear == [step for step in range(1, 61) if GRADIENTS_EVERY(step)]
+        moments = [step for step in range(1, 61) if EVERY(step)]
+        assert len(moments) == 30
+        assert set(dear) < set(moments)
+        assert moments[:15] == list(range(1, 16))
 
     @pytest.mark.parametrize("interval", [0, -1, 2.5, "often", True])
     def test_that_are_none_are_refused(self, model, interval):
@@ -341,6 +351,19 @@ class TestResuming:
                     one.query(layer, statistic), two.query(layer, statistic), strict=True
                 ):
                     assert np.array_equal(a, b), statistic
+
+    def test_of_a_version_with_a_denser_start(self, model, tmp_path):
+        path = tmp_path / "r.sqlite"
+        older = {
+            "every": LogSpacedInterval(25, first=16),
+            "gradients_every": LogSpacedInterval(100, first=4),
+            "histograms_every": LogSpacedInterval(250, first=4),
+        }
+        with watch(model, path=path, **older):
+            train(model, sgd(model), 2)
+        with watch(model, after=2, path=path) as watcher:
+            train(model, sgd(model), 1)
+            assert steps_of(watcher, "weight") == [1, 2, 3]
 
     def test_of_other_layers_is_refused(self, model, tmp_path):
         watch(model, path=tmp_path / "r.sqlite").close()

@@ -96,10 +96,11 @@ def watch(
         path: the file to write. Without it the record is kept in memory, and thinned as it grows. A
             file that a killed run has left without a step is replaced, with a warning.
         every: when to record moments, running statistics, weight and bias: a number of steps, or a
-            function of the step, counted from 1. By default every step at first and every 25th in
-            the end.
-        histograms_every: when to record histograms; by default every 250th step in the end.
-        gradients_every: when to record gradients; by default every 100th step in the end.
+            function of the step, counted from 1. By default every step up to 15, then ever more
+            rarely, and every 25th in the end.
+        histograms_every: when to record histograms; by default at steps 1, 2, 3, 5, 7, 9, 13, ever
+            more rarely, and every 250th in the end.
+        gradients_every: when to record gradients; by default so, and every 100th in the end.
         budget: MB that the recording may take per 10,000 steps, a third of them early on. Where all
             that is due is more, it holds fewer records, and of wide layers evenly spaced channels;
             its summary says so. Networks of up to 3,000 channels keep every channel. None records

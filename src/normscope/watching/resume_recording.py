@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,4 +66,6 @@ def first_calls(header: Header) -> list[LayerInfo]:
 def _subject(header: Header) -> tuple[object, ...]:
     # which of the normalizations a layer is may be known only when it has run
     layers = [(info.name, info.type, info.kind == "activation") for info in first_calls(header)]
-    return layers, header.model, header.unit, header.intervals, header.rank, header.world_size
+    # how dense the start was makes no difference behind it: older versions' defaults had more of it
+    intervals = [re.sub(r", first=\d+", "", words) for words in header.intervals.values()]
+    return layers, header.model, header.unit, intervals, header.rank, header.world_size
