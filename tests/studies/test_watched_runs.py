@@ -10,7 +10,7 @@ from rich.console import Console
 
 from normscope import fused
 from normscope.commands.compare import CompareOptions, compare
-from normscope.errors import StorageError
+from normscope.errors import InputError, StorageError
 from normscope.records.recording import Recording
 from normscope.records.recording_parts import FilePart
 from normscope.studies import runner
@@ -139,6 +139,19 @@ def test_killed_and_resumed_a_run_has_the_recording_of_an_uninterrupted_one(
     for index, moment in enumerate(MOMENTS):
         assert same_weights(watched, tmp_path / str(index)), moment
         assert contents(tmp_path / str(index)) == expected, moment
+
+
+def test_the_residual_stream_is_recorded_where_it_is_asked_for(specs, watched, tmp_path):
+    task = RunTask(specs["batch"], tmp_path / "run", watch=True, stream=True)
+    assert execute(task, ignore).status == "finished"
+    recording = Recording.load(tmp_path / "run" / "recording.sqlite")
+    assert any("stream" in recording.statistics(layer) for layer in recording.layers)
+    assert same_weights(watched, tmp_path / "run")
+
+
+def test_a_residual_stream_without_a_recording_is_refused():
+    with pytest.raises(InputError, match="give --watch, too"):
+        lay_out(dataclasses.replace(OPTIONS, stream=True))
 
 
 def test_a_finished_run_without_a_recording_is_trained_again_for_it(specs, watched, tmp_path):

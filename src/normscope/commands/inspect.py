@@ -23,6 +23,7 @@ from normscope.studies.options import (
     MachineOptions,
     NetworkOptions,
     SeveralOptions,
+    StreamOption,
     grid_of,
 )
 from normscope.studies.spec import Recipe
@@ -40,7 +41,7 @@ DIGITS = ("3", "8")
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions):
+class InspectOptions(MachineOptions, StreamOption, JobsOption, SeveralOptions, NetworkOptions):
     """Train a network with a normalization and without it, watched, and show what happens inside
     its layers.
 
@@ -109,6 +110,7 @@ class InspectOptions(MachineOptions, JobsOption, SeveralOptions, NetworkOptions)
             capture_epochs=(),
             fusion="off",
             watch=True,
+            stream=self.stream,
         )
 
 

@@ -142,8 +142,8 @@ def study(
         sweep: {knob: values} to vary as well.
         console: where to print; None prints to standard output.
         settings: fields of `StudyOptions`: data, data_dir, seeds, until_decided, max_seeds, claims,
-            epochs, jobs, threads, device, precision, fusion, graph, watch, executor, address,
-            allow_code, tensorboard, wandb, out.
+            epochs, jobs, threads, device, precision, fusion, graph, watch, stream, executor,
+            address, allow_code, tensorboard, wandb, out.
 
     Raises:
         InputError: for a study, settings or data that cannot be used, or where no Ray answers at

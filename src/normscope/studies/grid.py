@@ -83,6 +83,10 @@ def _machine(options: GridOptions) -> dict[str, Any]:
     precision = resolve_precision(options.precision, device)
     fusion = resolve_fusion(options.fusion, device)
     check_graph(options.graph, device, options.watch)
+    if options.stream and not options.watch:
+        raise InputError(
+            "The residual stream is recorded of runs that are watched: give --watch, too."
+        )
     return {
         "device": device, "precision": precision, "fusion": fusion, "threads": options.threads,
     }  # fmt: skip

@@ -87,7 +87,17 @@ class JobsOption:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
+class StreamOption:
+    """An option of compare, study and inspect."""
+
+    stream: bool = False
+    """Record the residual stream, too: of watched transformers and residual networks. A recording
+    that is there already stays as it is.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(StreamOption):
     """Steps and where their results go: options of compare and study."""
 
     fusion: Literal["auto", "on", "off"] = "auto"

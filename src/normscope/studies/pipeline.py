@@ -160,7 +160,9 @@ class Training:
         new = [spec for (spec, _), meta in zip(runs, metas, strict=True) if not meta]
         self._say_almost_there(new)
         return [
-            RunTask(spec, run.path.absolute(), data_dir, options.watch, options.graph)
+            RunTask(
+                spec, run.path.absolute(), data_dir, options.watch, options.graph, options.stream
+            )
             for spec, run in runs
             if run not in ended or run in unrecorded
         ]

@@ -89,8 +89,8 @@ class WatchedTraining(Callback):
 
     not_captured = WATCHED
 
-    def __init__(self, path: Path, plan: WatchPlan, done: int = 0):
-        self._path, self._plan, self._done = path, plan, done
+    def __init__(self, path: Path, plan: WatchPlan, done: int = 0, *, stream: bool = False):
+        self._path, self._plan, self._done, self._stream = path, plan, done, stream
         self._watcher: Watcher | None = None
         self.stopped = False
         """True if recording had to stop, with a warning; the training went on."""
@@ -108,6 +108,7 @@ class WatchedTraining(Callback):
                 optimizer=optimizer,
                 path=self._path,
                 after=self._done or None,
+                stream=self._stream,
             )
         except (InputError, RecordError):
             if not self._done:

@@ -62,6 +62,7 @@ class RunTask:
     data_dir: Path | None = None
     watch: bool = False  # whether a recording is made; no part of the run's identity
     graph: str = "auto"  # whether steps are captured in a CUDA graph: auto, on or off; as `watch`
+    stream: bool = False  # whether a recording has the residual stream, too
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _recorded(
     again = directory.path / ".recording-again.sqlite"
     try:
         prepared = _prepare(task)
-        watched = WatchedTraining(again, prepared.watch_plan(task.spec))
+        watched = WatchedTraining(again, prepared.watch_plan(task.spec), stream=task.stream)
         progress = ProgressCallback(task.directory.name, prepared.batches.train_batches, report)
         _train_with(prepared, task, [watched, progress], watched)
         if others := differing(prepared.model.state_dict(), directory.weights):
@@ -246,7 +247,9 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     ]
     watched = None
     if task.watch:
-        watched = WatchedTraining(directory.recording, prepared.watch_plan(spec), step)
+        watched = WatchedTraining(
+            directory.recording, prepared.watch_plan(spec), step, stream=task.stream
+        )
         callbacks.insert(0, watched)  # first: a whole epoch is recorded before it is stored
     outcome = _divergence(store) or _train_with(prepared, task, callbacks, watched, resume)
 
