@@ -539,7 +539,7 @@ class TestWhatIsGiven:
             watch(nn.Sequential(Scale()))
 
     def test_no_model(self):
-        with pytest.raises(InputError, match="takes a torch.nn.Module, not int"):
+        with pytest.raises(InputError, match="must be of type Module, not int"):
             watch(3)
 
     def test_no_optimizer(self, model):
