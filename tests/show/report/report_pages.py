@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +20,35 @@ def settle(page):
     """
     page.evaluate("drawRestSoon(0)")
     page.wait_for_selector("body[data-drawn=all]")
+
+
+@contextmanager
+def opening(new_tab, ready: str = "#made-by"):
+    """Gives what opens a file; fails on any console message, script error or request to a network.
+
+    Charts are drawn as they come into sight; `drawn` waits for those out of sight as well.
+    """
+    wrong, pages = [], []
+
+    def visit(path: Path, width: int = 1280, scheme: str = "light", *, drawn: bool = False):
+        page = new_tab(width, scheme)
+        pages.append(page)
+        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(("file:", "blob:")) or wrong.append(request.url),
+        )
+        page.goto(path.as_uri())
+        page.wait_for_selector(ready, timeout=60_000)
+        if drawn:
+            settle(page)
+        return page
+
+    yield visit
+    for page in pages:
+        page.close()
+    assert not wrong
 
 
 def rows(page, name):

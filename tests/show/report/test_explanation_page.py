@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from report_pages import opening
 from torch import nn
 
 from normscope.errors import InputError
@@ -49,31 +50,16 @@ def made_page(model, dataset) -> str:
 
 
 @pytest.fixture
-def opened(chromium, tmp_path):
-    """Opens a page; the test fails on any console message, script error or request."""
-    wrong, contexts = [], []
+def opened(tab, tmp_path):
+    """Opens a page, whose text is given, as `open_page` does."""
+    path = tmp_path / "explanation.html"
+    with opening(tab, ready="body[data-ready]") as visit:
 
-    def visit(text: str, width: int = 1280, scheme: str = "light"):
-        path = tmp_path / "explanation.html"
-        path.write_text(text, encoding="utf-8")
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme
-        )
-        contexts.append(context)
-        view = context.new_page()
-        view.on("console", lambda message: wrong.append(f"console: {message.text}"))
-        view.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        view.on(
-            "request", lambda request: request.url.startswith("file:") or wrong.append(request.url)
-        )
-        view.goto(path.as_uri())
-        view.wait_for_selector("body[data-ready]", timeout=60_000)
-        return view
+        def write_and_visit(text: str, **look):
+            path.write_text(text, encoding="utf-8")
+            return visit(path, **look)
 
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not wrong
+        yield write_and_visit
 
 
 def network_inputs(model, dataset) -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,14 +167,15 @@ def test_eval_mode_ignores_the_company_and_train_mode_does_not(opened):
     assert shares["train"] > 1
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(opened, scheme):
+def test_axe_finds_nothing_in_light_and_dark(opened):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    view = opened(made_page(*trained_like(4, 1, 8)), scheme=scheme)
+    view = opened(made_page(*trained_like(4, 1, 8)))
     view.click("#memory-run")
     view.click("#forget-run")
-    found = axe.Axe().run(view).response["violations"]
-    assert not [(item["id"], [node["html"] for node in item["nodes"]]) for item in found]
+    for scheme in ("light", "dark"):
+        view.emulate_media(color_scheme=scheme)
+        found = axe.Axe().run(view, options={"resultTypes": ["violations"]}).response["violations"]
+        assert not [(item["id"], [node["html"] for node in item["nodes"]]) for item in found]
 
 
 def test_the_keyboard_reaches_every_control(opened):

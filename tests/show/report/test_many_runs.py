@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from report_pages import payload_of, rows
+from report_pages import opening, payload_of, rows
 from report_records import write_run, write_study
 
 from normscope.show.report.pages import report
@@ -13,6 +13,13 @@ def many(tmp_path_factory):
     study = write_study(tmp_path_factory.mktemp("many") / "study", seeds=tuple(range(12)), epochs=3)
     write_run(study / "runs" / "bad", "none", 0.1, 50, epochs=3, done=1, status="diverged")
     return report(study)
+
+
+@pytest.fixture(scope="module")
+def many_page(tab, many):
+    """The page of `many`, loaded once: who changes it puts it back."""
+    with opening(tab) as visit:
+        yield visit(many)
 
 
 class TestSeeds:
@@ -38,8 +45,8 @@ class TestSeeds:
         assert [len(row["seeds"]) for row in payload["summary"]] == [8, 8]
         assert [row["numbers"] for row in payload["summary"]] == [[], []]
 
-    def test_the_page_draws_them_and_offers_a_range(self, open_page, many):
-        page = open_page(many)
+    def test_the_page_draws_them_and_offers_a_range(self, many_page):
+        page = many_page
         assert page.locator("#summary .dots circle").count() == 24
         assert page.get_by_role("group", name="Runs shown").get_by_role("checkbox").count() == 2
         page.get_by_label("to", exact=True).select_option("3")
@@ -50,6 +57,8 @@ class TestSeeds:
             for arm in ("batch", "none")
             for what in ("seed 2", "seed 3", "mean of 2")
         }
+        page.get_by_label("Seeds from").select_option(index=0)
+        page.get_by_label("to", exact=True).select_option("50")
 
 
 @pytest.mark.parametrize(("epochs", "are_dots"), [(1, True), (3, False)])
@@ -62,8 +71,8 @@ def test_a_curve_of_one_epoch_is_a_point(open_page, tmp_path, epochs, are_dots):
     assert {row.get("dot", False) for row in rows(page, "train_loss")} == {are_dots}
 
 
-def test_the_claims_are_tables_the_decided_ones_first(open_page, many):
-    page = open_page(many)
+def test_the_claims_are_tables_the_decided_ones_first(many_page):
+    page = many_page
     decided = page.get_by_role("region", name="Claims", exact=True).locator("tbody tr")
     open_ones = page.locator("#claims details tbody tr")
     verdicts = page.evaluate("page.verdicts.map((row) => row.verdict)")
@@ -76,8 +85,8 @@ def test_the_claims_are_tables_the_decided_ones_first(open_page, many):
     assert open_ones.first.is_visible()
 
 
-def test_of_many_runs_a_few_are_drawn_and_a_band(open_page, many):
-    page = open_page(many)
+def test_of_many_runs_a_few_are_drawn_and_a_band(many_page):
+    page = many_page
     drawn = rows(page, "train_loss")
     lines = {row["series"] for row in drawn if row.get("run") is not None and "none" in row["name"]}
     assert len(lines) == 6  # five, and the one that diverged
@@ -132,13 +141,13 @@ def test_a_hue_is_a_norm_and_settings_differ_in_dashes(tmp_path):
     assert len({(arm["colour"], arm["dash"]) for arm in arms.values()}) == 5
 
 
-@pytest.mark.parametrize("level", ["__proto__", "constructor"])
-def test_a_setting_may_have_any_value(open_page, tmp_path, level):
+def test_a_setting_may_have_any_value(open_page, tmp_path):
     study = write_study(tmp_path / "study", seeds=(0,), epochs=2, activation="relu")
-    write_run(study / "runs" / "other", "batch", 0.1, 0, epochs=2, activation=level)
+    for level in ("__proto__", "constructor"):
+        write_run(study / "runs" / level, "batch", 0.1, 0, epochs=2, activation=level)
     page = open_page(report(study), drawn=True)
     labels = page.locator("#view-sweep_activation .role-axis-label text").all_text_contents()
-    assert {"relu", level} <= set(labels)
+    assert {"relu", "__proto__", "constructor"} <= set(labels)
 
 
 def test_where_the_first_norm_has_not_learned_there_is_no_threshold(tmp_path):
@@ -158,8 +167,9 @@ def add_epoch(folder, epoch, **values):
         store.add_epoch(epoch, {"train_loss": 2.3, "learning_rate": 0.1, **values})
 
 
-def test_on_a_phone_no_table_has_to_be_scrolled_sideways(open_page, many):
-    page = open_page(many, width=390)
+def test_on_a_phone_no_table_has_to_be_scrolled_sideways(many_page):
+    page = many_page
+    page.set_viewport_size({"width": 390, "height": 900})
     for region in ("Claims", "Summary"):
         box = page.get_by_role("region", name=region, exact=True)
         assert box.evaluate("(box) => box.scrollWidth <= box.clientWidth"), region

@@ -4,26 +4,17 @@ import csv
 import os
 from pathlib import Path
 
-import pytest
 from report_pages import rows, settle, start_playing
 from report_records import HOSTILE, write_recording, write_run, write_study
 
 from normscope.show.report.pages import report
 
 
-@pytest.fixture(scope="module")
-def path(study, tmp_path_factory):
-    return report(
-        study, out=tmp_path_factory.mktemp("browser") / "report.html", command="normscope compare"
-    )
-
-
 def views(page):
     return page.evaluate("charts.map(({view}) => view.name)")
 
 
-def test_every_view_is_drawn(open_page, path):
-    page = open_page(path, drawn=True)
+def test_every_view_is_drawn(page):
     for name in views(page):
         if name.startswith("overview_"):
             page.get_by_label("Show", exact=True).select_option(name)
@@ -35,10 +26,10 @@ def test_every_view_is_drawn(open_page, path):
         empty = page.locator(f"#view-{name}").get_by_text("at the steps shown")
         assert marks.count() > 0 or empty.is_visible(), name
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
+    page.get_by_label("Show", exact=True).select_option(index=0)
 
 
-def test_what_was_found_comes_first_then_the_curves_with_names(open_page, path):
-    page = open_page(path)
+def test_what_was_found_comes_first_then_the_curves_with_names(page):
     ids = page.locator("main section").evaluate_all("(all) => all.map((section) => section.id)")
     assert ids[:4] == ["headline", "main", "numbers", "claims"]
     assert ids[-3:] == ["layers", "layer", "made-by"]
@@ -49,8 +40,7 @@ def test_what_was_found_comes_first_then_the_curves_with_names(open_page, path):
     assert abs(tops[0] - tops[1]) > 10  # both can be read, however near the lines end
 
 
-def test_arms_seeds_and_rates_hide(open_page, path):
-    page = open_page(path)
+def test_arms_seeds_and_rates_hide(page):
     names = lambda: {row["name"] for row in rows(page, "train_loss")}  # noqa: E731
     assert {"none, learning rate 0.1, seed 1", "none, learning rate 0.1, mean of 2"} <= names()
     page.get_by_role("checkbox", name="none", exact=True).uncheck()
@@ -58,10 +48,13 @@ def test_arms_seeds_and_rates_hide(open_page, path):
     assert names() == {"batch, learning rate 0.1, seed 0", "batch, learning rate 0.1, mean of 1"}
     page.get_by_label("Learning rate", exact=True).select_option("all")
     assert len(names()) == 4
+    page.get_by_label("Learning rate", exact=True).select_option("0.1")
+    for name in ("none", "1"):
+        page.get_by_role("checkbox", name=name, exact=True).check()
+    assert len(names()) == 6
 
 
-def test_log_axis_and_smoothing(open_page, path):
-    page = open_page(path, drawn=True)
+def test_log_axis_and_smoothing(page):
     before = rows(page, "stem_gradient")
     page.get_by_role("slider", name="Smoothing").fill("0.9")
     after = rows(page, "stem_gradient")
@@ -76,10 +69,12 @@ def test_log_axis_and_smoothing(open_page, path):
     assert page.locator("#layer").get_by_role("checkbox", name="Log axis").is_checked()
     assert page.evaluate(scale % "'variance'") == "log"
     assert page.evaluate(scale % "'mean'") == "linear"
+    page.locator("#curves").get_by_role("checkbox", name="Log axis").uncheck()
+    page.get_by_role("slider", name="Smoothing").fill("0")
+    assert rows(page, "stem_gradient") == before
 
 
-def test_hover_names_the_run_and_click_selects_it(open_page, path):
-    page = open_page(path)
+def test_hover_names_the_run_and_click_selects_it(page):
     plot = page.locator("#view-train_loss .plot")
     settle(page)
     plot.scroll_into_view_if_needed()
@@ -118,8 +113,7 @@ def test_a_diverged_run_ends_in_a_cross(open_page, tmp_path):
     assert "7: diverged" in page.locator("#summary").inner_text()
 
 
-def test_the_epoch_slider_moves_the_distributions(open_page, path):
-    page = open_page(path, drawn=True)
+def test_the_epoch_slider_moves_the_distributions(page):
     assert page.locator("#view-block_output h4").first.inner_text() == "batch, epoch 6"
     last = rows(page, "block_output")
     slider = page.locator("#activations").get_by_role("slider", name="Epoch")
@@ -133,8 +127,7 @@ def test_the_epoch_slider_moves_the_distributions(open_page, path):
     assert slider.input_value() == "1"
 
 
-def test_keyboard(open_page, path):
-    page = open_page(path)
+def test_keyboard(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     plot = page.locator("#view-train_loss .plot")
@@ -150,13 +143,14 @@ def test_keyboard(open_page, path):
     assert "seed 1" in page.locator("#tooltip").inner_text()
     page.keyboard.press("Enter")
     assert page.evaluate("state.selected.size") == 1
+    page.keyboard.press("Enter")
+    assert page.evaluate("state.selected.size") == 0
     page.keyboard.press("Escape")
     assert page.locator("#tooltip").is_hidden()
     assert "series" in plot.get_attribute("aria-label")
 
 
-def test_numbers_as_table_and_csv(open_page, path, tmp_path):
-    page = open_page(path)
+def test_numbers_as_table_and_csv(page, tmp_path):
     figure = page.locator("#view-train_loss")
     figure.locator("summary").click()
     figure.locator("tbody tr").first.wait_for()
@@ -171,6 +165,7 @@ def test_numbers_as_table_and_csv(open_page, path, tmp_path):
     with page.expect_download() as download:
         page.get_by_role("button", name="Save all runs as CSV").click()
     assert download.value.suggested_filename == "runs.csv"
+    figure.locator("summary").click()
 
 
 def test_hostile_names_stay_text(open_page, tmp_path):
@@ -192,9 +187,8 @@ def test_an_empty_study_and_a_recording_alone(open_page, tmp_path):
     assert page.locator("#view-ridges h4").all_inner_texts() == ["Input", "Output"]
 
 
-def test_it_fits_from_phone_to_wide_screen_in_light_and_dark(open_page, path):
+def test_it_fits_from_phone_to_wide_screen_in_light_and_dark(page):
     folder = os.environ.get("NORMSCOPE_SCREENSHOTS")
-    page = open_page(path, drawn=bool(folder))
     for width in (390, 1280, 1920):
         page.set_viewport_size({"width": width, "height": 900})
         settle(page)
@@ -209,17 +203,16 @@ def test_it_fits_from_phone_to_wide_screen_in_light_and_dark(open_page, path):
                 page.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png", full_page=True)
 
 
-def test_it_prints_on_white_without_its_controls(open_page, path):
-    page = open_page(path, scheme="dark")
+def test_it_prints_on_white_without_its_controls(page):
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator(".toolbar").first.is_visible()
     assert page.locator("#summary").is_visible()
 
 
-def test_a_print_draws_every_figure_at_the_paper_s_width(open_page, path):
+def test_a_print_draws_every_figure_at_the_paper_s_width(open_page, study_path):
     """Only promises are awaited, so all is done when the browser goes on to print."""
-    page = open_page(path)
+    page = open_page(study_path)
     page.locator("#view-train_loss svg").wait_for()  # those in sight alone
     drawn = page.evaluate("""() => {
         clearTimeout(pause);
@@ -241,13 +234,13 @@ def test_a_print_draws_every_figure_at_the_paper_s_width(open_page, path):
     page.wait_for_function("document.querySelector('#made-by').clientWidth > 1000")
 
 
-def test_a_link_leads_below_the_toolbar(open_page, path):
-    page = open_page(path, drawn=True)
+def test_a_link_leads_below_the_toolbar(page):
     page.locator("#contents").get_by_role("link", name="Activations").click()
     page.wait_for_function("document.querySelector('#activations').getBoundingClientRect().y < 300")
     toolbar = page.locator(".toolbar").first.bounding_box()
     heading = page.locator("#activations h2").bounding_box()
     assert heading["y"] >= toolbar["y"] + toolbar["height"]
+    page.go_back()
 
 
 def test_a_legend_has_short_numbers_and_no_dead_channel_is_a_sentence(open_page, tmp_path):
@@ -279,8 +272,7 @@ def test_a_setting_is_shown_at_the_rate_where_it_has_most_values(open_page, tmp_
     heading.filter(has_text="learning rate 0.1").wait_for()
 
 
-def test_a_claim_begins_with_its_verdict(open_page, path):
-    page = open_page(path)
+def test_a_claim_begins_with_its_verdict(page):
     outcomes = page.locator("#claims tbody tr td:first-child .pill").all_text_contents()
     expected = page.evaluate("page.verdicts.map((row) => row.verdict + row.mark)")
     assert sorted(text[2:] for text in outcomes) == sorted(expected)
