@@ -25,7 +25,13 @@ from typing import IO
 from normscope.studies.executors import local
 
 get_context("forkserver").set_forkserver_preload(
-    ["torch", "torch._dynamo", "normscope.commands.compare", "normscope.studies.executors.local"]
+    [
+        "torch",
+        "torch._dynamo",
+        "normscope.commands.compare",
+        "normscope.studies.executors.local",
+        "normscope.show.figures.comparison_figure",
+    ]
 )
 
 
@@ -91,6 +97,24 @@ class Python:
     def __exit__(self, *_: object) -> None:
         if not self.stdout.closed:
             self.communicate()
+
+
+COMMAND = """
+import sys
+from matplotlib.figure import Figure
+from PIL import Image
+from normscope.cli import main
+dot = Image.new("RGB", (1, 1))
+Figure.savefig = lambda _, path, **__: dot.save(path)
+main(sys.argv[1:])
+"""
+
+
+def command(*arguments: object) -> Python:
+    """A warm process of `normscope ARGUMENTS`, which saves a dot in place of each figure: drawing
+    them is most of what a small study takes.
+    """
+    return Python("-c", COMMAND, *arguments)
 
 
 def run_python(*arguments: object) -> subprocess.CompletedProcess[str]:

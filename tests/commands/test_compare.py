@@ -19,7 +19,7 @@ from normscope.errors import RecordError
 from normscope.records.run import load_run
 from normscope.records.store import reader
 from normscope.studies.grid import code_checksum
-from warm_processes import Python
+from warm_processes import command
 
 QUICK = ["--classes", "3", "8", "--widths", "4", "8", "8", "--blocks-per-stage", "1", "--seeds",
          "2", "--epochs", "2",
@@ -340,7 +340,7 @@ def test_a_damaged_record_is_named_with_what_to_do(study, tmp_path, capsys):
 
 
 def start(out, *arguments):
-    return Python("-m", "normscope.cli", "compare", *arguments, "--out", out)
+    return command("compare", *arguments, "--out", out)
 
 
 def wait_for(condition, seconds=60):

@@ -5,6 +5,7 @@ one of them, or sees one fail.
 """
 
 import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -114,6 +115,7 @@ def _serve():
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
+            gc.freeze()  # else each collection would touch, and so copy, what the parent has loaded
             log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)

@@ -1,5 +1,6 @@
 """A record is created whole or not at all, wherever the process that makes it is killed."""
 
+import gc
 import os
 import resource
 import signal
@@ -42,6 +43,7 @@ def in_child(what):
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
         child = os.fork()
     if child == 0:
+        gc.disable()  # a collection would touch, and so copy, all that this process has loaded
         try:
             what()
         except BaseException:

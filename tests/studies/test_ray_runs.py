@@ -1,4 +1,6 @@
-"""Runs of run_cases on a real Ray: two nodes on this machine, with a CPU each."""
+"""Runs of run_cases on a real Ray, two nodes on this machine with a CPU each; and where a worker's
+way of ending or of being started is not the question, on the stand-in of warm_ray.
+"""
 
 import contextlib
 import dataclasses
@@ -25,6 +27,7 @@ from training_here import TrainsHere
 from warm_processes import Python, run_python
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
+from warm_ray import WarmRay  # noqa: E402 - which takes its errors from Ray
 
 BYTES = 80 << 20
 
@@ -72,8 +75,22 @@ def cluster(markers):
             cluster.shutdown()
 
 
+@pytest.fixture
+def warm_ray(markers, monkeypatch):
+    """Have every executor use the stand-in; returns an address that nobody looks at."""
+    monkeypatch.setenv("NORMSCOPE_TEST_MARKERS", str(markers))
+    monkeypatch.setattr(ray_executor, "connect", lambda _: (WarmRay(), False))
+    return "of the stand-in"
+
+
+@pytest.fixture
+def address(request):
+    """The address of the Ray that a test names: `cluster` or `warm_ray`."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def spec(cluster):
+def spec():
     return lay_out(OPTIONS).specs[0]
 
 
@@ -163,9 +180,11 @@ def test_where_the_folder_is_not_shared_the_same_bits_come_back(
     nothing_is_left(tmp_path)
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("address", "shared"), [("warm_ray", True), ("cluster", False)], indirect=["address"]
+)
 def test_a_killed_worker_is_replaced_by_one_that_goes_on(
-    shared, cluster, spec, markers, tmp_path, monkeypatch, capfd
+    address, shared, spec, markers, tmp_path, monkeypatch, capfd
 ):
     if not shared:
         unseen(monkeypatch)
@@ -173,7 +192,7 @@ def test_a_killed_worker_is_replaced_by_one_that_goes_on(
     dying = with_norm(spec, "dies_once")
     (markers / "died").unlink(missing_ok=True)
     ended, messages = run_all(
-        RayExecutor(cluster, seconds_between_copies=0), [RunTask(dying, tmp_path / "ray" / "run")]
+        RayExecutor(address, seconds_between_copies=0), [RunTask(dying, tmp_path / "ray" / "run")]
     )
     assert (markers / "died").exists(), "nobody was killed"
     list(TrainsHere().run([RunTask(dying, tmp_path / "here" / "run")], ignore))
@@ -188,14 +207,14 @@ def test_a_killed_worker_is_replaced_by_one_that_goes_on(
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_runs_that_fail_are_recorded_and_the_others_finish(
-    shared, cluster, spec, tmp_path, monkeypatch
+    shared, warm_ray, spec, tmp_path, monkeypatch
 ):
     if not shared:
         unseen(monkeypatch)
     monkeypatch.setattr(ray_executor, "MOST_DEATHS", 2)
     specs = {"good": spec, "raises": with_norm(spec, "raises"), "dies": with_norm(spec, "dies")}
     tasks = [RunTask(each, tmp_path / name) for name, each in specs.items()]
-    ended, _ = run_all(RayExecutor(cluster), tasks)
+    ended, _ = run_all(RayExecutor(warm_ray), tasks)
     assert ended["good"] == RunResult("finished")
     assert ended["raises"] == RunResult("failed", "ZeroDivisionError: the norm of nothing")
     assert ended["dies"].error.startswith("its worker died 2 times without finishing an epoch")
@@ -207,7 +226,7 @@ def test_runs_that_fail_are_recorded_and_the_others_finish(
 
 
 def test_a_run_that_was_begun_here_is_finished_elsewhere(
-    cluster, spec, trained_here, tmp_path, monkeypatch
+    warm_ray, spec, trained_here, tmp_path, monkeypatch
 ):
     """Its record travels to the worker, also out of a transaction that was killed here."""
     script = (
@@ -232,14 +251,14 @@ def test_a_run_that_was_begun_here_is_finished_elsewhere(
     assert killed.returncode == -9
     assert (task.directory / "record.sqlite-journal").stat().st_size > 0
     unseen(monkeypatch)
-    ended, messages = run_all(RayExecutor(cluster), [task])
+    ended, messages = run_all(RayExecutor(warm_ray), [task])
     assert ended == {"seed0": RunResult("finished")}
     assert_same_bits(task.directory, trained_here / "seed0")
     assert messages[0].epochs_done == 1
     nothing_is_left(tmp_path / "runs")
 
 
-def test_a_run_that_another_process_trains_is_left_to_it(cluster, spec, tmp_path, monkeypatch):
+def test_a_run_that_another_process_trains_is_left_to_it(warm_ray, spec, tmp_path, monkeypatch):
     unseen(monkeypatch)
     (task,) = tasks_of(spec, tmp_path, seeds=1)
     script = (
@@ -250,13 +269,15 @@ def test_a_run_that_another_process_trains_is_left_to_it(cluster, spec, tmp_path
     )
     with Python("-c", script, task.directory) as other:
         assert other.stdout.readline() == "locked\n"
-        assert [result.status for _, result in RayExecutor(cluster).run([task], ignore)] == ["busy"]
+        assert [result.status for _, result in RayExecutor(warm_ray).run([task], ignore)] == [
+            "busy"
+        ]
         other.communicate()
     assert status_of(task.directory) is None
 
 
 def test_what_cannot_be_stored_here_stops_the_study_and_its_workers(
-    cluster, spec, tmp_path, monkeypatch
+    warm_ray, spec, tmp_path, monkeypatch
 ):
     unseen(monkeypatch)
 
@@ -265,7 +286,7 @@ def test_what_cannot_be_stored_here_stops_the_study_and_its_workers(
 
     monkeypatch.setattr(ray_executor, "write_files", full)
     with pytest.raises(StorageError, match="disk is full"):
-        run_all(RayExecutor(cluster, seconds_between_copies=0), tasks_of(spec, tmp_path))
+        run_all(RayExecutor(warm_ray, seconds_between_copies=0), tasks_of(spec, tmp_path))
     nothing_is_left(tmp_path)
 
 
@@ -295,25 +316,31 @@ from normscope.studies.executors.ray import RayExecutor
 from normscope.studies.runner import RunTask
 from normscope.studies.spec import RunSpec
 address, spec, directory, shared = sys.argv[1:]
+if address == "of the stand-in":
+    from normscope.studies.executors import ray
+    from warm_ray import WarmRay
+    ray.connect = lambda _: (WarmRay(), False)
 task = RunTask(RunSpec.from_json(Path(spec).read_text()), Path(directory))
 executor = RayExecutor(address, seconds_between_copies=0, shared=shared == "True")
 for _ in executor.run([task], lambda message: print(message.epochs_done, flush=True)): pass
 """
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("address", "shared"), [("cluster", True), ("warm_ray", False)], indirect=["address"]
+)
 def test_the_driver_may_be_killed_and_the_same_command_goes_on(
-    shared, cluster, spec, markers, trained_waiting, tmp_path
+    address, shared, spec, markers, trained_waiting, tmp_path
 ):
     (markers / "waits").unlink(missing_ok=True)
     task = RunTask(with_norm(spec, "waits_once"), tmp_path / "runs" / "run")
     (tmp_path / "spec.json").write_text(task.spec.to_json())
-    arguments = cluster, tmp_path / "spec.json", task.directory, shared
+    arguments = address, tmp_path / "spec.json", task.directory, shared
     with Python("-c", DRIVER, *arguments) as driver:
         assert within(60, (markers / "waits").exists)
         assert within(10, lambda: status_of(task.directory) is not None)
         driver.kill()
-    ended, messages = run_all(RayExecutor(cluster, shared=shared), [task])
+    ended, messages = run_all(RayExecutor(address, shared=shared), [task])
     assert ended == {"run": RunResult("finished")}
     assert messages[0].epochs_done == 1
     assert_same_bits(task.directory, trained_waiting)

@@ -66,9 +66,16 @@ def noisy(size, scale):
     return accuracy
 
 
-def test_seeds_are_added_until_the_claim_is_decided_and_only_for_its_runs(monkeypatch):
-    made = Study(monkeypatch, noisy(0.05, 0.02), ["C201"])
-    rounds = made.go(specs_of())
+@pytest.fixture(scope="module")
+def decided_study():
+    """A study that has gone on until its claim was decided, and its rounds."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = Study(patch, noisy(0.05, 0.02), ["C201"])
+        return made, made.go(specs_of())
+
+
+def test_seeds_are_added_until_the_claim_is_decided_and_only_for_its_runs(decided_study):
+    made, rounds = decided_study
     assert 1 < len(rounds) < 12
     for number, added in enumerate(rounds[1:], 3):
         assert {spec.seed for spec in added} == {number}
@@ -77,9 +84,8 @@ def test_seeds_are_added_until_the_claim_is_decided_and_only_for_its_runs(monkey
     assert "1 of 1 claims are decided" in made.console.export_text()
 
 
-def test_the_verdict_after_stopping_is_that_of_all_runs(monkeypatch):
-    made = Study(monkeypatch, noisy(0.05, 0.02), ["C201"])
-    made.go(specs_of())
+def test_the_verdict_after_stopping_is_that_of_all_runs(decided_study):
+    made, _ = decided_study
     runs = [made.record(spec) for spec in made.seeds.trained]
     (verdict,) = (each for each in judge_all(runs) if each.code == "C201")
     assert verdict.outcome == "supported"
@@ -100,9 +106,8 @@ def test_what_no_number_of_seeds_decides_is_given_up_with_the_reason(monkeypatch
     assert "9 seeds" in told or "up to 100" in told
 
 
-def test_stopped_and_started_again_it_goes_the_same_way(monkeypatch):
-    first = Study(monkeypatch, noisy(0.05, 0.02), ["C201"])
-    rounds = first.go(specs_of())
+def test_stopped_and_started_again_it_goes_the_same_way(monkeypatch, decided_study):
+    _, rounds = decided_study
     again = Study(monkeypatch, noisy(0.05, 0.02), ["C201"])
     assert again.go(specs_of()) == rounds
 

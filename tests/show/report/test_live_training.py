@@ -15,7 +15,7 @@ from live_server import ask, until
 from report_records import write_study
 
 from normscope.records.run import load_run
-from warm_processes import Python, run_python
+from warm_processes import Python, command
 
 VIEWERS, EPOCHS = 20, 15
 COMPARE = [
@@ -97,8 +97,9 @@ def test_no_epoch_is_lost_and_memory_is_bounded(served, chromium):
     until(lambda: all(viewer.seen for viewer in viewers))
     before = megabytes(server)
 
-    training = run_python("-m", "normscope.cli", *COMPARE, "--out", study)
-    assert training.returncode == 0, training.stdout + training.stderr
+    with command(*COMPARE, "--out", study) as training:
+        told = training.communicate()
+    assert training.returncode == 0, told
     following.join(30)
     until(lambda: page.evaluate("page.runs.filter((run) => run.status === 'finished').length") == 2)
 
