@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -39,11 +39,18 @@ class WarmProcess(ForkServerProcess):
     """Takes loky's place: has this process's environment and folder, and thinks it is its child."""
 
     def __init__(self, target: Callable[..., object], args: Sequence, daemon: bool | None = None):
-        here = dict(os.environ), Path.cwd(), os.getpid()
+        forkserver._forkserver.ensure_running()
+        server = forkserver._forkserver._forkserver_address
+        here = dict(os.environ), Path.cwd(), os.getpid(), server
         super().__init__(target=_run, args=(*here, target, args), daemon=daemon)
 
 
-def _run(environment: dict[str, str], folder: Path, parent: int, target, args: Sequence) -> None:
+def _run(
+    environment: dict[str, str], folder: Path, parent: int, server: str, target, args: Sequence
+) -> None:
+    # warm processes of this one come from the same server: else it would start another, 5 s
+    forkserver._forkserver._forkserver_address = server
+    forkserver._forkserver.ensure_running = resource_tracker.ensure_running
     gc.freeze()  # else each collection would touch, and so copy, the server's memory: 0.2 s
     os.environ.clear()
     os.environ.update(environment)
