@@ -7,7 +7,7 @@ import pytest
 from mutations import mutated_bytes, mutated_json
 from trials import attempt_all, generator
 
-from normscope.errors import InputError
+from normscope.errors import InputError, NormscopeError
 
 
 def bad(number):
@@ -15,7 +15,7 @@ def bad(number):
         case 1:
             raise InputError("one line")
         case 2:
-            raise InputError("two\nlines")
+            raise NormscopeError("two\nlines")
         case 3:
             raise KeyError("deep")
         case 4:

@@ -50,7 +50,7 @@ def test_choosing_by_code_prefix_and_name():
     assert len(choose("NS101")) == 1
     with pytest.raises(InputError, match="Unknown rule 'NS999'"):
         choose(ignore=["NS999"])
-    with pytest.raises(InputError, match="select holds 3"):
+    with pytest.raises(InputError, match="select holds 3; it takes"):
         choose([3])  # type: ignore[list-item]
 
 

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Iterable
 
 from normscope.arguments import several
-from normscope.errors import InputError, one_of
+from normscope.errors import InputError, one_of, shown
 from normscope.judge.rule import Rule
 
 
@@ -39,7 +39,7 @@ def _texts(option: str, values: Iterable[str]) -> tuple[str, ...]:
     texts = several(option, values)
     for text in texts:
         if not isinstance(text, str) or not text:
-            held = "an empty text" if text == "" else f"a value of type {type(text).__name__}"
+            held = "an empty text" if text == "" else shown(text)
             raise InputError(f"{option} holds {held}; it takes codes or names of rules.")
     return texts
 
