@@ -19,35 +19,43 @@ def study(tmp_path):
     return write_study(tmp_path / "study", epochs=4, done=2, status="interrupted")
 
 
+@pytest.fixture(scope="module")
+def live_tab(chromium):
+    """One tab for all tests: another would compile Vega again."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture
-def visit(chromium):
+def visit(live_tab):
     """Opens an address; the test fails on a script error, a console message that is not of a lost
     server, or a request to any other place.
     """
-    wrong, contexts = [], []
+    wrong, base = [], []
+    page = live_tab
+    listeners = {
+        "pageerror": lambda error: wrong.append(f"error: {error}"),
+        "console": lambda message: "ERR_" in message.text or wrong.append(message.text),
+        "request": lambda request: (
+            request.url.startswith((*base, "blob:")) or wrong.append(request.url)
+        ),
+    }
 
     def open_page(address):
-        context = chromium.new_context(viewport={"width": 1280, "height": 900})
-        contexts.append(context)
-        page = context.new_page()
-        base = address.split("?")[0]
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on(
-            "console",
-            lambda message: "ERR_" in message.text or wrong.append(f"console: {message.text}"),
-        )
-        page.on(
-            "request",
-            lambda request: request.url.startswith((base, "blob:")) or wrong.append(request.url),
-        )
+        base.append(address.split("?")[0])
+        for event, listener in listeners.items():
+            page.on(event, listener)
         page.goto(address)
         page.wait_for_selector("#made-by")
         page.get_by_text("Live: new epochs").wait_for()
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for event, listener in listeners.items():
+        page.remove_listener(event, listener)
+    page.evaluate("location.replace('about:blank')")  # from within: the tab keeps its process
+    page.wait_for_url("about:blank")
     assert not wrong
 
 
