@@ -46,16 +46,16 @@ def judged(function: F) -> F:
         for name, parameter in signature.parameters.items()
         if all(kinds := [_kind(part, function) for part in _parts(parameter.annotation)])
     }
-    several = {
-        name for name, each in signature.parameters.items() if each.kind is each.VAR_POSITIONAL
-    }
+    parameters = list(signature.parameters.values())
+    several = [each.name for each in parameters if each.kind is each.VAR_POSITIONAL]
+    positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True  # pytest shows the line that called
-        for name, given in signature.bind(*args, **kwargs).arguments.items():
-            for value in given if name in several else (given,):
-                _judge(name, value, known.get(name))
+        names = positional + several * max(0, len(args) - len(positional))
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            _judge(name, value, known.get(name))
         return function(*args, **kwargs)
 
     return called  # type: ignore[return-value]
