@@ -40,22 +40,22 @@ def judged(function: F) -> F:
     Annotations are read as text, so that nothing is imported for them. Judged are those whose every
     part is known: plain types, `nn.Module`, Literal, and classes of the function's own module.
     """
-    signature = inspect.signature(function)
-    known = {
-        name: kinds
-        for name, parameter in signature.parameters.items()
-        if all(kinds := [_kind(part, function) for part in _parts(parameter.annotation)])
-    }
-    parameters = list(signature.parameters.values())
-    several = [each.name for each in parameters if each.kind is each.VAR_POSITIONAL]
+    parameters = list(inspect.signature(function).parameters.values())
+    known: dict[str, list[_Kind]] = {}
+    for each in parameters:
+        kinds = [_kind(part, function) for part in _parts(each.annotation)]
+        if None not in kinds:
+            known[each.name] = [kind for kind in kinds if kind is not None]
+    rest = [each.name for each in parameters if each.kind is each.VAR_POSITIONAL]
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True  # pytest shows the line that called
-        names = positional + several * max(0, len(args) - len(positional))
+        names = positional + rest * max(0, len(args) - len(positional))
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-            _judge(name, value, known.get(name))
+            if name in known:
+                _judge(name, value, known[name])
         return function(*args, **kwargs)
 
     return called  # type: ignore[return-value]
@@ -78,10 +78,10 @@ def several(name: str, values: Any) -> tuple[Any, ...]:
     return found
 
 
-def _judge(name: str, value: Any, kinds: list[_Kind | None] | None) -> None:
-    if not kinds or any(kind is not None and kind.fits(value) for kind in kinds):
+def _judge(name: str, value: Any, kinds: list[_Kind]) -> None:
+    if any(kind.fits(value) for kind in kinds):
         return
-    wanted = " or ".join(kind.name for kind in kinds if kind is not None)
+    wanted = " or ".join(kind.name for kind in kinds)
     given = shown(value) if isinstance(value, str) else type(value).__name__
     raise InputError(f"{name} must be of type {wanted}, not {given}.")
 

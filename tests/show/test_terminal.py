@@ -1,24 +1,14 @@
 import io
 import re
-from dataclasses import dataclass
 
 import pytest
 from rich.console import Console
 
 from normscope.judge.comparison import Comparison, GroupSummary
 from normscope.judge.verdicts import effect_text
+from normscope.records.progress import RunProgress
 from normscope.show.terminal import StudyProgress, comparison_table, percent, say, telling
 from normscope.words import plural
-
-
-@dataclass
-class Message:
-    run: str
-    epochs_done: float
-    train_loss: float | None = None
-    test_accuracy: float | None = None
-    images_per_second: float | None = None
-    unit: str = "image"
 
 
 def group(
@@ -63,7 +53,7 @@ def test_text_is_wrapped_where_a_width_is_known(monkeypatch):
 def test_no_time_is_promised_for_all_runs():
     def progress(console):
         with StudyProgress(console, {"a": "A", "b": "B"}, {"a": 4, "b": 4}) as bars:
-            bars.report(Message("a", 1.0))
+            bars.report(RunProgress("a", 1.0))
             bars.ended("a", "done")
 
     lines = printed(progress, terminal=True).splitlines()
@@ -107,8 +97,8 @@ def test_progress_shows_loss_and_accuracy_and_the_end_of_each_run():
         with StudyProgress(
             console, {"a": "batch  lr 0.1", "b": "[red]none"}, epochs={"a": 4, "b": 4}
         ) as progress:
-            progress.report(Message("a", 2.0, 0.5, 0.75, 1234.0))
-            progress.report(Message("b", 0.5))
+            progress.report(RunProgress("a", 2.0, 0.5, 0.75, 1234.0))
+            progress.report(RunProgress("b", 0.5))
             progress.ended("a", "test 80.0%")
             progress.ended("b", "diverged at step 7", good=False)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
-import re
 
 import numpy as np
 import pytest
 import torch
+from printed_arithmetic import results_of
 from torch.nn import functional as F
 
 from normscope.data.device_batches import Batches
@@ -136,24 +135,11 @@ def test_the_images_are_those_of_the_batch(network, study, forgotten):
     assert explanation.images.max() > 100
 
 
-def evaluated(text):
-    """The number that an expression of the explanation stands for."""
-    for shown, meant in (("−", "-"), ("·", "*"), ("√", "math.sqrt"), (",", "")):
-        text = text.replace(shown, meant)
-    assert re.fullmatch(r"([-+*/() 0-9e]|\.|math\.sqrt)+", text), text
-    return eval(text, {"math": math})  # noqa: S307 - what the assertion above lets through
-
-
 @pytest.mark.parametrize("channel", range(4))
 def test_every_line_of_the_arithmetic_holds_as_it_is_printed(network, study, forgotten, channel):
     explanation = explain(network, study, forgotten, "layer1.0.bn1", channel)
     worked = explanation.channel(channel)
-    results = {}
-    for step in (step for group in step_groups(explanation) for step in group):
-        left, _, right = step.numbers.rpartition(" = ")
-        results[step.name] = evaluated(right)
-        if left:
-            assert evaluated(left) == pytest.approx(results[step.name], rel=2e-3, abs=2e-4), step
+    results = results_of(step_groups(explanation))
     place = followed_value(explanation)
     assert len(results) == 10
     assert results["mean"] == pytest.approx(worked.mean, rel=1e-4)
