@@ -19,7 +19,7 @@ STEPS = 5
 
 
 class Chain(nn.Module):
-    """nn.Sequential, whose forward Dynamo would not take as its own frame."""
+    """nn.Sequential, with a forward that Dynamo takes as its own frame."""
 
     def __init__(self, *layers):
         super().__init__()
@@ -109,6 +109,37 @@ def assert_equal_runs(one, other):
     assert one[0] == other[0]
     assert all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))
     assert one[2] == other[2], "the graphs"
+
+
+def sequential_graphs(watched):
+    """Train an nn.Sequential that is compiled in place, with a part of its own and without."""
+    torch.compiler.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    own = Chain(nn.Linear(6, 6), nn.LayerNorm(6))
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Sequential(own, nn.Tanh()))
+    watcher = watch(model, **EVERYTHING) if watched == "before" else None
+    model.compile(backend="eager")
+    watcher = watch(model, **EVERYTHING) if watched == "after" else watcher
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(8, 4) + torch.arange(8.0)[:, None]).sum().backward()
+        optimizer.step()
+    recording = watcher.recording if watcher is not None else None
+    if watcher is not None:
+        watcher.close(quiet=True)
+    return dict(counters["stats"]), recording
+
+
+@pytest.mark.parametrize("watched", ["before", "after"])
+def test_of_a_sequential_compiled_in_place_no_more_is_compiled(watched):
+    plain, _ = sequential_graphs(None)
+    graphs, recording = sequential_graphs(watched)
+    assert graphs == plain
+    assert plain["unique_graphs"] == 1
+    for layer in ("1", "2.0.layers.1"):
+        assert {"batch_mean", "sample_std"} & set(recording.statistics(layer))
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
 from torch.utils.hooks import RemovableHandle
 
 _WITH_KWARGS = "_forward_hooks_with_kwargs"
@@ -45,6 +46,7 @@ class Hook:
         *,
         reads_statistics_only: bool = False,
     ):
+        _keep_out_of_dynamo(module)
         self._module = weakref.ref(module)
         self._function = function
         self.reads_statistics_only = reads_statistics_only
@@ -64,6 +66,21 @@ class Hook:
         if copied is not None and self.handle is not None:
             memo.setdefault(_Sweeper, _Sweeper()).leftovers.append((copied, self.handle.id))
         return _nothing
+
+
+def _keep_out_of_dynamo(module: nn.Module) -> None:
+    """Let `module.compile()` compile no more of PyTorch's own modules than without hooks.
+
+    Dynamo does not begin a graph at the forward of a module of torch.nn (an nn.Sequential that was
+    compiled in place, or what it holds), except where the module has hooks. Here it does not
+    either, nor at a hook. Inside a graph that begins elsewhere both are traced as ever.
+    """
+    set_code_exec_strategy(
+        Hook.__call__.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP)
+    )
+    forward = getattr(type(module).forward, "__code__", None)
+    if type(module).__module__.startswith(("torch.nn.", "torch.ao.")) and forward is not None:
+        set_code_exec_strategy(forward, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.DEFAULT))
 
 
 class _Sweeper:
