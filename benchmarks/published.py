@@ -209,10 +209,10 @@ def _regions() -> list[str]:
     ]
 
 
-def transformers() -> list[str]:
-    """Rows of transformers: the claims that have a value, and the mean loss of every arm."""
-    runs = runs_of("transformers")
-    found = judged("transformers")
+def transformers(study: str) -> list[str]:
+    """Rows of a study of transformers: claims that have a value, and the mean loss of every arm."""
+    runs = runs_of(study)
+    found = judged(study)
     verdicts = [v for v in found if v.code.startswith("C20") and len(v.code) == 5 and v.n > 1]
     rows = []
     for v in verdicts:
@@ -293,7 +293,8 @@ TABLES = {
     "quick": partial(claim_rows, "quick"),
     "depth": partial(claim_rows, "depth"),
     "cpu-record": cpu_record,
-    "transformers": transformers,
+    "transformers": partial(transformers, "transformers"),
+    "transformer-placement": partial(transformers, "transformer-placement"),
     "cifar10-30-epochs": thirty_epochs,
     "cifar10-learning-rates": learning_rates,
     "cifar10-first": first,

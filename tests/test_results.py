@@ -35,7 +35,14 @@ def test_the_tables_of_a_page_follow_from_its_records(study):
     assert published.lacking({study: published.TABLES[study]()}) == {}
 
 
-JUDGED = ["cifar10-30-epochs", "cifar10-learning-rates", "depth", "quick", "transformers"]
+JUDGED = [
+    "cifar10-30-epochs",
+    "cifar10-learning-rates",
+    "depth",
+    "quick",
+    "transformer-placement",
+    "transformers",
+]
 
 
 @pytest.mark.parametrize("study", JUDGED)
