@@ -49,6 +49,18 @@ def test_rare_columns_have_a_noise_of_their_own(rare):
     assert alarms(check(model, batches, select=["NS501"]))
 
 
+@pytest.mark.parametrize("off", ["running_mean", "running_var"])
+def test_one_channel_among_many_is_judged_alone(off):
+    g = generator()
+    model = running_over(nn.BatchNorm1d(40), lambda: torch.randn(64, 40, generator=g))
+    batches = [torch.randn(64, 40, generator=g) for _ in range(8)]
+    assert not alarms(check(model, batches, select=["NS501"]))
+    with torch.no_grad():
+        getattr(model, off)[7] += 5
+    [finding] = check(model, batches, select=["NS501"])
+    assert finding.evidence["channels"] == "7"
+
+
 def test_nearly_empty_bins_have_a_noise_of_their_own():
     """Of log energies, the lowest and highest bins are at the floor in all but some clips."""
     g = generator()

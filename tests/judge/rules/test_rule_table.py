@@ -351,7 +351,9 @@ TABLE: dict[str, list[Row]] = {
         Row(seen(training=True, trainable=False, scope_trainable=False), "warning",
             seen(training=False, trainable=False, scope_trainable=False)),
         Row(seen(training=True, trainable=None, scope_trainable=False), "warning",
-            seen(training=True, trainable=False, scope_trainable=True)),
+            seen(training=True, trainable=False, scope_trainable=True, bias=0 * RAMP)),
+        Row(seen(training=True, trainable=False, scope_trainable=True), "warning",
+            seen(training=True, trainable=True, scope_trainable=True)),
     ],
     "NS305": [
         Row(replace(seen(), training=True), "warning",

@@ -30,8 +30,8 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
     running average with momentum m over batches of N samples has the noise floor sd(z)^2 = m / (2 -
     m) Var(batch mean) / var, measured for each channel from the spread of samples within batches,
     and likewise for l; the K batches given add 1/K. The limit of a channel is five floors, and at
-    least z 0.25 or l 0.35. Reported where more than 5% of the channels are beyond theirs. An error
-    where both are large and the outputs suffer.
+    least z 0.25 or l 0.35. Reported where more than 5% of the channels are beyond theirs, or any is
+    beyond four times its own. An error where both are large and the outputs suffer.
 
     Why is this bad: evaluation normalizes with the wrong numbers, often without a visible loss of
         accuracy until the data change.
@@ -47,7 +47,7 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
     """
 
     MEAN_LARGE, VAR_LARGE = 0.75, 1.0
-    NOISE_FACTOR = 5.0
+    NOISE_FACTOR, ALONE = 5.0, 4.0
     remedy = "Recalibrate: reset, momentum=None, and 50 to 200 training batches."
     mend = "normscope.mend.recalibrate"
     reference = "https://arxiv.org/abs/2105.07576"
@@ -76,6 +76,7 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
         mean_limits = self._limits(memory, measured.mean_noise, FAR_MEAN)
         var_limits = self._limits(memory, measured.var_noise, FAR_LOG_VAR)
         if not (high(z / mean_limits) > 1 or high(log / var_limits) > 1):
+            yield from self._judge_alone(layer, z / mean_limits, log / var_limits)
             return
         large = high(z / np.maximum(mean_limits, self.MEAN_LARGE)) > 1
         large = large or high(log / np.maximum(var_limits, self.VAR_LARGE)) > 1
@@ -88,6 +89,19 @@ class StatisticsDisagree(Rule, code="NS501", severity="error"):
             "log_variance_limit": high(var_limits, 0.5),
         }
         yield self.finding(layer.name, message, evidence, "error" if worse else "warning")
+
+    def _judge_alone(self, layer: Layer, means: np.ndarray, variances: np.ndarray) -> Results:
+        """Judge channels one by one; of each how far it is apart, in limits, is given."""
+        far = np.flatnonzero(np.fmax(means, variances) > self.ALONE)
+        if len(far):
+            message = "A channel's running statistics are not those of the batches given."
+            evidence = {
+                "channels": ", ".join(map(str, far[:5])),
+                "means_apart_in_limits": high(means, 1.0),
+                "log_variances_apart_in_limits": high(variances, 1.0),
+                "limit": self.ALONE,
+            }
+            yield self.finding(layer.name, message, evidence, "warning", cause="alone")
 
     def _limits(self, memory: float, noise: np.ndarray | None, least: float) -> np.ndarray:
         """Return the limit of each channel: of rare ones, batches differ more."""

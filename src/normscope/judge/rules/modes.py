@@ -95,11 +95,13 @@ class BatchStatisticsInUse(Rule, code="NS303", severity="info", kinds=BATCH_KIND
 
 
 class FrozenWithLiveStatistics(Rule, code="NS304", severity="warning", kinds=BATCH_KINDS):
-    """The layer and the weights around it need no gradient, yet it is in train mode and updates its
-    statistics.
+    """The layer needs no gradient, yet it is in train mode and updates its statistics.
+
+    Reported where the weights around it need none either, or where its weight and bias stand at
+    values that were trained.
 
     Why is this bad: requires_grad=False does not freeze buffers. The frozen part computes another
-        function after every forward.
+        function after every forward; an eval() of its layers lasts until the next train().
     When it is fine: AdaBN and other re-estimation of statistics; a teacher that is meant to use
         batch statistics. Layers that the forward passes by are not reported, as the originals that
         an adapter keeps beside the copies it trains.
@@ -119,9 +121,15 @@ class FrozenWithLiveStatistics(Rule, code="NS304", severity="warning", kinds=BAT
         moves = layer.live and layer.training and layer.tracked and layer.momentum != 0
         moves = moves and not (never_ran(layer, exam) or _has_trained_copy(layer, exam))
         scope = layer.scope_trainable if layer.scope_trainable is not None else layer.trainable
-        if moves and layer.tracks is not False and not layer.trainable and scope is False:
+        if not moves or layer.tracks is False or layer.trainable:
+            return
+        evidence = {"requires_grad": False, "training": True}
+        if scope is False:
             message = "Nothing here is trained, but in train mode every forward moves statistics."
-            yield self.finding(layer.name, message, {"requires_grad": False, "training": True})
+            yield self.finding(layer.name, message, evidence)
+        elif layer.trainable is False and layer.affine_trained:
+            message = "Its trained weight and bias are frozen, its statistics still move."
+            yield self.finding(layer.name, message, evidence, cause="affine")
 
 
 def _has_trained_copy(layer: Layer, exam: Examination) -> bool:
