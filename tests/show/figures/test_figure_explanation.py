@@ -237,7 +237,7 @@ CASES = {
 
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 def test_every_text_lies_on_the_page_and_on_no_other(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(explanation_figure, "save", lambda *_: None)
+    monkeypatch.setattr(explanation_figure, "save", lambda figure, _: figure)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_within_page(draw(make(), tmp_path / "explanation.png"))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,6 +36,11 @@ MAX_COLUMNS = 5
 
 MAX_NORMS_FOR_ALL_TENSORS = 3
 """With more norms the page would be too long for the third tensor."""
+
+
+STANDARD_NORMAL: dict[str, Any] = {
+    "color": INK, "linewidth": 1, "linestyle": (0, (3, 2)), "gid": "N(0, 1)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,7 @@ def draw(runs: Sequence[RunRecord], path: Path) -> Figure:
         if norm == norms[-1]:
             for axis in row:
                 axis.set_xlabel("activation value")
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def shown_rate(runs: Sequence[RunRecord]) -> float:
@@ -153,7 +158,7 @@ def _key(tensors: Sequence[_Tensor]) -> list[Line2D | Patch]:
         Patch(color=REFERENCE, alpha=0.3, linewidth=0, label="mean of seeds"),
     ]
     if any(tensor.near_normal for tensor in tensors):
-        handles.append(legend_line(color=INK, linewidth=1, linestyle=(0, (3, 2)), label="N(0, 1)"))
+        handles.append(legend_line(**STANDARD_NORMAL, label="N(0, 1)"))
     return handles
 
 
@@ -172,28 +177,16 @@ def _draw_row(
     ]
     top = _density_limit([distribution for column in columns for distribution in column], tensor)
     for axis, epoch, distributions in zip(axes, epochs, columns, strict=True):
-        axis.set_xlim(-LIMIT, LIMIT)
-        axis.set_ylim(0, top)
+        axis.set(xlim=(-LIMIT, LIMIT), ylim=(0, top))
         axis.tick_params(labelleft=axis is axes[0])
         measured = [distribution for distribution in distributions if distribution.n > 0]
-        axis.set_title(
-            _caption(f"{label}, epoch {epoch}", measured, distributions, len(runs)),
-            loc="left",
-            size=SMALL,
-            linespacing=1.25,
-        )
+        caption = _caption(f"{label}, epoch {epoch}", measured, distributions, len(runs))
+        axis.set_title(caption, size=SMALL, linespacing=1.25)
         if measured:
             _draw_distributions(axis, measured, style, top)
         if tensor.near_normal:
             x = np.linspace(-LIMIT, LIMIT, 201)
-            axis.plot(
-                x,
-                np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
-                color=INK,
-                linewidth=1,
-                linestyle=(0, (3, 2)),
-                gid="N(0, 1)",
-            )
+            axis.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), **STANDARD_NORMAL)
     axes[0].set_ylabel("density")
 
 
@@ -218,30 +211,17 @@ def _density_limit(distributions: Sequence[Histogram], tensor: _Tensor) -> float
 def _draw_distributions(
     axis: Axes, distributions: Sequence[Histogram], style: NormStyle, top: float
 ) -> None:
-    edges = distributions[0].edges[1:-1]
-    for distribution in distributions:
-        axis.stairs(
-            without_zeros(distribution),
-            edges,
-            color=style.colour,
-            linewidth=0.7,
-            alpha=0.7,
-            gid="seed",
-        )
-    mean = np.mean([without_zeros(distribution) for distribution in distributions], axis=0)
-    axis.stairs(mean, edges, fill=True, color=style.colour, alpha=0.3, linewidth=0, gid="mean")
+    edges, colour = distributions[0].edges[1:-1], style.colour
+    densities = [without_zeros(distribution) for distribution in distributions]
+    for density in densities:
+        axis.stairs(density, edges, color=colour, linewidth=0.7, alpha=0.7, gid="seed")
+    mean = np.mean(densities, axis=0)
+    axis.stairs(mean, edges, fill=True, color=colour, alpha=0.3, linewidth=0, gid="mean")
     zeros = float(np.mean([distribution.zeros for distribution in distributions]))
     if zeros == 0:
         return
-    density = zeros / (edges[1] - edges[0])
-    axis.plot(
-        [0, 0],
-        [0, min(density, top)],
-        color=style.colour,
-        linewidth=2,
-        solid_capstyle="butt",
-        gid="zeros",
-    )
+    spike = [0, min(zeros / (edges[1] - edges[0]), top)]
+    axis.plot([0, 0], spike, color=colour, linewidth=2, solid_capstyle="butt", gid="zeros")
     if zeros >= 0.001:
         text = f"{_percent(zeros)} exact zeros"
         axis.text(-0.25, 0.97 * top, text, ha="right", va="top", size=SMALL - 1, color=REFERENCE)

@@ -86,12 +86,11 @@ def draw(
     figure, axes = lay_out(rows, len(_QUANTITIES), frame, width=width, left=left, gap=0.3)
     for axis, quantity in zip(axes[0], _QUANTITIES, strict=True):
         _draw_quantity(axis, quantity, measured, layers, styles)
-        axis.set_title(_heading(quantity, activation), loc="left", linespacing=1.3)
+        axis.set_title(_heading(quantity, activation), linespacing=1.3)
         name_rows(axis, names)
         axis.tick_params(labelleft=axis is axes[0][0])
         axis.grid(visible=True, axis="y")
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def _measure_all(recording: Recording, layers: Sequence[str], epoch: int) -> dict[str, Regions]:
@@ -122,13 +121,12 @@ def _draw_quantity(
         y = np.arange(len(layers)) + 0.11 * (2 * index - len(norms) + 1)
         _draw_marks(axis, one, each, y, styles[one.norm])
     if quantity == "mean_derivative":
-        axis.set_xlim(0, 1.08 * float(np.nanmax(np.concatenate(values))) or 1.0)
-        axis.set_xlabel("mean slope")
+        most = float(np.nanmax(np.concatenate(values)))
+        axis.set(xlabel="mean slope", xlim=(0, 1.08 * most or 1.0))
     else:
         shares = np.linspace(0, 1, 6)
-        axis.set_xlim(0, 1.02)
         axis.set_xticks(shares, [f"{100 * share:.0f}%" for share in shares])
-        axis.set_xlabel("values")
+        axis.set(xlabel="values", xlim=(0, 1.02))
 
 
 def _draw_marks(

@@ -65,8 +65,7 @@ def draw(verdict: Verdict, runs: Sequence[RunRecord], path: Path) -> Figure:
     figure, axes = lay_out(rows, 2, _frame(verdict, effects, runs), width=width, gap=gap)
     _draw_values(axes[0][0], verdict)
     _draw_effects(axes[0][1], verdict, effects)
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def _effects(verdict: Verdict) -> list[_Effect]:
@@ -124,7 +123,6 @@ def _draw_values(axis: Axes, verdict: Verdict) -> None:
         mean = float(np.exp(np.log(shown).mean()) if ratio else shown.mean())
         axis.plot(x, mean, color=INK, marker="_", markersize=22, markeredgewidth=2,
                   linestyle="", gid=f"{arm} mean")  # fmt: skip
-    axis.set_xlim(-0.5, 1.5)
     axis.set_xticks((0, 1), [label_of(arm, 18) for arm in verdict.arms])
     axis.grid(visible=False, axis="x")
     every = np.array([value for values in verdict.values.values() for value in values.values()])
@@ -133,7 +131,7 @@ def _draw_values(axis: Axes, verdict: Verdict) -> None:
         log_ticks(axis, "y", decades=decades)
     elif np.ptp(every) < 1e-9:
         axis.set_ylim(every[0] - 1, every[0] + 1)
-    axis.set_title("Value of each seed", loc="left")
+    axis.set(title="Value of each seed", xlim=(-0.5, 1.5))
 
 
 def _draw_effects(axis: Axes, verdict: Verdict, rows: Sequence[_Effect]) -> None:
@@ -163,8 +161,8 @@ def _draw_effects(axis: Axes, verdict: Verdict, rows: Sequence[_Effect]) -> None
         pad = 0.06 * (max(ends) - min(ends))
         axis.set_xlim(min(ends) - pad, max(ends) + pad)
     first, second = (label_of(arm, 18) for arm in verdict.arms)
-    axis.set_xlabel(f"{first} / {second}" if ratio else f"{first} − {second} ({verdict.unit})")
-    axis.set_title(_kind(verdict), loc="left")
+    compared = f"{first} / {second}" if ratio else f"{first} − {second} ({verdict.unit})"
+    axis.set(title=_kind(verdict), xlabel=compared)
 
 
 def _kind(verdict: Verdict) -> str:

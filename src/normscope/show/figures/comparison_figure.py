@@ -76,7 +76,7 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     )
     figure, axes = lay_out(_rows(by_rate), len(PANELS), frame, width=11.0)
     for panel, column in zip(PANELS, zip(*axes, strict=True), strict=True):
-        column[0].set_title(panel.title, loc="left")
+        column[0].set_title(panel.title)
         column[-1].set_xlabel("epoch")
         _set_scale(column, panel, runs)
         for axis, of_rate in zip(column, by_rate.values(), strict=True):
@@ -85,8 +85,7 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
         if threshold is not None:
             row[1].axhline(100 * threshold, color=REFERENCE, lw=0.8, ls=THRESHOLD_LINE, zorder=1.5,
                            gid="threshold")  # fmt: skip
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def _rows(by_rate: dict[float, list[RunRecord]]) -> list[Row]:
@@ -144,8 +143,7 @@ def _set_scale(column: Sequence[Axes], panel: _Panel, runs: Sequence[RunRecord])
         elif len(values):
             axis.set_ylim(*_limits(values, panel.least_span))
         else:
-            axis.set_ylim(0, 1)
-            axis.set_yticks([])
+            axis.set(ylim=(0, 1), yticks=[])
             say_in(axis, "no finite value")
 
 

@@ -48,8 +48,8 @@ def draw_ridges(axis: Axes, explanation: Explanation, tensor: Tensor) -> None:
     low, high = _span(explanation, shown)
     name_rows(axis, [str(index) for index in shown])
     axis.tick_params(axis="y", length=3.5)
-    axis.set_xlim(low, high)
-    axis.set_ylim(len(shown) - 0.8, -1.15)
+    axis.set(title=RIDGE_TITLES[tensor], xlabel="value")
+    axis.set(xlim=(low, high), ylim=(len(shown) - 0.8, -1.15))
     axis.axvline(0, color=REFERENCE, linewidth=0.7, zorder=0.5)
     edges = np.linspace(low, high, BINS + 1)
     for row, (index, of_channel) in enumerate(zip(shown, values, strict=True)):
@@ -63,8 +63,6 @@ def draw_ridges(axis: Axes, explanation: Explanation, tensor: Tensor) -> None:
         axis.plot([of_channel.mean()] * 2, [row, row - 0.35], color=INK, linewidth=1.2,
                   zorder=3 + row, gid=f"{tensor} mean {index}")  # fmt: skip
     plain_ticks(axis, "x", 7)
-    axis.set_title(RIDGE_TITLES[tensor], loc="left")
-    axis.set_xlabel("value")
     if tensor == "x":
         axis.set_ylabel("channel")
 
@@ -86,8 +84,7 @@ def draw_steps(axis: Axes, groups: Sequence[Sequence[Step]]) -> None:
     figure = axis.figure
     width = axis.get_position().width * figure.bbox.width / figure.dpi
     steps = [step for group in groups for step in group]
-    axis.set_xlim(0, width)
-    axis.set_ylim(2 * len(steps), 0)
+    axis.set(xlim=(0, width), ylim=(2 * len(steps), 0))
     column = 0.15 + max(text_width(step.name, NORMAL, bold=True) for step in steps)
     looks = {"va": "top", "size": NORMAL}
     for row, step in enumerate(steps):
@@ -103,13 +100,12 @@ def draw_steps(axis: Axes, groups: Sequence[Sequence[Step]]) -> None:
 def draw_updates(axis: Axes, explanation: Explanation, statistic: Literal["mean", "var"]) -> None:
     """Draw, per channel, the batch's distance from the running statistic, and its movement."""
     name = {"mean": "running mean", "var": "running variance"}[statistic]
-    axis.set_title(f"Change of the {name}", loc="left")
+    axis.set(title=f"Change of the {name}", xlabel="difference from before the batch")
     shown = shown_channels(explanation.x.shape[1], explanation.chosen, RIDGES)
     name_rows(axis, [str(index) for index in shown])
     axis.tick_params(axis="y", length=3.5)
     axis.get_yticklabels()[shown.index(explanation.chosen)].set(color=CHOSEN, weight="bold")
     plain_ticks(axis, "x", 4)
-    axis.set_xlabel("difference from before the batch")
     if statistic == "mean":
         axis.set_ylabel("channel")
     before, after = explanation.running_before, explanation.running_after
@@ -152,13 +148,12 @@ def draw_modes(axis: Axes, explanation: Explanation) -> None:
     both = min(low for low, _ in limits), max(high for _, high in limits)
     axis.plot(both, both, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=4,
               gid="equal", label="no difference")  # fmt: skip
-    axis.set_xlim(*both)
-    axis.set_ylim(*both)
     plain_ticks(axis, "x", 4)
     plain_ticks(axis, "y")
-    axis.set_title("Both modes' output of the same\nvalues: a line per batch", loc="left")
-    axis.set_xlabel("output in eval mode")
-    axis.set_ylabel("output in train mode")
+    axis.set(
+        title="Both modes' output of the same\nvalues: a line per batch", xlim=both, ylim=both,
+        xlabel="output in eval mode", ylabel="output in train mode",
+    )  # fmt: skip
     legend_below(axis, (-0.12, -0.28), 3)
 
 
@@ -198,12 +193,12 @@ def draw_batch_means(axis: Axes, explanation: Explanation) -> None:
                      gid="running mean")  # fmt: skip
     axis.set_xticks(range(len(groups)), list(groups))
     axis.grid(visible=False, axis="x")
-    axis.set_xlim(-0.6, len(groups) - 0.4)
     plain_ticks(axis, "y")
     line = " (line: running mean)" if channel.running_before is not None else ""
-    axis.set_title(f"What is subtracted in smaller\nbatches{line}", loc="left")
-    axis.set_xlabel("images in a batch")
-    axis.set_ylabel(f"mean of channel {channel.index}")
+    axis.set(
+        title=f"What is subtracted in smaller\nbatches{line}", xlim=(-0.6, len(groups) - 0.4),
+        xlabel="images in a batch", ylabel=f"mean of channel {channel.index}",
+    )  # fmt: skip
 
 
 def group_means(per_image: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

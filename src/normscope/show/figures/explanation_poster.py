@@ -78,8 +78,7 @@ def draw_piles(axis: Axes, explanation: Explanation) -> None:
     for column, index in enumerate(channels):
         _draw_channel(axis, explanation, index, LEFT + column * pitch, limit)
     _name_axes(axis, explanation, LEFT + (len(channels) - 1) * pitch + PILE, len(channels))
-    axis.set_xlim(0, width)  # imshow has moved the limits
-    axis.set_ylim(0, HEIGHT)
+    axis.set(xlim=(0, width), ylim=(0, HEIGHT))  # imshow has moved the limits
 
 
 def _draw_channel(
@@ -185,8 +184,7 @@ def draw(explanation: Explanation, path: Path) -> Figure:
     draw_modes(outputs, explanation)
     draw_batch_means(means, explanation)
     draw_accuracies(during, afterwards, explanation)
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def _rows(explanation: Explanation) -> list[Row]:
@@ -252,13 +250,12 @@ def draw_accuracies(during: Axes, afterwards: Axes, explanation: Explanation) ->
     """
     _panel(during, explanation, explanation.forgotten.during, "during")
     _panel(afterwards, explanation, explanation.forgotten.afterwards, "afterwards")
-    during.set_title("Test accuracy, eval() forgotten:\ntrain mode", loc="left")
+    during.set(title="Test accuracy, eval() forgotten:\ntrain mode", ylabel="accuracy (%)")
     remembers = explanation.running_before is not None
     moved = (
         "the running\nstatistics have moved" if remembers else "there are\nno running statistics"
     )
-    afterwards.set_title(f"Then eval(): {moved}", loc="left")
-    during.set_ylabel("accuracy (%)")
+    afterwards.set(title=f"Then eval(): {moved}")
     afterwards.tick_params(labelleft=False)
     legend_below(during, (-0.05, -0.28), 4)
 
@@ -284,7 +281,5 @@ def _panel(axis: Axes, explanation: Explanation, values: np.ndarray, name: str) 
     axis.axhline(chance, color=REFERENCE, linewidth=0.8, linestyle=(0, (1, 2)), label="guessing",
                  gid="guessing")  # fmt: skip
     axis.set_xticks(sizes, [str(size) for size in forgotten.batch_sizes])
-    axis.set_xlim(-0.5, len(sizes) - 0.5)
-    axis.set_ylim(0, 103)
+    axis.set(xlabel="batch size", xlim=(-0.5, len(sizes) - 0.5), ylim=(0, 103))
     axis.grid(visible=False, axis="x")
-    axis.set_xlabel("batch size")

@@ -60,13 +60,11 @@ def draw(comparison: Comparison, runs: Sequence[RunRecord], path: Path) -> Figur
     if chance is not None:
         accuracy.axhline(100 * chance, color=REFERENCE, linewidth=0.8, alpha=0.6, zorder=1.5,
                          gid="chance")  # fmt: skip
-    accuracy.set_ylim(-3, 103)
-    accuracy.set_ylabel("final test accuracy (%)")
+    accuracy.set(ylabel="final test accuracy (%)", ylim=(-3, 103))
     if len(axes) > 1:
         _draw_strip(axes[1][0], comparison.groups, norms, labels, styles)
     axes[-1][0].set_xlabel("learning rate (norms set side by side)")
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def _rows(comparison: Comparison) -> list[Row]:

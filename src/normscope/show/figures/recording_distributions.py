@@ -86,8 +86,7 @@ def draw(
     for place, axis in enumerate(axes[0]):
         side = sides[place % len(sides)]
         _draw_side(axis, side, blocks[place // len(sides)], info if side.name == "output" else None)
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def _sides(recording: Recording, layer: str, timeline: Timeline, epoch: int) -> list[_Side]:
@@ -136,8 +135,7 @@ def _regions(info: LayerInfo | None) -> tuple[tuple[float, float], ...]:
 
 def _draw_side(axis: Axes, side: _Side, rows: list[int], info: LayerInfo | None) -> None:
     """One ridge per channel, each as high as the others: its scale of density is its own."""
-    axis.set_xlim(*side.limits)
-    axis.set_ylim(-len(rows) + 0.6, _OVERLAP + 0.1)
+    axis.set(xlabel=f"{side.name} value", xlim=side.limits, ylim=(-len(rows) + 0.6, _OVERLAP + 0.1))
     regions = _regions(info)
     for region in regions:
         ends = np.clip(region, *side.limits)
@@ -150,8 +148,7 @@ def _draw_side(axis: Axes, side: _Side, rows: list[int], info: LayerInfo | None)
     axis.tick_params(axis="y", length=0, labelsize=SMALL - 1)
     axis.grid(visible=False, axis="y")
     axis.spines["left"].set_visible(False)
-    axis.set_xlabel(f"{side.name} value")
-    axis.set_title(f"{side.name}, per channel", loc="left", color=side.colour, weight="bold")
+    axis.set_title(f"{side.name}, per channel", color=side.colour, weight="bold")
     if regions:
         shares = inside(side.whole, *regions)
         for place, row in enumerate(rows):
@@ -163,41 +160,24 @@ def _draw_side(axis: Axes, side: _Side, rows: list[int], info: LayerInfo | None)
 
 
 def _draw_ridge(axis: Axes, side: _Side, row: int, base: float) -> None:
-    densities = [side.shown.density[row]] + (
-        [side.first.density[row]] if side.first is not None else []
-    )
-    peak = max(
-        (float(np.max(density)) for density in densities if np.isfinite(density).all()), default=0.0
-    )
-    if peak == 0:
-        axis.text(
-            sum(side.limits) / 2,
-            base,
-            "no finite value",
-            size=SMALL - 2,
-            color=REFERENCE,
-            ha="center",
-        )
+    epochs = [side.shown, *filter(None, [side.first])]
+    densities = [each.density[row] for each in epochs]
+    peaks = [float(np.max(density)) for density in densities if np.isfinite(density).all()]
+    if not any(peaks):
+        looks = {"size": SMALL - 2, "color": REFERENCE, "ha": "center"}
+        axis.text(sum(side.limits) / 2, base, "no finite value", **looks)
         return
+    peak = max(peaks)
     centres = (side.shown.edges[row][1:] + side.shown.edges[row][:-1]) / 2
     heights = [base + _OVERLAP * density / peak for density in densities]
     order = 2 - base * 1e-3
-    axis.fill_between(
-        centres,
-        base,
-        heights[0],
-        color=side.colour,
-        alpha=0.55,
-        linewidth=0,
-        zorder=order,
-        gid="ridge",
-    )
+    looks = {"color": side.colour, "alpha": 0.55, "linewidth": 0}
+    axis.fill_between(centres, base, heights[0], **looks, zorder=order, gid="ridge")
     axis.plot(centres, heights[0], color="white", linewidth=0.6, zorder=order)
     if len(heights) > 1:
         outline = np.where(densities[1] > 0.005 * peak, heights[1], np.nan)
-        axis.plot(
-            centres, outline, color=INK, linewidth=0.7, alpha=0.8, zorder=order, gid="first epoch"
-        )
+        looks = {"color": INK, "alpha": 0.8, "linewidth": 0.7}
+        axis.plot(centres, outline, **looks, zorder=order, gid="first epoch")
 
 
 def _title(layer: str, info: LayerInfo, timeline: Timeline, epoch: int) -> str:

@@ -96,10 +96,9 @@ def draw(recordings: Mapping[str, Recording], path: Path, *, origin: str = "") -
             _draw_table(axis, table, names, Timeline.of(recording), scale)
         _draw_bar(figure, row[-1], scale)
     for above, below, (norm, recording) in zip(axes[0], axes[-1], recordings.items(), strict=True):
-        above.set_title(label_of(norm), loc="left", weight="bold")
+        above.set_title(label_of(norm), weight="bold")
         below.set_xlabel(Timeline.of(recording).label)
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def _rows(layers: int, tables: list[list[np.ndarray]]) -> list[Row]:
@@ -159,8 +158,7 @@ def _draw_table(
     axis.pcolormesh(
         edges, np.arange(len(names) + 1), np.ma.masked_invalid(shown), norm=scale, cmap=colours
     )
-    axis.set_ylim(len(names), 0)
-    axis.set_xlim(0, timeline.end)
+    axis.set(xlim=(0, timeline.end), ylim=(len(names), 0))
     axis.grid(visible=False)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     every = -(-len(names) // MAX_NAMES)

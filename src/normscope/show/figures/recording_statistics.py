@@ -79,8 +79,7 @@ def draw(recording: Recording, layer: str, path: Path, *, origin: str = "") -> F
         lines = (("batch_var", "variance of the input, batch by batch"), *_LINES[1:])
     for (name, label), axis in zip(lines, _joined(figure, axes[-1]), strict=True):
         _draw_lines(axis, series.get(name), shown, colours, timeline, label)
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def _rows(means: int) -> list[Row]:
@@ -109,7 +108,7 @@ def _draw_means(
         colour = colours[index]
         _draw_mean(axis, series, channel, colour, timeline)
         title = {"size": SMALL - 1, "color": colour, "weight": "bold"}
-        axis.set_title(str(numbers[index]), loc="left", pad=2, **title)
+        axis.set_title(str(numbers[index]), pad=2, **title)
         axis.set_ylim(limits)
         is_last = index + columns >= len(shown)
         axis.tick_params(labelbottom=is_last, labelleft=index % columns == 0, labelsize=SMALL - 1)
@@ -197,9 +196,7 @@ def _draw_lines(
     timeline: Timeline,
     label: str,
 ) -> None:
-    axis.set_title(label, loc="left")
-    axis.set_xlim(0, timeline.end)
-    axis.set_xlabel(timeline.label)
+    axis.set(title=label, xlabel=timeline.label, xlim=(0, timeline.end))
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.ticklabel_format(axis="y", useOffset=False)
     if series is None:

@@ -33,6 +33,7 @@ _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # carried by matplotlib itself: the same on every machine
     "font.size": NORMAL,
     "axes.titlesize": NORMAL,
+    "axes.titlelocation": "left",
     "axes.labelsize": NORMAL,
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
@@ -168,8 +169,9 @@ def log_ticks(
     axis.set_minor_formatter(NullFormatter())
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's suffix; a reader sees the old file or the new one.
+def save(figure: Figure, path: Path) -> Figure:
+    """Write a figure in the format of the path's suffix, and return it; a reader sees the old file
+    or the new one.
 
     Names in it are shown as on a terminal: matplotlib fails on half of a character.
 
@@ -180,6 +182,7 @@ def save(figure: Figure, path: Path) -> None:
         text.set_text(for_terminal(text.get_text()))  # type: ignore[attr-defined]
     with written_aside(path) as aside:
         figure.savefig(aside, dpi=DPI)
+    return figure
 
 
 def new_figure(width: float, height: float) -> Figure:

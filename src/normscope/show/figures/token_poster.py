@@ -62,8 +62,7 @@ def draw(explanation: TokenExplanation, path: Path) -> Figure:
     _draw_moments(moments, explanation)
     for axis, change in zip(invariances, CHANGES, strict=True):
         _draw_change(axis, explanation, change)
-    save(figure, path)
-    return figure
+    return save(figure, path)
 
 
 def _heading(explanation: TokenExplanation) -> str:
@@ -89,8 +88,8 @@ def _draw_map(axis: Axes, explanation: TokenExplanation, name: str, values: np.n
     end = float(np.quantile(np.abs(values), 0.995)) or 1.0
     axis.imshow(values, aspect="auto", cmap=MAPS, vmin=-end, vmax=end, interpolation="nearest",
                 gid=name)  # fmt: skip
-    axis.set_title(f"{name} (blue −{number(end, 2)}, orange {number(end, 2)})", loc="left")
-    axis.set_xlabel("channel")
+    colours = f"{name} (blue −{number(end, 2)}, orange {number(end, 2)})"
+    axis.set(title=colours, xlabel="channel")
     axis.grid(visible=False)
     if name == "x":
         axis.set_ylabel("token")
@@ -107,8 +106,7 @@ def _draw_gains(axis: Axes, explanation: TokenExplanation) -> None:
         axis.axhline(plain, color=REFERENCE, linewidth=0.7)
         if vector is not None:
             axis.plot(vector, ".", color=colour, label=name, markersize=5, gid=name)
-    axis.set_title("Learned, per channel", loc="left")
-    axis.set_xlabel("channel")
+    axis.set(title="Learned, per channel", xlabel="channel")
     plain_ticks(axis, "y")
     if axis.get_legend_handles_labels()[0]:
         legend_below(axis, (0, -0.14), 2)
@@ -124,9 +122,8 @@ def _draw_moments(axis: Axes, explanation: TokenExplanation) -> None:
         chosen = values[:: max(1, len(values) // DOTS)]
         axis.plot(chosen.mean(-1), np.sqrt(np.square(chosen).mean(-1)), ".", color=colour,
                   markersize=size, alpha=0.6, label=name, gid=f"moments {name}")  # fmt: skip
-    axis.set_title("Every token: its mean and its scale", loc="left")
-    axis.set_xlabel("mean")
-    axis.set_ylabel("root mean square")
+    title = "Every token: its mean and its scale"
+    axis.set(title=title, xlabel="mean", ylabel="root mean square")
     plain_ticks(axis, "x", 4)
     plain_ticks(axis, "y")
     legend_below(axis, (0, -0.2), 2)
@@ -141,9 +138,8 @@ def _draw_change(axis: Axes, explanation: TokenExplanation, change: str) -> None
               alpha=0.6, gid=f"change {change}")  # fmt: skip
     ends = float(min(before.min(), after.min())), float(max(before.max(), after.max()))
     axis.plot(ends, ends, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    axis.set_title(f"{change} in place of x: the output\nmoves by up to "
-                   f"{number(explanation.moved(change), 2)}", loc="left")  # fmt: skip
-    axis.set_xlabel(f"{_inner(explanation)}, of x")
-    axis.set_ylabel(f"of {change}")
+    moved = f"{change} in place of x: the output\nmoves by up to "
+    moved += number(explanation.moved(change), 2)
+    axis.set(title=moved, xlabel=f"{_inner(explanation)}, of x", ylabel=f"of {change}")
     plain_ticks(axis, "x", 4)
     plain_ticks(axis, "y")
