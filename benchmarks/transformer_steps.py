@@ -27,7 +27,7 @@ from normscope.models.transformer import patches
 from normscope.studies.grid import batches_for, build_for, lay_out
 from normscope.studies.options import options_from
 from normscope.studies.spec import RunSpec
-from normscope.training.gradient_norms import GradientNorms
+from normscope.training.callbacks import GradientNorms
 from normscope.training.loop import Callback, Epoch, train
 from normscope.training.precision import autocast
 

@@ -1,15 +1,17 @@
-"""Arguments of public functions, held against the types that their signatures name."""
+"""What users give: arguments held against their annotations, lists, paths, and imports by name."""
 
 from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from normscope.errors import InputError, one_line, shown
@@ -76,6 +78,55 @@ def several(name: str, values: Any) -> tuple[Any, ...]:
     if len(found) > MOST:
         raise InputError(f"{name} holds more than {MOST:,} values.")
     return found
+
+
+def given_path(value: Any, what: str = "A path") -> Path:
+    """Return what a user gave as a path, whether or not there is something.
+
+    Raises:
+        InputError: if it is no path, has a name that is too long or holds a zero byte, or lies in a
+            folder that may not be entered.
+    """
+    if isinstance(value, bytes) or not isinstance(value, str | os.PathLike):
+        raise InputError(f"{what} must be a path, not a {type(value).__name__}.")
+    path = Path(value)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except ValueError:
+        raise InputError(f"{what} holds a zero byte: {str(path)[:80]!r}.") from None
+    except OSError as error:
+        shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]} ..."
+        raise InputError(f"{shown} cannot be used: {error.strerror or error}.") from error
+    return path
+
+
+def import_named(text: str, what: str) -> Any:
+    """Import module:name and return the object; the name may have points. The module's code is run.
+
+    Args:
+        text: module:name, as the user wrote it.
+        what: what it is to be, to begin the message with.
+
+    Raises:
+        InputError: if it is of another form, there is no such module or name, or importing fails.
+    """
+    module_name, _, name = text.partition(":")
+    if not module_name or not name:
+        raise InputError(f"{what} {text!r} is not of the form module:callable.")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # the user's code
+        raise InputError(
+            f"{what} {text!r}: importing {module_name!r} failed: {one_line(error)}."
+        ) from error
+    try:
+        return functools.reduce(getattr, name.split("."), module)
+    except AttributeError as error:
+        raise InputError(
+            f"{what} {text!r}: module {module_name!r} has no attribute {name!r}."
+        ) from error
 
 
 def _judge(name: str, value: Any, kinds: list[_Kind]) -> None:

@@ -18,9 +18,9 @@ import docstring_parser
 import tyro
 from tyro.extras import subcommand_cli_from_dict
 
+from normscope.arguments import given_path
 from normscope.errors import InputError, NormscopeError, StorageError, one_line
 from normscope.escapes import for_line, printable_streams
-from normscope.paths import given_path
 from normscope.records.command_line import running
 from normscope.studies.spec import Recipe
 from normscope.version import __version__

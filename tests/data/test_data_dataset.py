@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from normscope.data import sources
 from normscope.data.dataset import Splits, channel_statistics, check, fingerprint, select_classes
-from normscope.data.layouts import digits as layout
 from normscope.data.sources import load
 from normscope.errors import InputError
 
@@ -118,10 +118,10 @@ def test_digits_are_split_in_the_same_stratified_way_every_time():
 def test_digits_are_those_of_scikit_learn_with_its_file_or_without(monkeypatch):
     from sklearn.datasets import load_digits
 
-    monkeypatch.setattr(layout, "find_spec", lambda name: None)
-    through_sklearn = layout.read()
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
+    through_sklearn, _ = sources.read_digits(None, None)
     monkeypatch.undo()
-    digits = layout.read()
+    digits, _ = sources.read_digits(None, None)
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         assert np.array_equal(getattr(digits, name), getattr(through_sklearn, name)), name
     labels = np.r_[digits.train_labels, digits.test_labels]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from normscope.errors import InputError
-from normscope.models.bird_plane import BirdPlaneNet
 from normscope.models.norms import NORMS
+from normscope.models.small_networks import BirdPlaneNet
 
 PRINTOUT = """
 (conv1): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))

@@ -6,7 +6,7 @@ import pytest
 
 from normscope.commands.check import read_settings
 from normscope.errors import InputError
-from normscope.studies import memory
+from normscope.studies import environment
 from normscope.studies.grid import lay_out
 from normscope.studies.options import GridOptions, options_from
 from normscope.studies.study_files import find_study
@@ -39,7 +39,7 @@ def test_a_setting_beyond_its_range(settings, message):
 
 
 def test_activations_count_beside_parameters(monkeypatch):
-    monkeypatch.setattr(memory, "memory_at_hand", lambda device: 40 << 20)
+    monkeypatch.setattr(environment, "memory_at_hand", lambda device: 40 << 20)
     lay_out(options_from(DIGITS | {"batch_size": 16}))
     with pytest.raises(
         InputError, match=r"would need [0-9.]+ GB for the activations of a batch of 1,442"

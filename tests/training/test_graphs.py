@@ -15,7 +15,7 @@ from normscope.data.device_batches import Batches
 from normscope.errors import NormscopeError
 from normscope.models import registry
 from normscope.training import graphs
-from normscope.training.gradient_norms import GradientNorms
+from normscope.training.callbacks import GradientNorms
 from normscope.training.loop import Callback, train
 from normscope.training.plan import ResumeState
 

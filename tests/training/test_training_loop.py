@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normscope.errors import InputError, RecordError
-from normscope.training.gradient_norms import GradientNorms
+from normscope.training.callbacks import GradientNorms
 from normscope.training.loop import Callback, train
 from normscope.training.optimizers import learning_rate
 from normscope.training.plan import ResumeState

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import msgspec
 import tyro
 
-from normscope.arguments import judged
+from normscope.arguments import given_path, judged
 from normscope.errors import InputError, StorageError, first_line, one_of
-from normscope.paths import given_path
 from normscope.records.regular_files import read_toml
 from normscope.studies.options import Folder, as_path
 from normscope.user_models.checkpoint_files import load_checkpoint

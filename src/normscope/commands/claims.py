@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from normscope.arguments import judged
+from normscope.arguments import given_path, judged
 from normscope.commands.compare import RunsResult
 from normscope.errors import InputError, RecordError, one_of
-from normscope.paths import given_path
 from normscope.studies.options import Folder
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from normscope.arguments import given_path
 from normscope.errors import InputError
-from normscope.paths import given_path
 from normscope.records.regular_files import is_database
 from normscope.user_models.loading import load_side
 

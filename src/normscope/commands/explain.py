@@ -258,7 +258,7 @@ def _train(training: Training, grid: Grid, options: GridOptions) -> None:
 
 def _write_page(study: StudyDirectory, spec: RunSpec, dataset: Dataset) -> None:
     """Write the page, in which a trained network runs."""
-    from normscope.models.tiny_cnn import TinyCNN
+    from normscope.models.small_networks import TinyCNN
     from normscope.show.explanation_page.explanation_html import write_page
     from normscope.studies.measurements.run_context import trained_network
     from normscope.studies.page_network import page_network

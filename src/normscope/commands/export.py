@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from normscope.arguments import judged
+from normscope.arguments import given_path, judged
 from normscope.errors import InputError, RecordError
 from normscope.escapes import for_line
-from normscope.paths import given_path
 from normscope.studies.options import Folder
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from normscope.arguments import judged, several
+from normscope.arguments import given_path, judged, several
 from normscope.errors import InputError, one_of
-from normscope.paths import given_path
 from normscope.studies.options import (
     MOST_RUNS,
     STUDIES,

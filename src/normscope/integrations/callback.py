@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from normscope.arguments import given_path
 from normscope.commands.watch import watch
 from normscope.errors import NormscopeWarning, NothingToWatchError
-from normscope.paths import given_path
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
 from normscope.watching.budget import BUDGET
 from normscope.watching.intervals import Interval

@@ -10,9 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normscope.arguments import judged
 from normscope.errors import InputError, lookup
-from normscope.mend.forward_paths import operations
+from normscope.mend.forward_paths import plain_values
 from normscope.mend.freeze import Frozen, freeze
-from normscope.mend.other_readers import plain_values
+from normscope.mend.traced_paths import operations
 from normscope.user_models.plain_layers import alteration, forward_override
 
 MAX_GROUPS = 32

@@ -16,7 +16,7 @@ from normscope.arguments import judged
 from normscope.errors import InputError, NormscopeWarning, lookup
 from normscope.mend.convert import exchange, refuse_kept
 from normscope.mend.folding import named
-from normscope.mend.forward_paths import UntraceableError, is_row_norm, traced_paths
+from normscope.mend.forward_paths import is_row_norm
 from normscope.mend.gains import (
     NARROW,
     NEUTRAL,
@@ -31,6 +31,7 @@ from normscope.mend.gains import (
     outcome,
     random_copy,
 )
+from normscope.mend.traced_paths import UntraceableError, traced_paths
 from normscope.user_models.norm_behavior import USUAL_EPS
 from normscope.user_models.norm_layers import gain_of, recognize
 

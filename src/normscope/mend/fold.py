@@ -13,8 +13,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from normscope.arguments import judged
 from normscope.mend.folding import Folding, NotUnderstoodError, named
-from normscope.mend.forward_paths import WEIGHTED, Path, UntraceableError, is_batch_norm, trace_all
-from normscope.mend.other_readers import method_without
+from normscope.mend.forward_paths import WEIGHTED, Path, is_batch_norm, method_without
+from normscope.mend.traced_paths import UntraceableError, trace_all
 from normscope.user_models.plain_layers import alteration, forward_override
 
 

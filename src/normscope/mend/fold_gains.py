@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from normscope.arguments import judged
 from normscope.mend.folding import Folding, NotUnderstoodError, named
-from normscope.mend.forward_paths import Path, is_matrix, is_row_norm
+from normscope.mend.forward_paths import Path, is_matrix, is_row_norm, method_without
 from normscope.mend.gains import TOLERANCE, Gain, NotAffineError, agree, gain_convention, outcome
-from normscope.mend.other_readers import method_without
 from normscope.user_models.norm_layers import gain_of
 from normscope.user_models.plain_layers import alteration, runs_torch_forward
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from normscope.errors import InputError, NormscopeWarning
-from normscope.mend.forward_paths import Path, UntraceableError, operations, traced_paths
+from normscope.mend.forward_paths import Path
 from normscope.mend.observed_paths import observed_paths, outputs_of
+from normscope.mend.traced_paths import UntraceableError, operations, traced_paths
 from normscope.user_models.batch_reader import Batch, read_batches
 from normscope.user_models.plain_layers import alteration
 from normscope.user_models.wrappers import unwrapped_model

@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normscope.errors import InputError
-from normscope.mend.forward_paths import Path, followed_layers, is_row_norm, tensor_owners
-from normscope.mend.other_readers import plain_values
+from normscope.mend.forward_paths import (
+    Path,
+    followed_layers,
+    is_row_norm,
+    plain_values,
+    tensor_owners,
+)
 from normscope.user_models.batch_reader import Batch, tensors_in
 from normscope.user_models.state_guard import preserve_state
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normscope.callables import import_named
+from normscope.arguments import import_named
 from normscope.errors import InputError, one_line, one_of
 
 MEAN_RANGE = 0.5

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from normscope.errors import InputError, lookup
-from normscope.models.bird_plane import BirdPlaneNet
 from normscope.models.initialization import initialize, keyed_seed
 from normscope.models.network import Network
 from normscope.models.norms import NORMS, RESIDUAL_NORMS, NormFactory, resolve_norm
 from normscope.models.resnet import CIFAR_RESNETS, SmallResNet
-from normscope.models.tiny_cnn import TinyCNN
+from normscope.models.small_networks import BirdPlaneNet, TinyCNN
 from normscope.models.token_norms import TOKEN_NORMS
 from normscope.models.transformer import ByteDecoder, VisionTransformer
 

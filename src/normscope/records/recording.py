@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from normscope.arguments import judged
+from normscope.arguments import given_path, judged
 from normscope.errors import InputError, RecordError, lookup, one_of
-from normscope.paths import given_path
 from normscope.records.histogram import ChannelHistograms
 from normscope.records.pooling import (
     Series,

@@ -23,7 +23,7 @@ from normscope.models.network import Network
 from normscope.models.norms import is_code, resolve_norm
 from normscope.models.transformer import EMBEDDING_SCALES
 from normscope.records.run_description import meaning, own_embedding_scale
-from normscope.studies.memory import refuse_activations, refuse_parameters
+from normscope.studies.environment import refuse_activations, refuse_parameters
 from normscope.studies.options import MOST_RUNS, GridOptions
 from normscope.studies.process_ends import refuse_what_ends_processes
 from normscope.studies.spec import NETWORK_OPTIONS, Recipe, RunSpec, default_capture_epochs

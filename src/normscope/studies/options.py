@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from tyro.conf import OmitArgPrefixes, arg
 
+from normscope.arguments import given_path
 from normscope.errors import InputError, one_line, one_of
-from normscope.paths import given_path
 from normscope.studies.spec import MOST_EPOCHS, MOST_THREADS, Count, Recipe, within
 
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]

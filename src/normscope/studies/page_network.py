@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.data.dataset import Dataset
-from normscope.models.tiny_cnn import TinyCNN
+from normscope.models.small_networks import TinyCNN
 
 PIXEL_BYTES = 130_000
 """Bytes of images in the page at most, before base64: the page stays below 300 kB."""

@@ -1,4 +1,4 @@
-"""How processes end: in words, and found out in a fork for a user's own code."""
+"""How processes end: those that a run lost, in words, and in a fork for a user's own code."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 
 from normscope.errors import InputError
+from normscope.records.progress import RunProgress
+from normscope.words import plural
 
 CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS"})
 """Signals that a process brings on itself."""
@@ -41,6 +44,31 @@ def how_it_ended(exitcode: int) -> str:
         f"was ended with {name}, which others send: the same command tries the run again from its "
         "last whole epoch"
     )
+
+
+@dataclass
+class Losses:
+    """The workers that one run lost."""
+
+    epochs: int = 0  # whole epochs that were heard of
+    deaths: int = 0  # workers lost since
+    total: int = 0
+
+    def note(self, progress: RunProgress) -> None:
+        """Forget the deaths when the run has got on."""
+        if int(progress.epochs_done) > self.epochs:
+            self.epochs, self.deaths = int(progress.epochs_done), 0
+
+    def count(self) -> None:
+        """Count one more."""
+        self.deaths += 1
+        self.total += 1
+
+    def sentence(self) -> str:
+        """Return a sentence about the workers that died; empty if none did."""
+        if not self.total:
+            return ""
+        return f"{plural(self.total, 'worker')} died on the way, others went on"
 
 
 def refuse_what_ends_processes(name: str, action: Callable[[], object]) -> None:

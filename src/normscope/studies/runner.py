@@ -35,7 +35,6 @@ from normscope.studies.grid import (
     fusion_unavailable_reason,
     graph_unavailable_reason,
 )
-from normscope.studies.progress_message import ProgressCallback, Report
 from normscope.studies.run_recording import (
     WatchedTraining,
     WatchPlan,
@@ -44,7 +43,7 @@ from normscope.studies.run_recording import (
     plan_watching,
 )
 from normscope.studies.spec import RunSpec
-from normscope.training.gradient_norms import GradientNorms, WeightNorms
+from normscope.training.callbacks import GradientNorms, ProgressCallback, Report, WeightNorms
 from normscope.training.loop import Callback, Epoch, Outcome, train
 from normscope.training.plan import Batches, ResumeState
 from normscope.training.precision import autocast

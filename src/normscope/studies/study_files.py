@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from normscope.arguments import given_path
 from normscope.errors import InputError, first_line, one_of
-from normscope.paths import given_path
 from normscope.records.regular_files import read_toml
 from normscope.studies.options import GridOptions, settings_of
 from normscope.studies.study_description import OF_THE_MACHINE, GridPlan, StudyPlan, checked_values

@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from normscope.arguments import given_path
 from normscope.errors import InputError, one_line
-from normscope.paths import given_path
 from normscope.records.regular_files import check_regular, read_json
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar", ".npz", ".index.json")

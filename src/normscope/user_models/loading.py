@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normscope.callables import import_named
+from normscope.arguments import import_named
 from normscope.errors import InputError, one_line
 from normscope.user_models.checkpoint_files import CHECKPOINTS, load_checkpoint
 

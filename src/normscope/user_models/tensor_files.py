@@ -18,8 +18,8 @@ import torch
 from numpy._core import multiarray
 from torch import Tensor
 
+from normscope.arguments import given_path
 from normscope.errors import InputError, one_line
-from normscope.paths import given_path
 from normscope.records.read_limits import limited_memory
 from normscope.records.regular_files import check_regular
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from normscope.arguments import given_path
 from normscope.errors import InputError, NormscopeError, NormscopeWarning
-from normscope.paths import given_path
 from normscope.records.files import is_alive, this_process
 from normscope.records.recording import Recording, rank_path
 from normscope.records.recording_header import Header

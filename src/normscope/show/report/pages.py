@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normscope.arguments import judged
+from normscope.arguments import given_path, judged
 from normscope.errors import InputError, NormscopeError
 from normscope.escapes import for_html
-from normscope.paths import given_path
 from normscope.records.command_line import command_line
 from normscope.records.progress import missing_runs
 from normscope.records.regular_files import is_database, read_json

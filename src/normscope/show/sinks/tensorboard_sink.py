@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from normscope.arguments import given_path
 from normscope.errors import InputError
-from normscope.paths import given_path
 from normscope.records.histogram import Histogram
 from normscope.records.recording import Recording
 from normscope.show.sinks.sink import Log, WatcherSink

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from normscope.errors import StorageError
 from normscope.studies.environment import usable_cores
-from normscope.studies.progress_message import Report
 from normscope.studies.runner import RunResult, RunTask
+from normscope.training.callbacks import Report
 
 
 class Executor(Protocol):

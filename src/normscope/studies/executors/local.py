@@ -19,9 +19,9 @@ from loky.backend.process import LokyProcess
 from normscope.records.progress import RunProgress
 from normscope.studies.directory import RunDirectory
 from normscope.studies.environment import keep_freed_memory
-from normscope.studies.process_ends import how_it_ended
-from normscope.studies.progress_message import Losses, Report
+from normscope.studies.process_ends import Losses, how_it_ended
 from normscope.studies.runner import RunResult, RunTask, execute, record_failure
+from normscope.training.callbacks import Report
 
 MOST_DEATHS = 2
 """Processes that a run may lose without finishing an epoch; with the last of them it has failed."""

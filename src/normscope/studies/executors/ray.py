@@ -25,8 +25,9 @@ from normscope.studies.executors.ray_worker import (
     read_files,
     write_files,
 )
-from normscope.studies.progress_message import Losses, Report
+from normscope.studies.process_ends import Losses
 from normscope.studies.runner import RunResult, RunTask, record_failure
+from normscope.training.callbacks import Report
 
 MOST_DEATHS = 3
 """Workers that a run may lose without finishing an epoch; with the last of them it has failed."""

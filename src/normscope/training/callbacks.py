@@ -1,11 +1,16 @@
-"""L2 norms of gradients at every step and of weights at the end of every epoch."""
+"""Callbacks of the training loop: norms of gradients and weights, and how far a run is."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from normscope.training.loop import Callback
+from normscope.records.progress import RunProgress
+from normscope.training.loop import Callback, Epoch
 
 
 class GradientNorms(Callback):
@@ -75,3 +80,44 @@ class WeightNorms(Callback):
             chosen = torch.stack([norms[name] for name in self._convolutions])
             found["convolution_norm"] = chosen.log().mean().exp()
         return found
+
+
+Report = Callable[[RunProgress], None]
+
+SECONDS_BETWEEN_REPORTS = 0.5
+
+
+class ProgressCallback(Callback):
+    """Report a run's progress after every epoch, and twice a second within one."""
+
+    def __init__(
+        self,
+        run: str,
+        steps_per_epoch: int,
+        report: Report,
+        epochs_done: int = 0,
+        unit: str = "image",
+    ):
+        self._run, self._steps, self._report = run, steps_per_epoch, report
+        self._last = RunProgress(run, epochs_done, unit=unit)
+        self._reported = time.monotonic()
+        report(self._last)
+
+    def on_step(self, epoch: int, index: int) -> None:
+        now = time.monotonic()
+        if now - self._reported < SECONDS_BETWEEN_REPORTS:
+            return
+        self._reported = now
+        done = epoch - 1 + (index + 1) / self._steps
+        self._report(replace(self._last, epochs_done=done))
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        scalars = epoch.scalars
+        self._last = replace(
+            self._last,
+            epochs_done=epoch.number,
+            train_loss=scalars["train_loss"],
+            test_accuracy=scalars["test_accuracy"],
+            images_per_second=scalars["images_per_second"],
+        )
+        self._report(self._last)

@@ -1,14 +1,21 @@
-"""The network of the source blog post, which tells birds from aeroplanes."""
+"""Two networks of a few convolutions: the blog post's, of birds and aeroplanes, and a page's."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from normscope.models.fusing import normalize
+from normscope.models.fusing import FusableSequential, normalize
 from normscope.models.network import Landmarks, Network, resolve_activation
-from normscope.models.norms import NormFactory, resolve_norm
+from normscope.models.norms import NormFactory, needs_bias, resolve_norm
+from normscope.models.residual_blocks import conv3x3
+
+WIDTHS = (8, 16, 16)
+STRIDES = (1, 2, 1)
+LARGEST_SIDE = 16
+"""Pixels: larger images are averaged over squares before the first convolution."""
 
 
 class BirdPlaneNet(Network):
@@ -42,7 +49,7 @@ class BirdPlaneNet(Network):
         self.minimum_image_size = 4
         self.check_image_size(image_size)
         make_norm, make_activation = resolve_norm(norm), resolve_activation(activation)
-        self.conv1 = _conv3x3(in_channels, 8)
+        self.conv1 = conv3x3(in_channels, 8, 1, bias=True)
         self.bn_initial = make_norm(8)
         self.res_block1 = BirdPlaneBlock(8, 16, make_norm, make_activation)
         self.fc1 = nn.Linear(16 * (image_size // 4) ** 2, 64)
@@ -79,11 +86,11 @@ class BirdPlaneBlock(nn.Module):
         make_activation: Callable[[], nn.Module],
     ):
         super().__init__()
-        self.conv1 = _conv3x3(in_channels, out_channels)
+        self.conv1 = conv3x3(in_channels, out_channels, 1, bias=True)
         self.bn1 = make_norm(out_channels)
-        self.conv2 = _conv3x3(out_channels, out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels, 1, bias=True)
         self.bn2 = make_norm(out_channels)
-        self.conv3 = _conv3x3(out_channels, out_channels)
+        self.conv3 = conv3x3(out_channels, out_channels, 1, bias=True)
         self.bn3 = make_norm(out_channels)
         self.relu = make_activation()
 
@@ -94,5 +101,48 @@ class BirdPlaneBlock(nn.Module):
         return normalize(self.bn3, self.relu, self.conv3(residual), skip)
 
 
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+class TinyCNN(Network):
+    """Three 3x3 convolutions of 8, 16 and 16 channels (the second with stride 2), average pooling,
+    a linear layer: 3,778 parameters for one input channel and ten classes.
+
+    `normscope explain` trains it and puts it into its page.
+    """
+
+    def __init__(
+        self,
+        norm: str | NormFactory = "batch",
+        in_channels: int = 3,
+        num_classes: int = 10,
+        activation: str = "relu",
+        image_size: int = 32,
+    ):
+        super().__init__()
+        make_norm, make_activation = resolve_norm(norm), resolve_activation(activation)
+        self.minimum_image_size = 4
+        factor = math.ceil(image_size / LARGEST_SIDE)
+        self.shrink = nn.AvgPool2d(factor)
+        self.side = image_size // factor  # pixels, of what the first convolution sees
+        stages = []
+        for width, stride in zip(WIDTHS, STRIDES, strict=True):
+            layer = make_norm(width)
+            convolution = conv3x3(in_channels, width, stride, bias=needs_bias(layer))
+            stages.append(FusableSequential(convolution, layer, make_activation()))
+            in_channels = width
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(WIDTHS[-1], num_classes)
+        self.landmarks = Landmarks(
+            stem="stages.0.0",
+            classifier="fc",
+            first_stage="stages.0",
+            last_activation="stages.0.2",
+            first_normalization="stages.0.1",
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images [N, in_channels, S, S] to logits [N, num_classes]."""
+        return self.classify(self.shrink(images))
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Map images of at most LARGEST_SIDE pixels a side to logits [N, num_classes]."""
+        return self.fc(self.pool(self.stages(images)).flatten(1))
