@@ -297,6 +297,15 @@ class Session:
                 f"{layer.name} cannot be measured, and only its parameters and "
                 f"gradients are recorded from here on: {type(error).__name__}: {error}",
             )
+        self._name_limits(layer, call, here, y)
+        if not mapped:
+            self._stream.called(call, x)
+            if self._due.gradients:
+                self._gradients.await_backward(call, module, x, y)
+
+    def _name_limits(self, layer: WatchedLayer, call: Call, here: Tensor | None, y: Tensor) -> None:
+        """Note what cannot be recorded of a call, of this input and output."""
+        observer = layer.observer
         if not observer.is_understood and not observer.needs_input:
             self._note(f"not understood: {layer.name}", observer.limits(y))
         if here is not None and observer.is_another_layout(here):
@@ -310,12 +319,8 @@ class Session:
                 f"empty: {layer.name}",
                 f"{layer.name} was given an empty batch, of which there is nothing to record.",
             )
-        elif not mapped:
+        elif not is_mapped(y):
             self._check_statistics(layer, call)
-        if not mapped:
-            self._stream.called(call, x)
-        if self._due.gradients and not mapped:
-            self._gradients.await_backward(call, module, x, y)
 
     def _local(
         self, layer: WatchedLayer, x: Tensor | None, y: Tensor
@@ -413,21 +418,8 @@ class Session:
         """
         model, hidden = self._model(), self._hidden()
         assert model is not None
-        if self._recorder.planned.spaced and not self._allowance.suffices():
+        if not self._may_probe(model):
             return
-        if communicates(model):
-            self._note(
-                "probe",
-                "The model is compiled, and its forward waits for other processes: of its layers "
-                "only weight, bias, buffers and parameter gradients are recorded.",
-            )
-            return
-        self._note(
-            "probe",
-            "The model is compiled: its layers are measured by a forward of the uncompiled model "
-            "behind the backward, on the same input. Dropout has other masks there, and gradients "
-            "at the layers' inputs and outputs are not recorded.",
-        )
         due, self._due = self._due, self._due._replace(gradients=False)
         self._probed, self._listening, self._light = hidden, True, False
         self._depth += 1
@@ -450,6 +442,22 @@ class Session:
             self._stream.end()
             self._depth -= 1
             self._due, self._probed, self._listening = due, None, False
+
+    def _may_probe(self, model: nn.Module) -> bool:
+        """Tell whether there is time for a probe, and no other process would wait for it."""
+        if self._recorder.planned.spaced and not self._allowance.suffices():
+            return False
+        alone = not communicates(model)
+        self._note(
+            "probe",
+            "The model is compiled: its layers are measured by a forward of the uncompiled model "
+            "behind the backward, on the same input. Dropout has other masks there, and gradients "
+            "at the layers' inputs and outputs are not recorded."
+            if alone
+            else "The model is compiled, and its forward waits for other processes: of its layers "
+            "only weight, bias, buffers and parameter gradients are recorded.",
+        )
+        return alone
 
     # -- steps
 
@@ -480,14 +488,12 @@ class Session:
         if self._is_compiled() and (self._due.moments or self._due.histograms):
             self._probe()
         self._collected = any(layer.calls for layer in self.layers)
+        if self._sees_stream():
+            self._stream.step_begins(self._rows.parameters())
         if self._collected:
             self._collect(self._parameters())
             self._collect_step_gradients(optimizer)
-        if self._sees_stream():
-            self._stream.step_begins(self._rows.parameters())
-        if (
-            not self._collected
-        ):  # a closure runs the forward inside the step, and the update follows at once
+        else:  # a closure runs the forward inside the step, and the update follows at once
             self._used = [(column, value.detach().clone()) for column, value in self._parameters()]
 
     @_inside
