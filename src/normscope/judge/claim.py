@@ -171,31 +171,34 @@ class Claim:
         outcome, needs = self._decide(estimate, settings)
         if summary.non_finite:
             outcome, needs = "cannot tell", _finite(summary)
-        shown = _in_unit(estimate, "", self.unit)
-        improvement, interval = summary.improvement(self.higher_supports)
+        notes = (
+            *warnings_on(summary, groups, dead, learners),
+            *self._failures(evidence),
+            *self.notes(summary.groups),
+        )
         return self._verdict(
             evidence,
             outcome,
-            effect=shown.effect,
-            interval=shown.interval,
-            n=shown.n,
-            e=shown.e,
-            p=shown.p,
-            fixed_interval=shown.fixed_interval,
-            test=estimate.test,
-            improvement=improvement,
-            improvement_interval=interval,
-            values=summary.values(),
             needs=needs,
             more_seeds=self._seeds_left(estimate, summary),
             settings=settings if len(settings) > 1 else (),
             also=tuple(self._secondary(item, summary.groups) for item in self.also),
-            notes=(
-                *warnings_on(summary, groups, dead, learners),
-                *self._failures(evidence),
-                *self.notes(summary.groups),
-            ),
+            notes=notes,
+            **self._measured(estimate, summary),
         )
+
+    def _measured(self, estimate: Estimate, summary: Summary) -> dict[str, Any]:
+        """The fields of a verdict that say what was measured."""
+        shown = _in_unit(estimate, "", self.unit)
+        improvement, interval = summary.improvement(self.higher_supports)
+        same = ("effect", "interval", "n", "e", "p", "fixed_interval")
+        return {
+            **{name: getattr(shown, name) for name in same},
+            "test": estimate.test,
+            "improvement": improvement,
+            "improvement_interval": interval,
+            "values": summary.values(),
+        }
 
     def _value_of_learners(self, cell: GridCell) -> float | None:
         return self.value(cell) if has_learned([cell]) else None

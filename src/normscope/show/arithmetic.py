@@ -61,12 +61,21 @@ def batch_steps(explanation: Explanation) -> list[Step]:
     """Return the steps from the values of the chosen channel to its statistics."""
     channel = explanation.channel(explanation.chosen)
     n, _, height, width = explanation.x.shape
-    m = f"{explanation.count:,}"
-    total, squares = number(channel.x.sum()), number(((channel.x - channel.mean) ** 2).sum())
+    product = f"{n} · {height} · {width} = {explanation.count:,}"
+    pooled = Step("values pooled", "m = N · H · W", product)
+    return [pooled, *moment_steps(channel.x, channel.mean, channel.var)]
+
+
+def moment_steps(x: np.ndarray, mean: float, square: float, *, centred: bool = True) -> list[Step]:
+    """Return the steps from pooled values to their mean and biased variance; where no mean is
+    subtracted (it is 0) to their mean square.
+    """
+    m, total = f"{x.size:,}", number(((x - mean) ** 2).sum())
+    if not centred:
+        return [Step("mean square", "Σ x² / m", f"{total} / {m} = {number(square)}")]
     return [
-        Step("values pooled", "m = N · H · W", f"{n} · {height} · {width} = {m}"),
-        Step("mean", "Σ x / m", f"{total} / {m} = {number(channel.mean)}"),
-        Step("variance, biased", "Σ (x − mean)² / m", f"{squares} / {m} = {number(channel.var)}"),
+        Step("mean", "Σ x / m", f"{number(x.sum())} / {m} = {number(mean)}"),
+        Step("variance, biased", "Σ (x − mean)² / m", f"{total} / {m} = {number(square)}"),
     ]
 
 
@@ -76,19 +85,30 @@ def value_steps(explanation: Explanation) -> list[Step]:
     x, normalized, output = (
         float(part[index]) for part in (channel.x, channel.normalized, channel.output)
     )
-    root = f"√({number(channel.var)} + {number(channel.eps)})"
+    image, row, column = index
+    affine = channel.weight, normalized, channel.bias, output
     return [
-        Step("one value", f"x[{index[0]}, {channel.index}, {index[1]}, {index[2]}]", number(x)),
-        Step(
-            "normalized", "(x − mean) / √(variance + eps)",
-            f"({number(x)} − {signed(channel.mean)}) / {root} = {number(normalized)}",
-        ),
-        Step(
-            "output", "weight · normalized + bias",
-            f"{number(channel.weight)} · {signed(normalized)} + {signed(channel.bias)} = "
-            f"{number(output)}",
-        ),
-    ]  # fmt: skip
+        Step("one value", f"x[{image}, {channel.index}, {row}, {column}]", number(x)),
+        normalized_step(x, channel.mean, channel.var, channel.eps, normalized),
+        output_step("weight · normalized + bias", *affine),
+    ]
+
+
+def normalized_step(
+    x: float, mean: float, square: float, eps: float, result: float, *, centred: bool = True
+) -> Step:
+    """Return the step of a value through a normalization, as `moment_steps` has its moments."""
+    formula, left = "(x − mean) / √(variance + eps)", f"({number(x)} − {signed(mean)})"
+    if not centred:
+        formula, left = "x / √(mean square + eps)", signed(x)
+    root = f"√({number(square)} + {number(eps)})"
+    return Step("normalized", formula, f"{left} / {root} = {number(result)}")
+
+
+def output_step(formula: str, gain: float, normalized: float, bias: float, output: float) -> Step:
+    """Return the step of a normalized value to the layer's output."""
+    numbers = f"{number(gain)} · {signed(normalized)} + {signed(bias)} = {number(output)}"
+    return Step("output", formula, numbers)
 
 
 def memory_steps(explanation: Explanation) -> list[Step]:

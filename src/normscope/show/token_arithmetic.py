@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from normscope.records.token_explanation import CENTRED, CHANGES, TokenExplanation
-from normscope.show.arithmetic import Step, number, signed
+from normscope.show.arithmetic import (
+    Step,
+    moment_steps,
+    normalized_step,
+    number,
+    output_step,
+    signed,
+)
 from normscope.words import plural
 
 TITLES = {
@@ -49,18 +56,15 @@ def token_steps(explanation: TokenExplanation) -> list[list[Step]]:
 
 
 def _statistics(explanation: TokenExplanation) -> list[Step]:
-    x, m = explanation.values, explanation.width
-    mean, square = float(explanation.subtracted(x)[0]), float(explanation.divided(x)[0])
-    steps = [Step("values pooled", "m = C", str(m))]
-    if CENTRED[explanation.kind]:
-        steps.append(Step("mean", "Σ x / m", f"{number(x.sum())} / {m} = {number(mean)}"))
-    name, formula = (
-        ("variance, biased", "Σ (x − mean)² / m")
-        if CENTRED[explanation.kind]
-        else ("mean square", "Σ x² / m")
-    )
-    total = number(np.square(x - mean).sum())
-    return [*steps, Step(name, formula, f"{total} / {m} = {number(square)}")]
+    centred = CENTRED[explanation.kind]
+    pooled = Step("values pooled", "m = C", f"{explanation.width:,}")
+    return [pooled, *moment_steps(explanation.values, *_moments(explanation), centred=centred)]
+
+
+def _moments(explanation: TokenExplanation) -> tuple[float, float]:
+    """What is subtracted from the chosen token's values, and the mean square of what is left."""
+    x = explanation.values
+    return float(explanation.subtracted(x)[0]), float(explanation.divided(x)[0])
 
 
 def _value(explanation: TokenExplanation) -> list[Step]:
@@ -69,40 +73,30 @@ def _value(explanation: TokenExplanation) -> list[Step]:
     normalized = float(explanation.normalized(x)[at])
     gain = 1.0 if explanation.gain is None else float(explanation.gain[at])
     bias = 0.0 if explanation.bias is None else float(explanation.bias[at])
-    output = float(explanation.output(x)[at])
     place = ", ".join(map(str, (*explanation.token, at)))
     stored = " (1 + the stored weight)" if explanation.gain_is_offset else ""
+    formula = f"gain · {inner_word(explanation)} + bias{stored}"
     return [
         Step("one value", f"x[{place}]", number(value)),
         _function(explanation, value, normalized),
-        Step(
-            "output",
-            f"gain · {_word(explanation)} + bias{stored}",
-            f"{number(gain)} · {signed(normalized)} + {signed(bias)} = {number(output)}",
-        ),
+        output_step(formula, gain, normalized, bias, float(explanation.output(x)[at])),
     ]
 
 
-def _word(explanation: TokenExplanation) -> str:
+def inner_word(explanation: TokenExplanation) -> str:
+    """Return what the values are called between the layer's function and its gain."""
     return "normalized" if explanation.kind in CENTRED else "bent"
 
 
-def _function(explanation: TokenExplanation, value: float, normalized: float) -> Step:
-    if explanation.kind not in CENTRED:
-        shift = explanation.kind == "erf"
-        shown = f"{number(explanation.alpha)} · {signed(value)}"
-        shown += f" + {signed(explanation.shift)}" if shift else ""
-        formula = f"{explanation.kind}(alpha · x{' + shift' if shift else ''})"
-        return Step("bent", formula, f"{explanation.kind}({shown}) = {number(normalized)}")
-    x = explanation.values
-    mean, square = float(explanation.subtracted(x)[0]), float(explanation.divided(x)[0])
-    root = f"√({number(square)} + {number(explanation.eps)})"
-    if CENTRED[explanation.kind]:
-        formula = "(x − mean) / √(variance + eps)"
-        left = f"({number(value)} − {signed(mean)})"
-    else:
-        formula, left = "x / √(mean square + eps)", signed(value)
-    return Step("normalized", formula, f"{left} / {root} = {number(normalized)}")
+def _function(explanation: TokenExplanation, value: float, result: float) -> Step:
+    if explanation.kind in CENTRED:
+        moments, centred = _moments(explanation), CENTRED[explanation.kind]
+        return normalized_step(value, *moments, explanation.eps, result, centred=centred)
+    shift = explanation.kind == "erf"
+    shown = f"{number(explanation.alpha)} · {signed(value)}"
+    shown += f" + {signed(explanation.shift)}" if shift else ""
+    formula = f"{explanation.kind}(alpha · x{' + shift' if shift else ''})"
+    return Step("bent", formula, f"{explanation.kind}({shown}) = {number(result)}")
 
 
 def losses(explanation: TokenExplanation) -> list[str]:

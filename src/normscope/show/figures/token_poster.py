@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normscope.judge.timeline import evenly_spread
-from normscope.records.token_explanation import CENTRED, CHANGES, TokenExplanation
+from normscope.records.token_explanation import CHANGES, TokenExplanation
 from normscope.show import token_arithmetic as words
 from normscope.show.arithmetic import number
 from normscope.show.figures.explanation_panels import (
@@ -50,7 +50,7 @@ def draw(explanation: TokenExplanation, path: Path) -> Figure:
     shown = _sample(explanation)
     tensors = {
         "x": shown,
-        _inner(explanation): explanation.normalized(shown),
+        words.inner_word(explanation): explanation.normalized(shown),
         "output": explanation.output(shown),
     }
     for axis, (name, values) in zip(split(maps, (1, 1, 1), 0.7, 0.6), tensors.items(), strict=True):
@@ -68,10 +68,6 @@ def draw(explanation: TokenExplanation, path: Path) -> Figure:
 def _heading(explanation: TokenExplanation) -> str:
     place = ", ".join(map(str, explanation.token))
     return f"2  The numbers of token [{place}], line by line, and what every channel is scaled by"
-
-
-def _inner(explanation: TokenExplanation) -> str:
-    return "normalized" if explanation.kind in CENTRED else "bent"
 
 
 def _sample(explanation: TokenExplanation) -> np.ndarray:
@@ -117,7 +113,7 @@ def _draw_moments(axis: Axes, explanation: TokenExplanation) -> None:
     x = explanation.x.reshape(-1, explanation.width).astype(np.float64)
     for values, colour, name, size in (
         (x, OTHERS, "x", 3),
-        (explanation.normalized(x), CHOSEN, _inner(explanation), 5),
+        (explanation.normalized(x), CHOSEN, words.inner_word(explanation), 5),
     ):
         chosen = values[:: max(1, len(values) // DOTS)]
         axis.plot(chosen.mean(-1), np.sqrt(np.square(chosen).mean(-1)), ".", color=colour,
@@ -140,6 +136,6 @@ def _draw_change(axis: Axes, explanation: TokenExplanation, change: str) -> None
     axis.plot(ends, ends, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     moved = f"{change} in place of x: the output\nmoves by up to "
     moved += number(explanation.moved(change), 2)
-    axis.set(title=moved, xlabel=f"{_inner(explanation)}, of x", ylabel=f"of {change}")
+    axis.set(title=moved, xlabel=f"{words.inner_word(explanation)}, of x", ylabel=f"of {change}")
     plain_ticks(axis, "x", 4)
     plain_ticks(axis, "y")
