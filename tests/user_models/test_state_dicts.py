@@ -129,6 +129,13 @@ def test_a_model_whose_own_child_is_called_module():
     assert not keys.missing + keys.unexpected + keys.wrong_shape
 
 
+@pytest.mark.parametrize("entry", ["", "model"])
+def test_numpy_arrays_are_weights_too(entry):
+    state = {name: value.numpy() for name, value in nn.BatchNorm1d(4).state_dict().items()}
+    state["running_var"][2] = -1
+    assert [f.code for f in check_state_dict({entry: state} if entry else state)] == ["NS102"]
+
+
 def test_a_gain_that_is_not_finite_is_an_error_and_nothing_else_is_said():
     state = LanguageModel().bfloat16().state_dict()
     assert not check_state_dict(state)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from normscope.errors import InputError
@@ -76,6 +78,7 @@ def states_in(content: Any) -> dict[str, Mapping[str, Any]]:
         return {"": content.state_dict()}
     if not isinstance(content, Mapping):
         raise InputError(f"The checkpoint holds a {type(content).__name__}, not a state_dict.")
+    content = _as_tensors(content)
     nested = _nested_states(content)
     most = max((len(_tensors(state)) for state in nested.values()), default=0)
     if len(_tensors(content)) > most:
@@ -98,6 +101,7 @@ def _nested_states(content: Mapping[str, Any], depth: int = 3) -> dict[str, Mapp
         value = value.state_dict() if isinstance(value, nn.Module) else value
         if not isinstance(value, Mapping) or _NO_STATE.search(name):
             continue
+        value = _as_tensors(value)
         if _holds_weights(value):
             found[name] = value
         elif depth > 1:
@@ -105,6 +109,16 @@ def _nested_states(content: Mapping[str, Any], depth: int = 3) -> dict[str, Mapp
             alone = len(inner) == 1
             found |= {name if alone else f"{name}.{key}": state for key, state in inner.items()}
     return found
+
+
+def _as_tensors(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the mapping with its NumPy arrays of numbers as tensors, as detectron2 saves them."""
+    arrays = {
+        name: torch.from_numpy(value)
+        for name, value in content.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    }
+    return {**content, **arrays} if arrays else content
 
 
 def _tensors(content: Mapping[str, Any]) -> list[Tensor]:
