@@ -9,9 +9,15 @@ from hypothesis.extra import numpy as arrays
 from normscope.errors import RecordError
 from normscope.judge.history import read_history
 from normscope.judge.recording_difference import difference_of
-from normscope.records.pooling import copies, pooled_moments, pooled_samples, pooled_shapes
+from normscope.records.pooling import (
+    copies,
+    merge,
+    physical_edges,
+    pooled_moments,
+    pooled_samples,
+    pooled_shapes,
+)
 from normscope.records.recording import Recording, rank_path
-from normscope.records.recording_distribution import merge, physical_edges
 from normscope.records.recording_header import Header, LayerInfo, bin_edges
 from normscope.records.recording_parts import Batch, FilePart, MemoryPart
 

@@ -14,8 +14,7 @@ from normscope.errors import InputError
 from normscope.show.shown_recording import Recording
 from normscope.show.sinks.sink import WatcherSink
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY, attach
-from normscope.watching.budget import BUDGET
-from normscope.watching.intervals import Interval, Intervals
+from normscope.watching.intervals import BUDGET, Interval, Intervals
 from normscope.watching.listeners import Listener
 from normscope.watching.watched_layers import LayerSelector
 from normscope.watching.watcher import Watcher

@@ -11,8 +11,7 @@ from normscope.arguments import given_path
 from normscope.commands.watch import watch
 from normscope.errors import NormscopeWarning, NothingToWatchError
 from normscope.watching.attach import EVERY, GRADIENTS_EVERY, HISTOGRAMS_EVERY
-from normscope.watching.budget import BUDGET
-from normscope.watching.intervals import Interval
+from normscope.watching.intervals import BUDGET, Interval
 from normscope.watching.listeners import Listener
 from normscope.watching.watched_layers import LayerSelector
 from normscope.watching.watcher import Watcher

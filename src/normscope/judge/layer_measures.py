@@ -22,8 +22,8 @@ from normscope.judge.activation_regions import (
     inside,
     mean_derivatives,
 )
+from normscope.records.pooling import count_below, physical_extremes
 from normscope.records.recording import Recording
-from normscope.records.recording_distribution import count_below, physical_extremes
 from normscope.records.recording_header import CONSTANT_STD
 
 BINS = 400

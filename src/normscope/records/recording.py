@@ -17,11 +17,11 @@ from normscope.records.pooling import (
     at_steps,
     common_steps,
     copies,
+    merge,
     pooled_moments,
     pooled_samples,
     pooled_shapes,
 )
-from normscope.records.recording_distribution import merge
 from normscope.records.recording_header import Cost, Header, LayerInfo
 from normscope.records.recording_parts import FilePart, MemoryPart, Part
 

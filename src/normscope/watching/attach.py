@@ -1,9 +1,11 @@
-"""Attach a watcher to a model: the layers, the file, and the steps that are recorded."""
+"""Attach a watcher to a model: the layers, and the file, a new one or one that goes on."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,17 @@ import torch
 from torch import nn
 
 from normscope.arguments import given_path
-from normscope.errors import InputError, NormscopeError, NormscopeWarning
+from normscope.errors import InputError, NormscopeError, NormscopeWarning, RecordError
 from normscope.records.files import is_alive, this_process
 from normscope.records.recording import Recording, rank_path
-from normscope.records.recording_header import Header
+from normscope.records.recording_header import Header, LayerInfo
 from normscope.records.recording_parts import FilePart, MemoryPart, Part
+from normscope.records.store import writer
 from normscope.user_models.functional_norms import functional_norms
 from normscope.user_models.wrappers import stepping_optimizer, unwrapped_model
 from normscope.version import __version__
-from normscope.watching.budget import check_budget, spread_channels
-from normscope.watching.intervals import Intervals, LogSpacedInterval
+from normscope.watching.intervals import Intervals, LogSpacedInterval, check_budget, spread_channels
 from normscope.watching.listeners import Listener
-from normscope.watching.resume_recording import first_calls, truncate_after
 from normscope.watching.watched_layers import LayerSelector, find_layers
 from normscope.watching.watcher import Watcher, is_being_written, refuse_watched
 
@@ -82,8 +83,8 @@ def attach(
     elif path is None:
         raise InputError("after= goes on with a recording in a file; give its path=.")
     else:
-        part = truncate_after(rank_path(given_path(path, "path").absolute(), rank), header, after)
-        for layer, info in zip(selected, first_calls(part.header), strict=True):
+        part = _truncate_after(rank_path(given_path(path, "path").absolute(), rank), header, after)
+        for layer, info in zip(selected, _first_calls(part.header), strict=True):
             layer.info = info
     watcher = Watcher(model, selected, part, intervals, optimizer, recording_type, stream=stream)
     if after is not None:
@@ -148,3 +149,62 @@ def _writes_still(writer: str) -> bool:
     if writer in ("", this_process()):  # of an earlier process of our number: we have no such file
         return False
     return is_alive(writer)
+
+
+def recorded_steps(path: Path) -> int:
+    """Return the step after which the recording was last written.
+
+    Raises:
+        InputError, RecordError: if there is none, or it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no recording at {path}.")
+    # A reader cannot undo the transaction in which a process was killed.
+    with writer(path, "recording"):
+        return FilePart(path).header.cost.steps
+
+
+def _truncate_after(path: Path, header: Header, step: int) -> FilePart:
+    """Drop blocks, marks, events and non-finite values after a step from the recording at `path`.
+
+    Args:
+        path: the file of this process.
+        header: of what is recorded from there on: the same layers at the same intervals.
+        step: the recording was written at its end.
+
+    Raises:
+        InputError: if there is no recording that reaches this step, or it is of something else.
+        RecordError: if it cannot be read, or was not written at the end of that step.
+    """
+    reached = recorded_steps(path)
+    if reached < step:
+        raise InputError(f"{path} ends at step {reached}; it cannot go on after step {step}.")
+    part = FilePart(path)
+    if _subject(part.header) != _subject(header):
+        raise InputError(
+            f"{path} is the recording of other layers or at other intervals; it cannot go on."
+        )
+    kept = replace(part.header, complete=False, cost=replace(part.header.cost, steps=step))
+    with writer(path, "recording") as store, store.transaction():
+        try:
+            store.drop_after(step)
+        except RecordError as error:
+            raise RecordError(f"{error} Remove it to record from the start.") from error
+        store.set_meta(
+            header=kept.to_json(),
+            non_finite=[row for row in part.non_finite if row["step"] <= step],
+        )
+    return FilePart(path)
+
+
+def _first_calls(header: Header) -> list[LayerInfo]:
+    """Return the watched layers, each once, in the order of the model."""
+    return [info for info in header.layers if info.call == 1]
+
+
+def _subject(header: Header) -> tuple[object, ...]:
+    # which of the normalizations a layer is may be known only when it has run
+    layers = [(info.name, info.type, info.kind == "activation") for info in _first_calls(header)]
+    # how dense the start was makes no difference behind it: older versions' defaults had more of it
+    intervals = [re.sub(r", first=\d+", "", words) for words in header.intervals.values()]
+    return layers, header.model, header.unit, intervals, header.rank, header.world_size

@@ -14,9 +14,8 @@ from normscope.errors import NormscopeWarning, StorageError
 from normscope.records.recording import Recording
 from normscope.records.recording_header import Header, LayerInfo
 from normscope.records.recording_parts import Batch, FilePart, Part
-from normscope.watching.budget import Planned
 from normscope.watching.interrupts import to_its_end
-from normscope.watching.intervals import Intervals
+from normscope.watching.intervals import Intervals, Planned
 from normscope.watching.listeners import Listeners
 from normscope.watching.row_buffers import Blocks, HostBlock, NonFinite, record_arrays
 from normscope.watching.step_writer import WatchedLayer
