@@ -152,10 +152,13 @@ def _status(arguments: list[str]) -> int:
 _NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "can't allocate memory")
 """What the loader of libraries, the system and PyTorch say."""
 
+_OF_LIBRARIES = ("MPL", "MATPLOTLIB", "TORCH", "PYTORCH", "NUMPY", "RAY", "WANDB")
+"""Beginnings of the names of environment variables that the libraries read."""
+
 
 def _unforeseen(error: Exception) -> int:
     """Say in one line what no command foresaw: too little memory, a file that the system refuses,
-    or else a fault of normscope.
+    a setting that a library refuses, or else a fault of normscope.
     """
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         _complain("there is not enough memory for this.")
@@ -163,8 +166,17 @@ def _unforeseen(error: Exception) -> int:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         _complain(f"{error.filename} cannot be used: {error.strerror}.")
         return 2
+    if refused := _refused_setting(error):
+        _complain(f"{refused} in the environment is refused: {one_line(error)}")
+        return 2
     _complain(f"this is a fault of normscope: {one_line(error)}. {_kept_traceback(error)}")
     return FAULT
+
+
+def _refused_setting(error: Exception) -> str:
+    """Return the environment variable of a library whose value the error names, or ""."""
+    values = ((n, v) for n, v in os.environ.items() if n.startswith(_OF_LIBRARIES) and len(v) > 2)
+    return next((name for name, value in values if value in str(error)), "")
 
 
 def _kept_traceback(error: Exception) -> str:

@@ -67,6 +67,15 @@ def test_what_the_machine_refuses_is_one_line(error, status, report_raises, caps
     assert "resumes" not in line
 
 
+def test_a_setting_that_a_library_refuses_is_named(report_raises, capsys, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    code = "try: import matplotlib.pyplot\nexcept Exception as error: print(error)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    report_raises(ValueError(said))
+    assert run("report", "x") == 2
+    assert capsys.readouterr().err.startswith("normscope: MPLBACKEND in the environment")
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["report", "--help"], ["nothing"]])
 def test_a_full_output_is_one_line(arguments):
     with open("/dev/full", "w") as full:  # noqa: PTH123
