@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -179,6 +182,22 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     dot = Image.new("RGB", (1, 1))
     monkeypatch.setattr(Figure, "savefig", lambda _, path, **__: dot.save(path))
+
+
+@pytest.fixture(scope="session")
+def site_script() -> Callable[[str], ModuleType]:
+    """Return what loads a script of docs/site as a module, without running its main part."""
+
+    def load(name: str) -> ModuleType:
+        script = Path(__file__).parents[1] / "docs/site" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"site_{name}", script)
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

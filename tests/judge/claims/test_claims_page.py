@@ -10,16 +10,16 @@ import pytest
 from claim_runs import arms
 
 from normscope.judge import claims as room
-from normscope.judge.catalogues import catalogue
 from normscope.judge.claim import Claim
 from normscope.judge.claims import claims, judge_all
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-def test_the_page_is_made_from_the_claims():
-    assert (DOCS / "claims.md").read_text(encoding="utf-8") == catalogue(claims()), (
-        "make it anew: python -m normscope.judge.claims > docs/claims.md"
+def test_the_page_is_made_from_the_claims(site_script):
+    made = site_script("generated").claims_page()
+    assert (DOCS / "claims.md").read_text(encoding="utf-8") == made, (
+        "make it anew: python docs/site/generated.py claims > docs/claims.md"
     )
 
 

@@ -16,13 +16,21 @@ from hypothesis import strategies as st
 from normscope import Recording
 from normscope.commands.export import export
 from normscope.escapes import for_csv
-from normscope.records.export.tables_page import TABLES, page
+from normscope.records.export import recording_tables, run_tables
+from normscope.records.export.schema import Table
 from normscope.records.recording_header import FRAME, SAMPLE_MOMENTS
 from normscope.records.run import EPOCH_COLUMNS, load_run
 
 NAMES = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=20
 )
+
+TABLES = [
+    each
+    for module in (run_tables, recording_tables)
+    for each in vars(module).values()
+    if isinstance(each, Table)
+]
 
 
 def read(folder, table, kind):
@@ -168,8 +176,8 @@ def test_parquet_carries_units_and_meanings(tmp_path):
     assert "last_layer_gradient_std" in schema.names
 
 
-def test_every_column_is_documented(request):
+def test_every_column_is_documented(request, site_script):
     text = (request.config.rootpath / "docs" / "exporting.md").read_text(encoding="utf-8")
-    assert page() in text, (
-        "python -m normscope.records.export.tables_page prints the tables of docs/exporting.md"
+    assert site_script("generated").tables_page() in text, (
+        "python docs/site/generated.py tables prints the tables of docs/exporting.md"
     )

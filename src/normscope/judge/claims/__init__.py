@@ -4,7 +4,7 @@ Codes: C1xx speed, C2xx accuracy, C3xx gradients, C4xx distributions, C5xx learn
 initialization, C7xx activation functions, C8xx batch means, C9xx running statistics, C10xx loss
 landscape, C11xx covariate shift, C12xx residual branches, C13xx batch sizes, C14xx placement, C15xx
 scale of weights, C16xx noise, C17xx what is trained, C20xx transformers. Codes of retired claims
-(`judge.retired`) are not used again.
+(docs/claims.md) are not used again.
 """
 
 from __future__ import annotations

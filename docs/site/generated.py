@@ -1,14 +1,30 @@
-"""docs/checks.md and docs/claims.md, made from the rules and the claims."""
+"""Makes the pages that follow from the code, which tests compare with it:
+
+python docs/site/generated.py checks > docs/checks.md
+python docs/site/generated.py claims > docs/claims.md
+python docs/site/generated.py tables    # those of docs/exporting.md
+"""
 
 from __future__ import annotations
 
+import sys
 import textwrap
 
 from normscope.judge.claim import Claim
 from normscope.judge.claim_kinds import WithinRunClaim
+from normscope.judge.claims import claims
 from normscope.judge.rule import Rule
 from normscope.judge.rules import rules
 from normscope.judge.statistics import FIRM_FROM, LEAST_PAIRS
+from normscope.records.export.recording_tables import (
+    EVENTS,
+    HISTOGRAMS,
+    LAYERS,
+    RECORDINGS,
+    STATISTICS,
+)
+from normscope.records.export.run_tables import CAPTURE_BINS, CAPTURES, EPOCHS, MEASUREMENTS, RUNS
+from normscope.records.export.schema import Table
 
 SECTIONS = {
     "NS0": "What was recognized",
@@ -25,7 +41,7 @@ SECTIONS = {
 CHECKS = """# Checks
 
 `normscope.check(model)` and `normscope check module:factory` look for the ways in which
-normalization breaks. This page is made from the rules (`python -m normscope.judge.rules >
+normalization breaks. This page is made from the rules (`python docs/site/generated.py checks >
 docs/checks.md`). What they were measured on, where their thresholds come from and what they cannot
 see is in [results/checks.md](results/checks.md).
 
@@ -48,12 +64,12 @@ needs several processes: the rule finds its fault in the example and not in what
 """
 
 
-def to_markdown() -> str:
-    """Return the page: an overview, then each rule."""
+def checks_page() -> str:
+    """Return docs/checks.md: an overview, then each rule."""
     parts = [CHECKS, _overview()]
     for prefix, title in SECTIONS.items():
         parts.append(f"## {prefix}xx: {title}\n")
-        parts += [_section(rule) for rule in rules() if rule.code.startswith(prefix)]
+        parts += [_of_rule(rule) for rule in rules() if rule.code.startswith(prefix)]
     return "\n".join(parts)
 
 
@@ -66,7 +82,7 @@ def _overview() -> str:
     return "\n".join(["| code | fault | up to | needs |", "|---|---|---|---|", *rows, ""])
 
 
-def _section(rule: Rule) -> str:
+def _of_rule(rule: Rule) -> str:
     text = rule.text()
     mend = f" See `{rule.mend}`." if rule.mend else ""
     not_run = f" ({text.not_run}; not run by the tests)" if text.not_run else ""
@@ -173,11 +189,11 @@ NOT_JUDGED = """## Not judged
 """
 
 
-def catalogue(claims: tuple[Claim, ...]) -> str:
-    """Return the page, Markdown."""
+def claims_page() -> str:
+    """Return docs/claims.md."""
     retired = [f"- **{code}** {why}" for code, why in RETIRED.items()]
     gone = "\n".join(["## Retired", "", "Codes are not used again.", "", *retired])
-    return "\n".join([CLAIMS, *(_entry(claim) for claim in claims), NOT_JUDGED, gone, ""])
+    return "\n".join([CLAIMS, *map(_of_claim, claims()), NOT_JUDGED, gone, ""])
 
 
 def _first(claim: Claim) -> str:
@@ -189,7 +205,7 @@ def _first(claim: Claim) -> str:
     return f"of the first {what} ({first}, against {second})"
 
 
-def _entry(claim: Claim) -> str:
+def _of_claim(claim: Claim) -> str:
     margin = f"a factor of {claim.margin:g}" if claim.ratio else f"{claim.margin:g} {claim.unit}"
     compared = "ratio" if claim.ratio else "difference"
     supports = "A larger" if claim.higher_supports else "A smaller"
@@ -211,3 +227,38 @@ def _entry(claim: Claim) -> str:
     if claim.also:
         lines.append(f"- Reported beside it: {'; '.join(item.label for item in claim.also)}.")
     return "\n".join([*lines, ""])
+
+
+TABLES = (
+    RUNS, EPOCHS, CAPTURES, CAPTURE_BINS, MEASUREMENTS, RECORDINGS, LAYERS, STATISTICS, HISTOGRAMS,
+    EVENTS,
+)  # fmt: skip
+
+
+def tables_page() -> str:
+    """Return every table with its columns, units and meanings, in Markdown."""
+    return "\n".join(map(_of_table, TABLES))
+
+
+def _of_table(table: Table) -> str:
+    lines = [
+        f"### `{table.name}`",
+        "",
+        f"A row is {table.row}.",
+        "",
+        "| column | type | unit | meaning |",
+        "|---|---|---|---|",
+    ]
+    for field in table.schema:
+        unit, meaning = (field.metadata[key].decode() for key in (b"unit", b"description"))
+        line = f"| `{field.name}` | {field.type} | {unit} | {meaning} |"
+        lines.append(line.replace("<", "&lt;"))
+    return "\n".join([*lines, ""])
+
+
+PAGES = {"checks": checks_page, "claims": claims_page, "tables": tables_page}
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in [[name] for name in PAGES]:
+        sys.exit(f"Name the page: {', '.join(PAGES)}.")
+    sys.stdout.write(PAGES[sys.argv[1]]())
