@@ -1,4 +1,6 @@
-"""Studies by name and from TOML files, whose code is imported only where that was allowed."""
+"""Studies from TOML files: the built-in ones by name, and users', whose code is imported only where
+that was allowed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ from normscope.errors import InputError, first_line, one_of
 from normscope.records.regular_files import read_toml
 from normscope.studies.options import GridOptions, settings_of
 from normscope.studies.study_description import OF_THE_MACHINE, GridPlan, StudyPlan, checked_values
-from normscope.studies.study_plans import STUDIES
 
 Table = dict[str, Any]
 
@@ -25,12 +26,23 @@ class _Grid(msgspec.Struct, forbid_unknown_fields=True):
     measure: tuple[str, ...] | None = None
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    description: str = ""
-    settings: Table = {}
-    sweep: dict[str, list[Any]] = {}
-    measure: tuple[str, ...] | None = None
+class _Group(_Grid):
     grid: list[_Grid] = []
+
+
+class _File(_Grid):
+    description: str = ""
+    grid: list[_Group] = []
+
+    def grids(self) -> list[tuple[_Grid, ...]]:
+        """Return each grid as the parts that add up to it, outermost first."""
+        groups = self.grid or [_Group()]
+        return [(self, group, own) for group in groups for own in group.grid or [_Grid()]]
+
+
+def built_in_studies() -> dict[str, Path]:
+    """Return {name: its file} of the studies that normscope brings along."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "built_in").glob("*.toml"))}
 
 
 def find_study(name: str, *, allow_code: bool = False) -> StudyPlan:
@@ -39,12 +51,13 @@ def find_study(name: str, *, allow_code: bool = False) -> StudyPlan:
     Raises:
         InputError: if there is neither, or the file cannot be used.
     """
-    if name in STUDIES:
-        return STUDIES[name]
+    built_in = built_in_studies()
+    if name in built_in:
+        return read_study(built_in[name])
     path = given_path(name, "A study")
     if path.suffix == ".toml" or path.is_file():
         return read_study(path, allow_code=allow_code)
-    raise InputError(f"{one_of('study', name, STUDIES)} Or a TOML file.")
+    raise InputError(f"{one_of('study', name, built_in)} Or a TOML file.")
 
 
 def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
@@ -52,8 +65,8 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
 
     Its `settings` are settings of `compare`, its `sweep` knobs with lists of values. Several grids
     stand under `[[grid]]`, each with settings and a sweep of its own, which add to those of the
-    file. `measure` names what is measured beside training, for all grids or for one; left out, it
-    is what is cheap.
+    file; a grid may itself be several, under `[[grid.grid]]`. `measure` names what is measured
+    beside training, for all grids or for one; left out, it is what is cheap.
 
     Raises:
         InputError: if the file cannot be read or used, or names code and `allow_code` is false.
@@ -74,13 +87,12 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
         raise InputError(
             f"{path} is no study: it is empty; expected [settings], [sweep] or [[grid]]."
         )
-    if len(file.grid) > MOST_GRIDS:
+    if len(parts := file.grids()) > MOST_GRIDS:
         raise InputError(
-            f"{path} has {len(file.grid):,} grids ([[grid]]); at most {MOST_GRIDS} are laid out."
+            f"{path} has {len(parts):,} grids ([[grid]]); at most {MOST_GRIDS} are laid out."
         )
     try:
-        parts = file.grid or [_Grid()]
-        grids = tuple(_grid(file, own) for own in parts)
+        grids = tuple(_plan(*each) for each in parts)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     code = sorted({norm for grid in grids for norm in _norms(grid) if ":" in norm})
@@ -92,8 +104,9 @@ def read_study(path: Path, *, allow_code: bool = False) -> StudyPlan:
     return StudyPlan(path.stem, file.description, grids)
 
 
-def _grid(file: _File, own: _Grid) -> GridPlan:
-    settings, sweep = {**file.settings, **own.settings}, {**file.sweep, **own.sweep}
+def _plan(*parts: _Grid) -> GridPlan:
+    settings = {name: value for part in parts for name, value in part.settings.items()}
+    sweep = {knob: values for part in parts for knob, values in part.sweep.items()}
     known = [name for name in settings_of(GridOptions) if name not in OF_THE_MACHINE]
     for name in ("norms", "learning_rates"):
         if settings.get(name) == []:
@@ -108,7 +121,7 @@ def _grid(file: _File, own: _Grid) -> GridPlan:
     plan = GridPlan(
         settings,
         {knob: checked_values(knob, values) for knob, values in sweep.items()},
-        own.measure if own.measure is not None else file.measure,
+        next((part.measure for part in reversed(parts) if part.measure is not None), None),
     )
     twice = [knob for knob in plan.sweep if knob in settings or f"{knob}s" in settings]
     if twice:

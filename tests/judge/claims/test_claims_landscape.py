@@ -19,7 +19,7 @@ from normscope.studies.measurements.batch_statistics_measurement import movement
 from normscope.studies.measurements.landscape_measurement import POINTS, RATES, SHARES, landscape
 from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.study_description import GridPlan
-from normscope.studies.study_plans import STUDIES
+from normscope.studies.study_files import find_study
 from normscope.training.loop import Callback, train
 from normscope.training.plan import Batches, ResumeState
 
@@ -132,8 +132,8 @@ def test_noise_moves_distributions_and_batch_normalization_holds_them(subjects):
 
 
 def test_built_in_studies_measure_what_their_claims_read():
-    assert all(names.LANDSCAPE in (grid.measure or ()) for grid in STUDIES["landscape"].grids)
-    (grid,) = STUDIES["covariate-shift"].grids
+    assert all(names.LANDSCAPE in (grid.measure or ()) for grid in find_study("landscape").grids)
+    (grid,) = find_study("covariate-shift").grids
     assert names.MOVEMENT in (grid.measure or ())
     assert set(grid.settings["norms"]) == {"batch", "noisy-batch", "none"}
     for norm in grid.settings["norms"]:

@@ -15,8 +15,7 @@ from normscope.studies.directory import StudyDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.labels import describe_study, run_labels
 from normscope.studies.study_description import GridPlan, checked_values, parse_sweeps
-from normscope.studies.study_files import find_study, read_study
-from normscope.studies.study_plans import STUDIES
+from normscope.studies.study_files import built_in_studies, find_study, read_study
 
 TINY = """
 description = "Two tiny networks."
@@ -141,7 +140,7 @@ def test_one_more_seed_trains_only_what_is_new(done, tmp_path):
 
 
 def test_a_study_says_which_runs_it_trains_and_roughly_how_long_they_take(tmp_path):
-    plan = STUDIES["quick"]
+    plan = find_study("quick")
     grids = [lay_out(grid.options({"device": "cpu"}), grid.sweep) for grid in plan.grids]
     text = describe_study(plan, grids, StudyDirectory(tmp_path), jobs=2)
     assert text.startswith(f"Study quick: 75 runs, into {tmp_path}\n  {plan.description}\n")
@@ -160,13 +159,13 @@ def test_a_damaged_record_is_named(done, tmp_path):
 
 
 def test_the_help_names_every_built_in_study():
-    for name in STUDIES:
+    for name in built_in_studies():
         assert f" {name}" in " ".join((StudyOptions.__doc__ or "").split())
 
 
 def test_every_built_in_study_can_be_laid_out_but_for_its_data():
-    for plan in STUDIES.values():
-        for grid in plan.grids:
+    for name in built_in_studies():
+        for grid in find_study(name).grids:
             options = grid.options({"device": "cpu", "seeds": 1})
             if options.data == "digits":
                 assert lay_out(options, grid.sweep).specs
@@ -259,12 +258,13 @@ def test_a_sweep_that_cannot_be_is_refused(text, message):
         ("settings = 3", "is no study"),
         ("= nonsense", "is no study"),
         ("[setings]", "is no study: Unknown key 'setings'.* Did you mean 'settings'"),
-        ("seed = 3", "Known: description, settings, sweep, measure, grid"),
+        ("seed = 3", "Known: settings, sweep, measure, description, grid"),
         ("[settings]\nepoch = 3", "Did you mean 'epochs'"),
         ("[settings]\nepochs = 'many'", "cannot be used"),
         ("[settings]\nout = 'elsewhere'", "of the machine"),
         ("measure = ['everything']\n[settings]\nepochs = 1", "Unknown measurement 'everything'"),
         ("measure = 3", "is no study"),
+        ("[[grid]]\n[[grid.grid]]\n[[grid.grid.grid]]", "is no study"),
         ("[sweep]\nbatch_size = []", "no value"),
         ("[sweep]\nbatch_size = ['x']", "cannot be used"),
         (
@@ -281,6 +281,20 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(text, message, tmp_pa
         find_study(str(tmp_path / "bad.toml"))
     assert "\n" not in str(caught.value)
     assert "bad.toml" in str(caught.value)
+
+
+def test_grids_inside_a_grid_add_to_it(tmp_path):
+    (tmp_path / "own.toml").write_text(
+        "measure = []\n[settings]\nseeds = 2\nepochs = 3\n"
+        "[[grid]]\nsettings = { epochs = 4 }\nmeasure = ['decay']\n"
+        "[[grid.grid]]\n[[grid.grid]]\nsettings = { epochs = 5 }\nsweep = { batch_size = [8] }\n"
+        "[[grid]]\n"
+    )
+    grids = read_study(tmp_path / "own.toml").grids
+    assert [grid.settings["epochs"] for grid in grids] == [4, 5, 3]
+    assert [grid.settings["seeds"] for grid in grids] == [2, 2, 2]
+    assert [grid.measure for grid in grids] == [("decay",), ("decay",), ()]
+    assert [dict(grid.sweep) for grid in grids] == [{}, {"batch_size": (8,)}, {}]
 
 
 def test_code_in_a_file_runs_only_when_allowed(tmp_path):
@@ -331,7 +345,7 @@ def test_the_command_lines_are_read():
 
 
 def test_iterations_are_as_many_epochs_as_it_takes_of_the_images_that_are_used(tmp_path):
-    (grid,) = STUDIES["he2016"].grids
+    (grid,) = find_study("he2016").grids
     settings = {**grid.settings, "data": "digits", "model": "small-resnet", "iterations": 23}
     specs = lay_out(GridPlan(settings, {}, ()).options({"device": "cpu"})).specs
     steps = -(-round(0.9 * 1442) // 128)
