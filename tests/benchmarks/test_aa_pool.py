@@ -65,7 +65,7 @@ def test_what_was_tested_between_the_groups_is_counted():
 
 
 def test_the_pool_is_one_arm_without_a_sweep():
-    from normscope.studies.study_files import read_study
+    from normscope.studies.study_plans import read_study
 
     (grid,) = read_study(Path(aa.__file__).with_name("aa.toml")).grids
     assert (grid.settings["norms"], grid.sweep) == (["batch"], {})

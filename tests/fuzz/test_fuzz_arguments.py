@@ -24,7 +24,7 @@ from normscope.errors import InputError, NormscopeError
 from normscope.studies import pipeline
 from normscope.studies.grid import lay_out
 from normscope.studies.spec import Recipe
-from normscope.studies.study_files import read_study
+from normscope.studies.study_plans import read_study
 
 POSITIONAL = {
     "study": ["quick"], "claims": ["study"], "check": ["model.pt"],

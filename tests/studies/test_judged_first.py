@@ -9,7 +9,7 @@ from normscope.errors import InputError
 from normscope.studies import environment
 from normscope.studies.grid import lay_out
 from normscope.studies.options import GridOptions, options_from
-from normscope.studies.study_files import find_study
+from normscope.studies.study_plans import find_study
 
 DIGITS = {"data": "digits", "fusion": "off", "epochs": 1}
 

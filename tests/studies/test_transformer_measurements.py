@@ -12,8 +12,8 @@ from normscope.studies.grid import lay_out
 from normscope.studies.measurements import transformer_measurements as measured
 from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.runner import RunTask, execute
-from normscope.studies.study_description import GridPlan
 from normscope.studies.study_measurements import MEASUREMENTS
+from normscope.studies.study_plans import GridPlan
 
 SMALL = {"data": "digits", "classes": ("3", "8"), "model": "vit", "seeds": 1, "epochs": 1,
          "learning_rates": (0.003,), "norms": ("layer",), "width": 8, "heads": 2, "depth": 2,

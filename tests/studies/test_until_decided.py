@@ -14,7 +14,7 @@ from normscope.judge.claims import judge_all
 from normscope.records.run import RunRecord
 from normscope.studies import until_decided as decided
 from normscope.studies.grid import lay_out
-from normscope.studies.study_description import GridPlan
+from normscope.studies.study_plans import GridPlan
 from normscope.studies.until_decided import UntilDecided, family, needed_by, open_claims
 
 SETTINGS = {

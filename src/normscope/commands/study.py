@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from normscope.studies.grid import Grid
     from normscope.studies.pipeline import Training
     from normscope.studies.spec import RunSpec
-    from normscope.studies.study_description import StudyPlan
+    from normscope.studies.study_plans import StudyPlan
 
 _OF_THE_STUDY = "(default: the study's)"
 _Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint=_OF_THE_STUDY)]
@@ -149,7 +149,7 @@ def study(
             the address.
         StorageError: if the folder cannot be written. Finished epochs are kept.
     """
-    from normscope.studies.study_description import checked_values
+    from normscope.studies.study_plans import checked_values
 
     for path in ("out", "data_dir", "tensorboard"):
         if settings.get(path) is not None:
@@ -180,8 +180,7 @@ def train_study(
     from normscope.studies.grid import lay_out, merged_by_data
     from normscope.studies.labels import describe_study
     from normscope.studies.pipeline import open_study
-    from normscope.studies.study_description import parse_sweeps
-    from normscope.studies.study_files import find_study
+    from normscope.studies.study_plans import find_study, parse_sweeps
     from normscope.studies.until_decided import check_codes
 
     console = console or Console()

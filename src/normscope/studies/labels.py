@@ -11,7 +11,7 @@ from normscope.studies.directory import StudyDirectory
 from normscope.studies.executors import default_jobs
 from normscope.studies.grid import Grid, merged_by_data
 from normscope.studies.spec import RunSpec
-from normscope.studies.study_description import StudyPlan
+from normscope.studies.study_plans import StudyPlan
 from normscope.words import plural
 
 CORE_SECONDS_PER_PIXEL = 5.6e-6

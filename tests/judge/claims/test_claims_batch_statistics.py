@@ -27,8 +27,8 @@ from normscope.studies.measurements.evaluation_measurement import evaluation
 from normscope.studies.measurements.run_context import RunContext
 from normscope.studies.runner import RunTask, execute
 from normscope.studies.spec import RunSpec
-from normscope.studies.study_description import GridPlan
 from normscope.studies.study_measurements import measure
+from normscope.studies.study_plans import GridPlan
 from planting import plant
 
 SETTINGS = {

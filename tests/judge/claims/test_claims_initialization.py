@@ -22,7 +22,7 @@ from normscope.studies.measurements.initialization_measurement import (
     through_depth,
 )
 from normscope.studies.measurements.run_context import RunContext
-from normscope.studies.study_description import GridPlan
+from normscope.studies.study_plans import GridPlan
 
 
 def verdict(code, runs):

@@ -18,8 +18,7 @@ from normscope.studies.grid import lay_out
 from normscope.studies.measurements.batch_statistics_measurement import movement
 from normscope.studies.measurements.landscape_measurement import POINTS, RATES, SHARES, landscape
 from normscope.studies.measurements.run_context import RunContext
-from normscope.studies.study_description import GridPlan
-from normscope.studies.study_files import find_study
+from normscope.studies.study_plans import GridPlan, find_study
 from normscope.training.loop import Callback, train
 from normscope.training.plan import Batches, ResumeState
 

@@ -20,8 +20,8 @@ from normscope.studies.directory import RunDirectory, StudyDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.measurements.initialization_measurement import path_variances, propagation
 from normscope.studies.measurements.run_context import RunContext
-from normscope.studies.study_description import GridPlan
 from normscope.studies.study_measurements import MEASUREMENTS, measure
+from normscope.studies.study_plans import GridPlan
 
 PLAN = GridPlan(
     {"data": "digits", "seeds": 1, "epochs": 1, "learning_rates": (0.01,),

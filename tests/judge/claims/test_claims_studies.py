@@ -14,8 +14,14 @@ from normscope.judge.claims import judge_all
 from normscope.studies.directory import StudyDirectory
 from normscope.studies.grid import lay_out
 from normscope.studies.labels import describe_study, run_labels
-from normscope.studies.study_description import GridPlan, checked_values, parse_sweeps
-from normscope.studies.study_files import built_in_studies, find_study, read_study
+from normscope.studies.study_plans import (
+    GridPlan,
+    built_in_studies,
+    checked_values,
+    find_study,
+    parse_sweeps,
+    read_study,
+)
 
 TINY = """
 description = "Two tiny networks."
