@@ -53,7 +53,7 @@ def mutated_json(value: Any, random: random.Random) -> Any:
         if how < 0.1:
             return {name: item for name, item in value.items() if name != key}
         if how < 0.15:
-            return value | {str(odd(random))[:50]: odd(random)}
+            return value | {dumps(odd(random))[:50]: odd(random)}
         return value | {key: mutated_json(value[key], random)}
     if isinstance(value, list) and value and random.random() < 0.7:
         at = random.randrange(len(value))

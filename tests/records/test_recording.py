@@ -205,6 +205,11 @@ class TestRanks:
         with pytest.raises(RecordError, match="not recordings of the same training"):
             Recording.load(path)
 
+    @pytest.mark.parametrize("processes", [{"world_size": 10**15}, {"rank": 3}, {"rank": -1}])
+    def test_impossible_processes_are_damage(self, tmp_path, processes):
+        with pytest.raises(RecordError, match="of process"):
+            FilePart(tmp_path / "r.sqlite", header(**processes))
+
     def test_leftovers_of_a_larger_run_are_ignored(self, path):
         FilePart(rank_path(path, 3), header(rank=3, world_size=4))
         assert Recording.load(path).ranks == [0]

@@ -97,7 +97,7 @@ def watch(
         every: when to record moments, running statistics, weight and bias: a number of steps, or a
             function of the step, counted from 1. By default every step up to 15, then ever more
             rarely, and every 25th in the end.
-        histograms_every: when to record histograms; by default at steps 1, 2, 3, 5, 7, 9, 13, ever
+        histograms_every: when to record histograms; by default at steps 1, 3, 5, 9, 17, 33, ever
             more rarely, and every 250th in the end.
         gradients_every: when to record gradients; by default so, and every 100th in the end.
         budget: MB that the recording may take per 10,000 steps, a third of them early on. Where all

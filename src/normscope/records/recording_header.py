@@ -44,6 +44,7 @@ STREAM = ("rms", "largest", "kurtosis", "share of the largest channel")
 ATTENTION = ("largest logit", "share of the largest entropy")
 
 MOST_LAYERS = 20_000
+MOST_PROCESSES = 100_000
 
 
 def bin_edges() -> np.ndarray:
@@ -143,6 +144,10 @@ class Header:
             raise RecordError(
                 f"{source} describes {len(header.layers):,} layers; at most {MOST_LAYERS:,} are "
                 "read."
+            )
+        if not 0 <= header.rank < header.world_size <= MOST_PROCESSES:
+            raise RecordError(
+                f"{source} is damaged: it is of process {header.rank} of {header.world_size}."
             )
         if header.bins != BINS or header.bin_limit != BIN_LIMIT:
             raise RecordError(

@@ -30,8 +30,8 @@ from normscope.watching.watcher import Watcher, is_being_written, refuse_watched
 # At these intervals 30 epochs of SmallResNet at batch 128 (11,730 steps, 560 channels) write about
 # 15 MB; of wider networks the budget leaves some out.
 EVERY = LogSpacedInterval(25, first=8)
-GRADIENTS_EVERY = LogSpacedInterval(100, first=2)
-HISTOGRAMS_EVERY = LogSpacedInterval(250, first=2)
+GRADIENTS_EVERY = LogSpacedInterval(100, first=1)
+HISTOGRAMS_EVERY = LogSpacedInterval(250, first=1)
 
 
 def attach(

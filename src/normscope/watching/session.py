@@ -314,13 +314,8 @@ class Session:
                 f"{layer.name} is also called with inputs of {here.dim()} dimensions: of those "
                 "calls only parameters and gradients are recorded.",
             )
-        elif not y.numel():
-            self._note(
-                f"empty: {layer.name}",
-                f"{layer.name} was given an empty batch, of which there is nothing to record.",
-            )
         elif not is_mapped(y):
-            self._check_statistics(layer, call)
+            self._check_batch(layer, call, y.numel())
 
     def _local(
         self, layer: WatchedLayer, x: Tensor | None, y: Tensor
@@ -352,8 +347,7 @@ class Session:
             call, module = self._next_call(layer), layer.module()
             if call is not None and module is not None:
                 layer.observer.observe_node(call, module, node, numel, moments=self._due.moments)
-                if numel:
-                    self._check_statistics(layer, call)
+                self._check_batch(layer, call, numel)
         self._postponed = []
 
     def _next_call(self, layer: WatchedLayer) -> Call | None:
@@ -366,8 +360,13 @@ class Session:
         )
         return None
 
-    def _check_statistics(self, layer: WatchedLayer, call: Call) -> None:
-        if self._due.moments and layer.lacks_statistics(call):
+    def _check_batch(self, layer: WatchedLayer, call: Call, numel: int) -> None:
+        if not numel:
+            self._note(
+                f"empty: {layer.name}",
+                f"{layer.name} was given an empty batch, of which there is nothing to record.",
+            )
+        elif self._due.moments and layer.lacks_statistics(call):
             self._note(
                 "statistics",
                 f"{layer.name} has not kept the statistics of its batch (it ran without gradients, "
