@@ -8,7 +8,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
@@ -43,11 +43,8 @@ def judged(function: F) -> F:
     part is known: plain types, `nn.Module`, Literal, and classes of the function's own module.
     """
     parameters = list(inspect.signature(function).parameters.values())
-    known: dict[str, list[_Kind]] = {}
-    for each in parameters:
-        kinds = [_kind(part, function) for part in _parts(each.annotation)]
-        if None not in kinds:
-            known[each.name] = [kind for kind in kinds if kind is not None]
+    read = {each.name: _kinds(each.annotation, function) for each in parameters}
+    known = {name: kinds for name, kinds in read.items() if kinds is not None}
     rest = [each.name for each in parameters if each.kind is each.VAR_POSITIONAL]
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
 
@@ -137,29 +134,27 @@ def _judge(name: str, value: Any, kinds: list[_Kind]) -> None:
     raise InputError(f"{name} must be of type {wanted}, not {given}.")
 
 
-def _parts(annotation: Any) -> Iterator[ast.expr]:
-    """Yield the parts of a union; one part of an annotation that is no text, or none at all."""
+def _kinds(annotation: Any, function: Callable[..., Any]) -> list[_Kind] | None:
+    """Return what the parts of an annotation mean; None where one is not known or none is there."""
     if not isinstance(annotation, str):
-        yield ast.Constant(...)
-        return
-    left = [ast.parse(annotation, mode="eval").body]
-    while left:
-        part = left.pop()
-        if isinstance(part, ast.BinOp):
-            left += [part.right, part.left]
-        else:
-            yield part
+        return None
+    part, parts = ast.parse(annotation, mode="eval").body, []
+    while isinstance(part, ast.BinOp):  # a | b | c is (a | b) | c
+        parts.insert(0, part.right)
+        part = part.left
+    kinds = [_kind(each, function) for each in (part, *parts)]
+    known = [kind for kind in kinds if kind is not None]
+    return known if len(known) == len(kinds) else None
 
 
 def _kind(part: ast.expr, function: Callable[..., Any]) -> _Kind | None:
     """Return what an annotation's part means; None where that is not known."""
     name = ast.unparse(part)
-    if name.startswith("Literal["):
-        values = ast.literal_eval(name.removeprefix("Literal").replace("[", "(", 1)[:-1] + ",)")
-        words = " or ".join(repr(value) for value in values)
-        return _Kind(
-            words, lambda value: any(type(value) is type(v) and value == v for v in values)
-        )
+    if isinstance(part, ast.Subscript) and name.startswith("Literal["):
+        inside = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
+        known = [(type(value), value) for value in map(ast.literal_eval, inside)]
+        words = " or ".join(repr(value) for _, value in known)
+        return _Kind(words, lambda value: (type(value), value) in known)
     if name == "nn.Module":
         return _Kind("Module", _is_module)
     if name == "bool":
