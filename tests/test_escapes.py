@@ -14,8 +14,8 @@ from rich.console import Console
 from normscope import escapes
 from normscope.commands.check import check_state_dict
 from normscope.judge.inspection import COLUMNS, to_csv
+from normscope.records.export.columns import TEXT, WHOLE, Table, column
 from normscope.records.export.folder import write_tables
-from normscope.records.export.schema import TEXT, WHOLE, Table, column
 from normscope.show.terminal import say
 
 NASTY = (

@@ -16,6 +16,7 @@ from normscope.judge.claims import claims
 from normscope.judge.rule import Rule
 from normscope.judge.rules import rules
 from normscope.judge.statistics import FIRM_FROM, LEAST_PAIRS
+from normscope.records.export.columns import Table
 from normscope.records.export.recording_tables import (
     EVENTS,
     HISTOGRAMS,
@@ -24,7 +25,6 @@ from normscope.records.export.recording_tables import (
     STATISTICS,
 )
 from normscope.records.export.run_tables import CAPTURE_BINS, CAPTURES, EPOCHS, MEASUREMENTS, RUNS
-from normscope.records.export.schema import Table
 
 SECTIONS = {
     "NS0": "What was recognized",

@@ -17,7 +17,7 @@ from normscope import Recording
 from normscope.commands.export import export
 from normscope.escapes import for_csv
 from normscope.records.export import recording_tables, run_tables
-from normscope.records.export.schema import Table
+from normscope.records.export.columns import Table
 from normscope.records.recording_header import FRAME, SAMPLE_MOMENTS
 from normscope.records.run import EPOCH_COLUMNS, load_run
 

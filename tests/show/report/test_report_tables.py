@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from normscope.show.report.tables import MISSING, exact, quantised, whole
+from normscope.show.report.page_tables import MISSING, exact, quantised, whole
 
 TYPES = {"float32": "<f4", "uint32": "<u4", "uint16": "<u2", "uint8": "<u1"}
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from normscope.errors import InputError
 from normscope.escapes import for_csv
-from normscope.records.export.schema import TEXT, Table
+from normscope.records.export.columns import TEXT, Table
 from normscope.records.files import storing, write_json, written_aside
 from normscope.records.regular_files import open_regular, read_json
 

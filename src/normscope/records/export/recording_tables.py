@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from normscope.errors import RecordError
-from normscope.records.export.schema import Table, columns
+from normscope.records.export.columns import Table, columns
 from normscope.records.recording import Recording
 from normscope.records.recording_header import (
     BIN_LIMIT,

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from normscope.errors import RecordError
-from normscope.records.export.schema import NUMBER, WHOLE, Table, column, column_of, columns
+from normscope.records.export.columns import NUMBER, WHOLE, Table, column, column_of, columns
 from normscope.records.histogram import LEVELS, LIMIT
 from normscope.records.run import EPOCH_COLUMNS, RunRecord, load_run
 

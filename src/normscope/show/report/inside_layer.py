@@ -17,8 +17,8 @@ from normscope.judge.timeline import evenly_spread
 from normscope.records.recording import Recording
 from normscope.records.recording_header import BIN_LIMIT, BINS, FRAME
 from normscope.show.report.layer_views import Query, thinned, watched_layers
+from normscope.show.report.page_tables import Table, indices, quantised
 from normscope.show.report.report_data import ReportData, Watched
-from normscope.show.report.tables import Table, indices, quantised
 
 TRAJECTORY_BYTES = 530_000  # of all recordings together, before base64
 RIDGE_BYTES = 650_000

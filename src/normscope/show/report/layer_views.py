@@ -14,8 +14,8 @@ import numpy as np
 from normscope.judge import layer_measures as measures
 from normscope.judge.activation_regions import SHARE
 from normscope.records.recording_header import CONSTANT_STD
+from normscope.show.report.page_tables import Table, exact, indices
 from normscope.show.report.report_data import ReportData, Watched
-from normscope.show.report.tables import Table, exact, indices
 
 OVERVIEW_STEPS = 40
 

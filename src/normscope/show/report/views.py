@@ -19,8 +19,8 @@ from normscope.records.run import ENDED
 from normscope.show.figures.activation_distributions import TENSORS, without_zeros
 from normscope.show.report import inside_layer, specs
 from normscope.show.report import layer_views as layers
+from normscope.show.report.page_tables import Table, exact, quantised, whole
 from normscope.show.report.report_data import ReportData
-from normscope.show.report.tables import Table, exact, quantised, whole
 
 Shape = Literal["curves", "densities", "rates", "heatmap", "ridges", "trajectories"]
 """The page's ways to turn rows into marks."""
