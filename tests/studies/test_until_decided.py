@@ -160,6 +160,7 @@ def test_the_command_adds_seeds_and_stops(monkeypatch, tmp_path, blank_figures):
     (tmp_path / "tiny.toml").write_text(
         "[settings]\ndata = 'digits'\nclasses = ['3', '8']\nwidths = [4, 8]\n"
         "blocks_per_stage = 1\nepochs = 1\nseeds = 2\nlearning_rates = [0.1]\n"
+        "norms = ['batch', 'none', 'layer']\n"
         "device = 'cpu'\nfusion = 'off'\ncapture_epochs = []\n"
     )
     console = Console(record=True, width=200, file=io.StringIO())
@@ -170,5 +171,6 @@ def test_the_command_adds_seeds_and_stops(monkeypatch, tmp_path, blank_figures):
     result = train_study(options, console)
     assert len(result.runs) == 6
     told = console.export_text()
+    assert "Study tiny: 4 runs" in told  # and none of layer norm, of which the claim says nothing
     assert "one more seed for: C204." in told
     assert "C204: open at the 3 seeds that were allowed (--max-seeds)" in told

@@ -189,6 +189,7 @@ def train_study(
     plan = plan.swept({**parse_sweeps(options.sweep), **(sweep or {})})
     asked = [grid.options(options.overrides()) for grid in plan.grids]
     laid_out = [lay_out(each, grid.sweep) for each, grid in zip(asked, plan.grids, strict=True)]
+    plan, laid_out = _judged_on(plan, laid_out, options.claims)
     shared = asked[0]  # of the options of the machine, which all grids have in common
     with (
         _executor(options) as executor,
@@ -246,16 +247,12 @@ def _train(
     wanted: Mapping[RunSpec, Collection[str]],
     options: StudyOptions,
 ) -> set[str]:
-    """Train and measure the runs that the asked claims are judged on, and with --until-decided
-    those of further seeds; return the names of all.
+    """Train and measure the runs, and with --until-decided those of further seeds; return the names
+    of all.
     """
-    from normscope.studies.until_decided import UntilDecided, family, needed_by
+    from normscope.studies.until_decided import UntilDecided, family
 
-    specs = [spec for grid in grids for spec in grid.specs]
-    needed = needed_by(options.claims, specs)
-    new = [spec for spec in specs if family(spec) in needed]
-    if not new:
-        raise InputError(f"No run of this study is of {', '.join(options.claims)} (--claims).")
+    new = [spec for grid in grids for spec in grid.specs]
     seeds = UntilDecided(training.study, options.claims, options.max_seeds)
     while new:
         for grid in grids:
@@ -268,6 +265,31 @@ def _train(
         seeds.trained += new
         new = seeds.next_runs(training.console) if options.until_decided else []
     return {spec.name for spec in seeds.trained}
+
+
+def _judged_on(
+    plan: StudyPlan, grids: Sequence[Grid], codes: Sequence[str]
+) -> tuple[StudyPlan, list[Grid]]:
+    """Return the part of a study that these claims are judged on; all of it without codes.
+
+    Raises:
+        InputError: if that is nothing.
+    """
+    from normscope.studies.until_decided import family, needed_by
+
+    if not codes:
+        return plan, list(grids)
+    needed = needed_by(codes, [spec for grid in grids for spec in grid.specs])
+    parts = [
+        (planned, dataclasses.replace(grid, specs=specs))
+        for planned, grid in zip(plan.grids, grids, strict=True)
+        if (specs := tuple(spec for spec in grid.specs if family(spec) in needed))
+    ]
+    if not parts:
+        raise InputError(f"No run of this study is of {', '.join(codes)} (--claims).")
+    told = f"{plan.description} Only what is judged by {', '.join(codes)}.".lstrip()
+    planned, kept = zip(*parts, strict=True)
+    return dataclasses.replace(plan, grids=planned, description=told), list(kept)
 
 
 def _wanted(plan: StudyPlan, grids: Sequence[Grid]) -> dict[RunSpec, set[str]]:
