@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from normscope.data import sources
 from normscope.data.cache import PoochBar, fetch
 from normscope.data.dataset import fingerprint
 from normscope.data.layouts import binary
@@ -59,6 +60,24 @@ def archive(server, tiny, write_tiny_archive) -> Archive:
     _, folder, address = server
     path = write_tiny_archive(folder, tiny)
     return Archive(f"{address}/{path.name}", f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}")
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_shakespeare_is_downloaded_and_checked(right, server, tmp_path, monkeypatch):
+    handler, folder, address = server
+    content = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 2000
+    (folder / "input.txt").write_bytes(content)
+    digest = hashlib.sha256(content if right else b"").hexdigest()
+    monkeypatch.setattr(sources, "SHAKESPEARE", Archive(f"{address}/input.txt", f"sha256:{digest}"))
+    if not right:
+        with pytest.raises(InputError, match="does not have the checksum"):
+            load("tiny-shakespeare", cache_dir=tmp_path / "cache")
+        return
+    for _ in range(2):
+        loaded = load("tiny-shakespeare", cache_dir=tmp_path / "cache")
+        assert loaded.kind == "text"
+        assert bytes(loaded.train_images[0].flatten().tolist()) in content
+    assert handler.asked == ["/input.txt"]
 
 
 def test_without_a_directory_the_archive_is_downloaded_once(
