@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from normscope.records.files import write_text
 from normscope.records.token_explanation import TokenExplanation
 from normscope.show import token_arithmetic as tokens
 from normscope.show.palette import style_sheet
-from normscope.show.report.build import MARK, as_json, asset, content_policy, filled, refuse_foreign
+from normscope.show.report.build import as_json, asset, content_policy, filled, refuse_foreign
 
 SCRIPTS = ("network.js", "plots.js", "explanation.js")
 TOKEN_SCRIPTS = ("plots.js", "tokens.js")
@@ -91,15 +90,8 @@ def _token_content(explanation: TokenExplanation) -> dict[str, Any]:
 
 def _page(template: str, scripts: Sequence[str], title: str, content: Mapping[str, Any]) -> str:
     style, script = style_sheet() + _asset("explanation.css"), "".join(map(_asset, scripts))
-    parts = {
-        "TITLE": html.escape(title),
-        "MARK": MARK,
-        "POLICY": content_policy([script], style),
-        "STYLE": style,
-        "DATA": as_json(content),
-        "SCRIPT": script,
-    }
-    return filled(_asset(template), parts)
+    policy, parts = content_policy([script], style), {"DATA": as_json(content), "SCRIPT": script}
+    return filled(_asset(template), title, style, policy, parts)
 
 
 def _asset(name: str) -> str:

@@ -136,7 +136,7 @@ def _list_page(studies: Iterable[LiveStudy], token: str) -> HTMLResponse:
     policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src {checksum(style)}"
     rows = "\n".join(_row(one, token) for one in described)
     text = asset("list.html", "normscope.show.live")
-    return HTMLResponse(filled(text, {"POLICY": policy, "STYLE": style, "ROWS": rows}))
+    return HTMLResponse(filled(text, "normscope: studies", style, policy, {"ROWS": rows}))
 
 
 def _row(described: Described, token: str) -> str:

@@ -107,18 +107,14 @@ def assemble(title: str, content: Content, *, live: str | None = None) -> str:
     names = (*SCRIPTS, "live.js") if live is not None else SCRIPTS
     vega = vega_script() if content.views or live is not None else ""  # only words: nothing to draw
     scripts = [_as_script(vega), _as_script("".join(asset(name) for name in names))]
-    policy = content_policy(scripts, style) + ("; connect-src 'self'" if live is not None else "")
     views = ",".join(content.views.values())
     parts = {
-        "TITLE": for_html(title),
-        "MARK": MARK,
-        "POLICY": policy,
-        "STYLE": style,
         "VEGA": scripts[0],
         "SCRIPT": scripts[1],
         "PAYLOAD": f'{{"live":{as_json(live)},{content.head[1:-1]},"views":[{views}]}}',
     }
-    return filled(asset("page.html"), parts)
+    policy = content_policy(scripts, style) + ("; connect-src 'self'" if live is not None else "")
+    return filled(asset("page.html"), title, style, policy, parts)
 
 
 def _head(data: ReportData) -> dict[str, Any]:
@@ -209,8 +205,17 @@ def asset(name: str, room: str = "normscope.show.report") -> str:
     return resources.files(room).joinpath(name).read_text(encoding="utf-8")
 
 
-def filled(template: str, parts: Mapping[str, str]) -> str:
-    """Return a page's template with the part of its name in the place of each {{NAME}}."""
+def filled(template: str, title: str, style: str, policy: str, parts: Mapping[str, str]) -> str:
+    """Return a page's template with the part of its name in the place of each {{NAME}}: the head
+    that all pages have, the title, and the page's own parts.
+    """
+    text = for_html(title)
+    head = {"TITLE": text, "MARK": MARK, "POLICY": policy, "STYLE": style}
+    parts = {"HEAD": _put_in(asset("head.html"), head), "TITLE": text, **parts}
+    return _put_in(template, parts)
+
+
+def _put_in(template: str, parts: Mapping[str, str]) -> str:
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], template)
 
 
