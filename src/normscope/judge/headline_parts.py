@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -85,8 +85,7 @@ class Case:
 
     def mean(self, arm: str, rate: float) -> float:
         """Mean accuracy in percent, a diverged run counted as guessing; NaN where none is known."""
-        values = [value for run in self.runs[arm][rate] if (value := accuracy(run)) is not None]
-        return float(np.mean(values)) if values else math.nan
+        return mean_accuracy(self.runs[arm][rate])
 
     def best(self, arm: str) -> tuple[float, float, int]:
         """(mean accuracy, rate, number of seeds) of an arm at the rate with the highest mean."""
@@ -111,6 +110,12 @@ class Case:
     def _settings_of(self, norm: str) -> set[str]:
         groups = self.evidence.groups(lambda run: run.norm, (norm, norm), ("learning_rate",))
         return {json.dumps(group.setting, sort_keys=True) for group in groups}
+
+
+def mean_accuracy(runs: Iterable[RunRecord]) -> float:
+    """Mean accuracy in percent, a diverged run counted as guessing; NaN where none is known."""
+    values = [value for run in runs if (value := accuracy(run)) is not None]
+    return float(np.mean(values)) if values else math.nan
 
 
 def settled(estimate: Estimate) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from normscope.judge import statistics
 from normscope.judge.claim import Claim
+from normscope.judge.evidence.cells import USUAL, runs_of
 from normscope.judge.evidence.quantities import chance, guessing_loss, held_out_loss, learned_from
 from normscope.judge.headline_parts import (
     EQUAL_SETTINGS,
@@ -17,6 +18,7 @@ from normscope.judge.headline_parts import (
     Case,
     count_text,
     estimate_text,
+    mean_accuracy,
     name_of,
     nats_text,
     points,
@@ -73,6 +75,8 @@ class Sentences(Case):
             return self._only_diverged(missing)
         if missing:
             (arm,) = (arm for arm in self.arms if arm not in missing)
+            if all(run.norm != missing[0] for run in self.evidence.runs):
+                return self._by_setting(arm)
             value, rate, n = self.best(arm)
             return (
                 f"{value:.1f}% accuracy {with_norm(arm)} at its best rate, {rate:g} "
@@ -80,6 +84,25 @@ class Sentences(Case):
                 "compared."
             )
         return self._pair()
+
+    def _by_setting(self, arm: str) -> str:
+        """What one normalization reaches at its best and at its worst setting, where nobody asked
+        for the other.
+        """
+        groups = self.evidence.groups(lambda run: run.norm, (arm, arm), across=tuple(USUAL))
+        found = ((mean_accuracy(runs_of(group)), group.label, group) for group in groups)
+        ranked = sorted(each for each in found if not math.isnan(each[0]))
+        if not ranked:
+            return ""
+        (low, worst, _), (high, best, group) = ranked[0], ranked[-1]
+        reached = f"{high:.1f}% accuracy {with_norm(arm)}"
+        seeds = seeds_text(len({run.seed for run in runs_of(group)}))
+        if len(ranked) == 1:
+            return f"{reached} ({seeds}); there is nothing that it is compared with."
+        return (
+            f"{reached} at the best of {len(ranked)} settings, {best} ({seeds}); {low:.1f}% at "
+            f"the worst, {worst}."
+        )
 
     def _only_diverged(self, missing: Sequence[str]) -> str:
         arms = [arm for arm in self.arms if arm not in missing]

@@ -161,8 +161,12 @@ def test_neither_learns():
 
 def test_one_arm_is_missing():
     for norm, other in (("batch", "without normalization"), ("none", "with batch norm")):
-        text = text_of([run(norm, seed, final=0.9) for seed in range(3)])
-        assert "90.0% accuracy" in text
+        runs = [run(norm, seed, final=0.9) for seed in range(3)]
+        alone = text_of(runs)
+        assert "90.0% accuracy" in alone
+        assert "(3 seeds); there is nothing that it is compared with" in alone
+        awaited = run({"batch": "none", "none": "batch"}[norm], status="interrupted")
+        text = text_of([*runs, awaited])
         assert f"no run {other} has ended" in text
         assert "points" not in text
 

@@ -51,6 +51,28 @@ def payload(swept):
     return payload_of(report(swept))
 
 
+@pytest.fixture
+def placed(tmp_path):
+    """Of one norm, three warm-ups in equal numbers; with the longest, every run diverged."""
+    study = write_study(tmp_path / "placed", norms=())
+    for number, (seed, warmup) in enumerate((s, w) for s in (0, 1) for w in (92, 0, 46)):
+        ended = {"status": "diverged", "done": 2} if warmup == 92 else {}
+        write_run(study / "runs" / f"run{number}", "layer", 0.1, seed, warmup=warmup, **ended)
+    return study
+
+
+def test_among_settings_as_frequent_the_default_is_the_usual_one(placed):
+    labels = [arm["label"] for arm in payload_of(report(placed))["arms"]]
+    assert sorted(labels) == ["layer", "layer, warmup 46", "layer, warmup 92"]
+
+
+def test_of_one_norm_the_headline_names_its_best_and_its_worst_setting(placed):
+    (headline,) = payload_of(report(placed))["conclusion"]["headlines"]
+    said = headline["sentences"][0]
+    assert "accuracy with layer norm at the best of 3 settings, warmup 46 (2 seeds)" in said
+    assert said.endswith("; 10.0% at the worst, warmup 92.")
+
+
 def test_settings_are_never_averaged_over(payload):
     labels = [arm["label"] for arm in payload["arms"]]
     assert labels[:4] == ["batch", "none", "batch, batch size 8", "none, batch size 8"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from normscope.judge.evidence.cells import USUAL, value_of
 from normscope.records.run import RunRecord
+from normscope.records.run_description import ADDED_KNOBS, FIRST_KNOBS, meaning
 
 _NOT_A_SETTING = frozenset({"norm", "learning_rate", "seed", "capture_epochs"})
 # said by the data's name where that differs as well
@@ -23,7 +24,7 @@ class Settings:
     Attributes:
         varied: the fields of a spec that have several values.
         usual: {varied field: the value that most claims are judged at, or else the most frequent
-            one}.
+            one, of several the knob's own default}.
     """
 
     def __init__(self, runs: Sequence[RunRecord]):
@@ -35,7 +36,10 @@ class Settings:
         }
         varied = [name for name, values in counts.items() if len(values) > 1]
         self.varied = [name for name in varied if "data" not in varied or name not in _OF_THE_DATA]
-        self.usual = {name: _most_usual(name, counts[name]) for name in self.varied}
+        self.usual = {
+            name: _most_usual(counts[name], USUAL.get(name), _default(runs[0], name))
+            for name in self.varied
+        }
 
     def differences(self, run: RunRecord) -> dict[str, Any]:
         """Return {field: value} of a run where it is not the usual one."""
@@ -57,9 +61,15 @@ def in_words(name: str, value: Any) -> str:
     return text if name in _BY_VALUE_ALONE else f"{name.replace('_', ' ')} {text}"
 
 
-def _most_usual(name: str, counts: Counter[str]) -> str:
-    default = _key(USUAL.get(name))
-    return default if default in counts else max(sorted(counts), key=lambda value: counts[value])
+def _default(run: RunRecord, name: str) -> Any:
+    return meaning(run.spec["model"], name, (FIRST_KNOBS | ADDED_KNOBS).get(name))
+
+
+def _most_usual(counts: Counter[str], judged_at: Any, default: Any) -> str:
+    usual = _key(judged_at)
+    if usual in counts:
+        return usual
+    return max(sorted(counts), key=lambda value: (counts[value], value == _key(default)))
 
 
 def _key(value: Any) -> str:
