@@ -115,15 +115,15 @@ def learning_rates() -> list[str]:
     return rows
 
 
-def first() -> list[str]:
-    """Rows of cifar10-first: accuracies."""
-    runs = runs_of("cifar10-first")
+def first(study: str) -> list[str]:
+    """Rows of a study: accuracies of each norm."""
+    runs = runs_of(study)
     rows = []
-    for norm in ("batch", "none"):
+    for norm in (norm for norm in ("batch", "none") if any(run.norm == norm for run in runs)):
         values = np.array(accuracies(runs, norm))
         seeds = ", ".join(f"{value:.1f}%" for value in values)
-        mean = f"{values.mean():.1f}% ± {values.std(ddof=1):.1f}"
-        rows.append(f"| {norm} | {len(values)} | {seeds} | {mean} |")
+        spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+        rows.append(f"| {norm} | {len(values)} | {seeds} | {values.mean():.1f}%{spread} |")
     return rows
 
 
@@ -297,7 +297,8 @@ TABLES = {
     "transformer-placement": partial(transformers, "transformer-placement"),
     "cifar10-30-epochs": thirty_epochs,
     "cifar10-learning-rates": learning_rates,
-    "cifar10-first": first,
+    "cifar10-first": partial(first, "cifar10-first"),
+    "he2016": partial(first, "he2016"),
     "cifar10-fp32": plain_float32,
     "bird-and-aeroplane": bird_and_aeroplane,
 }
