@@ -292,6 +292,7 @@ def _recipe(spec: Mapping[str, Any]) -> str:
 TABLES = {
     "quick": partial(claim_rows, "quick"),
     "depth": partial(claim_rows, "depth"),
+    "learning-rates": partial(claim_rows, "learning-rates"),
     "cpu-record": cpu_record,
     "transformers": partial(transformers, "transformers"),
     "transformer-placement": partial(transformers, "transformer-placement"),

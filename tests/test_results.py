@@ -39,6 +39,7 @@ JUDGED = [
     "cifar10-30-epochs",
     "cifar10-learning-rates",
     "depth",
+    "learning-rates",
     "quick",
     "transformer-placement",
     "transformers",
