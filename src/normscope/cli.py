@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import os
 import re
@@ -162,6 +163,9 @@ def _unforeseen(error: Exception) -> int:
     """
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         _complain("there is not enough memory for this.")
+        return 1
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        _complain("too many files are open; ulimit -n raises how many may be.")
         return 1
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         _complain(f"{error.filename} cannot be used: {error.strerror}.")

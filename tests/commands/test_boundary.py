@@ -54,6 +54,7 @@ def test_what_nobody_foresaw_keeps_its_traceback(
     [
         (PermissionError(13, "Permission denied", "/a/b"), 2),
         (MemoryError(), 1),
+        (OSError(24, "Too many open files", "/a/b"), 1),
         (ImportError("libtorch_cpu.so: failed to map segment"), 1),
         (KeyboardInterrupt(), 130),
     ],
