@@ -44,6 +44,7 @@ CALLS = {
     "mend.fold": lambda x: mend.fold(x),
     "mend.convert": lambda x: mend.convert(x, "batch", "group"),
     "mend.recalibrate": lambda x: mend.recalibrate(x, [torch.ones(3, 3)]),
+    "export to": lambda x: normscope.export(".", to=x),
     "assert_normalization_ok": lambda x: assert_normalization_ok(x),
 }
 

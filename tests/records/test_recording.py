@@ -87,6 +87,11 @@ class TestQuery:
         with pytest.raises(InputError, match="Unknown side"):
             recording.distribution("bn", "middle")
 
+    @pytest.mark.parametrize("bins", [0, -3, 10**9])
+    def test_bins_are_a_number_of_bins(self, path, bins):
+        with pytest.raises(InputError, match="bins must be 1 to"):
+            Recording.load(path).distribution("bn", bins=bins)
+
     def test_memory_and_file_are_the_same(self, path):
         part = MemoryPart(header())
         part.write(Batch(header(), [block()]))
@@ -134,6 +139,13 @@ class TestDistribution:
         expected, _ = np.histogram(output, found.edges[0])
         assert found.edges[0, [0, -1]] == pytest.approx([output.min(), output.max()], abs=1e-4)
         assert np.abs(found.counts[0] - expected).sum() < 0.1 * expected.sum()
+
+    @pytest.mark.parametrize("limits", [[[0, 1], [0, 1]], [[2, 1]], [[0, np.inf]], "wide", 3])
+    def test_limits_are_a_range_of_each_channel(self, limits):
+        values = np.random.default_rng(0).normal(size=100)
+        recording = self.record(histogram(values, 0.0, 1.0))
+        with pytest.raises(InputError, match="limits must be an array of 1 finite ranges"):
+            recording.distribution("bn", limits=limits)
 
     def test_a_weight_of_zero_makes_a_point(self):
         values = np.random.default_rng(0).normal(size=1000)

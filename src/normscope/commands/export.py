@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from normscope.arguments import given_path, judged
-from normscope.errors import InputError, RecordError
+from normscope.errors import InputError, RecordError, lookup
 from normscope.escapes import for_line
 from normscope.studies.options import Folder
 
@@ -76,8 +76,7 @@ def export(path: str | Path, to: Format = "parquet", out: str | Path | None = No
     """
     from normscope.records.export.folder import write_tables
 
-    if to not in ("parquet", "csv"):
-        raise InputError(f"Unknown format {to!r} of an export. Known: parquet, csv.")
+    lookup("format of an export", to, dict.fromkeys(("parquet", "csv")))
     data = _read(given_path(path))
     if not data.runs and not data.recordings:
         raise (

@@ -40,6 +40,9 @@ _POOLED = {
 _PER_CHANNEL = frozenset({"weight", "bias", "weight_gradient", "bias_gradient"})
 _CALLED = frozenset({"values_per_channel", "training", "batch_mean", "histogram"})
 
+MOST_BINS = 100_000
+"""Bins of a distribution that is asked for."""
+
 
 def rank_path(path: Path, rank: int) -> Path:
     """The file in which a process records: the path itself for the first, `<stem>.rank<n><suffix>`
@@ -304,6 +307,8 @@ class Recording:
                 in those steps.
         """
         lookup("side", side, dict.fromkeys(("input", "output")))
+        if not 1 <= bins <= MOST_BINS:
+            raise InputError(f"bins must be 1 to {MOST_BINS:,}, not {bins}.")
         known = self.statistics(layer)
         name = (
             "output_histogram" if side == "output" and "output_histogram" in known else "histogram"
@@ -318,6 +323,8 @@ class Recording:
             raise InputError(
                 f"No histogram of {layer} was recorded between steps {first} and {last}."
             )
+        if limits is not None:
+            limits = _checked_limits(limits, counts.shape[1])
         edges, merged = merge(counts, frame.astype(np.float64), side, bins, limits)
         channels = self.layers[layer].histogram_channels or list(range(counts.shape[1]))
         return ChannelHistograms(
@@ -421,6 +428,18 @@ def _read(
         return steps, values
     order = np.argsort(steps, kind="stable")
     return steps[order], values[order]
+
+
+def _checked_limits(limits: object, channels: int) -> np.ndarray:
+    """Return the range of each channel, [C, 2]; InputError for anything else."""
+    try:
+        found = np.asarray(limits, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    wrong = found.shape != (channels, 2) or np.isinf(found).any()
+    if wrong or (found[:, 0] > found[:, 1]).any():
+        raise InputError(f"limits must be an array of {channels} finite ranges, low before high.")
+    return found
 
 
 def _joined(

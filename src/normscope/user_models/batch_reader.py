@@ -79,6 +79,8 @@ def each_batch(
 ) -> Iterator[Batch]:
     """Yield the same one at a time; none is no error."""
     device = next((p.device for p in model.parameters()), None) if model is not None else None
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be a batch at least, not {limit}.")
     if not isinstance(batches, Iterable):
         raise InputError(f"batches must be an iterable of batches, not a {type(batches).__name__}.")
     for number, content in enumerate(islice(_iterated(batches), limit)):

@@ -167,7 +167,7 @@ def test_bad_input_is_one_line(tmp_path):
     ]:
         with pytest.raises(InputError, match=told):
             export(path)
-    with pytest.raises(InputError, match="Unknown format 'xlsx'"):
+    with pytest.raises(InputError, match="Unknown format of an export 'xlsx'"):
         export(tmp_path / "empty", "xlsx")
     with pytest.raises(InputError, match="is a file; expected a folder"):
         export(write_study(tmp_path / "study", "batch"), out=write_recording(tmp_path / "r.sqlite"))
