@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -178,9 +179,21 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _refused_setting(error: Exception) -> str:
-    """Return the environment variable of a library whose value the error names, or ""."""
-    values = ((n, v) for n, v in os.environ.items() if n.startswith(_OF_LIBRARIES) and len(v) > 2)
-    return next((name for name, value in values if value in str(error)), "")
+    """Return the environment variable of a library whose value the error names, or "".
+
+    The error has to come from a library that is being imported: there settings are read, and a
+    fault of ours that happens to name such a value stays one.
+    """
+    import traceback
+
+    here = str(Path(__file__).parent)
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    theirs = list(takewhile(lambda code: not code.co_filename.startswith(here), reversed(codes)))
+    if not any(code.co_name == "<module>" for code in theirs):
+        return ""
+    words = re.findall(r"[\w.:/-]+", str(error))
+    values = ((n, v) for n, v in os.environ.items() if n.startswith(_OF_LIBRARIES))
+    return next((name for name, value in values if value in words), "")
 
 
 def _kept_traceback(error: Exception) -> str:
