@@ -46,7 +46,10 @@ class StorageError(NormscopeError, OSError):
 
 def first_line(error: BaseException, most: int = 300) -> str:
     """Return the first line of an error's message; its type's name where it has none."""
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # somebody else's class
+        lines = []
     return (lines[0] if lines else type(error).__name__)[:most].rstrip(".: ")
 
 

@@ -85,8 +85,8 @@ def read_run(path):
 
 def read_explanation(path):
     found = load_explanation(path)
-    return [value.tobytes() if isinstance(value, np.ndarray) else repr(value)
-            for value in vars(found).values()]  # fmt: skip
+    return {name: value.tobytes() if isinstance(value, np.ndarray) else repr(value)
+            for name, value in vars(found).items()}  # fmt: skip
 
 
 KINDS = {

@@ -222,6 +222,12 @@ class TestRanks:
         with pytest.raises(RecordError, match="of process"):
             FilePart(tmp_path / "r.sqlite", header(**processes))
 
+    @pytest.mark.parametrize("stride", [0, -1, 2**40])
+    def test_impossible_channels_are_damage(self, stride):
+        layer = LayerInfo(name="bn", type="BatchNorm2d", kind="batch", channel_stride=stride)
+        with pytest.raises(RecordError, match="th channel of bn"):
+            layer.channel_numbers(4)
+
     def test_leftovers_of_a_larger_run_are_ignored(self, path):
         FilePart(rank_path(path, 3), header(rank=3, world_size=4))
         assert Recording.load(path).ranks == [0]

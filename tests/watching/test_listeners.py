@@ -101,6 +101,29 @@ def test_a_sink_that_fails_is_named_once_and_the_training_is_the_same(tmp_path, 
     ]
 
 
+def test_a_sink_whose_errors_have_no_text_is_named_once():
+    class WordlessError(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    class Failing(Notes):
+        def flushed(self, recording):
+            raise WordlessError
+
+        def close(self):
+            raise WordlessError
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = net()
+        watcher = normscope.watch(model, every=1, sinks=[Failing()])
+        train(model)
+        watcher.flush()
+        watcher.close()
+    (warning,) = caught
+    assert str(warning.message).endswith("recording continues. WordlessError")
+
+
 def test_a_sink_may_ask_the_watcher():
     class Asking(Notes):
         def flushed(self, recording):

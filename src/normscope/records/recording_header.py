@@ -45,6 +45,7 @@ ATTENTION = ("largest logit", "share of the largest entropy")
 
 MOST_LAYERS = 20_000
 MOST_PROCESSES = 100_000
+MOST_CHANNELS = 1 << 31
 
 
 def bin_edges() -> np.ndarray:
@@ -83,7 +84,15 @@ class LayerInfo:
     trainable: bool | None = None  # its weight or bias required gradients when watching began
 
     def channel_numbers(self, count: int) -> np.ndarray:
-        """The numbers [count] of the channels of a statistic per channel."""
+        """The numbers [count] of the channels of a statistic per channel.
+
+        Raises:
+            RecordError: if that are more channels than there can be.
+        """
+        if self.channel_stride < 1 or count * self.channel_stride > MOST_CHANNELS:
+            raise RecordError(
+                f"The recording is damaged: every {self.channel_stride}th channel of {self.name}."
+            )
         return np.arange(count) * self.channel_stride
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Protocol
 
-from normscope.errors import CheckError, NormscopeWarning
+from normscope.errors import CheckError, NormscopeWarning, one_line
 from normscope.records.recording import Recording
 from normscope.watching.interrupts import noticing_signals
 
@@ -70,9 +70,12 @@ class Listeners:
                 if came and not isinstance(error, Exception):
                     raise
                 _warn(listener, error)
-                self._close(listener)
+                self._close(listener, told=True)
 
-    def _close(self, listener: Listener) -> CheckError | None:
+    def _close(self, listener: Listener, *, told: bool = False) -> CheckError | None:
+        """Close a listener and return the faults that a check is to raise; `told` is one of which
+        it was said already that it fails.
+        """
         self._listeners.remove(listener)
         with noticing_signals() as came:
             try:
@@ -82,10 +85,11 @@ class Listeners:
             except BaseException as error:  # somebody else's code, at the end of their program
                 if came and not isinstance(error, Exception):
                     raise
-                _warn(listener, error)
+                if not told:
+                    _warn(listener, error)
         return None
 
 
 def _warn(listener: Listener, error: BaseException) -> None:
     text = f"Listener {type(listener).__name__} failed and was disabled; recording continues."
-    warnings.warn(f"{text} {type(error).__name__}: {error}", NormscopeWarning, stacklevel=2)
+    warnings.warn(f"{text} {one_line(error)}", NormscopeWarning, stacklevel=2)
