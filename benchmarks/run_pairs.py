@@ -4,8 +4,9 @@ python benchmarks/run_pairs.py [--pairs 50] [--seed 0]
 
 In each pair one training has one change, at a random step and, where it is of one layer, at a
 random one: its eps, its momentum, one value of its gain, one batch, or an all-reduce that is
-dropped (the gradients of one step are those of half the batch, as where two processes do not add
-theirs up). As many pairs have none. The networks are small, with batch norm or layer norm.
+dropped: there two processes (gloo) train with DistributedDataParallel, whose communication hook
+hands on each process's own gradients in one step. As many pairs have none. The networks are small,
+with batch norm or layer norm.
 
 The table: in how many pairs the step and the layer were named, of each change, and in how many
 pairs without a change a difference was.
@@ -18,13 +19,18 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from common import hardware_line
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.multiprocessing import spawn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from normscope.commands.watch import watch
 from normscope.judge.recording_difference import difference_of
@@ -90,26 +96,83 @@ def planted(draw: random.Random, change: str, model: nn.Module) -> Planted:
 
 
 def train(build: Callable[[], nn.Module], seed: int, change: Planted | None) -> Recording:
-    """Train and return the recording."""
+    """Train in this process and return the recording."""
     torch.manual_seed(seed)
     model = build()
+
+    def prepare(step: int, x: Tensor) -> Tensor:
+        now = change is not None and step == change.step
+        return _plant(change, model, x) if now else x
+
+    return recorded(model, seed, prepare)
+
+
+def recorded(
+    model: nn.Module,
+    seed: int,
+    prepare: Callable[[int, Tensor], Tensor],
+    path: Path | None = None,
+    share: slice = slice(None),
+) -> Recording:
+    """Watch a training of the model on a share of each batch; `prepare` is told of every step."""
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     draw = torch.Generator().manual_seed(seed)
-    watcher = watch(model, optimizer=optimizer, every=1, histograms_every=4, gradients_every=1)
+    watcher = watch(
+        model, optimizer=optimizer, path=path, every=1, histograms_every=4, gradients_every=1
+    )
     for step in range(1, STEPS + 1):
         x = torch.randn(16, 3, 8, 8, generator=draw)
         y = torch.randint(0, 5, (16,), generator=draw)
-        now = change if change is not None and step == change.step else None
-        if now:
-            x = _plant(now, model, x)
+        x = prepare(step, x)
         optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        if now and now.change == "all-reduce":
-            _half_the_gradients(model, x, y)
+        F.cross_entropy(model(x[share]), y[share]).backward()
         optimizer.step()
     recording = watcher.recording
     watcher.close(quiet=True)
     return recording
+
+
+def train_in_two(
+    build: Callable[[], nn.Module], seed: int, changes: Sequence[Planted | None], folder: Path
+) -> list[Recording]:
+    """Train once for each change in two processes, and return the recordings."""
+    spawn(_train_rank, (build, seed, changes, folder), nprocs=2)
+    return [Recording.load(folder / f"{number}.sqlite") for number in range(len(changes))]
+
+
+def _train_rank(
+    rank: int,
+    build: Callable[[], nn.Module],
+    seed: int,
+    changes: Sequence[Planted | None],
+    folder: Path,
+) -> None:
+    torch.set_num_threads(1)
+    store = distributed.FileStore(str(folder / "store"), 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    for number, change in enumerate(changes):
+        torch.manual_seed(seed)
+        model = DistributedDataParallel(build())
+        now = [0]
+        model.register_comm_hook((now, change), _reduce)
+
+        def prepare(step: int, x: Tensor, now: list[int] = now) -> Tensor:
+            now[0] = step
+            return x
+
+        path, share = folder / f"{number}.sqlite", slice(rank, None, 2)
+        recorded(model, seed, prepare, path, share)
+    distributed.destroy_process_group()
+
+
+def _reduce(state, bucket):  # PyTorch refuses annotations that are strings
+    """Average a bucket of gradients over the processes, except in the step that drops it."""
+    now, change = state
+    if change is not None and now[0] == change.step:
+        kept: torch.futures.Future[Tensor] = torch.futures.Future()
+        kept.set_result(bucket.buffer())
+        return kept
+    return allreduce_hook(distributed.group.WORLD, bucket)
 
 
 def _plant(change: Planted, model: nn.Module, x: Tensor) -> Tensor:
@@ -126,19 +189,14 @@ def _plant(change: Planted, model: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-def _half_the_gradients(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Replace the gradients by those of the first half of the batch, with the state as it was."""
-    gradients = [parameter.grad for parameter in model.parameters()]
-    parameters = list(model.parameters())
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    model.eval()  # this forward is no step's
-    half = torch.autograd.grad(F.cross_entropy(model(x[:8]), y[:8]), parameters)
-    model.train()
-    model.load_state_dict(state)
-    for parameter, gradient, own in zip(parameters, gradients, half, strict=True):
-        assert gradient is not None
-        gradient.copy_(own)
-        parameter.grad = gradient
+def trained(
+    build: Callable[[], nn.Module], seed: int, changes: Sequence[Planted | None]
+) -> list[Recording]:
+    """Train once for each change, in two processes if one is in what they exchange."""
+    if not any(change is not None and change.change == "all-reduce" for change in changes):
+        return [train(build, seed, change) for change in changes]
+    with TemporaryDirectory() as folder:
+        return [part.snapshot() for part in train_in_two(build, seed, changes, Path(folder))]
 
 
 def main() -> int:
@@ -154,14 +212,14 @@ def main() -> int:
         change = CHANGES[pair % len(CHANGES)]
         build = convolutions if change == "momentum" else draw.choice((convolutions, residual))
         plan, seed = planted(draw, change, build()), draw.randrange(1 << 30)
-        good = train(build, seed, None)
-        found = difference_of(good, train(build, seed, plan), names=("good", "bad")).first
+        good, bad, again = trained(build, seed, (None, plan, None))
+        found = difference_of(good, bad, names=("good", "bad")).first
         tried[change] += 1
         if found is not None and (found.step, found.layer) == (plan.step, plan.layer):
             named[change] += 1
         else:
             missed.append(f"{build.__name__}: planted {plan}, found {found}")
-        false += bool(difference_of(good, train(build, seed, None), names=("good", "again")))
+        false += bool(difference_of(good, again, names=("good", "again")))
     print(hardware_line("cpu"), end="\n\n")
     print("| change | pairs | step and layer named |", "| --- | ---: | ---: |", sep="\n")
     for change in CHANGES:

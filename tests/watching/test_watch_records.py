@@ -484,7 +484,7 @@ def test_checkpointed_layers_are_measured_once_and_said_to_be_recomputed(
     reentrant, tells, monkeypatch
 ):
     if not tells:  # as if saved tensors did not show the hooks that packed them
-        monkeypatch.setattr("normscope.watching.session.TELLS_OF_HOOKS", False)
+        monkeypatch.setattr("normscope.watching.layer_calls.TELLS_OF_HOOKS", False)
         monkeypatch.setattr("normscope.watching.tensor_statistics.TELLS_OF_HOOKS", False)
     model = seeded(lambda: Checkpointed(reentrant=reentrant))
     optimizer = sgd(model)

@@ -19,6 +19,13 @@ _TABLES = ("_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called
 # can be loaded where normscope is not installed.
 _nothing = contextlib.nullcontext().__exit__
 
+_graph_task: Callable[[], int] = torch._C._current_graph_task_id  # type: ignore[attr-defined]
+
+
+def in_backward() -> bool:
+    """Tell whether a backward runs now, where checkpointing repeats forwards."""
+    return _graph_task() != -1
+
 
 class Hook:
     """A forward (pre-)hook of one module. It calls `function(module, *rest)` for this module only.

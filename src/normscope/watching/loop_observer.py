@@ -19,12 +19,10 @@ from normscope.records.examination import History, LayerHistory
 from normscope.user_models.state_guard import is_examined
 from normscope.user_models.wrappers import stepping_optimizer, unwrapped_model
 from normscope.watching.gain_holders import GainHolders
-from normscope.watching.hooks import LayerHooks, before_forward
+from normscope.watching.hooks import LayerHooks, before_forward, in_backward
 
 if TYPE_CHECKING:
     from normscope.watching.watcher import Watcher
-
-graph_task = torch._C._current_graph_task_id  # type: ignore[attr-defined]  # -1 outside of backward
 
 
 @dataclass
@@ -180,10 +178,10 @@ class LoopObserver:
         counts.trained |= torch.is_grad_enabled()
         counts.updates += 1
         counts.train_in_step = True
-        counts.calls_now += graph_task() == -1
+        counts.calls_now += not in_backward()
         if self.forwards:
             counts.calls = max(counts.calls, counts.calls_now)
-        if graph_task() != -1:
+        if in_backward():
             counts.in_backward += 1
         elif not torch.is_grad_enabled():
             counts.without_grad += 1
@@ -199,7 +197,7 @@ class LoopObserver:
     def _forward(self, model: nn.Module, args: Any) -> None:
         for counts in self._layers:
             counts.calls_now = 0
-        if is_examined() or not model.training or not torch.is_grad_enabled() or graph_task() != -1:
+        if is_examined() or not model.training or not torch.is_grad_enabled() or in_backward():
             return
         if not self.forwards:
             self._holders.look_at_modes(model)

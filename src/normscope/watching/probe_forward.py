@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 
 from normscope.user_models.state_guard import is_examined, preserve_state
+from normscope.user_models.wrappers import unwrapped_model
 from normscope.watching.hooks import Hook
+from normscope.watching.step_writer import WatchedLayer
 
 SHARE = 0.02
 """Of the training's time, for probes at default intervals."""
@@ -105,6 +108,78 @@ class Allowance:
             self._probes += 1
             self._spent += took
             self._longest = max(self._longest, took) if self._probes > 1 else 0.0
+
+
+class CompiledModel:
+    """What a compiled graph hides of a model's layers, and whether a probe may show it.
+
+    Args:
+        model: the watched model.
+        layers: its watched layers, with their calls in the step.
+        note: says once per reason how layers are measured.
+
+    Attributes:
+        kept: the arguments of the model's latest call.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[WatchedLayer], note: Callable[[str, str], None]
+    ):
+        self.kept = KeptCall(unwrapped_model(model))
+        self._model = weakref.ref(model)
+        self._layers, self._note = layers, note
+        self._allowance = Allowance()
+        self._never_called: set[str] = set()  # not even by a probe
+
+    def hidden(self) -> set[str]:
+        """Return the layers that this step's forward has not called and a probe may."""
+        uncalled = {layer.name for layer in self._layers if not layer.calls}
+        return uncalled - self._never_called
+
+    def hides_layers(self) -> bool:
+        """Tell if a forward of compiled code has hidden layers, and its arguments are kept.
+
+        Once nothing is hidden, or no part is compiled, arguments are kept of compiled calls alone.
+        """
+        model, kept = self._model(), self.kept
+        if model is None or not kept.is_there:
+            return False
+        compiled = bool(self.hidden()) and (kept.traced or has_compiled_parts(model))
+        kept.wanted &= compiled
+        return compiled
+
+    def may_probe(self, *, within_time: bool) -> bool:
+        """Tell whether no other process would wait for a probe, and, if it has to be within the
+        allowance, there is time for one.
+        """
+        model = self._model()
+        if model is None or (within_time and not self._allowance.suffices()):
+            return False
+        alone = not communicates(model)
+        self._note(
+            "probe",
+            "The model is compiled: its layers are measured by a forward of the uncompiled model "
+            "behind the backward, on the same input. Dropout has other masks there, and gradients "
+            "at the layers' inputs and outputs are not recorded."
+            if alone
+            else "The model is compiled, and its forward waits for other processes: of its layers "
+            "only weight, bias, buffers and parameter gradients are recorded.",
+        )
+        return alone
+
+    @contextmanager
+    def probing(self) -> Iterator[Callable[[], Any]]:
+        """Yield what repeats the kept call, and count what happens inside as a probe."""
+        with self._allowance.spending():
+            yield self.kept.repeat
+        self._never_called |= self.hidden()
+
+    def end_step(self, *, moments: bool) -> None:
+        """Let go of the step's arguments; keep the next ones where layers are no longer seen."""
+        self.kept.drop()
+        if moments and any(layer.most_calls and not layer.calls for layer in self._layers):
+            model = self._model()  # whose parts may have been compiled meanwhile
+            self.kept.wanted |= model is not None and has_compiled_parts(model)
 
 
 def has_compiled_parts(model: nn.Module) -> bool:

@@ -6,45 +6,31 @@ import functools
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from normscope.user_models.state_guard import is_examined
-from normscope.user_models.wrappers import (
-    is_mapped,
-    is_transformed,
-    local_values,
-    outside_transforms,
-    unwrapped_model,
-)
-from normscope.watching.active_regions import followers
 from normscope.watching.gradient_hooks import GradientNorms
-from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward
-from normscope.watching.observe import Call, first_tensor, input_of
-from normscope.watching.probe_forward import Allowance, KeptCall, communicates, has_compiled_parts
+from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward, in_backward
+from normscope.watching.layer_calls import LayerCalls
+from normscope.watching.probe_forward import CompiledModel, has_compiled_parts
 from normscope.watching.recorder import Recorder
 from normscope.watching.step_writer import Row, StepWriter, WatchedLayer
 from normscope.watching.stream_watch import StreamWatch
-from normscope.watching.tensor_statistics import TELLS_OF_HOOKS
 from normscope.watching.watched_layers import MatchedLayer
 
-MAX_CALLS = 8  # of one layer in one forward: a network unrolled over time may make hundreds
 EVAL, TRAIN = 1, 2  # how good a forward is for the record of its step
-
-_graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 def _out_of_forward() -> bool:
     """Tell whether a hook runs in backward, where checkpointing repeats forwards, or under a
     tracer.
     """
-    return _graph_task() != -1 or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return in_backward() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _inside(method: Callable[..., None]) -> Callable[..., None]:
@@ -109,30 +95,26 @@ class Session:
         self._depth = 0  # of forwards of the model, which may call itself
         self._taken = 0  # EVAL or TRAIN once the step has a forward
         self._listening = False
-        self._light = False  # whether this forward's calls need nothing but what autograd keeps
-        # (layer, node, values) of calls whose statistics are read when the forward is over
-        self._postponed: list[tuple[WatchedLayer, Node | None, int]] = []
         self._collected = False
         # parameters before their update, where the forward comes inside the optimizer's step
         self._used: Row = []
         # the step whose gradients the next optimizer step has
         self._awaits_gradients: int | None = None
         self._gradients = GradientNorms(self._timed_norm)
-        self._traced = False
-        self._swapped = False  # whether layers are called with parameters that are not their own
         self._probed: set[str] | None = None  # the layers that a probe forward measures, inside it
-        self._never_called: set[str] = set()  # not even by a probe
-        self._kept = KeptCall(unwrapped_model(model))
-        self._allowance = Allowance()
+        self._compiled = CompiledModel(model, self.layers, self._note)
         self._stream = StreamWatch(stream, self.layers, self._spend_in_forward, self._note)
+        self._calls = LayerCalls(self.layers, self._gradients, self._stream, self._note)
+        self._calls.expect(1, self._due)
         self._layer_hooks = LayerHooks()
         self._handles = self._attach(model, matched, optimizer)
 
     def _attach(
         self, model: nn.Module, matched: list[MatchedLayer], optimizer: Optimizer | None
     ) -> list[RemovableHandle]:
-        assert self._kept.handle is not None
-        handles = [before_forward(model, self._forward_begins), self._kept.handle]
+        kept = self._compiled.kept.handle
+        assert kept is not None
+        handles = [before_forward(model, self._forward_begins), kept]
         for layer, watched in zip(matched, self.layers, strict=True):
             called = functools.partial(self._layer_called, watched)
             light = watched.observer.plain and watched.observer.info.kind == "batch"
@@ -164,8 +146,7 @@ class Session:
         self._layer_hooks.remove()
         self._gradients.clear()
         self._stream.end()
-        self._postponed = []
-        self._kept.drop()
+        self._compiled.kept.drop()
 
     # -- forwards
 
@@ -193,13 +174,7 @@ class Session:
         """Make the forward that begins the one that is recorded of its step."""
         self._taken = quality
         self._listening = True
-        light = not (self._due.histograms or self._due.gradients)
-        self._light = TELLS_OF_HOOKS and self._traced and light and not self._swapped
-        self._postponed = []
-        for layer in self.layers:
-            layer.calls = []
-        if self._due.gradients:
-            self._gradients.clear()
+        self._calls.begin_forward()
         model = self._model()
         if self._sees_stream() and model is not None and not has_compiled_parts(model):
             self._stream.begin()
@@ -226,10 +201,9 @@ class Session:
         if output is None:  # it raised: another forward may be this step's
             self._taken = 0
             return
-        self._read_postponed()
-        if not self._traced:
-            self._trace(output)
-        if not self._by_optimizer and not self._is_compiled():
+        self._calls.read_postponed()
+        self._calls.trace(output)
+        if not self._by_optimizer and not self._compiled.hides_layers():
             self._collect(self._parameters())
             if self._due.gradients:
                 self._awaits_gradients = self.steps + 1
@@ -241,18 +215,14 @@ class Session:
         if self._is_measured_by_others() or (self._probed and layer.name not in self._probed):
             return
         if self._listening:
-            if self._light and type(output) is Tensor and not layer.observer.needs_input:
-                # Nothing is needed but what autograd keeps until backward. Reading it when the
-                # forward is over, all layers at once, takes a fifth of the time: here the caches
-                # are full of activations.
+            if self._calls.light and type(output) is Tensor and not layer.observer.needs_input:
                 start = time.perf_counter()
-                if _graph_task() == -1:
-                    self._postponed.append((layer, output.grad_fn, output.numel()))
+                self._calls.postpone(layer, output)
                 self._recorder.seconds += time.perf_counter() - start
             else:
-                self._observe(layer, module, args, kwargs, output)
+                self._measure(layer, module, args, kwargs, output)
         elif (self._by_optimizer or not self._rooted) and self._is_called_alone(layer):
-            self._observe(layer, module, args, kwargs, output)
+            self._measure(layer, module, args, kwargs, output)
 
     def _is_out_of_forward(self) -> bool:
         return _out_of_forward() or self._is_measured_by_others()
@@ -269,168 +239,31 @@ class Session:
         return model is not None and model.training
 
     @_inside
-    def _observe(
-        self, layer: WatchedLayer, module: nn.Module, args: Any, kwargs: Any, output: Any
-    ) -> None:
-        y = first_tensor(output)
-        if _graph_task() != -1 or y is None or (call := self._next_call(layer)) is None:
-            return
-        x = input_of(args, kwargs, y)
-        mapped = is_mapped(y)
-        nodes = (None, None) if mapped else (None if x is None else x.grad_fn, y.grad_fn)
-        call.node = None if self._traced else nodes[1]
-        here, made = self._local(layer, x, y)
-        if made is None:
-            return
-        step = self.steps + 1 if self._due.histograms else None
-        observer, moments = layer.observer, self._due.moments
-        try:
-            with outside_transforms() if is_transformed(y) else nullcontext():
-                observer.observe(
-                    call, module, here, made, nodes=nodes, moments=moments, histogram_step=step
-                )
-                self._swapped |= moments and layer.keep_used(call, module)
-        except Exception as error:  # of one layer; the others are recorded on
-            observer.give_up(call)
-            self._note(
-                f"failed: {layer.name}",
-                f"{layer.name} cannot be measured, and only its parameters and "
-                f"gradients are recorded from here on: {type(error).__name__}: {error}",
-            )
-        self._name_limits(layer, call, here, y)
-        if not mapped:
-            self._stream.called(call, x)
-            if self._due.gradients:
-                self._gradients.await_backward(call, module, x, y)
-
-    def _name_limits(self, layer: WatchedLayer, call: Call, here: Tensor | None, y: Tensor) -> None:
-        """Note what cannot be recorded of a call, of this input and output."""
-        observer = layer.observer
-        if not observer.is_understood and not observer.needs_input:
-            self._note(f"not understood: {layer.name}", observer.limits(y))
-        if here is not None and observer.is_another_layout(here):
-            self._note(
-                f"another layout: {layer.name}",
-                f"{layer.name} is also called with inputs of {here.dim()} dimensions: of those "
-                "calls only parameters and gradients are recorded.",
-            )
-        elif not is_mapped(y):
-            self._check_batch(layer, call, y.numel())
-
-    def _local(
-        self, layer: WatchedLayer, x: Tensor | None, y: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return what this process holds of a layer's input and output; None of what it cannot
-        measure alone.
-        """
-        here, made = None if x is None else local_values(x), local_values(y)
-        if is_mapped(y):
-            self._note(
-                "mapped",
-                "Layers are called inside torch.func.vmap: recorded are all mapped calls together, "
-                "moments at histogram steps only; not recorded are parameters that are mapped and "
-                "gradients at inputs and outputs.",
-            )
-        elif x is not None and x.shape == y.shape and made is not None:
-            here = None if here is None or here.shape != made.shape else here
-        if made is None or (here is None and x is not None):
-            self._note(
-                "layout",
-                f"{layer.name} has an input or output of which each process holds a summand or "
-                "some of the channels: its distribution is not recorded.",
-            )
-        return here, made
-
-    def _read_postponed(self) -> None:
-        """Measure the calls of which nothing but autograd's nodes was kept."""
-        for layer, node, numel in self._postponed:
-            call, module = self._next_call(layer), layer.module()
-            if call is not None and module is not None:
-                layer.observer.observe_node(call, module, node, numel, moments=self._due.moments)
-                self._check_batch(layer, call, numel)
-        self._postponed = []
-
-    def _next_call(self, layer: WatchedLayer) -> Call | None:
-        if len(layer.calls) < MAX_CALLS:
-            return layer.next_call()
-        self._note(
-            "calls",
-            f"{layer.name} is called more than {MAX_CALLS} times in a forward; the first are "
-            "recorded.",
-        )
-        return None
-
-    def _check_batch(self, layer: WatchedLayer, call: Call, numel: int) -> None:
-        if not numel:
-            self._note(
-                f"empty: {layer.name}",
-                f"{layer.name} was given an empty batch, of which there is nothing to record.",
-            )
-        elif self._due.moments and layer.lacks_statistics(call):
-            self._note(
-                "statistics",
-                f"{layer.name} has not kept the statistics of its batch (it ran without gradients, "
-                "or under checkpointing or other saved-tensor hooks): they are computed again, at "
-                "histogram steps only.",
-            )
+    def _measure(self, *call: Any) -> None:
+        self._calls.measure(*call)
 
     @_inside
     def _timed_norm(self, measure: Callable[[], None]) -> None:
         measure()
 
-    def _trace(self, output: Any) -> None:
-        """Note, once, which activations consume the layers' outputs."""
-        nodes = {layer.name: layer.calls[0].node for layer in self.layers if layer.calls}
-        nodes = {name: node for name, node in nodes.items() if node is not None}
-        if not nodes and torch.is_grad_enabled():
-            return
-        self._traced = True
-        activations = followers(output, nodes)
-        for layer in self.layers:
-            for call in layer.calls:
-                call.node = None
-            if layer.name in activations:
-                layer.observer.info.activation, layer.observer.info.via = activations[layer.name]
-
     # -- compiled models
-
-    def _is_compiled(self) -> bool:
-        """Tell if a forward of compiled code has hidden layers, and its arguments are kept.
-
-        Once nothing is hidden, or no part is compiled, arguments are kept of compiled calls alone.
-        """
-        model, kept = self._model(), self._kept
-        if model is None or not kept.is_there:
-            return False
-        compiled = bool(self._hidden()) and (kept.traced or has_compiled_parts(model))
-        kept.wanted &= compiled
-        return compiled
-
-    def _hidden(self) -> set[str]:
-        """Return the layers that this step's forward has not called and a probe may."""
-        uncalled = {layer.name for layer in self.layers if not layer.calls}
-        return uncalled - self._never_called
 
     def _probe(self) -> None:
         """Measure the layers that a compiled graph has hidden by a forward of the uncompiled model,
         at the end of a step's backward: the parameters are as the step's forward used them.
         """
-        model, hidden = self._model(), self._hidden()
-        assert model is not None
-        if not self._may_probe(model):
+        if not self._compiled.may_probe(within_time=self._recorder.planned.spaced):
             return
-        due, self._due = self._due, self._due._replace(gradients=False)
-        self._probed, self._listening, self._light = hidden, True, False
+        self._calls.expect(self.steps + 1, self._due._replace(gradients=False))
+        self._probed, self._listening = self._compiled.hidden(), True
         self._depth += 1
         try:
-            with self._allowance.spending():
+            with self._compiled.probing() as repeat:
                 if self._sees_stream():
                     self._stream.begin()
-                output = self._kept.repeat()
-                self._stream.end(model)
-                if not self._traced:
-                    self._trace(output)
-            self._never_called |= self._hidden()
+                output = repeat()
+                self._stream.end(self._model())
+                self._calls.trace(output)
         except Exception as error:
             self._note(
                 "probe failed",
@@ -440,28 +273,14 @@ class Session:
         finally:
             self._stream.end()
             self._depth -= 1
-            self._due, self._probed, self._listening = due, None, False
-
-    def _may_probe(self, model: nn.Module) -> bool:
-        """Tell whether there is time for a probe, and no other process would wait for it."""
-        if self._recorder.planned.spaced and not self._allowance.suffices():
-            return False
-        alone = not communicates(model)
-        self._note(
-            "probe",
-            "The model is compiled: its layers are measured by a forward of the uncompiled model "
-            "behind the backward, on the same input. Dropout has other masks there, and gradients "
-            "at the layers' inputs and outputs are not recorded."
-            if alone
-            else "The model is compiled, and its forward waits for other processes: of its layers "
-            "only weight, bias, buffers and parameter gradients are recorded.",
-        )
-        return alone
+            self._probed, self._listening = None, False
+            self._calls.expect(self.steps + 1, self._due)
 
     # -- steps
 
     def _begin_step(self) -> None:
         self._due = self._recorder.planned.due(self.steps + 1)
+        self._calls.expect(self.steps + 1, self._due)
         self._taken = 0
         self._collected = False
         if self._due.gradients and self._awaits_gradients is not None:  # no optimizer step has come
@@ -469,10 +288,7 @@ class Session:
 
     def _end_step(self) -> None:
         self.steps += 1
-        self._kept.drop()
-        if self._due.moments and any(layer.most_calls and not layer.calls for layer in self.layers):
-            model = self._model()  # whose parts may have been compiled meanwhile
-            self._kept.wanted |= model is not None and has_compiled_parts(model)
+        self._compiled.end_step(moments=self._due.moments)
         for layer in self.layers:
             layer.calls = []
         self._recorder.step_done(self.steps)
@@ -484,7 +300,7 @@ class Session:
         if self._stepping:
             return
         self._stepping = True
-        if self._is_compiled() and (self._due.moments or self._due.histograms):
+        if self._compiled.hides_layers() and (self._due.moments or self._due.histograms):
             self._probe()
         self._collected = any(layer.calls for layer in self.layers)
         if self._sees_stream():
@@ -508,7 +324,7 @@ class Session:
 
     @_inside
     def _some_optimizer_steps(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        unseen = self._is_compiled() or (
+        unseen = self._compiled.hides_layers() or (
             not self._rooted and any(layer.calls for layer in self.layers)
         )
         if self._by_optimizer or (self._awaits_gradients is None and not unseen):
