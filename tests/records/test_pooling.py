@@ -155,6 +155,21 @@ def test_a_layer_is_told_by_the_processes_that_called_it():
     assert read_history(found).layers[0].rank_gains_apart_at is None
 
 
+def test_the_stream_of_all_processes_is_read():
+    """The logits that explode in the second process alone are seen."""
+    called = {"values_per_channel": 2}
+    found = recording(
+        {**called, "stream": (3, 9, 3, 0.2), "attention": (5, 0.5), "token_cosine": 0.2},
+        {**called, "stream": (4, 8, 5, 0.4), "attention": (200, 0.1), "token_cosine": 0.4},
+        dict(called),
+    )
+    means = {name: found.query("n", name)[1][-1] for name in ("stream", "attention")}
+    assert means["stream"] == pytest.approx((12.5**0.5, 9.0, 4.0, 0.3))
+    assert means["attention"] == pytest.approx((200.0, 0.3))
+    assert found.query("n", "token_cosine")[1] == pytest.approx(np.full(3, 0.3))
+    assert found.query("n", "stream", rank=0)[1][0] == pytest.approx((3.0, 9.0, 3.0, 0.2))
+
+
 def test_a_process_without_a_piece_of_a_gain_leaves_it_whole():
     called = {"values_per_channel": 2}
     found = recording(called | {"weight_gradient": np.ones(3)}, called | {}, called)

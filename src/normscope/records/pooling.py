@@ -16,6 +16,13 @@ Series = tuple[np.ndarray, np.ndarray]  # (steps [R], values [R, ...])
 ROWS_AT_ONCE = 32  # histograms per channel that are merged together: bounds the memory
 POINT = 1e-4
 """A bin narrower than this share of a bin of the result is counted at one point."""
+STREAM_POOLING = {
+    "stream": ("rms", "largest", "mean", "mean"),
+    "attention": ("largest", "mean"),
+    "token_cosine": ("mean",),
+    "update_ratio": ("rms",),
+}
+"""How each row of a statistic of the residual stream is pooled."""
 NOTHING = 1e-9
 """A smaller share of a channel's values in a bin is rounding, and none."""
 
@@ -85,6 +92,29 @@ def pooled_samples(n: np.ndarray, moments: np.ndarray) -> np.ndarray:
     low = np.where(here, moments[..., 2, :], np.inf).min(0)
     high = np.where(here, moments[..., 3, :], -np.inf).max(0)
     return np.stack([mean, np.sqrt(variance), low, high], -2)
+
+
+def pooled_stream(statistic: str, parts: np.ndarray) -> np.ndarray:
+    """Return what is said of the residual stream [...], float64, of processes that count alike.
+
+    Root mean squares are pooled as such, the largest values by their largest; of everything else
+    it is the mean over the processes.
+
+    Args:
+        statistic: its name, in STREAM_POOLING.
+        parts: those of each process, [P, ...]; the last axis is the statistic's rows, if any.
+    """
+    ways = STREAM_POOLING[statistic]
+    rows = parts.astype(np.float64).reshape(*parts.shape[: parts.ndim - (len(ways) > 1)], len(ways))
+    pooled = [_POOLED_BY[way](rows[..., row]) for row, way in enumerate(ways)]
+    return np.stack(pooled, -1).reshape(parts.shape[1:])
+
+
+_POOLED_BY = {
+    "rms": lambda values: np.sqrt(np.square(values).mean(0)),
+    "largest": lambda values: values.max(0),
+    "mean": lambda values: values.mean(0),
+}
 
 
 def copies(parts: Sequence[Series], channels: int | None) -> list[Series]:

@@ -13,6 +13,7 @@ from normscope.arguments import given_path, judged
 from normscope.errors import InputError, RecordError, lookup, one_of
 from normscope.records.histogram import ChannelHistograms
 from normscope.records.pooling import (
+    STREAM_POOLING,
     Series,
     at_steps,
     common_steps,
@@ -21,6 +22,7 @@ from normscope.records.pooling import (
     pooled_moments,
     pooled_samples,
     pooled_shapes,
+    pooled_stream,
 )
 from normscope.records.recording_header import Cost, Header, LayerInfo
 from normscope.records.recording_parts import FilePart, MemoryPart, Part
@@ -36,6 +38,7 @@ _POOLED = {
     **dict.fromkeys(_MOMENTS[1:], _MOMENTS),
     **{name: ("values_per_channel", name) for name in _SAMPLES},
     **{f"{name}_moments": (name, f"{name}_moments") for name in ("histogram", "output_histogram")},
+    **{name: (name,) for name in STREAM_POOLING},
 }
 _PER_CHANNEL = frozenset({"weight", "bias", "weight_gradient", "bias_gradient"})
 _CALLED = frozenset({"values_per_channel", "training", "batch_mean", "histogram"})
@@ -247,9 +250,10 @@ class Recording:
             statistic: one of `statistics(layer)`.
             first: leave out earlier steps.
             last: leave out later steps.
-            rank: the part of one process. By default moments of batches and samples are pooled over
-                all that called the layer, shards of its parameters and of their gradients are put
-                together, and everything else is the first's.
+            rank: the part of one process. By default moments of batches and samples, and what was
+                seen of the residual stream, are pooled over all that called the layer, shards of
+                its parameters and of their gradients are put together, and everything else is the
+                first's.
 
         Raises:
             InputError: for a name that is not known, or a rank that is not here.
@@ -388,9 +392,12 @@ class Recording:
 
     def _merged(self, layer: str, statistic: str, first: int | None, last: int | None) -> Series:
         """Return a statistic of all processes that called a layer: moments as if their batches were
-        one, at the steps that all of them recorded; shards side by side; else the first's.
+        one, and the residual stream, at the steps that all of them recorded; shards side by side;
+        else the first's.
         """
         parts = self._recorders(layer)
+        if statistic in STREAM_POOLING:
+            parts = [part for part in parts if statistic in part.statistics()[layer]]
 
         def read(name: str) -> list[Series]:
             return [_read(part, layer, name, first, last) for part in parts]
@@ -402,6 +409,8 @@ class Recording:
             if statistic.endswith("histogram_moments"):
                 counts, moments = stacked
                 return steps, pooled_shapes(counts.sum(-1), moments).astype(np.float32)
+            if statistic in STREAM_POOLING:
+                return steps, pooled_stream(statistic, stacked[0]).astype(np.float32)
             if statistic in _SAMPLES:
                 return steps, pooled_samples(*stacked).astype(np.float32)
             pooled = pooled_moments(*stacked)[statistic == "batch_var"]
