@@ -42,14 +42,17 @@ def describe_study(
 ) -> str:
     """Return which runs a study has, what for, and roughly how long those take that are left."""
     specs = list(dict.fromkeys(spec for grid in grids for spec in grid.specs))
-    lines = [f"Study {plan.name}: {len(specs)} runs, into {study.path}"]
+    lines = [f"Study {plan.name}: {plural(len(specs), 'run')}, into {study.path}"]
     if plan.description:
         lines.append(f"  {plan.description}")
     for grid, planned in zip(grids, plan.grids, strict=True):
-        axes = {name: list(dict.fromkeys(getattr(s, name) for s in grid.specs))
-                for name in ("norm", "learning_rate", *planned.sweep, "seed")}  # fmt: skip
+        found = {name: list(dict.fromkeys(getattr(s, name) for s in grid.specs))
+                 for name in _SAID_ANYWAY}  # fmt: skip
+        seeds = found.pop("seed")
+        axes = {**found, **planned.sweep, "seed": seeds}  # a knob's default as it was written
         varied = "; ".join(_axis(name, values) for name, values in axes.items())
-        lines.append(f"  {len(grid.specs):4} runs of {grid.specs[0].epochs} epochs: {varied}")
+        runs = plural(len(grid.specs), "run").rjust(9)
+        lines.append(f"  {runs} of {plural(grid.specs[0].epochs, 'epoch')}: {varied}")
     if len(grids) > 1:
         lines.append("  Runs that several of these ask for are trained once.")
     pixels = sum(_pixels(grid, study) for grid in merged_by_data(grids))
