@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,7 +150,11 @@ def load_runs(study: StudyDirectory, names: set[str] | None = None) -> list[RunR
 
 
 def judge_runs(
-    runs: Sequence[RunRecord], out: Path, console: Console, arms: tuple[str, str] | None = None
+    runs: Sequence[RunRecord],
+    out: Path,
+    console: Console,
+    arms: tuple[str, str] | None = None,
+    codes: Collection[str] = (),
 ) -> ClaimsResult:
     """Judge the claims on these runs, print the verdicts, and write them and their figures.
 
@@ -160,6 +164,7 @@ def judge_runs(
         console: where to print.
         arms: the normalization that claims are about and the one that it is set against; None:
             those that were compared.
+        codes: of the claims; empty: every claim.
 
     Raises:
         StorageError: if the results cannot be written.
@@ -171,7 +176,7 @@ def judge_runs(
 
     runs = _once(runs)
     arms = arms or compared(runs)
-    verdicts = tuple(judge_all(runs, *arms))
+    verdicts = tuple(judge_all(runs, *arms, codes))
     result = ClaimsResult(out, runs, verdicts, conclude(runs, verdicts, arms))
     for subject in dict.fromkeys(verdict.subject for verdict in verdicts):
         of_subject = [verdict for verdict in verdicts if verdict.subject == subject]

@@ -76,7 +76,8 @@ class StudyOptions(MachineOptions, TrainingOptions, JobsOption, DataOptions):
     """With --until-decided, the most seeds."""
 
     claims: Annotated[tuple[str, ...], arg(metavar="CODE ...", help_behavior_hint="")] = ()
-    """Train only the runs that these claims are judged on, for example C101 C201 (default: all)."""
+    """Train only the runs that these claims are judged on, for example C101 C201, and judge these
+    claims alone (default: all)."""
 
     executor: Literal["local", "ray"] = "local"
     """Where runs are trained: in processes of this machine, or as tasks of a Ray cluster
@@ -199,7 +200,7 @@ def train_study(
         say(console, describe_study(plan, laid_out, training.study, shared.jobs))
         merged, wanted = merged_by_data(laid_out), _wanted(plan, laid_out)
         names = _train(training, merged, shared, wanted, options)
-        result = judge_runs(load_runs(training.study, names), folder, console)
+        result = judge_runs(load_runs(training.study, names), folder, console, codes=options.claims)
         training.logs.figures(result.figures)
     if result.failed:
         names = ", ".join(run.directory.name for run in result.failed)

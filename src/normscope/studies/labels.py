@@ -46,10 +46,8 @@ def describe_study(
     if plan.description:
         lines.append(f"  {plan.description}")
     for grid, planned in zip(grids, plan.grids, strict=True):
-        found = {name: list(dict.fromkeys(getattr(s, name) for s in grid.specs))
-                 for name in _SAID_ANYWAY}  # fmt: skip
-        seeds = found.pop("seed")
-        axes = {**found, **planned.sweep, "seed": seeds}  # a knob's default as it was written
+        axes = {name: list(dict.fromkeys(getattr(s, name) for s in grid.specs))
+                for name in ("norm", "learning_rate", *planned.sweep, "seed")}  # fmt: skip
         varied = "; ".join(_axis(name, values) for name, values in axes.items())
         runs = plural(len(grid.specs), "run").rjust(9)
         lines.append(f"  {runs} of {plural(grid.specs[0].epochs, 'epoch')}: {varied}")
@@ -68,7 +66,7 @@ def describe_study(
 def _axis(name: str, values: Sequence[Any]) -> str:
     if name == "seed":
         return plural(len(values), "seed")
-    words = [_words("", value).strip() for value in values]
+    words = ["default" if value is None else _words("", value).strip() for value in values]
     return f"{name.replace('_', ' ')} {', '.join(words)}"
 
 

@@ -68,7 +68,7 @@ def _finished(spec: RunSpec) -> RunRecord:
     return RunRecord(Path(spec.name), dataclasses.asdict(spec), "finished", {"epoch": np.zeros(1)})
 
 
-def open_claims(verdicts: Sequence[Verdict], codes: Collection[str], most: int) -> list[Verdict]:
+def open_claims(verdicts: Sequence[Verdict], most: int) -> list[Verdict]:
     """Return the verdicts that so many seeds may still decide.
 
     With few seeds an estimate of how many more it takes says little: only from FIRM_FROM seeds on
@@ -77,10 +77,7 @@ def open_claims(verdicts: Sequence[Verdict], codes: Collection[str], most: int) 
     return [
         verdict
         for verdict in verdicts
-        if _is_asked(verdict, codes)
-        and verdict.outcome == "cannot tell"
-        and verdict.n < most
-        and _is_within_reach(verdict, most)
+        if verdict.outcome == "cannot tell" and verdict.n < most and _is_within_reach(verdict, most)
     ]
 
 
@@ -90,14 +87,11 @@ def _is_within_reach(verdict: Verdict, most: int) -> bool:
     return verdict.more_seeds is not None and verdict.n + verdict.more_seeds <= most
 
 
-def _is_asked(verdict: Verdict, codes: Collection[str]) -> bool:
-    return not codes or verdict.code in codes
-
-
 def why_stopped(verdicts: Sequence[Verdict], codes: Collection[str], most: int) -> str:
-    """Say how many of the asked claims are decided, and why the others get no more seeds."""
-    asked = [verdict for verdict in verdicts if _is_asked(verdict, codes)]
-    tested = [verdict for verdict in asked if verdict.values]
+    """Say how many claims are decided, and why the others get no more seeds; of those that were
+    asked for by their codes, also on which nothing is said.
+    """
+    tested = [verdict for verdict in verdicts if verdict.values]
     decided = [verdict for verdict in tested if verdict.outcome != "cannot tell"]
     parts = [f"{len(decided)} of {len(tested)} claims are decided"]
     reasons: dict[str, list[str]] = {}
@@ -105,7 +99,7 @@ def why_stopped(verdicts: Sequence[Verdict], codes: Collection[str], most: int) 
         if verdict not in decided:
             reasons.setdefault(_why_open(verdict, most), []).append(verdict.code)
     parts += [f"{', '.join(of_these)}: {reason}" for reason, of_these in reasons.items()]
-    if codes and (silent := [each.code for each in asked if not each.values]):
+    if codes and (silent := [each.code for each in verdicts if not each.values]):
         parts.append(f"{', '.join(silent)}: these runs say nothing of it")
     return f"No more seeds: {'; '.join(parts)}."
 
@@ -134,8 +128,8 @@ class UntilDecided:
         none where no claim is, with the reason.
         """
         runs = [load_run(self._study.run(spec).path) for spec in self._recorded()]
-        verdicts = judge_all(runs, *compared(runs)) if runs else []
-        asked = open_claims(verdicts, self._codes, self._most)
+        verdicts = judge_all(runs, *compared(runs), self._codes) if runs else []
+        asked = open_claims(verdicts, self._most)
         codes = [verdict.code for verdict in asked]
         families = needed_by(codes, self.trained, runs) if codes else set[RunSpec]()
         counts: dict[RunSpec, int] = {}

@@ -29,3 +29,12 @@ def test_the_sentence_says_how_many_stand_and_is_there_for_every_reader():
     assert sentence.startswith(f"† {stand} of the ")
     assert conclude(runs).to_json()["headline"][0]["family"] == sentence
     assert family_sentence(judge_all(arms(2))) == ""
+
+
+def test_claims_that_were_asked_for_are_a_family_of_their_own():
+    runs, codes = arms(6, batch={"final": 0.95, "noise": 0.299}), ("C101", "C201")
+    asked = judge_all(runs, codes=codes)
+    assert tuple(each.code for each in asked) == codes
+    assert [each.family_p for each in asked] == holm([each.p for each in asked])
+    alike = {each.code: each.e for each in judge_all(runs)}
+    assert all(each.e == alike[each.code] for each in asked)

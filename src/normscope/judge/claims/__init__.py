@@ -13,7 +13,7 @@ import functools
 import importlib
 import pkgutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from normscope.errors import InputError
 from normscope.judge.claim import Claim
@@ -34,27 +34,31 @@ def claims() -> tuple[Claim, ...]:
 
 
 def judge_all(
-    runs: Sequence[RunRecord], norm: str = "batch", reference: str = "none"
+    runs: Sequence[RunRecord],
+    norm: str = "batch",
+    reference: str = "none",
+    codes: Collection[str] = (),
 ) -> list[Verdict]:
-    """Judge every claim on the runs: once for each network, data set and number of epochs among
-    them.
+    """Judge claims on the runs: once for each network, data set and number of epochs among them.
 
     Args:
         runs: of one study or of several, in any order, also part of a study.
         norm: the normalization that claims are about.
         reference: the one that it is set against.
+        codes: of the claims, which are one family then; empty: every claim.
 
     Raises:
         InputError: if there is no run.
     """
     if not runs:
         raise InputError("There is no run to judge a claim on.")
+    asked = [claim for claim in claims() if not codes or claim.code in codes]
     every = [Evidence(own, subject, norm, reference) for subject, own in by_subject(runs).items()]
     return [
         verdict
         for evidence in every
         for verdict in marked(
-            [claim.judge(evidence) for claim in claims() if claim.concerns(evidence)]
+            [claim.judge(evidence) for claim in asked if claim.concerns(evidence)]
         )
     ]
 
