@@ -51,15 +51,16 @@ WORKER = """
         return lambda: np.savez(f"{folder}/inputs{rank}.npz", *inputs)
 
     def recorded(name, model, optimizer):
-        every = {"every": 1, "histograms_every": 1, "gradients_every": 1}
-        return watch(model, optimizer=optimizer, path=f"{folder}/{name}.sqlite", **every).close
+        path = f"{folder}/{name}.sqlite"
+        every = {"every": 1, "histograms_every": 1, "gradients_every": 1, "stream": True}
+        return watch(model, optimizer=optimizer, path=path, **every).close
 
     inputs = []
     for one, two in zip(run(tapped), run(partial(recorded, "r")), strict=True):
         assert torch.equal(one, two), "watching changed the run"
 
     flat = partial(FullyShardedDataParallel, device_id=torch.device("cpu"))
-    wraps = {"sharded": fully_shard, "flat": flat}
+    wraps = {"sharded": fully_shard, "flat": flat, "views": partial(flat, use_orig_params=True)}
     for name, wrap in wraps.items():
         plain = run(lambda *_: lambda: None, wrap)
         for one, two in zip(plain, run(partial(recorded, name), wrap), strict=True):
@@ -88,13 +89,19 @@ def test_each_rank_writes_its_part(folder):
     assert names == ["r.rank1.sqlite", "r.sqlite"]
 
 
-@pytest.mark.parametrize(("name", "layer"), [("sharded", "1"), ("flat", "_fsdp_wrapped_module.1")])
-def test_shards_are_put_together_at_load(folder, name, layer):
+@pytest.mark.parametrize("name", ["sharded", "flat", "views"])
+def test_shards_are_put_together_at_load(folder, name):
+    layer = "1" if name == "sharded" else "_fsdp_wrapped_module.1"
     one, other = (Recording.load(folder / f"{each}.sqlite") for each in ("r", name))
     for statistic in ("weight", "weight_gradient", "bias_gradient", "batch_mean", "running_var"):
         ours, theirs = one.query("1", statistic)[1], other.query(layer, statistic)[1]
         assert ours.shape == theirs.shape == (3, 4)
         assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    ours, theirs = one.query("1", "update_ratio")[1], other.query(layer, "update_ratio")[1]
+    assert len(theirs) == 3
+    assert np.isfinite(theirs).all()
+    assert np.allclose(ours, theirs, rtol=0.3), "a mean over two shards of a weight near 1"
+    assert other.non_finite == []
     if name == "sharded":
         assert other.query("1", "weight", rank=1)[1].shape == (3, 2)
 

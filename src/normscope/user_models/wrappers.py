@@ -71,13 +71,19 @@ def stepping_optimizer(optimizer: Any, model: nn.Module) -> torch.optim.Optimize
     return next(holding, several[0] if several else None)
 
 
-def flat_gradients(optimizer: torch.optim.Optimizer) -> dict[tuple[nn.Module, str], Tensor]:
-    """Return {(module, name of its parameter): this process's piece of its gradient} of what FSDP
-    without `use_orig_params` keeps in flat parameters.
+def flat_pieces(
+    optimizer: torch.optim.Optimizer,
+) -> dict[tuple[nn.Module, str], tuple[Tensor, Tensor]]:
+    """Return {(module, name of its parameter): this process's pieces of its values and of its
+    gradient} of what FSDP without `use_orig_params` keeps in flat parameters.
     """
+
+    def piece(flat: Tensor, shard: Any) -> Tensor:
+        return flat.detach()[shard.offset_in_shard :][: shard.numel_in_shard]
+
     flat = (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
     return {
-        (info.module, info.param_name): p.grad[shard.offset_in_shard :][: shard.numel_in_shard]
+        (info.module, info.param_name): (piece(p, shard), piece(p.grad, shard))
         for p in flat
         for info, shard in zip(*_pieces(p), strict=True)
         if shard.in_shard

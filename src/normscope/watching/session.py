@@ -304,7 +304,7 @@ class Session:
             self._probe()
         self._collected = any(layer.calls for layer in self.layers)
         if self._sees_stream():
-            self._stream.step_begins(self._rows.parameters())
+            self._stream.step_begins(self._rows.gains(optimizer))
         if self._collected:
             self._collect(self._parameters())
             self._collect_step_gradients(optimizer)

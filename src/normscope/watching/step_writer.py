@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normscope.user_models.norm_layers import affine_names
-from normscope.user_models.wrappers import flat_gradients, is_mapped, local_part, local_values
+from normscope.user_models.wrappers import flat_pieces, is_mapped, local_part, local_values
 from normscope.watching.gradient_hooks import loss_scale
 from normscope.watching.intervals import Due
 from normscope.watching.observe import Call, Observer
@@ -193,24 +193,33 @@ class StepWriter:
                 if value.is_leaf and value.grad is not None:
                     name = column(at.layer, f"{at.statistic}_gradient", at.shape)
                     row.append((name, _over(value.grad, grad_scale)))
-            for at, gradient in self._flat_gradients(optimizer):
-                row.append(self._replaced(at, _over(gradient, grad_scale)))
+            for at, (_, gradient) in self._flat_parameters(optimizer):
+                name = column(at.layer, f"{at.statistic}_gradient", at.shape)
+                row.append(self._replaced(name, _over(gradient, grad_scale)))
         scale = loss_scale(optimizer)
         for call in calls:
             for side, norm in call.gradient_norms.items():
                 row.append((column(call.layer, f"{side}_gradient_norm", ()), _over(norm, scale)))
         self._append("gradients", step, row)
 
-    def _flat_gradients(self, optimizer: torch.optim.Optimizer) -> Row:
-        """Return this process's pieces of the gradients of FSDP's flat parameters."""
-        pieces = flat_gradients(optimizer)
+    def _flat_parameters(
+        self, optimizer: torch.optim.Optimizer
+    ) -> list[tuple[Column, tuple[Tensor, Tensor]]]:
+        """Return this process's pieces of FSDP's flat parameters and of their gradients."""
+        pieces = flat_pieces(optimizer)
         layers = [(layer, module) for layer in self._layers if (module := layer.module())]
         return [
-            (Column(layer.name, f"{name}_gradient", ()), pieces[key])
+            (Column(layer.name, name, ()), pieces[key])
             for layer, module in (layers if pieces else ())
             for name in PARAMETERS
             if (key := (module, affine_names(module).get(name, name))) in pieces
         ]
+
+    def gains(self, optimizer: torch.optim.Optimizer) -> Row:
+        """Return the weights that an optimizer is about to change, of each what is here."""
+        row = self.parameters() + [(at, own) for at, (own, _) in self._flat_parameters(optimizer)]
+        weights = [(at, value) for at, value in row if at.statistic == "weight"]
+        return [(at, value) for at, value in weights if local_part(value).numel()]
 
     def updates(self, step: int, row: Row) -> None:
         """Write what an optimizer's step has changed."""

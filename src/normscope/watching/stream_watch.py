@@ -87,10 +87,9 @@ class StreamWatch:
             f"A part of the residual stream cannot be measured: {type(error).__name__}: {error}",
         )
 
-    def step_begins(self, parameters: Row) -> None:
+    def step_begins(self, gains: Row) -> None:
         """Keep the gains as they are before the optimizer's step."""
-        gains = [(at.layer, value) for at, value in parameters if at.statistic == "weight"]
-        self._used = [(name, gain, local_part(gain).detach().clone()) for name, gain in gains]
+        self._used = [(at.layer, gain, local_part(gain).detach().clone()) for at, gain in gains]
 
     def step_ends(self) -> list[tuple[Any, Tensor]]:
         """Return each gain's update ratio, a row of the step that has ended."""
