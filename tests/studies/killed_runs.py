@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from normscope.data import sources
-from normscope.studies import runner
+from normscope.studies import run_record
 from normscope.studies.run_recording import WatchedTraining
 from normscope.studies.runner import ProgressCallback, RunResult, RunTask, execute
 from normscope.studies.spec import RunSpec
@@ -71,7 +71,7 @@ def kill_after_epoch(number):
 
 
 def kill_in_transaction(number):
-    before(runner.Store, "set_resume_state", lambda self, epoch, state: epoch == number)
+    before(run_record.Store, "set_resume_state", lambda self, epoch, state: epoch == number)
 
 
 def kill_before(owner, name):

@@ -134,9 +134,9 @@ MOMENTS = {
     "in the second epoch": "kill_at_step(2, 2)",
     "inside a transaction": "kill_in_transaction(2)",
     "after an epoch's transaction": "kill_after_epoch(2)",
-    "before the weights": "kill_before(runner, 'written_aside')",
-    "before the status": "kill_before(runner.Store, 'drop_resume_state')",
-    "after the status": "kill_before(runner.Store, 'compact')",
+    "before the weights": "kill_before(run_record, 'written_aside')",
+    "before the status": "kill_before(run_record.Store, 'drop_resume_state')",
+    "after the status": "kill_before(run_record.Store, 'compact')",
 }
 
 

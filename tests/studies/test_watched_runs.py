@@ -127,7 +127,7 @@ MOMENTS = {
     "in the second epoch, behind a flush": "flush_at_step(2, 1), kill_at_step(2, 3)",
     "between the recording and the epoch": "kill_in_transaction(2)",
     "after an epoch": "kill_after_epoch(2)",
-    "before the status": "kill_before(runner.Store, 'drop_resume_state')",
+    "before the status": "kill_before(run_record.Store, 'drop_resume_state')",
 }
 
 

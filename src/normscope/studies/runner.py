@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import functools
-import io
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normscope import fused
 from normscope.data import sources
 from normscope.data.dataset import Dataset
-from normscope.errors import InputError, NormscopeError, RecordError, StorageError, one_line
+from normscope.errors import InputError, NormscopeError, StorageError, one_line
 from normscope.models.fusing import using
 from normscope.models.network import Network
-from normscope.records.files import write_text, written_aside
-from normscope.records.histogram import store_capture
 from normscope.records.run import ENDED, STATUSES
 from normscope.records.run_description import check_description
 from normscope.records.store import Store, writer
-from normscope.studies.capture import capture
 from normscope.studies.directory import RunDirectory
-from normscope.studies.environment import describe_environment
 from normscope.studies.grid import (
     batches_for,
     build_for,
-    count_parameters,
     fusion_unavailable_reason,
     graph_unavailable_reason,
 )
+from normscope.studies.run_record import StoreEpochs, begin, describe, divergence, end, resume_state
 from normscope.studies.run_recording import (
     WatchedTraining,
     WatchPlan,
@@ -44,12 +37,8 @@ from normscope.studies.run_recording import (
 )
 from normscope.studies.spec import RunSpec
 from normscope.training.callbacks import GradientNorms, ProgressCallback, Report, WeightNorms
-from normscope.training.loop import Callback, Epoch, Outcome, train
+from normscope.training.loop import Callback, Outcome, train
 from normscope.training.plan import Batches, ResumeState
-from normscope.training.precision import autocast
-
-CAPTURED_BATCHES = 3
-"""Test batches whose activations are captured, as in the notebook that this follows."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +99,7 @@ def _execute_recorded(
     status = store.meta().get("status")
     if status in ENDED:
         return _recorded(task, directory, RunResult(status), report)
-    _begin(task.spec, directory, store)
+    begin(task.spec, directory, store)
     try:
         return _recorded(task, directory, _train(task, directory, store, report), report)
     except StorageError:  # the record cannot be trusted to take the error either
@@ -120,17 +109,6 @@ def _execute_recorded(
         with store.transaction():
             store.set_meta(status="failed", error=message, traceback=traceback.format_exc())
         return RunResult("failed", message)
-
-
-def _begin(spec: RunSpec, directory: RunDirectory, store: Store) -> None:
-    """Record which run this is before anything can go wrong."""
-    if not directory.spec.exists():
-        write_text(directory.spec, spec.to_json() + "\n")
-    with store.transaction():
-        # interrupted until it is something else: what a killed run leaves behind
-        store.set_meta(
-            spec=asdict(spec), status="interrupted", error=None, threads=torch.get_num_threads()
-        )
 
 
 def record_failure(task: RunTask, error: str) -> RunResult:
@@ -234,8 +212,8 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
     spec = task.spec
     prepared = _prepare(task)
     model, batches = prepared.model, prepared.batches
-    resume = _resume_state(store)
-    _describe(store, spec, prepared.dataset, batches, model)
+    resume = resume_state(store)
+    describe(store, spec, prepared.dataset, batches, model)
 
     done, step = (resume.epoch, resume.step) if resume is not None else (0, 0)
     callbacks: list[Callback] = [
@@ -250,74 +228,10 @@ def _train(task: RunTask, directory: RunDirectory, store: Store, report: Report)
             directory.recording, prepared.watch_plan(spec), step, stream=task.stream
         )
         callbacks.insert(0, watched)  # first: a whole epoch is recorded before it is stored
-    outcome = _divergence(store) or _train_with(prepared, task, callbacks, watched, resume)
+    outcome = divergence(store) or _train_with(prepared, task, callbacks, watched, resume)
 
-    buffer = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
-    torch.save(_on_cpu(model.state_dict()), buffer)
-    with written_aside(directory.weights) as aside:
-        aside.write_bytes(buffer.getvalue())
-    with store.transaction():
-        store.set_meta(
-            status=outcome.status,
-            diverged_step=outcome.diverged_step,
-            not_captured=outcome.not_captured,
-            error=None,
-        )
-        store.drop_resume_state()
-    store.compact()
+    end(directory, store, model, outcome)
     return RunResult(outcome.status, note=_note(task, outcome, watched))
-
-
-def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
-    """Move the tensors of a state to the CPU, so that they load on a machine without a GPU."""
-    for name, value in state.items():
-        if isinstance(value, Tensor):  # a normalization of one's own may keep other things
-            state[name] = value.cpu()
-    return state
-
-
-def _note(task: RunTask, outcome: Outcome, watched: WatchedTraining | None) -> str:
-    """Return what the user asked for and did not get."""
-    if watched is not None and watched.stopped:
-        return "not recorded: the recording stopped on the way"
-    if task.graph == "on" and outcome.not_captured:
-        return f"not captured in a CUDA graph: {outcome.not_captured}"
-    return ""
-
-
-class StoreEpochs(Callback):
-    """Store each epoch, its captures and the state to resume from in one transaction."""
-
-    def __init__(self, store: Store, spec: RunSpec, model: Network, batches: Batches):
-        self._store, self._spec, self._model, self._batches = store, spec, model, batches
-
-    def on_epoch(self, epoch: Epoch) -> None:
-        ended = epoch.scalars["first_non_finite_step"] is not None
-        capturing = epoch.number in self._spec.capture_epochs and not ended
-        captures = self._capture() if capturing else {}
-        with self._store.transaction():
-            self._store.add_epoch(epoch.number, epoch.scalars)
-            for tensor, captured in captures.items():
-                store_capture(self._store, tensor, captured, step=epoch.step, epoch=epoch.number)
-            self._store.set_resume_state(epoch.number, epoch.state.to_bytes())
-
-    def _capture(self):
-        def forward(images: Tensor) -> Tensor:
-            with autocast(self._spec.precision, self._spec.device):
-                return self._model(images)
-
-        images = (images for images, _ in self._batches.test(CAPTURED_BATCHES))
-        return capture(forward, images, captured_tensors(self._model))
-
-
-def captured_tensors(model: Network) -> Mapping[str, tuple[nn.Module, str]]:
-    """The three tensors of the first stage whose distributions a run records."""
-    marks = model.landmarks
-    return {
-        "block_output": (model.get_submodule(marks.first_stage), "output"),
-        "before_activation": (model.get_submodule(marks.last_activation), "input"),
-        "normalized": (model.get_submodule(marks.first_normalization), "output"),
-    }
 
 
 def _watched_weights(model: Network) -> dict[str, nn.Parameter]:
@@ -328,49 +242,13 @@ def _watched_weights(model: Network) -> dict[str, nn.Parameter]:
     }
 
 
-def _resume_state(store: Store) -> ResumeState | None:
-    saved = store.resume_state()
-    if saved is None:
-        return None
-    state = ResumeState.from_bytes(saved[1])
-    if state.epoch != saved[0] or len(store.epochs()["epoch"]) != state.epoch:
-        raise RecordError(
-            f"{store.path} is damaged: its resume state belongs to another epoch than its last."
-        )
-    return state
-
-
-def _divergence(store: Store) -> Outcome | None:
-    """Return the outcome of a run that was killed after it diverged, before that was recorded."""
-    steps = store.epochs().get("first_non_finite_step", np.array([]))
-    if not len(steps) or not np.isfinite(steps[-1]):
-        return None
-    return Outcome("diverged", int(steps[-1]), "it was killed before it could tell")
-
-
-def _describe(
-    store: Store, spec: RunSpec, dataset: Dataset, batches: Batches, model: Network
-) -> None:
-    """Write what the run is and what it runs on, before its first epoch or after going on."""
-    with store.transaction():
-        store.set_meta(
-            not_fused=None
-            if spec.fusion
-            else (fusion_unavailable_reason(spec.device) or "switched off"),
-            data={
-                "source": dataset.source,
-                "kind": dataset.kind,
-                "classes": list(dataset.classes),
-                "train_images": len(dataset.train_labels),
-                "test_images": len(dataset.test_labels),
-                "image_shape": list(dataset.train_images.shape[1:]),
-                "mean": list(dataset.mean),
-                "std": list(dataset.std),
-            },
-            parameters=count_parameters(model),
-            batches={"train": batches.train_batches, "test": batches.test_batches},
-            environment=describe_environment(spec.device),
-        )
+def _note(task: RunTask, outcome: Outcome, watched: WatchedTraining | None) -> str:
+    """Return what the user asked for and did not get."""
+    if watched is not None and watched.stopped:
+        return "not recorded: the recording stopped on the way"
+    if task.graph == "on" and outcome.not_captured:
+        return f"not captured in a CUDA graph: {outcome.not_captured}"
+    return ""
 
 
 @functools.lru_cache(maxsize=1)
