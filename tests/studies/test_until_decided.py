@@ -11,6 +11,7 @@ from rich.console import Console
 from normscope.commands.study import StudyOptions, train_study
 from normscope.errors import InputError
 from normscope.judge.claims import judge_all
+from normscope.records.progress import planned_runs
 from normscope.records.run import RunRecord
 from normscope.studies import until_decided as decided
 from normscope.studies.grid import lay_out
@@ -170,6 +171,7 @@ def test_the_command_adds_seeds_and_stops(monkeypatch, tmp_path, blank_figures):
     )  # fmt: skip
     result = train_study(options, console)
     assert len(result.runs) == 6
+    assert sorted(planned_runs(tmp_path / "out")) == sorted(r.directory.name for r in result.runs)
     told = console.export_text()
     assert "Study tiny: 4 runs" in told  # and none of layer norm, of which the claim says nothing
     assert "one more seed for: C204." in told

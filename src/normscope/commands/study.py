@@ -261,7 +261,7 @@ def _train(
             own = tuple(spec for spec in new if spec.data_fingerprint == data)
             if own:
                 part = dataclasses.replace(grid, specs=own)
-                training.train(part, shared)
+                training.train(part, shared, [*seeds.trained, *new])
                 _measure(training, part, {spec.id: wanted[family(spec)] for spec in own})
         seeds.trained += new
         new = seeds.next_runs(training.console) if options.until_decided else []

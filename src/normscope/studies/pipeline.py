@@ -69,9 +69,16 @@ class Training:
         ]
         say(self.console, "\n".join(lines))
 
-    def train(self, grid: Grid, options: GridOptions) -> dict[str, RunResult]:
+    def train(
+        self, grid: Grid, options: GridOptions, planned: Sequence[RunSpec] = ()
+    ) -> dict[str, RunResult]:
         """Bring every run of a grid that is left to its end, several at once, and show how far they
         are.
+
+        Args:
+            grid: the runs.
+            options: how they are trained.
+            planned: all runs of the command, where the grid is one of several.
 
         Returns:
             {name of a run: how it ended} of those that were left.
@@ -80,7 +87,7 @@ class Training:
             RecordError: for a run whose record or recording is damaged.
             StorageError: as soon as a run cannot be stored.
         """
-        write_plan(self.study.path, [spec.name for spec in grid.specs])
+        write_plan(self.study.path, [spec.name for spec in planned or grid.specs])
         tasks = self._tasks(grid, options)
         jobs = _jobs(grid, options)
         if tasks and self.executor is None:
