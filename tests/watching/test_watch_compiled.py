@@ -149,6 +149,36 @@ def quietly():
         yield
 
 
+def whole_steps(*, watched, optimizer_given=True):
+    """Train with a compiled function that makes whole steps, the optimizer's among them."""
+    torch.compiler.reset()
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    given = optimizer if optimizer_given else None
+    watcher = watch(model, optimizer=given, check=True, **EVERYTHING) if watched else None
+
+    def step(x, y):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    call, draw = torch.compile(step, backend="aot_eager"), torch.Generator().manual_seed(1)
+    for _ in range(3):
+        call(torch.randn(8, 3, 8, 8, generator=draw), torch.randint(0, 5, (8,), generator=draw))
+    if watcher is not None:
+        watcher.close(quiet=True)
+    return list(model.state_dict().values()), watcher and watcher.recording
+
+
+@pytest.mark.parametrize("optimizer_given", [True, False])
+def test_the_optimizers_step_may_be_compiled_too(optimizer_given):
+    plain, _ = whole_steps(watched=False)
+    state, recording = whole_steps(watched=True, optimizer_given=optimizer_given)
+    assert all(torch.equal(one, other) for one, other in zip(plain, state, strict=True))
+    assert recording.query("layers.1", "batch_mean")[0].tolist() == [1, 2, 3]
+    assert not any("cannot be called" in note for note in recording.notes)
+
+
 @pytest.mark.parametrize(
     ("way", "watched"),
     [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
 from torch.utils.hooks import RemovableHandle
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 _WITH_KWARGS = "_forward_hooks_with_kwargs"
 _TABLES = ("_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called", _WITH_KWARGS)
@@ -75,6 +77,22 @@ class Hook:
         return _nothing
 
 
+_SKIP = _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP)
+
+
+def run_uncompiled(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function run as it is where a compiled one calls it, with all that it calls.
+
+    For hooks of an optimizer, whose `step` may be inside a function that is compiled. It is what
+    `torch.compiler.disable` does, without the second that importing the compiler takes.
+    """
+    called: Any = function
+    set_code_exec_strategy(called.__code__, _SKIP)
+    called._torchdynamo_disable = True
+    called._torchdynamo_disable_msg = "normscope records here"
+    return function
+
+
 def _keep_out_of_dynamo(module: nn.Module) -> None:
     """Let `module.compile()` compile no more of PyTorch's own modules than without hooks.
 
@@ -82,9 +100,7 @@ def _keep_out_of_dynamo(module: nn.Module) -> None:
     compiled in place, or what it holds), except where the module has hooks. Here it does not
     either, nor at a hook. Inside a graph that begins elsewhere both are traced as ever.
     """
-    set_code_exec_strategy(
-        Hook.__call__.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP)
-    )
+    set_code_exec_strategy(Hook.__call__.__code__, _SKIP)
     forward = getattr(type(module).forward, "__code__", None)
     if type(module).__module__.startswith(("torch.nn.", "torch.ao.")) and forward is not None:
         set_code_exec_strategy(forward, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.DEFAULT))

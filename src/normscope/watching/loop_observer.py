@@ -19,7 +19,7 @@ from normscope.records.examination import History, LayerHistory
 from normscope.user_models.state_guard import is_examined
 from normscope.user_models.wrappers import stepping_optimizer, unwrapped_model
 from normscope.watching.gain_holders import GainHolders
-from normscope.watching.hooks import LayerHooks, before_forward, in_backward
+from normscope.watching.hooks import LayerHooks, before_forward, in_backward, run_uncompiled
 
 if TYPE_CHECKING:
     from normscope.watching.watcher import Watcher
@@ -220,6 +220,7 @@ class LoopObserver:
     def _backward(self, parameter: Tensor) -> None:
         self.backwards += 1
 
+    @run_uncompiled
     def _any_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._steps_the_model(optimizer):
             self._holders.saw(optimizer)
@@ -228,6 +229,7 @@ class LoopObserver:
         stepped = (p for group in optimizer.param_groups for p in group["params"])
         return any(id(parameter) in self._parameters for parameter in stepped)
 
+    @run_uncompiled
     def _some_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Count a step if it is of the first optimizer that trains the model."""
         if self._optimizer is None and self._steps_the_model(optimizer):
@@ -235,6 +237,7 @@ class LoopObserver:
         if self._optimizer is not None and self._optimizer() is optimizer:
             self._step(optimizer, args, kwargs)
 
+    @run_uncompiled
     def _step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         start = time.perf_counter()
         self.steps += 1

@@ -15,7 +15,13 @@ from torch.utils.hooks import RemovableHandle
 
 from normscope.user_models.state_guard import is_examined
 from normscope.watching.gradient_hooks import GradientNorms
-from normscope.watching.hooks import LayerHooks, after_any_forward, before_forward, in_backward
+from normscope.watching.hooks import (
+    LayerHooks,
+    after_any_forward,
+    before_forward,
+    in_backward,
+    run_uncompiled,
+)
 from normscope.watching.layer_calls import LayerCalls
 from normscope.watching.probe_forward import CompiledModel, has_compiled_parts
 from normscope.watching.recorder import Recorder
@@ -39,6 +45,7 @@ def _inside(method: Callable[..., None]) -> Callable[..., None]:
     Inside a probe forward it is a part of what is timed already.
     """
 
+    @run_uncompiled
     @functools.wraps(method)
     def wrapper(self: Session, *args: Any) -> None:
         if not self.active:
