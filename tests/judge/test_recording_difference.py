@@ -27,12 +27,14 @@ def network(norm):
     return nn.Sequential(*layers)
 
 
-def recorded(path=None, *, norm=nn.BatchNorm1d, change=None, at=None, layer=None, size=0.01):
+def recorded(
+    path=None, *, norm=nn.BatchNorm1d, change=None, at=None, layer=None, size=0.01, every=1
+):
     """The recording of a training in which something is changed before a step."""
     model = network(norm)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     draw = torch.Generator().manual_seed(3)
-    options = {"every": 1, "histograms_every": 4, "gradients_every": 1}
+    options = {"every": every, "histograms_every": 4, "gradients_every": every}
     watcher = watch(model, optimizer=optimizer, path=path, **options)
     for step in range(1, STEPS + 1):
         x, y = torch.randn(16, 4, generator=draw), torch.randint(0, 5, (16,), generator=draw)
@@ -129,6 +131,24 @@ def test_the_command_answers_first_and_has_a_status(files, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert (answer["first"]["step"], answer["first"]["layer"]) == (6, "4")
     assert [row[0] for row in answer["growth"]] == [6, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("every", "change", "words"),
+    [
+        (4, {"change": "gain", "at": 9, "layer": "4"},
+         "step 9, layer 4 (weight), equal to the bit at the 2 recorded steps before, the last of "
+         "them step 5."),
+        (4, {"change": "gain", "at": 5, "layer": "4"},
+         "step 5, layer 4 (weight), equal to the bit at step 1."),
+        (4, {"change": "batch", "at": 1, "layer": "1"}, "step 1, layer 1 (batch mean)."),
+    ],
+)  # fmt: skip
+def test_of_what_was_not_recorded_nothing_is_said(every, change, words):
+    good, bad = recorded(every=every), recorded(every=every, **change)
+    text = difference_of(good, bad, names=("good", "bad")).text()
+    assert f"First difference: {words}" in " ".join(text.split())
+    assert "inf" not in text
 
 
 def test_what_cannot_be_compared_is_one_line(files, tmp_path, capsys):

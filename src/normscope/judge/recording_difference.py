@@ -36,7 +36,7 @@ class Parting:
         statistic: that parts first at that step, in the order of a training step.
         distance: the root mean square of the difference, over that of the first recording's values.
         noise: the same distance between two successive records of the first recording, the median
-            over its steps; None with fewer than three.
+            over its steps; None with fewer than two such distances.
         again: the same distance to a run that is meant to be equal, at that step; None without one.
         rank: of the process that recorded it; None where what all recorded together is compared.
     """
@@ -66,7 +66,7 @@ class RecordingDifference:
     Attributes:
         good, bad: the recordings' names.
         compared: steps that both recorded.
-        equal_before: of them, those before the first difference.
+        equal_before: of them, how many are before the first difference; `equal_until`: the last.
         first: where they part; None where every value is equal to the bit.
         growth: (step, largest distance of any layer, that layer) from there on: of the statistic
             that parts first, and of what says how far two runs are apart.
@@ -79,6 +79,7 @@ class RecordingDifference:
     bad: str
     compared: int
     equal_before: int
+    equal_until: int | None
     first: Parting | None
     growth: tuple[tuple[int, float, str], ...]
     only_good: tuple[str, ...]
@@ -132,12 +133,23 @@ class RecordingDifference:
         first = self.first
         what = f"layer {first.layer} ({first.statistic.replace('_', ' ')})"
         what += f" of rank {first.rank}" if first.rank else ""
-        equal = ", equal to the bit in every step before" if self.equal_before else ""
-        return f"First difference: step {first.step:,}, {what}{equal}."
+        return f"First difference: step {first.step:,}, {what}{self._before(first.step)}."
+
+    def _before(self, step: int) -> str:
+        """Say where the two are equal: what lies between two recorded steps is not known."""
+        if self.equal_until is None:
+            return ""
+        if self.equal_before == step - 1:
+            return ", equal to the bit in every step before"
+        last, count = f"step {self.equal_until:,}", self.equal_before
+        several = f"the {count:,} recorded steps before, the last of them {last}"
+        return f", equal to the bit at {last if count == 1 else several}"
 
     def _size(self) -> str:
         first = self.first
         assert first is not None
+        if not np.isfinite(first.distance):
+            return f"The values of {self.good} there are 0 or not finite, so no distance is given."
         words = f"The distance there is {first.distance:.2g} of the values' size: {first.size}."
         if first.noise:
             words += f" From one record to the next this value moves by {first.noise:.2g}."
@@ -182,10 +194,12 @@ def difference_of(
     if partings:
         (step, _, _, rank), layer, statistic = min(partings)
         first = _parting(good, bad, again, layer, statistic, step, ranks[rank])
+    equal = [step for step in steps if first is None or step < first.step]
     return RecordingDifference(
         *names,
         compared=len(steps),
-        equal_before=sum(first is None or step < first.step for step in steps),
+        equal_before=len(equal),
+        equal_until=max(equal, default=None),
         first=first,
         growth=_spread(_furthest(far, first)),
         only_good=tuple(name for name in good.layers if name not in bad.layers),
@@ -290,6 +304,7 @@ def _parting(
     equal = None if again is None else at(again)
     values = good.query(layer, statistic, rank=rank)[1]
     moves = [_distance(a, b) for a, b in itertools.pairwise(values)]
+    moves = [move for move in moves if np.isfinite(move)]  # a bias begins at 0
     return Parting(
         step,
         layer,
