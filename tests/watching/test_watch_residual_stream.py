@@ -106,6 +106,49 @@ def test_rotary_embeddings_of_a_language_model_are_no_stream():
     assert beside(recording, "attention")
 
 
+class Written(nn.Module):
+    """A block whose sums are written in some way, then a normalization that reads the last one."""
+
+    def __init__(self, combine):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.one, self.two = (nn.Linear(8, 8) for _ in range(3))
+        self.scale = nn.Parameter(torch.tensor(0.7))
+        self.first, self.last, self.head = nn.LayerNorm(8), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.combine, self.seen = combine, torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.combine(self, self.stem(x))
+        self.seen = h.detach()
+        return self.head(self.last(h)).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("combine", "found"),
+    [
+        (lambda m, h: 0.7 * h + 0.5 * m.one(m.first(h)), True),
+        (lambda m, h: h / 2 + m.one(m.first(h)), True),
+        (lambda m, h: m.scale * h + m.one(m.first(h)), True),
+        (lambda m, h: h + m.one(m.first(h)) + m.two(m.first(h)), True),
+        (lambda m, h: h * m.one(h).sigmoid() + m.two(m.first(h)), False),
+        (lambda m, h: m.one(m.first(h)) + m.two(m.first(h)), False),
+    ],
+    ids=["scaled", "divided", "by a parameter", "of parallel branches", "gated", "of two branches"],
+)
+def test_sums_however_they_are_written(combine, found):
+    model = Written(combine)
+    _, _, recording = trained(
+        model,
+        True,
+        steps=1,
+        data=lambda _: (torch.arange(120.0).sin().view(3, 5, 8), torch.arange(3)),
+    )
+    assert ("last" in beside(recording)) is found
+    if found:
+        size = recording.query("last", "stream")[1][0, 0]
+        assert size == pytest.approx(model.seen.square().mean().sqrt().item(), rel=1e-5)
+
+
 class Residual(nn.Module):
     """One block whose only sum a test can compute itself."""
 

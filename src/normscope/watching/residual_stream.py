@@ -2,20 +2,21 @@
 
 A function mode sees what hooks on modules cannot: additions, the queries and keys of
 `F.scaled_dot_product_attention`, and the logits that a softmax is given where an attention is
-written out. It hands every call on as it is. It is there at recorded steps
-alone, and never around compiled code, whose graphs depend on it.
+written out. It hands every call on as it is. It is there at recorded steps alone, and never around
+compiled code, whose graphs depend on it.
 
 Which additions are residual ones, a value and what weights have made of that very value, is told
-from autograd's graph, whatever the modules are called: one operand (the skip) is met again behind
-the other one, with a matrix product or a convolution on the way. Biases, positions, masks and the
-sums inside rotary embeddings and activation functions are not of that kind.
+from autograd's graph, whatever the modules are called: one operand (the skip, which may be scaled)
+is met again behind the other one, with a matrix product or a convolution on the way. Biases,
+positions, masks and the sums inside rotary embeddings and activation functions are not of that
+kind.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -46,7 +47,8 @@ _SAME_VALUE = frozenset(
     ("View", "UnsafeView", "ReshapeAlias", "Alias", "ToCopy", "Clone", "Permute", "Transpose", "T",
      "Squeeze", "Unsqueeze", "NativeDropout")
 )  # fmt: skip
-_SHORTCUT = _SAME_VALUE | {
+_SCALINGS = frozenset(("Mul", "Div"))
+_SHORTCUT = _SAME_VALUE | _SCALINGS | {
     "Relu", "Convolution", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm",
     "NativeGroupNorm", "AvgPool2D", "MaxPool2DWithIndices", "ConstantPadNd", "Slice",
 }  # fmt: skip
@@ -67,11 +69,16 @@ def _before(node: Any) -> list[Any]:
 
 
 def _back_through(node: Any, operations: frozenset[str]) -> list[Any]:
-    """Return the nodes from this one back to the first that is none of these operations."""
+    """Return the nodes from this one back to the first that is none of these operations, a scaling
+    by a constant or a parameter among them, but no product of two values.
+    """
     passed: list[Any] = []
     while node is not None and len(passed) < MOST_STEPS:
         passed.append(node)
         before = _before(node) if _operation(node) in operations else []
+        if _operation(node) in _SCALINGS:
+            before = [each for each in before if "AccumulateGrad" not in each.name()]
+            before = before if len(before) == 1 else []
         node = before[0] if before else None
     return passed
 
@@ -81,16 +88,25 @@ def value_node(node: Any) -> Any:
     return _back_through(node, _SAME_VALUE)[-1] if node is not None else None
 
 
-def is_residual(one: Any, other: Any) -> bool:
-    """Tell from the `grad_fn` of its operands whether an addition is a residual one."""
+def skip_of(one: Any, other: Any, skips: Mapping[Any, Any]) -> Any:
+    """Return, of the `grad_fn` of an addition's operands, that of the skip; None where it is no
+    residual sum.
+
+    Args:
+        one: of the first operand.
+        other: of the second.
+        skips: of known residual sums; in x + attention(x) + mlp(x) the second has the first's skip.
+    """
     if one is None or other is None:
-        return False
-    return _meets(one, other) or _meets(other, one)
+        return None
+    pairs = (one, other), (other, one)
+    return next((skip for skip, branch in pairs if _meets(skip, branch, skips)), None)
 
 
-def _meets(skip: Any, branch: Any) -> bool:
+def _meets(skip: Any, branch: Any, skips: Mapping[Any, Any]) -> bool:
     """Tell if a branch comes from the skip, with weights on the way."""
-    goal = set(_back_through(skip, _SHORTCUT))
+    passed = _back_through(skip, _SHORTCUT)
+    goal = {*passed, *_back_through(skips.get(passed[-1]), _SHORTCUT)}
     queue, seen, weighted = deque([branch]), {branch}, False
     while queue and len(seen) < MOST_NODES:
         node = queue.popleft()
@@ -157,6 +173,7 @@ class ResidualStream(TorchFunctionMode):
     ):  # fmt: skip
         super().__init__()
         self.sums = self.attentions = 0  # that were recognized
+        self._skips: dict[Any, Any] = {}  # {node of a residual sum: node of its skip}
         self._widths, self._convolutional = widths, convolutional
         self._spend, self._fail = spend, fail
         self._last: Call | None = None
@@ -198,9 +215,11 @@ class ResidualStream(TorchFunctionMode):
         return one.grad_fn, other.grad_fn
 
     def _sum(self, result: Tensor, operands: tuple[Any, Any]) -> None:
-        if not is_residual(*operands):
+        skip = skip_of(*operands, self._skips)
+        if skip is None:
             return
         self.sums += 1
+        self._skips[result.grad_fn] = skip
         axis = channel_axis(result, self._widths, convolutions=self._convolutional)
         tokens = sampled_tokens(result, axis)
         values = {"stream": stream_statistics(tokens)}
@@ -240,7 +259,7 @@ class ResidualStream(TorchFunctionMode):
         for _, before, values in self._waiting:
             if before is not None:
                 _put(before, values)
-        self._waiting, self._last, self._logits = [], None, None
+        self._waiting, self._last, self._logits, self._skips = [], None, None, {}
 
 
 def _put(call: Call, values: dict[str, Tensor]) -> None:
