@@ -123,9 +123,22 @@ class Written(nn.Module):
         return self.head(self.last(h)).mean(1)
 
 
+class HandedOn(torch.autograd.Function):
+    """What FSDP puts between its modules: the value as it is."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
 @pytest.mark.parametrize(
     ("combine", "found"),
     [
+        (lambda m, h: HandedOn.apply(h + m.one(m.first(h))), True),
         (lambda m, h: 0.7 * h + 0.5 * m.one(m.first(h)), True),
         (lambda m, h: h / 2 + m.one(m.first(h)), True),
         (lambda m, h: m.scale * h + m.one(m.first(h)), True),
@@ -133,7 +146,15 @@ class Written(nn.Module):
         (lambda m, h: h * m.one(h).sigmoid() + m.two(m.first(h)), False),
         (lambda m, h: m.one(m.first(h)) + m.two(m.first(h)), False),
     ],
-    ids=["scaled", "divided", "by a parameter", "of parallel branches", "gated", "of two branches"],
+    ids=[
+        "handed on",
+        "scaled",
+        "divided",
+        "by a parameter",
+        "of parallel branches",
+        "gated",
+        "of two branches",
+    ],
 )
 def test_sums_however_they_are_written(combine, found):
     model = Written(combine)

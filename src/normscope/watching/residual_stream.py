@@ -19,13 +19,15 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
+from normscope.user_models.wrappers import is_transformed
 from normscope.watching.observe import Call
 from normscope.watching.row_buffers import column
 from normscope.watching.stream_measures import (
@@ -153,6 +155,27 @@ def _opened(function: FunctionType) -> FunctionType:
     return opened
 
 
+class _Value(NamedTuple):
+    """What tells a value from others: the node that made it, and where it lies in memory."""
+
+    node: Any
+    place: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, value: Tensor) -> _Value:
+        held = type(value) is Tensor and not is_transformed(value) and value.data_ptr() != 0
+        place = (value.data_ptr(), value.numel()) if held else None
+        return cls(value_node(value.grad_fn), place)
+
+    def is_read_as(self, read: _Value) -> bool:
+        """Tell whether a layer has read this value: also behind an autograd function in Python that
+        hands it on as it is, as FSDP has at the borders of its modules.
+        """
+        handed_on = isinstance(read.node, BackwardCFunction) and self.place is not None
+        same = self.node is not None and self.node is read.node
+        return same or (handed_on and self.place == read.place)
+
+
 class ResidualStream(TorchFunctionMode):
     """Measures a forward's residual sums and attentions, and gives them to the layers beside them.
 
@@ -177,7 +200,7 @@ class ResidualStream(TorchFunctionMode):
         self._widths, self._convolutional = widths, convolutional
         self._spend, self._fail = spend, fail
         self._last: Call | None = None
-        self._waiting: list[tuple[Any, Call | None, dict[str, Tensor]]] = []
+        self._waiting: list[tuple[_Value, Call | None, dict[str, Tensor]]] = []
         self._logits: Tensor | None = None  # of an attention before the first layer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -225,7 +248,7 @@ class ResidualStream(TorchFunctionMode):
         values = {"stream": stream_statistics(tokens)}
         if tokens.shape[1] > 1:
             values["token_cosine"] = token_cosine(tokens)
-        self._waiting.append((result.grad_fn, self._last, values))
+        self._waiting.append((_Value.of(result), self._last, values))
 
     def _attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
@@ -246,12 +269,13 @@ class ResidualStream(TorchFunctionMode):
 
     def called(self, call: Call, x: Tensor | None) -> None:
         """Take note of a layer's call: which waiting sum it has read, which no layer has."""
-        read = value_node(x.grad_fn) if x is not None else None
+        read = _Value.of(x) if x is not None else None
         if self._logits is not None:
             _put(call, {"attention": self._logits})
             self._logits = None
-        for node, before, values in self._waiting:
-            _put(call if node is read or before is None else before, values)
+        for value, before, values in self._waiting:
+            is_read = read is not None and value.is_read_as(read)
+            _put(call if before is None or is_read else before, values)
         self._waiting, self._last = [], call
 
     def end(self) -> None:
