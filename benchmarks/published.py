@@ -42,9 +42,14 @@ SAID = {
 """{claim: what it says, after "with batch normalization"} of the page on thirty epochs."""
 
 
+CONTINUED = {"quick-until-decided": "quick"}
+"""{study: the one whose runs it goes on from}."""
+
+
 def runs_of(study: str) -> list[RunRecord]:
-    """The runs of a published study."""
-    return [load_run(folder) for folder in run_folders(RESULTS / study)]
+    """The runs of a published study, those that it goes on from among them."""
+    own = [load_run(folder) for folder in run_folders(RESULTS / study)]
+    return [*(runs_of(CONTINUED[study]) if study in CONTINUED else ()), *own]
 
 
 @cache
@@ -291,6 +296,7 @@ def _recipe(spec: Mapping[str, Any]) -> str:
 
 TABLES = {
     "quick": partial(claim_rows, "quick"),
+    "quick-until-decided": partial(claim_rows, "quick-until-decided"),
     "depth": partial(claim_rows, "depth"),
     "learning-rates": partial(claim_rows, "learning-rates"),
     "cpu-record": cpu_record,

@@ -41,6 +41,7 @@ JUDGED = [
     "depth",
     "learning-rates",
     "quick",
+    "quick-until-decided",
     "transformer-placement",
     "transformers",
 ]
