@@ -40,16 +40,16 @@ class LayerCalls:
     Attributes:
         traced: whether it is known which activations consume the layers' outputs.
         light: whether calls need nothing but what autograd keeps until backward.
+        swapped: whether layers are called with parameters that are not their own.
     """
 
     def __init__(
         self, layers: Sequence[WatchedLayer], gradients: GradientNorms, stream: StreamWatch,
         note: Callable[[str, str], None],
     ):  # fmt: skip
-        self.traced = self.light = False
+        self.traced = self.light = self.swapped = False
         self._layers, self._gradients, self._stream, self._note = layers, gradients, stream, note
         self._step, self._due = 0, Due(False, False, False)
-        self._swapped = False  # whether layers are called with parameters that are not their own
         # (layer, node, values) of calls whose statistics are read when the forward is over
         self._postponed: list[tuple[WatchedLayer, Node | None, int]] = []
 
@@ -60,7 +60,7 @@ class LayerCalls:
     def begin_forward(self) -> None:
         """Forget the calls of the step's earlier forwards."""
         light = not (self._due.histograms or self._due.gradients)
-        self.light = TELLS_OF_HOOKS and self.traced and light and not self._swapped
+        self.light = TELLS_OF_HOOKS and self.traced and light and not self.swapped
         self._postponed = []
         for layer in self._layers:
             layer.calls = []
@@ -106,7 +106,7 @@ class LayerCalls:
                 observer.observe(
                     call, module, here, made, nodes=nodes, moments=moments, histogram_step=step
                 )
-                self._swapped |= moments and layer.keep_used(call, module)
+                self.swapped |= moments and layer.keep_used(call, module)
         except Exception as error:  # of one layer; the others are recorded on
             observer.give_up(call)
             self._note(

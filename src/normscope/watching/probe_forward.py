@@ -13,7 +13,7 @@ from torch import nn
 
 from normscope.user_models.state_guard import is_examined, preserve_state
 from normscope.user_models.wrappers import unwrapped_model
-from normscope.watching.hooks import Hook
+from normscope.watching.hooks import Hook, in_backward
 from normscope.watching.step_writer import WatchedLayer
 
 SHARE = 0.02
@@ -155,15 +155,16 @@ class CompiledModel:
         model = self._model()
         if model is None or (within_time and not self._allowance.suffices()):
             return False
-        alone = not communicates(model)
+        alone = not (communicates(model) or in_backward())
         self._note(
             "probe",
             "The model is compiled: its layers are measured by a forward of the uncompiled model "
             "behind the backward, on the same input. Dropout has other masks there, and gradients "
             "at the layers' inputs and outputs are not recorded."
             if alone
-            else "The model is compiled, and its forward waits for other processes: of its layers "
-            "only weight, bias, buffers and parameter gradients are recorded.",
+            else "The model is compiled, and its forward waits for other processes, or an "
+            "optimizer steps inside the backward: of its layers only weight, bias, buffers and "
+            "parameter gradients are recorded.",
         )
         return alone
 

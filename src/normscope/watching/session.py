@@ -10,10 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.hooks import RemovableHandle
 
 from normscope.user_models.state_guard import is_examined
+from normscope.user_models.wrappers import flat_pieces
 from normscope.watching.gradient_hooks import GradientNorms
 from normscope.watching.hooks import (
     LayerHooks,
@@ -23,9 +28,10 @@ from normscope.watching.hooks import (
     run_uncompiled,
 )
 from normscope.watching.layer_calls import LayerCalls
+from normscope.watching.other_optimizers import OtherOptimizers
 from normscope.watching.probe_forward import CompiledModel, has_compiled_parts
 from normscope.watching.recorder import Recorder
-from normscope.watching.step_writer import Row, StepWriter, WatchedLayer
+from normscope.watching.step_writer import Row, StepWriter, WatchedLayer, owned
 from normscope.watching.stream_watch import StreamWatch
 from normscope.watching.watched_layers import MatchedLayer
 
@@ -105,6 +111,10 @@ class Session:
         self._collected = False
         # parameters before their update, where the forward comes inside the optimizer's step
         self._used: Row = []
+        self._others = OtherOptimizers(self._rows)
+        self._counted = None if optimizer is None else weakref.ref(optimizer)
+        self._updates: list[tuple[int, Row]] = []  # by step, not written yet
+        self._awaits_updates: int | None = None  # the step whose updates come behind its end
         # the step whose gradients the next optimizer step has
         self._awaits_gradients: int | None = None
         self._gradients = GradientNorms(self._timed_norm)
@@ -127,9 +137,10 @@ class Session:
             light = watched.observer.plain and watched.observer.info.kind == "batch"
             self._layer_hooks.add(layer.module, called, reads_statistics_only=light)
         handles.append(after_any_forward(model, self._forward_ends))
-        if optimizer is None:
-            handles.append(register_optimizer_step_pre_hook(self._some_optimizer_steps))
-        else:
+        handles.append(register_optimizer_step_pre_hook(self._any_optimizer_begins))
+        if self._stream.wanted:
+            handles.append(register_optimizer_step_post_hook(self._any_optimizer_ends))
+        if optimizer is not None:
             handles.append(optimizer.register_step_pre_hook(self._step_begins))
             handles.append(optimizer.register_step_post_hook(self._step_ends))
         return handles
@@ -290,11 +301,20 @@ class Session:
         self._calls.expect(self.steps + 1, self._due)
         self._taken = 0
         self._collected = False
-        if self._due.gradients and self._awaits_gradients is not None:  # no optimizer step has come
+        # no optimizer step has come, or each in the backward
+        over = self._due.gradients or self._others.kept
+        if self._awaits_gradients is not None and over:
             self._collect_gradients(self._awaits_gradients, None)
+        self._others.forget()
+        if not self._by_optimizer and self._stream.has_updates_of(self._awaits_updates):
+            self._awaits_updates = None
 
     def _end_step(self) -> None:
         self.steps += 1
+        if self._sees_stream():
+            self._awaits_updates = self.steps
+        elif self._by_optimizer:
+            self._awaits_updates = None
         self._compiled.end_step(moments=self._due.moments)
         for layer in self.layers:
             layer.calls = []
@@ -307,11 +327,11 @@ class Session:
         if self._stepping:
             return
         self._stepping = True
-        if self._compiled.hides_layers() and (self._due.moments or self._due.histograms):
+        if self._is_to_probe():
             self._probe()
         self._collected = any(layer.calls for layer in self.layers)
         if self._sees_stream():
-            self._stream.step_begins(self._rows.gains(optimizer))
+            self._stream.step_begins(optimizer, self.steps + 1, self._rows.gains(optimizer))
         if self._collected:
             self._collect(self._parameters())
             self._collect_step_gradients(optimizer)
@@ -324,31 +344,80 @@ class Session:
         if not self._collected:
             self._collect(self._used)
             self._collect_step_gradients(optimizer)
-        with torch.no_grad():
-            self._rows.updates(self.steps + 1, self._stream.step_ends())
+        self._collect_updates(optimizer)
         self._end_step()
         self._begin_step()
 
     @_inside
-    def _some_optimizer_steps(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _any_optimizer_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Keep what is about to change of the layers, by an optimizer whose steps do not count."""
+        if self._stepping:
+            return
+        if not self._by_optimizer:
+            self._some_optimizer_steps(optimizer)
+        if self._counts(optimizer):
+            return
+        if not self._by_optimizer:
+            if self._awaits_gradients is not None and in_backward():
+                self._others.keep(optimizer)
+        elif self._has_begun():
+            if self._is_to_probe() and self._trains(optimizer):
+                self._probe()
+            if self._due.moments or self._due.gradients:
+                self._others.keep(optimizer)
+        elif in_backward() and owned(self._rows.parameters(), optimizer):
+            self._note(
+                "late gradients",
+                "An optimizer steps inside the backward behind the one whose steps count: of its "
+                "parameters no gradients are recorded. Give the optimizer of the model's first "
+                "layer, whose gradient is the last.",
+            )
+        step = self.steps + 1 if self._sees_stream() else None
+        if not (self._by_optimizer and self._has_begun()):
+            step = self._awaits_updates
+        if step is not None:
+            self._stream.step_begins(optimizer, step, self._rows.gains(optimizer))
+
+    @_inside
+    def _any_optimizer_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._counts(optimizer):
+            self._collect_updates(optimizer)
+
+    def _counts(self, optimizer: Optimizer) -> bool:
+        return self._counted is not None and self._counted() is optimizer
+
+    def _has_begun(self) -> bool:
+        """Tell whether a forward of the step that is under way has been called."""
+        called = self._taken or any(layer.calls for layer in self.layers)
+        return bool(called) or self._compiled.kept.is_there
+
+    def _is_to_probe(self) -> bool:
+        due = self._due.moments or self._due.histograms
+        return due and self._compiled.hides_layers()
+
+    def _trains(self, optimizer: Optimizer) -> bool:
+        """Tell whether an optimizer has a parameter of the model."""
+        model = self._model()
+        own = {id(p) for p in model.parameters()} if model is not None else set()
+        return any(id(p) in own for group in optimizer.param_groups for p in group["params"])
+
+    def _some_optimizer_steps(self, optimizer: Optimizer) -> None:
         unseen = self._compiled.hides_layers() or (
             not self._rooted and any(layer.calls for layer in self.layers)
         )
-        if self._by_optimizer or (self._awaits_gradients is None and not unseen):
-            return
-        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not any(id(value) in stepped for _, value in self._rows.parameters()):
-            return
         if unseen:
-            self._count_steps_of(optimizer)
-        elif self._awaits_gradients is not None:
+            if self._trains(optimizer):
+                self._count_steps_of(optimizer)
+        elif self._awaits_gradients is None or in_backward():
+            return
+        elif owned(self._rows.parameters(), optimizer):
             self._collect_gradients(self._awaits_gradients, optimizer)
 
     def _count_steps_of(self, optimizer: Optimizer) -> None:
         """Count the steps of the optimizer from now on, the one that begins among them: forwards of
         a compiled model, or of one whose parts are called one by one, are not seen.
         """
-        self._by_optimizer = True
+        self._by_optimizer, self._counted = True, weakref.ref(optimizer)
         self._handles.append(optimizer.register_step_pre_hook(self._step_begins))
         self._handles.append(optimizer.register_step_post_hook(self._step_ends))
         self._recorder.count_optimizer_steps()
@@ -359,7 +428,7 @@ class Session:
             return []
         calls = (layer.calls[0] for layer in self.layers if layer.calls)
         used = {(call.layer, name): value for call in calls for name, value in call.used.items()}
-        return self._rows.parameters(used)
+        return self._rows.parameters(self._others.kept | used)
 
     def _collect(self, parameters: Row) -> None:
         with torch.no_grad():
@@ -371,10 +440,23 @@ class Session:
 
     def _collect_gradients(self, step: int, optimizer: Optimizer | None) -> None:
         """Write the gradients that an optimizer is about to use, or the norms alone without one."""
+        if optimizer is not None and self._calls.swapped and not flat_pieces(optimizer):
+            self._note(
+                "swapped",
+                "Layers are called with parameters that are not their own, as by functional_call: "
+                "these are recorded as they were given, without their gradients and updates.",
+            )
         with torch.no_grad():
-            self._rows.gradients(step, self._gradients.calls, optimizer)
+            self._rows.gradients(step, self._gradients.calls, optimizer, self._others.kept)
         self._awaits_gradients = None
         self._gradients.clear()
+
+    def _collect_updates(self, optimizer: Optimizer) -> None:
+        self._updates += self._stream.step_ends(optimizer)
+        done = self.steps + self._counts(optimizer)  # a step may never come to its end
+        with torch.no_grad():
+            while self._updates and self._updates[0][0] <= done:
+                self._rows.updates(*self._updates.pop(0))
 
     # -- what cannot be recorded
 

@@ -99,6 +99,12 @@ def _readable(row: Row) -> Row:
     return [(at, value) for at, value in row if not is_mapped(value) and _is_allocated(value)]
 
 
+def owned(row: Row, optimizer: torch.optim.Optimizer) -> Row:
+    """Return those of a row's parameters that an optimizer changes."""
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [(at, value) for at, value in row if id(value) in stepped]
+
+
 def _is_allocated(value: Tensor) -> bool:
     value = local_part(value)
     return not value.numel() or value.untyped_storage().nbytes() > 0
@@ -180,26 +186,30 @@ class StepWriter:
             self._append(group, step, _parts(calls, group))
 
     def gradients(
-        self, step: int, calls: Iterable[Call], optimizer: torch.optim.Optimizer | None
-    ) -> None:
-        """Write the parameters' gradients as the optimizer is about to use them, and the calls'
-        gradient norms, both without the factor of a GradScaler; without an optimizer the norms.
+        self, step: int, calls: Iterable[Call], optimizer: torch.optim.Optimizer | None,
+        kept: Mapping[tuple[str, str], Tensor],
+    ) -> None:  # fmt: skip
+        """Write the parameters' gradients as the optimizer is about to use them, or as they were
+        `kept` of another one, and the calls' gradient norms, all without the factor of a
+        GradScaler; without an optimizer what was kept and the norms.
         """
         row: Row = []
+        # a fused optimizer gets scaled gradients, and this
+        grad_scale = getattr(optimizer, "grad_scale", None)
+        for at, value in self.parameters():
+            name = column(at.layer, f"{at.statistic}_gradient", at.shape)
+            if (early := kept.get((name.layer, name.statistic))) is not None:
+                row.append((name, early))
+            elif optimizer is not None and value.is_leaf and value.grad is not None:
+                row.append((name, over(value.grad, grad_scale)))
         if optimizer is not None:
-            # a fused optimizer gets scaled gradients, and this
-            grad_scale = getattr(optimizer, "grad_scale", None)
-            for at, value in self.parameters():
-                if value.is_leaf and value.grad is not None:
-                    name = column(at.layer, f"{at.statistic}_gradient", at.shape)
-                    row.append((name, _over(value.grad, grad_scale)))
             for at, (_, gradient) in self._flat_parameters(optimizer):
                 name = column(at.layer, f"{at.statistic}_gradient", at.shape)
-                row.append(self._replaced(name, _over(gradient, grad_scale)))
+                row.append(self._replaced(name, over(gradient, grad_scale)))
         scale = loss_scale(optimizer)
         for call in calls:
             for side, norm in call.gradient_norms.items():
-                row.append((column(call.layer, f"{side}_gradient_norm", ()), _over(norm, scale)))
+                row.append((column(call.layer, f"{side}_gradient_norm", ()), over(norm, scale)))
         self._append("gradients", step, row)
 
     def _flat_parameters(
@@ -217,7 +227,8 @@ class StepWriter:
 
     def gains(self, optimizer: torch.optim.Optimizer) -> Row:
         """Return the weights that an optimizer is about to change, of each what is here."""
-        row = self.parameters() + [(at, own) for at, (own, _) in self._flat_parameters(optimizer)]
+        row = owned(self.parameters(), optimizer)
+        row += [(at, own) for at, (own, _) in self._flat_parameters(optimizer)]
         weights = [(at, value) for at, value in row if at.statistic == "weight"]
         return [(at, value) for at, value in weights if local_part(value).numel()]
 
@@ -251,5 +262,6 @@ def _parts(calls: Iterable[Call], group: str) -> Row:
     return [part for call in calls for part in call.parts.get(group, ())]
 
 
-def _over(value: Tensor, scale: Tensor | None) -> Tensor:
+def over(value: Tensor, scale: Tensor | None) -> Tensor:
+    """Return a value without a GradScaler's factor."""
     return value if scale is None else value / scale.to(value.device)

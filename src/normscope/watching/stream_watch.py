@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode
@@ -36,7 +35,9 @@ class StreamWatch:
         self.wanted = wanted
         self._layers, self._spend, self._note = layers, spend, note
         self._mode: ResidualStream | None = None
-        self._used: list[tuple[str, Tensor, Tensor]] = []  # layer, gain, its value before the step
+        # {optimizer: a step and (layer, gain, its value before the optimizer's update)}
+        self._used: dict[int, tuple[int, list[tuple[str, Tensor, Tensor]]]] = {}
+        self._updated: tuple[int, set[str]] = 0, set()  # a step, and the gains that it has changed
 
     def begin(self) -> None:
         """Look at the forward that begins."""
@@ -87,14 +88,29 @@ class StreamWatch:
             f"A part of the residual stream cannot be measured: {type(error).__name__}: {error}",
         )
 
-    def step_begins(self, gains: Row) -> None:
-        """Keep the gains as they are before the optimizer's step."""
-        self._used = [(at.layer, gain, local_part(gain).detach().clone()) for at, gain in gains]
+    def step_begins(self, optimizer: object, step: int, gains: Row) -> None:
+        """Keep the gains as they are before an optimizer's update of a step."""
+        used = [(at.layer, gain, local_part(gain).detach().clone()) for at, gain in gains]
+        self._used[id(optimizer)] = step, used
 
-    def step_ends(self) -> list[tuple[Any, Tensor]]:
-        """Return each gain's update ratio, a row of the step that has ended."""
-        used, self._used = self._used, []
-        return [
-            (column(name, "update_ratio", ()), update_ratio(before, local_part(gain).detach()))
-            for name, gain, before in used
-        ]
+    def step_ends(self, optimizer: object) -> Iterator[tuple[int, Row]]:
+        """Yield the step, and a row of its gains' update ratios: each once, of the first update."""
+        if id(optimizer) not in self._used:
+            return
+        step, used = self._used.pop(id(optimizer))
+        if not self.has_updates_of(step):
+            self._updated = step, set()
+        _, updated = self._updated
+        fresh = [(name, gain, before) for name, gain, before in used if name not in updated]
+        updated.update(name for name, _, _ in fresh)
+        yield (
+            step,
+            [
+                (column(name, "update_ratio", ()), update_ratio(before, local_part(gain).detach()))
+                for name, gain, before in fresh
+            ],
+        )
+
+    def has_updates_of(self, step: int | None) -> bool:
+        """Tell whether a gain's update was looked at in this step."""
+        return self._updated[0] == step
