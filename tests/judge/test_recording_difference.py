@@ -154,13 +154,25 @@ def test_of_what_was_not_recorded_nothing_is_said(every, change, words):
 def test_what_cannot_be_compared_is_one_line(files, tmp_path, capsys):
     torch.save({"norm.weight": torch.ones(3)}, tmp_path / "weights.pt")
     good, weights = str(files / "good.sqlite"), str(tmp_path / "weights.pt")
+    begun = str(tmp_path / "begun.sqlite")
+    watch(network(nn.BatchNorm1d), path=begun).close(quiet=True)
     for arguments, says in (
         ([good, weights], "the other side is none"),
         ([good, good, "--again", weights], "is no recording"),
+        ([good, begun], "begun.sqlite holds no step"),
         ([weights, weights, "--again", good], "--again is for two recordings"),
     ):
         assert status(*arguments) == 2
         assert says in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_an_eps_that_changes_and_values_that_are_not_finite_are_said():
+    good, bad = recorded(), recorded(change="eps", at=4, layer="4")
+    assert any("From step 4 on 4 has eps 2e-05" in note for note in bad.notes)
+    assert not any("eps" in note for note in good.notes)
+    nan = recorded(change="gain", at=4, layer="4", size=float("nan"))
+    text = " ".join(difference(good, nan).text().split())
+    assert "the values of a are 0, or those of one of the two are not finite" in text
 
 
 def test_a_recording_that_is_loaded_gives_the_same(files):

@@ -102,6 +102,7 @@ def test_shards_are_put_together_at_load(folder, name):
     assert np.isfinite(theirs).all()
     assert np.allclose(ours, theirs, rtol=0.3), "a mean over two shards of a weight near 1"
     assert other.non_finite == []
+    assert not any("not their own" in note for note in other.notes)
     if name == "sharded":
         assert other.query("1", "weight", rank=1)[1].shape == (3, 2)
 

@@ -84,7 +84,13 @@ def _diff_recordings(options: DiffOptions, good: Path, bad: Path) -> int:
             raise InputError(f"{options.again} is no recording.")
         again = Recording.load(path)
     names = options.good, options.bad
-    difference = difference_of(Recording.load(good), Recording.load(bad), again, names=names)
+    loaded = Recording.load(good), Recording.load(bad)
+    for name, recording in zip(names, loaded, strict=True):
+        if not recording.header.cost.steps:
+            raise InputError(
+                f"{name} holds no step: a training writes what it has about every half minute."
+            )
+    difference = difference_of(*loaded, again, names=names)
     if not difference.compared:
         raise InputError(f"{options.good} and {options.bad} have no layer and step in common.")
     print(difference.json() if options.format == "json" else difference.text())

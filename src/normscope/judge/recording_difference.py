@@ -149,7 +149,10 @@ class RecordingDifference:
         first = self.first
         assert first is not None
         if not np.isfinite(first.distance):
-            return f"The values of {self.good} there are 0 or not finite, so no distance is given."
+            return (
+                f"No distance is given: there the values of {self.good} are 0, or those of one of "
+                "the two are not finite."
+            )
         words = f"The distance there is {first.distance:.2g} of the values' size: {first.size}."
         if first.noise:
             words += f" From one record to the next this value moves by {first.noise:.2g}."

@@ -90,6 +90,13 @@ def flat_pieces(
     }
 
 
+def is_flat(model: nn.Module | None) -> bool:
+    """Tell whether FSDP calls layers of a model with views of flat parameters."""
+    modules = () if model is None else model.modules()
+    kinds = {base.__name__ for module in modules for base in type(module).__mro__}
+    return "FullyShardedDataParallel" in kinds
+
+
 def _pieces(parameter: Any) -> tuple[Any, Any]:
     return getattr(parameter, "_param_infos", ()), getattr(parameter, "_shard_param_infos", ())
 

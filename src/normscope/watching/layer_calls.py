@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from normscope.user_models.wrappers import (
     is_mapped,
@@ -169,6 +170,13 @@ class LayerCalls:
         return None
 
     def _check_batch(self, layer: WatchedLayer, call: Call, numel: int) -> None:
+        module, known = layer.module(), layer.observer.info.eps
+        if isinstance(module, _BatchNorm) and known is not None and module.eps != known:
+            self._note(
+                f"eps: {layer.name}",
+                f"From step {self._step} on {layer.name} has eps {module.eps:g} in the place of "
+                f"{known:g}: its recorded variances count the difference as variance.",
+            )
         if not numel:
             self._note(
                 f"empty: {layer.name}",

@@ -18,7 +18,7 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 
 from normscope.user_models.state_guard import is_examined
-from normscope.user_models.wrappers import flat_pieces
+from normscope.user_models.wrappers import is_flat
 from normscope.watching.gradient_hooks import GradientNorms
 from normscope.watching.hooks import (
     LayerHooks,
@@ -440,7 +440,7 @@ class Session:
 
     def _collect_gradients(self, step: int, optimizer: Optimizer | None) -> None:
         """Write the gradients that an optimizer is about to use, or the norms alone without one."""
-        if optimizer is not None and self._calls.swapped and not flat_pieces(optimizer):
+        if optimizer is not None and self._calls.swapped and not is_flat(self._model()):
             self._note(
                 "swapped",
                 "Layers are called with parameters that are not their own, as by functional_call: "
