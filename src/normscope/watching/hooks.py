@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
 from torch.utils.hooks import RemovableHandle
 
-P, T = ParamSpec("P"), TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _WITH_KWARGS = "_forward_hooks_with_kwargs"
 _TABLES = ("_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called", _WITH_KWARGS)
@@ -80,7 +80,7 @@ class Hook:
 _SKIP = _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP)
 
 
-def run_uncompiled(function: Callable[P, T]) -> Callable[P, T]:
+def run_uncompiled(function: F) -> F:
     """Let a function run as it is where a compiled one calls it, with all that it calls.
 
     For hooks of an optimizer, whose `step` may be inside a function that is compiled. It is what

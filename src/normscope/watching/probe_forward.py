@@ -9,7 +9,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.utils._pytree import tree_map_only
+from torch.utils.hooks import RemovableHandle
 
 from normscope.user_models.state_guard import is_examined, preserve_state
 from normscope.user_models.wrappers import unwrapped_model
@@ -18,6 +21,11 @@ from normscope.watching.step_writer import WatchedLayer
 
 SHARE = 0.02
 """Of the training's time, for probes at default intervals."""
+
+_LIMITS = (
+    "Dropout has other masks there, and gradients at the layers' inputs and outputs are not "
+    "recorded."
+)
 
 FREE = 1
 """Probes that are made whatever they cost."""
@@ -64,19 +72,15 @@ class KeptCall(Hook):
         self._call = None
 
     def repeat(self) -> Any:
-        """Call the module once more, uncompiled, and leave model and generators as they were.
-
-        The parameters must not have moved since the call. Gradients are traced, for the statistics
-        that layers save for backward, and go nowhere.
+        """Call the module once more, as `called_again` does. The parameters must not have moved
+        since the call.
         """
         module = self._module()
         assert module is not None
         assert self._call is not None
         args, kwargs = self._call
         with ExitStack() as stack:
-            stack.enter_context(preserve_state(module))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(called_again(module))
             for device, enabled, dtype in self._autocast:
                 if enabled:
                     stack.enter_context(torch.autocast(device, dtype, cache_enabled=False))
@@ -117,19 +121,36 @@ class CompiledModel:
         model: the watched model.
         layers: its watched layers, with their calls in the step.
         note: says once per reason how layers are measured.
+        block_begins: called before a compiled block that can be probed alone.
 
     Attributes:
         kept: the arguments of the model's latest call.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[WatchedLayer], note: Callable[[str, str], None]
+        self,
+        model: nn.Module,
+        layers: Sequence[WatchedLayer],
+        note: Callable[[str, str], None],
+        block_begins: Callable[..., None],
     ):
         self.kept = KeptCall(unwrapped_model(model))
         self._model = weakref.ref(model)
-        self._layers, self._note = layers, note
+        self._layers, self._note, self._block_begins = layers, note, block_begins
         self._allowance = Allowance()
         self._never_called: set[str] = set()  # not even by a probe
+        self._blocks: dict[int, RemovableHandle] = {}  # of the hooks on blocks
+        self._time_for_blocks: bool | None = None  # in this step, once it was asked for
+        if communicates(model):
+            self._find_blocks(model)
+
+    def _find_blocks(self, model: nn.Module) -> None:
+        """Be told of the calls of compiled blocks whose parameters are gathered for each call."""
+        for module in model.modules():
+            if id(module) not in self._blocks and _is_probed_alone(module):
+                hook = Hook(module, self._block_begins)
+                hook.handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+                self._blocks[id(module)] = hook.handle
 
     def hidden(self) -> set[str]:
         """Return the layers that this step's forward has not called and a probe may."""
@@ -155,32 +176,105 @@ class CompiledModel:
         model = self._model()
         if model is None or (within_time and not self._allowance.suffices()):
             return False
-        alone = not (communicates(model) or in_backward())
+        if communicates(model):
+            self._find_blocks(model)
+            self._note(
+                "probe",
+                "The model is compiled, and its forward waits for other processes: of its layers, "
+                f"{min(self.hidden())} for one, only weight, bias, buffers and parameter gradients "
+                "are recorded. Blocks that are compiled and sharded one by one are measured: "
+                "fully_shard(torch.compile(block)).",
+            )
+            return False
+        if in_backward():
+            self._note(
+                "probe",
+                "The model is compiled, and its optimizer steps inside the backward: of its layers "
+                "only weight, bias, buffers and parameter gradients are recorded.",
+            )
+            return False
         self._note(
             "probe",
             "The model is compiled: its layers are measured by a forward of the uncompiled model "
-            "behind the backward, on the same input. Dropout has other masks there, and gradients "
-            "at the layers' inputs and outputs are not recorded."
-            if alone
-            else "The model is compiled, and its forward waits for other processes, or an "
-            "optimizer steps inside the backward: of its layers only weight, bias, buffers and "
-            "parameter gradients are recorded.",
+            f"behind the backward, on the same input. {_LIMITS}",
         )
-        return alone
+        return True
 
-    @contextmanager
-    def probing(self) -> Iterator[Callable[[], Any]]:
-        """Yield what repeats the kept call, and count what happens inside as a probe."""
+    def repeat(self) -> Any:
+        """Repeat the kept call, uncompiled."""
         with self._allowance.spending():
-            yield self.kept.repeat
+            return self.kept.repeat()
+
+    def give_up_uncalled(self) -> None:
+        """Leave the layers alone that a probe has not called."""
         self._never_called |= self.hidden()
+
+    def may_probe_block(self, block: nn.Module, *, within_time: bool) -> bool:
+        """Tell whether a block is to be probed in this step; all of a step are, or none."""
+        if self._time_for_blocks is None:
+            self._time_for_blocks = not within_time or self._allowance.suffices()
+        gathered = not any(hasattr(p, "to_local") for p in uncompiled(block).parameters())
+        return self._time_for_blocks and gathered
+
+    def repeat_block(self, block: nn.Module, args: Any, kwargs: Any) -> None:
+        """Call a compiled block once more with these arguments, uncompiled."""
+        inner = uncompiled(block)
+        self._note(
+            "block probe",
+            "The model's blocks are compiled: their layers are measured by a forward of the "
+            f"uncompiled block right before the compiled one, on a copy of its input. {_LIMITS}",
+        )
+        with self._allowance.spending(), called_again(inner):
+            args, kwargs = tree_map_only(Tensor, Tensor.clone, (args, kwargs))
+            inner(*args, **kwargs)
+
+    def detach(self) -> None:
+        """Take the hooks off blocks, and let go of what is kept."""
+        for handle in self._blocks.values():
+            handle.remove()
+        self.kept.drop()
 
     def end_step(self, *, moments: bool) -> None:
         """Let go of the step's arguments; keep the next ones where layers are no longer seen."""
         self.kept.drop()
+        self._time_for_blocks = None
         if moments and any(layer.most_calls and not layer.calls for layer in self._layers):
             model = self._model()  # whose parts may have been compiled meanwhile
             self.kept.wanted |= model is not None and has_compiled_parts(model)
+
+
+@contextmanager
+def called_again(module: nn.Module) -> Iterator[None]:
+    """Let a call of a module run uncompiled, and leave module and generators as they were.
+
+    Gradients are traced, for the statistics that layers save for backward, and go nowhere. Buffers
+    have their versions again, too: a backward that is still to come may have saved them.
+    """
+    buffers = tuple(module.buffers())
+    with (
+        _unsafe_preserve_version_counter(buffers),
+        preserve_state(module),
+        torch.enable_grad(),
+        torch.compiler.set_stance("force_eager"),
+    ):
+        yield
+
+
+def uncompiled(block: nn.Module) -> nn.Module:
+    """Return what torch.compile has wrapped."""
+    inner = block._modules["_orig_mod"]
+    assert inner is not None
+    return inner
+
+
+def _is_probed_alone(module: nn.Module) -> bool:
+    """Tell whether a module is a compiled block whose parameters FSDP2 gathers before each call,
+    and nothing inside it waits for other processes.
+    """
+    if "_orig_mod" not in module._modules or not hasattr(module, "unshard"):
+        return False
+    inside = uncompiled(module).modules()
+    return not any(hasattr(m, "unshard") or isinstance(m, nn.SyncBatchNorm) for m in inside)
 
 
 def has_compiled_parts(model: nn.Module) -> bool:

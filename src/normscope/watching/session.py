@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -119,7 +120,7 @@ class Session:
         self._awaits_gradients: int | None = None
         self._gradients = GradientNorms(self._timed_norm)
         self._probed: set[str] | None = None  # the layers that a probe forward measures, inside it
-        self._compiled = CompiledModel(model, self.layers, self._note)
+        self._compiled = CompiledModel(model, self.layers, self._note, self._block_begins)
         self._stream = StreamWatch(stream, self.layers, self._spend_in_forward, self._note)
         self._calls = LayerCalls(self.layers, self._gradients, self._stream, self._note)
         self._calls.expect(1, self._due)
@@ -164,7 +165,7 @@ class Session:
         self._layer_hooks.remove()
         self._gradients.clear()
         self._stream.end()
-        self._compiled.kept.drop()
+        self._compiled.detach()
 
     # -- forwards
 
@@ -272,16 +273,35 @@ class Session:
         """
         if not self._compiled.may_probe(within_time=self._recorder.planned.spaced):
             return
+        with self._probing():
+            output = self._compiled.repeat()
+            self._stream.end(self._model())
+            self._calls.trace(output)
+        self._compiled.give_up_uncalled()
+
+    @_inside
+    def _block_begins(self, block: nn.Module, args: Any, kwargs: Any) -> None:
+        """Measure the layers of a compiled block by a forward of the uncompiled one right before
+        it: its parameters are gathered then, and no other process is waited for.
+        """
+        due = self._due.moments or self._due.histograms
+        if not (due and self._listening) or self._is_out_of_forward():
+            return
+        if self._compiled.may_probe_block(block, within_time=self._recorder.planned.spaced):
+            with self._probing():
+                self._compiled.repeat_block(block, args, kwargs)
+
+    @contextmanager
+    def _probing(self) -> Iterator[None]:
+        """Measure what is called inside, of the layers that are hidden."""
+        listening = self._listening
         self._calls.expect(self.steps + 1, self._due._replace(gradients=False))
         self._probed, self._listening = self._compiled.hidden(), True
         self._depth += 1
+        if self._sees_stream():
+            self._stream.begin()
         try:
-            with self._compiled.probing() as repeat:
-                if self._sees_stream():
-                    self._stream.begin()
-                output = repeat()
-                self._stream.end(self._model())
-                self._calls.trace(output)
+            yield
         except Exception as error:
             self._note(
                 "probe failed",
@@ -291,7 +311,7 @@ class Session:
         finally:
             self._stream.end()
             self._depth -= 1
-            self._probed, self._listening = None, False
+            self._probed, self._listening = None, listening
             self._calls.expect(self.steps + 1, self._due)
 
     # -- steps
