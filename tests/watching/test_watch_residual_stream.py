@@ -372,6 +372,42 @@ def test_a_compiled_model_shows_its_stream_in_the_probe():
     assert beside(recording, "attention")
 
 
+def test_compiled_behind_watch_a_model_keeps_its_graph():
+    """A function mode around the compiler's first look at a forward would be traced, too."""
+    graphs: list[list[str]] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return graph.forward
+
+    def train(watched: bool) -> tuple[list[Tensor], Recording | None]:
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        graphs.clear()
+        model = Residual()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        options = {"every": 1, "histograms_every": 1, "stream": True}
+        watcher = normscope.watch(model, optimizer=optimizer, **options) if watched else None
+        compiled: Any = torch.compile(model, backend=backend)
+        for step in range(2):
+            with torch.no_grad():
+                compiled(torch.ones(2, 5, 8))
+            x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(step))
+            compiled(x).square().sum().backward()
+            optimizer.step()
+        if watcher is not None:
+            watcher.close(quiet=True)
+        parameters = [p.detach().clone() for p in model.parameters()]
+        return parameters, None if watcher is None else watcher.recording
+
+    plain, _ = train(False)
+    unwatched = list(graphs)
+    parameters, recording = train(True)
+    assert graphs == unwatched
+    assert all(map(torch.equal, parameters, plain))
+    assert beside(recording) == ["norm"]
+
+
 def test_tokens_that_are_all_alike_are_found():
     torch.manual_seed(0)
     model = Residual()

@@ -31,7 +31,21 @@ FREE = 1
 """Probes that are made whatever they cost."""
 
 
-class KeptCall(Hook):
+class CompiledCall(Hook):
+    """Tells of a module's latest call whether it is compiled, also where only the forward is, and
+    hooks run outside of the graph: the compiler looks into this one, and not into others.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__(module, lambda *_: None)
+        self.compiled = False
+        self.handle = module.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module: nn.Module, *rest: Any) -> None:
+        self.compiled = torch.compiler.is_compiling()
+
+
+class KeptCall(CompiledCall):
     """Keeps the arguments of a module's latest call with gradients, also inside a compiled graph.
 
     There the assignment is a side effect that Dynamo replays behind the graph, which stays that of
@@ -43,17 +57,16 @@ class KeptCall(Hook):
     """
 
     def __init__(self, module: nn.Module):
-        super().__init__(module, lambda *_: None)
+        super().__init__(module)
         self.wanted, self.traced = True, False
         self._call: tuple[Any, Any] | None = None
         self._autocast: tuple[tuple[str, bool, torch.dtype], ...] = ()
-        self.handle = module.register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, module: nn.Module, *rest: Any) -> None:
+        self.compiled = traced = torch.compiler.is_compiling()
         if not torch.is_grad_enabled():  # of a validation
             return
         # traced first: a graph that read the others would be compiled anew when they change
-        traced = torch.compiler.is_compiling()
         if traced or (self.wanted and not is_examined() and module is self._module()):
             self._call = rest[0], rest[1]
             self.traced = traced
@@ -134,7 +147,9 @@ class CompiledModel:
         note: Callable[[str, str], None],
         block_begins: Callable[..., None],
     ):
-        self.kept = KeptCall(unwrapped_model(model))
+        inner = unwrapped_model(model)
+        self.kept = KeptCall(inner)
+        self._whole = self.kept if inner is model else CompiledCall(model)
         self._model = weakref.ref(model)
         self._layers, self._note, self._block_begins = layers, note, block_begins
         self._allowance = Allowance()
@@ -151,6 +166,19 @@ class CompiledModel:
                 hook = Hook(module, self._block_begins)
                 hook.handle = module.register_forward_pre_hook(hook, with_kwargs=True)
                 self._blocks[id(module)] = hook.handle
+
+    @property
+    def handles(self) -> list[RemovableHandle]:
+        """The handles of its hooks."""
+        hooks = {self.kept, self._whole}
+        return [hook.handle for hook in hooks if hook.handle is not None]
+
+    def shows_operations(self) -> bool:
+        """Tell whether nothing of the forward that begins is compiled: a function mode around it
+        would change the graph.
+        """
+        model = self._model()
+        return model is not None and not self._whole.compiled and not has_compiled_parts(model)
 
     def hidden(self) -> set[str]:
         """Return the layers that this step's forward has not called and a probe may."""

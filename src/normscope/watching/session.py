@@ -30,7 +30,7 @@ from normscope.watching.hooks import (
 )
 from normscope.watching.layer_calls import LayerCalls
 from normscope.watching.other_optimizers import OtherOptimizers
-from normscope.watching.probe_forward import CompiledModel, has_compiled_parts
+from normscope.watching.probe_forward import CompiledModel
 from normscope.watching.recorder import Recorder
 from normscope.watching.step_writer import Row, StepWriter, WatchedLayer, owned
 from normscope.watching.stream_watch import StreamWatch
@@ -130,9 +130,7 @@ class Session:
     def _attach(
         self, model: nn.Module, matched: list[MatchedLayer], optimizer: Optimizer | None
     ) -> list[RemovableHandle]:
-        kept = self._compiled.kept.handle
-        assert kept is not None
-        handles = [before_forward(model, self._forward_begins), kept]
+        handles = [*self._compiled.handles, before_forward(model, self._forward_begins)]
         for layer, watched in zip(matched, self.layers, strict=True):
             called = functools.partial(self._layer_called, watched)
             light = watched.observer.plain and watched.observer.info.kind == "batch"
@@ -194,8 +192,7 @@ class Session:
         self._taken = quality
         self._listening = True
         self._calls.begin_forward()
-        model = self._model()
-        if self._sees_stream() and model is not None and not has_compiled_parts(model):
+        if self._sees_stream() and self._compiled.shows_operations():
             self._stream.begin()
 
     def _sees_stream(self) -> bool:
