@@ -30,13 +30,13 @@ def images(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(4, 3, 16, 16, generator=chance), torch.arange(4)
 
 
-def trained(model: nn.Module, stream: bool | None, steps: int = 2, data=images):
+def trained(model: nn.Module, stream: bool | None, steps: int = 2, data=images, layers=None):
     """Return (losses, parameters, recording or None) of a few steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     watcher = None
     if stream is not None:
         watcher = normscope.watch(
-            model, optimizer=optimizer, stream=stream, every=1, histograms_every=1
+            model, layers=layers, optimizer=optimizer, stream=stream, every=1, histograms_every=1
         )
     losses = []
     for step in range(steps):
@@ -416,6 +416,21 @@ def test_tokens_that_are_all_alike_are_found():
     assert recording is not None
     assert "NS811" in normscope.check(model, recording=recording).codes
     assert "norm: All tokens of a sequence are alike" in " ".join(summary(recording).split())
+
+
+def test_networks_without_a_normalization_are_judged_too():
+    """Dynamic tanh in the place of the norms, and queries and keys that are far too large."""
+    model = vit(norm="dyt")
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.qkv.weight.mul_(200)
+    norms = [
+        name for name, _ in model.named_modules() if "norm" in name and "attention" not in name
+    ]
+    _, _, recording = trained(model, True, layers=norms)
+    assert recording is not None
+    assert {info.kind for info in recording.layers.values()} == {"activation"}
+    assert "NS812" in normscope.check(model, recording=recording).codes
 
 
 def _hugging_face(name: str) -> tuple[nn.Module, list[str]]:

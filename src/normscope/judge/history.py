@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -62,11 +63,16 @@ class GrowingHistory:
         for row in new.non_finite:
             if "gradient" not in str(row["statistic"]):  # those a scaler skips
                 broken.setdefault(row["layer"], int(row["step"]))
-        infos = {name: info for name, info in new.layers.items() if info.kind != "activation"}
+        read = {name: _read_of(info, new.statistics(name)) for name, info in new.layers.items()}
+        infos = {
+            name: info
+            for name, info in new.layers.items()
+            if info.kind != "activation" or read[name] or name in self._layers
+        }
         calls = Counter(name.partition("#")[0] for name in infos)
         for name, info in infos.items():
             layer = self._layers.setdefault(name, _Layer())
-            layer.add({s: new.query(name, s) for s in new.statistics(name)}, info.eps or 1e-5)
+            layer.add({s: new.query(name, s) for s in read[name]}, info.eps or 1e-5)
             self._last = max(self._last, *layer.last.values(), 0)
             layer.compare_ranks(*_ranks_apart(new, name, info.momentum))
         some_train = any(layer.began_training for layer in self._layers.values())
@@ -75,6 +81,13 @@ class GrowingHistory:
             for name, layer in self._layers.items()
         )
         return History(layers=layers, steps=max((layer.steps for layer in layers), default=0))
+
+
+def _read_of(info: LayerInfo, statistics: Iterable[str]) -> list[str]:
+    """Return the statistics that rules ask for: of what stands in a normalization's place (dynamic
+    tanh) those of the stream beside it.
+    """
+    return [name for name in statistics if info.kind != "activation" or name in STREAMED]
 
 
 class _Layer:

@@ -11,6 +11,15 @@ TOKEN_KINDS = ("layer", "rms")
 """Layers of transformers. Pixels of a convolutional network may well be alike."""
 
 
+def beside_tokens(history: History) -> list[LayerHistory]:
+    """Return the layers beside a stream of tokens: also what stands in a normalization's place,
+    where the network has attention.
+    """
+    attention = any(layer.attention for layer in history.layers)
+    kinds = (*TOKEN_KINDS, "activation") if attention else TOKEN_KINDS
+    return [layer for layer in history.layers if layer.kind in kinds]
+
+
 class TokensCollapse(HistoryRule, code="NS811", severity="warning"):
     """At the end of the recording, the mean cosine between two tokens of a sequence is above 0.99
     in the residual stream.
@@ -34,7 +43,7 @@ class TokensCollapse(HistoryRule, code="NS811", severity="warning"):
     reference = "https://arxiv.org/abs/2103.03404"
 
     def check_steps(self, layer: LayerHistory, history: History) -> Results:
-        if layer.kind in TOKEN_KINDS and (layer.token_cosine or 0.0) > self.LIMIT:
+        if layer in beside_tokens(history) and (layer.token_cosine or 0.0) > self.LIMIT:
             message = "All tokens of a sequence are alike in the residual stream."
             yield self.finding(
                 layer.name, message, {"cosine": layer.token_cosine, "limit": self.LIMIT}
@@ -90,7 +99,7 @@ class MassiveChannel(HistoryRule, code="NS813", severity="info"):
     reference = "https://arxiv.org/abs/2402.17762"
 
     def check_steps(self, layer: LayerHistory, history: History) -> Results:
-        if not layer.stream or layer.kind not in TOKEN_KINDS:
+        if not layer.stream or layer not in beside_tokens(history):
             return
         rms, largest, _, share = layer.stream
         if share > self.LIMIT and largest > self.LARGEST * rms:
@@ -123,7 +132,7 @@ class StreamGrowsExponentially(HistoryRule, code="NS814", severity="warning"):
     reference = "https://arxiv.org/abs/2502.02732"
 
     def check_history(self, history: History, exam: Examination) -> Results:
-        beside = [layer for layer in history.layers if layer.stream and layer.kind in TOKEN_KINDS]
+        beside = [layer for layer in beside_tokens(history) if layer.stream]
         if len(beside) < self.FEWEST:
             return
         variance = np.square([layer.stream[0] for layer in beside])
