@@ -167,12 +167,12 @@ def test_the_command_adds_seeds_and_stops(monkeypatch, tmp_path, blank_figures):
     console = Console(record=True, width=200, file=io.StringIO())
     options = StudyOptions(
         study=str(tmp_path / "tiny.toml"), jobs=1, out=tmp_path / "out", until_decided=True,
-        max_seeds=3, claims=("C204",),
+        max_seeds=3, claims=("C203",),
     )  # fmt: skip
     result = train_study(options, console)
     assert len(result.runs) == 6
     assert sorted(planned_runs(tmp_path / "out")) == sorted(r.directory.name for r in result.runs)
     told = console.export_text()
     assert "Study tiny: 4 runs" in told  # and none of layer norm, of which the claim says nothing
-    assert "one more seed for: C204." in told
-    assert "C204: open at the 3 seeds that were allowed (--max-seeds)" in told
+    assert "one more seed for: C203." in told
+    assert "C203: open at the 3 seeds that were allowed (--max-seeds)" in told

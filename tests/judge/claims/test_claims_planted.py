@@ -263,6 +263,18 @@ def test_an_accuracy_is_judged_where_both_arms_learn(finals):
     assert found.needs.startswith("a setting at which batch and none learn")
 
 
+def test_of_two_networks_at_guessing_neither_is_the_more_accurate_one():
+    """Nine seeds of nine at 12% against 10% of ten classes; a rate at which one learns counts."""
+    dead = over("learning_rate", {"batch": {1.0: 0.12}, "none": {1.0: 0.1}}, seeds=9)
+    at_chance = verdict("C204", dead)
+    assert (at_chance.outcome, at_chance.effect) == ("cannot tell", None)
+    assert at_chance.needs.startswith("a setting at which batch and none learn")
+    found = verdict(
+        "C204", dead + over("learning_rate", {"batch": {0.1: 0.1}, "none": {0.1: 0.9}}, seeds=9)
+    )
+    assert (found.outcome, found.values["none"][0] > 80) == ("contradicted", True)
+
+
 def test_a_rate_at_which_one_arm_is_dead_is_not_averaged_into_the_accuracy():
     runs = over("learning_rate", {"batch": {0.1: 0.92, 1.0: 0.9}, "none": {0.1: 0.9, 1.0: 0.11}})
     found = verdict("C201", runs)

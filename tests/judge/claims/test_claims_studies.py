@@ -85,11 +85,11 @@ def test_a_study_trains_its_grids_each_run_once_and_judges_them(done):
     }
     assert all(needed <= set(entry) for entry in written["claims"])
     by_code = {entry["code"]: entry for entry in written["claims"]}
-    assert by_code["C204"]["n"] == 3
+    assert by_code["C203"]["n"] == 3
     assert by_code["C601"]["needs"].endswith("each arm learning from one of them"), (
         "two epochs are too few"
     )
-    assert set(by_code["C204"]["values"]) == {"batch", "none"}
+    assert set(by_code["C203"]["values"]) == {"batch", "none"}
     assert by_code["C501"]["verdict"] == "cannot tell"
     assert "learning rates" in by_code["C501"]["needs"]
 
@@ -118,13 +118,13 @@ def test_judging_again_gives_the_same_also_from_two_folders_that_share_runs(done
     )
     assert (tmp_path / "claims" / "Chart.png").exists()
     told = capsys.readouterr().out
-    assert "C204 more-often-more-accurate" in told
+    assert "C203 learns-more-often" in told
     assert "What would settle the open ones" in told
 
 
 def test_part_of_a_study_is_judged_and_what_it_lacks_is_named(done):
     part = [run for run in done[2].runs if run.seed < 2]
-    (verdict,) = (found for found in judge_all(part) if found.code == "C204")
+    (verdict,) = (found for found in judge_all(part) if found.code == "C203")
     assert (verdict.outcome, verdict.n) == ("cannot tell", 2)
     assert verdict.needs == "1 more seed of both arms: n = 2 is too few for a test"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from normscope.judge.claim_kinds import AccuracyClaim, FinalAccuracyClaim, SignClaim
-from normscope.judge.evidence.cells import GridCell
+from normscope.judge.evidence.cells import Evidence, GridCell, Group
 from normscope.judge.evidence.literature import BLOG, DE_SMITH, NOTEBOOK, SKIPINIT
 from normscope.judge.evidence.quantities import (
     accuracies,
@@ -12,6 +14,7 @@ from normscope.judge.evidence.quantities import (
     has_learned,
     learned_from,
 )
+from normscope.judge.evidence.summary import idle
 
 
 class HigherAccuracy(FinalAccuracyClaim, code="C201"):
@@ -77,7 +80,8 @@ class MoreOftenMoreAccurate(SignClaim, code="C204"):
 
     The second reading of C201, for arms of which a seed fails now and then: such a seed widens the
     interval of a mean until nothing can be told, and here it is one of many. By how much an arm is
-    better plays no part. All settings and runs count.
+    better plays no part. All runs count, at every setting at which one of the arms learns on
+    average: of two networks at guessing neither is the more accurate one.
 
     Quantity: test accuracy after the last epoch, in percent (diverged: that of guessing), mean over
         settings; compared by the sign
@@ -89,6 +93,10 @@ class MoreOftenMoreAccurate(SignClaim, code="C204"):
 
     def value(self, cell: GridCell) -> float | None:
         return accuracy(cell.run)
+
+    def _dead(self, groups: Sequence[Group], evidence: Evidence) -> list[Group]:
+        learners = self._learners(evidence)
+        return [group for group in groups if len(idle(group, learners)) == len(learners)]
 
 
 class BetterThanSkipInit(FinalAccuracyClaim, code="C205"):
