@@ -287,6 +287,17 @@ def test_so_it_does_where_one_arm_is_noisier(scale):
     assert first_decisions(*arms).any(1).mean() < LEVEL
 
 
+@pytest.mark.parametrize(
+    ("correlation", "rate"), [(0.95, 0.018), (-0.5, 0.03), (-0.73, 0.04), (-0.95, 0.07)]
+)
+def test_arms_that_a_seed_moves_against_each_other_as_the_page_says(correlation, rate):
+    """At three and four seeds arms are taken for independent: these are not."""
+    rng = np.random.default_rng(16)
+    first, own = rng.normal(size=(2, 6000, LOOKS))
+    second = correlation * first + np.sqrt(1 - correlation**2) * own
+    assert first_decisions(first, second).any(1).mean() == pytest.approx(rate, abs=0.01)
+
+
 @pytest.mark.parametrize(("noise", "rate"), [(0.1, 0.16), (0.03, 0.60)])
 def test_an_arm_that_fails_rarely_is_called_better_as_often_as_the_page_says(noise, rate):
     """Equal means: better by a tenth in nine runs of ten, worse by nine tenths in the other."""
