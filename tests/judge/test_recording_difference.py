@@ -171,7 +171,9 @@ def test_an_eps_that_changes_and_values_that_are_not_finite_are_said():
     assert any("From step 4 on 4 has eps 2e-05" in note for note in bad.notes)
     assert not any("eps" in note for note in good.notes)
     nan = recorded(change="gain", at=4, layer="4", size=float("nan"))
-    text = " ".join(difference(good, nan).text().split())
+    found = difference(good, nan)
+    assert "inf" not in found.growth_sentence
+    text = " ".join(found.text().split())
     assert "the values of a are 0, or those of one of the two are not finite" in text
 
 

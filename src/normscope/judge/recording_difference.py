@@ -117,10 +117,14 @@ class RecordingDifference:
 
     @property
     def growth_sentence(self) -> str:
-        """How far apart the two end, and where most; "" where they part at the last step."""
+        """How far apart the two end, and where most; "" where they part at the last step, or one
+        of these distances is not finite.
+        """
         if len(self.growth) < 2:
             return ""
         (_, first, _), (step, last, layer) = self.growth[0], self.growth[-1]
+        if not np.isfinite([first, last]).all():
+            return ""
         grown = f"The largest distance of any layer is {first:.2g} there and {last:.2g} at the end"
         return f"{grown}, at step {step:,} ({layer})."
 
