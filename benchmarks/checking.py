@@ -19,7 +19,7 @@ from torch import nn
 from normscope.commands.check import check
 from normscope.examining.examine import examine
 from normscope.judge.check_report import judge
-from normscope.records.examination import save
+from normscope.records.examination_json import to_json
 
 ROOT = Path(__file__).resolve().parent.parent
 HEALTHY = ROOT / "tests" / "judge" / "rules" / "healthy"
@@ -39,7 +39,7 @@ def healthy(names: list[str]) -> None:
         model, optimizer = trained(network)
         # An average is not what the optimizer trains.
         record = examine(model, batches(network), optimizer=None if network.average else optimizer)
-        save(record, HEALTHY / f"{network.name}.json", digits=5)
+        (HEALTHY / f"{network.name}.json").write_bytes(to_json(record, digits=5) + b"\n")
         report = judge(record)
         warned += bool(report.warnings or report.errors)
         correct = record.forward.eval_correct if record.forward is not None else None

@@ -8,7 +8,7 @@ import pytest
 
 from normscope.errors import RecordError
 from normscope.judge.check_report import judge
-from normscope.records.examination import from_json, to_json
+from normscope.records.examination_json import from_json, to_json
 
 HEALTHY = sorted((Path(__file__).parent / "healthy").glob("*.json"))
 

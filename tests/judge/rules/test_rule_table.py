@@ -25,9 +25,8 @@ from normscope.records.examination import (
     Place,
     Recognition,
     UnknownNorm,
-    from_json,
-    to_json,
 )
+from normscope.records.examination_json import from_json, to_json
 
 C = 8
 RAMP = np.linspace(0.5, 1.5, C)
