@@ -83,14 +83,14 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     return read_bytes(path, most).decode("utf-8")
 
 
-def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+def read_json(path: Path) -> Any:
     """Return the value in a regular file of JSON; NaN and infinities are none.
 
     Raises:
         OSError: as `open_regular`.
         ValueError: if it is not JSON in UTF-8, or is nested too deeply.
     """
-    return decode_json(read_text(path, most))
+    return decode_json(read_text(path))
 
 
 _HALVES = re.compile("[\ud800-\udfff]")

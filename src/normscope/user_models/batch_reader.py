@@ -106,7 +106,7 @@ def _iterated(batches: Iterable[Any]) -> Iterator[Any]:
         raise InputError(message) from error
 
 
-def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | None:
+def remix(batches: list[Batch]) -> tuple[list[Batch], Tensor] | None:
     """Return (the same samples in batches of the same sizes but with other companions, their
     order), or None if the batches' shapes differ.
 
@@ -118,7 +118,7 @@ def remix(batches: list[Batch], seed: int = 0) -> tuple[list[Batch], Tensor] | N
     sizes = [batch.samples for batch in batches]
     whole = _join(batches)
     # on the CPU, as targets are: it selects anywhere
-    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(0))
     return [whole.take(index) for index in order.split(sizes)], order
 
 

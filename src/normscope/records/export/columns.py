@@ -75,17 +75,15 @@ def _is_one(value: Any) -> bool:
     return isinstance(value, str) or not hasattr(value, "__len__")
 
 
-def column_of(
-    name: str, values: Sequence[Any], meaning: str, unit: str = ""
-) -> tuple[pa.Field, list[Any]]:
+def column_of(name: str, values: Sequence[Any], meaning: str) -> tuple[pa.Field, list[Any]]:
     """The column of JSON values: those of one kind as they are, anything else as JSON text."""
     present = [value for value in values if value is not None]
     kind = (
         next((kind for kind, fits in _FITS if all(map(fits, present))), None) if present else TEXT
     )
     if kind is not None:
-        return column(name, kind, meaning, unit), list(values)
-    return column(name, TEXT, f"{meaning}, as JSON", unit), [
+        return column(name, kind, meaning), list(values)
+    return column(name, TEXT, f"{meaning}, as JSON"), [
         None if v is None else json.dumps(v) for v in values
     ]
 
