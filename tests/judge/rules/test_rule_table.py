@@ -194,6 +194,15 @@ def streams(rms) -> Examination:
     return one(norm(kind="layer"), history=History(layers=tuple(layers), steps=100))
 
 
+def cosines(*beside: float) -> Examination:
+    """Layers of a transformer, beside which tokens have these cosines by depth."""
+    layers = [
+        LayerHistory(name=f"norm{depth}", kind="layer", token_cosine=cosine)
+        for depth, cosine in enumerate(beside)
+    ]
+    return one(norm(kind="layer"), history=History(layers=tuple(layers), steps=100))
+
+
 def loader(**changes) -> Examination:
     facts = {
         "type": "DataLoader",
@@ -580,7 +589,8 @@ TABLE: dict[str, list[Row]] = {
     "NS808": [Row(history(lag=(1.0, *(0.1,) * 20, *(0.9,) * 10)), "warning",
                   history(lag=(*(1.0,) * 8, *(0.4,) * 24)))],
     "NS811": [Row(history(kind="layer", token_cosine=0.999), "warning",
-                  history(kind="layer", token_cosine=0.9))],
+                  history(kind="layer", token_cosine=0.9)),
+              Row(cosines(0.5, 0.995, 0.996), "warning", cosines(0.5, 0.9, 0.996))],
     "NS812": [Row(history(kind="rms", attention=(250.0, 0.02)), "warning",
                   history(kind="rms", attention=(20.0, 0.6)))],
     "NS813": [Row(history(kind="layer", stream=(2.0, 90.0, 500.0, 0.8)), "info",

@@ -25,7 +25,8 @@ class TokensCollapse(HistoryRule, code="NS811", severity="warning"):
     in the residual stream.
 
     Attention without skips takes all tokens there, doubly exponentially with depth (the
-    reference). The limit is our choice.
+    reference). The limit is our choice. Nothing is said where they are alike in the last sum
+    alone: a classifier is about to average it.
 
     Why is this bad: all positions carry the same vector. Queries and keys get no gradient, and the
         blocks behind cannot tell positions apart.
@@ -42,8 +43,12 @@ class TokensCollapse(HistoryRule, code="NS811", severity="warning"):
     remedy = "Look for skips that are missing or scaled away, and for one vector added to all."
     reference = "https://arxiv.org/abs/2103.03404"
 
-    def check_steps(self, layer: LayerHistory, history: History) -> Results:
-        if layer in beside_tokens(history) and (layer.token_cosine or 0.0) > self.LIMIT:
+    def check_history(self, history: History, exam: Examination) -> Results:
+        measured = [each for each in beside_tokens(history) if each.token_cosine is not None]
+        alike = [layer for layer in measured if (layer.token_cosine or 0.0) > self.LIMIT]
+        if len(measured) > 1 and alike == measured[-1:]:
+            return
+        for layer in alike:
             message = "All tokens of a sequence are alike in the residual stream."
             yield self.finding(
                 layer.name, message, {"cosine": layer.token_cosine, "limit": self.LIMIT}
