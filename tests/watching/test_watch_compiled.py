@@ -246,9 +246,11 @@ def test_what_a_forward_leaves_behind_is_put_back():
 
 
 def test_a_model_that_cannot_be_called_again_is_said_and_the_training_goes_on():
+    failing = [True]
+
     class Once(Chain):
         def forward(self, x):
-            if not torch.compiler.is_compiling():
+            if not torch.compiler.is_compiling() and failing:
                 raise RuntimeError("compiled only")
             return super().forward(x)
 
@@ -262,6 +264,10 @@ def test_a_model_that_cannot_be_called_again_is_said_and_the_training_goes_on():
         optimizer.step()
     assert watcher.active
     assert list(watcher.recording.query("layers.1", "weight_gradient")[0]) == [1]
+    failing.clear()  # what failed once is tried again
+    call(torch.ones(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    assert list(watcher.recording.query("layers.1", "batch_mean")[0]) == [2]
     watcher.close(quiet=True)
     torch.compiler.reset()
 

@@ -241,8 +241,9 @@ class CompiledModel:
         """Tell whether a block is to be probed in this step; all of a step are, or none."""
         if self._time_for_blocks is None:
             self._time_for_blocks = not within_time or self._allowance.suffices()
-        gathered = not any(hasattr(p, "to_local") for p in uncompiled(block).parameters())
-        return self._time_for_blocks and gathered
+        if not self._time_for_blocks:
+            return False
+        return not any(hasattr(p, "to_local") for p in uncompiled(block).parameters())
 
     def repeat_block(self, block: nn.Module, args: Any, kwargs: Any) -> None:
         """Call a compiled block once more with these arguments, uncompiled."""

@@ -274,7 +274,7 @@ class Session:
             output = self._compiled.repeat()
             self._stream.end(self._model())
             self._calls.trace(output)
-        self._compiled.give_up_uncalled()
+            self._compiled.give_up_uncalled()
 
     @_inside
     def _block_begins(self, block: nn.Module, args: Any, kwargs: Any) -> None:
@@ -295,9 +295,9 @@ class Session:
         self._calls.expect(self.steps + 1, self._due._replace(gradients=False))
         self._probed, self._listening = self._compiled.hidden(), True
         self._depth += 1
-        if self._sees_stream():
-            self._stream.begin()
         try:
+            if self._sees_stream():
+                self._stream.begin()
             yield
         except Exception as error:
             self._note(

@@ -103,13 +103,15 @@ class MassiveChannel(HistoryRule, code="NS813", severity="info"):
     remedy = "Keep this channel out of quantization, and its norm in 32 bits."
     reference = "https://arxiv.org/abs/2402.17762"
 
-    def check_steps(self, layer: LayerHistory, history: History) -> Results:
-        if not layer.stream or layer not in beside_tokens(history):
-            return
-        rms, largest, _, share = layer.stream
-        if share > self.LIMIT and largest > self.LARGEST * rms:
-            evidence = {"share": share, "limit": self.LIMIT, "largest_over_rms": largest / rms}
-            yield self.finding(layer.name, "One channel is most of the residual stream.", evidence)
+    def check_history(self, history: History, exam: Examination) -> Results:
+        for layer in beside_tokens(history):
+            if not layer.stream:
+                continue
+            rms, largest, _, share = layer.stream
+            if share > self.LIMIT and largest > self.LARGEST * rms:
+                evidence = {"share": share, "limit": self.LIMIT, "largest_over_rms": largest / rms}
+                message = "One channel is most of the residual stream."
+                yield self.finding(layer.name, message, evidence)
 
 
 class StreamGrowsExponentially(HistoryRule, code="NS814", severity="warning"):
