@@ -77,7 +77,7 @@ def _pixels(grid: Grid, study: StudyDirectory) -> int:
 
 
 def _rounded(minutes: float) -> str:
-    if minutes < 1:
+    if minutes < 1.5:
         return "a minute"
     return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.0f} hours"
 
